@@ -1,0 +1,70 @@
+"""Find, cost and replace the standard convolutions that could be depthwise separable.
+
+Public names are resolved on first use (PEP 562): importing the package imports neither torch nor libcst.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.analysis import analyze
+    from pytest_dwsconv.budget import Budget
+    from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order
+    from pytest_dwsconv.errors import DwsconvError
+    from pytest_dwsconv.planning import Plan
+    from pytest_dwsconv.report import Finding, Report
+    from pytest_dwsconv.rewriting import DepthwiseSeparablePass, RewriteResult, apply_plan, rewrite
+    from pytest_dwsconv.rules import Policy, Verdict, judge
+    from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "analysis": ("analyze",),
+    "budget": ("Budget",),
+    "conv": ("ConvSpec", "Cost", "Kind", "Order"),
+    "errors": ("DwsconvError",),
+    "planning": ("Plan",),
+    "report": ("Finding", "Report"),
+    "rewriting": ("DepthwiseSeparablePass", "RewriteResult", "apply_plan", "rewrite"),
+    "rules": ("Policy", "Verdict", "judge"),
+    "separable": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604  # spelled out for type checkers above
+    "Budget",
+    "ConvSpec",
+    "Cost",
+    "DepthwiseSeparablePass",
+    "DwsconvError",
+    "Finding",
+    "Kind",
+    "Order",
+    "Plan",
+    "Policy",
+    "Report",
+    "RewriteResult",
+    "SeparableConv1d",
+    "SeparableConv2d",
+    "SeparableConv3d",
+    "Verdict",
+    "analyze",
+    "apply_plan",
+    "judge",
+    "rewrite",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

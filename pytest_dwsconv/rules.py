@@ -1,0 +1,247 @@
+"""Which convolutions can be made depthwise separable: one table of rules, the same for modules and for source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from math import prod
+
+from pytest_dwsconv.conv import ConvSpec, Kind, Order, Trait, cost, separable_cost
+from pytest_dwsconv.errors import InputError
+
+
+class Verdict(str, Enum):
+    """The three answers."""
+
+    CANDIDATE = "candidate"
+    INELIGIBLE = "ineligible"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict with the stable code of the rule that gave it, and its reason in words."""
+
+    verdict: Verdict
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the judge is asked for: the replacement to reckon with, and what to leave alone.
+
+    ``select`` and ``ignore`` are shell-style patterns on qualified names (``layer3.*``); an empty ``select``
+    takes all. ``subclasses`` and ``functional`` let the judge look past the rules that leave those alone.
+    """
+
+    depth_multiplier: int = 1
+    order: Order = Order.DEPTHWISE_FIRST
+    min_saving: float = 1.0
+    subclasses: bool = False
+    functional: bool = False
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.depth_multiplier, bool) or not isinstance(self.depth_multiplier, int):
+            raise InputError(f"depth_multiplier must be a whole number, not {self.depth_multiplier!r}")
+        if self.depth_multiplier < 1:
+            raise InputError(f"depth_multiplier must be at least 1, not {self.depth_multiplier}")
+        for field in ("select", "ignore"):
+            if isinstance(getattr(self, field), str):
+                raise InputError(
+                    f"{field} takes a list of patterns, not one string: [{getattr(self, field)!r}]"
+                )
+
+    def leaves_out(self, *names: str) -> bool:
+        """Whether the patterns leave out a convolution known by any of these names."""
+        selected = not self.select or _matches(names, self.select)
+        return not selected or _matches(names, self.ignore)
+
+
+def _matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def saving(spec: ConvSpec, policy: Policy) -> float | None:
+    """Parameters of the original over parameters of the replacement; None where not known."""
+    before, after = cost(spec), separable_cost(spec, policy.order, policy.depth_multiplier)
+    return None if before is None or after is None else before.params / after.params
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row: where ``applies`` holds, the verdict is settled and no later row is asked."""
+
+    code: str
+    title: str
+    verdict: Verdict
+    applies: Callable[[ConvSpec, Policy], bool]
+    reason: str
+    applies_to: ConvSpec
+    """An example that the rule settles under the default policy."""
+
+
+def _trait(trait: Trait) -> Callable[[ConvSpec, Policy], bool]:
+    return lambda spec, policy: trait in spec.traits
+
+
+def _saves_nothing(spec: ConvSpec, policy: Policy) -> bool:
+    ratio = saving(spec, policy)
+    return _least_filters(spec, policy) is None if ratio is None else ratio <= policy.min_saving
+
+
+def _least_filters(spec: ConvSpec, policy: Policy) -> int | None:
+    """The fewest output channels with which depthwise_first saves, r < k M / (k + M) at one group; None if none."""
+    taps, multiplier = prod(spec.kernel_size or ()), policy.depth_multiplier
+    return None if taps <= multiplier else multiplier * taps // (taps - multiplier) + 1
+
+
+def _conv3x3(*traits: Trait, **changes: object) -> ConvSpec:
+    arguments: dict[str, object] = {"in_channels": 64, "out_channels": 64, "kernel_size": (3, 3), **changes}
+    return ConvSpec(rank=2, traits=traits, **arguments)  # type: ignore[arg-type]  # a table row spelled short
+
+
+_NO, _UNSURE = Verdict.INELIGIBLE, Verdict.CANNOT_TELL
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "DWS101",
+        "left out by the configuration",
+        _NO,
+        _trait(Trait.IGNORED),
+        "left out by select, ignore or a skip comment",
+        _conv3x3(Trait.IGNORED),
+    ),
+    Rule(
+        "DWS201",
+        "class used as a value",
+        _UNSURE,
+        _trait(Trait.REFERENCE),
+        "the class is passed on as a value here, so what it is called with is not written here",
+        _conv3x3(Trait.REFERENCE, in_channels=None, out_channels=None, kernel_size=None, groups=None),
+    ),
+    Rule(
+        "DWS202",
+        "unpacked arguments",
+        _UNSURE,
+        _trait(Trait.UNPACKED_ARGUMENTS),
+        "arguments are unpacked with * or **, so kernel and groups cannot be read here",
+        _conv3x3(Trait.UNPACKED_ARGUMENTS, kernel_size=None, groups=None),
+    ),
+    Rule(
+        "DWS102",
+        "quantized",
+        _NO,
+        _trait(Trait.QUANTIZED),
+        "quantized weights cannot be factorised; rewrite the float model, then quantize it",
+        _conv3x3(Trait.QUANTIZED),
+    ),
+    Rule(
+        "DWS103",
+        "transposed",
+        _NO,
+        lambda spec, policy: spec.transposed,
+        "transposed convolutions are counted but not replaced",
+        _conv3x3(transposed=True),
+    ),
+    Rule(
+        "DWS203",
+        "kernel size not known",
+        _UNSURE,
+        lambda spec, policy: spec.kernel_size is None,
+        "the kernel size is not a constant here",
+        _conv3x3(kernel_size=None),
+    ),
+    Rule(
+        "DWS104",
+        "pointwise",
+        _NO,
+        lambda spec, policy: spec.kind is Kind.POINTWISE,
+        "a 1 x 1 kernel has nothing to separate",
+        _conv3x3(kernel_size=(1, 1)),
+    ),
+    Rule(
+        "DWS204",
+        "groups not known",
+        _UNSURE,
+        lambda spec, policy: spec.kind is Kind.UNKNOWN,
+        "groups is not a constant here, so this may be depthwise already",
+        _conv3x3(groups=None),
+    ),
+    Rule(
+        "DWS105",
+        "depthwise",
+        _NO,
+        lambda spec, policy: spec.kind is Kind.DEPTHWISE,
+        "it is depthwise already",
+        _conv3x3(groups=64),
+    ),
+    Rule(
+        "DWS106",
+        "subclass",
+        _NO,
+        lambda spec, policy: Trait.SUBCLASS in spec.traits and not policy.subclasses,
+        "it is a subclass, which may do more than a convolution; ask for subclasses to include it",
+        _conv3x3(Trait.SUBCLASS),
+    ),
+    Rule(
+        "DWS107",
+        "functional",
+        _NO,
+        lambda spec, policy: Trait.FUNCTIONAL in spec.traits and not policy.functional,
+        "it is a function call, not a module: change it in source, or with DepthwiseSeparablePass",
+        _conv3x3(Trait.FUNCTIONAL),
+    ),
+    Rule(
+        "DWS108",
+        "reparametrized weight",
+        _NO,
+        _trait(Trait.REPARAMETRIZED),
+        "its weight is computed from other parameters; remove the parametrization to include it",
+        _conv3x3(Trait.REPARAMETRIZED),
+    ),
+    Rule(
+        "DWS109",
+        "tied weight",
+        _NO,
+        _trait(Trait.TIED),
+        "another module holds the same weight, and a replacement would untie them",
+        _conv3x3(Trait.TIED),
+    ),
+    Rule(
+        "DWS110",
+        "weight read elsewhere",
+        _NO,
+        _trait(Trait.READ_ELSEWHERE),
+        "the forward reads its weight outside the module, and a replacement has no such weight",
+        _conv3x3(Trait.READ_ELSEWHERE),
+    ),
+    Rule(
+        "DWS111",
+        "saves nothing",
+        _NO,
+        _saves_nothing,
+        "the depthwise separable form would not have fewer parameters",
+        _conv3x3(out_channels=1),
+    ),
+)
+"""Asked from the top; the first row that applies settles the verdict."""
+
+CANDIDATE_CODE = "DWS001"
+
+
+def judge(spec: ConvSpec, policy: Policy = Policy()) -> Judgement:  # noqa: B008  # Policy is frozen
+    """Judge one convolution by the first rule that applies; a candidate is what none applies to.
+
+    With a channel count not known (a name in source) a saving cannot be computed, but from a few output channels
+    on there always is one: such a site is a candidate, and the reason says what was assumed.
+    """
+    for rule in RULES:
+        if rule.applies(spec, policy):
+            return Judgement(rule.verdict, rule.code, rule.reason)
+    assumed = "" if spec.known else f", assuming at least {_least_filters(spec, policy)} output channels"
+    return Judgement(Verdict.CANDIDATE, CANDIDATE_CODE, f"{spec.kind.value} convolution{assumed}")
