@@ -34,7 +34,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604  # spelled out for type checkers above
+__all__ = [
     "Budget",
     "ConvSpec",
     "Cost",

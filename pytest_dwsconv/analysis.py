@@ -10,15 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from pytest_dwsconv import operators
 from pytest_dwsconv.conv import ConvSpec, Cost, Trait, cost, separable_cost
+from pytest_dwsconv.counting import CONVOLUTIONS, MACS, UNCOUNTED, ConvCall
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.recording import OWNER
 from pytest_dwsconv.report import Finding, Memory, Origin, Report
 from pytest_dwsconv.rules import Policy, Verdict, judge
 from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
-from pytest_dwsconv.tracing import CONVOLUTIONS, MACS, OWNER, UNCOUNTED, ConvCall, Trace, trace
+from pytest_dwsconv.tracing import Trace, trace
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, SeparableConv1d, SeparableConv2d, SeparableConv3d)
 _EXACT = {**operators.CONV_MODULES, **operators.TRANSPOSED_MODULES}
@@ -30,7 +33,7 @@ def analyze(
     input_size: Sequence[Any] | None = None,
     *,
     example_inputs: Any = None,
-    policy: Policy = Policy(),  # noqa: B008  # Policy is frozen
+    policy: Policy = Policy(),
 ) -> Report:
     """Report every convolution of ``model``: what it is, what it costs, whether it could be separable, what that saves.
 
@@ -81,7 +84,7 @@ def _checked(model: Any) -> nn.Module:
 
 
 def _uninitialized(module: nn.Module) -> bool:
-    return any(torch.nn.parameter.is_lazy(parameter) for parameter in module._parameters.values())
+    return any(is_lazy(parameter) for parameter in module._parameters.values() if parameter is not None)
 
 
 def _inputs(model: nn.Module, input_size: Any, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -242,7 +245,9 @@ def _site_of(node: fx.Node, call: ConvCall, sites: dict[str, _Site]) -> _Site:
         name = str(weight.target)
         if name.rpartition(".")[0] in sites:
             return sites[name.rpartition(".")[0]]
-    return sites.setdefault(name, _Site(name, node.target.__name__, _call_spec(call), Origin.META))
+    return sites.setdefault(
+        name, _Site(name, getattr(node.target, "__name__", "function"), _call_spec(call), Origin.META)
+    )
 
 
 def _call_spec(call: ConvCall) -> ConvSpec:
@@ -334,7 +339,7 @@ def _not_counted(recorded: Trace) -> tuple[tuple[str, int], ...]:
 
 
 def _operator_name(node: fx.Node, root: nn.Module) -> str:
-    """The operator's own word: BatchNorm2d for a module, add for ``add_``, ``__add__``, ``__iadd__`` and ``__radd__``."""
+    """The operator's own word: BatchNorm2d for a module, add for ``add_``, ``__add__``, ``__iadd__``, ``__radd__``."""
     if node.op == "call_module":
         return type(root.get_submodule(str(node.target))).__name__
     name = str(getattr(node.target, "__name__", node.target))

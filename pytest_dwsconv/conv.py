@@ -141,9 +141,7 @@ def cost(spec: ConvSpec) -> Cost | None:
     return Cost(weights + bias, None if positions is None else positions * weights)
 
 
-def separable_cost(
-    spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_multiplier: int = 1
-) -> Cost | None:
+def separable_cost(spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_multiplier: int = 1) -> Cost | None:
     """Cost of the depthwise separable replacement; None where the original's cost is not known.
 
     depthwise_first: parameters r C k + r C M / G, MACs o r C (k + M / G) (MobileNets, Howard et al. 2017).

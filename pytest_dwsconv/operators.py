@@ -76,9 +76,7 @@ def _conv(module: Any, x: Tensor) -> Shape | None:
         return None
     if module.padding_mode != "zeros" and module.padding != "valid":
         return None
-    return conv_output(
-        shape, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation
-    )
+    return conv_output(shape, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation)
 
 
 def _linear(module: Any, x: Tensor) -> Shape | None:
@@ -214,9 +212,7 @@ NO_MACS = MOVES | frozenset(
 """Names of functions that hold no convolution and no matrix multiplication: run without counting inside."""
 
 
-def conv_macs(
-    weight: Sequence[int], input_shape: Sequence[int], output_shape: Sequence[int], transposed: bool
-) -> int:
+def conv_macs(weight: Sequence[int], input_shape: Sequence[int], output_shape: Sequence[int], transposed: bool) -> int:
     """Multiply-accumulates of one call of a convolution, the batch included.
 
     ``weight`` is (M, C/G, *sides), or (C, M/G, *sides) when transposed; shapes (N, C, *sides) or (C, *sides).

@@ -52,9 +52,7 @@ class Policy:
             raise InputError(f"depth_multiplier must be at least 1, not {self.depth_multiplier}")
         for field in ("select", "ignore"):
             if isinstance(getattr(self, field), str):
-                raise InputError(
-                    f"{field} takes a list of patterns, not one string: [{getattr(self, field)!r}]"
-                )
+                raise InputError(f"{field} takes a list of patterns, not one string: [{getattr(self, field)!r}]")
 
     def leaves_out(self, *names: str) -> bool:
         """Whether the patterns leave out a convolution known by any of these names."""
@@ -234,7 +232,7 @@ RULES: tuple[Rule, ...] = (
 CANDIDATE_CODE = "DWS001"
 
 
-def judge(spec: ConvSpec, policy: Policy = Policy()) -> Judgement:  # noqa: B008  # Policy is frozen
+def judge(spec: ConvSpec, policy: Policy = Policy()) -> Judgement:
     """Judge one convolution by the first rule that applies; a candidate is what none applies to.
 
     With a channel count not known (a name in source) a saving cannot be computed, but from a few output channels

@@ -1,0 +1,110 @@
+"""Multiply-accumulates of whatever an operator runs inside, by the formulas of PyTorch's own flop counter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from pytest_dwsconv import operators
+
+MACS = "macs"
+"""Key in ``node.meta``: multiply-accumulates of a counted operator."""
+UNCOUNTED = "uncounted"
+"""Key in ``node.meta``: operators inside a composite one that are not counted, by name."""
+CONVOLUTIONS = "convolutions"
+"""Key in ``node.meta``: the ``ConvCall`` of each convolution that a function ran."""
+
+
+class ConvCall(NamedTuple):
+    """One convolution run by a function: shapes of whole tensors, and its settings an entry a side."""
+
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    bias: bool
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    transposed: bool
+
+    @property
+    def macs(self) -> int:
+        return operators.conv_macs(self.weight_shape, self.input_shape, self.output_shape, self.transposed)
+
+
+class AtenCounter(TorchDispatchMode):
+    """Counts inside composite operators, with the formulas of PyTorch's own ``FlopCounterMode``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+        self.counted = False
+        self.uncounted: Counter[str] = Counter()
+        self.convolutions: list[ConvCall] = []
+
+    def meta(self) -> dict[str, Any]:
+        """What to note on the node of the operator that ran under this counter."""
+        if not self.counted:
+            return {}
+        found: dict[str, Any] = {
+            MACS: self.macs,
+            UNCOUNTED: dict(self.uncounted),
+            CONVOLUTIONS: self.convolutions,
+        }
+        return {key: value for key, value in found.items() if value or key == MACS}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        packet = getattr(func, "_overloadpacket", func)
+        if packet in _ATEN_FLOPS:
+            out = func(*args, **kwargs)
+            self.macs += _ATEN_FLOPS[packet](*args, **kwargs, out_val=out) // 2
+            self.counted = True
+            if packet is torch.ops.aten.convolution:
+                self.convolutions.append(_conv_call(args, out))
+            return out
+        with self:
+            out = func.decompose(*args, **kwargs) if isinstance(func, OpOverload) else NotImplemented
+        if out is NotImplemented:
+            out = func(*args, **kwargs)
+            name = packet.__name__
+            if name not in operators.MOVES:
+                self.uncounted[name] += 1
+        return out
+
+
+def _conv_call(args: Sequence[Any], out: Tensor) -> ConvCall:
+    """What ``aten.convolution`` was called with."""
+    x, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    rank = weight.dim() - 2
+    return ConvCall(
+        input_shape=tuple(x.shape),
+        weight_shape=tuple(weight.shape),
+        output_shape=tuple(out.shape),
+        bias=bias is not None,
+        stride=operators.per_side(tuple(stride), rank),
+        padding=operators.per_side(tuple(padding), rank),
+        dilation=operators.per_side(tuple(dilation), rank),
+        groups=groups,
+        transposed=transposed,
+    )
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+_ATEN_FLOPS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    **flop_registry,
+}
