@@ -112,32 +112,24 @@ class Recorder(TorchFunctionMode):
         self.leaves[id(tensor)] = (name, tensor)
         return self.node_of(self.stand_in(tensor))
 
-    def stand_in(self, tensor: Tensor, written: bool = False) -> Tensor:
+    def stand_in(self, tensor: Tensor) -> Tensor:
         """What an operator is given in place of ``tensor``, so that the model's own is neither read nor written."""
         leaf = self.leaves.get(id(tensor))
         if leaf is None:
             return tensor
         found = self.stand_ins.get(id(tensor))
-        if found is None or (written and found.data_ptr() == tensor.data_ptr() != 0):
-            found = self.stand_ins[id(tensor)] = self._make_stand_in(tensor, written)
-            node = self.graph.get_attr(leaf[0]) if leaf[0] in self.constants else self._get_attr(leaf[0])
+        if found is None:
+            found = tensor.detach().clone() if self.real else _like_on_meta(tensor)
+            self.stand_ins[id(tensor)] = found
+            node = self.graph.create_node("get_attr", leaf[0])
             self.describe(node, found)
             setattr(found, _MARK, node)
         return found
 
-    def _get_attr(self, name: str) -> fx.Node:
-        return self.graph.create_node("get_attr", name)
-
-    def _make_stand_in(self, tensor: Tensor, written: bool) -> Tensor:
-        if not self.real:
-            return torch.empty_like(tensor, device="meta", requires_grad=False)
-        copied = written or not isinstance(tensor, nn.Parameter)
-        return tensor.detach().clone() if copied else tensor.detach()
-
-    def read(self, value: Any, written: bool = False) -> tuple[Any, Any]:
+    def read(self, value: Any) -> tuple[Any, Any]:
         """``value`` as an operator is to see it, and as a node's argument."""
         if isinstance(value, Tensor):
-            given = self.stand_in(value, written)
+            given = self.stand_in(value)
             return given, self.node_of(given)
         if isinstance(value, _ATOMS):
             return value, value
@@ -161,9 +153,8 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "__get__":
             return self._property(func, args[0])
-        written = name.endswith("_") and (not name.endswith("__") or name in _IN_PLACE)
-        given, nodes = zip(*(self.read(arg, written) for arg in args), strict=True) if args else ((), ())
-        given_kwargs, node_kwargs = self.read(dict(kwargs), "out" in kwargs)
+        given, nodes = zip(*map(self.read, args), strict=True) if args else ((), ())
+        given_kwargs, node_kwargs = self.read(dict(kwargs))
         if not self.real:
             given, given_kwargs = _on_one_device(given, given_kwargs)
         out, meta = self._run(func, name, given, given_kwargs)
@@ -222,16 +213,16 @@ class Recorder(TorchFunctionMode):
 
     def call_module(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         name = self.names.get(id(module), "")
-        out = self._leaf_call(original, name, module, args) if name and not kwargs else NotImplemented
-        if out is NotImplemented:
-            self.stack.append(name)
-            try:
+        self.stack.append(name)
+        try:
+            out = self._leaf_call(original, name, module, args) if name and not kwargs else NotImplemented
+            if out is NotImplemented:
                 out = original(module, *args, **kwargs)
-            except Exception:
-                self.failed_in = self.failed_in or self.stack[-1]
-                raise
-            finally:
-                self.stack.pop()
+        except Exception:
+            self.failed_in = self.failed_in or name
+            raise
+        finally:
+            self.stack.pop()
         with torch._C.DisableTorchFunction():
             self.calls.append(ModuleCall(name, type(module), size_in_bytes(out)))
         return out
@@ -254,7 +245,6 @@ class Recorder(TorchFunctionMode):
             return self.record("call_module", name, (node_x,), {}, out, {} if macs is None else {MACS: macs})
 
 
-_IN_PLACE = frozenset("__iadd__ __isub__ __imul__ __itruediv__ __iand__ __ior__ __setitem__".split())
 _TENSOR_PROPERTIES = frozenset("data T mT H mH real imag grad".split())
 
 
@@ -309,6 +299,10 @@ def _quick_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device="meta")
 
 
+def _like_on_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta", requires_grad=False)
+
+
 def _holds_tensor(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return any(isinstance(item, Tensor) or _holds_tensor(item) for item in value)
@@ -360,7 +354,6 @@ _LOCK = threading.RLock()
 @contextmanager
 def seeing_modules(recorder: Recorder) -> Iterator[None]:
     """Let the recorder see every module call of this thread, as ``torch.fx.Tracer`` does, by ``nn.Module.__call__``."""
-    original = nn.Module.__call__
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != recorder.thread:
@@ -368,6 +361,7 @@ def seeing_modules(recorder: Recorder) -> Iterator[None]:
         return recorder.call_module(original, module, args, kwargs)
 
     with _LOCK:
+        original = nn.Module.__call__
         nn.Module.__call__ = call  # type: ignore[method-assign]
         try:
             yield

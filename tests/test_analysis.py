@@ -1,0 +1,334 @@
+"""``analyze``: rows, verdicts and totals, on models with every way of reaching a convolution."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from pytest_dwsconv import Kind, Order, Policy, Report, Verdict, analyze
+from pytest_dwsconv.conv import Trait
+from pytest_dwsconv.errors import InputError, TracingError
+from pytest_dwsconv.report import Finding, Origin
+
+
+def row(report: Report, name: str) -> Finding:
+    (found,) = (finding for finding in report.findings if finding.name == name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "params", "macs", "output", "separable", "saving"),
+    [
+        (3, 900_000, 202_500_000, (1, 1000, 15, 15), 100_900, "8.92"),
+        (7, 4_900_000, 592_900_000, (1, 1000, 11, 11), 104_900, "46.71"),
+    ],
+)
+def test_the_worked_example(
+    kernel: int, params: int, macs: int, output: tuple[int, ...], separable: int, saving: str
+) -> None:
+    report = analyze(nn.Sequential(nn.Conv2d(100, 1000, kernel, bias=False)), (1, 100, 17, 17))
+    (finding,) = report.findings
+    assert (finding.name, finding.kind, finding.verdict) == ("0", Kind.STANDARD, Verdict.CANDIDATE)
+    assert (finding.params, finding.macs, finding.output_shape) == (params, macs, output)
+    assert (finding.separable_params, f"{finding.saving:.2f}") == (separable, saving)
+    assert finding.separable_macs == separable * output[-1] ** 2
+    assert (report.params, report.separable_params, report.macs) == (params, separable, macs)
+
+
+def mib(report: Report) -> list[str]:
+    memory = report.memory
+    assert memory is not None
+    return [f"{size / 2**20:.2f}" for size in (memory.inputs, memory.activations, memory.params, memory.total)]
+
+
+def test_the_memory_summary_of_the_worked_example() -> None:
+    standard = nn.Sequential(nn.Conv2d(100, 1000, 3, bias=False))
+    separable = nn.Sequential(nn.Conv2d(100, 100, 3, groups=100, bias=False), nn.Conv2d(100, 1000, 1, bias=False))
+    assert mib(analyze(standard, (1, 100, 17, 17))) == ["0.11", "1.72", "3.43", "5.26"]
+    assert mib(analyze(separable, (1, 100, 17, 17))) == ["0.11", "1.89", "0.38", "2.38"]
+    alone = analyze(nn.Conv2d(100, 1000, 3, bias=False), (1, 100, 17, 17))
+    assert mib(alone) == ["0.11", "1.72", "3.43", "5.26"]
+
+
+class Shared(nn.Module):
+    """One convolution under two parents, called at two resolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.encoder = nn.Sequential(conv, nn.MaxPool2d(2))
+        self.decoder = nn.Sequential(conv)
+        self.unused = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+def test_shared_modules_and_several_calls() -> None:
+    model = Shared()
+    report = analyze(model, (1, 4, 8, 8))
+    assert [finding.name for finding in report.findings] == ["encoder.0", "unused"]
+    shared = row(report, "encoder.0")
+    assert (shared.aliases, shared.calls, shared.params) == (("decoder.0",), 2, 4 * 4 * 9 + 4)
+    assert shared.macs == 4 * 4 * 9 * (64 + 16)
+    assert shared.separable_macs == (4 * 9 + 4 * 4) * (64 + 16)
+    assert (shared.input_shape, shared.output_shape) == ((1, 4, 8, 8), (1, 4, 8, 8))
+    assert report.params == sum(parameter.numel() for parameter in model.parameters())
+    unused = row(report, "unused")
+    assert (unused.origin, unused.calls, unused.macs, unused.output_shape) == (Origin.NOT_EXECUTED, 0, 0, None)
+    assert (unused.verdict, unused.separable_macs) == (Verdict.CANDIDATE, 0)
+
+
+class Sub(nn.Conv2d):
+    pass
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight[None].flatten(2), None, None, training=True).view_as(self.weight)
+        return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.rand(8, 2, 3, 3))
+        self.bias = nn.Parameter(torch.rand(8))
+        self.inner = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, weight=self.kernel, bias=self.bias, padding=1, groups=2)
+        return F.conv2d(x, self.inner.weight) + self.inner.weight.sum()
+
+
+def every_kind() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding="same", padding_mode="circular"),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 8, 1),
+        nn.Conv2d(8, 8, 3, groups=2, stride=(1, 2), dilation=2, padding=(3, 2), bias=False),
+        nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1),
+        Sub(6, 6, 3),
+        Standardized(6, 6, 3),
+        parametrizations.weight_norm(nn.Conv2d(6, 4, 3)),
+        nn.Conv2d(4, 1, 3),
+        Functional4(),
+    )
+
+
+class Functional4(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.rand(5, 1, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel)
+
+
+EXPECTED = [
+    ("0", Kind.STANDARD, "DWS001", (1, 8, 16, 16)),
+    ("1", Kind.DEPTHWISE, "DWS105", (1, 8, 14, 14)),
+    ("2", Kind.POINTWISE, "DWS104", (1, 8, 14, 14)),
+    ("3", Kind.GROUPED, "DWS001", (1, 8, 16, 7)),
+    ("4", Kind.TRANSPOSED, "DWS103", (1, 6, 34, 16)),
+    ("5", Kind.STANDARD, "DWS106", (1, 6, 32, 14)),
+    ("6", Kind.STANDARD, "DWS106", (1, 6, 30, 12)),
+    ("7", Kind.STANDARD, "DWS108", (1, 4, 28, 10)),
+    ("8", Kind.STANDARD, "DWS111", (1, 1, 26, 8)),
+    ("9.kernel", Kind.STANDARD, "DWS107", (1, 5, 25, 7)),
+]
+
+
+def test_every_kind_of_convolution_has_its_row() -> None:
+    model = every_kind()
+    report = analyze(model, (1, 4, 16, 16))
+    assert [(f.name, f.kind, f.code, f.output_shape) for f in report.findings] == EXPECTED
+    assert report.origin is Origin.META
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda m, i, o, name=name: shapes.update({name: tuple(o.shape)}))
+    model(torch.rand(1, 4, 16, 16))
+    assert {f.name.split(".")[0]: f.output_shape for f in report.findings} == shapes
+
+
+def test_rows_without_inputs() -> None:
+    report = analyze(every_kind())
+    assert [(f.name, f.kind, f.code) for f in report.findings] == [row[:3] for row in EXPECTED[:-1]]
+    assert {f.origin for f in report.findings} == {Origin.ATTRIBUTES}
+    assert (report.macs, report.memory, report.findings[0].macs) == (None, None, None)
+    with_shapes = analyze(every_kind(), (1, 4, 16, 16))
+    assert [f.separable_params for f in report.findings] == [f.separable_params for f in with_shapes.findings[:-1]]
+
+
+def test_a_weight_read_elsewhere_is_left_alone() -> None:
+    report = analyze(Functional(), (1, 4, 8, 8))
+    inner = row(report, "inner")
+    assert (inner.code, inner.calls, inner.macs) == ("DWS110", 1, 8 * 8 * 9 * 36)
+    kernel = row(report, "kernel")
+    assert (kernel.type_name, kernel.spec.groups, kernel.spec.padding) == ("conv2d", 2, (1, 1))
+    assert kernel.params == 8 * 2 * 9 + 8
+
+
+def test_tied_weights_are_left_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    model[1].weight = model[0].weight
+    report = analyze(model, (1, 4, 9, 9))
+    assert [f.code for f in report.findings] == ["DWS109", "DWS109"]
+    assert report.params == 4 * 4 * 9 + 8
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_every_rank(rank: int, transposed: bool) -> None:
+    conv = getattr(nn, f"Conv{'Transpose' if transposed else ''}{rank}d")(4, 6, 3, stride=2, padding=1)
+    shape = (2, 4, *(9, 8, 7)[:rank])
+    report = analyze(nn.Sequential(conv), shape)
+    (finding,) = report.findings
+    assert finding.output_shape == tuple(conv(torch.rand(shape)).shape)
+    assert finding.spec.transposed is transposed
+    positions = torch.Size(shape if transposed else finding.output_shape or ())
+    assert finding.macs == positions.numel() // positions[1] * conv.weight.numel()
+
+
+def test_policy_reaches_the_rows() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), Sub(8, 8, 3, bias=False))
+    policy = Policy(depth_multiplier=2, order=Order.POINTWISE_FIRST, subclasses=True, ignore=("0",))
+    report = analyze(model, (1, 8, 8, 8), policy=policy)
+    assert [(f.code, f.separable_params) for f in report.findings] == [("DWS101", None), ("DWS001", 2 * (64 + 72))]
+    assert (report.depth_multiplier, report.order) == (2, Order.POINTWISE_FIRST)
+    assert report.separable_params == 2 * 576 - (576 - 272)
+
+
+def test_what_is_not_counted_is_listed() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Upsample(scale_factor=2), nn.ReLU())
+    assert analyze(model, (1, 3, 8, 8)).not_counted == (("ReLU", 2), ("BatchNorm2d", 1), ("interpolate", 1))
+
+
+def test_attention_is_counted_and_its_softmax_listed() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, bias=False)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.attention(x, x, x)
+
+    report = analyze(Wrapped(), (5, 1, 8))
+    assert report.macs == 5 * 8 * 24 + 2 * 5 * 5 * 8 + 5 * 8 * 8
+    assert any("softmax" in name for name, _ in report.not_counted)
+
+
+def test_quantized_convolutions_are_named() -> None:
+    from torch.ao.nn.quantized.dynamic import Linear  # noqa: F401  # the package exists
+    from torch.ao.nn.quantized.reference import Conv2d
+
+    report = analyze(
+        nn.Sequential(
+            Conv2d(
+                3,
+                8,
+                3,
+                weight_qparams={
+                    "qscheme": torch.per_tensor_affine,
+                    "dtype": torch.qint8,
+                    "scale": 1.0,
+                    "zero_point": 0,
+                },
+            )
+        )
+    )
+    assert report.findings[0].code == "DWS102"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_inputs_take_the_dtype_of_the_model(dtype: torch.dtype) -> None:
+    report = analyze(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 2)).to(dtype), (1, 3, 8, 8))
+    assert report.origin is Origin.META
+    assert report.memory is not None
+    assert report.memory.inputs == 3 * 64 * dtype.itemsize
+
+
+def test_example_inputs() -> None:
+    model = Shared()
+    shape = analyze(model, (1, 4, 8, 8))
+    x = torch.rand(1, 4, 8, 8)
+    for inputs in (x, (x,), [x], {"x": x}):
+        assert analyze(model, example_inputs=inputs) == shape
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.conv(x).sum() + y
+
+
+def test_several_shapes() -> None:
+    report = analyze(Two(), ((1, 3, 8, 8), (1, 5)))
+    assert report.input_shapes == ((1, 3, 8, 8), (1, 5))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_models(wrap: Any) -> None:
+    model = Shared()
+    report = analyze(wrap(model), (1, 4, 8, 8))
+    assert report.params == analyze(model).params
+    assert [f.calls for f in report.findings] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("model", "input_size", "message"),
+    [
+        (Shared, (1, 4, 8, 8), "takes a torch.nn.Module, not type"),
+        (Shared(), (1, 4, 8, 0), "the side 0"),
+        (Shared(), (1, 4, 8, 2.5), "the side 2.5"),
+        (Shared(), "1,4,8,8", "input_size is a shape"),
+        (Shared(), (), "input_size is a shape"),
+        (Shared(), 224, "input_size is a shape"),
+        (Shared(), torch.rand(1, 4, 8, 8), "pass tensors as example_inputs"),
+        (nn.Sequential(nn.LazyConv2d(8, 3)), (1, 4, 8, 8), "0 is lazy"),
+    ],
+)
+def test_bad_arguments(model: Any, input_size: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        analyze(model, input_size)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_script_modules_are_refused() -> None:
+    with pytest.raises(InputError, match="a ScriptModule has no Python forward"):
+        analyze(torch.jit.script(nn.ReLU()), (1, 4))
+
+
+def test_both_kinds_of_inputs_are_one_too_many() -> None:
+    with pytest.raises(InputError, match="not both"):
+        analyze(Shared(), (1, 4, 8, 8), example_inputs=torch.rand(1, 4, 8, 8))
+
+
+def test_a_shape_the_model_rejects() -> None:
+    with pytest.raises(TracingError, match=r"Shared rejected inputs of shape \(1, 3, 8, 8\): .* in encoder.0"):
+        analyze(Shared(), (1, 3, 8, 8))
+
+
+def test_a_model_without_convolutions() -> None:
+    report = analyze(nn.Linear(3, 4), (2, 3))
+    assert (report.findings, report.params, report.macs, report.saving) == ((), 16, 24, 1.0)
+
+
+def test_traits_are_those_of_the_module() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3))
+    model[0].forward = model[0].forward  # an instance's own forward may do anything
+    assert analyze(model).findings[0].spec.traits == (Trait.SUBCLASS,)
+
+
+def test_a_copy_has_the_same_report() -> None:
+    model = every_kind()
+    assert analyze(copy.deepcopy(model), (1, 4, 16, 16)) == analyze(model, (1, 4, 16, 16))

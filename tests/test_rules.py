@@ -1,0 +1,112 @@
+"""The table of rules against its own examples, and the break-even point against the costs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_dwsconv.conv import ConvSpec, Order, Trait, cost, separable_cost
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Policy, Rule, Verdict, judge
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_each_rule_settles_its_own_example(rule: Rule) -> None:
+    judgement = judge(rule.applies_to)
+    assert (judgement.code, judgement.verdict, judgement.reason) == (rule.code, rule.verdict, rule.reason)
+
+
+def test_codes_are_unique_and_tell_the_verdict() -> None:
+    assert len({rule.code for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert rule.code.startswith("DWS1" if rule.verdict is Verdict.INELIGIBLE else "DWS2")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ConvSpec(2, 64, 64, (3, 3)),
+        ConvSpec(1, 64, 64, (3,)),
+        ConvSpec(3, 8, 8, (3, 3, 3)),
+        ConvSpec(2, 64, 64, (1, 3)),
+        ConvSpec(2, 3, 64, (7, 7), bias=False),
+        ConvSpec(2, 1, 8, (3, 3)),
+        ConvSpec(2, 64, 64, (3, 3), groups=4),
+    ],
+)
+def test_candidates(spec: ConvSpec) -> None:
+    judgement = judge(spec)
+    assert (judgement.verdict, judgement.code) == (Verdict.CANDIDATE, CANDIDATE_CODE)
+    assert judgement.reason == f"{spec.kind.value} convolution"
+
+
+@given(m=st.integers(1, 40), k=st.integers(2, 49), r=st.integers(1, 12), groups=st.integers(1, 3), bias=st.booleans())
+def test_break_even(m: int, k: int, r: int, groups: int, bias: bool) -> None:
+    """A candidate saves, and at one group without bias depthwise_first saves iff r < k M / (k + M)."""
+    spec = ConvSpec(1, 4 * groups, m * groups, (k,), groups=groups, bias=bias)
+    policy = Policy(depth_multiplier=r)
+    before, after = cost(spec), separable_cost(spec, Order.DEPTHWISE_FIRST, r)
+    assert before is not None
+    assert after is not None
+    candidate = judge(spec, policy).verdict is Verdict.CANDIDATE
+    assert candidate == (after.params < before.params)
+    if not bias:
+        assert candidate == (r * (k + m) < k * m)
+
+
+@given(k=st.integers(2, 49), r=st.integers(1, 12))
+def test_with_unknown_channels_the_assumption_is_the_break_even(k: int, r: int) -> None:
+    judgement = judge(ConvSpec(1, None, None, (k,)), Policy(depth_multiplier=r))
+    if judgement.verdict is Verdict.CANDIDATE:
+        least = int(judgement.reason.split("at least ")[1].split()[0])
+        for m in (least - 1, least):
+            verdict = judge(ConvSpec(1, 4, m, (k,), bias=False), Policy(depth_multiplier=r)).verdict
+            assert (verdict is Verdict.CANDIDATE) == (m == least)
+    else:
+        assert (judgement.code, r >= k) == ("DWS111", True)
+
+
+@pytest.mark.parametrize(
+    ("trait", "policy"),
+    [(Trait.SUBCLASS, Policy(subclasses=True)), (Trait.FUNCTIONAL, Policy(functional=True))],
+)
+def test_what_is_left_alone_unless_asked(trait: Trait, policy: Policy) -> None:
+    spec = ConvSpec(2, 64, 64, (3, 3), traits=(trait,))
+    assert judge(spec).verdict is Verdict.INELIGIBLE
+    assert judge(spec, policy).verdict is Verdict.CANDIDATE
+
+
+def test_min_saving() -> None:
+    spec = ConvSpec(2, 64, 64, (3, 3), bias=False)
+    assert judge(spec, Policy(min_saving=7.8)).verdict is Verdict.CANDIDATE
+    assert judge(spec, Policy(min_saving=7.9)).code == "DWS111"
+
+
+@pytest.mark.parametrize(
+    ("policy", "left_out"),
+    [
+        (Policy(), []),
+        (Policy(select=("layer3.*",)), ["conv1", "layer2.0.conv1"]),
+        (Policy(ignore=("conv1", "layer2*")), ["conv1", "layer2.0.conv1"]),
+        (Policy(select=("layer*",), ignore=("layer2*",)), ["conv1", "layer2.0.conv1"]),
+    ],
+)
+def test_patterns(policy: Policy, left_out: list[str]) -> None:
+    names = ["conv1", "layer2.0.conv1", "layer3.0.conv1"]
+    assert [name for name in names if policy.leaves_out(name)] == left_out
+
+
+def test_patterns_look_at_aliases() -> None:
+    assert Policy(ignore=("decoder.*",)).leaves_out("encoder.conv", "decoder.conv")
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 1.5, "2"])
+def test_a_bad_multiplier_is_an_error(bad: object) -> None:
+    with pytest.raises(InputError, match="depth_multiplier must be"):
+        Policy(depth_multiplier=bad)  # type: ignore[arg-type]  # that is the test
+
+
+def test_one_string_for_patterns_is_an_error() -> None:
+    with pytest.raises(InputError, match="select takes a list of patterns"):
+        Policy(select="layer3.*")  # type: ignore[arg-type]  # that is the test
