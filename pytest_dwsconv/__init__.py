@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from pytest_dwsconv.budget import Budget
     from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order
     from pytest_dwsconv.errors import DwsconvError
+    from pytest_dwsconv.fxpass import DepthwiseSeparablePass
     from pytest_dwsconv.planning import Plan
     from pytest_dwsconv.report import Finding, Report
-    from pytest_dwsconv.rewriting import DepthwiseSeparablePass, RewriteResult, apply_plan, rewrite
+    from pytest_dwsconv.rewriting import RewriteResult, apply_plan, rewrite
     from pytest_dwsconv.rules import Policy, Verdict, judge
     from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
 
@@ -26,9 +27,10 @@ _HOMES = {
     "budget": ("Budget",),
     "conv": ("ConvSpec", "Cost", "Kind", "Order"),
     "errors": ("DwsconvError",),
+    "fxpass": ("DepthwiseSeparablePass",),
     "planning": ("Plan",),
     "report": ("Finding", "Report"),
-    "rewriting": ("DepthwiseSeparablePass", "RewriteResult", "apply_plan", "rewrite"),
+    "rewriting": ("RewriteResult", "apply_plan", "rewrite"),
     "rules": ("Policy", "Verdict", "judge"),
     "separable": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
 }

@@ -208,7 +208,8 @@ def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
         return (Trait.QUANTIZED,)
     exact = type_before_parametrizations(module) in _EXACT and "forward" not in module.__dict__
     traits = () if exact else (Trait.SUBCLASS,)
-    return traits if "weight" in module._parameters else (*traits, Trait.REPARAMETRIZED)
+    own = "weight" in module._parameters and "bias" in module._parameters
+    return traits if own else (*traits, Trait.REPARAMETRIZED)
 
 
 def _called_by(node: fx.Node, recorded: Trace, sites: dict[str, _Site]) -> Iterator[_Site]:

@@ -44,7 +44,7 @@ class AtenCounter(TorchDispatchMode):
     """Counts inside composite operators, with the formulas of PyTorch's own ``FlopCounterMode``."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         self.macs = 0
         self.counted = False
         self.uncounted: Counter[str] = Counter()

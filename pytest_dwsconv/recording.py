@@ -179,8 +179,8 @@ class Recorder(TorchFunctionMode):
         if name in operators.NO_MACS:
             out = None if self.real else _quick(func, args, kwargs)
             return (func(*args, **kwargs) if out is None else out), {}
-        if func is F.linear and not self.real and (out := _quick_linear(*args, **kwargs)) is not None:
-            return out, {MACS: out.numel() * args[1].shape[1]}
+        if func is F.linear and args and not self.real and (out := _quick_linear(*args, **kwargs)) is not None:
+            return out, {MACS: out.numel() * args[0].shape[-1]}
         with AtenCounter() as counter:
             out = func(*args, **kwargs)
         return out, counter.meta()

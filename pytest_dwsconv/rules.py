@@ -50,6 +50,8 @@ class Policy:
             raise InputError(f"depth_multiplier must be a whole number, not {self.depth_multiplier!r}")
         if self.depth_multiplier < 1:
             raise InputError(f"depth_multiplier must be at least 1, not {self.depth_multiplier}")
+        if not self.min_saving >= 1:
+            raise InputError(f"min_saving must be at least 1, not {self.min_saving}: less is no saving")
         for field in ("select", "ignore"):
             if isinstance(getattr(self, field), str):
                 raise InputError(f"{field} takes a list of patterns, not one string: [{getattr(self, field)!r}]")
@@ -64,10 +66,18 @@ def _matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def saving(spec: ConvSpec, policy: Policy) -> float | None:
-    """Parameters of the original over parameters of the replacement; None where not known."""
+def most_saving(spec: ConvSpec, policy: Policy = Policy()) -> float:
+    """Parameters of the original over parameters of the replacement; where a number is not known, the upper bound.
+
+    The bound of depthwise_first is k M / (r (G k + M)), or k / r with M not known either: it follows from the
+    costs, and a bias, which both forms have, only lowers it.
+    """
     before, after = cost(spec), separable_cost(spec, policy.order, policy.depth_multiplier)
-    return None if before is None or after is None else before.params / after.params
+    if before is not None and after is not None:
+        return before.params / after.params
+    taps, filters = prod(spec.kernel_size or ()), spec.out_channels
+    bound = taps if filters is None else taps * filters / (taps * (spec.groups or 1) + filters)
+    return bound / policy.depth_multiplier
 
 
 @dataclass(frozen=True)
@@ -88,14 +98,15 @@ def _trait(trait: Trait) -> Callable[[ConvSpec, Policy], bool]:
 
 
 def _saves_nothing(spec: ConvSpec, policy: Policy) -> bool:
-    ratio = saving(spec, policy)
-    return _least_filters(spec, policy) is None if ratio is None else ratio <= policy.min_saving
+    return most_saving(spec, policy) <= policy.min_saving
 
 
-def _least_filters(spec: ConvSpec, policy: Policy) -> int | None:
-    """The fewest output channels with which depthwise_first saves, r < k M / (k + M) at one group; None if none."""
+def _assumption(spec: ConvSpec, policy: Policy) -> str:
+    """From how many output channels on depthwise_first saves, r < k M / (k + M), where they are not known."""
+    if spec.out_channels is not None:
+        return ""
     taps, multiplier = prod(spec.kernel_size or ()), policy.depth_multiplier
-    return None if taps <= multiplier else multiplier * taps // (taps - multiplier) + 1
+    return f", assuming at least {multiplier * taps // (taps - multiplier) + 1} output channels"
 
 
 def _conv3x3(*traits: Trait, **changes: object) -> ConvSpec:
@@ -191,7 +202,7 @@ RULES: tuple[Rule, ...] = (
         "functional",
         _NO,
         lambda spec, policy: Trait.FUNCTIONAL in spec.traits and not policy.functional,
-        "it is a function call, not a module: change it in source, or with DepthwiseSeparablePass",
+        "it is a function call with a weight of its own: only DepthwiseSeparablePass replaces it",
         _conv3x3(Trait.FUNCTIONAL),
     ),
     Rule(
@@ -241,5 +252,4 @@ def judge(spec: ConvSpec, policy: Policy = Policy()) -> Judgement:
     for rule in RULES:
         if rule.applies(spec, policy):
             return Judgement(rule.verdict, rule.code, rule.reason)
-    assumed = "" if spec.known else f", assuming at least {_least_filters(spec, policy)} output channels"
-    return Judgement(Verdict.CANDIDATE, CANDIDATE_CODE, f"{spec.kind.value} convolution{assumed}")
+    return Judgement(Verdict.CANDIDATE, CANDIDATE_CODE, f"{spec.kind.value} convolution{_assumption(spec, policy)}")

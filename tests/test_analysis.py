@@ -67,7 +67,8 @@ class Shared(nn.Module):
         self.unused = nn.Conv2d(4, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
+        out: Tensor = self.decoder(self.encoder(x))
+        return out
 
 
 def test_shared_modules_and_several_calls() -> None:
@@ -90,7 +91,7 @@ class Sub(nn.Conv2d):
 
 
 class Standardized(nn.Conv2d):
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name nn.Conv2d gives it
         weight = F.batch_norm(self.weight[None].flatten(2), None, None, training=True).view_as(self.weight)
         return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -268,7 +269,8 @@ class Two(nn.Module):
         self.conv = nn.Conv2d(3, 8, 3)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.conv(x).sum() + y
+        out: Tensor = self.conv(x).sum()
+        return out + y
 
 
 def test_several_shapes() -> None:

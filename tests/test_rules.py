@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_dwsconv.conv import ConvSpec, Order, Trait, cost, separable_cost
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Policy, Rule, Verdict, judge
+from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Policy, Rule, Verdict, judge, most_saving
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
@@ -105,6 +105,23 @@ def test_patterns_look_at_aliases() -> None:
 def test_a_bad_multiplier_is_an_error(bad: object) -> None:
     with pytest.raises(InputError, match="depth_multiplier must be"):
         Policy(depth_multiplier=bad)  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("bad", [0.5, float("nan")])
+def test_a_minimum_below_one_is_no_saving(bad: float) -> None:
+    with pytest.raises(InputError, match="min_saving must be at least 1"):
+        Policy(min_saving=bad)
+
+
+def test_bounds_where_a_number_is_not_known() -> None:
+    """In source a channel count may be a name; output channels alone settle the saving of a standard convolution."""
+    assert judge(ConvSpec(2, None, 1, (3, 3))).code == "DWS111"
+    assert judge(ConvSpec(2, None, 2, (3, 3))).reason == "standard convolution"
+    assert judge(ConvSpec(2, None, None, (3, 3)), Policy(min_saving=9)).code == "DWS111"
+    assert judge(ConvSpec(2, None, None, (3, 3)), Policy(min_saving=8.9)).verdict is Verdict.CANDIDATE
+    for groups in (1, 2, 4):
+        known, unknown = (ConvSpec(2, c, 32, (3, 3), groups=groups, bias=False) for c in (16, None))
+        assert most_saving(known) == most_saving(unknown)
 
 
 def test_one_string_for_patterns_is_an_error() -> None:

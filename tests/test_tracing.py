@@ -42,7 +42,9 @@ class Residual(nn.Module):
         x += torch.arange(x.shape[-1], device=x.device)
         left, right = x.chunk(2, dim=1)
         x = torch.cat([right, left], dim=1).mean((2, 3))
-        return self.head(x.view(x.size(0), -1).T.T).softmax(-1)
+        x = F.linear(x, weight=self.head.weight.T @ self.head.weight)
+        out: Tensor = self.head(x.view(x.size(0), -1).T.T)
+        return out.softmax(-1)
 
 
 class Attention(nn.Module):
@@ -163,7 +165,8 @@ class Marks(nn.Module):
             raise AssertionError
         if self.fail:
             raise ValueError("failing on purpose")
-        return self.old(x)
+        out: Tensor = self.old(x)
+        return out
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
@@ -277,7 +280,8 @@ def test_other_threads_are_not_recorded() -> None:
             thread = threading.Thread(target=lambda: results.append(other(torch.ones(1, 1, 2, 2))))
             thread.start()
             thread.join()
-            return self.conv(x)
+            out: Tensor = self.conv(x)
+            return out
 
     recorded = trace(Starts(), (torch.empty(1, 1, 4, 4, device="meta"),))
     assert results[0].device.type == "cpu"

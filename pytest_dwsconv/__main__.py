@@ -1,0 +1,6 @@
+"""``python -m pytest_dwsconv`` is ``dwsconv-rewrite``."""
+
+from pytest_dwsconv.cli import entry
+
+if __name__ == "__main__":
+    entry()

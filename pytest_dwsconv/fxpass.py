@@ -1,0 +1,228 @@
+"""The rewrite as a ``torch.fx`` pass, for those who hold a ``GraphModule``; functional convolutions included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from pytest_dwsconv.analysis import analyze, module_spec
+from pytest_dwsconv.conv import ConvSpec, Order, Trait
+from pytest_dwsconv.operators import per_side
+from pytest_dwsconv.replacing import AUTO, check_init, choose, initial, parse_order, patterns, replacement, swap
+from pytest_dwsconv.rules import Policy, Verdict, judge
+from pytest_dwsconv.separable import CONVS
+
+_ATEN = torch.ops.aten
+_FUNCTIONS: dict[Any, int] = {
+    **{torch.conv1d: 1, _ATEN.conv1d.default: 1, _ATEN.conv1d.padding: 1},
+    **{torch.conv2d: 2, _ATEN.conv2d.default: 2, _ATEN.conv2d.padding: 2},
+    **{torch.conv3d: 3, _ATEN.conv3d.default: 3, _ATEN.conv3d.padding: 3},
+}
+"""Convolution functions and their rank; ``F.conv2d`` is ``torch.conv2d``, exported programs call the operators."""
+_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A convolution, the first node that runs it, and its numbers; ``functional`` ones only look like a module."""
+
+    name: str
+    conv: nn.Conv1d | nn.Conv2d | nn.Conv3d
+    node: fx.Node
+    spec: ConvSpec
+    functional: bool
+
+
+class DepthwiseSeparablePass(PassBase):
+    """Replaces the candidate convolutions of a ``GraphModule``; composes with torch's ``PassManager``.
+
+    The module of a ``call_module`` node is replaced as ``rewrite`` does it. A call of ``F.conv1d``, ``F.conv2d``
+    or ``F.conv3d`` becomes a call of a new submodule where its settings are constants and its weight is an
+    attribute that nothing else uses; attributes without a user left are removed. Node metadata is kept; shapes
+    in it serve ``order="auto"``. The graph module is changed in place, and a second run changes nothing.
+
+    The arguments are those of ``rewrite``. Patterns see a module's names, or the name of a functional call's
+    weight.
+
+    Raises:
+        InputError: an argument cannot be used, or, when run, a kernel cannot be factorised; the graph module is
+            left as found then.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth_multiplier: int = 1,
+        order: Order | str = AUTO,
+        init: str = "svd",
+        select: Sequence[str] | None = None,
+        ignore: Sequence[str] | None = None,
+    ) -> None:
+        check_init(init)
+        Policy(depth_multiplier=depth_multiplier)  # raises InputError unless it is a whole number from 1
+        self.depth_multiplier, self.order, self.init = depth_multiplier, parse_order(order), init
+        self.policy = Policy(functional=True, select=patterns(select), ignore=patterns(ignore))
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        sites = [*_module_sites(graph_module, self.policy), *_functional_sites(graph_module, self.policy)]
+        new = [(site, self._replacement(site)) for site in sites]
+        swap(graph_module, {site.conv: module for site, module in new if not site.functional})
+        for site, module in new:
+            if site.functional:
+                _call_module_instead(graph_module, site, module)
+        if new:
+            graph_module.graph.lint()
+            graph_module.recompile()
+        return PassResult(graph_module, bool(new))
+
+    def _replacement(self, site: _Site) -> nn.Module:
+        weight = site.conv.weight
+        entry = choose(site.name, weight, site.spec, self.depth_multiplier, self.order, self.init)
+        factors, _ = initial(weight, entry, self.init)
+        return replacement(site.conv, entry, factors)
+
+
+def _module_sites(graph_module: fx.GraphModule, policy: Policy) -> Iterator[_Site]:
+    """Candidates among the modules that the graph calls and whose parameters it does not read besides."""
+    read = {id(_attribute(graph_module, str(node.target))) for node in _get_attrs(graph_module)}
+    calls = {str(node.target): node for node in reversed(graph_module.graph.nodes) if node.op == "call_module"}
+    for found in analyze(graph_module, policy=policy).candidates:
+        called = [calls[name] for name in (found.name, *found.aliases) if name in calls]
+        if called:
+            conv = graph_module.get_submodule(found.name)
+            if not any(id(parameter) in read for parameter in conv.parameters()):
+                yield _Site(found.name, conv, called[0], _with_shapes(found.spec, called[0]), False)  # type: ignore[arg-type]  # reason: a candidate is a plain convolution
+
+
+def _functional_sites(graph_module: fx.GraphModule, policy: Policy) -> Iterator[_Site]:
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function" or node.target not in _FUNCTIONS:
+            continue
+        call = _arguments(node)
+        if not _is_constant(call) or not _used_here_only(graph_module, call["weight"], node):
+            continue
+        name = str(call["weight"].target)
+        conv = _as_module(graph_module, call, _FUNCTIONS[node.target])
+        spec = replace(module_spec(conv), traits=(Trait.FUNCTIONAL,))
+        if not policy.leaves_out(name) and judge(spec, policy).verdict is Verdict.CANDIDATE:
+            yield _Site(name, conv, node, _with_shapes(spec, node), True)
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    return {**_DEFAULTS, **dict(zip(_ARGUMENTS, node.args, strict=False)), **node.kwargs}
+
+
+def _is_constant(call: dict[str, Any]) -> bool:
+    """Whether weight and bias are attributes, and the settings numbers."""
+    weight, bias = call["weight"], call["bias"]
+    attributes = _is_attribute(weight) and (bias is None or _is_attribute(bias))
+    settings = [call[name] for name in ("stride", "padding", "dilation", "groups")]
+    flat = [item for value in settings for item in (value if isinstance(value, (tuple, list)) else (value,))]
+    return attributes and all(isinstance(item, (int, str)) for item in flat)
+
+
+def _is_attribute(value: Any) -> bool:
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
+def _get_attrs(graph_module: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in graph_module.graph.nodes if node.op == "get_attr"]
+
+
+def _attribute(graph_module: fx.GraphModule, target: str) -> Any:
+    value: Any = graph_module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _used_here_only(graph_module: fx.GraphModule, weight: fx.Node, node: fx.Node) -> bool:
+    """Whether this call is the only one that can see the weight, in the graph and inside modules it calls."""
+    tensor = _attribute(graph_module, str(weight.target))
+    readers = [n for n in _get_attrs(graph_module) if _attribute(graph_module, str(n.target)) is tensor]
+    users = [user for reader in readers for user in reader.users]
+    modules = graph_module.modules()
+    held = [held for m in modules for held in (*m._parameters.values(), *m._buffers.values()) if held is tensor]
+    called = any(_reads(n, str(weight.target)) for n in graph_module.graph.nodes if n.op == "call_module")
+    return users == [node] and len(held) <= 1 and not called
+
+
+def _as_module(graph_module: fx.GraphModule, call: dict[str, Any], rank: int) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    """The call as a convolution module that holds the very weight and bias."""
+    weight: Tensor = _attribute(graph_module, str(call["weight"].target))
+    padding = call["padding"]
+    conv = CONVS[rank](
+        weight.shape[1] * call["groups"],
+        weight.shape[0],
+        tuple(weight.shape[2:]),  # type: ignore[arg-type]  # the stubs want a pair, a triple, ...
+        stride=per_side(call["stride"], rank),  # type: ignore[arg-type]  # as above
+        padding=padding if isinstance(padding, str) else per_side(padding, rank),  # type: ignore[arg-type]  # as above
+        dilation=per_side(call["dilation"], rank),  # type: ignore[arg-type]  # as above
+        groups=call["groups"],
+        device="meta",
+    )
+    conv.weight = _parameter(weight)
+    bias = None if call["bias"] is None else _parameter(_attribute(graph_module, str(call["bias"].target)))
+    conv.register_parameter("bias", bias)
+    conv.train(graph_module.training)
+    return conv
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    """The parameter itself, or a buffer's values as one."""
+    if isinstance(tensor, nn.Parameter):
+        return tensor
+    return nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+
+
+def _with_shapes(spec: ConvSpec, node: fx.Node) -> ConvSpec:
+    given = node.args[0] if node.args else node.kwargs.get("input")
+    source = given if isinstance(given, fx.Node) else None
+    return replace(spec, input_shape=_shape(source), output_shape=_shape(node))
+
+
+def _shape(node: fx.Node | None) -> tuple[int, ...] | None:
+    """The shape that shape propagation or an export left on a node, if it is of plain numbers."""
+    described = None if node is None else node.meta.get("tensor_meta", node.meta.get("val"))
+    shape = getattr(described, "shape", None)
+    return tuple(shape) if shape is not None and all(type(side) is int for side in shape) else None
+
+
+def _call_module_instead(graph_module: fx.GraphModule, site: _Site, module: nn.Module) -> None:
+    name = site.name.replace(".", "_") + "_separable"
+    while hasattr(graph_module, name):
+        name += "_"
+    graph_module.add_submodule(name, module)
+    call = _arguments(site.node)
+    with graph_module.graph.inserting_before(site.node):
+        new = graph_module.graph.call_module(name, (call["input"],))
+    new.meta = dict(site.node.meta)
+    site.node.replace_all_uses_with(new)
+    graph_module.graph.erase_node(site.node)
+    for attribute in (call["weight"], call["bias"]):
+        if attribute is not None:
+            _drop_unused(graph_module, attribute)
+
+
+def _drop_unused(graph_module: fx.GraphModule, attribute: fx.Node) -> None:
+    """Erase a ``get_attr`` node without users, and its attribute where nothing that runs sees it."""
+    if attribute.users:
+        return
+    graph_module.graph.erase_node(attribute)
+    target = str(attribute.target)
+    if not any(_reads(node, target) for node in graph_module.graph.nodes):
+        owner, _, name = target.rpartition(".")
+        delattr(graph_module.get_submodule(owner), name)
+
+
+def _reads(node: fx.Node, target: str) -> bool:
+    """Whether the node reads this attribute, or calls the module that holds it or one around that."""
+    if node.op == "get_attr":
+        return node.target == target
+    return node.op == "call_module" and target.startswith(f"{node.target}.")

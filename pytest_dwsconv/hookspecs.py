@@ -1,0 +1,21 @@
+"""The hooks this plugin calls; implement them in a conftest.py or in a plugin of your own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.report import Finding, Report
+    from pytest_dwsconv.rules import Judgement
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_dwsconv_judge(config: pytest.Config, finding: Finding) -> Judgement | None:
+    """Return the judgement that takes the place of the finding's own, or None to keep it."""
+
+
+@pytest.hookspec
+def pytest_dwsconv_report(config: pytest.Config, nodeid: str, report: Report) -> None:
+    """Receive a report that joins the summary; ``nodeid`` is empty for a model named by ``--dws-model``."""

@@ -1,0 +1,195 @@
+"""Depthwise separable convolutions that take the place of ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv.conv import Order
+from pytest_dwsconv.errors import InputError
+
+CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+"""PyTorch's convolution of each rank; the two parts are of these types."""
+
+
+class SeparableConvNd(nn.Module):
+    """A depthwise and a pointwise convolution in place of one standard convolution.
+
+    Takes the arguments of ``nn.ConvNd`` at the same positions, then the depth multiplier r and the order. Input
+    and output shapes are those of the standard convolution, unbatched inputs included.
+
+    ``depthwise_first`` (MobileNets, Howard et al. 2017): ``depthwise`` maps C channels to r C, filter j of
+    channel c giving channel c r + j, and carries stride, padding and dilation; ``pointwise`` maps r C to M in
+    ``groups`` groups and carries the bias.
+
+    ``pointwise_first`` (blueprint separable convolutions, Haase and Amthor 2020): ``pointwise`` maps C channels
+    to r M in ``groups`` groups without bias, so that zero padding after it stays exact; ``depthwise`` maps
+    channels m r .. m r + r - 1 to channel m and carries stride, padding, dilation and the bias.
+
+    Raises:
+        InputError: an argument is out of range or does not fit the others.
+    """
+
+    if TYPE_CHECKING:  # reason: TorchScript reads annotations at run time and knows no unions of modules
+        depthwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
+        pointwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+    rank: ClassVar[int]
+    __constants__: ClassVar[list[str]] = ["order"]
+    # reason: a TorchScript module has no use for the dense kernel, and its compiler cannot take the reshapes
+    __jit_unused_properties__: ClassVar[list[str]] = ["weight", "bias"]
+
+    def __init__(  # noqa: PLR0913, PLR0917  # the signature of nn.Conv2d, which it replaces
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        depth_multiplier: int = 1,
+        order: Order | str = Order.DEPTHWISE_FIRST,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = _whole("in_channels", in_channels)
+        self.out_channels = _whole("out_channels", out_channels)
+        self.groups = _whole("groups", groups)
+        self.depth_multiplier = _whole("depth_multiplier", depth_multiplier)
+        self.order = _order(order)
+        self.kernel_size = _sides("kernel_size", kernel_size, self.rank)
+        self.stride = _sides("stride", stride, self.rank)
+        self.dilation = _sides("dilation", dilation, self.rank)
+        self.padding = padding if isinstance(padding, str) else _sides("padding", padding, self.rank, least=0)
+        self.padding_mode = padding_mode
+        self.transposed = False
+        self.output_padding = (0,) * self.rank
+        _check_groups(self.in_channels, self.out_channels, self.groups)
+        try:
+            self._build(bias, device, dtype)
+        except ValueError as error:
+            raise InputError(f"{type(self).__name__}: {error}") from error
+
+    def _build(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Make the two parts, in the order they run."""
+        conv, first = CONVS[self.rank], self.order == Order.DEPTHWISE_FIRST
+        inner = self.depth_multiplier * (self.in_channels if first else self.out_channels)
+        depthwise = conv(
+            self.in_channels if first else inner,
+            inner if first else self.out_channels,
+            self.kernel_size,  # type: ignore[arg-type]  # the stubs want a pair, a triple, ... and not any tuple
+            stride=self.stride,  # type: ignore[arg-type]  # as above
+            padding=self.padding,  # type: ignore[arg-type]  # as above
+            dilation=self.dilation,  # type: ignore[arg-type]  # as above
+            groups=self.in_channels if first else self.out_channels,
+            bias=bias and not first,
+            padding_mode=self.padding_mode,  # type: ignore[arg-type]  # nn.ConvNd itself checks the word
+            device=device,
+            dtype=dtype,
+        )
+        ends = (inner, self.out_channels) if first else (self.in_channels, inner)
+        pointwise = conv(*ends, 1, groups=self.groups, bias=bias and first, device=device, dtype=dtype)
+        parts = {"depthwise": depthwise, "pointwise": pointwise}
+        for name in parts if first else reversed(parts):
+            self.add_module(name, parts[name])
+
+    # reason: callers of nn.Conv2d may spell the argument's name
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        if self.order == "depthwise_first":
+            output: Tensor = self.pointwise(self.depthwise(input))
+        else:
+            output = self.depthwise(self.pointwise(input))
+        return output
+
+    @property
+    def weight(self) -> Tensor:
+        """The kernel of the standard convolution this equals, (M, C / groups, *kernel_size); differentiable."""
+        order = Order(self.order)
+        return dense_kernel(self.depthwise.weight, self.pointwise.weight, self.groups, self.depth_multiplier, order)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, held by the part that runs last."""
+        return self.pointwise.bias if self.order == Order.DEPTHWISE_FIRST else self.depthwise.bias
+
+    def extra_repr(self) -> str:
+        return f"depth_multiplier={self.depth_multiplier}, order={self.order}"
+
+
+class SeparableConv1d(SeparableConvNd):
+    __doc__ = SeparableConvNd.__doc__
+    rank = 1
+
+
+class SeparableConv2d(SeparableConvNd):
+    __doc__ = SeparableConvNd.__doc__
+    rank = 2
+
+
+class SeparableConv3d(SeparableConvNd):
+    __doc__ = SeparableConvNd.__doc__
+    rank = 3
+
+
+SEPARABLE_CONVS: dict[int, type[SeparableConvNd]] = {
+    1: SeparableConv1d,
+    2: SeparableConv2d,
+    3: SeparableConv3d,
+}
+"""The replacement of each rank."""
+
+
+def dense_kernel(depthwise: Tensor, pointwise: Tensor, groups: int, depth_multiplier: int, order: Order) -> Tensor:
+    """The standard kernel (M, C / groups, *k) that the two parts' weights amount to.
+
+    depthwise_first: W[m, c, t] = sum_j P[m, c r + j] D[c r + j, t], c within the group of m.
+    pointwise_first: W[m, c, t] = sum_j P[m r + j, c] D[m, j, t].
+    """
+    if order is Order.DEPTHWISE_FIRST:
+        channels = pointwise.reshape(groups, pointwise.shape[0] // groups, -1, depth_multiplier)
+        taps = depthwise.reshape(groups, -1, depth_multiplier, depthwise[0].numel())
+        kernel = torch.einsum("gmcr,gcrt->gmct", channels, taps)
+    else:
+        channels = pointwise.reshape(depthwise.shape[0], depth_multiplier, -1)
+        kernel = torch.einsum("mrc,mrt->mct", channels, depthwise.flatten(2))
+    return kernel.reshape(-1, kernel.shape[-2], *depthwise.shape[2:])
+
+
+def _whole(name: str, value: int, least: int = 1) -> int:
+    try:
+        number = index(value)
+    except TypeError as error:
+        raise InputError(f"{name} must be a whole number, not {value!r}") from error
+    if number < least:
+        raise InputError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
+def _sides(name: str, value: int | Sequence[int], rank: int, least: int = 1) -> tuple[int, ...]:
+    """One number per dimension, from one number or from as many as there are dimensions."""
+    sides = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    if len(sides) != rank:
+        raise InputError(f"{name} must be one number or {rank}, not {value!r}")
+    return tuple(_whole(name, side, least) for side in sides)
+
+
+def _order(value: Order | str) -> str:
+    try:
+        return Order(value).value
+    except ValueError as error:
+        words = " or ".join(repr(order.value) for order in Order)
+        raise InputError(f"order must be {words}, not {value!r}") from error
+
+
+def _check_groups(in_channels: int, out_channels: int, groups: int) -> None:
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels % groups:
+            raise InputError(f"{name} ({channels}) must be divisible by groups ({groups})")

@@ -1,0 +1,80 @@
+"""The settings in ``[tool.dwsconv]`` of the nearest ``pyproject.toml``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.rules import Policy
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Config:
+    """``exclude`` are shell-style patterns on paths below ``root``, the folder of the file they are written in."""
+
+    root: Path
+    exclude: tuple[str, ...] = ()
+    min_saving: float = 1.0
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(min_saving=self.min_saving)
+
+    def excludes(self, path: Path) -> bool:
+        """Whether a pattern fits the path, a folder it lies in, or the bare name of either."""
+        absolute = path.resolve()
+        if not absolute.is_relative_to(self.root):
+            return False
+        relative = absolute.relative_to(self.root)
+        names = [relative, *relative.parents][:-1]
+        return any(
+            fnmatchcase(name.as_posix(), pattern.rstrip("/")) or fnmatchcase(name.name, pattern.rstrip("/"))
+            for name in names
+            for pattern in self.exclude
+        )
+
+
+def load_config(start: Path) -> Config:
+    """The settings that hold for a file or folder: those of the first ``pyproject.toml`` on the way up.
+
+    Raises:
+        InputError: the file is no TOML, or a setting is not known or of the wrong type.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        file = folder / "pyproject.toml"
+        if file.is_file():
+            return _config(folder, _table(file), file)
+    return Config(start)
+
+
+def _table(file: Path) -> Mapping[str, object]:
+    try:
+        tools = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    table = tools.get("dwsconv", {}) if isinstance(tools, dict) else {}
+    if not isinstance(table, dict):
+        raise InputError(f"{file}: tool.dwsconv must be a table, [tool.dwsconv]")
+    return table
+
+
+def _config(root: Path, table: Mapping[str, object], file: Path) -> Config:
+    for key in table:
+        if key not in ("exclude", "min-saving"):
+            raise InputError(f"{file}: [tool.dwsconv] has no setting {key!r}; there are exclude and min-saving")
+    exclude, saving = table.get("exclude", []), table.get("min-saving", 1.0)
+    if not isinstance(exclude, list) or not all(isinstance(pattern, str) for pattern in exclude):
+        raise InputError(f"{file}: exclude must be a list of strings, not {exclude!r}")
+    if isinstance(saving, bool) or not isinstance(saving, (int, float)) or not saving > 0:
+        raise InputError(f"{file}: min-saving must be a number above 0, not {saving!r}")
+    return Config(root, tuple(exclude), float(saving))

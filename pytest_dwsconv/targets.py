@@ -1,0 +1,174 @@
+"""Models named in text, ``pkg.mod:factory`` or a file and a name, and input shapes written in text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from inspect import signature
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from pytest_dwsconv.errors import InputError, TargetError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_serial = count(1)
+
+
+def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
+    """Build the model named ``pkg.mod:factory``: an ``nn.Module``, a class, or a function without arguments.
+
+    The working folder and ``folders`` are importable meanwhile; the part after the colon may be dotted.
+
+    Raises:
+        TargetError: there is no such module or name, or what it names gives no model; the cause is chained.
+    """
+    module_name, colon, path = target.strip().partition(":")
+    if not (module_name and colon and path):
+        raise TargetError(f"model {target!r} is not written module:factory, as in torchvision.models:resnet18")
+    with _importable(Path.cwd(), *folders):
+        return _build(_import(module_name, target), path, target)
+
+
+def build_from_file(path: Path, name: str) -> nn.Module:
+    """Build the model called ``name`` (dotted if nested) in a source file, executed afresh on every call.
+
+    The file's folder is importable meanwhile, and its relative imports work if it lies in a package.
+
+    Raises:
+        TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is chained.
+    """
+    folder = path.resolve().parent
+    package: list[str] = []
+    while (folder / "__init__.py").is_file():
+        package.insert(0, folder.name)
+        folder = folder.parent
+    module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{path.stem.replace('.', '_')}"])
+    with _importable(folder, path.resolve().parent):
+        try:
+            return _build(_execute(path, module_name), name, f"{path}:{name}")
+        except BaseException:
+            sys.modules.pop(module_name, None)
+            raise
+
+
+def parse_input_size(text: str) -> tuple[tuple[int, ...], ...]:
+    """The shapes in ``1,3,224,224`` or ``1x3x224x224``; several, one per input, are separated by ``;``.
+
+    Raises:
+        InputError: ``text`` is not written so.
+    """
+    return tuple(_shape(part, text) for part in text.split(";"))
+
+
+def _shape(part: str, text: str) -> tuple[int, ...]:
+    sides = [side.strip() for side in part.lower().replace("x", ",").split(",")]
+    if not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise InputError(
+            f"input size {text!r} is not a shape: write whole numbers from 1, batch first, as in 1,3,224,224"
+        )
+    return tuple(int(side) for side in sides)
+
+
+@contextmanager
+def _importable(*folders: Path) -> Iterator[None]:
+    added = [str(folder) for folder in folders if str(folder) not in sys.path]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for entry in added:
+            if entry in sys.path:
+                sys.path.remove(entry)
+
+
+def _import(module_name: str, target: str) -> ModuleType:
+    try:
+        return import_module(module_name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and _is_part(error.name, module_name):
+            problem = f"there is no module {error.name}: install it, or run from the folder that holds it"
+        else:
+            problem = f"importing {module_name} raised {_summary(error)}"
+        raise TargetError(f"model {target!r} cannot be built, {problem}") from error
+
+
+def _is_part(missing: str | None, module_name: str) -> bool:
+    """Whether it is the module asked for that is missing, not something that it imports."""
+    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
+
+
+def _execute(path: Path, module_name: str) -> ModuleType:
+    """Run a file as a module; no byte code is read or written, so an edit within the same second counts."""
+    spec = spec_from_file_location(module_name, path, loader=SourceFileLoader(module_name, str(path)))
+    assert spec is not None  # reason: only a location without a loader gives None
+    module = module_from_spec(spec)
+    try:
+        code = compile(path.read_bytes(), str(path), "exec")
+        sys.modules[module_name] = module
+        exec(code, vars(module))
+    except OSError as error:
+        raise TargetError(f"file {path} cannot be read: {error.strerror or error}") from error
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"file {path} cannot be executed, it raised {_summary(error)}") from error
+    return module
+
+
+def _build(module: ModuleType, path: str, target: str) -> nn.Module:
+    from torch import nn
+
+    found = _resolve(module, path, target)
+    model = found if isinstance(found, nn.Module) else _call(found, target)
+    if isinstance(model, nn.Module):
+        return model
+    raise TargetError(f"model {target!r} gives {_a(model)}, not a torch.nn.Module: name what returns the model")
+
+
+def _resolve(module: ModuleType, path: str, target: str) -> object:
+    found: object = module
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            public = [name for name in dir(found) if not name.startswith("_")]
+            close = get_close_matches(part, public, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "name a model, a class or a function"
+            raise TargetError(f"model {target!r} cannot be built, there is no {part} there: {hint}") from error
+    return found
+
+
+def _call(factory: object, target: str) -> object:
+    if not callable(factory):
+        raise TargetError(f"model {target!r} is {_a(factory)}: name a model, a class or a function")
+    try:
+        signature(factory).bind()
+    except TypeError as error:
+        raise TargetError(
+            f"model {target!r} cannot be built without arguments ({error}): "
+            "name a function that takes none and returns the model"
+        ) from error
+    except ValueError:
+        pass  # reason: some callables written in C have no signature; the call itself will tell
+    try:
+        return factory()
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"model {target!r} cannot be built, calling it raised {_summary(error)}") from error
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _summary(error: BaseException) -> str:
+    """The error in one line: its type and the first line of its text."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import math
+import pickle
+from itertools import combinations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_dwsconv.budget import Budget, Unit, Violation, humanize, parse_quantity, violations
+from pytest_dwsconv.conv import ConvSpec
+from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.report import Finding, Origin, Report
+from pytest_dwsconv.rules import Verdict
+
+
+def finding(name: str, params: int, separable: int | None, macs: int | None = None) -> Finding:
+    spec = ConvSpec(2, 8, 8, (3, 3))
+    verdict = Verdict.INELIGIBLE if separable is None else Verdict.CANDIDATE
+    after = None if separable is None or macs is None else macs // 10
+    return Finding(name, spec, verdict, "DWS001", "", params, macs, separable, after, Origin.META, "Conv2d")
+
+
+def report(params: int, *findings: Finding, macs: int | None = None) -> Report:
+    return Report("Net", findings, params, macs, Origin.META)
+
+
+def sentences(given: Report, **limits: Any) -> list[str]:
+    return [str(violation) for violation in violations(given, Budget.of(limits))]
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("4.2M", Unit.COUNT, 4_200_000),
+        ("600k", Unit.COUNT, 600_000),
+        ("1.2G", Unit.COUNT, 1_200_000_000),
+        ("5_000_000", Unit.COUNT, 5_000_000),
+        (" 5 m ", Unit.COUNT, 5_000_000),
+        ("0", Unit.COUNT, 0),
+        (7, Unit.COUNT, 7),
+        (2.5, Unit.COUNT, 2.5),
+        ("7.6MiB", Unit.BYTES, 7.6 * 1024**2),
+        ("2KiB", Unit.BYTES, 2048),
+        ("500kB", Unit.BYTES, 500_000),
+        ("1GB", Unit.BYTES, 10**9),
+        ("12", Unit.BYTES, 12),
+        ("5ms", Unit.SECONDS, 0.005),
+        ("12us", Unit.SECONDS, 12e-6),
+        ("1s", Unit.SECONDS, 1),
+    ],
+)
+def test_quantities(text: object, unit: Unit, value: float) -> None:
+    assert parse_quantity(text, unit) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("text", ["5Q", "-3", "", "nan", True, math.nan, math.inf, -1, None, "1e6", "5 5", "M", "5__0"])
+def test_what_is_no_count(text: object) -> None:
+    with pytest.raises(FormatError) as error:
+        parse_quantity(text)
+    assert str(error.value) == (
+        f"{text!r} is not a quantity: write a number from 0, with k, M or G if wanted, as in 600k or 4.2M"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "accepted"),
+    [
+        ("5M", Unit.BYTES, "B, kB, MB, GB, KiB, MiB or GiB"),
+        ("5", Unit.SECONDS, "us, ms or s"),
+        ("5MB", Unit.SECONDS, "us, ms or s"),
+    ],
+)
+def test_a_suffix_of_another_unit_is_refused(text: str, unit: Unit, accepted: str) -> None:
+    with pytest.raises(FormatError, match=accepted):
+        parse_quantity(text, unit)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (5_210_000, Unit.COUNT, "5.21M"),
+        (5_000_000, Unit.COUNT, "5M"),
+        (999_999, Unit.COUNT, "1M"),
+        (999, Unit.COUNT, "999"),
+        (0, Unit.COUNT, "0"),
+        (1_820_000_000, Unit.COUNT, "1.82G"),
+        (7.6 * 1024**2, Unit.BINARY_BYTES, "7.6MiB"),
+        (46_758_048, Unit.BYTES, "46.76MB"),
+        (0.0123, Unit.SECONDS, "12.3ms"),
+    ],
+)
+def test_humanize(value: float, unit: Unit, text: str) -> None:
+    assert humanize(value, unit) == text
+
+
+@given(st.integers(0, 10**15))
+def test_what_humanize_writes_can_be_read(value: int) -> None:
+    assert parse_quantity(humanize(value)) == pytest.approx(value, rel=0.006)
+
+
+TWO = report(5_210_000, finding("layer3.0.conv2", 400_000, 200_000), finding("layer3.1.conv2", 300_000, 160_000))
+
+
+def test_a_violation_says_limit_actual_and_what_helps() -> None:
+    assert sentences(TWO, params="5M") == [
+        "Net has 5.21M parameters, the budget is 5M (0.21M over). "
+        "Making layer3.0.conv2 and layer3.1.conv2 separable would bring it to 4.87M."
+    ]
+
+
+@pytest.mark.parametrize("limit", ["5.21M", 5_210_000, "6M"])
+def test_a_model_at_or_under_its_budget_passes(limit: Any) -> None:
+    assert violations(TWO, Budget(params=limit)) == ()
+
+
+def test_one_replacement_is_named_alone() -> None:
+    assert sentences(TWO, params="5.1M") == [
+        "Net has 5.21M parameters, the budget is 5.1M (0.11M over). "
+        "Making layer3.0.conv2 separable would bring it to 5.01M."
+    ]
+
+
+def test_a_budget_no_replacement_meets() -> None:
+    assert sentences(TWO, params="1M") == [
+        "Net has 5.21M parameters, the budget is 1M (4.21M over). "
+        "Making every candidate separable would only bring it to 4.87M."
+    ]
+    assert sentences(report(10, finding("stem", 10, None)), params=9) == [
+        "Net has 10 parameters, the budget is 9 (1 over). "
+        "No convolution in it that could be made separable would lower that."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (5_209_999, "Net has 5.21M parameters, the budget is 5.209999M (0.000001M over)."),
+        ("5209k", "Net has 5.21M parameters, the budget is 5.209M (0.001M over)."),
+        (0, "Net has 5.21M parameters, the budget is 0 (5.21M over)."),
+    ],
+)
+def test_a_small_excess_is_shown_with_enough_digits(limit: Any, expected: str) -> None:
+    assert sentences(TWO, params=limit)[0].startswith(expected)
+
+
+@given(st.integers(1, 10**12), st.integers(1, 10**12))
+def test_an_excess_is_never_shown_as_nothing(actual: int, over: int) -> None:
+    (sentence,) = sentences(report(actual + over), params=actual)
+    shown, limit = sentence.split(" parameter")[0].split()[-1], sentence.split("budget is ")[1].split(" ")[0]
+    assert shown != limit
+    assert parse_quantity(sentence.split("(")[1].split(" over")[0]) > 0
+
+
+def test_size_is_float32_bytes_shown_as_the_budget_is_written() -> None:
+    assert sentences(TWO, size="20MB")[0].startswith(
+        "Net has 20.84MB of float32 parameters, the budget is 20MB (0.84MB over)."
+    )
+    assert sentences(TWO, size="19MiB")[0].startswith(
+        "Net has 19.87MiB of float32 parameters, the budget is 19MiB (0.87MiB over)."
+    )
+
+
+def test_candidates_and_macs_are_limited_too() -> None:
+    given = report(100, finding("a", 50, 40, 1000), finding("b", 50, 10, 100), macs=1100)
+    assert sentences(given, macs=900, candidates=1, params=90) == [
+        "Net has 100 parameters, the budget is 90 (10 over). Making b separable would bring it to 60.",
+        "Net has 1.1k MACs, the budget is 900 (0.2k over). Making a separable would bring it to 200.",
+        "Net has 2 candidates, the budget is 1 (1 over). Making b separable would bring it to 1.",
+    ]
+    assert sentences(report(1, finding("a", 1, 1)), candidates=0)[0].startswith("Net has 1 candidate, the budget")
+
+
+def test_a_budget_on_macs_needs_shapes() -> None:
+    with pytest.raises(InputError, match=r"none were counted for Net: give an input size, as in \(1, 3, 224, 224\)"):
+        violations(TWO, Budget(macs="1G"))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(0, 200))
+def test_the_advice_is_the_fewest_replacements(savings: list[int], limit: int) -> None:
+    findings = [finding(f"c{index}", saved + 1, 1) for index, saved in enumerate(savings)]
+    total = sum(savings) + 100
+    found = violations(report(total, *findings), Budget(params=limit))
+    enough = [
+        count
+        for count in range(len(savings) + 1)
+        if any(total - sum(chosen) <= limit for chosen in combinations(savings, count))
+    ]
+    if not found:
+        assert enough[0] == 0
+    elif enough:
+        assert len(found[0].replacements) == enough[0]
+        assert found[0].attainable <= limit
+    else:
+        assert found[0].attainable == 100 > limit
+
+
+def test_a_violation_is_plain_data() -> None:
+    (violation,) = violations(TWO, Budget(params="5M"))
+    expected = Violation(
+        "Net", "params", Unit.COUNT, 5_000_000, 5_210_000, ("layer3.0.conv2", "layer3.1.conv2"), 4_870_000
+    )
+    assert violation == expected == pickle.loads(pickle.dumps(violation))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "a budget without a limit checks nothing: give any of params, macs, size and candidates"),
+        ({"params": None}, "a budget without a limit checks nothing"),
+        ({"parms": 3}, "a budget has no argument 'parms': it takes params, macs, size and candidates"),
+        ({"latency": "5ms"}, "a budget has no argument 'latency'"),
+        ({"params": "5Q"}, "the budget's params '5Q' is not a quantity: write a number from 0"),
+        ({"params": 1, "size": "5Q"}, "the budget's size '5Q' is not a quantity: write a number from 0, with B"),
+    ],
+)
+def test_what_is_no_budget(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises((InputError, FormatError)) as error:
+        Budget.of(arguments)
+    assert str(error.value).startswith(sentence)
+    assert "\n" not in str(error.value)

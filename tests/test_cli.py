@@ -1,0 +1,329 @@
+"""The command: what it writes, what it prints where, and its exit status."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_dwsconv import __version__
+from pytest_dwsconv.cli import main
+
+BEFORE = """\
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self, width=64):
+        super().__init__(
+            nn.Conv2d(3, 64, 3, padding=1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(64, 128, 3),
+            nn.Conv2d(128, 10, 1),
+            nn.Conv1d(width, width, 5),
+        )
+"""
+CLEAN = "from torch import nn\n\nconv = nn.Conv2d(3, 64, 1)\n"
+MODEL = """\
+from torch import nn
+
+
+def conv3x3(inputs, outputs, groups=1):
+    return nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)
+
+
+def plain():
+    return nn.Sequential(conv3x3(8, 16), nn.ReLU(), conv3x3(16, 32))
+
+
+def mixed():
+    return nn.Sequential(conv3x3(8, 16), conv3x3(16, 16, groups=16))
+
+
+def broken():
+    raise RuntimeError("no such luck")
+"""
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """model.py in an own working folder."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("model.py")
+    path.write_text(BEFORE)
+    return path
+
+
+def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_a_file_is_rewritten_in_place_and_says_so(model: Path, capsys: Output) -> None:
+    assert main(["model.py"]) == 0
+    assert "            DepthwiseSeparableConv2d(64, 128, 3),\n" in model.read_text()
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "model.py:7:13: nn.Conv2d(3, 64, 3, padding=1, bias=False) -> DepthwiseSeparableConv2d, "
+        "standard convolution, saves 7.9x",
+        "model.py:9:13: nn.Conv2d(64, 128, 3) -> DepthwiseSeparableConv2d, standard convolution, saves 8.3x",
+        "model.py:10:13: nn.Conv2d(128, 10, 1) left alone, DWS104: a 1 x 1 kernel has nothing to separate",
+        "model.py:11:13: nn.Conv1d(width, width, 5) -> DepthwiseSeparableConv1d, standard convolution, "
+        "assuming at least 2 output channels, saves at most 5.0x",
+        "3 convolutions rewritten in 1 file, 1 left alone",
+    ]
+    assert err == ""
+
+
+def test_a_second_run_changes_nothing(model: Path, capsys: Output) -> None:
+    main(["model.py"])
+    once = model.read_bytes()
+    capsys.readouterr()
+    assert main(["--check", "model.py"]) == 0
+    assert main(["model.py"]) == 0
+    assert model.read_bytes() == once
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing to rewrite, 1 left alone"
+
+
+@pytest.mark.parametrize("option", ["--check", "--diff"])
+def test_check_and_diff_write_nothing(model: Path, option: str) -> None:
+    assert main([option, "model.py"]) == 1
+    assert model.read_text() == BEFORE
+    model.write_text(CLEAN)
+    assert main([option, "model.py"]) == 0
+
+
+def test_a_diff_alone_is_on_standard_output(model: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    model.write_bytes(BEFORE.replace("\n", "\r\n").encode())
+    assert main(["--diff", "model.py"]) == 1
+    out, err = capsysbinary.readouterr()
+    assert out.startswith(b"--- model.py\n+++ model.py\n@@ ")
+    assert b"\n-            nn.Conv2d(64, 128, 3),\r\n" in out
+    assert b"\n+            DepthwiseSeparableConv2d(64, 128, 3),\r\n" in out
+    assert b"model.py:9:13" not in out
+    assert b"3 convolutions would be rewritten in 1 file, 1 left alone" in err
+
+
+def test_the_diff_makes_the_file(model: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    main(["--diff", "model.py"])
+    subprocess.run(["patch", "-p0"], input=capsysbinary.readouterr().out, check=True, capture_output=True)
+    patched = model.read_bytes()
+    model.write_text(BEFORE)
+    main(["model.py"])
+    assert patched == model.read_bytes()
+
+
+def test_output_goes_to_another_file(model: Path, capsys: Output) -> None:
+    assert main(["-o", "new.py", "model.py"]) == 0
+    assert model.read_text() == BEFORE
+    new = Path("new.py").read_text()
+    assert main(["-o", "-", "model.py"]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith(new)
+    assert "3 convolutions rewritten" in err
+
+
+def test_output_without_a_change_is_a_copy(model: Path) -> None:
+    model.write_text(CLEAN)
+    assert main(["-o", "new.py", "model.py"]) == 0
+    assert Path("new.py").read_text() == CLEAN
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_standard_input_comes_out_of_standard_output(
+    end: str,
+    mark: bytes,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    data = mark + BEFORE.replace("\n", end).encode()
+    give_stdin(monkeypatch, data)
+    assert main(["-"]) == 0
+    out, err = capsysbinary.readouterr()
+    model.write_bytes(data)
+    main(["model.py"])
+    assert out == model.read_bytes()
+    assert out.startswith(mark)
+    assert b"<stdin>:9:13: nn.Conv2d(64, 128, 3) -> " in err
+
+
+def test_standard_input_that_is_no_python_gives_no_output(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    give_stdin(monkeypatch, b"conv2d = (\n")
+    assert main(["-"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "<stdin>: syntax error in line 1" in err
+
+
+def test_folders_are_walked_and_files_taken_once(model: Path, capsys: Output) -> None:
+    Path("pyproject.toml").write_text("[tool.dwsconv]\nexclude = ['old']\n")
+    for name in ("pkg/a.py", "pkg/old/b.py", "pkg/.venv/c.py"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(BEFORE)
+    assert main([".", "model.py", "./pkg/a.py"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "6 convolutions rewritten in 2 files, 2 left alone"
+    assert Path("pkg/old/b.py").read_text() == BEFORE
+    assert main(["pkg/old/b.py"]) == 0
+    assert Path("pkg/old/b.py").read_text() != BEFORE, "a file that is named is taken"
+
+
+def test_the_saving_asked_for_comes_from_the_settings(model: Path, capsys: Output) -> None:
+    Path("pyproject.toml").write_text("[tool.dwsconv]\nmin-saving = 8\n")
+    assert main(["--check", "model.py"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 convolution would be rewritten in 1 file, 3 left alone"
+
+
+def test_a_bad_file_does_not_keep_the_others(model: Path, capsys: Output) -> None:
+    Path("bad.py").write_text("conv2d = 1\nconv2d = = 2\n")
+    assert main(["bad.py", "model.py", "missing.py"]) == 2
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        "dwsconv-rewrite: bad.py: syntax error in line 2, column 10: invalid syntax",
+        "dwsconv-rewrite: missing.py: there is no such file",
+    ]
+    assert "3 convolutions rewritten in 1 file" in out
+    assert Path("bad.py").read_text() == "conv2d = 1\nconv2d = = 2\n"
+
+
+def folder_without_python(folder: Path) -> None:
+    (folder / "docs").mkdir()
+
+
+def latin_1(folder: Path) -> None:
+    (folder / "latin.py").write_bytes(b"from torch import nn\n\n# \xe4\n")
+
+
+def read_only(folder: Path) -> None:
+    (folder / "ro.py").write_text(BEFORE)
+    (folder / "ro.py").chmod(0o444)
+
+
+def bad_settings(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text("[tool.dwsconv]\nselect = []\n")
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "message"),
+    [
+        (nothing, ["missing.py"], "missing.py: there is no such file"),
+        (folder_without_python, ["docs"], "docs: there are no Python files in this folder"),
+        (
+            latin_1,
+            ["latin.py"],
+            "latin.py: it is not utf-8 text (byte 24); name its encoding in a coding comment",
+        ),
+        (read_only, ["ro.py"], "ro.py: it is read-only"),
+        (bad_settings, ["model.py"], "[tool.dwsconv] has no setting 'select'"),
+        (nothing, ["-o", "new.py", "model.py", "other.py"], "-o takes the result of one file, and there are 2"),
+        (nothing, ["-o", "no/new.py", "model.py"], "it cannot be written: No such file or directory"),
+        (nothing, ["--input-size", "1,3,8,8", "model.py"], "--input-size is the input of a model"),
+        (nothing, ["--model", "Net", "-"], "--model names something in a file"),
+        (nothing, ["--model", "Net", "model.py", "other.py"], "--model names something in a file"),
+        (nothing, ["--model", "Nut", "model.py"], "did you mean Net?"),
+        (nothing, ["--model", "Net", "--input-size", "1,3", "model.py"], "input"),
+        (nothing, ["--model", "Net", "--input-size", "a", "model.py"], "input size 'a' is not a shape"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    model: Path, capsys: Output, prepare: object, arguments: list[str], message: str
+) -> None:
+    assert callable(prepare)
+    prepare(model.absolute().parent)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("dwsconv-rewrite: ")
+    assert err.count("\n") == 1
+    assert model.read_text() == BEFORE
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--check", "--diff", "x.py"], ["--nonsense", "x.py"], ["--diff", "-o", "x", "y"]]
+)
+def test_bad_usage(arguments: list[str], capsys: Output) -> None:
+    assert main(arguments) == 2
+    assert "usage: dwsconv-rewrite" in capsys.readouterr().err
+
+
+def test_help_and_version(capsys: Output) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dwsconv-rewrite {__version__}\n"
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("--diff", "--check", "--output", "--model", "--input-size", "dws: skip", "[tool.dwsconv]"):
+        assert word in out
+
+
+def test_a_model_settles_what_the_text_leaves_open(model: Path, capsys: Output) -> None:
+    model.write_text(MODEL)
+    assert main(["--check", "model.py"]) == 0
+    assert "DWS204" in capsys.readouterr().out
+    assert main(["--model", "plain", "--input-size", "1,8,12,12", "model.py"]) == 0
+    out = capsys.readouterr().out
+    assert "16 x 12 x 12" in out
+    assert "5:12: nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups) -> DepthwiseSeparableConv2d" in out
+    assert "return DepthwiseSeparableConv2d(inputs, outputs, 3, padding=1, groups=groups)" in model.read_text()
+
+
+def test_a_model_that_builds_several_kinds_settles_nothing(model: Path, capsys: Output) -> None:
+    model.write_text(MODEL)
+    assert main(["--model", "mixed", "model.py"]) == 0
+    assert "left alone, DWS204" in capsys.readouterr().out
+    assert model.read_text() == MODEL
+
+
+def test_a_model_leaves_torch_as_it_was(model: Path, capsys: Output) -> None:
+    from torch.nn.modules.conv import _ConvNd
+
+    before = _ConvNd.__init__
+    model.write_text(MODEL)
+    assert main(["--model", "plain", "model.py"]) == 0
+    assert _ConvNd.__init__ is before
+    assert main(["--model", "broken", "model.py"]) == 2
+    assert _ConvNd.__init__ is before
+    assert "RuntimeError: no such luck" in capsys.readouterr().err
+
+
+def test_without_a_model_no_code_of_the_user_runs(model: Path) -> None:
+    model.write_text(f"{BEFORE}\nraise SystemExit('ran')\n")
+    assert main(["model.py"]) == 0
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest_dwsconv", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_as_a_process(model: Path) -> None:
+    folder = model.absolute().parent
+    result = run("--check", "model.py", folder=folder)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "3 convolutions would be rewritten" in result.stdout
+    result = run("missing.py", folder=folder)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "dwsconv-rewrite: missing.py: there is no such file\n"
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback(model: Path) -> None:
+    command = [sys.executable, "-m", "pytest_dwsconv", "--check", "model.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_a_rewrite_imports_no_torch(model: Path) -> None:
+    code = "import sys; from pytest_dwsconv.cli import main; main(['model.py']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert "DepthwiseSeparableConv2d(64" in model.read_text()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "libcst", "numpy", "scipy", "tabulate", "jinja2")
+NOTHING_HEAVY = f"import sys; print(sorted({set(HEAVY)} & set(sys.modules)))"
+
+
+def run(code: str, folder: Path) -> str:
+    """What a fresh interpreter in ``folder`` prints last."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import pytest_dwsconv",
+        "import pytest_dwsconv.plugin",
+        "import pytest_dwsconv.hookspecs, pytest_dwsconv.targets, pytest_dwsconv.budget, pytest_dwsconv.render.text",
+        "from pytest_dwsconv import Budget, ConvSpec, Cost, Finding, Kind, Order, Policy, Report, Verdict, judge",
+    ],
+)
+def test_importing_brings_nothing_heavy(statement: str, tmp_path: Path) -> None:
+    assert run(f"{statement}\n{NOTHING_HEAVY}", tmp_path) == "[]"
+
+
+@pytest.mark.parametrize("argument", ["--co", "--dws-report"])
+def test_a_run_without_models_brings_nothing_heavy(argument: str, tmp_path: Path) -> None:
+    (tmp_path / "test_plain.py").write_text("def test_plain(): pass")
+    arguments = ["-q", "-p", "no:xdist", "-p", "no:hypothesispytest", argument]
+    code = f"import pytest; assert pytest.main({arguments}) == 0\nimport pytest_dwsconv.plugin\n{NOTHING_HEAVY}"
+    assert run(code, tmp_path) == "[]"
+
+
+def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path) -> None:
+    code = (
+        "import pytest, sys\n"
+        "assert pytest.main(['-q', '--co']) == 5\n"
+        "print(sorted(name for name in sys.modules if name.startswith('pytest_dwsconv')))"
+    )
+    assert run(code, tmp_path) == "['pytest_dwsconv', 'pytest_dwsconv.hookspecs', 'pytest_dwsconv.plugin']"
+
+
+def test_analyze_is_a_public_name_resolved_on_use(tmp_path: Path) -> None:
+    code = "from pytest_dwsconv import analyze; import sys; print(analyze.__module__, 'torch' in sys.modules)"
+    assert run(code, tmp_path) == "pytest_dwsconv.analysis True"
+
+
+def test_an_unknown_public_name(tmp_path: Path) -> None:
+    import pytest_dwsconv
+
+    with pytest.raises(AttributeError, match="module 'pytest_dwsconv' has no attribute 'analyse'"):
+        pytest_dwsconv.analyse  # noqa: B018  # reading it is the test
+    assert "analyze" in dir(pytest_dwsconv)

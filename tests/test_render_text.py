@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_dwsconv.conv import ConvSpec, Trait, cost, separable_cost
+from pytest_dwsconv.render.text import brief, largest, layers, render
+from pytest_dwsconv.report import Finding, Memory, Origin, Report
+from pytest_dwsconv.rules import Verdict, judge
+
+
+def finding(name: str, spec: ConvSpec, calls: int = 1, aliases: tuple[str, ...] = ()) -> Finding:
+    judged, before, after = judge(spec), cost(spec), separable_cost(spec)
+    assert before is not None
+    assert after is not None
+    candidate = judged.verdict is Verdict.CANDIDATE
+    return Finding(
+        name,
+        spec,
+        judged.verdict,
+        judged.code,
+        judged.reason,
+        before.params,
+        before.macs,
+        after.params if candidate else None,
+        after.macs if candidate else None,
+        Origin.META,
+        "Conv2d",
+        calls,
+        aliases,
+    )
+
+
+def conv(channels: int, filters: int, side: int, output: int) -> ConvSpec:
+    before, after = (1, channels, output, output), (1, filters, output, output)
+    return ConvSpec(2, channels, filters, (side, side), bias=False, input_shape=before, output_shape=after)
+
+
+WORKED = ConvSpec(2, 100, 1000, (3, 3), bias=False, input_shape=(1, 100, 17, 17), output_shape=(1, 1000, 15, 15))
+WORKED_REPORT = Report(
+    "Sequential",
+    (finding("0", WORKED),),
+    params=900_000,
+    macs=202_500_000,
+    origin=Origin.META,
+    input_shapes=((1, 100, 17, 17),),
+    memory=Memory(inputs=115_600, activations=1_800_000, params=3_600_000),
+)
+
+WORKED_TEXT = """\
+Sequential, input 1 x 100 x 17 x 17 (forward on meta tensors)
+
+-----  ------  ------  --------------  -------  -----------  ---------  ---------  ----------  ------
+layer  type    kernel          output   params         MACs  verdict    separable   separable  saving
+                                                                           params        MACs
+-----  ------  ------  --------------  -------  -----------  ---------  ---------  ----------  ------
+0      Conv2d  3 x 3   1000 x 15 x 15  900,000  202,500,000  candidate    100,900  22,702,500   8.92x
+-----  ------  ------  --------------  -------  -----------  ---------  ---------  ----------  ------
+
+-------------  -------  -----------  ---------  ----------  ------
+                params         MACs  separable   separable  saving
+                                        params        MACs
+-------------  -------  -----------  ---------  ----------  ------
+1 candidate    900,000  202,500,000    100,900  22,702,500   8.92x
+1 convolution  900,000  202,500,000    100,900  22,702,500   8.92x
+whole model    900,000  202,500,000    100,900  22,702,500   8.92x
+-------------  -------  -----------  ---------  ----------  ------
+
+candidate (1): standard convolution
+
+Input size (MB): 0.11
+Forward/backward pass size (MB): 1.72
+Params size (MB): 3.43
+Estimated Total Size (MB): 5.26"""
+
+RESNET = Report(
+    "ResNet",
+    (
+        finding("conv1", conv(3, 64, 7, 112)),
+        finding("layer1.0.conv1", conv(64, 64, 3, 56), aliases=("shared.conv",)),
+        finding("layer4.0.downsample.0", conv(256, 512, 1, 7)),
+        finding("layer4.1.conv2", conv(512, 512, 3, 7), calls=2),
+    ),
+    params=11_689_512,
+    macs=1_814_073_344,
+    origin=Origin.META,
+    input_shapes=((1, 3, 224, 224), (1, 10)),
+    not_counted=(("relu", 17), ("softmax", 1)),
+)
+
+
+def row(text: str, name: str) -> list[str]:
+    """The cells of the one line that starts with ``name``."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    return line.split()
+
+
+def test_the_worked_example() -> None:
+    assert render(WORKED_REPORT) == WORKED_TEXT
+    assert str(WORKED_REPORT) == WORKED_TEXT
+
+
+def test_the_three_savings_follow_from_the_rows() -> None:
+    text = render(RESNET)
+    candidates = [found for found in RESNET.findings if found.verdict is Verdict.CANDIDATE]
+    before = sum(found.params or 0 for found in candidates)
+    after = sum(found.separable_params or 0 for found in candidates)
+    assert row(text, "3 candidates")[2] == f"{before:,}"
+    assert row(text, "3 candidates")[-1] == f"{before / after:.2f}x"
+    pointwise = 256 * 512
+    assert row(text, "4 convolutions")[-1] == f"{(before + pointwise) / (after + pointwise):.2f}x"
+    whole = RESNET.params - before + after
+    assert row(text, "whole model")[2:] == [
+        "11,689,512",
+        "1,814,073,344",
+        f"{whole:,}",
+        f"{RESNET.separable_macs:,}",
+        f"{RESNET.params / whole:.2f}x",
+    ]
+
+
+def test_a_resnet_fits_120_columns() -> None:
+    assert max(map(len, render(RESNET).splitlines())) <= 120
+
+
+def test_what_is_special_is_said_in_words() -> None:
+    text = render(RESNET)
+    assert text.startswith("ResNet, input 1 x 3 x 224 x 224 and 1 x 10 (forward on meta tensors)\n")
+    assert "\ncandidate (3): standard convolution\nDWS104 (ineligible, 1): a 1 x 1 kernel has nothing to sep" in text
+    assert "\nlayer1.0.conv1 is also known as shared.conv\n" in text
+    assert "\nlayer4.1.conv2 runs 2 times, its MACs are of all calls\n" in text
+    assert text.endswith("\n\nNot counted in MACs: relu x 17, softmax")
+    assert row(text, "layer4.0.downsample.0")[-4:] == ["DWS104", "-", "-", "-"]
+
+
+def test_rows_obtained_otherwise_than_the_report_are_named() -> None:
+    unused = replace(finding("unused", WORKED), macs=None, separable_macs=None, origin=Origin.NOT_EXECUTED, calls=0)
+    text = render(replace(WORKED_REPORT, findings=(*WORKED_REPORT.findings, unused)))
+    assert "\nnot executed: unused\n" in text
+    assert row(text, "unused")[-6:] == ["900,000", "-", "candidate", "100,900", "-", "8.92x"]
+
+
+def test_without_inputs_there_are_no_shapes_and_no_memory() -> None:
+    bare = finding("0", replace(WORKED, input_shape=None, output_shape=None))
+    bare = replace(bare, origin=Origin.ATTRIBUTES)
+    text = render(Report("Net", (bare,), 900_000, None, Origin.ATTRIBUTES))
+    assert text.startswith("Net, no input given (module attributes, no forward)\n")
+    assert row(text, "0") == "0 Conv2d 3 x 3 - 900,000 - candidate 100,900 - 8.92x".split()
+    assert row(text, "whole model")[2:] == ["900,000", "-", "100,900", "-", "8.92x"]
+    assert "MB" not in text
+
+
+def test_a_model_without_convolutions_is_one_sentence() -> None:
+    text = render(Report("Linear", (), 30, 20, Origin.META, ((1, 2),)))
+    assert text.splitlines()[2:] == ["Linear has no convolutions, so nothing in it can be made depthwise separable."]
+
+
+def test_tied_weights_are_explained() -> None:
+    tied = finding("0", replace(WORKED, traits=(Trait.TIED,)))
+    note = "a tied weight is counted in each of its layers, and once in the whole model"
+    assert note in render(replace(WORKED_REPORT, findings=(tied, replace(tied, name="1"))))
+    assert note not in render(WORKED_REPORT)
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"), [((4, 1000, 15, 15), "1000 x 15 x 15"), ((1000, 15, 15), "1000 x 15 x 15")]
+)
+def test_the_batch_is_not_shown_in_a_layers_output(shape: tuple[int, ...], shown: str) -> None:
+    assert f" {shown} " in layers([finding("0", replace(WORKED, output_shape=shape))])
+
+
+def test_long_lists_are_wrapped_and_complete() -> None:
+    operators = tuple((f"operator_{number}", number + 2) for number in range(60))
+    text = render(replace(WORKED_REPORT, not_counted=operators))
+    listed = text[text.index("Not counted") :]
+    assert max(map(len, listed.splitlines())) <= 100
+    assert all(f"{name} x {count}" in " ".join(listed.split()) for name, count in operators)
+
+
+def test_largest_are_the_most_parameters() -> None:
+    lines = largest(RESNET, 2).splitlines()
+    assert [line.split()[0] for line in lines[4:-1]] == ["layer4.1.conv2", "layer4.0.downsample.0"]
+
+
+def test_brief() -> None:
+    assert brief(WORKED_REPORT) == "Sequential: 900,000 params, 100,900 with 1 candidate separable (8.92x)"
+    assert brief(Report("Linear", (), 30, 20, Origin.META)).startswith("Linear has no convolutions")
+
+
+@pytest.mark.parametrize("report", [WORKED_REPORT, RESNET])
+def test_words_that_promise_too_much_do_not_occur(report: Report) -> None:
+    assert not {"flop", "speed", "fast"} & set(render(report).lower().replace(".", " ").split())

@@ -1,0 +1,165 @@
+"""Files and settings: kept to the byte, written at one stroke, found in folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_dwsconv.errors import InputError, SourceError
+from pytest_dwsconv.source.config import load_config
+from pytest_dwsconv.source.files import decode, python_files, read, write
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x = 1\n",
+        b"x = 1",
+        b"",
+        b"x = 1\r\ny = 2\r\n",
+        b"x = 1\ry = 2\n\x0c\n",
+        b"\xef\xbb\xbfx = '\xc3\xa4'\n",
+        b"# -*- coding: latin-1 -*-\nx = '\xe4'\n",
+        b"#!/usr/bin/python\n# vim: set fileencoding=cp1252 :\nx = '\x80'\n",
+    ],
+)
+def test_text_comes_back_to_the_byte(data: bytes) -> None:
+    source = decode(data)
+    assert source.encode(source.text) == data
+    assert not source.text.startswith("\ufeff")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"x = 1\n\n\nx = '\xe4'\n", "not utf-8 text .byte 13"),
+        (b"x = '\xe4'\n", "encoding cannot be told"),
+        (b"# coding: klingon\n", "encoding cannot be told: unknown encoding: klingon"),
+    ],
+)
+def test_what_cannot_be_decoded_is_one_sentence(data: bytes, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        decode(data)
+
+
+def test_a_diff_is_fit_for_patch() -> None:
+    source = decode(b"# coding: latin-1\r\na\x0cb\r\n'\xe4'")
+    assert source.diff(source.text, "m.py") == b""
+    assert source.diff("# coding: latin-1\r\nc\r\n'ä'", "m.py") == (
+        b"--- m.py\n+++ m.py\n@@ -1,3 +1,3 @@\n # coding: latin-1\r\n-a\x0cb\r\n+c\r\n '\xe4'\n"
+        b"\\ No newline at end of file\n"
+    )
+
+
+def test_writing_keeps_mode_and_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.py", tmp_path / "link.py"
+    target.write_bytes(b"old")
+    target.chmod(0o751)
+    link.symlink_to(target.name)
+    write(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o751
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.py", "target.py"]
+
+
+def test_a_new_file_gets_the_usual_mode(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    write(tmp_path / "new.py", b"x")
+    assert (tmp_path / "new.py").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_read_only_file_stays_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "m.py"
+    file.write_bytes(b"old")
+    file.chmod(0o444)
+    with pytest.raises(SourceError, match="it is read-only"):
+        write(file, b"new")
+    assert file.read_bytes() == b"old"
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "m.py").write_bytes(b"old")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(SourceError, match="cannot be written: No space left on device"):
+        write(tmp_path / "m.py", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="there is no such file"):
+        read(tmp_path / "m.py")
+    with pytest.raises(SourceError, match="it cannot be read: "):
+        read(tmp_path)
+    with pytest.raises(SourceError, match="it cannot be written: No such file or directory"):
+        write(tmp_path / "no" / "m.py", b"")
+
+
+def test_a_folder_is_walked_without_what_is_not_source(tmp_path: Path) -> None:
+    source = ("a.py", "b/c.py", "b/a.py")
+    other = ("b/.hidden.py", "b/data.txt", ".git/x.py", "build/x.py", "b/__pycache__/x.py", "env/pyvenv.cfg")
+    for name in (*source, *other, "env/x.py", "p.egg-info/x.py", "node_modules/x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in python_files(tmp_path)]
+    assert found == ["a.py", "b/a.py", "b/c.py"]
+
+
+def settings(folder: Path, text: str) -> None:
+    (folder / "pyproject.toml").write_text(text)
+
+
+def test_settings_come_from_the_nearest_pyproject(tmp_path: Path) -> None:
+    inner = tmp_path / "inner" / "deep"
+    inner.mkdir(parents=True)
+    settings(tmp_path, "[tool.dwsconv]\nmin-saving = 3\nexclude = ['old', 'vendor/*', '*_pb2.py']\n")
+    config = load_config(inner)
+    assert (config.root, config.min_saving, config.policy.min_saving) == (tmp_path, 3.0, 3.0)
+    settings(tmp_path / "inner", "[tool.other]\n")
+    assert load_config(inner).min_saving == 1.0
+
+
+@pytest.mark.parametrize(
+    ("path", "excluded"),
+    [
+        ("old/a.py", True),
+        ("x/old/a.py", True),
+        ("vendor/x/a.py", True),
+        ("x/a_pb2.py", True),
+        ("older/a.py", False),
+        ("x/vendor/a.py", False),
+        ("../old/a.py", False),
+    ],
+)
+def test_excluded_paths(tmp_path: Path, path: str, excluded: bool) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    settings(project, "[tool.dwsconv]\nexclude = ['old/', 'vendor/*', '*_pb2.py']\n")
+    assert load_config(project).excludes(project / path) is excluded
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool.dwsconv]\nminsaving = 3\n", "no setting 'minsaving'; there are exclude and min-saving"),
+        ("[tool.dwsconv]\nexclude = 'a'\n", "exclude must be a list of strings, not 'a'"),
+        ("[tool.dwsconv]\nexclude = [1]\n", "exclude must be a list of strings"),
+        ("[tool.dwsconv]\nmin-saving = '3'\n", "min-saving must be a number above 0, not '3'"),
+        ("[tool.dwsconv]\nmin-saving = true\n", "min-saving must be a number"),
+        ("[tool.dwsconv]\nmin-saving = 0\n", "min-saving must be a number above 0"),
+        ("[tool.dwsconv]\nmin-saving = nan\n", "min-saving must be a number above 0"),
+        ("[tool]\ndwsconv = 3\n", "must be a table"),
+        ("[tool", "cannot be read"),
+        ("x = '\udce4'", "cannot be read"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(tmp_path)
+    assert "\n" not in str(caught.value)
