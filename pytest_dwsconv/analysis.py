@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from pytest_dwsconv.counting import CONVOLUTIONS, MACS, UNCOUNTED, ConvCall
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.recording import OWNER
 from pytest_dwsconv.report import Finding, Memory, Origin, Report
-from pytest_dwsconv.rules import Policy, Verdict, judge
+from pytest_dwsconv.rules import Judgement, Policy, Verdict, judge
 from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
 from pytest_dwsconv.tracing import Trace, trace
 
@@ -41,7 +41,7 @@ def analyze(
 
     Args:
         model: any module; its own device, dtype and mode do not matter.
-        input_size: the shape of the input, (N, C, *sides), or several shapes for several inputs. The inputs take
+        input_size: the shape of the input, ``(N, C, *sides)``, or several shapes for several inputs. The inputs take
             the dtype of the model's first floating-point parameter.
         example_inputs: instead of ``input_size``: a tensor, a tuple of positional arguments, or a mapping of
             keyword arguments. Their values are used only by a model that needs data.
@@ -314,6 +314,34 @@ def _separable(site: _Site, spec: ConvSpec, policy: Policy) -> Cost | None:
         each = separable_cost(call, policy.order, policy.depth_multiplier)
         macs += (each and each.macs) or 0
     return Cost(one.params, macs)
+
+
+def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> Report:
+    """The report with other verdicts; a convolution that becomes a candidate gets the cost of its replacement."""
+
+    def again(finding: Finding) -> Finding:
+        new = judge_finding(finding)
+        if new == Judgement(finding.verdict, finding.code, finding.reason):
+            return finding
+        separable = _replacement(finding, report) if new.verdict is Verdict.CANDIDATE else None
+        return replace(
+            finding,
+            verdict=new.verdict,
+            code=new.code,
+            reason=new.reason,
+            separable_params=None if separable is None else separable.params,
+            separable_macs=None if separable is None else separable.macs,
+        )
+
+    return replace(report, findings=tuple(again(finding) for finding in report.findings))
+
+
+def _replacement(finding: Finding, report: Report) -> Cost | None:
+    """Cost of a replacement; its MACs scaled from the first call, whose shapes are known, to all of them."""
+    before, after = cost(finding.spec), separable_cost(finding.spec, report.order, report.depth_multiplier)
+    if before is None or after is None or not (finding.macs and before.macs and after.macs):
+        return None if after is None else Cost(after.params, None)
+    return Cost(after.params, finding.macs * after.macs // before.macs)
 
 
 def _memory(model: nn.Module, recorded: Trace) -> Memory:

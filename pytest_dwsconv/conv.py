@@ -51,7 +51,7 @@ class Cost(NamedTuple):
 class ConvSpec:
     """One convolution. What is not known (a name in source, a shape never seen) is ``None``.
 
-    ``input_shape`` and ``output_shape`` are whole tensor shapes, (N, C, *sides) or unbatched (C, *sides);
+    ``input_shape`` and ``output_shape`` are whole tensor shapes, ``(N, C, *sides)`` or unbatched ``(C, *sides)``;
     every other tuple has ``rank`` entries.
     """
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -168,37 +167,19 @@ def pytest_dwsconv_judge(finding: Finding) -> Judgement:
 
 
 def _analyze(hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any) -> Report:
-    from pytest_dwsconv.analysis import analyze
+    from pytest_dwsconv.analysis import analyze, rejudged
 
     report = analyze(model, shapes, **options)
-    judge = partial(hook.pytest_dwsconv_judge, config=config)
-    return replace(report, findings=tuple(_judged(f, judge(finding=f), report) for f in report.findings))
+    return rejudged(report, lambda finding: _overruled(hook, config, finding))
 
 
-def _judged(finding: Finding, judgement: object, report: Report) -> Finding:
-    """The finding with this judgement, and with what its replacement costs if that makes it a candidate."""
-    from pytest_dwsconv.conv import cost, separable_cost
-    from pytest_dwsconv.rules import Judgement, Verdict
+def _overruled(hook: Any, config: pytest.Config, finding: Finding) -> Judgement:
+    from pytest_dwsconv.rules import Judgement
 
+    judgement = hook.pytest_dwsconv_judge(config=config, finding=finding)
     if not isinstance(judgement, Judgement):
         raise pytest.UsageError(f"pytest_dwsconv_judge must return a Judgement or None, not {judgement!r}")
-    if judgement == Judgement(finding.verdict, finding.code, finding.reason):
-        return finding
-    params: int | None = None
-    macs: int | None = None
-    before, after = cost(finding.spec), separable_cost(finding.spec, report.order, report.depth_multiplier)
-    if judgement.verdict is Verdict.CANDIDATE and before and after:
-        params = after.params
-        if finding.macs and before.macs and after.macs:
-            macs = finding.macs * after.macs // before.macs  # reason: ``macs`` is the sum over all calls
-    return replace(
-        finding,
-        verdict=judgement.verdict,
-        code=judgement.code,
-        reason=judgement.reason,
-        separable_params=params,
-        separable_macs=macs,
-    )
+    return judgement
 
 
 class ReportFixture:
