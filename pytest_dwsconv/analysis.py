@@ -17,6 +17,7 @@ from pytest_dwsconv import operators
 from pytest_dwsconv.conv import ConvSpec, Cost, Trait, cost, separable_cost
 from pytest_dwsconv.counting import CONVOLUTIONS, MACS, UNCOUNTED, ConvCall
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.recording import OWNER
 from pytest_dwsconv.report import Finding, Memory, Origin, Report
 from pytest_dwsconv.rules import Judgement, Policy, Verdict, judge
@@ -53,47 +54,49 @@ def analyze(
         InputError: ``model`` or an input is not what it must be.
         TracingError: the forward fails on these inputs.
     """
-    model = _checked(model)
-    args, kwargs = _inputs(model, input_size, example_inputs)
-    recorded = trace(model, args, kwargs) if args or kwargs else None
-    sites = _sites(model, recorded)
+    inventory = _checked(model)
+    parameters = inventory.parameters()
+    args, kwargs = _inputs(parameters, input_size, example_inputs)
+    recorded = trace(inventory, args, kwargs) if args or kwargs else None
+    sites = _sites(inventory, recorded)
     return Report(
-        model=type(model).__name__,
+        model=type(inventory.root).__name__,
         findings=tuple(_finding(site, policy) for site in sites),
-        params=sum(parameter.numel() for parameter in model.parameters()),
+        params=sum(parameter.numel() for parameter in parameters),
         macs=None if recorded is None else sum(node.meta.get(MACS, 0) for node in recorded.graph.nodes),
         origin=Origin.ATTRIBUTES if recorded is None else recorded.origin,
         input_shapes=() if recorded is None else recorded.input_shapes,
         depth_multiplier=policy.depth_multiplier,
         order=policy.order,
-        memory=None if recorded is None else _memory(model, recorded),
+        memory=None if recorded is None else _memory(parameters, recorded),
         not_counted=() if recorded is None else _not_counted(recorded),
     )
 
 
-def _checked(model: Any) -> nn.Module:
+def _checked(model: Any) -> Inventory:
     if not isinstance(model, nn.Module):
         raise InputError(f"analyze takes a torch.nn.Module, not {type(model).__name__}; build the model first")
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("a ScriptModule has no Python forward to record; analyze the model before scripting it")
-    lazy = [name for name, module in model.named_modules() if _uninitialized(module)]
+    compiled_from = model.__dict__.get("_modules", {}).get("_orig_mod")
+    inventory = Inventory(model if compiled_from is None else compiled_from)
+    lazy = [name for name, module in inventory.modules.items() if _uninitialized(module)]
     if lazy:
         raise InputError(f"{lazy[0] or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
-    compiled_from = model.__dict__.get("_modules", {}).get("_orig_mod")
-    return compiled_from if compiled_from is not None else model
+    return inventory
 
 
 def _uninitialized(module: nn.Module) -> bool:
     return any(is_lazy(parameter) for parameter in module._parameters.values() if parameter is not None)
 
 
-def _inputs(model: nn.Module, input_size: Any, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _inputs(parameters: list[nn.Parameter], input_size: Any, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments for the forward."""
     if input_size is not None and example_inputs is not None:
         raise InputError("pass either input_size or example_inputs, not both")
     if example_inputs is None:
         shapes = () if input_size is None else _shapes(input_size)
-        dtype = _float_dtype(model)
+        dtype = _float_dtype(parameters)
         return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes), {}
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
@@ -114,8 +117,8 @@ def _shapes(input_size: Any) -> tuple[tuple[int, ...], ...]:
     return shapes
 
 
-def _float_dtype(model: nn.Module) -> torch.dtype:
-    for parameter in model.parameters():
+def _float_dtype(parameters: list[nn.Parameter]) -> torch.dtype:
+    for parameter in parameters:
         if parameter.dtype.is_floating_point and parameter.element_size() > 1:
             return parameter.dtype
     return torch.get_default_dtype()
@@ -147,9 +150,9 @@ class _Site:
             self.spec = replace(self.spec, traits=(*self.spec.traits, trait))
 
 
-def _sites(model: nn.Module, recorded: Trace | None) -> list[_Site]:
+def _sites(inventory: Inventory, recorded: Trace | None) -> list[_Site]:
     """Convolutions in the order of their first call, then the registered ones that were not called."""
-    sites = _registered(model, Origin.ATTRIBUTES if recorded is None else Origin.NOT_EXECUTED)
+    sites = _registered(inventory, Origin.ATTRIBUTES if recorded is None else Origin.NOT_EXECUTED)
     if recorded is None:
         return list(sites.values())
     order: dict[str, _Site] = {}
@@ -159,22 +162,17 @@ def _sites(model: nn.Module, recorded: Trace | None) -> list[_Site]:
     return [*order.values(), *(site for name, site in sites.items() if name not in order)]
 
 
-def _registered(model: nn.Module, origin: Origin) -> dict[str, _Site]:
-    names: dict[int, list[str]] = {}
-    convolutions: dict[int, nn.Module] = {}
+def _registered(inventory: Inventory, origin: Origin) -> dict[str, _Site]:
     holders: Counter[int] = Counter()
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(id(module), []).append(name)
-        if len(names[id(module)]) == 1:
-            holders.update(id(parameter) for parameter in module._parameters.values() if parameter is not None)
-            if _is_convolution(module):
-                convolutions[id(module)] = module
+    for module in inventory.modules.values():
+        holders.update(id(parameter) for parameter in module._parameters.values() if parameter is not None)
     sites = {}
-    for key, module in convolutions.items():
-        name, *aliases = names[key]
-        site = sites[name] = _Site(name, type(module).__name__, module_spec(module), origin, tuple(aliases))
-        if any(holders[id(parameter)] > 1 for parameter in module._parameters.values() if parameter is not None):
-            site.add_trait(Trait.TIED)
+    for name, module in inventory.modules.items():
+        if _is_convolution(module):
+            aliases = tuple(inventory.names[id(module)][1:])
+            site = sites[name] = _Site(name, type(module).__name__, module_spec(module), origin, aliases)
+            if any(holders[id(parameter)] > 1 for parameter in module._parameters.values() if parameter is not None):
+                site.add_trait(Trait.TIED)
     return sites
 
 
@@ -344,14 +342,14 @@ def _replacement(finding: Finding, report: Report) -> Cost | None:
     return Cost(after.params, finding.macs * after.macs // before.macs)
 
 
-def _memory(model: nn.Module, recorded: Trace) -> Memory:
-    alone = next(model.children(), None) is None
+def _memory(parameters: list[nn.Parameter], recorded: Trace) -> Memory:
+    alone = len(recorded.inventory.modules) == 1
     outputs = sum(
         call.output_bytes
         for call in recorded.calls
         if not issubclass(call.type, _CONTAINERS) and (call.name != "" or alone)
     )
-    params = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    params = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     return Memory(inputs=recorded.input_bytes, activations=2 * outputs, params=params)
 
 
@@ -361,16 +359,16 @@ def _not_counted(recorded: Trace) -> tuple[tuple[str, int], ...]:
     for node in recorded.graph.nodes:
         counts.update(node.meta.get(UNCOUNTED, {}))
         if node.op.startswith("call_") and MACS not in node.meta:
-            name = _operator_name(node, recorded.root)
+            name = _operator_name(node, recorded.inventory)
             if name not in operators.MOVES:
                 counts[name] += 1
     return tuple(counts.most_common())
 
 
-def _operator_name(node: fx.Node, root: nn.Module) -> str:
+def _operator_name(node: fx.Node, inventory: Inventory) -> str:
     """The operator's own word: BatchNorm2d for a module, add for ``add_``, ``__add__``, ``__iadd__``, ``__radd__``."""
     if node.op == "call_module":
-        return type(root.get_submodule(str(node.target))).__name__
+        return type(inventory.modules[str(node.target)]).__name__
     name = str(getattr(node.target, "__name__", node.target))
     if name in operators.MOVES or not name.endswith("_"):
         return name
