@@ -76,13 +76,14 @@ def analyze(
 def _checked(model: Any) -> Inventory:
     if not isinstance(model, nn.Module):
         raise InputError(f"analyze takes a torch.nn.Module, not {type(model).__name__}; build the model first")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a ScriptModule has no Python forward to record; analyze the model before scripting it")
-    compiled_from = model.__dict__.get("_modules", {}).get("_orig_mod")
+    compiled_from = getattr(model, "_orig_mod", None)
     inventory = Inventory(model if compiled_from is None else compiled_from)
-    lazy = [name for name, module in inventory.modules.items() if _uninitialized(module)]
-    if lazy:
-        raise InputError(f"{lazy[0] or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
+    for name, module in inventory.modules.items():
+        if isinstance(module, torch.jit.ScriptModule):
+            which = f"{name} is a ScriptModule and" if name else "a ScriptModule"
+            raise InputError(f"{which} has no Python forward to record; analyze the model before scripting it")
+        if _uninitialized(module):
+            raise InputError(f"{name or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
     return inventory
 
 
@@ -90,7 +91,9 @@ def _uninitialized(module: nn.Module) -> bool:
     return any(is_lazy(parameter) for parameter in module._parameters.values() if parameter is not None)
 
 
-def _inputs(parameters: list[nn.Parameter], input_size: Any, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _inputs(
+    parameters: list[nn.Parameter], input_size: Any, example_inputs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments for the forward."""
     if input_size is not None and example_inputs is not None:
         raise InputError("pass either input_size or example_inputs, not both")
@@ -110,6 +113,8 @@ def _shapes(input_size: Any) -> tuple[tuple[int, ...], ...]:
     if not isinstance(input_size, Sequence) or isinstance(input_size, str) or not input_size:
         raise InputError(f"input_size is a shape such as (1, 3, 224, 224), not {input_size!r}")
     nested = isinstance(input_size[0], Sequence) and not isinstance(input_size[0], str)
+    if nested and not all(isinstance(shape, Sequence) for shape in input_size):
+        raise InputError(f"input_size {input_size!r} mixes shapes and sides; several inputs take one shape each")
     shapes = tuple(tuple(shape) for shape in input_size) if nested else (tuple(input_size),)
     for side in (side for shape in shapes for side in shape):
         if isinstance(side, bool) or not isinstance(side, int) or side < 1:

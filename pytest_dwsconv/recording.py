@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
-from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -71,6 +70,8 @@ class Recorder(TorchFunctionMode):
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = []
         self.failed_in: str | None = None
+        self.elsewhere: str | None = None
+        """A module of this model that another thread ran."""
         self.calls: list[ModuleCall] = []
         self.thread = threading.get_ident()
 
@@ -357,6 +358,8 @@ def seeing_modules(recorder: Recorder) -> Iterator[None]:
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != recorder.thread:
+            if id(module) in recorder.names:
+                recorder.elsewhere = recorder.names[id(module)]
             return original(module, *args, **kwargs)
         return recorder.call_module(original, module, args, kwargs)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import torch
 from torch import nn
 
 from pytest_dwsconv.analysis import analyze, module_spec
@@ -16,7 +17,7 @@ from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.planning import Plan
 from pytest_dwsconv.replacing import AUTO, check_init, choose, initial, parse_order, patterns, replacement, swap
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rules import Policy
+from pytest_dwsconv.rules import Policy, matches
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def _change(what: str, before: int, after: int) -> str:
     return f"{what}: {before:,} -> {after:,}{saving}"
 
 
+@torch.inference_mode(False)  # reason: weights made under inference mode can never be trained
 def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and all have defaults
     model: nn.Module,
     input_size: Sequence[Any] | None = None,
@@ -103,6 +105,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     policy = Policy(subclasses=subclasses, select=patterns(select), ignore=patterns(ignore))
     Policy(depth_multiplier=depth_multiplier)  # raises InputError unless it is a whole number from 1
     before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
+    _check_selected(policy, before)
     target = model if inplace else _copied(model)
     entries = []
     for found in before.candidates:
@@ -113,12 +116,33 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     rewritten = swap(target, swaps)
     try:
         after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
+        _check_in_use(plan, before, after)
     except BaseException:
         swap(rewritten, {new: old for old, new in swaps.items()})
         raise
     return RewriteResult(rewritten, plan, before, after, errors)
 
 
+def _check_selected(policy: Policy, report: Report) -> None:
+    """A pattern to select that no convolution matches is a slip of the pen."""
+    for pattern in policy.select:
+        if not any(matches((found.name, *found.aliases), (pattern,)) for found in report.findings):
+            raise InputError(f"select: no convolution of {report.model} has a name like {pattern!r}")
+
+
+def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
+    """Of a layer that ran, its replacement runs: else something holds the old one where it cannot be exchanged."""
+    ran = {found.name for found in before.findings if found.calls}
+    idle = {found.name for found in after.findings if not found.calls}
+    for entry in plan.entries:
+        if entry.name in ran and f"{entry.name}.depthwise".lstrip(".") in idle:
+            raise InputError(
+                f"{entry.name}: the forward reaches it other than as a module of the model (by a bound method or a "
+                "partial, say), so its replacement would not run; leave it out with ignore"
+            )
+
+
+@torch.inference_mode(False)
 def apply_plan(model: nn.Module, plan: Plan, *, init: str = "fresh", inplace: bool = False) -> nn.Module:
     """Carry out a plan on a model, usually a new one that is then given the weights of a rewritten network::
 
@@ -164,7 +188,9 @@ def _convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv
     except AttributeError as error:
         raise InputError(f"{type(model).__name__} has no layer {name!r}") from error
     if not isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        raise InputError(f"{name} is a {type(conv).__name__}, not a convolution that can be replaced")
+        raise InputError(
+            f"{name or 'the model itself'} is a {type(conv).__name__}, not a convolution that can be replaced"
+        )
     for part in ("weight", "bias"):
         if part not in conv._parameters:
             raise InputError(f"the {part} of {name} is computed from other parameters; remove the parametrization")

@@ -79,6 +79,11 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
     except Exception as error:
         error.__dict__.setdefault("dwsconv_module", recorder.failed_in)
         raise
+    if recorder.elsewhere is not None:
+        raise TracingError(
+            f"{recorder.elsewhere or 'the model'} ran in another thread, where it cannot be recorded; "
+            "analyze the model without threads"
+        )
     recorder.graph.output(recorder.read(out)[1])
     return Trace(
         inventory=inventory,

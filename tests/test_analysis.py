@@ -297,6 +297,7 @@ def test_wrapped_models(wrap: Any) -> None:
         (Shared(), 224, "input_size is a shape"),
         (Shared(), torch.rand(1, 4, 8, 8), "pass tensors as example_inputs"),
         (nn.Sequential(nn.LazyConv2d(8, 3)), (1, 4, 8, 8), "0 is lazy"),
+        (nn.Sequential(nn.ReLU()), ((1, 8, 9, 9), 3), "mixes shapes and sides"),
     ],
 )
 def test_bad_arguments(model: Any, input_size: Any, message: str) -> None:
@@ -308,6 +309,8 @@ def test_bad_arguments(model: Any, input_size: Any, message: str) -> None:
 def test_script_modules_are_refused() -> None:
     with pytest.raises(InputError, match="a ScriptModule has no Python forward"):
         analyze(torch.jit.script(nn.ReLU()), (1, 4))
+    with pytest.raises(InputError, match="0 is a ScriptModule and has no Python forward"):
+        analyze(nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 16, 3)), (1, 3, 8, 8))
 
 
 def test_both_kinds_of_inputs_are_one_too_many() -> None:
