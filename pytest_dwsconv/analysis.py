@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import type_before_parametrizations
 
 from pytest_dwsconv import operators
-from pytest_dwsconv.conv import ConvSpec, Cost, Trait, cost, separable_cost
-from pytest_dwsconv.counting import CONVOLUTIONS, MACS, UNCOUNTED, ConvCall
+from pytest_dwsconv.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost, separable_traffic, traffic
+from pytest_dwsconv.counting import MACS, UNCOUNTED
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.inventory import Inventory
-from pytest_dwsconv.recording import OWNER
 from pytest_dwsconv.report import Finding, Memory, Origin, Report
 from pytest_dwsconv.rules import Judgement, Policy, Verdict, judge
 from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
+from pytest_dwsconv.sites import Site, find_sites, operator_name
 from pytest_dwsconv.tracing import Trace, trace
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, SeparableConv1d, SeparableConv2d, SeparableConv3d)
-_EXACT = {**operators.CONV_MODULES, **operators.TRANSPOSED_MODULES}
-_QUANTIZED_PACKAGES = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat")
 
 
 def analyze(
@@ -58,8 +55,8 @@ def analyze(
     parameters = inventory.parameters()
     args, kwargs = _inputs(parameters, input_size, example_inputs)
     recorded = trace(inventory, args, kwargs) if args or kwargs else None
-    sites = _sites(inventory, recorded)
-    return Report(
+    sites = find_sites(inventory, recorded)
+    report = Report(
         model=type(inventory.root).__name__,
         findings=tuple(_finding(site, policy) for site in sites),
         params=sum(parameter.numel() for parameter in parameters),
@@ -71,6 +68,7 @@ def analyze(
         memory=None if recorded is None else _memory(parameters, recorded),
         not_counted=() if recorded is None else _not_counted(recorded),
     )
+    return replace(report, findings=tuple(_with_shares(finding, report) for finding in report.findings))
 
 
 def _checked(model: Any) -> Inventory:
@@ -129,158 +127,10 @@ def _float_dtype(parameters: list[nn.Parameter]) -> torch.dtype:
     return torch.get_default_dtype()
 
 
-# -- where the convolutions are
-
-
-@dataclass
-class _Site:
-    """One convolution: a registered module, or the function calls that share a weight."""
-
-    name: str
-    type_name: str
-    spec: ConvSpec
-    origin: Origin
-    aliases: tuple[str, ...] = ()
-    calls: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    """Input and output shape of each call."""
-    macs: int = 0
-
-    def called(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...], macs: int, origin: Origin) -> None:
-        self.calls.append((input_shape, output_shape))
-        self.macs += macs
-        self.origin = origin
-
-    def add_trait(self, trait: Trait) -> None:
-        if trait not in self.spec.traits:
-            self.spec = replace(self.spec, traits=(*self.spec.traits, trait))
-
-
-def _sites(inventory: Inventory, recorded: Trace | None) -> list[_Site]:
-    """Convolutions in the order of their first call, then the registered ones that were not called."""
-    sites = _registered(inventory, Origin.ATTRIBUTES if recorded is None else Origin.NOT_EXECUTED)
-    if recorded is None:
-        return list(sites.values())
-    order: dict[str, _Site] = {}
-    for node in recorded.graph.nodes:
-        for site in _called_by(node, recorded, sites):
-            order.setdefault(site.name, site)
-    return [*order.values(), *(site for name, site in sites.items() if name not in order)]
-
-
-def _registered(inventory: Inventory, origin: Origin) -> dict[str, _Site]:
-    holders: Counter[int] = Counter()
-    for module in inventory.modules.values():
-        holders.update(id(parameter) for parameter in module._parameters.values() if parameter is not None)
-    sites = {}
-    for name, module in inventory.modules.items():
-        if _is_convolution(module):
-            aliases = tuple(inventory.names[id(module)][1:])
-            site = sites[name] = _Site(name, type(module).__name__, module_spec(module), origin, aliases)
-            if any(holders[id(parameter)] > 1 for parameter in module._parameters.values() if parameter is not None):
-                site.add_trait(Trait.TIED)
-    return sites
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    quantized = type(module).__module__.startswith(_QUANTIZED_PACKAGES)
-    return isinstance(module, _ConvNd) or (quantized and hasattr(module, "kernel_size") and hasattr(module, "groups"))
-
-
-def module_spec(module: nn.Module) -> ConvSpec:
-    """The numbers of a convolution module, with its traits and without shapes."""
-    conv: Any = module
-    rank = len(conv.kernel_size)
-    return ConvSpec(
-        rank=rank,
-        in_channels=conv.in_channels,
-        out_channels=conv.out_channels,
-        kernel_size=tuple(conv.kernel_size),
-        stride=operators.per_side(conv.stride, rank),
-        padding=conv.padding if isinstance(conv.padding, str) else operators.per_side(conv.padding, rank),
-        dilation=operators.per_side(conv.dilation, rank),
-        groups=conv.groups,
-        bias=(conv.bias() if callable(conv.bias) else conv.bias) is not None,
-        padding_mode=conv.padding_mode,
-        transposed=conv.transposed,
-        traits=_module_traits(module),
-    )
-
-
-def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
-    if type(module).__module__.startswith(_QUANTIZED_PACKAGES):
-        return (Trait.QUANTIZED,)
-    exact = type_before_parametrizations(module) in _EXACT and "forward" not in module.__dict__
-    traits = () if exact else (Trait.SUBCLASS,)
-    own = "weight" in module._parameters and "bias" in module._parameters
-    return traits if own else (*traits, Trait.REPARAMETRIZED)
-
-
-def _called_by(node: fx.Node, recorded: Trace, sites: dict[str, _Site]) -> Iterator[_Site]:
-    """The sites whose convolutions this node runs, with the call noted on them; none for most nodes."""
-    if node.op == "call_module" and node.target in sites:
-        site = sites[node.target]
-        x = node.args[0]
-        assert isinstance(x, fx.Node)
-        site.called(_shape(x), _shape(node), node.meta[MACS], recorded.origin)
-        yield site
-    elif node.op == "get_attr":
-        _mark_read_elsewhere(node, sites)
-    for call in node.meta.get(CONVOLUTIONS, ()):
-        site = _site_of(node, call, sites)
-        site.called(call.input_shape, call.output_shape, call.macs, recorded.origin)
-        yield site
-
-
-def _mark_read_elsewhere(node: fx.Node, sites: dict[str, _Site]) -> None:
-    """A weight that something else than its own module reads is not a replacement's to give."""
-    owner = str(node.target).rpartition(".")[0]
-    if owner in sites and any(user.meta.get(OWNER) != owner for user in node.users):
-        sites[owner].add_trait(Trait.READ_ELSEWHERE)
-
-
-def _site_of(node: fx.Node, call: ConvCall, sites: dict[str, _Site]) -> _Site:
-    """The module whose forward made this function call or whose weight it reads, else a site of its own."""
-    owner = node.meta[OWNER]
-    if owner in sites:
-        return sites[owner]
-    weight = node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
-    name = f"{owner}.{node.name}".lstrip(".")
-    if isinstance(weight, fx.Node) and weight.op == "get_attr":
-        name = str(weight.target)
-        if name.rpartition(".")[0] in sites:
-            return sites[name.rpartition(".")[0]]
-    return sites.setdefault(
-        name, _Site(name, getattr(node.target, "__name__", "function"), _call_spec(call), Origin.META)
-    )
-
-
-def _call_spec(call: ConvCall) -> ConvSpec:
-    outputs, inputs = call.weight_shape[0], call.weight_shape[1] * call.groups
-    if call.transposed:
-        outputs, inputs = call.weight_shape[1] * call.groups, call.weight_shape[0]
-    return ConvSpec(
-        rank=len(call.stride),
-        in_channels=inputs,
-        out_channels=outputs,
-        kernel_size=call.weight_shape[2:],
-        stride=call.stride,
-        padding=call.padding,
-        dilation=call.dilation,
-        groups=call.groups,
-        bias=call.bias,
-        transposed=call.transposed,
-        traits=(Trait.FUNCTIONAL,),
-    )
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape)
-
-
 # -- from sites to the report
 
 
-def _finding(site: _Site, policy: Policy) -> Finding:
+def _finding(site: Site, policy: Policy) -> Finding:
     if policy.leaves_out(site.name, *site.aliases):
         site.add_trait(Trait.IGNORED)
     spec = site.spec
@@ -303,10 +153,42 @@ def _finding(site: _Site, policy: Policy) -> Finding:
         type_name=site.type_name,
         calls=len(site.calls),
         aliases=site.aliases,
+        input_bytes=_bytes(spec.input_shape, site.element_size),
+        output_bytes=_bytes(spec.output_shape, site.element_size),
+        arithmetic_intensity=_intensity(before, traffic(spec), site.element_size),
+        separable_intensity=None
+        if separable is None
+        else _separable_intensity(spec, policy.order, policy.depth_multiplier, site.element_size),
+        followed_by=site.followed_by,
     )
 
 
-def _separable(site: _Site, spec: ConvSpec, policy: Policy) -> Cost | None:
+def _bytes(shape: tuple[int, ...] | None, element_size: int | None) -> int | None:
+    return None if shape is None or element_size is None else prod(shape) * element_size
+
+
+def _intensity(one: Cost | None, elements: int | None, element_size: int | None) -> float | None:
+    """MACs per byte moved, of one call."""
+    if one is None or one.macs is None or not elements or not element_size:
+        return None
+    return one.macs / (elements * element_size)
+
+
+def _separable_intensity(spec: ConvSpec, order: Order, depth_multiplier: int, element_size: int | None) -> float | None:
+    choice = (spec, order, depth_multiplier)
+    return _intensity(separable_cost(*choice), separable_traffic(*choice), element_size)
+
+
+def _with_shares(finding: Finding, report: Report) -> Finding:
+    """The finding with its shares of the model's parameters and MACs."""
+    return replace(
+        finding,
+        params_share=None if finding.params is None or not report.params else finding.params / report.params,
+        macs_share=None if finding.macs is None or not report.macs else finding.macs / report.macs,
+    )
+
+
+def _separable(site: Site, spec: ConvSpec, policy: Policy) -> Cost | None:
     """Cost of the replacement, its MACs summed over the calls."""
     one = separable_cost(spec, policy.order, policy.depth_multiplier)
     if one is None or site.origin is Origin.ATTRIBUTES:
@@ -334,6 +216,7 @@ def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> R
             reason=new.reason,
             separable_params=None if separable is None else separable.params,
             separable_macs=None if separable is None else separable.macs,
+            separable_intensity=None if separable is None else _replaced_intensity(finding, report),
         )
 
     return replace(report, findings=tuple(again(finding) for finding in report.findings))
@@ -345,6 +228,13 @@ def _replacement(finding: Finding, report: Report) -> Cost | None:
     if before is None or after is None or not (finding.macs and before.macs and after.macs):
         return None if after is None else Cost(after.params, None)
     return Cost(after.params, finding.macs * after.macs // before.macs)
+
+
+def _replaced_intensity(finding: Finding, report: Report) -> float | None:
+    if not finding.input_shape or not finding.input_bytes:
+        return None
+    element_size = finding.input_bytes // prod(finding.input_shape)
+    return _separable_intensity(finding.spec, report.order, report.depth_multiplier, element_size)
 
 
 def _memory(parameters: list[nn.Parameter], recorded: Trace) -> Memory:
@@ -364,17 +254,14 @@ def _not_counted(recorded: Trace) -> tuple[tuple[str, int], ...]:
     for node in recorded.graph.nodes:
         counts.update(node.meta.get(UNCOUNTED, {}))
         if node.op.startswith("call_") and MACS not in node.meta:
-            name = _operator_name(node, recorded.inventory)
+            name = _plain_name(operator_name(node, recorded.inventory))
             if name not in operators.MOVES:
                 counts[name] += 1
     return tuple(counts.most_common())
 
 
-def _operator_name(node: fx.Node, inventory: Inventory) -> str:
-    """The operator's own word: BatchNorm2d for a module, add for ``add_``, ``__add__``, ``__iadd__``, ``__radd__``."""
-    if node.op == "call_module":
-        return type(inventory.modules[str(node.target)]).__name__
-    name = str(getattr(node.target, "__name__", node.target))
+def _plain_name(name: str) -> str:
+    """The operator's word without what marks it as in place or as a method: add for ``add_``, ``__iadd__``."""
     if name in operators.MOVES or not name.endswith("_"):
         return name
     plain = name.strip("_")

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch.nn.modules import conv
 
-from pytest_dwsconv.analysis import module_spec
 from pytest_dwsconv.conv import ConvSpec
 from pytest_dwsconv.operators import CONV_MODULES, TRANSPOSED_MODULES
+from pytest_dwsconv.sites import module_spec
 
 _EXACT = {*CONV_MODULES, *TRANSPOSED_MODULES}
 

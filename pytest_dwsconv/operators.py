@@ -172,6 +172,20 @@ BROADCAST = {
 }  # fmt: skip
 """Arithmetic whose result has the broadcast shape and the promoted dtype of its two arguments."""
 
+NORMALISATIONS = frozenset(
+    """
+    BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm GroupNorm LayerNorm InstanceNorm1d InstanceNorm2d
+    InstanceNorm3d LocalResponseNorm RMSNorm batch_norm group_norm layer_norm instance_norm rms_norm
+    """.split()
+)
+ACTIVATIONS = frozenset(
+    """
+    ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softplus PReLU
+    relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh softplus prelu
+    """.split()
+)
+"""Names of what may follow a convolution, as modules and as functions."""
+
 MOVES = frozenset(
     """
     view view_as reshape reshape_as flatten unflatten permute transpose transpose_ t T mT movedim moveaxis swapaxes

@@ -33,6 +33,11 @@ class Finding:
     ``macs`` and ``separable_macs`` are summed over ``calls``; the shapes in ``spec`` are those of the first call.
     ``separable_params`` and ``separable_macs`` are the cost at the report's order and multiplier, for candidates
     only. ``None`` means not known.
+
+    Of the first call: ``input_bytes`` and ``output_bytes`` of its activations, and the arithmetic intensity before
+    and after, in MACs per byte when input, parameters, output and whatever lies between the two parts of the
+    replacement are each moved once (the roofline model, Williams et al. 2009). The shares are of the model's
+    parameters and MACs. ``followed_by`` names the normalisation and the activation that alone use the output.
     """
 
     name: str
@@ -48,6 +53,13 @@ class Finding:
     type_name: str
     calls: int = 0
     aliases: tuple[str, ...] = ()
+    input_bytes: int | None = None
+    output_bytes: int | None = None
+    arithmetic_intensity: float | None = None
+    separable_intensity: float | None = None
+    params_share: float | None = None
+    macs_share: float | None = None
+    followed_by: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -212,5 +224,6 @@ def _finding(row: Mapping[str, Any]) -> Finding:
             "verdict": Verdict(row["verdict"]),
             "origin": Origin(row["origin"]),
             "aliases": tuple(row["aliases"]),
+            "followed_by": tuple(row["followed_by"]),
         }
     )

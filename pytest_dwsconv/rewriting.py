@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_dwsconv.analysis import analyze, module_spec
+from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.planning import Plan
 from pytest_dwsconv.replacing import AUTO, check_init, choose, initial, parse_order, patterns, replacement, swap
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rules import Policy, matches
+from pytest_dwsconv.sites import module_spec
 
 
 @dataclass(frozen=True)

@@ -337,3 +337,58 @@ def test_traits_are_those_of_the_module() -> None:
 def test_a_copy_has_the_same_report() -> None:
     model = every_kind()
     assert analyze(copy.deepcopy(model), (1, 4, 16, 16)) == analyze(model, (1, 4, 16, 16))
+
+
+# -- what helps to choose
+
+
+def test_bytes_intensity_and_shares_of_the_worked_example() -> None:
+    """100 to 1000 channels, K = 3, no bias, 17 x 17: every element moved once, float32."""
+    (found,) = analyze(nn.Conv2d(100, 1000, 3, bias=False), (1, 100, 17, 17)).findings
+    read, weights, written = 100 * 17 * 17, 900_000, 1000 * 15 * 15
+    assert (found.input_bytes, found.output_bytes) == (4 * read, 4 * written)
+    assert found.arithmetic_intensity == 15 * 15 * weights / (4 * (read + weights + written))
+    between = 100 * 15 * 15
+    after = 15 * 15 * 100_900 / (4 * (read + 100_900 + written + 2 * between))
+    assert found.separable_intensity == after
+    assert (found.params_share, found.macs_share) == (1, 1)
+
+
+def test_half_precision_takes_half_the_bytes_and_twice_the_intensity() -> None:
+    conv = nn.Conv2d(16, 32, 3)
+    (single,), (half,) = (analyze(m, (1, 16, 9, 9)).findings for m in (conv, copy.deepcopy(conv).half()))
+    assert (single.input_bytes, single.output_bytes) == (2 * (half.input_bytes or 0), 2 * (half.output_bytes or 0))
+    assert half.arithmetic_intensity == 2 * (single.arithmetic_intensity or 0)
+
+
+class Followed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
+        self.norm, self.act = nn.BatchNorm2d(8), nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.a(x)))
+        x = F.relu(self.b(x))
+        y = self.c(x)
+        out: Tensor = self.d(torch.tanh(y) + y)
+        return out
+
+
+def test_what_follows_a_convolution() -> None:
+    """A result that several use, and one that nobody uses, is followed by nothing."""
+    report = analyze(Followed(), (1, 8, 9, 9))
+    assert {found.name: found.followed_by for found in report.findings} == {
+        "a": ("BatchNorm2d", "SiLU"),
+        "b": ("relu",),
+        "c": (),
+        "d": (),
+    }
+    assert sum(found.params_share or 0 for found in report.findings) == pytest.approx(1 - 16 / report.params)
+    assert [found.macs_share for found in report.findings] == [0.25] * 4
+
+
+def test_without_inputs_there_are_no_bytes_and_no_intensity() -> None:
+    for found in analyze(Followed()).findings:
+        assert (found.input_bytes, found.output_bytes, found.arithmetic_intensity, found.macs_share) == (None,) * 4
+        assert found.params_share

@@ -12,7 +12,7 @@ COLUMNS = ("library", "models", "passed", "failed", "on meta tensors", "convolut
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
             if "test_zoo.py::test_model[" in report.nodeid:

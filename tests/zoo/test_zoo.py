@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import Entry, Inputs, entries
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
@@ -19,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv import Report, analyze, rewrite
 from pytest_dwsconv.report import Origin
+from zoo.catalogue import Entry, Inputs, entries
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
