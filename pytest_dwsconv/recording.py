@@ -174,7 +174,7 @@ class Recorder(TorchFunctionMode):
         """The result, and what to note of a counted operator."""
         if not self.real and (move := _DEVICE_MOVES.get(name)) and args and isinstance(args[0], Tensor):
             return move(*args, **kwargs), {}
-        if self.real:
+        if self.real or _transformed():
             return _counted(func, name, args, kwargs)
         out = _quick(func, args, kwargs)
         if out is not None:
@@ -226,7 +226,7 @@ class Recorder(TorchFunctionMode):
     def _leaf_call(self, original: Any, name: str, module: nn.Module, args: Any) -> Any:
         """One node for a module that is one operator; NotImplemented sends it through its own forward."""
         shape_of = operators.LEAVES.get(type(module))
-        if shape_of is None or len(args) != 1 or not isinstance(args[0], Tensor) or _altered(module):
+        if shape_of is None or len(args) != 1 or not isinstance(args[0], Tensor) or _altered(module) or _transformed():
             return NotImplemented
         with torch._C.DisableTorchFunction():
             x = self.stand_in(args[0])
@@ -251,6 +251,11 @@ def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, dict[st
 
 
 _TENSOR_PROPERTIES = frozenset("data T mT H mH real imag grad".split())
+
+
+def _transformed() -> bool:
+    """Whether a transform such as ``torch.vmap`` is at work, under which a tensor's shape is not its whole shape."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _altered(module: nn.Module) -> bool:

@@ -138,8 +138,8 @@ def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
     for entry in plan.entries:
         if entry.name in ran and f"{entry.name}.depthwise".lstrip(".") in idle:
             raise InputError(
-                f"{entry.name}: the forward reaches it other than as a module of the model (by a bound method or a "
-                "partial, say), so its replacement would not run; leave it out with ignore"
+                f"{entry.name}: the forward reaches it other than as a module of the model (by a bound method, a "
+                "partial or a compiled part, say), so its replacement would not run; leave it out with ignore"
             )
 
 

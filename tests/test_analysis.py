@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -392,3 +395,84 @@ def test_without_inputs_there_are_no_bytes_and_no_intensity() -> None:
     for found in analyze(Followed()).findings:
         assert (found.input_bytes, found.output_bytes, found.arithmetic_intensity, found.macs_share) == (None,) * 4
         assert found.params_share
+
+
+# -- models in wrappers, with other inputs and outputs
+
+
+def pair() -> nn.Sequential:
+    """Two convolutions of 100 positions: 230,400 and 921,600 MACs for one image."""
+    return nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))
+
+
+@dataclass
+class Output:
+    features: Tensor
+    note: str = "plain"
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = pair()
+
+    def forward(self, ids: Tensor, *, image: Tensor) -> Any:
+        features = self.body(image)
+        return {"one": Output(features), "more": [features, (features, None)], "ids": ids}
+
+
+class Each(nn.Module):
+    """Runs its body on each image alone, by a transform."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = pair()
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.vmap(lambda image: self.body(image[None])[0])(x)
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = pair()
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.body(x)
+
+
+IMAGE = (1, 8, 10, 10)
+KINDS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+    "data parallel": (lambda: nn.DataParallel(pair()), {"input_size": IMAGE}),
+    "compiled": (lambda: cast(nn.Module, torch.compile(pair())), {"input_size": IMAGE}),
+    "half": (lambda: pair().half(), {"input_size": IMAGE}),
+    "bfloat16": (lambda: pair().bfloat16(), {"input_size": IMAGE}),
+    "meta": (lambda: pair().to("meta"), {"input_size": IMAGE}),
+    "mixed precision": (Mixed, {"input_size": IMAGE}),
+    "keywords and nested outputs": (Nested, {"example_inputs": {"ids": torch.arange(3), "image": torch.rand(IMAGE)}}),
+    "vmap": (Each, {"input_size": IMAGE}),
+    "batch by vmap": (Each, {"input_size": (4, *IMAGE[1:])}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_models(kind: str) -> None:
+    build, inputs = KINDS[kind]
+    report = analyze(build(), **inputs)
+    images = 4 if kind == "batch by vmap" else 1
+    assert report.macs == images * (230_400 + 921_600)
+    assert [(found.params, found.verdict) for found in report.findings] == [
+        (2_336, Verdict.CANDIDATE),
+        (9_248, Verdict.CANDIDATE),
+    ]
+
+
+def test_a_distributed_model(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        report = analyze(nn.parallel.DistributedDataParallel(pair()), IMAGE)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert [found.name for found in report.findings] == ["module.0", "module.2"]
+    assert report.macs == 230_400 + 921_600
