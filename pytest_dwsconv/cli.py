@@ -102,6 +102,8 @@ class _Command:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
+        if options.output == "/dev/stdout":
+            options.output = "-"  # reason: where a shell sends it to a file, that file is not ours to replace
         self._failed = False
         self._counts = {"read": 0, "changed": 0, "alone": 0, "files": 0}
         result_on_stdout = options.diff or options.output == "-" or "-" in options.paths
@@ -129,10 +131,11 @@ class _Command:
         seen: set[Path] = set()
         for name in self._options.paths:
             for found in self._found(name):
-                if found.path is not None and found.path.resolve() in seen:
-                    continue
                 if found.path is not None:
-                    seen.add(found.path.resolve())
+                    real = Path(os.path.realpath(found.path))  # reason: resolve() raises on a loop before Python 3.13
+                    if real in seen:
+                        continue
+                    seen.add(real)
                 yield found
 
     def _found(self, name: str) -> list[_Input]:
@@ -147,7 +150,10 @@ class _Command:
         config, files = load_config(path), list(python_files(path))
         if not files:
             self._fail(f"{name}: there are no Python files in this folder")
-        return [_Input(file, str(file), config) for file in files if not config.excludes(file)]
+        left = [_Input(file, str(file), config) for file in files if not config.excludes(file)]
+        if files and not left:
+            self._say(f"{name}: nothing to look at, exclude in {config.root / 'pyproject.toml'} leaves out every file")
+        return left
 
     def _evidence(self, inputs: Sequence[_Input]) -> Evidence:
         """What building the model of ``--model`` shows; its table is printed on the way."""
@@ -190,11 +196,16 @@ class _Command:
         elif target == "-":
             _write_stdout(data)
         elif target is not None:
-            write(Path(target), data)
+            try:
+                write(Path(target), data)
+            except SourceError as error:
+                raise InputError(f"-o {target}: {error}") from error
         elif source.path is not None and rewrite.text != old.text:
             write(source.path, data)
 
     def _summary(self) -> str:
+        from pytest_dwsconv.render.text import _count
+
         changed, alone, files = self._counts["changed"], self._counts["alone"], self._counts["files"]
         if not changed:
             return f"nothing to rewrite, {alone} left alone" if alone else "no convolutions found"
@@ -229,10 +240,6 @@ def _describe(site: Site, rewrite: Rewrite) -> str:
     amount = f"{saving:.1f}x" if exact else f"at most {saving:.1f}x"
     name = rewrite.class_names[site.place.spec.rank]
     return f"{place} -> {name}, {site.judgement.reason}, saves {amount}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _write_stdout(data: bytes) -> None:
