@@ -83,11 +83,6 @@ class ConvSpec:
         return Kind.DEPTHWISE if self.groups == self.in_channels else Kind.GROUPED
 
     @property
-    def known(self) -> bool:
-        """Whether parameters can be counted."""
-        return None not in (self.in_channels, self.out_channels, self.kernel_size, self.groups, self.bias)
-
-    @property
     def input_positions(self) -> int | None:
         """Input sites per channel, the batch included: i in the design's formulas."""
         return _positions(self.input_shape, self.rank)

@@ -23,7 +23,6 @@ class Origin(str, Enum):
     REAL = "forward on real tensors"
     NOT_EXECUTED = "not executed"
     ATTRIBUTES = "module attributes, no forward"
-    SOURCE = "source text"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ Span = tuple[int, int]
 """The characters of the file from the first up to the second."""
 
 _LINE_END = re.compile(r"\r\n?|\n")
+_BLANK_END = re.compile(r"(\r\n?|\n)\s*\Z")
+_NEXT = "correct it, or run the command with the Python that the file is written for"
 
 
 class Parsed:
@@ -62,18 +64,30 @@ def check_compiles(text: str) -> None:
             compile(text, "<source>", "exec", dont_inherit=True)
     except SyntaxError as error:
         place = "" if error.lineno is None else f" in line {error.lineno}, column {error.offset}"
-        raise SourceError(f"syntax error{place}: {error.msg}") from error
+        raise SourceError(f"syntax error{place}: {error.msg}; {_NEXT}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise SourceError(f"Python cannot compile it: {error or type(error).__name__}") from error
 
 
 def _tree(text: str) -> cst.Module:
+    """The tree of the text, or of the text up to its last line of code where libcst would lose the blank ones below."""
+    module = _parse(text)
+    if module.code != text:
+        text = _BLANK_END.sub(r"\1", text)
+        module = _parse(text)
+    if module.code != text:
+        kept = next((at for at, pair in enumerate(zip(text, module.code, strict=False)) if pair[0] != pair[1]), -1)
+        line = len(_LINE_END.findall(text[:kept])) + 1
+        raise SourceError(
+            f"line {line} has a form feed, a lone carriage return or spaces that would not be kept: "
+            "take them out, then run the command again"
+        )
+    return module
+
+
+def _parse(text: str) -> cst.Module:
     try:
-        module = cst.parse_module(text)
-        same = module.code == text
+        return cst.parse_module(text)
     except cst.ParserSyntaxError as error:
         place = f"line {error.raw_line}, column {error.raw_column + 1}"
         raise SourceError(f"this release of libcst cannot read {place}: {error.message}") from error
-    if not same:
-        raise SourceError("it has line ends or characters that would not be kept")
-    return module
