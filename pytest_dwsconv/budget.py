@@ -230,6 +230,38 @@ def violations(report: Report, budget: Budget) -> tuple[Violation, ...]:
     )
 
 
+class Held(NamedTuple):
+    """One limit that a model was held to, and what the model has; ``violation`` says it in words, empty within it."""
+
+    name: str
+    noun: str
+    unit: Unit
+    limit: float
+    actual: float
+    violation: str = ""
+
+
+def held(report: Report, budget: Budget) -> tuple[Held, ...]:
+    """Every limit of ``budget`` with how the model stands to it, in the order of ``Budget``'s fields.
+
+    Raises:
+        InputError: MACs are limited and the report has none.
+    """
+    exceeded = {violation.name: str(violation) for violation in violations(report, budget)}
+    return tuple(
+        Held(
+            name,
+            limit.noun,
+            _written_unit(getattr(budget, name), limit.unit),
+            allowed,
+            _actual(report, name),
+            exceeded.get(name, ""),
+        )
+        for name, limit in LIMITS.items()
+        if (allowed := _allowed(budget, name)) is not None
+    )
+
+
 def _actual(report: Report, name: str) -> int:
     actual = LIMITS[name].actual(report)
     if actual is None:

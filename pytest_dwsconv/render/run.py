@@ -1,0 +1,53 @@
+"""The reports of a whole test run, with those who made them, and how a form is to show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from pytest_dwsconv.budget import Held
+from pytest_dwsconv.render.table import plain
+from pytest_dwsconv.report import Report
+
+
+@dataclass
+class Users:
+    """Who reported a model: ``module:factory`` targets, and tests by node id; and the limits it was held to."""
+
+    targets: set[str] = field(default_factory=set)
+    tests: set[str] = field(default_factory=set)
+    held: list[Held] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        return [*sorted(self.targets), *sorted(self.tests)]
+
+
+Run = Mapping[Report, Users]
+
+
+class Style(NamedTuple):
+    """How much is shown: below 0 one line a model, above 0 everything; and, on a terminal, its width and colours."""
+
+    verbosity: int = 0
+    width: int | None = None
+    colour: bool = False
+
+    def paint(self, text: str, code: str) -> str:
+        """The text in this colour, by its number in ECMA-48."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text
+
+
+def in_order(run: Run) -> dict[Report, Users]:
+    """Models named as targets first, then by name: an order that does not depend on which came first."""
+    return dict(sorted(run.items(), key=lambda row: (not row[1].targets, sorted(chain(row[1].targets, row[1].tests)))))
+
+
+def users_line(users: Users, verbosity: int) -> str:
+    """Who reported a model, the first three unless more is asked for; empty where nobody is known."""
+    names = [plain(name) for name in users.names]
+    shown = names if verbosity > 0 else names[:3]
+    more = f" and {len(names) - len(shown)} more (-v shows all)" if len(names) > len(shown) else ""
+    return f"Reported by {', '.join(shown)}{more}" if names else ""
