@@ -4,42 +4,15 @@ import re
 from dataclasses import replace
 
 import pytest
+from render_samples import conv, finding
 
 from pytest_dwsconv.budget import Budget, held
-from pytest_dwsconv.conv import ConvSpec, Trait, cost, separable_cost
+from pytest_dwsconv.conv import ConvSpec, Trait
 from pytest_dwsconv.render import Style, Users, render_report, render_run
 from pytest_dwsconv.render.text import largest, layers, render
 from pytest_dwsconv.render.words import brief
-from pytest_dwsconv.report import Finding, Memory, Origin, Report
-from pytest_dwsconv.rules import Verdict, judge
-
-
-def finding(name: str, spec: ConvSpec, calls: int = 1, aliases: tuple[str, ...] = ()) -> Finding:
-    judged, before, after = judge(spec), cost(spec), separable_cost(spec)
-    assert before is not None
-    assert after is not None
-    candidate = judged.verdict is Verdict.CANDIDATE
-    return Finding(
-        name,
-        spec,
-        judged.verdict,
-        judged.code,
-        judged.reason,
-        before.params,
-        before.macs,
-        after.params if candidate else None,
-        after.macs if candidate else None,
-        Origin.META,
-        "Conv2d",
-        calls,
-        aliases,
-    )
-
-
-def conv(channels: int, filters: int, side: int, output: int) -> ConvSpec:
-    before, after = (1, channels, output, output), (1, filters, output, output)
-    return ConvSpec(2, channels, filters, (side, side), bias=False, input_shape=before, output_shape=after)
-
+from pytest_dwsconv.report import Memory, Origin, Report
+from pytest_dwsconv.rules import Verdict
 
 WORKED = ConvSpec(2, 100, 1000, (3, 3), bias=False, input_shape=(1, 100, 17, 17), output_shape=(1, 1000, 15, 15))
 WORKED_REPORT = Report(

@@ -24,7 +24,9 @@ def _form(module: str) -> Callable[[Run, Style], str]:
     return render
 
 
-FORMS: dict[str, Callable[[Run, Style], str]] = {form: _form(form) for form in ("text", "json")}
+FORMS: dict[str, Callable[[Run, Style], str]] = {
+    form: _form(form) for form in ("text", "json", "markdown", "github", "sarif")
+}
 
 FILES_ONLY = ("html",)
 """Forms that are no use in a terminal."""
