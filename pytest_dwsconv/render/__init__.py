@@ -25,7 +25,7 @@ def _form(module: str) -> Callable[[Run, Style], str]:
 
 
 FORMS: dict[str, Callable[[Run, Style], str]] = {
-    form: _form(form) for form in ("text", "json", "markdown", "github", "sarif")
+    form: _form(form) for form in ("text", "json", "markdown", "github", "sarif", "html")
 }
 
 FILES_ONLY = ("html",)

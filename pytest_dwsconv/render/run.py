@@ -41,8 +41,13 @@ class Style(NamedTuple):
 
 
 def in_order(run: Run) -> dict[Report, Users]:
-    """Models named as targets first, then by name: an order that does not depend on which came first."""
-    return dict(sorted(run.items(), key=lambda row: (not row[1].targets, sorted(chain(row[1].targets, row[1].tests)))))
+    """Models named as targets first, then by who reported them: an order that does not depend on which came first."""
+    return dict(sorted(run.items(), key=_place))
+
+
+def _place(row: tuple[Report, Users]) -> tuple[bool, list[str], str, str]:
+    report, users = row
+    return not users.targets, sorted(chain(users.targets, users.tests)), report.model, repr(report.input_shapes)
 
 
 def users_line(users: Users, verbosity: int) -> str:

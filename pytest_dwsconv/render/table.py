@@ -106,13 +106,18 @@ class Total(NamedTuple):
     def saving(self) -> float | None:
         return self.params / self.separable_params if self.params and self.separable_params else None
 
+    def written(self) -> dict[str, str]:
+        """By the key of the column that it is the total of."""
+        numbers = {key: getattr(self, key) for key in ("params", "macs", "separable_params", "separable_macs")}
+        counts = {key: "-" if number is None else integer(number) for key, number in numbers.items()}
+        return {**counts, "saving": "-" if self.saving is None else ratio(self.saving)}
+
     def texts(self) -> list[str]:
-        numbers = (self.params, self.macs, self.separable_params, self.separable_macs)
-        counts = ["-" if number is None else integer(number) for number in numbers]
-        return [self.label, *counts, "-" if self.saving is None else ratio(self.saving)]
+        return [self.label, *self.written().values()]
 
 
 TOTAL_LABELS = ("", "params", "MACs", "separable params", "separable MACs", "saving")
+"""Of ``Total.texts``."""
 
 
 def totals(report: Report) -> tuple[Total, Total, Total]:
