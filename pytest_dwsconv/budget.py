@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import Enum
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.report import Finding, Report, saved_params
@@ -227,6 +227,47 @@ def violations(report: Report, budget: Budget) -> tuple[Violation, ...]:
         _violation(report, budget, name, allowed, actual)
         for name in LIMITS
         if (allowed := _allowed(budget, name)) is not None and (actual := _actual(report, name)) > allowed
+    )
+
+
+class Held(NamedTuple):
+    """One limit that a model was held to, and what the model has; ``violation`` says it in words, empty within it."""
+
+    name: str
+    noun: str
+    unit: Unit
+    limit: float
+    actual: float
+    violation: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain text and numbers by name."""
+        return {**self._asdict(), "unit": self.unit.value}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Held:
+        """What ``to_dict`` described."""
+        return cls(**{**data, "unit": Unit(data["unit"])})
+
+
+def held(report: Report, budget: Budget) -> tuple[Held, ...]:
+    """Every limit of ``budget`` with how the model stands to it, in the order of ``Budget``'s fields.
+
+    Raises:
+        InputError: MACs are limited and the report has none.
+    """
+    exceeded = {violation.name: str(violation) for violation in violations(report, budget)}
+    return tuple(
+        Held(
+            name,
+            limit.noun,
+            _written_unit(getattr(budget, name), limit.unit),
+            allowed,
+            _actual(report, name),
+            exceeded.get(name, ""),
+        )
+        for name, limit in LIMITS.items()
+        if (allowed := _allowed(budget, name)) is not None
     )
 
 

@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_dwsconv.conv import ConvSpec, Kind, Order, Trait
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.rules import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
 MIB = 1024 * 1024
@@ -142,6 +145,21 @@ class Report:
         from pytest_dwsconv.render.text import render
 
         return render(self)
+
+    def plot(self, ax: Axes | None = None, *, measure: str = "params") -> Axes:
+        """Bars of each convolution before and after, on ``ax`` or on axes of its own; needs the extra ``plot``.
+
+        Args:
+            ax: where to draw.
+            measure: ``params`` or ``macs``.
+
+        Raises:
+            InputError: another measure, or MACs of a report that has none.
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from pytest_dwsconv.render.plot import plot
+
+        return plot(self, ax, measure)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the schema's version."""

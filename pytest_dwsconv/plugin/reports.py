@@ -33,13 +33,27 @@ class Made:
 
 ASKED = pytest.StashKey[bool]()
 MADE = pytest.StashKey[Made]()
+HELD = pytest.StashKey[list[tuple[dict[str, Any], list[dict[str, Any]]]]]()
+"""Reports that the test held to a budget, each with its limits, as plain data."""
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let reports travel with the phase they were made in, as plain dicts, so that they cross xdist."""
-    phase = yield
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let reports travel with the phase they were made in, as plain dicts, so that they cross xdist.
+
+    A JUnit file takes the properties that a test has in its last phase.
+    """
     made = item.stash.get(MADE, None)
+    if made is not None and call.when == "teardown" and item.config.getoption("xmlpath", None):
+        from pytest_dwsconv.render.junit import properties
+
+        item.user_properties += properties(made.reports)
+    phase = yield
+    if item.config.stash[ASKED] and HELD in item.stash:
+        phase.__dict__["dwsconv_held"] = item.stash[HELD]
+        del item.stash[HELD]
     if made is not None:
         phase.sections += made.sections
         if item.config.stash[ASKED]:
