@@ -211,13 +211,13 @@ class _Command:
             write(source.path, data)
 
     def _summary(self) -> str:
-        from pytest_dwsconv.render.text import _count
+        from pytest_dwsconv.render.table import count
 
         changed, alone, files = self._counts["changed"], self._counts["alone"], self._counts["files"]
         if not changed:
             return f"nothing to rewrite, {alone} left alone" if alone else "no convolutions found"
         verb = "would be rewritten" if self._options.check or self._options.diff else "rewritten"
-        return f"{_count(changed, 'convolution')} {verb} in {_count(files, 'file')}, {alone} left alone"
+        return f"{count(changed, 'convolution')} {verb} in {count(files, 'file')}, {alone} left alone"
 
     def _say(self, message: str) -> None:
         print(message, file=self._messages)

@@ -12,15 +12,17 @@ from torch import nn
 
 from pytest_dwsconv import Budget, ConvSpec, Finding, Report, analyze
 from pytest_dwsconv.budget import Held, held
-from pytest_dwsconv.conv import Trait
 from pytest_dwsconv.render import Users, render_report, render_run
 from pytest_dwsconv.render.json import schema
 from pytest_dwsconv.report import Memory, Origin
-from pytest_dwsconv.rules import Verdict
 
 REPORT_SCHEMA = {**schema(), "$ref": "#/$defs/report"}
 for key in ("properties", "required", "type"):
     del REPORT_SCHEMA[key]
+
+
+class Strange(nn.Conv2d):
+    """A subclass, of which one cannot tell what else it does."""
 
 
 def odd_model() -> nn.Module:
@@ -36,25 +38,11 @@ def odd_model() -> nn.Module:
     )
 
 
-SOURCE = Finding(
-    name="net.py:3:5",
-    spec=ConvSpec(2, None, None, None, traits=(Trait.UNPACKED_ARGUMENTS,)),
-    verdict=Verdict.CANNOT_TELL,
-    code="DWS202",
-    reason="unpacked",
-    params=None,
-    macs=None,
-    separable_params=None,
-    separable_macs=None,
-    origin=Origin.SOURCE,
-    type_name="Conv2d",
-)
-
 REPORTS = {
     "with shapes": analyze(odd_model(), (2, 8, 16, 16)),
     "without shapes": analyze(odd_model()),
     "without convolutions": analyze(nn.Linear(3, 2), (1, 3)),
-    "of source": Report("net.py", (SOURCE,), 0, None, Origin.SOURCE),
+    "not understood": analyze(nn.Sequential(Strange(8, 8, 3)), (1, 8, 9, 9)),
 }
 
 

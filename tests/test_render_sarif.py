@@ -10,7 +10,7 @@ from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.budget import Budget, held
 from pytest_dwsconv.render import Users, render_report, render_run
-from pytest_dwsconv.report import Origin, Report
+from pytest_dwsconv.report import Report
 from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Verdict
 
 
@@ -61,15 +61,6 @@ def test_the_place_is_the_test_and_the_layer() -> None:
 def test_a_target_has_no_file() -> None:
     (location,) = one({SMALL: Users({"net:small"})})["results"][0]["locations"]
     assert "physicalLocation" not in location
-
-
-def test_a_finding_in_source_has_its_line() -> None:
-    row = replace(SMALL.findings[0], name="src/my net.py:12:9", origin=Origin.SOURCE)
-    report = replace(SMALL, findings=(row,), origin=Origin.SOURCE)
-    (location,) = one({report: Users(set(), {"tests/test_a.py::test"})})["results"][0]["locations"]
-    physical = location["physicalLocation"]
-    assert physical["artifactLocation"]["uri"] == "src/my%20net.py"
-    assert physical["region"] == {"startLine": 12, "startColumn": 9}
 
 
 def test_an_exceeded_limit_is_an_error() -> None:

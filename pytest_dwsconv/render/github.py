@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_dwsconv.render.place import place_of_users
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import plain
 from pytest_dwsconv.render.words import NO_MODEL, brief
@@ -30,8 +29,7 @@ def command(kind: str, message: str, **properties: str) -> str:
 
 
 def _annotations(report: Report, users: Users) -> Iterator[str]:
-    place = place_of_users(users)
-    where = {} if place is None else {"file": place.path}
+    where = {} if users.file is None else {"file": users.file}
     for held in users.held:
         if held.violation:
             yield command("error", plain(held.violation), **where, title=f"{plain(report.model)} is over its budget")

@@ -24,6 +24,12 @@ class Users:
     def names(self) -> list[str]:
         return [*sorted(self.targets), *sorted(self.tests)]
 
+    @property
+    def file(self) -> str | None:
+        """The file of the first test, with / between its parts; None where only targets reported the model."""
+        files = (nodeid.partition("::")[0] for nodeid in sorted(self.tests))
+        return next((file.replace("\\", "/") for file in files if file), None)
+
 
 Run = Mapping[Report, Users]
 

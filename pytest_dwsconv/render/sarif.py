@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote
 
 from pytest_dwsconv import __version__
-from pytest_dwsconv.render.place import Place, place_of_finding, place_of_users
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, ratio
 from pytest_dwsconv.report import Finding, Report
@@ -70,7 +69,7 @@ def _results(report: Report, users: Users) -> Iterator[dict[str, Any]]:
                 "ruleId": BUDGET,
                 "level": "error",
                 "message": _text(held.violation),
-                "locations": [_location(place_of_users(users), model)],
+                "locations": [_location(users, model)],
                 "partialFingerprints": {"dwsconv/v1": f"{report.model}:{held.name}"},
             }
     for finding in report.findings:
@@ -85,7 +84,7 @@ def _result(report: Report, finding: Finding, users: Users) -> dict[str, Any]:
         "ruleId": finding.code,
         **({"level": "note"} if candidate else {"level": "none", "kind": "open"}),
         "message": _text(_message(finding)),
-        "locations": [_location(place_of_finding(finding, users), layer)],
+        "locations": [_location(users, layer)],
         "partialFingerprints": {"dwsconv/v1": layer["fullyQualifiedName"]},
         "properties": {column.key: column.value(finding) for column in COLUMNS},
     }
@@ -98,15 +97,10 @@ def _message(finding: Finding) -> str:
     return f"{finding.name} could be depthwise separable{saving} ({finding.reason})"
 
 
-def _location(place: Place | None, logical: dict[str, str]) -> dict[str, Any]:
-    physical = {} if place is None else {"physicalLocation": _physical(place)}
+def _location(users: Users, logical: dict[str, str]) -> dict[str, Any]:
+    physical = {} if users.file is None else {"physicalLocation": {"artifactLocation": _artifact(users.file)}}
     return {**physical, "logicalLocations": [logical]}
 
 
-def _physical(place: Place) -> dict[str, Any]:
-    artifact = {"uri": quote(place.path)}
-    if not place.path.startswith("/"):
-        artifact["uriBaseId"] = "SRCROOT"
-    numbers = {"startLine": place.line, "startColumn": place.column}
-    region = {name: number for name, number in numbers.items() if number is not None}
-    return {"artifactLocation": artifact, **({"region": region} if region else {})}
+def _artifact(file: str) -> dict[str, str]:
+    return {"uri": quote(file)} if file.startswith("/") else {"uri": quote(file), "uriBaseId": "SRCROOT"}
