@@ -18,7 +18,6 @@ from pytest_dwsconv.source.guards import unguarded_biases
 from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.parsing import Parsed, Span, below
-from pytest_dwsconv.source.template import MARK
 from pytest_dwsconv.source.typechecks import members
 from pytest_dwsconv.source.uses import judge_uses
 
@@ -62,11 +61,6 @@ def find_places(parsed: Parsed) -> tuple[list[Place], list[Annotation]]:
     return sorted(finder.places(), key=lambda place: (place.line, place.column)), finder.annotations()
 
 
-def is_inserted(node: cst.ClassDef) -> bool:
-    """Whether a class is one that an earlier run inserted."""
-    return MARK in (node.get_docstring(clean=False) or "")
-
-
 class _Finder:
     """Keeps each place by its node."""
 
@@ -84,11 +78,10 @@ class _Finder:
                 self._look_at_reference(node)
 
     def _searched(self) -> Iterator[cst.CSTNode]:
-        """The nodes that may be places: not imports, annotations, and what an earlier run inserted."""
+        """The nodes that may be places: not imports and annotations."""
         skipped: set[cst.CSTNode] = set()
         for node, parent in self._parsed.parents.items():
-            inserted = isinstance(node, cst.ClassDef) and is_inserted(node)
-            if parent in skipped or inserted or isinstance(node, _NOT_SEARCHED):
+            if parent in skipped or isinstance(node, _NOT_SEARCHED):
                 skipped.add(node)
             else:
                 yield node

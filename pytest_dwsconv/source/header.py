@@ -10,8 +10,7 @@ import libcst as cst
 import libcst.matchers as m
 from libcst.metadata import QualifiedNameSource, ScopeProvider
 
-from pytest_dwsconv.source.finder import is_inserted
-from pytest_dwsconv.source.parsing import Parsed, Span
+from pytest_dwsconv.source.parsing import Parsed, Span, is_inserted
 from pytest_dwsconv.source.template import class_text
 
 _CLASS_NAME = "DepthwiseSeparableConv{rank}d"

@@ -12,6 +12,7 @@ import libcst as cst
 from libcst.metadata import CodePosition, CodeRange, MetadataWrapper, PositionProvider
 
 from pytest_dwsconv.errors import SourceError
+from pytest_dwsconv.source.template import MARK
 
 Span = tuple[int, int]
 """The characters of the file from the first up to the second."""
@@ -45,10 +46,7 @@ class Parsed:
 
     @cached_property
     def parents(self) -> dict[cst.CSTNode, cst.CSTNode]:
-        """Every node of the tree but its root, without white space and comments, with the node it is part of.
-
-        Statements come in their order.
-        """
+        """Every node of the tree that ``below`` gives but its root, with the node it is part of."""
         return {part: node for node in below(self.module) for part in _parts(node)}
 
     def ancestors(self, node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
@@ -97,7 +95,10 @@ class Parsed:
 
 
 def below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """The node and all those it is made of, statements in their order, without white space and comments."""
+    """The node and all those it is made of, statements in their order.
+
+    White space, comments, and what is in the classes that an earlier run inserted are left out.
+    """
     waiting = [node]
     while waiting:
         node = waiting.pop()
@@ -107,12 +108,17 @@ def below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 
 def _parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """The nodes directly below one, in no certain order. libcst's own walk is ten times slower: it can edit."""
-    for name in _part_names(type(node)):
+    for name in ("name",) if is_inserted(node) else _part_names(type(node)):
         part = getattr(node, name)
         if isinstance(part, cst.CSTNode):
             yield part
         elif isinstance(part, (tuple, list)):
             yield from part
+
+
+def is_inserted(node: cst.CSTNode) -> bool:
+    """Whether it is a class that an earlier run inserted."""
+    return isinstance(node, cst.ClassDef) and MARK in (node.get_docstring(clean=False) or "")
 
 
 @cache
