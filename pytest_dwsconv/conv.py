@@ -38,6 +38,7 @@ class Trait(str, Enum):
     IGNORED = "ignored"
     UNPACKED_ARGUMENTS = "unpacked arguments"
     REFERENCE = "reference"
+    LEFT_OPEN = "left open"
 
 
 class Cost(NamedTuple):

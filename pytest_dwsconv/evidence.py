@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,13 +84,13 @@ def recording(path: Path) -> Iterator[dict[Position, list[ConvSpec]]]:
     Those that other files build for this one, and subclasses, are not noted: no call here names them.
     """
     built: dict[Position, list[ConvSpec]] = defaultdict(list)
-    own = path.resolve()
+    own = os.path.realpath(path)
     original = conv._ConvNd.__init__
 
     def init(module: Any, *args: Any, **kwargs: Any) -> None:
         original(module, *args, **kwargs)
         caller = _caller()
-        if type(module) in _EXACT and caller is not None and Path(caller.f_code.co_filename).resolve() == own:
+        if type(module) in _EXACT and caller is not None and os.path.realpath(caller.f_code.co_filename) == own:
             position = _position(caller)
             built[position].append(module_spec(module))
             vars(module)[_BUILT_AT] = position

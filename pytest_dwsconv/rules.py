@@ -231,6 +231,14 @@ RULES: tuple[Rule, ...] = (
         _conv3x3(Trait.READ_ELSEWHERE),
     ),
     Rule(
+        "DWS205",
+        "left open by the file",
+        _UNSURE,
+        _trait(Trait.LEFT_OPEN),
+        "the file leaves open whether it has to stay as it is",
+        _conv3x3(Trait.LEFT_OPEN),
+    ),
+    Rule(
         "DWS111",
         "saves nothing",
         _NO,

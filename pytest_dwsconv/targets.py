@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,13 +47,13 @@ def build_from_file(path: Path, name: str) -> nn.Module:
     Raises:
         TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is chained.
     """
-    folder = path.resolve().parent
+    folder = own_folder = Path(os.path.realpath(path)).parent  # reason: resolve() raises on a loop before Python 3.13
     package: list[str] = []
     while (folder / "__init__.py").is_file():
         package.insert(0, folder.name)
         folder = folder.parent
     module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{path.stem.replace('.', '_')}"])
-    with _importable(folder, path.resolve().parent):
+    with _importable(folder, own_folder):
         try:
             return _build(_execute(path, module_name), name, f"{path}:{name}")
         except BaseException:

@@ -231,6 +231,12 @@ def test_a_loop_of_links_does_not_keep_the_others(model: Path, capsys: Output, p
     assert "3 convolutions rewritten in 1 file" in out
 
 
+def test_a_loop_of_links_has_no_model(model: Path, capsys: Output) -> None:
+    Path("loop.py").symlink_to("loop.py")
+    assert main(["--model", "Net", "loop.py"]) == 2
+    assert "file loop.py cannot be read: Too many levels of symbolic links" in capsys.readouterr().err
+
+
 def folder_without_python(folder: Path) -> None:
     (folder / "docs").mkdir()
 

@@ -129,6 +129,12 @@ def test_an_inserted_class_is_used_again() -> None:
     assert "y = DepthwiseSeparableConv2d(3, 32, 3)" in second
 
 
+def test_what_an_inserted_class_does_with_its_parts_is_not_about_others() -> None:
+    first = rewrite("import torch\nfrom torch import nn\n\nx = nn.Conv2d(3, 64, 3)\n")
+    assert "depthwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(first + "depthwise = nn.Conv2d(3, 64, 3)\n")
+    assert "s.pointwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(first + "s.pointwise = nn.Conv2d(3, 64, 3)\n")
+
+
 @pytest.mark.parametrize(
     "other",
     [
