@@ -202,9 +202,9 @@ class TestReportOption:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (["--dws-report=xml"], "dws-report 'xml' is not text or json, with :PATH after it if wanted"),
-            (["--dws-report="], "dws-report '' is not text or json, with :PATH after it if wanted"),
-            (["--dws-report=json:"], "dws-report 'json:' is not text or json, with :PATH after it if wanted"),
+            (["--dws-report=xml"], "dws-report 'xml' is not text or json or *, with :PATH after it if wanted"),
+            (["--dws-report="], "dws-report '' is not text or json or *, with :PATH after it if wanted"),
+            (["--dws-report=json:"], "dws-report 'json:' is not text or json or *, with :PATH after it if wanted"),
             (["--dws-report=json:no/such/folder.json"], "dws-report *folder.json cannot be written, name a file in*"),
             (["--dws-report=json:nets.py/folder.json"], "dws-report *folder.json cannot be written, name a file in*"),
             (["--dws-report=json:."], "dws-report 'json:.': * cannot be written, name a file in an existing folder"),

@@ -8,7 +8,7 @@ from pytest_dwsconv.report import Report
 
 
 def test_the_totals_of_a_model() -> None:
-    assert dict(properties(SMALL)) == {
+    assert dict(properties([SMALL, SMALL])) == {
         "dwsconv.Small.input": "1,3,224,224",
         "dwsconv.Small.params": str(SMALL.params),
         "dwsconv.Small.macs": str(SMALL.macs),
@@ -20,13 +20,21 @@ def test_the_totals_of_a_model() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    names = [name.rpartition(".")[2] for name, _ in properties(WITHOUT_SHAPES)]
+    names = [name.rpartition(".")[2] for name, _ in properties([WITHOUT_SHAPES])]
     assert names == ["params", "convolutions", "candidates", "separable_params"]
+
+
+def test_models_of_one_class_are_told_apart() -> None:
+    found = dict(properties([SMALL, EMPTY, WITHOUT_SHAPES]))
+    assert found["dwsconv.Small.macs"] == str(SMALL.macs)
+    assert found["dwsconv.Small-2.params"] == str(WITHOUT_SHAPES.params)
+    assert found["dwsconv.Linear.params"] == "30"
+    assert "dwsconv.Small-2.macs" not in found
 
 
 @pytest.mark.parametrize("model", [NASTY, "Net<int>", "Сеть", "a.b"])
 def test_a_name_has_three_parts(model: str) -> None:
-    for name, _ in properties(Report(model, (), 30, 20, EMPTY.origin)):
+    for name, _ in properties([Report(model, (), 30, 20, EMPTY.origin)]):
         head, middle, _ = name.split(".")
         assert head == "dwsconv"
         assert middle.isidentifier() or middle.replace("_", "").isalnum()

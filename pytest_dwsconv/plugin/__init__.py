@@ -32,8 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         nargs="?",
         const="text",
         metavar="FORMAT[:PATH]",
-        help="report the models of this run: text (the default, in the terminal summary unless a PATH is given) "
-        "or json; only the form with = takes a value; may be repeated",
+        help="report the models of this run: text (the default), json, markdown, github or sarif, in the terminal "
+        "summary unless a PATH is given, or html:PATH; only the form with = takes a value; may be repeated",
     )
     group.addoption(
         "--dws-model",

@@ -36,10 +36,19 @@ MADE = pytest.StashKey[Made]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let reports travel with the phase they were made in, as plain dicts, so that they cross xdist."""
-    phase = yield
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let reports travel with the phase they were made in, as plain dicts, so that they cross xdist.
+
+    A JUnit file takes the properties that a test has in its last phase.
+    """
     made = item.stash.get(MADE, None)
+    if made is not None and call.when == "teardown" and item.config.getoption("xmlpath", None):
+        from pytest_dwsconv.render.junit import properties
+
+        item.user_properties += properties(made.reports)
+    phase = yield
     if made is not None:
         phase.sections += made.sections
         if item.config.stash[ASKED]:

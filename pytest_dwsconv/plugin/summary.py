@@ -11,7 +11,7 @@ import pytest
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.render import Users
+    from pytest_dwsconv.render import Run, Users
     from pytest_dwsconv.report import Report
 
 TITLE = "dwsconv: depthwise separable candidates"
@@ -25,11 +25,13 @@ class Output(NamedTuple):
 
 
 def output(value: str, folder: Path) -> Output:
-    from pytest_dwsconv.render import FORMS
+    from pytest_dwsconv.render import FILES_ONLY, FORMS
 
     form, colon, name = value.partition(":")
     if form not in FORMS or (colon and not name):
         raise pytest.UsageError(f"dws-report {value!r} is not {' or '.join(FORMS)}, with :PATH after it if wanted")
+    if form in FILES_ONLY and not name:
+        raise pytest.UsageError(f"dws-report {value!r} goes to a file: write {form}:PATH")
     path = folder / name if name else None
     if path is not None and not _writable(path):
         raise pytest.UsageError(f"dws-report {value!r}: {path} cannot be written, name a file in an existing folder")
@@ -76,21 +78,25 @@ class Summary:
         self._config.hook.pytest_dwsconv_report(config=self._config, nodeid=nodeid, report=report)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        from pytest_dwsconv.render import render_run
-
         for output in self._outputs:
             if output.path is not None and exitstatus != pytest.ExitCode.USAGE_ERROR:
-                _write(output.path, render_run(output.form, self._run, verbosity=1))
+                _write(output.form, self._run, output.path)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         from pytest_dwsconv.render import render_run
 
+        writer = self._config.get_terminal_writer()
+        # reason: where there is no terminal, its width is made up
+        width = writer.fullwidth if terminalreporter.isatty else None
         for form, path in self._outputs:
             if path is not None:
                 terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
             else:
                 terminalreporter.section(TITLE)
-                terminalreporter.write_line(render_run(form, self._run, self._config.get_verbosity()))
+                verbosity = self._config.get_verbosity()
+                terminalreporter.write_line(
+                    render_run(form, self._run, verbosity, width=width, colour=writer.hasmarkup)
+                )
 
 
 def _analyze_target(config: pytest.Config, target: str) -> Report:
@@ -102,8 +108,10 @@ def _analyze_target(config: pytest.Config, target: str) -> Report:
     return analyze_under_hooks(config.hook, config, model, shapes)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(form: str, run: Run, path: Path) -> None:
+    from pytest_dwsconv.render import write_run
+
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        write_run(form, run, path)
     except OSError as error:
         raise pytest.UsageError(f"dws-report: {path} cannot be written: {error.strerror}") from error
