@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import Enum
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.report import Finding, Report, saved_params
@@ -239,6 +239,15 @@ class Held(NamedTuple):
     limit: float
     actual: float
     violation: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain text and numbers by name."""
+        return {**self._asdict(), "unit": self.unit.value}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Held:
+        """What ``to_dict`` described."""
+        return cls(**{**data, "unit": Unit(data["unit"])})
 
 
 def held(report: Report, budget: Budget) -> tuple[Held, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -149,3 +150,47 @@ def test_two(dws_report, record_property):
             "def pytest_runtest_logreport(report): assert not [n for n, _ in report.user_properties if 'dws' in n]"
         )
         pytester.runpytest("--dws-report").assert_outcomes(passed=1)
+
+
+class TestBudget:
+    TESTS = """
+import pytest
+from nets import small
+from pytest_dwsconv import analyze
+
+REPORT = analyze(small(), (1, 4, 20, 20))
+
+def test_within(dws_budget):
+    dws_budget(small(), (1, 4, 12, 12), params="10k")
+
+def test_over(dws_budget):
+    dws_budget(small(), (1, 4, 12, 12), params="1k", macs="1G")
+
+def test_made_elsewhere(dws_budget):
+    dws_budget(REPORT, candidates=1)
+
+@pytest.mark.dws_budget(params="1M")
+def test_marked(dws_report):
+    dws_report(small(), (1, 4, 16, 16))
+"""
+
+    @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
+    def test_every_limit_is_reported_with_its_model(self, pytester: pytest.Pytester, workers: list[str]) -> None:
+        pytester.makepyfile(test_it=self.TESTS)
+        result = pytester.runpytest("--dws-report=json:out.json", "--dws-report=html:out.html", *workers)
+        result.assert_outcomes(passed=2, failed=2)
+        models = json.loads((pytester.path / "out.json").read_text())["models"]
+        found = {
+            model["report"]["input_shapes"][0][-1]: sorted(
+                (limit["name"], limit["limit"], bool(limit["violation"])) for limit in model["budget"]
+            )
+            for model in models
+        }
+        assert found == {
+            12: [("macs", 10**9, False), ("params", 1000, True), ("params", 10_000, False)],
+            16: [("params", 10**6, False)],
+            20: [("candidates", 1, True)],
+        }
+        page = (pytester.path / "out.html").read_text()
+        assert page.count('<li class="over">') == 2
+        assert page.count('<li class="within">') == 3

@@ -99,6 +99,9 @@ def test_the_totals_are_in_the_foot_of_the_table() -> None:
 
 
 def test_the_same_run_makes_the_same_page() -> None:
+    limits = [*held(SMALL, Budget("3M", "2G")), *held(SMALL, Budget("1M", "1k"))]
+    one, other = ({SMALL: Users({"a:b"}, {"t.py::t"}, found)} for found in (limits, limits[::-1]))
+    assert render_run("html", one) == render_run("html", other)
     assert render_run("html", MANY) == render_run("html", dict(reversed(list(MANY.items()))))
 
 

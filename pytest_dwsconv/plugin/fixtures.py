@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.reports import MADE, Made, Shapes, analyze_under_hooks
+from pytest_dwsconv.plugin.reports import HELD, MADE, Made, Shapes, analyze_under_hooks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,10 +77,13 @@ def budget_fixture(request: pytest.FixtureRequest, dws_report: ReportFixture) ->
 def hold(item: pytest.Item, reports: list[Report], budget: Budget, *, pytrace: bool) -> None:
     """Fail with every violation in a sentence of its own, the largest convolutions in a section."""
     __tracebackhide__ = True
-    from pytest_dwsconv.budget import violations
+    from pytest_dwsconv.budget import held, violations
     from pytest_dwsconv.render.text import largest
 
     over = {report: violations(report, budget) for report in reports}
+    item.stash.setdefault(HELD, []).extend(
+        (report.to_dict(), [limit.to_dict() for limit in held(report, budget)]) for report in reports
+    )
     sentences = [str(violation) for report in over for violation in over[report]]
     if sentences:
         item.stash.setdefault(MADE, Made()).sections += [

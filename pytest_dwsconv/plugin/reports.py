@@ -33,6 +33,8 @@ class Made:
 
 ASKED = pytest.StashKey[bool]()
 MADE = pytest.StashKey[Made]()
+HELD = pytest.StashKey[list[tuple[dict[str, Any], list[dict[str, Any]]]]]()
+"""Reports that the test held to a budget, each with its limits, as plain data."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,6 +51,9 @@ def pytest_runtest_makereport(
 
         item.user_properties += properties(made.reports)
     phase = yield
+    if item.config.stash[ASKED] and HELD in item.stash:
+        phase.__dict__["dwsconv_held"] = item.stash[HELD]
+        del item.stash[HELD]
     if made is not None:
         phase.sections += made.sections
         if item.config.stash[ASKED]:

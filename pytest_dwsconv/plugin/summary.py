@@ -11,6 +11,7 @@ import pytest
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
 
 if TYPE_CHECKING:
+    from pytest_dwsconv.budget import Held
     from pytest_dwsconv.render import Run, Users
     from pytest_dwsconv.report import Report
 
@@ -62,10 +63,13 @@ class Summary:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from pytest_dwsconv.budget import Held
         from pytest_dwsconv.report import Report
 
         for made in report.__dict__.get("dwsconv", ()):
             self._add(Report.from_dict(made), nodeid=report.nodeid)
+        for data, limits in report.__dict__.get("dwsconv_held", ()):
+            self._hold(Report.from_dict(data), [Held.from_dict(limit) for limit in limits], report.nodeid)
 
     def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
         from pytest_dwsconv.render import Users
@@ -76,6 +80,13 @@ class Summary:
         else:
             users.tests.add(nodeid)
         self._config.hook.pytest_dwsconv_report(config=self._config, nodeid=nodeid, report=report)
+
+    def _hold(self, report: Report, limits: list[Held], nodeid: str) -> None:
+        """Note what a report was held to; it may be one that no test of this run has made."""
+        if report not in self._run:
+            self._add(report, nodeid=nodeid)
+        held = self._run[report].held
+        held += [limit for limit in limits if limit not in held]
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         for output in self._outputs:

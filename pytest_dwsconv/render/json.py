@@ -6,7 +6,6 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from pytest_dwsconv.budget import Held
 from pytest_dwsconv.render.run import Run, Style
 
 SCHEMA_VERSION = 1
@@ -25,13 +24,9 @@ def render_run(run: Run, style: Style) -> str:
         {
             "targets": sorted(users.targets),
             "tests": sorted(users.tests),
-            "budget": [_limit(held) for held in users.held],
+            "budget": [held.to_dict() for held in users.held],
             "report": report.to_dict(),
         }
         for report, users in run.items()
     ]
     return json.dumps({"schema_version": SCHEMA_VERSION, "models": models}, indent=2)
-
-
-def _limit(held: Held) -> dict[str, Any]:
-    return {**held._asdict(), "unit": held.unit.value}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -41,8 +41,17 @@ class Style(NamedTuple):
 
 
 def in_order(run: Run) -> dict[Report, Users]:
-    """Models named as targets first, then by who reported them: an order that does not depend on which came first."""
-    return dict(sorted(run.items(), key=_place))
+    """Models named as targets first, then by who reported them, and exceeded limits first.
+
+    The order does not depend on which came first, so workers do not change it.
+    """
+    return {
+        report: replace(users, held=sorted(users.held, key=_rank)) for report, users in sorted(run.items(), key=_place)
+    }
+
+
+def _rank(held: Held) -> tuple[bool, Held]:
+    return not held.violation, held
 
 
 def _place(row: tuple[Report, Users]) -> tuple[bool, list[str], str, str]:
