@@ -19,7 +19,7 @@ from pytest_dwsconv.render.words import (
 )
 from pytest_dwsconv.report import Finding, Report
 
-_SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=]|:(?=\S)|(?<=www)\.", re.IGNORECASE)
+_SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=](?=.)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
 """What Markdown, or GitHub's additions to it, may read as more than the character; a colon makes links and emoji."""
 
 
