@@ -188,7 +188,7 @@ def test_a_file_and_a_verbose_terminal_get_every_column() -> None:
     assert not any("Left out" in line for line in lines_of(80, verbosity=1) + lines_of(None))
 
 
-@pytest.mark.parametrize("width", [120, 100, 80])
+@pytest.mark.parametrize("width", [120, 100, 80, 70])
 def test_a_table_fits_its_terminal_and_says_what_it_leaves_out(width: int) -> None:
     lines = lines_of(width)
     assert max(map(len, lines)) <= width

@@ -80,7 +80,7 @@ def _model(number: int, report: Report, users: Users) -> dict[str, Any]:
         "circumstances": circumstances(report),
         "figures": _figures(report),
         "limits": [_limit(held) for held in users.held],
-        "rows": [_row(finding, scales) for scales in [_scales(report.findings)] for finding in report.findings],
+        "rows": _rows(report.findings),
         "convolutions": count(len(report.findings), "convolution"),
         "verdicts": [verdict.value for verdict in Verdict if any(f.verdict is verdict for f in report.findings)],
         "totals": [(total.label, total.written()) for total in totals(report)],
@@ -169,6 +169,11 @@ _MEASURES = (Measure("params", "parameters"), Measure("macs", "MACs"))
 def _scales(findings: Sequence[Finding]) -> dict[Measure, int]:
     """The largest of each measure, which has a whole bar."""
     return {measure: max((measure.before(finding) for finding in findings), default=0) or 1 for measure in _MEASURES}
+
+
+def _rows(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    scales = _scales(findings)
+    return [_row(finding, scales) for finding in findings]
 
 
 def _row(finding: Finding, scales: dict[Measure, int]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pytest_dwsconv.render.run import Run, Style, Users
-from pytest_dwsconv.render.table import COLUMNS, TOTAL_LABELS, count, plain, totals
+from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, plain, totals
 from pytest_dwsconv.render.words import (
     NO_MODEL,
     budget_line,
@@ -54,7 +54,7 @@ def _model(report: Report, users: Users, style: Style) -> str:
 
 
 def _totals(report: Report) -> str:
-    return _table(TOTAL_LABELS, "lrrrrr", ([escape(text) for text in row.texts()] for row in totals(report)))
+    return _table(TOTAL_COLUMNS, ([escape(text) for text in row.texts()] for row in totals(report)))
 
 
 def _layers(findings: Sequence[Finding]) -> str:
@@ -62,11 +62,12 @@ def _layers(findings: Sequence[Finding]) -> str:
         [code(column.text(finding)) if column.key == "name" else escape(column.text(finding)) for column in COLUMNS]
         for finding in findings
     )
-    return _table([column.label for column in COLUMNS], "".join("lr"[column.numeric] for column in COLUMNS), rows)
+    return _table(COLUMNS, rows)
 
 
-def _table(labels: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
-    rules = ["---:" if side == "r" else "---" for side in align]
+def _table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
+    labels = [column.label for column in columns]
+    rules = ["---:" if column.numeric else "---" for column in columns]
     return "\n".join(f"| {' | '.join(row)} |" for row in [labels, rules, *rows])
 
 

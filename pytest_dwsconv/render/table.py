@@ -113,11 +113,13 @@ class Total(NamedTuple):
         return {**counts, "saving": "-" if self.saving is None else ratio(self.saving)}
 
     def texts(self) -> list[str]:
-        return [self.label, *self.written().values()]
+        """A cell for each of ``TOTAL_COLUMNS``."""
+        written = self.written()
+        return [self.label, *(written[column.key] for column in TOTAL_COLUMNS[1:])]
 
 
-TOTAL_LABELS = ("", "params", "MACs", "separable params", "separable MACs", "saving")
-"""Of ``Total.texts``."""
+_TOTALLED = ("params", "macs", "separable_params", "separable_macs", "saving")
+TOTAL_COLUMNS = (COLUMNS[0]._replace(label=""), *(column for column in COLUMNS if column.key in _TOTALLED))
 
 
 def totals(report: Report) -> tuple[Total, Total, Total]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import fill
 
 from pytest_dwsconv.render.run import Run, Style, Users, users_line
-from pytest_dwsconv.render.table import COLUMNS, TOTAL_LABELS, Column, label, totals
+from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, label, totals
 from pytest_dwsconv.render.words import (
     NO_MODEL,
     brief,
@@ -48,12 +48,10 @@ def _with_users(report: Report, users: Users, style: Style) -> str:
 
 def render(report: Report, style: Style = _PLAIN) -> str:
     """The whole report: its layers, totals, reasons, memory, and what was not counted."""
-    shown = _fitting(report.findings, style)
     blocks = [
         style.paint(heading(report), _BOLD),
-        _layers(report.findings, shown, style) if report.findings else _wrapped(no_convolutions(report), style),
-        _left_out(shown, style),
-        _table(TOTAL_LABELS, [row.texts() for row in totals(report)], "lrrrrr") if report.findings else "",
+        _layers(report.findings, style) if report.findings else _wrapped(no_convolutions(report), style),
+        _table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style) if report.findings else "",
         _lines([str(reason) for reason in reasons(report.findings)], style),
         _lines(remarks(report), style),
         "\n".join(f"{name}: {size}" for name, size in memory_rows(report.memory)) if report.memory else "",
@@ -64,7 +62,7 @@ def render(report: Report, style: Style = _PLAIN) -> str:
 
 def layers(findings: Iterable[Finding]) -> str:
     """The table of these convolutions, in the order given."""
-    return _layers(list(findings), COLUMNS, _PLAIN)
+    return _layers(list(findings), _PLAIN)
 
 
 def largest(report: Report, count: int = 5) -> str:
@@ -72,47 +70,44 @@ def largest(report: Report, count: int = 5) -> str:
     return layers(sorted(report.findings, key=lambda finding: finding.params or 0, reverse=True)[:count])
 
 
-def _layers(findings: Sequence[Finding], columns: Sequence[Column], style: Style) -> str:
-    rows = [[_cell(column, finding, style) for column in columns] for finding in findings]
-    return _table([column.label for column in columns], rows, "".join("r" if c.numeric else "l" for c in columns))
+def _layers(findings: Sequence[Finding], style: Style) -> str:
+    rows = [[column.text(finding) for column in COLUMNS] for finding in findings]
+    shown = _fitting(COLUMNS, rows, style)
+    verdict = next(index for index, column in enumerate(COLUMNS) if column.value is label)
+    for row, finding in zip(rows, findings, strict=True):
+        row[verdict] = style.paint(row[verdict], _COLOURS[finding.verdict])
+    left_out = ", ".join(column.label for column in COLUMNS if column not in shown)
+    said = _wrapped(f"Left out for want of width: {left_out} (-v shows all)", style) if left_out else ""
+    return "\n\n".join(filter(None, [_tabulated(COLUMNS, rows, shown), said]))
 
 
-def _cell(column: Column, finding: Finding, style: Style) -> str:
-    text = column.text(finding)
-    return style.paint(text, _COLOURS[finding.verdict]) if column.value is label else text
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> str:
+    return _tabulated(columns, rows, _fitting(columns, rows, style))
 
 
-def _fitting(findings: Sequence[Finding], style: Style) -> Sequence[Column]:
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> list[Column]:
     """The columns there is room for: all of them with -v, and where the width is not that of a terminal."""
-    columns = list(COLUMNS)
-    widths = {
-        column.key: max([*map(len, column.label.split()), *(len(column.text(finding)) for finding in findings)])
-        for column in columns
-    }
-    while style.width is not None and style.verbosity < 1 and _width(columns, widths) > style.width:
-        last = max(columns, key=lambda column: column.dispensable)
+    shown = list(columns)
+    if style.width is None or style.verbosity > 0:
+        return shown
+    cells = dict(zip(columns, zip(*rows, strict=True), strict=True))
+    widths = {column: max(map(len, (*column.label.split(), *cells[column]))) for column in columns}
+    while sum(widths[column] + 2 for column in shown) - 2 > style.width:
+        last = max(shown, key=lambda column: column.dispensable)
         if not last.dispensable:
             break
-        columns.remove(last)
-    return columns
+        shown.remove(last)
+    return shown
 
 
-def _width(columns: Sequence[Column], widths: dict[str, int]) -> int:
-    return sum(widths[column.key] for column in columns) + 2 * (len(columns) - 1)
-
-
-def _left_out(shown: Sequence[Column], style: Style) -> str:
-    missing = [column.label for column in COLUMNS if column not in shown]
-    return _wrapped(f"Left out for want of width: {', '.join(missing)} (-v shows all)", style) if missing else ""
-
-
-def _table(labels: Sequence[str], rows: list[list[str]], align: str) -> str:
+def _tabulated(columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]) -> str:
     from tabulate import SEPARATING_LINE, tabulate
 
-    header = [label.replace(" ", "\n") for label in labels]
+    places = [index for index, column in enumerate(columns) if column in shown]
+    header = [column.label.replace(" ", "\n") for column in shown]
     # reason: given as headers, tabulate pads every column by two and the table would not fit 120 columns
-    body = [header, SEPARATING_LINE, *rows]
-    sides = ["right" if side == "r" else "left" for side in align]
+    body = [header, SEPARATING_LINE, *([row[place] for place in places] for row in rows)]
+    sides = ["right" if column.numeric else "left" for column in shown]
     return tabulate(body, tablefmt="simple", disable_numparse=True, colalign=sides)
 
 
