@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -160,6 +160,30 @@ class Report:
         from pytest_dwsconv.render.plot import plot
 
         return plot(self, ax, measure)
+
+    def table(
+        self,
+        *,
+        sort: str | None = None,
+        match: Sequence[str] = (),
+        depth: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> str:
+        """The convolutions as a table of one's own choice.
+
+        Args:
+            sort: the key of the column to sort by: numbers from the largest, words from a to z.
+            match: shell-style patterns of the names to show; all by default.
+            depth: one row for each part of the model this many names deep (1: ``layer1``, 2: ``layer1.0``), with the
+                sums of its convolutions.
+            columns: keys of the columns to show, such as ``["name", "macs", "macs_share", "intensity"]``.
+
+        Raises:
+            InputError: there is no such column, or ``depth`` is no whole number from 1.
+        """
+        from pytest_dwsconv.render.view import view
+
+        return view(self, sort=sort, match=match, depth=depth, columns=columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the schema's version."""

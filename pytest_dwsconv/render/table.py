@@ -127,14 +127,14 @@ def totals(report: Report) -> tuple[Total, Total, Total]:
     candidates, findings = report.candidates, report.findings
     whole = (report.params, report.macs, report.separable_params, report.separable_macs)
     return (
-        Total("candidates", count(len(candidates), "candidate"), *_sums(candidates)),
-        Total("convolutions", count(len(findings), "convolution"), *_sums(findings)),
+        Total("candidates", count(len(candidates), "candidate"), *sums(candidates)),
+        Total("convolutions", count(len(findings), "convolution"), *sums(findings)),
         Total("model", "whole model", *whole),
     )
 
 
-def _sums(findings: Sequence[Finding]) -> tuple[int, int | None, int, int | None]:
-    """Parameters and MACs before, and after the candidates among them are replaced."""
+def sums(findings: Sequence[Finding]) -> tuple[int, int | None, int, int | None]:
+    """Of some convolutions: parameters and MACs before, and after the candidates among them are replaced."""
     params = sum(finding.params or 0 for finding in findings)
     separable = sum(_or_else(finding.separable_params, finding.params) for finding in findings)
     if all(finding.macs is None for finding in findings):

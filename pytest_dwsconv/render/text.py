@@ -78,11 +78,11 @@ def _layers(findings: Sequence[Finding], style: Style) -> str:
         row[verdict] = style.paint(row[verdict], _COLOURS[finding.verdict])
     left_out = ", ".join(column.label for column in COLUMNS if column not in shown)
     said = _wrapped(f"Left out for want of width: {left_out} (-v shows all)", style) if left_out else ""
-    return "\n\n".join(filter(None, [_tabulated(COLUMNS, rows, shown), said]))
+    return "\n\n".join(filter(None, [tabulated(COLUMNS, rows, shown), said]))
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> str:
-    return _tabulated(columns, rows, _fitting(columns, rows, style))
+    return tabulated(columns, rows, _fitting(columns, rows, style))
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> list[Column]:
@@ -100,7 +100,8 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: St
     return shown
 
 
-def _tabulated(columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]) -> str:
+def tabulated(columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]) -> str:
+    """These rows, of all ``columns``, with the columns that are shown."""
     from tabulate import SEPARATING_LINE, tabulate
 
     places = [index for index, column in enumerate(columns) if column in shown]
