@@ -60,6 +60,7 @@ class Flow:
         self._holds: dict[_Key, set[_Key]] = defaultdict(set)
         self._functions: dict[_Key, list[_Function]] = defaultdict(list)
         self._classes: dict[_Key, cst.ClassDef] = {}
+        self._reached: dict[tuple[_Key, bool], Reach] = {}
         for node in parsed.parents:
             self._define(node)
         for node in parsed.parents:
@@ -69,19 +70,23 @@ class Flow:
 
     def reach(self, node: cst.BaseExpression, through_classes: bool = True) -> Reach:
         """What ``node`` may stand for; not ``through_classes``: without the parts of the file's own modules."""
-        waiting = list(self._sources(node))
-        seen = set(waiting)
-        while waiting:
-            key = waiting.pop()
-            if isinstance(key, cst.ClassDef) and not through_classes:
-                continue
-            fresh = self._holds.get(key, set()) - seen
-            seen |= fresh
-            waiting += fresh
-        calls = frozenset(key for key in seen if isinstance(key, cst.Call))
-        return Reach(
-            calls & self.convolutions, bool(calls) or any(isinstance(key, (cst.ClassDef, _Parts)) for key in seen)
-        )
+        reached = [self._reach_of(key, through_classes) for key in set(self._sources(node))]
+        calls = frozenset[cst.Call]().union(*(each.calls for each in reached))
+        return Reach(calls, any(each.resolved for each in reached))
+
+    def _reach_of(self, start: _Key, through_classes: bool) -> Reach:
+        if (start, through_classes) not in self._reached:
+            waiting, seen = [start], {start}
+            while waiting:
+                key = waiting.pop()
+                if not isinstance(key, cst.ClassDef) or through_classes:
+                    fresh = self._holds.get(key, set()) - seen
+                    seen |= fresh
+                    waiting += fresh
+            calls = self.convolutions.intersection(seen)
+            resolved = any(isinstance(key, (cst.Call, cst.ClassDef, _Parts)) for key in seen)
+            self._reached[start, through_classes] = Reach(calls, resolved)
+        return self._reached[start, through_classes]
 
     # -- what the file defines
 
