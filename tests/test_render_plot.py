@@ -47,7 +47,14 @@ def test_it_draws_where_it_is_told() -> None:
     assert not left.containers
 
 
-@pytest.mark.parametrize("report", [LARGE, EMPTY, WITHOUT_SHAPES], ids=["large", "empty", "without shapes"])
+def test_of_two_thousand_layers_there_is_no_room_for_names() -> None:
+    ax = LARGE.plot()
+    assert len(lengths(ax, "now")) == 2000
+    assert ax.get_yticklabels() == []
+    assert ax.get_ylabel() == "2,000 convolutions"
+
+
+@pytest.mark.parametrize("report", [EMPTY, WITHOUT_SHAPES], ids=["empty", "without shapes"])
 def test_any_report_can_be_drawn(report: Report) -> None:
     ax = report.plot()
     assert len(lengths(ax, "now")) == len(report.findings)
