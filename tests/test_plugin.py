@@ -424,7 +424,7 @@ class TestBudgetFixture:
                 "head *256 *",
             ]
         )
-        result.stdout.no_fnmatch_line("*plugin.py*")
+        result.stdout.no_fnmatch_line("*fixtures.py*")
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
