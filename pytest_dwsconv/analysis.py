@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import BoundArguments
 from typing import Any
 
 import torch
@@ -43,8 +44,9 @@ def analyze(
         model: any module; its own device, dtype and mode do not matter.
         input_size: the shape of the input, ``(N, C, *sides)``, or several shapes for several inputs. The inputs take
             the dtype of the model's first floating-point parameter.
-        example_inputs: instead of ``input_size``: a tensor, a tuple of positional arguments, or a mapping of
-            keyword arguments. Their values are used only by a model that needs data.
+        example_inputs: instead of ``input_size``: a tensor, a tuple of positional arguments, a mapping of keyword
+            arguments, or both kinds as ``inspect.BoundArguments``. Their values are used only by a model that needs
+            data.
         policy: the replacement to reckon with, and what to leave alone.
 
     Without inputs the report has everything but shapes and MACs.
@@ -95,6 +97,8 @@ def _inputs(model: nn.Module, input_size: Any, example_inputs: Any) -> tuple[tup
         shapes = () if input_size is None else _shapes(input_size)
         dtype = _float_dtype(model)
         return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes), {}
+    if isinstance(example_inputs, BoundArguments):
+        return example_inputs.args, example_inputs.kwargs
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,), {}

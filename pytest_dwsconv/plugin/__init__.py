@@ -8,7 +8,7 @@ import pytest
 
 from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_report
 from pytest_dwsconv.plugin.marker import marker_help, pytest_runtest_call, pytest_runtest_setup
-from pytest_dwsconv.plugin.reports import ASKED, pytest_dwsconv_judge, pytest_runtest_makereport
+from pytest_dwsconv.plugin.reports import ASKED, NOTICER, pytest_dwsconv_judge, pytest_runtest_makereport
 
 __all__ = [
     "budget_fixture",
@@ -39,16 +39,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dws-model",
         action="append",
         metavar="MODULE:FACTORY",
-        help="report this model too: a torch.nn.Module, or what returns one when called; may be repeated",
+        help="report this model too: a torch.nn.Module, or what returns one when called, with its arguments in "
+        "parentheses if it needs any; may be repeated",
     )
     group.addoption(
         "--dws-input-size",
         metavar="N,C,H,W",
         help="the input shape of the models named by --dws-model; several inputs are separated by ;",
     )
+    group.addoption(
+        "--dws-strict",
+        action="store_true",
+        default=None,
+        help="fail the run if a model it calls cannot be analysed",
+    )
     parser.addini("dws_report", "as --dws-report, one a line", type="linelist")
-    parser.addini("dws_model", "as --dws-model, one a line", type="linelist")
-    parser.addini("dws_input_size", "as --dws-input-size")
+    parser.addini("dws_models", "models to report, one a line: as --dws-model, then its input size", type="linelist")
+    parser.addini("dws_input_size", "as --dws-input-size, for models without one of their own")
+    parser.addini("dws_strict", "as --dws-strict", type="bool", default=False)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -72,6 +80,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", marker_help())
     wanted, folder = _wanted(config)
     config.stash[ASKED] = bool(wanted)
+    if wanted:
+        from pytest_dwsconv.plugin.noticing import Noticer
+
+        config.stash[NOTICER] = Noticer(config)
+        config.pluginmanager.register(config.stash[NOTICER], "dwsconv-noticer")
     if wanted and not hasattr(config, "workerinput"):
         from pytest_dwsconv.plugin.summary import Summary, output
 

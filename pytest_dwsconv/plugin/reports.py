@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,18 +14,22 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_dwsconv.plugin.noticing import Noticer
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rules import Judgement
 
 Shapes = Sequence[int] | Sequence[Sequence[int]] | None
+Packed = tuple[str, dict[str, Any]]
 
 
 @dataclass
 class Made:
-    """What one test has made so far; ``unsent`` reports and ``sections`` wait for its next phase report."""
+    """What one test has made so far; all but ``reports`` waits for the test's next phase report."""
 
     reports: list[Report] = field(default_factory=list)
     unsent: list[Report] = field(default_factory=list)
+    noticed: list[Packed] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     sections: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, report: Report) -> Report:
@@ -30,21 +37,32 @@ class Made:
         self.unsent.append(report)
         return report
 
+    def message(self) -> dict[str, Any]:
+        """What goes to the process that prints, as lists, dictionaries and text."""
+        return {"reports": [*map(packed, self.unsent), *self.noticed], "failures": self.failures}
+
+
+def packed(report: Report) -> Packed:
+    """The report as plain data, after a digest by which the receiver knows one that it has had already."""
+    data = report.to_dict()
+    return sha256(json.dumps(data).encode()).hexdigest(), data
+
 
 ASKED = pytest.StashKey[bool]()
 MADE = pytest.StashKey[Made]()
+NOTICER: pytest.StashKey[Noticer] = pytest.StashKey()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let reports travel with the phase they were made in, as plain dicts, so that they cross xdist."""
+    """Let reports travel with the phase they were made in, as plain data, so that they cross xdist."""
     phase = yield
     made = item.stash.get(MADE, None)
     if made is not None:
         phase.sections += made.sections
         if item.config.stash[ASKED]:
-            phase.__dict__["dwsconv"] = [report.to_dict() for report in made.unsent]
-        made.sections, made.unsent = [], []
+            phase.__dict__["dwsconv"] = made.message()
+        item.stash[MADE] = Made(made.reports)
         if phase.when == "teardown":
             del item.stash[MADE]
     return phase
@@ -58,9 +76,11 @@ def pytest_dwsconv_judge(finding: Finding) -> Judgement:
 
 
 def analyze_under_hooks(hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any) -> Report:
+    """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts."""
     from pytest_dwsconv.analysis import analyze, rejudged
 
-    report = analyze(model, shapes, **options)
+    with _unnoticed(config):
+        report = analyze(model, shapes, **options)
     return rejudged(report, lambda finding: _overruled(hook, config, finding))
 
 
@@ -71,3 +91,14 @@ def _overruled(hook: Any, config: pytest.Config, finding: Finding) -> Judgement:
     if not isinstance(judgement, Judgement):
         raise pytest.UsageError(f"pytest_dwsconv_judge must return a Judgement or None, not {judgement!r}")
     return judgement
+
+
+@contextmanager
+def _unnoticed(config: pytest.Config) -> Iterator[None]:
+    """The forward of an analysis is not one of the test's calls."""
+    noticer = config.stash.get(NOTICER, None)
+    if noticer is None:
+        yield
+        return
+    with noticer.outermost():
+        yield

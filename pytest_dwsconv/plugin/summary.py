@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from pytest_dwsconv.plugin.configured import NamedModel, named_models, strict
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
 
 if TYPE_CHECKING:
@@ -48,22 +49,28 @@ class Summary:
         self._config = config
         self._outputs = outputs
         self._run: dict[Report, Users] = {}
+        self._received: dict[str, Report] = {}
+        self._failures: dict[str, set[str]] = {}
 
     def pytest_sessionstart(self) -> None:
         from pytest_dwsconv.errors import DwsconvError
 
-        config = self._config
         try:
-            for target in config.getoption("dws_model") or config.getini("dws_model"):
-                self._add(_analyze_target(config, target), target=target)
+            for named in named_models(self._config):
+                self._add(_analyze_named(self._config, named), target=named.target)
         except DwsconvError as error:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         from pytest_dwsconv.report import Report
 
-        for made in report.__dict__.get("dwsconv", ()):
-            self._add(Report.from_dict(made), nodeid=report.nodeid)
+        message = report.__dict__.pop("dwsconv", {})
+        for digest, data in message.get("reports", ()):
+            if digest not in self._received:
+                self._received[digest] = Report.from_dict(data)
+            self._add(self._received[digest], nodeid=report.nodeid)
+        for failure in message.get("failures", ()):
+            self._failures.setdefault(failure, set()).add(report.nodeid)
 
     def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
         from pytest_dwsconv.render import Users
@@ -75,12 +82,27 @@ class Summary:
             users.tests.add(nodeid)
         self._config.hook.pytest_dwsconv_report(config=self._config, nodeid=nodeid, report=report)
 
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         from pytest_dwsconv.render import render_run
 
+        if exitstatus == pytest.ExitCode.USAGE_ERROR:
+            return
         for output in self._outputs:
-            if output.path is not None and exitstatus != pytest.ExitCode.USAGE_ERROR:
+            if output.path is not None:
                 _write(output.path, render_run(output.form, self._run, verbosity=1))
+        session.exitstatus = self._outcome(exitstatus)
+
+    def _outcome(self, exitstatus: int) -> int:
+        """A run that reported a named model has done something, with or without tests; a strict one may have failed."""
+        done = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and any(users.targets for users in self._run.values())
+        status = pytest.ExitCode.OK if done else exitstatus
+        if (
+            self._failures
+            and strict(self._config)
+            and status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        ):
+            return pytest.ExitCode.TESTS_FAILED
+        return status
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         from pytest_dwsconv.render import render_run
@@ -91,15 +113,17 @@ class Summary:
             else:
                 terminalreporter.section(TITLE)
                 terminalreporter.write_line(render_run(form, self._run, self._config.get_verbosity()))
+        if self._failures:
+            terminalreporter.section("dwsconv: not analysed", red=strict(self._config), yellow=not strict(self._config))
+            for failure, tests in sorted(self._failures.items()):
+                terminalreporter.write_line(f"{failure}\nCalled by {', '.join(sorted(tests))}")
 
 
-def _analyze_target(config: pytest.Config, target: str) -> Report:
-    from pytest_dwsconv.targets import load_target, parse_input_size
+def _analyze_named(config: pytest.Config, named: NamedModel) -> Report:
+    from pytest_dwsconv.targets import load_target
 
-    size = config.getoption("dws_input_size") or config.getini("dws_input_size")
-    shapes = parse_input_size(size) if size else None
-    model = load_target(target, (config.rootpath, config.invocation_params.dir))
-    return analyze_under_hooks(config.hook, config, model, shapes)
+    model = load_target(named.target, (config.rootpath, config.invocation_params.dir))
+    return analyze_under_hooks(config.hook, config, model, named.shapes)
 
 
 def _write(path: Path, text: str) -> None:
