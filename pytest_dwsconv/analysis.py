@@ -18,6 +18,7 @@ from pytest_dwsconv import operators
 from pytest_dwsconv.conv import ConvSpec, Cost, Trait, cost, separable_cost
 from pytest_dwsconv.counting import CONVOLUTIONS, MACS, UNCOUNTED, ConvCall
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.liveness import peak_activation_bytes
 from pytest_dwsconv.recording import OWNER
 from pytest_dwsconv.report import Finding, Memory, Origin, Report
 from pytest_dwsconv.rules import Judgement, Policy, Verdict, judge
@@ -70,6 +71,7 @@ def analyze(
         order=policy.order,
         memory=None if recorded is None else _memory(model, recorded),
         not_counted=() if recorded is None else _not_counted(recorded),
+        peak_activations=None if recorded is None else peak_activation_bytes(recorded.graph, recorded.root),
     )
 
 

@@ -124,7 +124,7 @@ def test_ways_to_call(pytester: pytest.Pytester, body: str, shapes: Any) -> None
     result.assert_outcomes(passed=1)
     ((_, found, tests),) = reported(pytester)
     assert (sorted(found), tests) == (sorted(shapes), ["test_it"])
-    result.stdout.no_fnmatch_line("*not analysed*")
+    result.stdout.no_fnmatch_line("*not known*")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_no_call_of_a_model(pytester: pytest.Pytester, body: str) -> Non
     result = run(pytester, f"import torch.fx, pytest\ndef test_it(): {body}")
     result.assert_outcomes(passed=1)
     assert reported(pytester) == []
-    result.stdout.no_fnmatch_line("*not analysed*")
+    result.stdout.no_fnmatch_line("*not known*")
 
 
 def test_a_forward_that_fails_in_the_test_is_the_tests_own_affair(pytester: pytest.Pytester) -> None:
@@ -167,7 +167,7 @@ def test_after(): Small(9)(IMAGE)
 """
     result = run(pytester, source, "--dws-strict")
     result.assert_outcomes(passed=2, failed=1, skipped=1)
-    result.stdout.no_fnmatch_line("*not analysed*")
+    result.stdout.no_fnmatch_line("*not known*")
     assert [row[2] for row in reported(pytester)] == [["test_after"], ["test_fails"]]
 
 
@@ -225,7 +225,7 @@ def test_a_model_that_cannot_be_analysed_is_in_the_summary(pytester: pytest.Pyte
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "*= dwsconv: not analysed =*",
+            "*= dwsconv: not known =*",
             "Odd: Odd rejected inputs of shape (1, 1, 8, 8): RuntimeError*: only once, please. Pass an input size *",
             "Called by test_them.py::test_odd",
         ]

@@ -71,7 +71,7 @@ def test_help_lists_options_and_ini_keys(pytester: pytest.Pytester) -> None:
         "--dws-model=MODULE:FACTORY report this model too",
         "--dws-input-size=N,C,H,W the input shape of the models named by --dws-model",
         "dws_report (linelist): as --dws-report, one a line",
-        "dws_models (linelist): models to report, one a line: as --dws-model, then its input size",
+        "dws_models (linelist): models to report, one a line: as --dws-model, then its input size and",
         "dws_input_size (string): as --dws-input-size, for models without one of their own",
     ):
         assert text in shown
@@ -80,8 +80,8 @@ def test_help_lists_options_and_ini_keys(pytester: pytest.Pytester) -> None:
 def test_markers_are_described(pytester: pytest.Pytester) -> None:
     pytester.runpytest("--markers").stdout.fnmatch_lines(
         [
-            "@pytest.mark.dws_budget(params=, macs=, size=, candidates=, input_size=): "
-            "Fail the test if a model it reports, or else takes as an argument, is over this budget."
+            "@pytest.mark.dws_budget(params=, macs=, size=, size_fp16=, size_int8=, activations=, candidates=, "
+            "latency=, target=, input_size=): Fail the test if a model it reports, or else takes or returns, is over *"
         ]
     )
 
@@ -429,7 +429,10 @@ class TestBudgetFixture:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            ("Small(), parms=3", "InputError: a budget has no argument 'parms': it takes params, macs, size and *"),
+            (
+                "Small(), parms=3",
+                "InputError: a budget has no argument 'parms': it takes params, macs, size, size_fp16, *",
+            ),
             ("Small(), params='5Q'", "FormatError: the budget's params '5Q' is not a quantity: *"),
             ("Small(), macs='1G'", "InputError: the budget limits MACs and none were counted for Small: *"),
             ("Small()", "InputError: a budget without a limit checks nothing: *"),
@@ -545,7 +548,7 @@ class TestClosest:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            ("parms='5k'", "dws_budget has no argument 'parms': it takes params, macs, size, candidates, input_size"),
+            ("parms='5k'", "dws_budget has no argument 'parms': it takes params, macs, size, *"),
             ("'5k'", "dws_budget takes keyword arguments only, not '5k'"),
             ("params='5Q'", "the budget's params '5Q' is not a quantity: write a number from 0, *"),
             ("params=1, input_size='x'", "input size 'x' is not a shape: *"),
@@ -565,7 +568,7 @@ class TestClosest:
         result = self.run(pytester, "@pytest.mark.dws_budget(params=1)\ndef test_it(): pass")
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(
-            ["dws_budget found no model: report one with the fixture dws_report, or make one an argument of the test"]
+            ["dws_budget found no model: report one with the fixture dws_report, make one an *"]
         )
 
     def test_a_test_that_failed_or_was_skipped_is_not_checked(self, pytester: pytest.Pytester) -> None:

@@ -6,14 +6,16 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_dwsconv.budget import Held
     from pytest_dwsconv.plugin.noticing import Noticer
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rules import Judgement
@@ -22,26 +24,47 @@ Shapes = Sequence[int] | Sequence[Sequence[int]] | None
 Packed = tuple[str, dict[str, Any]]
 
 
+class Subject(NamedTuple):
+    """A report, and the model it is of where somebody has it."""
+
+    report: Report
+    model: nn.Module | None
+
+
+class Latency(NamedTuple):
+    """A median latency in seconds, and the conditions it was measured under."""
+
+    conditions: str
+    seconds: float
+
+
 @dataclass
 class Made:
-    """What one test has made so far; all but ``reports`` waits for the test's next phase report."""
+    """What one test has made so far; all but ``subjects`` waits for the test's next phase report."""
 
-    reports: list[Report] = field(default_factory=list)
+    subjects: list[Subject] = field(default_factory=list)
     unsent: list[Report] = field(default_factory=list)
     noticed: list[Packed] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    held: list[tuple[Report, Sequence[Held]]] = field(default_factory=list)
+    latencies: list[tuple[Report, Latency]] = field(default_factory=list)
     sections: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, report: Report) -> Report:
-        self.reports.append(report)
-        self.unsent.append(report)
-        return report
+    def add(self, subject: Subject) -> None:
+        self.subjects.append(subject)
+        self.unsent.append(subject.report)
 
     def message(self) -> dict[str, Any]:
         """What goes to the process that prints, as lists, dictionaries and text."""
-        return {"reports": [*map(packed, self.unsent), *self.noticed], "failures": self.failures}
+        return {
+            "reports": [*map(packed, self.unsent), *self.noticed],
+            "failures": self.failures,
+            "held": [(packed(report)[0], [limit.to_dict() for limit in limits]) for report, limits in self.held],
+            "latencies": [(packed(report)[0], *latency) for report, latency in self.latencies],
+        }
 
 
+@lru_cache(maxsize=64)
 def packed(report: Report) -> Packed:
     """The report as plain data, after a digest by which the receiver knows one that it has had already."""
     data = report.to_dict()
@@ -62,7 +85,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         phase.sections += made.sections
         if item.config.stash[ASKED]:
             phase.__dict__["dwsconv"] = made.message()
-        item.stash[MADE] = Made(made.reports)
+        item.stash[MADE] = Made(made.subjects)
         if phase.when == "teardown":
             del item.stash[MADE]
     return phase

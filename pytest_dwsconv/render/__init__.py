@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
 
+from pytest_dwsconv.budget import Held
 from pytest_dwsconv.report import Report
 
 SCHEMA_VERSION = 1
 """Of the JSON that describes a whole run; each report in it has its own."""
 
 
-class Users(NamedTuple):
-    """Who reported a model: ``module:factory`` targets, and tests by node id."""
+@dataclass
+class Users:
+    """Who reported a model: ``module:factory`` targets, and tests by node id; and the limits it was held to."""
 
-    targets: set[str]
-    tests: set[str]
+    targets: set[str] = field(default_factory=set)
+    tests: set[str] = field(default_factory=set)
+    held: list[Held] = field(default_factory=list)
 
 
 Run = Mapping[Report, Users]
@@ -31,7 +34,7 @@ def render_run(form: str, run: Run, verbosity: int = 0) -> str:
         run: the reports with those who made them.
         verbosity: below 0 one line per model, above 0 every test that reported it.
     """
-    rows = sorted(run.items(), key=lambda row: (not row[1].targets, sorted(chain(*row[1]))))
+    rows = sorted(run.items(), key=lambda row: (not row[1].targets, sorted(chain(row[1].targets, row[1].tests))))
     return FORMS[form](dict(rows), verbosity)
 
 
