@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from inspect import BoundArguments
 from math import prod
 from typing import Any
 
@@ -17,6 +18,7 @@ from pytest_dwsconv.conv import ConvSpec, Cost, Order, Trait, cost, separable_co
 from pytest_dwsconv.counting import MACS, UNCOUNTED
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.inventory import Inventory
+from pytest_dwsconv.liveness import peak_activation_bytes
 from pytest_dwsconv.report import Finding, Memory, Origin, Report
 from pytest_dwsconv.rules import Judgement, Policy, Verdict, judge
 from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
@@ -41,8 +43,9 @@ def analyze(
         model: any module; its own device, dtype and mode do not matter.
         input_size: the shape of the input, ``(N, C, *sides)``, or several shapes for several inputs. The inputs take
             the dtype of the model's first floating-point parameter.
-        example_inputs: instead of ``input_size``: a tensor, a tuple of positional arguments, or a mapping of
-            keyword arguments. Their values are used only by a model that needs data.
+        example_inputs: instead of ``input_size``: a tensor, a tuple of positional arguments, a mapping of keyword
+            arguments, or both kinds as ``inspect.BoundArguments``. Their values are used only by a model that needs
+            data.
         policy: the replacement to reckon with, and what to leave alone.
 
     Without inputs the report has everything but shapes and MACs.
@@ -67,6 +70,7 @@ def analyze(
         order=policy.order,
         memory=None if recorded is None else _memory(parameters, recorded),
         not_counted=() if recorded is None else _not_counted(recorded),
+        peak_activations=None if recorded is None else peak_activation_bytes(recorded.graph, recorded.inventory.root),
     )
     return replace(report, findings=tuple(_with_shares(finding, report) for finding in report.findings))
 
@@ -99,6 +103,8 @@ def _inputs(
         shapes = () if input_size is None else _shapes(input_size)
         dtype = _float_dtype(parameters)
         return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes), {}
+    if isinstance(example_inputs, BoundArguments):
+        return example_inputs.args, example_inputs.kwargs
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,), {}

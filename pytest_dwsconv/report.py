@@ -107,6 +107,7 @@ class Report:
 
     ``params`` and ``macs`` are of the whole model, ``macs`` over convolutions and matrix multiplications.
     ``not_counted`` lists the other operators that ran, with how often: their arithmetic is in no total.
+    ``peak_activations`` is the bytes of activations in memory at once, as ``peak_activation_bytes`` reckons them.
     """
 
     model: str
@@ -119,6 +120,7 @@ class Report:
     order: Order = Order.DEPTHWISE_FIRST
     memory: Memory | None = None
     not_counted: tuple[tuple[str, int], ...] = ()
+    peak_activations: int | None = None
 
     @property
     def candidates(self) -> tuple[Finding, ...]:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.reports import HELD, MADE, Made, Shapes, analyze_under_hooks
+from pytest_dwsconv.plugin.reports import MADE, Made, Shapes, Subject, analyze_under_hooks
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.budget import Budget
     from pytest_dwsconv.report import Report
     from pytest_dwsconv.rules import Policy
 
@@ -33,7 +32,8 @@ class ReportFixture:
         item = self._item
         options = {"example_inputs": example_inputs} | ({} if policy is None else {"policy": policy})
         report = analyze_under_hooks(item.ihook, item.config, model, input_size, **options)
-        return item.stash.setdefault(MADE, Made()).add(report)
+        item.stash.setdefault(MADE, Made()).add(Subject(report, model))
+        return report
 
 
 class BudgetFixture:
@@ -53,13 +53,16 @@ class BudgetFixture:
     ) -> Report:
         __tracebackhide__ = True
         from pytest_dwsconv.budget import Budget
+        from pytest_dwsconv.plugin.holding import hold
         from pytest_dwsconv.report import Report
 
         budget = Budget.of(limits)
-        analyze = self._analyze
-        report = model if isinstance(model, Report) else analyze(model, input_size, example_inputs=example_inputs)
-        hold(self._item, [report], budget, pytrace=True)
-        return report
+        if isinstance(model, Report):
+            subject = Subject(model, None)
+        else:
+            subject = Subject(self._analyze(model, input_size, example_inputs=example_inputs), model)
+        hold(self._item, [subject], budget, pytrace=True)
+        return subject.report
 
 
 @pytest.fixture
@@ -72,23 +75,3 @@ def dws_report(request: pytest.FixtureRequest) -> ReportFixture:
 def budget_fixture(request: pytest.FixtureRequest, dws_report: ReportFixture) -> BudgetFixture:
     """Hold a model to a budget: dws_budget(model, (1, 3, 224, 224), params="5M", macs="600M")."""
     return BudgetFixture(request.node, dws_report)
-
-
-def hold(item: pytest.Item, reports: list[Report], budget: Budget, *, pytrace: bool) -> None:
-    """Fail with every violation in a sentence of its own, the largest convolutions in a section."""
-    __tracebackhide__ = True
-    from pytest_dwsconv.budget import held, violations
-    from pytest_dwsconv.render.text import largest
-
-    over = {report: violations(report, budget) for report in reports}
-    item.stash.setdefault(HELD, []).extend(
-        (report.to_dict(), [limit.to_dict() for limit in held(report, budget)]) for report in reports
-    )
-    sentences = [str(violation) for report in over for violation in over[report]]
-    if sentences:
-        item.stash.setdefault(MADE, Made()).sections += [
-            (f"dwsconv: largest convolutions of {report.model}", largest(report))
-            for report in over
-            if over[report] and report.findings
-        ]
-        pytest.fail("\n".join(sentences), pytrace=pytrace)
