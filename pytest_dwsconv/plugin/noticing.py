@@ -106,8 +106,9 @@ class Noticer:
 
     def _analyzed(self, item: pytest.Item, noticed: _Noticed) -> Packed | str:
         try:
-            inputs = noticed.inputs()
-            return packed(analyze_under_hooks(item.ihook, item.config, noticed.module, None, example_inputs=inputs))
+            with _uncovered():
+                inputs = noticed.inputs()
+                return packed(analyze_under_hooks(item.ihook, item.config, noticed.module, None, example_inputs=inputs))
         except Exception as error:  # reason: whatever a stranger's module does, the run goes on and says so
             lines = str(error).splitlines() or ["no message"]
             kind = "" if isinstance(error, DwsconvError) else f"{type(error).__name__}: "
@@ -119,6 +120,21 @@ class Noticer:
             made.failures.append(outcome)
         else:
             made.noticed.append(outcome)
+
+
+@contextmanager
+def _uncovered() -> Iterator[None]:
+    """A block whose lines coverage.py, if somebody runs it, does not count: no test has run them."""
+    coverage = sys.modules.get("coverage")
+    current = coverage.Coverage.current() if coverage is not None else None
+    if current is None:
+        yield
+        return
+    current.stop()
+    try:
+        yield
+    finally:
+        current.start()
 
 
 def _at_work() -> bool:
