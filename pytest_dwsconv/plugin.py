@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_dwsconv.budget import Budget
+    from pytest_dwsconv.measurement import Measurement
     from pytest_dwsconv.render import Users
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rules import Judgement, Policy
+
+pytest_plugins = ("pytest_dwsconv.plugin_edgetpu",)
+"""Loaded along with this one."""
 
 TITLE = "dwsconv: depthwise separable candidates"
 
@@ -354,6 +358,7 @@ class _Summary:
         self._config = config
         self._outputs = outputs
         self._run: dict[Report, Users] = {}
+        self._measured: dict[Measurement, set[str]] = {}
 
     def pytest_sessionstart(self) -> None:
         from pytest_dwsconv.errors import DwsconvError
@@ -366,10 +371,13 @@ class _Summary:
             raise pytest.UsageError(str(error)) from error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from pytest_dwsconv.measurement import Measurement
         from pytest_dwsconv.report import Report
 
         for made in report.__dict__.get("dwsconv", ()):
             self._add(Report.from_dict(made), nodeid=report.nodeid)
+        for made in report.__dict__.get("dwsconv_measured", ()):
+            self._measured.setdefault(Measurement.from_dict(made), set()).add(report.nodeid)
 
     def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
         from pytest_dwsconv.render import Users
@@ -386,7 +394,7 @@ class _Summary:
 
         for output in self._outputs:
             if output.path is not None and exitstatus != pytest.ExitCode.USAGE_ERROR:
-                _write(output.path, render_run(output.form, self._run, verbosity=1))
+                _write(output.path, render_run(output.form, self._run, 1, self._measured))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         from pytest_dwsconv.render import render_run
@@ -396,7 +404,8 @@ class _Summary:
                 terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
             else:
                 terminalreporter.section(TITLE)
-                terminalreporter.write_line(render_run(form, self._run, self._config.get_verbosity()))
+                text = render_run(form, self._run, self._config.get_verbosity(), self._measured)
+                terminalreporter.write_line(text)
 
 
 def _analyze_target(config: pytest.Config, target: str) -> Report:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dwsconv.edgetpu.faults import result_of
 from pytest_dwsconv.edgetpu.hosts import Host
-from pytest_dwsconv.edgetpu.measurement import Measurement
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.measurement import Measurement
 
 if TYPE_CHECKING:
     from torch import nn

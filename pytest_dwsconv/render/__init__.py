@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from itertools import chain
+from types import MappingProxyType
 from typing import NamedTuple
 
+from pytest_dwsconv.render.measured import Measured, json_rows, table
 from pytest_dwsconv.report import Report
 
 SCHEMA_VERSION = 1
@@ -23,19 +25,27 @@ class Users(NamedTuple):
 Run = Mapping[Report, Users]
 
 
-def render_run(form: str, run: Run, verbosity: int = 0) -> str:
-    """All reports of a run, in an order that does not depend on which came first.
+def render_run(form: str, run: Run, verbosity: int = 0, measured: Measured = MappingProxyType({})) -> str:
+    """All reports of a run and what it measured, in an order that does not depend on which came first.
 
     Args:
         form: one of ``FORMS``.
         run: the reports with those who made them.
         verbosity: below 0 one line per model, above 0 every test that reported it.
+        measured: the latencies measured, with the tests that took them.
     """
     rows = sorted(run.items(), key=lambda row: (not row[1].targets, sorted(chain(*row[1]))))
-    return FORMS[form](dict(rows), verbosity)
+    return FORMS[form](dict(rows), measured, verbosity)
 
 
-def _text(run: Run, verbosity: int) -> str:
+def _text(run: Run, measured: Measured, verbosity: int) -> str:
+    if not measured:
+        return _reports(run, verbosity)
+    latencies = table(measured)
+    return f"{_reports(run, verbosity)}\n\n\n{latencies}" if run else latencies
+
+
+def _reports(run: Run, verbosity: int) -> str:
     from pytest_dwsconv.render.text import brief, render
 
     if not run:
@@ -52,12 +62,13 @@ def _reported_by(users: Users, verbosity: int) -> str:
     return f"Reported by {', '.join(shown)}{more}"
 
 
-def _json(run: Run, verbosity: int) -> str:
+def _json(run: Run, measured: Measured, verbosity: int) -> str:
     models = [
         {"targets": sorted(users.targets), "tests": sorted(users.tests), "report": report.to_dict()}
         for report, users in run.items()
     ]
-    return json.dumps({"schema_version": SCHEMA_VERSION, "models": models}, indent=2)
+    document = {"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)}
+    return json.dumps(document, indent=2)
 
 
-FORMS: dict[str, Callable[[Run, int], str]] = {"text": _text, "json": _json}
+FORMS: dict[str, Callable[[Run, Measured, int], str]] = {"text": _text, "json": _json}

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_dwsconv.budget import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 
 if TYPE_CHECKING:
@@ -116,6 +117,54 @@ class Measurement:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(f"not a measurement in JSON: {error}") from error
+
+
+@dataclass(frozen=True)
+class LatencyLimit:
+    """What a model may take: ``max`` as in "12ms" or a number of seconds, at a percentile of the samples.
+
+    ``tolerance`` is by how much the measurement may exceed that all the same: "30%", or 0.3 for the same.
+
+    Raises:
+        InputError: the percentile is not between 0 and 100.
+        FormatError: ``max`` or ``tolerance`` cannot be read.
+    """
+
+    max: float | str
+    percentile: float = 50
+    tolerance: float | str = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percentile <= 100:
+            raise InputError(f"a percentile is a number from 0 to 100, not {self.percentile!r}")
+        self._seconds, self._share  # noqa: B018  # reading them is the test
+
+    @property
+    def _seconds(self) -> float:
+        return parse_quantity(self.max, Unit.SECONDS)
+
+    @property
+    def _share(self) -> float:
+        value = self.tolerance
+        try:
+            share = float(value.strip().removesuffix("%")) / 100 if isinstance(value, str) else float(value)
+        except ValueError:
+            share = -1
+        if not 0 <= share < math.inf or (isinstance(value, str) and not value.strip().endswith("%")):
+            raise FormatError(f"{value!r} is not a tolerance: write a share from 0, as in '30%' or 0.3")
+        return share
+
+    def excess(self, measurement: Measurement) -> str:
+        """One sentence about a measurement that is over the limit, or nothing."""
+        actual, allowed = measurement.percentile(self.percentile), self._seconds * (1 + self._share)
+        if actual <= allowed:
+            return ""
+        tolerated = f" + {self._share:.0%}" if self._share else ""
+        return (
+            f"{measurement.model} took {milliseconds(actual)}, measured at the percentile {self.percentile:g} of "
+            f"{len(measurement.samples)} invokes, the limit is {milliseconds(self._seconds)}{tolerated} "
+            f"({milliseconds(actual - allowed)} over)."
+        )
 
 
 def milliseconds(seconds: float) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.edgetpu.measurement import Measurement
 from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.measurement import LatencyLimit, Measurement
 
 MEASURED = Measurement(
     model="mobilenet.tflite",
@@ -82,3 +83,48 @@ def test_a_missing_value_is_named() -> None:
 def test_text_that_is_no_measurement_is_refused(text: str) -> None:
     with pytest.raises(FormatError, match="measurement"):
         Measurement.from_json(text)
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("limit", "excess"),
+        [
+            (LatencyLimit("3.3ms"), ""),
+            (LatencyLimit(0.0033), ""),
+            (LatencyLimit("3ms", tolerance="10%"), ""),
+            (LatencyLimit("3ms", tolerance=0.1), ""),
+            (
+                LatencyLimit("3ms"),
+                "mobilenet.tflite took 3.300 ms, measured at the percentile 50 of 4 invokes, "
+                "the limit is 3.000 ms (0.300 ms over).",
+            ),
+            (
+                LatencyLimit("3ms", percentile=99, tolerance="30%"),
+                "mobilenet.tflite took 3.985 ms, measured at the percentile 99 of 4 invokes, "
+                "the limit is 3.000 ms + 30% (0.085 ms over).",
+            ),
+            (
+                LatencyLimit(1e-3, percentile=0),
+                "mobilenet.tflite took 3.000 ms, measured at the percentile 0 of 4 invokes, "
+                "the limit is 1.000 ms (2.000 ms over).",
+            ),
+        ],
+    )
+    def test_a_measurement_is_held_to_them(self, limit: LatencyLimit, excess: str) -> None:
+        assert limit.excess(MEASURED) == excess
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"max": "fast"}, "'fast' is not a quantity: write a number from 0 with us, ms or s, as in 5ms"),
+            ({"max": "12"}, "'12' is not a quantity"),
+            ({"max": "3ms", "percentile": 101}, "a percentile is a number from 0 to 100, not 101"),
+            ({"max": "3ms", "tolerance": "30"}, "'30' is not a tolerance: write a share from 0, as in '30%' or 0.3"),
+            ({"max": "3ms", "tolerance": "much%"}, "'much%' is not a tolerance"),
+            ({"max": "3ms", "tolerance": -0.1}, "-0.1 is not a tolerance"),
+            ({"max": "3ms", "tolerance": float("nan")}, "nan is not a tolerance"),
+        ],
+    )
+    def test_what_is_no_limit_is_refused(self, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises((FormatError, InputError), match=re.escape(message)):
+            LatencyLimit(**arguments)
