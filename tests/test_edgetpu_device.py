@@ -164,9 +164,7 @@ def test_a_package_that_breaks_on_import(
     with Host(f"python={bare_python}") as host, pytest.raises(RuntimeMissingError, match=message):
         measure(host, NOT_RUN, procedure=QUICK)
     (package / "interpreter.py").write_text("raise SystemError('wrong numpy')")
-    message = (
-        r"died while loading the runtime \(exit code 1, SystemError: wrong numpy\): see whether its TFLite runtime"
-    )
+    message = r"died while loading the runtime \(exit code 1, SystemError: wrong numpy\): run the model there by hand"
     with Host(f"python={bare_python}") as host, pytest.raises(WorkerCrashError, match=message):
         measure(host, NOT_RUN, procedure=QUICK)
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from standin import NOT_RUN, QUICK, StandIn, command_lines
+from standin import NOT_RUN, QUICK, Marked, StandIn, command_lines
 
 from pytest_dwsconv.edgetpu import hosts
 from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure, measure
@@ -119,54 +119,6 @@ def test_without_execnet_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # --------------------------------------------------------------------------- faults on the way
-
-
-class Marked:
-    """Processes that this test started on its host, told by a variable in their environment."""
-
-    def __init__(self, mark: str) -> None:
-        self._mark = f"DWSCONV_TEST_MARK={mark}".encode()
-
-    def processes(self) -> dict[int, str]:
-        return {number: line for number, line in command_lines().items() if self._is_ours(number)}
-
-    def worker(self) -> int:
-        """The worker, once it lists devices."""
-        return self._wait_for(lambda number, line: "libedgetpu" in Path(f"/proc/{number}/maps").read_text())
-
-    def gateway(self) -> int:
-        return self._wait_for(lambda number, line: "exec(eval(sys.stdin.readline()))" in line)
-
-    def _wait_for(self, wanted: Callable[[int, str], bool]) -> int:
-        for _ in range(500):
-            found = [number for number, line in self.processes().items() if wanted(number, line)]
-            if found:
-                return found[0]
-            time.sleep(0.02)
-        raise AssertionError(f"not started: {self.processes()}")
-
-    def _is_ours(self, number: int) -> bool:
-        try:
-            return number != os.getpid() and self._mark in Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
-        except OSError:
-            return False
-
-
-@pytest.fixture
-def marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Marked]:
-    """What this test starts, of which nothing may be left."""
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setenv("DWSCONV_TEST_MARK", str(tmp_path))
-    marked = Marked(str(tmp_path))
-    yield marked
-    for _ in range(100):
-        if not marked.processes():
-            break
-        time.sleep(0.05)
-    assert marked.processes() == {}
-    assert list(temporary.iterdir()) == []
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ _CAUSES = {
     "SIGSEGV": "a libedgetpu built for another TFLite does that, install one built for the runtime there",
     "SIGKILL": "something killed it, see whether the host is out of memory",
 }
-_OTHER_CAUSE = "see whether its TFLite runtime can be imported"
+_OTHER_CAUSE = "run the model there by hand to see more"
 
 
 def _signal_name(number: int) -> str:

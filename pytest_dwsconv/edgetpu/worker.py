@@ -213,8 +213,8 @@ def opened(make: Callable[[], Any], device: Device, waits: Sequence[float]) -> A
 def unopened(device: Device, attempts: int) -> Fault:
     """Why a listed device cannot be opened, as far as the operating system tells."""
     node = device_node(device)
-    if node is not None and node.exists():
-        if not os.access(str(node), os.R_OK | os.W_OK):
+    if node is not None and os.path.exists(node):
+        if not os.access(node, os.R_OK | os.W_OK):
             return Fault("permission", f"{node} may not be read and written")
         holders = holding(node)
         if holders:

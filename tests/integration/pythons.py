@@ -9,12 +9,8 @@ from pathlib import Path
 
 import pytest
 
-RUNTIMES = {
-    ("3.8", "tflite-runtime==2.7.0"): "tflite_runtime 2.7.0",
-    ("3.9", "tflite-runtime==2.14.0"): "tflite_runtime 2.14.0",
-    ("3.13", "ai-edge-litert==2.3.0"): "ai_edge_litert 2.3.0",
-}
-"""By Python version and requirement, what the worker calls them."""
+RUNTIMES = (("3.8", "tflite-runtime==2.7.0"), ("3.9", "tflite-runtime==2.14.0"), ("3.13", "ai-edge-litert==2.3.0"))
+"""Python versions, each with the runtime to install."""
 
 
 def interpreter(version: str) -> str | None:
