@@ -67,27 +67,29 @@ def host() -> Iterator[Host]:
 
 def command_lines() -> dict[int, str]:
     """The processes of this machine, by process number."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
-    return found
+    processes = Path("/proc").glob("[0-9]*")
+    return {int(process.name): _read(process / "cmdline").replace("\0", " ") for process in processes}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # the process has ended, or is another user's
+        return ""
 
 
 class Marked:
     """Processes that this test started on its host, told by a variable in their environment."""
 
     def __init__(self, mark: str) -> None:
-        self._mark = f"DWSCONV_TEST_MARK={mark}".encode()
+        self._mark = f"DWSCONV_TEST_MARK={mark}"
 
     def processes(self) -> dict[int, str]:
         return {number: line for number, line in command_lines().items() if self._is_ours(number)}
 
     def worker(self) -> int:
         """The worker, once it lists devices."""
-        return self._wait_for(lambda number, line: "libedgetpu" in Path(f"/proc/{number}/maps").read_text())
+        return self._wait_for(lambda number, line: "libedgetpu" in _read(Path(f"/proc/{number}/maps")))
 
     def gateway(self) -> int:
         return self._wait_for(lambda number, line: "exec(eval(sys.stdin.readline()))" in line)
@@ -101,10 +103,7 @@ class Marked:
         raise AssertionError(f"not started: {self.processes()}")
 
     def _is_ours(self, number: int) -> bool:
-        try:
-            return number != os.getpid() and self._mark in Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
-        except OSError:
-            return False
+        return number != os.getpid() and self._mark in _read(Path(f"/proc/{number}/environ")).split("\0")
 
 
 @pytest.fixture
