@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_a_python_that_never_answers_is_ended(script: Callable[[str], str]) -> N
     start = time.monotonic()
     with Host(spec, connect_limit=0.3) as host, pytest.raises(HostError, match=r"did not answer in 0\.3 s"):
         EdgeTpu(host).devices()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
     assert not [line for line in command_lines().values() if "987654" in line]
 
 
@@ -126,7 +127,7 @@ def hanging(standin: StandIn) -> Procedure:
     """A listing that would never end: the device does not appear."""
     standin.plug_in("pci0")
     standin.set(hidden="1000000")
-    return Procedure(waits=(1000.0,), limit=600, claim_limit=1)
+    return Procedure(waits=(1000.0,), limit=60)
 
 
 def meanwhile(action: Callable[[], None]) -> threading.Thread:
@@ -146,8 +147,8 @@ def test_a_worker_that_is_killed(marked: Marked, hanging: Procedure) -> None:
 
 
 def test_a_worker_that_takes_too_long(marked: Marked, hanging: Procedure) -> None:
-    limited = Procedure(waits=hanging.waits, limit=0.5)
-    message = r"the worker at this host was still listing the devices after 0\.5 s and was stopped"
+    limited = Procedure(waits=hanging.waits, limit=4)
+    message = r"the worker at this host was still listing the devices after 4 s and was stopped"
     with Host() as host, pytest.raises(TimeLimitError, match=message):
         EdgeTpu(host, procedure=limited).devices()
 
@@ -177,29 +178,29 @@ def test_a_host_that_falls_asleep(marked: Marked, hanging: Procedure, monkeypatc
             TimeLimitError, match=r"gave no answer in 1 s and the connection was cut: see whether it is"
         ):
             measure(host, NOT_RUN + bytes(10_000_000), device="cpu", procedure=Procedure(limit=0.5))
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 20
 
 
-def test_an_interrupt_leaves_nothing_running(marked: Marked, hanging: Procedure, tmp_path: Path) -> None:
+@contextmanager
+def another_master(marked: Marked, procedure: Procedure, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that waits for a device like this one does."""
     code = (
         "from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure\n"
         "from pytest_dwsconv.edgetpu.hosts import Host\n"
-        f"with Host() as host: EdgeTpu(host, procedure={hanging!r}).devices()\n"
+        f"with Host() as host: EdgeTpu(host, procedure={procedure!r}).devices()\n"
     )
-    master = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=tmp_path)
-    marked.worker()
-    master.send_signal(signal.SIGINT)
-    _, errors = master.communicate(timeout=20)
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=folder) as master:
+        marked.worker()
+        yield master
+
+
+def test_an_interrupt_leaves_nothing_running(marked: Marked, hanging: Procedure, tmp_path: Path) -> None:
+    with another_master(marked, hanging, tmp_path) as master:
+        master.send_signal(signal.SIGINT)
+        _, errors = master.communicate(timeout=30)
     assert b"KeyboardInterrupt" in errors
 
 
 def test_nothing_is_left_when_the_master_is_killed(marked: Marked, hanging: Procedure, tmp_path: Path) -> None:
-    code = (
-        "from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure\n"
-        "from pytest_dwsconv.edgetpu.hosts import Host\n"
-        f"with Host() as host: EdgeTpu(host, procedure={hanging!r}).devices()\n"
-    )
-    master = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, cwd=tmp_path)
-    marked.worker()
-    master.kill()
-    master.wait()
+    with another_master(marked, hanging, tmp_path) as master:
+        master.kill()

@@ -36,7 +36,7 @@ pytest.importorskip("ai_edge_litert")
 
 from small_models import edgetpu_model, relu_model
 
-SHORT = replace(QUICK, limit=1.0)
+SHORT = replace(QUICK, limit=5.0)  # as long as it takes to get there on a busy machine
 
 
 THIS, OLDEST = ("this", "ai-edge-litert==2.3.0"), RUNTIMES[0]
@@ -117,7 +117,7 @@ def test_opening_fails_now_and_then(standin: StandIn, host: Host) -> None:
             WorkerCrashError,
             r"died while opening the device \(SIGSEGV\): a libedgetpu built for another",
         ),
-        ({"open": "hang"}, TimeLimitError, "was still opening the device after 1 s and was stopped"),
+        ({"open": "hang"}, TimeLimitError, "was still opening the device after 5 s and was stopped"),
         (
             {"prepare": "old"},
             RuntimeVersionError,
@@ -125,7 +125,7 @@ def test_opening_fails_now_and_then(standin: StandIn, host: Host) -> None:
         ),
         ({"invoke": "fail"}, DeviceLostError, r"failed while it ran the model \(USB transfer error 1"),
         ({"invoke": "crash"}, WorkerCrashError, r"died while invoking the model for the first time \(SIGSEGV\)"),
-        ({"invoke": "hang"}, TimeLimitError, "was still invoking the model for the first time after 1 s"),
+        ({"invoke": "hang"}, TimeLimitError, "was still invoking the model for the first time after 5 s"),
         ({"hidden": "9"}, EdgeTpuError, "libedgetpu lists none"),
     ],
 )
