@@ -13,6 +13,9 @@ from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_report
 from pytest_dwsconv.plugin.marker import marker_help, pytest_pyfunc_call, pytest_runtest_call, pytest_runtest_setup
 from pytest_dwsconv.plugin.reports import ASKED, NOTICER, pytest_dwsconv_judge, pytest_runtest_makereport
 
+pytest_plugins = ("pytest_dwsconv.plugin.edgetpu",)
+"""Loaded along with this one."""
+
 __all__ = [
     "budget_fixture",
     "dws_report",
@@ -21,6 +24,7 @@ __all__ = [
     "pytest_configure",
     "pytest_dwsconv_judge",
     "pytest_load_initial_conftests",
+    "pytest_plugins",
     "pytest_pyfunc_call",
     "pytest_runtest_call",
     "pytest_runtest_makereport",

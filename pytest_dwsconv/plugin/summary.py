@@ -16,7 +16,8 @@ from pytest_dwsconv.plugin.reports import Subject, analyze_under_hooks
 
 if TYPE_CHECKING:
     from pytest_dwsconv.budget import Held
-    from pytest_dwsconv.render import Run, Users
+    from pytest_dwsconv.measurement import Measurement
+    from pytest_dwsconv.render import Measured, Run, Users
     from pytest_dwsconv.report import Report
 
 TITLE = "dwsconv: depthwise separable candidates"
@@ -58,6 +59,7 @@ class Summary:
         self._config = config
         self._outputs = outputs
         self._run: dict[Report, Users] = {}
+        self._measured: dict[Measurement, set[str]] = {}
         self._received: dict[str, Report] = {}
         self._failures: dict[str, set[str]] = {}
         self._latencies: dict[Report, dict[str, float]] = {}
@@ -83,14 +85,21 @@ class Summary:
                 self._latencies.setdefault(subject.report, {}).update([found.latency])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from pytest_dwsconv.measurement import Measurement
+
+        for data in report.__dict__.pop("dwsconv_measured", ()):
+            self._measured.setdefault(Measurement.from_dict(data), set()).add(report.nodeid)
+        self._receive(report.__dict__.pop("dwsconv", {}), report.nodeid)
+
+    def _receive(self, message: dict[str, Any], nodeid: str) -> None:
+        """Take in what ``Made.message`` sent."""
         from pytest_dwsconv.budget import Held
         from pytest_dwsconv.report import Report
 
-        message = report.__dict__.pop("dwsconv", {})
         for digest, data in message.get("reports", ()):
             if digest not in self._received:
                 self._received[digest] = Report.from_dict(data)
-            self._add(self._received[digest], nodeid=report.nodeid)
+            self._add(self._received[digest], nodeid=nodeid)
         for digest, limits in message.get("held", ()):
             if digest in self._received:
                 self._hold(self._received[digest], [Held.from_dict(limit) for limit in limits])
@@ -98,7 +107,7 @@ class Summary:
             if digest in self._received:
                 self._latencies.setdefault(self._received[digest], {})[conditions] = seconds
         for failure in message.get("failures", ()):
-            self._failures.setdefault(failure, set()).add(report.nodeid)
+            self._failures.setdefault(failure, set()).add(nodeid)
 
     def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
         from pytest_dwsconv.render import Users
@@ -124,7 +133,7 @@ class Summary:
             self._findings.notices += checked.notices
         for output in self._outputs:
             if output.path is not None:
-                _write(output.form, self._run, output.path)
+                _write(output.form, self._run, self._measured, output.path)
         session.exitstatus = self._outcome(exitstatus)
 
     def _outcome(self, exitstatus: int) -> int:
@@ -148,9 +157,10 @@ class Summary:
             else:
                 terminalreporter.section(TITLE)
                 verbosity = self._config.get_verbosity()
-                terminalreporter.write_line(
-                    render_run(form, self._run, verbosity, width=width, colour=writer.hasmarkup)
+                text = render_run(
+                    form, self._run, verbosity, width=width, colour=writer.hasmarkup, measured=self._measured
                 )
+                terminalreporter.write_line(text)
         called = [f"{failure}\nCalled by {', '.join(sorted(tests))}" for failure, tests in self._failures.items()]
         severe = strict(self._config)
         _section(terminalreporter, "notices", self._findings.notices)
@@ -172,10 +182,10 @@ def _analyze_named(config: pytest.Config, named: NamedModel) -> Subject:
     return Subject(analyze_under_hooks(config.hook, config, model, named.shapes), model)
 
 
-def _write(form: str, run: Run, path: Path) -> None:
+def _write(form: str, run: Run, measured: Measured, path: Path) -> None:
     from pytest_dwsconv.render import write_run
 
     try:
-        write_run(form, run, path)
+        write_run(form, run, path, measured)
     except OSError as error:
         raise pytest.UsageError(f"dws-report: {path} cannot be written: {error.strerror}") from error

@@ -8,32 +8,42 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from pytest_dwsconv.render.measured import NOTHING, Measured
 from pytest_dwsconv.render.run import Run, Style, Users, in_order
 from pytest_dwsconv.report import Report
 
-__all__ = ["FILES_ONLY", "FORMS", "Run", "Style", "Users", "render_report", "render_run", "write_run"]
+__all__ = ["FILES_ONLY", "FORMS", "Measured", "Run", "Style", "Users", "render_report", "render_run", "write_run"]
 
 
-def _form(module: str) -> Callable[[Run, Style], str]:
+Form = Callable[[Run, Measured, Style], str]
+
+
+def _form(module: str) -> Form:
     """The form in this file, which is imported once it is wanted: some need a template engine or a table."""
 
-    def render(run: Run, style: Style) -> str:
+    def render(run: Run, measured: Measured, style: Style) -> str:
         found = import_module(f"{__name__}.{module}")
-        return cast("str", found.render_run(run, style))
+        return cast("str", found.render_run(run, measured, style))
 
     return render
 
 
-FORMS: dict[str, Callable[[Run, Style], str]] = {
-    form: _form(form) for form in ("text", "json", "markdown", "github", "sarif", "html")
-}
+FORMS: dict[str, Form] = {form: _form(form) for form in ("text", "json", "markdown", "github", "sarif", "html")}
 
 FILES_ONLY = ("html",)
 """Forms that are no use in a terminal."""
 
 
-def render_run(form: str, run: Run, verbosity: int = 0, *, width: int | None = None, colour: bool = False) -> str:
-    """All reports of a run, in an order that does not depend on which came first.
+def render_run(
+    form: str,
+    run: Run,
+    verbosity: int = 0,
+    *,
+    width: int | None = None,
+    colour: bool = False,
+    measured: Measured = NOTHING,
+) -> str:
+    """All reports of a run and what it measured, in an order that does not depend on which came first.
 
     Args:
         form: one of ``FORMS``.
@@ -41,8 +51,9 @@ def render_run(form: str, run: Run, verbosity: int = 0, *, width: int | None = N
         verbosity: below 0 one line per model, above 0 every test that reported it.
         width: columns of the terminal that text is for; None for a file, where lines may be as long as they are.
         colour: whether text may have colours.
+        measured: the latencies measured, with the tests that took them.
     """
-    return FORMS[form](in_order(run), Style(verbosity, width, colour))
+    return FORMS[form](in_order(run), measured, Style(verbosity, width, colour))
 
 
 def render_report(form: str, report: Report) -> str:
@@ -50,7 +61,7 @@ def render_report(form: str, report: Report) -> str:
     return render_run(form, {report: Users()}, verbosity=1)
 
 
-def write_run(form: str, run: Run, path: Path) -> None:
+def write_run(form: str, run: Run, path: Path, measured: Measured = NOTHING) -> None:
     """Write a run to a file in place of what it holds; Markdown joins what a job's summary on GitHub holds already.
 
     That is the file which the environment variable ``GITHUB_STEP_SUMMARY`` names.
@@ -61,4 +72,4 @@ def write_run(form: str, run: Run, path: Path) -> None:
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     joins = form == "markdown" and summary is not None and path.resolve() == Path(summary).resolve()
     with path.open("a" if joins else "w", encoding="utf-8") as file:
-        file.write(render_run(form, run, verbosity=1) + "\n")
+        file.write(render_run(form, run, verbosity=1, measured=measured) + "\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_dwsconv.render.measured import Measured, in_order
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import plain
 from pytest_dwsconv.render.words import NO_MODEL, brief
@@ -16,10 +17,15 @@ LARGEST = 5
 """So many layers are named."""
 
 
-def render_run(run: Run, style: Style) -> str:
-    if not run:
+def render_run(run: Run, measured: Measured, style: Style) -> str:
+    latencies = [
+        command("notice", plain(str(measurement)), title=f"dwsconv: measured latency of {plain(measurement.model)}")
+        for measurement in in_order(measured)
+    ]
+    if not run and not measured:
         return command("notice", NO_MODEL, title="dwsconv")
-    return "\n".join(line for report, users in run.items() for line in _annotations(report, users))
+    models = [line for report, users in run.items() for line in _annotations(report, users)]
+    return "\n".join(models + latencies)
 
 
 def command(kind: str, message: str, **properties: str) -> str:

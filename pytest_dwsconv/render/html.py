@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_dwsconv import __version__
 from pytest_dwsconv.budget import Held, humanize
+from pytest_dwsconv.render.measured import HEADERS, Measured, rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, Column, count, label, plain, ratio, totals
 from pytest_dwsconv.render.words import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def render_run(run: Run, style: Style) -> str:
+def render_run(run: Run, measured: Measured, style: Style) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -47,6 +48,8 @@ def render_run(run: Run, style: Style) -> str:
     environment.filters["breakable"] = _breakable
     return environment.get_template("page.html").render(
         version=__version__,
+        measured_headers=HEADERS,
+        measured=rows(measured),
         css=css,
         script=script,
         policy=f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(script)}'",

@@ -6,6 +6,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from pytest_dwsconv.render.measured import Measured, json_rows
 from pytest_dwsconv.render.run import Run, Style
 
 SCHEMA_VERSION = 1
@@ -19,7 +20,7 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def render_run(run: Run, style: Style) -> str:
+def render_run(run: Run, measured: Measured, style: Style) -> str:
     models = [
         {
             "targets": sorted(users.targets),
@@ -29,4 +30,4 @@ def render_run(run: Run, style: Style) -> str:
         }
         for report, users in run.items()
     ]
-    return json.dumps({"schema_version": SCHEMA_VERSION, "models": models}, indent=2)
+    return json.dumps({"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)}, indent=2)

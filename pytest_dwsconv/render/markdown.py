@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from pytest_dwsconv.render.measured import HEADERS, Measured, rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, plain, totals
 from pytest_dwsconv.render.words import (
@@ -23,10 +24,16 @@ _SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=](?=.)|:(?=\S)|(?<=www)\.", re.I
 """What Markdown, or GitHub's additions to it, may read as more than the character; a colon makes links and emoji."""
 
 
-def render_run(run: Run, style: Style) -> str:
-    if not run:
-        return f"## Depthwise separable candidates\n\n{escape(NO_MODEL)}\n"
-    return "\n".join(["## Depthwise separable candidates\n", *(_model(*row, style) for row in run.items())])
+def render_run(run: Run, measured: Measured, style: Style) -> str:
+    models = [_model(*row, style) for row in run.items()]
+    latencies = [_latencies(measured)] if measured else []
+    return "\n".join(["## Depthwise separable candidates\n", *(models + latencies or [f"{escape(NO_MODEL)}\n"])])
+
+
+def _latencies(measured: Measured) -> str:
+    cells = [[escape(cell) for cell in row] for row in (HEADERS, *rows(measured))]
+    lines = [cells[0], ["---"] * len(HEADERS), *cells[1:]]
+    return "### Measured latency\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def escape(text: str) -> str:

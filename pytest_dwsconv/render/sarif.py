@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pytest_dwsconv import __version__
+from pytest_dwsconv.render.measured import Measured, json_rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, ratio
 from pytest_dwsconv.report import Finding, Report
@@ -20,7 +21,7 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 BUDGET = "dwsconv-budget"
 
 
-def render_run(run: Run, style: Style) -> str:
+def render_run(run: Run, measured: Measured, style: Style) -> str:
     results = [result for report, users in run.items() for result in _results(report, users)]
     rules = _rules(run)
     indices = {rule["id"]: index for index, rule in enumerate(rules)}
@@ -32,6 +33,7 @@ def render_run(run: Run, style: Style) -> str:
         "columnKind": "unicodeCodePoints",
         "originalUriBaseIds": {"SRCROOT": {"description": {"text": "The root folder of the test run."}}},
         "results": results,
+        **({"properties": {"measured": json_rows(measured)}} if measured else {}),
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [one]}, indent=2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 
+from pytest_dwsconv.render.measured import Measured, table
 from pytest_dwsconv.render.run import Run, Style, Users, users_line
 from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, label, totals
 from pytest_dwsconv.render.words import (
@@ -29,8 +30,14 @@ _BOLD, _DIM, _GREEN, _YELLOW, _RED = "1", "2", "32", "33", "31"
 _COLOURS = {Verdict.CANDIDATE: _GREEN, Verdict.CANNOT_TELL: _YELLOW, Verdict.INELIGIBLE: _DIM}
 
 
-def render_run(run: Run, style: Style = _PLAIN) -> str:
-    """All reports: one line each below verbosity 0."""
+def render_run(run: Run, measured: Measured, style: Style) -> str:
+    """All reports, one line each below verbosity 0, and the latencies measured."""
+    if not measured:
+        return _reports(run, style)
+    return "\n\n\n".join([*([_reports(run, style)] if run else []), table(measured)])
+
+
+def _reports(run: Run, style: Style) -> str:
     if not run:
         return _wrapped(NO_MODEL, style)
     if style.verbosity < 0:

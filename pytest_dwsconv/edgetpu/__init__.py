@@ -1,0 +1,1 @@
+"""The Edge TPU: export, model files, compiler, and measuring on the connected device."""

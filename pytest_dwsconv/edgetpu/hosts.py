@@ -1,0 +1,208 @@
+"""Where to measure: this host, another Python on it, or another host; and the connection to it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from pytest_dwsconv.edgetpu.faults import ConnectionLostError, EdgeTpuError, HostError, TimeLimitError
+from pytest_dwsconv.errors import InputError
+
+if TYPE_CHECKING:
+    import execnet
+
+KEYS = ("python", "ssh", "ssh_config")
+SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+"""Ask nothing, and give up on a host that is silent. They come last: ssh takes the first value of an option it sees."""
+
+OLDEST_PYTHON = (3, 8)
+GRACE = 15.0
+"""Seconds that an answer may take beyond the worker's own limit, before the connection is cut."""
+
+_PROBE = "import sys; print('python', *sys.version_info[:2])"
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """A host as an option names it: ``python=/path/python3.9``, ``ssh=pi@raspberrypi``, both, or "" for this one.
+
+    ``ssh`` may hold options of the ssh command, and ``ssh_config`` names a file of them.
+    """
+
+    text: str = ""
+    python: str = ""
+    ssh: str = ""
+    ssh_config: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> HostSpec:
+        """Read ``KEY=VALUE//KEY=VALUE``.
+
+        Raises:
+            InputError: a key that is not known or comes twice, no value, or ``ssh_config`` without ``ssh``.
+        """
+        pairs = [part.partition("=")[::2] for part in text.split("//")] if text else []
+        values = dict(pairs)
+        if len(values) < len(pairs) or not all(values.values()) or not values.keys() <= set(KEYS):
+            raise InputError(
+                f"{text!r} is not a host: write python=/path/python3.9, ssh=pi@raspberrypi, or both separated by //"
+            )
+        if "ssh_config" in values and "ssh" not in values:
+            raise InputError(f"{text!r} has an ssh_config and no ssh: add ssh=HOST")
+        return cls(text, **values)
+
+    def __str__(self) -> str:
+        return self.text or "this host"
+
+    @property
+    def _interpreter(self) -> str:
+        return self.python or ("python3" if self.ssh else shlex.quote(sys.executable))
+
+    @property
+    def execnet_spec(self) -> str:
+        if not self.ssh:
+            return f"popen//python={self._interpreter}"
+        config = f"//ssh_config={self.ssh_config}" if self.ssh_config else ""
+        return f"ssh={self.ssh} {SSH_OPTIONS}//python={self._interpreter}{config}"
+
+    @property
+    def probe(self) -> list[str]:
+        """The command that prints the host's Python version, reached as execnet will."""
+        if not self.ssh:
+            return [*shlex.split(self._interpreter), "-c", _PROBE]
+        config = ["-F", self.ssh_config] if self.ssh_config else []
+        return ["ssh", *config, *self.ssh.split(), *SSH_OPTIONS.split(), f'{self._interpreter} -c "{_PROBE}"']
+
+
+class Host:
+    """A connection to a host, made when first used and again after it broke. Close it, or use it in a ``with``."""
+
+    def __init__(self, spec: str = "", connect_limit: float = 30.0) -> None:
+        self.spec = HostSpec.parse(spec)
+        self._connect_limit = connect_limit
+        self._group: execnet.Group | None = None
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what runs there. Nothing is left of it."""
+        if self._group is not None:
+            self._group.terminate(timeout=2.0)
+            self._group = None
+
+    def run(self, header: str, model: bytes, limit: float) -> dict[str, Any]:
+        """Run one task of the worker there; what its supervisor answers.
+
+        Args:
+            header: the task, a line of JSON.
+            model: the bytes that follow it.
+            limit: seconds that the worker may take.
+
+        Raises:
+            HostError: the host cannot be reached.
+            ConnectionLostError: the connection broke.
+            TimeLimitError: there was no answer, from the supervisor either.
+        """
+        gateway = self._connected()
+        expired = threading.Event()
+
+        def cut() -> None:
+            expired.set()
+            _kill(gateway)
+
+        timer = threading.Timer(limit + GRACE, cut)
+        timer.start()
+        try:
+            channel = gateway.remote_exec(_source("supervisor"))
+            channel.send({"worker": _source("worker"), "header": header, "model": model, "limit": limit})
+            answer: dict[str, Any] = channel.receive()
+            return answer
+        except BaseException as error:
+            _kill(gateway)
+            self.close()
+            if not isinstance(error, Exception):
+                raise
+            raise self._broken(error, expired.is_set(), limit) from error
+        finally:
+            timer.cancel()
+
+    def _broken(self, error: Exception, expired: bool, limit: float) -> EdgeTpuError:
+        if expired:
+            return TimeLimitError(
+                f"{self.spec} gave no answer in {limit + GRACE:g} s and the connection was cut: see whether it is awake"
+            )
+        if isinstance(error, (EOFError, OSError)):
+            return ConnectionLostError(
+                f"the connection to {self.spec} broke while it measured: see whether the host is up, and measure again"
+            )
+        return EdgeTpuError(f"{self.spec} cannot run the worker: {str(error).strip().splitlines()[-1]}")
+
+    def _connected(self) -> execnet.Gateway:
+        if self._group is None:
+            try:
+                import execnet
+            except ImportError as error:
+                raise HostError(
+                    "measuring needs execnet, which is not installed: pip install 'pytest-dwsconv[edgetpu]'"
+                ) from error
+            self._probe()
+            group = execnet.Group()
+            group.makegateway(self.spec.execnet_spec)
+            self._group = group
+        return self._group[0]
+
+    def _probe(self) -> None:
+        """See that the host answers and its Python will do, within a time limit, which execnet has not."""
+        try:
+            done = subprocess.run(
+                self.spec.probe,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=self._connect_limit,
+                check=False,
+            )
+        except OSError as error:
+            raise HostError(f"{self.spec} cannot be used: {error.strerror}: {error.filename}") from error
+        except subprocess.TimeoutExpired as error:
+            raise HostError(
+                f"{self.spec} did not answer in {self._connect_limit:g} s: see whether it is up and its Python starts"
+            ) from error
+        if done.returncode:
+            raise HostError(_unreachable(self.spec, done))
+        word, _, found = done.stdout.strip().partition(" ")
+        if word != "python":
+            raise HostError(
+                f"{self.spec} prints {done.stdout.strip()[:80]!r} of its own accord: have the start-up files of its "
+                "shell print nothing"
+            )
+        if tuple(map(int, found.split())) < OLDEST_PYTHON:
+            raise HostError(
+                f"{self.spec} has Python {found.replace(' ', '.')} and needs 3.8 or newer: name another python"
+            )
+
+
+def _unreachable(spec: HostSpec, done: subprocess.CompletedProcess[str]) -> str:
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if spec.ssh and done.returncode == 255:
+        return f"{spec} cannot be reached ({last}): see that 'ssh {spec.ssh}' works without a question"
+    return f"{spec} has no Python that starts ({last}): name one, as in python=/usr/bin/python3"
+
+
+def _kill(gateway: execnet.Gateway) -> None:
+    """Kill the local end, which is the far Python itself or ssh: execnet's own ``exit`` waits for a pipe to drain."""
+    gateway._io.kill()
+
+
+def _source(module: str) -> str:
+    return (files(__package__) / f"{module}.py").read_text(encoding="utf-8")

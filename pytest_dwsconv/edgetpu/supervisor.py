@@ -1,0 +1,44 @@
+"""The far end of a connection: runs the worker in a process that may crash or hang, and tells how it ended.
+
+Stand-alone: sent to the host as text by execnet and run there, on Python 3.8 or newer with nothing installed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+
+def supervise(channel: Any) -> None:
+    """Take one task off the channel and answer it with what the worker printed and how it ended.
+
+    The task is ``worker`` (source text), ``header`` (a line of JSON), ``model`` (bytes) and ``limit`` (seconds).
+    Whatever else comes, be it the end of the connection, kills the worker.
+    """
+    task = channel.receive()
+    command = [sys.executable, "-u", "-c", task["worker"]]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    channel.setcallback(lambda _: worker.kill(), endmarker=None)
+    timed_out = False
+    try:
+        printed, errors = worker.communicate(task["header"].encode() + b"\n" + task["model"], timeout=task["limit"])
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        worker.kill()
+        printed, errors = worker.communicate()
+    finally:
+        worker.kill()
+        worker.wait()
+    channel.send(
+        {
+            "printed": printed.decode(errors="replace"),
+            "errors": errors.decode(errors="replace")[-4000:],
+            "status": worker.returncode,
+            "timed_out": timed_out,
+        }
+    )
+
+
+if __name__ == "__channelexec__":
+    supervise(channel)  # type: ignore[name-defined]  # noqa: F821  # execnet puts it there

@@ -1,0 +1,213 @@
+"""The Edge TPU in pytest: options, fixtures and what they measured. Loaded with the plugin, idle until asked."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_dwsconv.edgetpu.device import EdgeTpu
+    from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
+    from pytest_dwsconv.edgetpu.hosts import Host
+    from pytest_dwsconv.measurement import LatencyBackend, Measurement
+
+TARGET = "edgetpu"
+MODES = ("auto", "require", "off")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("dwsconv", "depthwise separable convolutions")
+    group.addoption(
+        "--dws-edgetpu",
+        choices=MODES,
+        help="without an Edge TPU, tests that want one are skipped (auto, the default) or fail (require); "
+        "off skips them in any case",
+    )
+    group.addoption(
+        "--dws-edgetpu-host",
+        metavar="SPEC",
+        help="where the Edge TPU is: python=/path/python3.9, ssh=pi@raspberrypi, or both separated by //; "
+        "this Python by default",
+    )
+    group.addoption(
+        "--dws-edgetpu-device",
+        metavar="STR",
+        help="which Edge TPU, as pycoral names it: :1, usb, usb:0, pci or pci:0; any by default",
+    )
+    parser.addini("dws_edgetpu", "as --dws-edgetpu")
+    parser.addini("dws_edgetpu_host", "as --dws-edgetpu-host")
+    parser.addini("dws_edgetpu_device", "as --dws-edgetpu-device")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a setting that cannot be used before any test runs."""
+    if _mode(config) not in MODES:
+        raise pytest.UsageError(f"dws_edgetpu {_mode(config)!r} is not {', '.join(MODES[:-1])} or {MODES[-1]}")
+    host, device = _setting(config, "dws_edgetpu_host"), _setting(config, "dws_edgetpu_device")
+    if host or device:
+        from pytest_dwsconv.edgetpu.device import check_device
+        from pytest_dwsconv.edgetpu.hosts import HostSpec
+        from pytest_dwsconv.errors import InputError
+
+        try:
+            HostSpec.parse(host)
+            check_device(device)
+        except InputError as error:
+            raise pytest.UsageError(f"dws-edgetpu: {error}") from error
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    connection = config.stash.get(_CONNECTION, None)
+    if connection is not None:
+        connection.host.close()
+
+
+def _setting(config: pytest.Config, name: str) -> str:
+    """An option, or else its key in the ini file, or else nothing."""
+    return str(config.getoption(name) or config.getini(name) or "")
+
+
+def _mode(config: pytest.Config) -> str:
+    return _setting(config, "dws_edgetpu") or MODES[0]
+
+
+# --------------------------------------------------------------------------- the device
+
+
+@dataclass
+class _Connection:
+    """The host of this process' tests, what was found there, or why nothing was."""
+
+    host: Host
+    found: EdgeTpu | None = None
+    absent: EdgeTpuAbsentError | None = None
+
+
+_CONNECTION = pytest.StashKey[_Connection]()
+
+
+def _connected(config: pytest.Config) -> EdgeTpu:
+    """The device of this run. It is looked for once: a search that fails may take seconds.
+
+    Raises:
+        EdgeTpuError: there is none, or it cannot be used.
+    """
+    from pytest_dwsconv.edgetpu.device import EdgeTpu
+    from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
+    from pytest_dwsconv.edgetpu.hosts import Host
+
+    if _CONNECTION not in config.stash:
+        config.stash[_CONNECTION] = _Connection(Host(_setting(config, "dws_edgetpu_host")))
+    connection = config.stash[_CONNECTION]
+    if connection.absent is not None:
+        raise connection.absent
+    if connection.found is None:
+        device = EdgeTpu(connection.host, _setting(config, "dws_edgetpu_device"))
+        try:
+            device.devices()
+        except EdgeTpuAbsentError as error:
+            connection.absent = error
+            raise
+        connection.found = device
+    return connection.found
+
+
+@contextmanager
+def _skipping(config: pytest.Config) -> Iterator[None]:
+    """Skip where there is no device, or fail if one is required."""
+    from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
+
+    if _mode(config) == "off":
+        pytest.skip("the Edge TPU is switched off by dws-edgetpu")
+    try:
+        yield
+    except EdgeTpuAbsentError as error:
+        _absent(config, str(error))
+
+
+def _absent(config: pytest.Config, reason: str) -> NoReturn:
+    if _mode(config) == "require":
+        pytest.fail(f"an Edge TPU is required by dws-edgetpu: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_dwsconv_latency_backend(config: pytest.Config, target: str) -> LatencyBackend | None:
+    return _connected(config) if target == TARGET else None
+
+
+# --------------------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(scope="session")
+def edgetpu(pytestconfig: pytest.Config) -> EdgeTpu:
+    """The connected Edge TPU: edgetpu.measure(model, (1, 3, 224, 224)). Without one, skip the test and say why."""
+    with _skipping(pytestconfig):
+        return _connected(pytestconfig)
+
+
+@pytest.fixture
+def edgetpu_latency(request: pytest.FixtureRequest) -> LatencyFixture:
+    """Hold a model to a latency measured on the Edge TPU: edgetpu_latency(model, (1, 3, 224, 224), max="12ms")."""
+    return LatencyFixture(request.node)
+
+
+class LatencyFixture:
+    """The fixture ``edgetpu_latency``: call it with a model, its input shape, and the latency it may have."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+
+    def __call__(
+        self,
+        model: nn.Module | bytes | str | PathLike[str],
+        shape: tuple[int, ...] | None = None,
+        *,
+        max: float | str,  # noqa: A002  # as people say it
+        percentile: float = 50,
+        tolerance: float | str = 0,
+    ) -> Measurement:
+        __tracebackhide__ = True
+        from pytest_dwsconv.measurement import LatencyLimit
+
+        limit = LatencyLimit(max, percentile, tolerance)
+        config, hook = self._item.config, self._item.ihook
+        with _skipping(config):
+            backend = hook.pytest_dwsconv_latency_backend(config=config, target=TARGET)
+            measurement: Measurement = backend.measure(model, shape)
+        self._item.stash.setdefault(_MADE, _Made()).unsent.append(measurement)
+        excess = limit.excess(measurement)
+        if excess:
+            pytest.fail(f"{excess}\n{measurement}")
+        return measurement
+
+
+# --------------------------------------------------------------------------- measurements of a test
+
+
+@dataclass
+class _Made:
+    """What one test has measured and no report has carried yet."""
+
+    unsent: list[Measurement] = field(default_factory=list)
+
+
+_MADE = pytest.StashKey[_Made]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let measurements travel with the phase they were made in, as plain dicts, so that they cross xdist."""
+    phase = yield
+    made = item.stash.get(_MADE, None)
+    if made is not None:
+        phase.__dict__["dwsconv_measured"] = [measurement.to_dict() for measurement in made.unsent]
+        made.unsent = []
+    return phase
