@@ -95,6 +95,24 @@ def test_a_python_that_never_answers_is_ended(script: Callable[[str], str]) -> N
     assert not [line for line in command_lines().values() if "987654" in line]
 
 
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ("echo no; cat", "AssertionError"),
+        ("exit 1", r"Broken pipe|exit code 1"),
+        ("exec sleep 98765", r"no answer in 5 s"),
+    ],
+    ids=["talks", "ends", "hangs"],
+)
+def test_a_python_that_answers_only_once(
+    marked: Marked, script: Callable[[str], str], tmp_path: Path, second: str, told: str
+) -> None:
+    spec = script(f'test -e {tmp_path}/once && {{ {second}; }}; touch {tmp_path}/once; exec {sys.executable} "$@"')
+    message = rf"answered once and not again \(.*({told}).*\): see whether it is up"
+    with Host(spec, connect_limit=5) as host, pytest.raises(HostError, match=message):
+        EdgeTpu(host).devices()
+
+
 def test_ssh_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with Host("ssh=pi@raspberrypi") as host, pytest.raises(HostError, match=r"cannot be used: No such file .*: ssh"):
@@ -114,7 +132,8 @@ def test_a_host_that_nobody_is_at() -> None:
 
 
 def test_without_execnet_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "execnet", None)  # as the interpreter notes a module that is not there
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "execnet", raising=False)
     with Host() as host, pytest.raises(HostError, match=r"pip install 'pytest-dwsconv\[edgetpu\]'"):
         EdgeTpu(host).devices()
 
@@ -171,7 +190,7 @@ def test_a_host_that_falls_asleep(marked: Marked, hanging: Procedure, monkeypatc
     """Also while a model is being sent that no pipe holds."""
     monkeypatch.setattr(hosts, "GRACE", 0.5)
     with Host(PYTHON) as host:
-        EdgeTpu(host, procedure=QUICK).host._connected()
+        host.connect()
         os.kill(marked.gateway(), signal.SIGSTOP)
         start = time.monotonic()
         with pytest.raises(

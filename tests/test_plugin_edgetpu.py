@@ -172,6 +172,22 @@ def test_a_device_is_looked_for_once(pytester: pytest.Pytester, tmp_path: Path) 
     assert len((tmp_path / "starts").read_text().splitlines()) == 2  # seen to start, and connected to
 
 
+@pytest.mark.usefixtures("no_library")
+def test_whoever_asks_for_the_backend_skips_as_well(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("target", ["edgetpu", "another"])
+        def test_backend(pytestconfig, target):
+            ask = pytestconfig.hook.pytest_dwsconv_latency_backend
+            assert ask(config=pytestconfig, target=target) is None
+        """
+    )
+    pytester.runpytest().assert_outcomes(skipped=1, passed=1)
+    pytester.runpytest("--dws-edgetpu=require").assert_outcomes(failed=1, passed=1)
+
+
 # --------------------------------------------------------------------------- holding a model to a latency
 
 

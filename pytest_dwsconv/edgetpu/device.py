@@ -129,7 +129,7 @@ def compiled(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, .
         return tflite, name
     from pytest_dwsconv.edgetpu.compiler import compile_model
 
-    return compile_model(tflite), name
+    return compile_model(tflite).content, name
 
 
 def _tflite(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None) -> tuple[bytes, str]:

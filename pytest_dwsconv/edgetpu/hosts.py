@@ -5,16 +5,14 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import Any
 
+from pytest_dwsconv.edgetpu.connection import Connection
 from pytest_dwsconv.edgetpu.faults import ConnectionLostError, EdgeTpuError, HostError, TimeLimitError
 from pytest_dwsconv.errors import InputError
-
-if TYPE_CHECKING:
-    import execnet
 
 KEYS = ("python", "ssh", "ssh_config")
 SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
@@ -85,7 +83,7 @@ class Host:
     def __init__(self, spec: str = "", connect_limit: float = 30.0) -> None:
         self.spec = HostSpec.parse(spec)
         self._connect_limit = connect_limit
-        self._group: execnet.Group | None = None
+        self._connection: Connection | None = None
 
     def __enter__(self) -> Host:
         return self
@@ -95,9 +93,9 @@ class Host:
 
     def close(self) -> None:
         """End what runs there. Nothing is left of it."""
-        if self._group is not None:
-            self._group.terminate(timeout=2.0)
-            self._group = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def run(self, header: str, model: bytes, limit: float) -> dict[str, Any]:
         """Run one task of the worker there; what its supervisor answers.
@@ -112,53 +110,43 @@ class Host:
             ConnectionLostError: the connection broke.
             TimeLimitError: there was no answer, from the supervisor either.
         """
-        gateway = self._connected()
-        expired = threading.Event()
-
-        def cut() -> None:
-            expired.set()
-            _kill(gateway)
-
-        timer = threading.Timer(limit + GRACE, cut)
-        timer.start()
+        self.connect()
+        assert self._connection is not None
+        task = {"worker": _source("worker"), "header": header, "model": model, "limit": limit}
         try:
-            channel = gateway.remote_exec(_source("supervisor"))
-            channel.send({"worker": _source("worker"), "header": header, "model": model, "limit": limit})
-            answer: dict[str, Any] = channel.receive()
-            return answer
-        except BaseException as error:
-            _kill(gateway)
-            self.close()
-            if not isinstance(error, Exception):
-                raise
-            raise self._broken(error, expired.is_set(), limit) from error
-        finally:
-            timer.cancel()
-
-    def _broken(self, error: Exception, expired: bool, limit: float) -> EdgeTpuError:
-        if expired:
-            return TimeLimitError(
+            return self._connection.exchange(_source("supervisor"), task, limit + GRACE)
+        except TimeoutError as error:
+            raise TimeLimitError(
                 f"{self.spec} gave no answer in {limit + GRACE:g} s and the connection was cut: see whether it is awake"
-            )
-        if isinstance(error, (EOFError, OSError)):
-            return ConnectionLostError(
+            ) from error
+        except (EOFError, OSError) as error:
+            raise ConnectionLostError(
                 f"the connection to {self.spec} broke while it measured: see whether the host is up, and measure again"
-            )
-        return EdgeTpuError(f"{self.spec} cannot run the worker: {str(error).strip().splitlines()[-1]}")
+            ) from error
+        except Exception as error:  # the supervisor's, as execnet tells it
+            reason = str(error).strip().splitlines()[-1]
+            raise EdgeTpuError(
+                f"{self.spec} cannot run the worker ({reason}): see whether it is out of memory"
+            ) from error
+        finally:
+            if self._connection.closed:
+                self._connection = None
 
-    def _connected(self) -> execnet.Gateway:
-        if self._group is None:
-            try:
-                import execnet
-            except ImportError as error:
-                raise HostError(
-                    "measuring needs execnet, which is not installed: pip install 'pytest-dwsconv[edgetpu]'"
-                ) from error
-            self._probe()
-            group = execnet.Group()
-            group.makegateway(self.spec.execnet_spec)
-            self._group = group
-        return self._group[0]
+    def connect(self) -> None:
+        """Connect, unless connected; ``run`` does so itself.
+
+        Raises:
+            HostError: the host cannot be reached, or execnet is not installed.
+        """
+        if self._connection is not None:
+            return
+        if find_spec("execnet") is None:
+            raise HostError("measuring needs execnet, which is not installed: pip install 'pytest-dwsconv[edgetpu]'")
+        self._probe()
+        try:
+            self._connection = Connection(self.spec.execnet_spec, self._connect_limit)
+        except Exception as error:  # of execnet's own kinds too
+            raise HostError(f"{self.spec} answered once and not again ({error!r}): see whether it is up") from error
 
     def _probe(self) -> None:
         """See that the host answers and its Python will do, within a time limit, which execnet has not."""
@@ -197,11 +185,6 @@ def _unreachable(spec: HostSpec, done: subprocess.CompletedProcess[str]) -> str:
     if spec.ssh and done.returncode == 255:
         return f"{spec} cannot be reached ({last}): see that 'ssh {spec.ssh}' works without a question"
     return f"{spec} has no Python that starts ({last}): name one, as in python=/usr/bin/python3"
-
-
-def _kill(gateway: execnet.Gateway) -> None:
-    """Kill the local end, which is the far Python itself or ssh: execnet's own ``exit`` waits for a pipe to drain."""
-    gateway._io.kill()
 
 
 def _source(module: str) -> str:

@@ -140,7 +140,10 @@ def _absent(config: pytest.Config, reason: str) -> NoReturn:
 
 @pytest.hookimpl(trylast=True)
 def pytest_dwsconv_latency_backend(config: pytest.Config, target: str) -> LatencyBackend | None:
-    return _connected(config) if target == TARGET else None
+    if target != TARGET:
+        return None
+    with _skipping(config):
+        return _connected(config)
 
 
 # --------------------------------------------------------------------------- fixtures
