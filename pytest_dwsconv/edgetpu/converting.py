@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv.edgetpu.export import PROGRAM, REFUSAL, RESULT, SAMPLES
+from pytest_dwsconv.edgetpu.export import PROGRAM, REFUSAL, RESULT, SAMPLES, first_line
 from pytest_dwsconv.edgetpu.repairs import repair
 from pytest_dwsconv.errors import ExportError
 
@@ -46,16 +46,24 @@ def convert(folder: Path) -> bytes:
     samples = torch.load(folder / SAMPLES, weights_only=True)
     samples = samples.permute(0, 2, 3, 1).contiguous() if samples.ndim == 4 else samples
     # reason: unflattened, it keeps the names of its layers, and the names of the tensors are made from them
-    network = torch.export.unflatten(torch.export.load(folder / PROGRAM))
+    program = torch.export.load(folder / PROGRAM)
+    network = torch.export.unflatten(program)
     try:
         plain = _floating(ChannelsLast(network).eval(), samples[:1])
     except Exception as error:  # a converter of many layers, each with errors of its own
-        raise ExportError(f"litert-torch failed ({type(error).__name__}: {error})") from error
+        raise ExportError(f"litert-torch failed: {first_line(error)}") from error
     try:
         quantized = _quantized(plain, samples)
     except Exception as error:  # likewise
-        raise ExportError(f"ai-edge-quantizer failed ({type(error).__name__}: {error})") from error
-    return repair(quantized, plain)
+        raise ExportError(f"ai-edge-quantizer failed: {first_line(error)}") from error
+    return repair(quantized, plain, _last_layers(program))
+
+
+def _last_layers(program: torch.export.ExportedProgram) -> list[str]:
+    """The layer that computes each output; empty for one that no layer does."""
+    outputs = [node for node in program.graph.output_node().args[0] if isinstance(node, fx.Node)]
+    stacks = [node.meta.get("nn_module_stack") or {"": ("", None)} for node in outputs]
+    return [list(stack.values())[-1][0] for stack in stacks]
 
 
 def _floating(network: nn.Module, sample: Tensor) -> bytes:
@@ -67,19 +75,21 @@ def _floating(network: nn.Module, sample: Tensor) -> bytes:
 
 def _quantized(plain: bytes, samples: Tensor) -> bytes:
     from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
 
-    names = qtyping.TFLOperationName
-    chosen = quantizer.Quantizer(plain)
-    chosen.add_static_config(".*", names.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+    names, whole = qtyping.TFLOperationName, qtyping.QuantGranularity.TENSORWISE
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_static_config(".*", names.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
     # reason: with a scale per channel in fully connected layers old runtimes compute something else without a word
-    whole = qtyping.QuantGranularity.TENSORWISE
-    chosen.add_static_config(".*", names.FULLY_CONNECTED, 8, 8, weight_granularity=whole)
-    ((signature, names_of),) = Interpreter(model_content=plain).get_signature_list().items()
-    (argument,) = names_of["inputs"]
-    inputs = [{argument: sample[None].numpy()} for sample in samples]
-    statistics = chosen.calibrate({signature: inputs}, num_threads=torch.get_num_threads())
-    return bytes(chosen.quantize(statistics, enable_progress_report=False).quantized_model)
+    recipe.add_static_config(".*", names.FULLY_CONNECTED, 8, 8, whole)
+    ((signature, arguments),) = Interpreter(model_content=plain).get_signature_list().items()
+    inputs = [{arguments["inputs"][0]: sample[None].numpy()} for sample in samples]
+    # reason: the default averages the ranges of the inputs, and so cuts off what every second of them goes to
+    ranges = calibrator.Calibrator(plain, torch.get_num_threads(), qsv_update_func=qsv_utils.min_max_update)
+    ranges.calibrate({signature: inputs}, recipe)
+    chosen = quantizer.Quantizer(plain, recipe.get_quantization_recipe())
+    return bytes(chosen.quantize(ranges.get_model_qsvs(), enable_progress_report=False).quantized_model)
 
 
 def main(folder: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import sys
 import tempfile
 import warnings
@@ -62,6 +63,7 @@ def export_int8(
         EdgeTpuWarning: some operators will stay on the CPU, by the vendor's documentation.
     """
     _check(model, shape, timeout)
+    _check_installed()
     name = type(model).__name__
     samples = _samples(shape, calibration)
     try:
@@ -76,9 +78,6 @@ def export_int8(
 
 
 def _check(model: nn.Module, shape: Sequence[int], timeout: float) -> None:
-    for module, package in _NEEDED.items():
-        if find_spec(module) is None:
-            raise MissingExtraError("exporting to TFLite", package)
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"export_int8 takes a torch.nn.Module, not {type(model).__name__}; build the model first")
     if len(shape) < 2 or not all(isinstance(side, int) and side > 0 for side in shape):
@@ -87,6 +86,15 @@ def _check(model: nn.Module, shape: Sequence[int], timeout: float) -> None:
         raise InputError(f"the batch size in {tuple(shape)} is {shape[0]}, and the Edge TPU takes 1; begin with 1")
     if not timeout > 0:
         raise InputError(f"timeout is {timeout}; give the seconds that exporting may take")
+    for kind, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.isfinite().all():
+            raise InputError(f"{kind} of {type(model).__name__} is not finite; it has no int8 form")
+
+
+def _check_installed() -> None:
+    for module, package in _NEEDED.items():
+        if find_spec(module) is None:
+            raise MissingExtraError("exporting to TFLite", package)
 
 
 def _samples(shape: Sequence[int], calibration: Iterable[Tensor] | None) -> Tensor:
@@ -123,13 +131,14 @@ def _save(model: nn.Module, samples: Tensor, folder: Path) -> None:
         with as_found(plain), torch.no_grad():
             program = torch.export.export(plain, (samples[:1].clone(),))
     except Exception as error:  # whatever the user's forward or torch's exporter raises
-        message = f"torch.export cannot record the forward of {type(model).__name__}: {_first_line(error)}"
+        message = f"torch.export cannot record the forward of {type(model).__name__}: {first_line(error)}"
         raise ExportError(f"{message}; make it run on one tensor of {tuple(samples[:1].shape)}") from error
-    try:
-        torch.export.save(program, folder / PROGRAM)
-        torch.save(samples, folder / SAMPLES)
-    except RuntimeError as error:  # what torch makes of a full disk
-        raise OSError(_first_line(error)) from error
+    # reason: written to the file directly, a full disk does not raise: torch's writer ends the whole process
+    recorded, stacked = io.BytesIO(), io.BytesIO()
+    torch.export.save(program, recorded)
+    torch.save(samples, stacked)
+    (folder / PROGRAM).write_bytes(recorded.getbuffer())
+    (folder / SAMPLES).write_bytes(stacked.getbuffer())
 
 
 def _float_on_cpu(model: nn.Module) -> nn.Module:
@@ -139,7 +148,7 @@ def _float_on_cpu(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model).to("cpu", torch.float32)
     except Exception as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
-        reason = _first_line(error)
+        reason = first_line(error)
         raise InputError(
             f"{type(model).__name__} cannot be copied ({reason}); move it to the CPU in float32"
         ) from error
@@ -152,7 +161,8 @@ def _reason(finished: Finished, refusal: Path) -> str:
     return f"the converter failed ({finished.ending}): {last}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error of somebody else's in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CUSTOM_OPERATOR = "edgetpu-custom-op"
 """The operator that stands for everything the Edge TPU executes."""
 
+LAYER_MARK = "InterpreterModule_"
+"""Stands before the name of each layer in the name of a tensor that ``export_int8`` has written."""
+
 _IDENTIFIER = b"TFL3"
 _FEW = 64  # elements: axes, paddings, strides and target sizes are shorter, weights are longer
 
@@ -203,8 +206,7 @@ def _package(operator: Any) -> Package:
 
 def _operator(tflite: Any, model: Any, operator: Any, tensors: list[Tensor]) -> Operator:
     code = model.OperatorCodes(operator.OpcodeIndex())
-    # reason: codes above 126 have a field of their own since 2.4; files from before it have only the old one
-    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    number = _builtin(code)
     custom = number == tflite.BuiltinOperator.CUSTOM
     name = code.CustomCode().decode() if custom else _name_of(tflite.BuiltinOperator, number)
     inputs = (operator.Inputs(index) for index in range(operator.InputsLength()))
@@ -216,6 +218,19 @@ def _operator(tflite: Any, model: Any, operator: Any, tensors: list[Tensor]) -> 
         custom=custom,
         options=_options(tflite, operator, name),
     )
+
+
+def _builtin(code: Any) -> int:
+    """Which operator a code declares: of the old field and the one that 2.4 added a file may have either, or both.
+
+    The accessor of that name is not used: it looks at the new field only where its number is too large for the old.
+    """
+    from flatbuffers import number_types
+
+    table = code._tab
+    offset = table.Offset(10)
+    added = int(table.Get(number_types.Int32Flags, offset + table.Pos)) if offset else 0
+    return max(added, int(code.DeprecatedBuiltinCode()))
 
 
 def _options(tflite: Any, operator: Any, name: str) -> dict[str, int]:
@@ -273,4 +288,4 @@ def _name_of(table: Any, number: int) -> str:
 
 def _layer(tensor: str, which: int) -> str:
     """The name of a layer in the name that ``export_int8`` gives a tensor, nothing in any other name."""
-    return ".".join(re.findall(r"InterpreterModule_([^/;]+)", tensor.rstrip(";").split(";;")[which]))
+    return ".".join(re.findall(rf"{LAYER_MARK}([^/;]+)", tensor.rstrip(";").split(";;")[which]))

@@ -32,6 +32,8 @@ class Finished:
 def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> Finished:
     """Run ``command`` in ``folder``; it and all it started are killed if it is not done in time.
 
+    Its temporary files go there too, so that they are gone with the folder however it ends.
+
     Raises:
         TimeoutError: it was killed.
         OSError: it cannot be started.
@@ -39,6 +41,7 @@ def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> F
     process = subprocess.Popen(
         command,
         cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
