@@ -20,7 +20,6 @@ OPTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "CONV_2D": ("Conv2DOptions", {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"}),
     "FULLY_CONNECTED": ("FullyConnectedOptions", {"weights_format": "WeightsFormat"}),
 }
-Write = Callable[[flatbuffers.Builder], int]
 
 
 def pack(model: ModelFile) -> bytes:

@@ -96,7 +96,7 @@ def _quantized(values: Any, tensor: Any) -> Any:
 def run(python: str, folder: Path, kernels: str) -> Any:
     outputs = folder / "outputs.npy"
     outputs.unlink(missing_ok=True)
-    command = [python, RUNNER, folder / "model.tflite", folder / "inputs.npy", outputs, kernels]
+    command: list[str | Path] = [python, RUNNER, folder / "model.tflite", folder / "inputs.npy", outputs, kernels]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return np.load(outputs)

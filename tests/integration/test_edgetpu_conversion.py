@@ -141,6 +141,6 @@ def test_a_half_precision_network_in_training_is_left_as_it_was() -> None:
 
 def test_the_converter_is_stopped_in_time() -> None:
     start = time.monotonic()
-    with pytest.raises(ExportError, match="exporting Sequential was stopped: not done after 0.5 s"):
+    with pytest.raises(ExportError, match=r"exporting Sequential was stopped: not done after 0\.5 s"):
         export_int8(nn.Sequential(conv()), SHAPE, timeout=0.5)
     assert time.monotonic() - start < 20
