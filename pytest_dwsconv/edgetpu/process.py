@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> F
 
 def _kill(process: subprocess.Popen[str]) -> None:
     if os.name == "posix":
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):  # gone between the check and the kill
+            os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
     process.communicate()

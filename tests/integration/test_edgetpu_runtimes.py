@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from pytest_dwsconv import rewrite
 from pytest_dwsconv.edgetpu import export_int8, judge_model, read_model
 
-pytest.importorskip("ai_edge_litert", exc_type=ImportError)
-pytest.importorskip("litert_torch.version", exc_type=ImportError)
+if importlib.util.find_spec("litert_torch") is None:  # not imported: it takes seconds, and is another process's
+    pytest.skip("litert-torch is not installed", allow_module_level=True)
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"
 IMAGES = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
@@ -55,8 +55,8 @@ def separable(model: nn.Module, images: Tensor) -> nn.Module:
 
 # Name, network, shape of the input, and what the int8 file must reach against the float network, measured on LiteRT
 # 2.3 less a margin: the share of outputs within one step of the output's scale, and their correlation. Random deep
-# networks blow up each rounding, MobileNetV2's 52 layers most: there two runtimes' own kernels, on one file, are as far
-# apart as either is from float. A network that has learnt something is not like that.
+# networks blow up each rounding, MobileNetV2's 52 layers most: there LiteRT's optimised and reference kernels, on one
+# file, are as far apart as either is from float. A network that has learnt something is not like that.
 NETWORKS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], float, float]] = [
     ("MobileNetV2", lambda: alive(MobileNetV2(), noise(8, COLOUR, 1)), COLOUR, 0.05, 0.9),
     ("MobileNetV2 as initialised", lambda: MobileNetV2().eval(), COLOUR, 0.99, 0.99),
@@ -165,10 +165,12 @@ def test_it_computes_what_the_float_network_does(exported: Any) -> None:
         expected = _quantized(model(torch.from_numpy(real).permute(0, 3, 1, 2)).numpy(), file.outputs[0])
     reached = float(np.mean(np.abs(outputs - expected) <= 1))
     similar = float(np.corrcoef(outputs.ravel(), expected.ravel())[0, 1])
-    sys.stdout.write(f"within one step: {reached:.3f}, correlation {similar:.4f}\n")
+    kernels = float(np.mean(np.abs(run(sys.executable, folder, "AUTO") - outputs) <= 1))
+    sys.stdout.write(f"within one step: {reached:.3f} (two kernels: {kernels:.3f}), correlation {similar:.4f}\n")
     assert len(np.unique(outputs)) > 20, "an output that says nothing"
     assert reached >= share
     assert similar >= correlation
+    assert reached >= 0.7 * kernels, "farther from float than LiteRT's kernels are from each other"
 
 
 def test_old_runtimes_compute_the_same(exported: Any, old_runtimes: dict[str, str]) -> None:
@@ -178,7 +180,7 @@ def test_old_runtimes_compute_the_same(exported: Any, old_runtimes: dict[str, st
     newer = np.abs(run(old_runtimes["2.14.0"], folder, REFERENCE) - today)
     oldest = np.abs(run(old_runtimes["2.7.0"], folder, REFERENCE) - today)
     sys.stdout.write(f"the same on 2.14: {np.mean(newer == 0):.4f}, on 2.7: {np.mean(oldest == 0):.3f}\n")
-    assert np.mean(newer == 0) >= 0.999
+    assert np.mean(newer == 0) >= 0.99
     assert np.mean(oldest == 0) >= 0.7
     assert max(newer.max(), oldest.max()) <= 1
 
