@@ -75,6 +75,8 @@ def spoiled() -> Network:
         ),
         (Network(), SHAPE, {"calibration": [torch.full(SHAPE, torch.inf)]}, "a calibration input is not finite"),
         (spoiled(), SHAPE, {}, "norm.running_var of Network is not finite; it has no int8 form"),
+        (nn.LazyConv2d(4, 3), SHAPE, {}, "weight of LazyConv2d has no values yet; initialise or load the model first"),
+        (Network().to("meta"), SHAPE, {}, "conv.weight of Network has no values yet"),
         (Stubborn().half(), SHAPE, {}, r"Stubborn cannot be copied \(TypeError: holds a socket\); move it to the CPU"),
     ],
 )

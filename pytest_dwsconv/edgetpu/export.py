@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pytest_dwsconv.edgetpu.modelfile import read_model
 from pytest_dwsconv.edgetpu.process import Finished, run_within
@@ -63,6 +64,7 @@ def export_int8(
         EdgeTpuWarning: some operators will stay on the CPU, by the vendor's documentation.
     """
     _check(model, shape, timeout)
+    _check_values(model)
     _check_installed()
     name = type(model).__name__
     samples = _samples(shape, calibration)
@@ -86,9 +88,14 @@ def _check(model: nn.Module, shape: Sequence[int], timeout: float) -> None:
         raise InputError(f"the batch size in {tuple(shape)} is {shape[0]}, and the Edge TPU takes 1; begin with 1")
     if not timeout > 0:
         raise InputError(f"timeout is {timeout}; give the seconds that exporting may take")
-    for kind, tensor in [*model.named_parameters(), *model.named_buffers()]:
+
+
+def _check_values(model: nn.Module) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor) or tensor.is_meta:
+            raise InputError(f"{name} of {type(model).__name__} has no values yet; initialise or load the model first")
         if not tensor.isfinite().all():
-            raise InputError(f"{kind} of {type(model).__name__} is not finite; it has no int8 form")
+            raise InputError(f"{name} of {type(model).__name__} is not finite; it has no int8 form")
 
 
 def _check_installed() -> None:
