@@ -29,3 +29,29 @@ class MissingDependencyError(DwsconvError, ImportError):
 
 class SourceError(DwsconvError, ValueError):
     """A source file cannot be read, parsed or written."""
+
+
+class MissingExtraError(DwsconvError, ImportError):
+    """What was asked for needs packages that the plain installation does not bring."""
+
+    def __init__(self, what: str, package: str) -> None:
+        super().__init__(f"{what} needs the package {package}; pip install pytest-dwsconv[edgetpu]")
+
+
+class ExportError(DwsconvError, RuntimeError):
+    """A model cannot be exported as an int8 TFLite file that the Edge TPU's runtimes compute right."""
+
+
+class CompilerError(DwsconvError, RuntimeError):
+    """The Edge TPU compiler is missing, failed, or made nothing that runs on the Edge TPU.
+
+    ``output`` is all that it printed.
+    """
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
+class EdgeTpuWarning(UserWarning):
+    """An exported model will not run on the Edge TPU as a whole."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "libcst", "numpy", "scipy", "tabulate", "jinja2")
+HEAVY = tuple("torch libcst numpy scipy tabulate jinja2 tflite flatbuffers ai_edge_litert litert_torch".split())
 NOTHING_HEAVY = f"import sys; print(sorted({set(HEAVY)} & set(sys.modules)))"
 
 
@@ -21,6 +21,8 @@ def run(code: str, folder: Path) -> str:
     [
         "import pytest_dwsconv",
         "import pytest_dwsconv.plugin",
+        "import pytest_dwsconv.edgetpu",
+        "from pytest_dwsconv.edgetpu import Compilation, ModelFile, compile_model, judge_model, read_model",
         "import pytest_dwsconv.hookspecs, pytest_dwsconv.targets, pytest_dwsconv.budget, pytest_dwsconv.render.text",
         "from pytest_dwsconv import Budget, ConvSpec, Cost, Finding, Kind, Order, Policy, Report, Verdict, judge",
     ],
@@ -50,6 +52,15 @@ def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path)
 def test_analyze_is_a_public_name_resolved_on_use(tmp_path: Path) -> None:
     code = "from pytest_dwsconv import analyze; import sys; print(analyze.__module__, 'torch' in sys.modules)"
     assert run(code, tmp_path) == "pytest_dwsconv.analysis True"
+
+
+def test_the_names_for_the_edge_tpu() -> None:
+    from pytest_dwsconv import edgetpu
+
+    assert set(edgetpu.__all__) <= set(dir(edgetpu))
+    assert all(callable(getattr(edgetpu, name)) for name in edgetpu.__all__)
+    with pytest.raises(AttributeError, match=r"module 'pytest_dwsconv.edgetpu' has no attribute 'compile'"):
+        edgetpu.compile  # noqa: B018  # reading it is the test
 
 
 def test_an_unknown_public_name(tmp_path: Path) -> None:

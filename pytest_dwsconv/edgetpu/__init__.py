@@ -1,1 +1,43 @@
-"""The Edge TPU: export, model files, compiler, and measuring on the connected device."""
+"""The Edge TPU: export, model files, compiler, device. Names are resolved on first use; nothing is imported before."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.edgetpu.compiler import Compilation, compile_model
+    from pytest_dwsconv.edgetpu.export import export_int8
+    from pytest_dwsconv.edgetpu.modelfile import ModelFile, read_model
+    from pytest_dwsconv.edgetpu.support import Status, Support, judge_model
+
+_HOMES = {
+    "compiler": ("Compilation", "compile_model"),
+    "export": ("export_int8",),
+    "modelfile": ("ModelFile", "read_model"),
+    "support": ("Status", "Support", "judge_model"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Compilation",
+    "ModelFile",
+    "Status",
+    "Support",
+    "compile_model",
+    "export_int8",
+    "judge_model",
+    "read_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,193 @@
+"""Run the vendor's ``edgetpu_compiler`` within a time limit, and read what it prints into data."""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_dwsconv.edgetpu.modelfile import ModelFile, content_of, read_model
+from pytest_dwsconv.edgetpu.process import Finished, run_within
+from pytest_dwsconv.errors import CompilerError, FormatError, InputError
+
+_PROGRAM = "edgetpu_compiler"
+_GRACE = 10  # seconds after the compiler's own time limit
+_MAPPED = "Mapped to Edge TPU"
+_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+# What the compiler prints when it refuses a model, and what to do about it. The first that is found counts.
+_REFUSALS = (
+    (r"Model not quantized", "export it as int8, as export_int8 does"),
+    (r"Didn't find op for builtin opcode .*", "that version of the operator is newer than the compiler"),
+    (r"only supports static-sized tensors.*", "export it with static shapes"),
+    (r"Model could not be parsed", "check it with read_model and judge_model"),
+    (r"Internal compiler error.*", "compile parts of the model to find the layer at fault"),
+    (r"Compilation failed.*", "check it with judge_model"),
+    (r"Invalid model.*", "check it with judge_model"),
+)
+
+
+@dataclass(frozen=True)
+class OperatorCount:
+    """How many operators of a kind have a status; a kind may have several rows, one a status."""
+
+    operator: str
+    count: int
+    status: str
+
+    @property
+    def mapped(self) -> bool:
+        return self.status == _MAPPED
+
+
+@dataclass(frozen=True)
+class CompilerReport:
+    """What the compiler printed of one model. Sizes are in bytes, as exact as two decimals; None where not printed."""
+
+    version: str
+    on_chip_used: int | None
+    on_chip_remaining: int | None
+    off_chip_used: int | None
+    subgraphs: int | None
+    total_operators: int | None
+    operators: tuple[OperatorCount, ...]
+
+    @property
+    def mapped(self) -> int:
+        """Operators that run on the Edge TPU, as the compiler reported."""
+        return sum(row.count for row in self.operators if row.mapped)
+
+    @property
+    def on_cpu(self) -> tuple[OperatorCount, ...]:
+        return tuple(row for row in self.operators if not row.mapped)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A compiled model, what the compiler reported, and what the compiled file holds."""
+
+    content: bytes
+    report: CompilerReport
+    file: ModelFile
+
+
+def compile_model(
+    model: bytes | str | Path,
+    *,
+    compiler: str | Path | None = None,
+    timeout: float = 180,
+    min_runtime_version: int | None = None,
+) -> Compilation:
+    """Compile a quantised ``.tflite`` file, given as its path or content, for the Edge TPU.
+
+    The compiler works in a temporary folder that is gone afterwards. It has succeeded only if it ended with exit
+    code 0, wrote the compiled file, and that file holds a part for the Edge TPU.
+
+    Args:
+        model: the file to compile.
+        compiler: the program, if it is not ``edgetpu_compiler`` on PATH.
+        timeout: seconds it may take; it is told so, and killed ten seconds later.
+        min_runtime_version: the lowest runtime version to compile for, 10 to 14; the compiler's newest by default.
+
+    Raises:
+        CompilerError: there is no compiler, or it failed; what it printed is the error's ``output``.
+        InputError: the file cannot be read, is compiled already, or an argument cannot be used.
+        FormatError: it is not a TFLite model.
+    """
+    if not 0 < timeout < math.inf:
+        raise InputError(f"timeout is {timeout}; give the seconds that the compiler may take")
+    program = _program(compiler)
+    content, name = content_of(model)
+    if read_model(content).compiled:
+        raise InputError(f"{name} is compiled already; use it as it is")
+    options = [] if min_runtime_version is None else ["-m", str(min_runtime_version)]
+    command = [program, "-s", "-t", str(math.ceil(timeout)), *options, "model.tflite"]
+    try:
+        with tempfile.TemporaryDirectory(prefix="dwsconv-compile-") as folder:
+            return _compiled(command, content, Path(folder), timeout + _GRACE)
+    except TimeoutError as error:
+        raise CompilerError(f"{_PROGRAM} was killed: {error}; give it a longer timeout") from error
+    except OSError as error:
+        raise CompilerError(f"{_PROGRAM} cannot be run: {error}; check {program} and the temporary folder") from error
+
+
+def _program(compiler: str | Path | None) -> str:
+    found = shutil.which(compiler or _PROGRAM)
+    if found is not None:
+        return str(Path(found).absolute())
+    missing = f"{compiler} is no program that can be run" if compiler else f"{_PROGRAM} is not on PATH"
+    here = (platform.system(), platform.machine())
+    if here in (("Linux", "x86_64"), ("Linux", "AMD64")):
+        step = "install the package edgetpu-compiler from the vendor's apt repository"
+    else:
+        step = f"it exists for x86-64 Linux only and this is {' '.join(here)}, so compile there"
+    raise CompilerError(f"{missing}; {step}, or give a model that is compiled already")
+
+
+def _compiled(command: list[str], content: bytes, folder: Path, limit: float) -> Compilation:
+    (folder / "model.tflite").write_bytes(content)
+    finished = run_within(limit, command, folder)
+    output = finished.stdout + finished.stderr
+    target = folder / "model_edgetpu.tflite"
+    if finished.status != 0 or not target.is_file():
+        raise CompilerError(_failure(finished, output), output)
+    compiled = target.read_bytes()
+    try:
+        file = read_model(compiled)
+    except FormatError as error:
+        raise CompilerError(f"{_PROGRAM} wrote a file that cannot be read: {error}", output) from error
+    report = parse_output(output)
+    if not file.compiled:
+        reasons = ", ".join(f"{row.operator}: {row.status}" for row in report.on_cpu[:3]) or "no reason printed"
+        raise CompilerError(f"{_PROGRAM} mapped nothing to the Edge TPU ({reasons}); see judge_model", output)
+    return Compilation(compiled, report, file)
+
+
+def _failure(finished: Finished, output: str) -> str:
+    how = finished.ending if finished.status else "it wrote no model"
+    for pattern, step in _REFUSALS:
+        found = re.search(pattern, output)
+        if found:
+            return f"{_PROGRAM} failed ({how}): {found.group().strip()}; {step}"
+    last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it printed nothing")
+    return f"{_PROGRAM} failed ({how}): {last}; run it by hand on the file that export_int8 returns"
+
+
+def parse_output(text: str) -> CompilerReport:
+    """Read what ``edgetpu_compiler -s`` printed, or the log file it wrote.
+
+    Raises:
+        FormatError: nothing in the text is the compiler's.
+    """
+    version = re.search(r"^Edge TPU Compiler version (\S+)", text, re.MULTILINE)
+    if version is None:
+        raise FormatError("the text does not name the Edge TPU compiler's version; give all that it printed")
+    return CompilerReport(
+        version=version.group(1),
+        on_chip_used=_size(text, "On-chip memory used for caching model parameters"),
+        on_chip_remaining=_size(text, "On-chip memory remaining for caching model parameters"),
+        off_chip_used=_size(text, "Off-chip memory used for streaming uncached model parameters"),
+        subgraphs=_number(text, "Number of Edge TPU subgraphs"),
+        total_operators=_number(text, "Total number of operations"),
+        operators=_rows(text),
+    )
+
+
+def _size(text: str, label: str) -> int | None:
+    found = re.search(rf"^{label}: ([\d.]+)(\w+)", text, re.MULTILINE)
+    return round(float(found.group(1)) * _UNITS[found.group(2)]) if found and found.group(2) in _UNITS else None
+
+
+def _number(text: str, label: str) -> int | None:
+    found = re.search(rf"^{label}: (\d+)", text, re.MULTILINE)
+    return int(found.group(1)) if found else None
+
+
+def _rows(text: str) -> tuple[OperatorCount, ...]:
+    table = re.split(r"^Operator +Count +Status *$", text, maxsplit=1, flags=re.MULTILINE)
+    found = re.findall(r"^(\w+) +(\d+) +(\S.*?) *$", table[1], re.MULTILINE) if len(table) > 1 else []
+    return tuple(OperatorCount(operator, int(count), status) for operator, count, status in found)

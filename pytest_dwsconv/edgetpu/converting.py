@@ -1,0 +1,106 @@
+"""The process in which a recorded forward becomes an int8 TFLite file: ``python -m ... FOLDER``.
+
+It is a process of its own because the converter may crash or hang, takes seconds to import, and prints.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
+
+from pytest_dwsconv.edgetpu.export import PROGRAM, REFUSAL, RESULT, SAMPLES, first_line
+from pytest_dwsconv.edgetpu.repairs import repair
+from pytest_dwsconv.errors import ExportError
+
+
+class ChannelsLast(nn.Module):
+    """A network whose input and outputs are channels-last where they have four dimensions.
+
+    With this no TRANSPOSE stands before the first convolution.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> object:
+        outputs = self.network(images.permute(0, 3, 1, 2) if images.ndim == 4 else images)
+        return tree_map(_to_channels_last, outputs)
+
+
+def _to_channels_last(value: object) -> object:
+    return value.permute(0, 2, 3, 1) if isinstance(value, Tensor) and value.ndim == 4 else value
+
+
+def convert(folder: Path) -> bytes:
+    """Convert, quantise and repair what ``export_int8`` left in the folder.
+
+    Raises:
+        ExportError: one of the steps failed; says which and why.
+    """
+    samples = torch.load(folder / SAMPLES, weights_only=True)
+    samples = samples.permute(0, 2, 3, 1).contiguous() if samples.ndim == 4 else samples
+    # reason: unflattened, it keeps the names of its layers, and the names of the tensors are made from them
+    program = torch.export.load(folder / PROGRAM)
+    network = torch.export.unflatten(program)
+    try:
+        plain = _floating(ChannelsLast(network).eval(), samples[:1])
+    except Exception as error:  # a converter of many layers, each with errors of its own
+        raise ExportError(f"litert-torch failed: {first_line(error)}") from error
+    try:
+        quantized = _quantized(plain, samples)
+    except Exception as error:  # likewise
+        raise ExportError(f"ai-edge-quantizer failed: {first_line(error)}") from error
+    return repair(quantized, plain, _last_layers(program))
+
+
+def _last_layers(program: torch.export.ExportedProgram) -> list[str]:
+    """The layer that computes each output; empty for one that no layer does."""
+    outputs = [node for node in program.graph.output_node().args[0] if isinstance(node, fx.Node)]
+    stacks = [node.meta.get("nn_module_stack") or {"": ("", None)} for node in outputs]
+    return [list(stack.values())[-1][0] for stack in stacks]
+
+
+def _floating(network: nn.Module, sample: Tensor) -> bytes:
+    import litert_torch
+
+    content: bytes = litert_torch.convert(network, (sample,)).model_content()
+    return content
+
+
+def _quantized(plain: bytes, samples: Tensor) -> bytes:
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    names, whole = qtyping.TFLOperationName, qtyping.QuantGranularity.TENSORWISE
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_static_config(".*", names.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+    # reason: with a scale per channel in fully connected layers old runtimes compute something else without a word
+    recipe.add_static_config(".*", names.FULLY_CONNECTED, 8, 8, whole)
+    ((signature, arguments),) = Interpreter(model_content=plain).get_signature_list().items()
+    inputs = [{arguments["inputs"][0]: sample[None].numpy()} for sample in samples]
+    # reason: the default averages the ranges of the inputs, and so cuts off what every second of them goes to
+    ranges = calibrator.Calibrator(plain, torch.get_num_threads(), qsv_update_func=qsv_utils.min_max_update)
+    ranges.calibrate({signature: inputs}, recipe)
+    chosen = quantizer.Quantizer(plain, recipe.get_quantization_recipe())
+    return bytes(chosen.quantize(ranges.get_model_qsvs(), enable_progress_report=False).quantized_model)
+
+
+def main(folder: Path) -> int:
+    os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
+    try:
+        (folder / RESULT).write_bytes(convert(folder))
+    except ExportError as error:
+        (folder / REFUSAL).write_text(str(error), encoding="utf-8")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,182 @@
+"""``export_int8``: a PyTorch model as an int8 TFLite file that the runtimes of the Edge TPU's age compute right."""
+
+from __future__ import annotations
+
+import copy
+import io
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pytest_dwsconv.edgetpu.modelfile import read_model
+from pytest_dwsconv.edgetpu.process import Finished, run_within
+from pytest_dwsconv.edgetpu.support import judge_model
+from pytest_dwsconv.errors import EdgeTpuWarning, ExportError, InputError, MissingExtraError
+from pytest_dwsconv.preserving import as_found
+
+PROGRAM, SAMPLES, RESULT, REFUSAL = "program.pt2", "samples.pt", "model.tflite", "refusal.txt"
+"""What passes between this process and the one that converts, in their folder."""
+
+_NEEDED = {
+    "litert_torch": "litert-torch",
+    "ai_edge_quantizer": "ai-edge-quantizer",
+    "ai_edge_litert": "ai-edge-litert",
+    "tflite": "tflite",
+}
+_NOISE = 8  # samples that stand in for a calibration
+
+
+def export_int8(
+    model: nn.Module,
+    shape: Sequence[int],
+    *,
+    calibration: Iterable[Tensor] | None = None,
+    timeout: float = 600,
+) -> bytes:
+    """Export a model as a ``.tflite`` file, all in int8, for the Edge TPU compiler or for any TFLite runtime.
+
+    Inputs and outputs of four dimensions become channels-last, as TFLite has them: ``(1, 3, 224, 224)`` is
+    exported as ``(1, 224, 224, 3)``. Convolutions have a scale per output channel, fully connected layers one for
+    the whole weight. The model is converted by litert-torch and quantised by ai-edge-quantizer in a process of
+    its own, in a temporary folder that is gone afterwards. The model is left as found; a copy is made only of one
+    that is not in float32 on the CPU.
+
+    Args:
+        model: a network of one input; evaluation mode is meant, whatever mode it is in.
+        shape: the shape of the input in PyTorch's order, with batch size 1.
+        calibration: batches of inputs, ``(N, *shape[1:])``, such as the network will see; a few hundred inputs fix
+            the scales. Without them noise does, which is good enough to measure latency, and for nothing else.
+        timeout: seconds the conversion may take.
+
+    Raises:
+        InputError: an argument cannot be used.
+        ExportError: the model cannot be exported, or not in int8; the layer at fault is named where one is.
+        MissingExtraError: the packages of the extra ``edgetpu`` are not installed.
+
+    Warns:
+        EdgeTpuWarning: some operators will stay on the CPU, by the vendor's documentation.
+    """
+    _check(model, shape, timeout)
+    _check_values(model)
+    _check_installed()
+    name = type(model).__name__
+    samples = _samples(shape, calibration)
+    try:
+        with tempfile.TemporaryDirectory(prefix="dwsconv-export-") as folder:
+            content = _converted(model, samples, Path(folder), timeout)
+    except TimeoutError as error:
+        raise ExportError(f"exporting {name} was stopped: {error}; give it a longer timeout") from error
+    except OSError as error:
+        raise ExportError(f"{name} cannot be exported: {error}; check the space in the temporary folder") from error
+    _warn(name, content)
+    return content
+
+
+def _check(model: nn.Module, shape: Sequence[int], timeout: float) -> None:
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"export_int8 takes a torch.nn.Module, not {type(model).__name__}; build the model first")
+    if len(shape) < 2 or not all(isinstance(side, int) and side > 0 for side in shape):
+        raise InputError(f"{tuple(shape)} is no shape of an input; give whole numbers such as (1, 3, 224, 224)")
+    if shape[0] != 1:
+        raise InputError(f"the batch size in {tuple(shape)} is {shape[0]}, and the Edge TPU takes 1; begin with 1")
+    if not timeout > 0:
+        raise InputError(f"timeout is {timeout}; give the seconds that exporting may take")
+
+
+def _check_values(model: nn.Module) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor) or tensor.is_meta:
+            raise InputError(f"{name} of {type(model).__name__} has no values yet; initialise or load the model first")
+        if not tensor.isfinite().all():
+            raise InputError(f"{name} of {type(model).__name__} is not finite; it has no int8 form")
+
+
+def _check_installed() -> None:
+    for module, package in _NEEDED.items():
+        if find_spec(module) is None:
+            raise MissingExtraError("exporting to TFLite", package)
+
+
+def _samples(shape: Sequence[int], calibration: Iterable[Tensor] | None) -> Tensor:
+    """All calibration inputs as one tensor."""
+    if calibration is None:
+        return torch.randn(_NOISE, *shape[1:], generator=torch.Generator().manual_seed(0))
+    batches = list(calibration)
+    for batch in batches:
+        if not isinstance(batch, Tensor):
+            raise InputError(f"calibration holds a {type(batch).__name__}; give tensors: (x for x, label in loader)")
+        if tuple(batch.shape[1:]) != tuple(shape[1:]):
+            raise InputError(f"a calibration batch is {tuple(batch.shape)}; give inputs of {('N', *shape[1:])}")
+    if not sum(len(batch) for batch in batches):
+        raise InputError("calibration holds no input; give some, or leave it out to calibrate on noise")
+    samples = torch.cat([batch.detach().to("cpu", torch.float32) for batch in batches])
+    if not samples.isfinite().all():
+        raise InputError("a calibration input is not finite; give inputs without nan and inf")
+    return samples
+
+
+def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float) -> bytes:
+    _save(model, samples, folder)
+    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.converting", str(folder)]
+    finished = run_within(timeout, command, folder)
+    if finished.status != 0:
+        raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(finished, folder / REFUSAL)}")
+    return (folder / RESULT).read_bytes()
+
+
+def _save(model: nn.Module, samples: Tensor, folder: Path) -> None:
+    """Write the forward as torch.export records it, and the calibration inputs."""
+    plain = _float_on_cpu(model)
+    try:
+        with as_found([*plain.modules()]), torch.no_grad():
+            program = torch.export.export(plain, (samples[:1].clone(),))
+    except Exception as error:  # whatever the user's forward or torch's exporter raises
+        message = f"torch.export cannot record the forward of {type(model).__name__}: {first_line(error)}"
+        raise ExportError(f"{message}; make it run on one tensor of {tuple(samples[:1].shape)}") from error
+    # reason: written to the file directly, a full disk does not raise: torch's writer ends the whole process
+    recorded, stacked = io.BytesIO(), io.BytesIO()
+    torch.export.save(program, recorded)
+    torch.save(samples, stacked)
+    (folder / PROGRAM).write_bytes(recorded.getbuffer())
+    (folder / SAMPLES).write_bytes(stacked.getbuffer())
+
+
+def _float_on_cpu(model: nn.Module) -> nn.Module:
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors):
+        return model
+    try:
+        return copy.deepcopy(model).to("cpu", torch.float32)
+    except Exception as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
+        reason = first_line(error)
+        raise InputError(
+            f"{type(model).__name__} cannot be copied ({reason}); move it to the CPU in float32"
+        ) from error
+
+
+def _reason(finished: Finished, refusal: Path) -> str:
+    if refusal.is_file():
+        return refusal.read_text(encoding="utf-8")
+    last = next((line.strip() for line in reversed(finished.stderr.splitlines()) if line.strip()), "it printed nothing")
+    return f"the converter failed ({finished.ending}): {last}"
+
+
+def first_line(error: Exception) -> str:
+    """An error of somebody else's in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _warn(name: str, content: bytes) -> None:
+    support = judge_model(read_model(content))
+    if support.on_cpu:
+        count, first = len(support.on_cpu), support.on_cpu[0]
+        message = f"{name}: {count} of {len(support.operators)} operators will stay on the CPU, the first being {first}"
+        warnings.warn(f"{message}; judge_model lists them", EdgeTpuWarning, stacklevel=3)

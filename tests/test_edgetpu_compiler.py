@@ -1,0 +1,371 @@
+"""The compiler's runner, with a stand-in that replays what the compiler prints: the compiler itself is not free."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import stat
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dwsconv.edgetpu.compiler import OperatorCount, compile_model, parse_output
+from pytest_dwsconv.errors import CompilerError, FormatError, InputError
+
+SUCCESS = """\
+Edge TPU Compiler version 16.0.384591198
+Started a compilation timeout timer of 180 seconds.
+
+Model compiled successfully in 1524 ms.
+
+Input model: model.tflite
+Input size: 4.24MiB
+Output model: model_edgetpu.tflite
+Output size: 5.57MiB
+On-chip memory used for caching model parameters: 4.21MiB
+On-chip memory remaining for caching model parameters: 3.29MiB
+Off-chip memory used for streaming uncached model parameters: 0.00B
+Number of Edge TPU subgraphs: 1
+Total number of operations: 31
+Operation log: model_edgetpu.log
+See the operation log file for individual operation details.
+
+Operator                       Count      Status
+
+CONV_2D                        15         Mapped to Edge TPU
+DEPTHWISE_CONV_2D              13         Mapped to Edge TPU
+AVERAGE_POOL_2D                1          Mapped to Edge TPU
+RESHAPE                        1          Mapped to Edge TPU
+SOFTMAX                        1          Mapped to Edge TPU
+Compilation child process completed within timeout period.
+Compilation succeeded! 
+"""  # noqa: W291  # as printed
+
+PARTLY = """\
+Edge TPU Compiler version 16.0.384591198
+Started a compilation timeout timer of 180 seconds.
+
+Model compiled successfully in 2006 ms.
+
+Input model: model.tflite
+Input size: 4.17MiB
+Output model: model_edgetpu.tflite
+Output size: 4.75MiB
+On-chip memory used for caching model parameters: 6.86MiB
+On-chip memory remaining for caching model parameters: 512.00B
+Off-chip memory used for streaming uncached model parameters: 24.50KiB
+Number of Edge TPU subgraphs: 1
+Total number of operations: 161
+Operation log: model_edgetpu.log
+
+Model successfully compiled but not all operations are supported by the Edge TPU. A percentage of the model will instead run on the CPU, which is slower. If possible, consider updating your model to use only operations supported by the Edge TPU. For details, visit g.co/coral/model-reqs.
+Number of operations that will run on Edge TPU: 112
+Number of operations that will run on CPU: 49
+
+Operator                       Count      Status
+
+DEQUANTIZE                     1          Operation is working on an unsupported data type
+RESHAPE                        6          Operation is otherwise supported, but not mapped due to some unspecified limitation
+RESHAPE                        6          Mapped to Edge TPU
+CUSTOM                         1          Operation is working on an unsupported data type
+CONV_2D                        19         More than one subgraph is not supported
+CONV_2D                        96         Mapped to Edge TPU
+ADD                            10         Mapped to Edge TPU
+PACK                           4          Tensor has unsupported rank (up to 3 innermost dimensions mapped)
+HARD_SWISH                     18         Operation not supported
+Compilation child process completed within timeout period.
+Compilation succeeded! 
+"""  # noqa: E501, W291  # as printed
+
+NOTHING = """\
+Edge TPU Compiler version 14.1.317412892
+
+Model compiled successfully in 98 ms.
+
+Input model: model.tflite
+Input size: 4.92MiB
+Output model: model_edgetpu.tflite
+Output size: 4.88MiB
+On-chip memory used for caching model parameters: 0.00B
+On-chip memory remaining for caching model parameters: 0.00B
+Off-chip memory used for streaming uncached model parameters: 0.00B
+Number of Edge TPU subgraphs: 0
+Total number of operations: 74
+Operation log: model_edgetpu.log
+Number of operations that will run on Edge TPU: 0
+Number of operations that will run on CPU: 74
+
+Operator                       Count      Status
+
+CONV_2D                        70         Operation is working on an unsupported data type
+TRANSPOSE_CONV                 4          Operation version not supported
+"""
+
+# What the compiler prints of a refusal, and what becomes of it.
+REFUSALS = [
+    ("Invalid model: model.tflite\nModel not quantized\n", "Model not quantized; export it as int8"),
+    (
+        "ERROR: Didn't find op for builtin opcode 'CONV_2D' version '6'\n\nERROR: Registration failed.\n\n"
+        "Invalid model: model.tflite\nModel could not be parsed\n",
+        "Didn't find op for builtin opcode 'CONV_2D' version '6'; that version of the operator is newer",
+    ),
+    (
+        "ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has "
+        "dynamic-sized tensors.\nCompilation failed: Model failed in Tflite interpreter.\n",
+        "only supports static-sized tensors with a graph that has dynamic-sized tensors.; export it with static",
+    ),
+    ("Invalid model: model.tflite\nModel could not be parsed\n", "Model could not be parsed; check it with read_model"),
+    ("Internal compiler error. Aborting! \n", "Internal compiler error. Aborting!; compile parts of the model"),
+    ("Compilation failed: Compilation failed due to large activation tensors in model.\n", "Compilation failed: Comp"),
+    ("Invalid model: model.tflite\n", "Invalid model: model.tflite; check it with judge_model"),
+    ("Something never seen before\n\n", "Something never seen before; run it by hand"),
+]
+
+STAND_IN = """\
+#!{python}
+import json, os, pathlib, signal, subprocess, sys, time
+here = pathlib.Path(__file__).parent
+plan = json.loads((here / "plan.json").read_text())
+(here / "seen.json").write_text(json.dumps({{"arguments": sys.argv[1:], "folder": os.getcwd(), "files": os.listdir()}}))
+print(plan["prints"], end="", flush=True)
+if plan["writes"]:
+    pathlib.Path("model_edgetpu.tflite").write_bytes((here / "compiled.tflite").read_bytes())
+if plan["sleeps"]:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    (here / "child").write_text(str(child.pid))
+    time.sleep(60)
+if plan["signal"]:
+    os.kill(os.getpid(), plan["signal"])
+sys.exit(plan["status"])
+"""
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-in is a script with an interpreter line")
+
+
+class StandIn:
+    """A program that does as it is told: prints, writes the compiled file, hangs, dies."""
+
+    def __init__(self, folder: Path, compiled: bytes) -> None:
+        self.folder, self.program = folder, folder / "edgetpu_compiler"
+        self.program.write_text(STAND_IN.format(python=sys.executable))
+        self.program.chmod(self.program.stat().st_mode | stat.S_IXUSR)
+        (folder / "compiled.tflite").write_bytes(compiled)
+        self.does()
+
+    def does(self, prints: str = SUCCESS, **more: Any) -> None:
+        plan = {"prints": prints, "writes": True, "sleeps": False, "signal": 0, "status": 0, **more}
+        (self.folder / "plan.json").write_text(json.dumps(plan))
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        seen: dict[str, Any] = json.loads((self.folder / "seen.json").read_text())
+        return seen
+
+
+@pytest.fixture(scope="module")
+def contents() -> tuple[bytes, bytes]:
+    """A file, and one that is compiled."""
+    pytest.importorskip("tflite", exc_type=ImportError)
+    from test_edgetpu_modelfile import COMPILED, PLAIN
+    from tflite_files import pack
+
+    return pack(PLAIN), pack(COMPILED)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, contents: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    home = tmp_path / "bin"
+    home.mkdir()
+    monkeypatch.setenv("PATH", str(home), prepend=os.pathsep)
+    return StandIn(home, contents[1])
+
+
+@pytest.fixture
+def plain(contents: tuple[bytes, bytes]) -> bytes:
+    return contents[0]
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    return os.listdir(tmp_path / "tmp")
+
+
+def test_a_success(stand_in: StandIn, plain: bytes, contents: tuple[bytes, bytes], tmp_path: Path) -> None:
+    result = compile_model(plain)
+    assert result.content == contents[1]
+    assert (result.file.parameters_cached, result.file.min_runtime_version) == (640, 14)
+    assert (result.report.mapped, result.report.on_cpu, result.report.subgraphs) == (31, (), 1)
+    assert stand_in.seen["arguments"] == ["-s", "-t", "180", "model.tflite"]
+    assert stand_in.seen["files"] == ["model.tflite"]
+    assert Path(stand_in.seen["folder"]).parent == tmp_path / "tmp"
+    assert left_behind(tmp_path) == []
+
+
+def test_a_path_and_the_options(stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.tflite"
+    path.write_bytes(plain)
+    elsewhere = stand_in.program.rename(tmp_path / "other-name")
+    for name in ("plan.json", "compiled.tflite"):
+        (stand_in.folder / name).rename(tmp_path / name)
+    compile_model(path, compiler=elsewhere, timeout=0.5 + 29, min_runtime_version=13)
+    arguments = json.loads((tmp_path / "seen.json").read_text())["arguments"]
+    assert arguments == ["-s", "-t", "30", "-m", "13", "model.tflite"]
+    assert path.read_bytes() == plain
+    assert left_behind(tmp_path) == []
+
+
+def test_a_model_that_is_mapped_in_part(stand_in: StandIn, plain: bytes) -> None:
+    stand_in.does(PARTLY)
+    report = compile_model(plain).report
+    assert (report.mapped, sum(row.count for row in report.on_cpu)) == (112, 49)
+    assert OperatorCount("CONV_2D", 19, "More than one subgraph is not supported") in report.on_cpu
+
+
+@pytest.mark.parametrize("status", [1, 0])
+@pytest.mark.parametrize(("prints", "message"), REFUSALS)
+def test_a_refusal(prints: str, message: str, status: int, stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
+    stand_in.does(f"Edge TPU Compiler version 16.0.384591198\n{prints}", writes=False, status=status)
+    with pytest.raises(CompilerError) as caught:
+        compile_model(plain)
+    how = "exit code 1" if status else "it wrote no model"
+    assert str(caught.value).startswith(f"edgetpu_compiler failed ({how}): {message}")
+    assert prints in caught.value.output
+    assert left_behind(tmp_path) == []
+
+
+def test_a_failure_after_the_file_was_written(stand_in: StandIn, plain: bytes) -> None:
+    stand_in.does(SUCCESS, status=3)
+    with pytest.raises(CompilerError, match=r"failed \(exit code 3\): Compilation succeeded!"):
+        compile_model(plain)
+
+
+def test_nothing_mapped(stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
+    stand_in.does(NOTHING)
+    (stand_in.folder / "compiled.tflite").write_bytes(plain)
+    with pytest.raises(CompilerError, match=r"mapped nothing to the Edge TPU \(CONV_2D: Operation is working on an un"):
+        compile_model(plain)
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0\0TFL3 cut"])
+def test_a_file_that_cannot_be_read(content: bytes, stand_in: StandIn, plain: bytes) -> None:
+    (stand_in.folder / "compiled.tflite").write_bytes(content)
+    with pytest.raises(CompilerError, match="wrote a file that cannot be read: the model is"):
+        compile_model(plain)
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (11, "SIGSEGV")])
+def test_a_crash(number: int, name: str, stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
+    stand_in.does("", writes=False, signal=number)
+    with pytest.raises(CompilerError, match=rf"failed \(ended by {name}\): it printed nothing"):
+        compile_model(plain)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_hang_ends_in_time_with_all_its_processes(
+    stand_in: StandIn, plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_dwsconv.edgetpu.compiler._GRACE", 1)
+    stand_in.does("", sleeps=True)
+    start = time.monotonic()
+    with pytest.raises(CompilerError, match=r"edgetpu_compiler was killed: not done after 2 s; give it a longer time"):
+        compile_model(plain, timeout=1)
+    assert time.monotonic() - start < 20
+    assert left_behind(tmp_path) == []
+    child = int((stand_in.folder / "child").read_text())
+    assert _gone(child)
+
+
+def _gone(process: int) -> bool:
+    """Whether no process of that number runs any more; one that is dead and not yet collected counts as gone."""
+    for _ in range(50):
+        try:
+            os.kill(process, 0)
+            state = Path(f"/proc/{process}/stat").read_text() if Path("/proc/self/stat").exists() else ""
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        if state.rpartition(")")[2].split()[:1] == ["Z"]:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_there_is_no_compiler(plain: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with pytest.raises(CompilerError) as caught:
+        compile_model(plain)
+    assert str(caught.value) == (
+        "edgetpu_compiler is not on PATH; install the package edgetpu-compiler from the vendor's apt repository, "
+        "or give a model that is compiled already"
+    )
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(CompilerError, match="it exists for x86-64 Linux only and this is Linux aarch64, so compile th"):
+        compile_model(plain)
+    with pytest.raises(CompilerError, match="/absent is no program that can be run"):
+        compile_model(plain, compiler="/absent")
+
+
+def test_a_program_that_the_system_refuses(plain: bytes, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF and no more")
+    broken.chmod(0o755)
+    with pytest.raises(CompilerError, match=r"edgetpu_compiler cannot be run: .*broken"):
+        compile_model(plain, compiler=broken)
+
+
+def test_a_temporary_folder_that_cannot_be_written(
+    stand_in: StandIn, plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(CompilerError, match=r"cannot be run: .*No such file.*; check .* and the temporary folder"):
+        compile_model(plain)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_that_cannot_be_used(timeout: float, plain: bytes) -> None:
+    with pytest.raises(InputError, match=f"timeout is {timeout}; give the seconds"):
+        compile_model(plain, timeout=timeout)
+
+
+def test_what_cannot_be_compiled(stand_in: StandIn, contents: tuple[bytes, bytes], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the model is compiled already; use it as it is"):
+        compile_model(contents[1])
+    with pytest.raises(FormatError, match="not a TFLite model"):
+        compile_model(b"something else")
+    with pytest.raises(InputError, match="cannot be read"):
+        compile_model(tmp_path / "absent.tflite")
+
+
+def test_what_the_compiler_prints_as_data() -> None:
+    report = parse_output(PARTLY)
+    assert report.version == "16.0.384591198"
+    assert (report.on_chip_used, report.on_chip_remaining, report.off_chip_used) == (7_193_231, 512, 25_088)
+    assert (report.subgraphs, report.total_operators, len(report.operators)) == (1, 161, 9)
+    assert sum(row.count for row in report.operators) == 161
+    assert report.operators[0] == OperatorCount("DEQUANTIZE", 1, "Operation is working on an unsupported data type")
+    assert report.operators[-1] == OperatorCount("HARD_SWISH", 18, "Operation not supported")
+    assert parse_output(SUCCESS).on_chip_used == round(4.21 * 2**20)
+    assert parse_output(SUCCESS).off_chip_used == 0
+
+
+def test_the_log_file_has_the_operators_alone() -> None:
+    log = "Edge TPU Compiler version 15.0.340273435\nInput: m.tflite\nOutput: m_edgetpu.tflite\n\n"
+    log += "Operator                       Count      Status\n\n"
+    log += "MAX_POOL_2D                    2          Mapped to Edge TPU\n"
+    report = parse_output(log)
+    assert report.operators == (OperatorCount("MAX_POOL_2D", 2, "Mapped to Edge TPU"),)
+    assert (report.on_chip_used, report.off_chip_used, report.subgraphs, report.total_operators) == (None,) * 4
+
+
+def test_text_that_is_not_the_compilers() -> None:
+    with pytest.raises(FormatError, match="does not name the Edge TPU compiler's version"):
+        parse_output("bash: edgetpu_compiler: command not found")

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Quantization, Tensor, _builtin, read_model
+from pytest_dwsconv.errors import FormatError, InputError, MissingExtraError
+
+tflite = pytest.importorskip("tflite", exc_type=ImportError)
+flatbuffers = pytest.importorskip("flatbuffers", exc_type=ImportError)
+
+from tflite_files import custom_options, pack  # noqa: E402
+
+from pytest_dwsconv.edgetpu.package import Package, read_package  # noqa: E402  # needs what is asked for above
+
+MODELS = Path(__file__).parents[2] / "shared" / "edgetpu" / "models"
+PER_TENSOR = Quantization((0.5,), (-3,), 0)
+PER_CHANNEL = Quantization((0.5, 0.25), (0, 0), 3)
+IMAGE = Tensor("image", "INT8", (1, 8, 8, 4), quantization=PER_TENSOR)
+FEATURES = Tensor("features", "INT8", (1, 8, 8, 2), quantization=PER_TENSOR)
+WEIGHT = Tensor("weight", "INT8", (2, 3, 3, 4), constant=True, quantization=PER_CHANNEL)
+AXES = Tensor("axes", "INT32", (2,), constant=True, values=(1, -2))
+POOLED = Tensor("pooled", "INT8", (1, 2), quantization=PER_TENSOR)
+CONV = Operator("CONV_2D", 5, (IMAGE, WEIGHT, None), (FEATURES,), options={"dilation_h": 2, "dilation_w": 3})
+MEAN = Operator("MEAN", 2, (FEATURES, AXES), (POOLED,))
+PLAIN = ModelFile((CONV, MEAN), (IMAGE,), (POOLED,), subgraphs=1, size=0)
+PACKAGE = Package(14, "cl/1", parameters_cached=640, parameters_streamed=128, input_bytes=256, output_bytes=8)
+COMPILED = ModelFile(
+    (Operator("edgetpu-custom-op", 1, (IMAGE,), (FEATURES,), custom=True), MEAN),
+    (IMAGE,),
+    (POOLED,),
+    subgraphs=1,
+    size=0,
+    packages=(PACKAGE,),
+)
+
+
+def read(model: ModelFile) -> ModelFile:
+    return replace(read_model(pack(model)), size=0)
+
+
+@pytest.mark.parametrize("model", [PLAIN, COMPILED, replace(PLAIN, subgraphs=2)])
+def test_a_file_reads_as_what_it_was_written_from(model: ModelFile) -> None:
+    assert read(model) == model
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(WEIGHT, outside=True),
+        replace(WEIGHT, dtype="UINT8", quantization=None),
+        replace(WEIGHT, constant=False, variable=True, dtype="INT16"),
+        replace(WEIGHT, constant=False, dynamic=True),
+        replace(WEIGHT, dtype="INT64", shape=(2,), values=(-1, 2**40)),
+    ],
+)
+def test_what_a_tensor_can_be(changed: Tensor) -> None:
+    model = replace(PLAIN, operators=(replace(CONV, inputs=(IMAGE, changed, None)), MEAN))
+    assert read(model) == model
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("AVERAGE_POOL_2D", {"activation": 3}),
+        ("CONCATENATION", {"activation": 1}),
+        ("FULLY_CONNECTED", {"weights_format": 1}),
+        ("STABLEHLO_SCATTER", {}),  # its number is above 127, where the old field of the code ends
+        ("ADD", {}),
+    ],
+)
+def test_operators_and_their_options(name: str, options: dict[str, int]) -> None:
+    model = replace(PLAIN, operators=(replace(CONV, name=name, options=options),))
+    assert read(replace(model, outputs=(FEATURES,))).operators == model.operators
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_an_operator_declared_in_one_field_alone(old: bool) -> None:
+    """Files from before 2.4 have the old field; ai-edge-quantizer 0.10 writes the new one alone."""
+    number = tflite.BuiltinOperator.DEQUANTIZE
+    builder = flatbuffers.Builder(64)
+    tflite.OperatorCodeStart(builder)
+    field = tflite.OperatorCodeAddDeprecatedBuiltinCode if old else tflite.OperatorCodeAddBuiltinCode
+    field(builder, number)
+    builder.Finish(tflite.OperatorCodeEnd(builder))
+    assert _builtin(tflite.OperatorCode.GetRootAs(builder.Output())) == number
+
+
+def test_only_a_few_integers_are_kept() -> None:
+    assert all(tensor is None or tensor.values is None for tensor in read(PLAIN).operators[0].inputs)
+    assert read(PLAIN).operators[1].inputs[1] == AXES
+
+
+def test_the_size_is_that_of_the_file() -> None:
+    content = pack(PLAIN)
+    assert read_model(content).size == len(content)
+
+
+def test_what_a_compiled_file_tells() -> None:
+    model = read(COMPILED)
+    assert (model.compiled, model.min_runtime_version, model.on_cpu) == (True, 14, (MEAN,))
+    assert (model.parameters_cached, model.parameters_streamed) == (640, 128)
+    assert (model.input_bytes, model.output_bytes) == (256, 8)
+
+
+def test_the_packages_of_a_segmented_file_add_up() -> None:
+    first = COMPILED.operators[0]
+    model = read(replace(COMPILED, operators=(first, first), outputs=(FEATURES,), packages=(PACKAGE, PACKAGE)))
+    assert (model.parameters_cached, model.input_bytes, model.min_runtime_version) == (1280, 512, 14)
+
+
+def test_a_file_that_is_not_compiled() -> None:
+    model = read(PLAIN)
+    assert (model.compiled, model.min_runtime_version, model.on_cpu) == (False, 0, (CONV, MEAN))
+    assert (model.parameters_cached, model.parameters_streamed, model.input_bytes, model.output_bytes) == (0, 0, 0, 0)
+
+
+def test_options_without_a_package() -> None:
+    with pytest.raises((KeyError, TypeError)):
+        read_package(b"\x00\x01\x01")
+    assert read_package(custom_options(PACKAGE)) == PACKAGE
+
+
+@pytest.mark.parametrize("content", [b"", b"TFL3", b"PK\x03\x04" * 9, b"\0\0\0\0TFL3"])
+def test_bytes_that_are_no_model(content: bytes) -> None:
+    with pytest.raises(FormatError, match=r"the model is (not a TFLite model|damaged)"):
+        read_model(content)
+
+
+@settings(max_examples=150, deadline=5000)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused_in_little_time(data: st.DataObject) -> None:
+    content = bytearray(pack(data.draw(st.sampled_from([PLAIN, COMPILED]))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(8, len(content) - 1))] = data.draw(st.integers(0, 255))
+    shorter = bytes(content[: data.draw(st.integers(8, len(content)))])
+    start = time.monotonic()
+    with suppress(FormatError):
+        read_model(shorter)
+    assert time.monotonic() - start < 4
+
+
+def test_a_path_and_the_errors_that_name_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(pack(PLAIN))
+    assert read_model(path) == read_model(str(path)) == read_model(pack(PLAIN))
+    path.write_bytes(b"no model")
+    with pytest.raises(FormatError, match=r"m\.tflite is not a TFLite model: it lacks the mark TFL3"):
+        read_model(path)
+    with pytest.raises(InputError, match=r"absent\.tflite cannot be read: No such file or directory; give the path"):
+        read_model(tmp_path / "absent.tflite")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_model(tmp_path)
+
+
+def test_the_package_that_reads_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tflite", None)
+    with pytest.raises(MissingExtraError, match=r"needs the package tflite; pip install pytest-dwsconv\[edgetpu\]"):
+        read_model(pack(PLAIN))
+
+
+def test_the_layer_of_an_operator() -> None:
+    prefix = "torch.export.unflatten.InterpreterModule_"
+    block = f"a.B/{prefix}layer1/{prefix}0"
+    fused = replace(FEATURES, name=f"{block}/{prefix}relu;;{block}/{prefix}bn1;;{block}/{prefix}conv1;1")
+    assert replace(CONV, outputs=(fused,)).layer == "layer1.0.conv1"
+    assert replace(MEAN, outputs=(fused,)).layer == "layer1.0.relu"
+    named = replace(WEIGHT, name=f"a.B/{prefix}fc;")
+    assert replace(CONV, inputs=(IMAGE, named, None)).layer == "fc"
+    assert (CONV.layer, replace(CONV, outputs=()).layer) == ("features", "")
+
+
+# The vendor's own files: name, parameters cached and streamed, input and output bytes, runtime version, operators
+# left on the CPU. Published by the vendor's compiler and decoded with the vendor's schema.
+VENDOR = [
+    ("mobilenet_v1_0.25_128_quant", 566_912, 0, 49_152, 1_008, 12, ""),
+    ("mobilenet_v1_0.25_128_quant_cocompiled_with_3quant", 315_840, 251_072, 49_152, 1_008, 12, ""),
+    (
+        "deeplabv3_mnv2_dm05_pascal_quant", 766_720, 0, 789_512, 279_040, 12,
+        "RESIZE_BILINEAR QUANTIZE CONCATENATION CONV_2D CONV_2D RESIZE_BILINEAR RESIZE_BILINEAR ARG_MAX",
+    ),
+    ("keras_lstm_mnist_ptq", 43_968, 576, 848, 80, 12, ""),
+    ("split_concat", 192, 0, 384, 1_280, 13, ""),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not MODELS.is_dir(), reason="the vendor's model files are not here")
+@pytest.mark.parametrize(("name", "cached", "streamed", "inputs", "outputs", "runtime", "on_cpu"), VENDOR)
+def test_the_vendors_compiled_files(
+    name: str, cached: int, streamed: int, inputs: int, outputs: int, runtime: int, on_cpu: str
+) -> None:
+    model = read_model(MODELS / f"{name}_edgetpu.tflite")
+    assert (model.parameters_cached, model.parameters_streamed) == (cached, streamed)
+    assert (model.input_bytes, model.output_bytes) == (inputs, outputs)
+    assert (model.compiled, model.min_runtime_version) == (True, runtime)
+    assert [operator.name for operator in model.on_cpu] == on_cpu.split()
+    assert all(package.compiler_version.startswith("cl/") for package in model.packages)
+    assert model.size == os.path.getsize(MODELS / f"{name}_edgetpu.tflite")
