@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.fxpass import DepthwiseSeparablePass
     from pytest_dwsconv.planning import Plan
+    from pytest_dwsconv.recovery import distill
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rewriting import RewriteResult, apply_plan, rewrite
     from pytest_dwsconv.rules import Policy, Verdict, judge
@@ -29,6 +30,7 @@ _HOMES = {
     "errors": ("DwsconvError",),
     "fxpass": ("DepthwiseSeparablePass",),
     "planning": ("Plan",),
+    "recovery": ("distill",),
     "report": ("Finding", "Report"),
     "rewriting": ("RewriteResult", "apply_plan", "rewrite"),
     "rules": ("Policy", "Verdict", "judge"),
@@ -55,6 +57,7 @@ __all__ = [
     "Verdict",
     "analyze",
     "apply_plan",
+    "distill",
     "judge",
     "rewrite",
 ]
