@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from pytest_dwsconv.analysis import analyze
     from pytest_dwsconv.budget import Budget
     from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order
+    from pytest_dwsconv.distilling import distill
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.fxpass import DepthwiseSeparablePass
     from pytest_dwsconv.planning import Plan
-    from pytest_dwsconv.recovery import distill
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rewriting import RewriteResult, apply_plan, rewrite
     from pytest_dwsconv.rules import Policy, Verdict, judge
@@ -27,10 +27,10 @@ _HOMES = {
     "analysis": ("analyze",),
     "budget": ("Budget",),
     "conv": ("ConvSpec", "Cost", "Kind", "Order"),
+    "distilling": ("distill",),
     "errors": ("DwsconvError",),
     "fxpass": ("DepthwiseSeparablePass",),
     "planning": ("Plan",),
-    "recovery": ("distill",),
     "report": ("Finding", "Report"),
     "rewriting": ("RewriteResult", "apply_plan", "rewrite"),
     "rules": ("Policy", "Verdict", "judge"),

@@ -22,6 +22,7 @@ from pytest_dwsconv.fitting import Problem, fit
 from pytest_dwsconv.locating import Call, calls
 from pytest_dwsconv.moments import Cross, Moments, all_reduce, place_in_group
 from pytest_dwsconv.planning import PlanEntry
+from pytest_dwsconv.recovery import Reference
 from pytest_dwsconv.replacing import replacement
 from pytest_dwsconv.replaying import Data, Override, Run
 from pytest_dwsconv.sensitivity import sensitivities
@@ -118,7 +119,7 @@ class Side:
 
     def observe(self, layer: Layer, overrides: Mapping[int, Override]) -> list[Observation]:
         """What the layer's calls see in the network as converted so far."""
-        self.converted.advance(min(call.place for call in layer.calls), overrides)
+        self.converted.advance(min(call.start for call in layer.calls), overrides)
         self.original.advance(max(call.reference for call in layer.calls) + 1, {})
         return [found for call in layer.calls for found in self._observe(call, overrides)]
 
@@ -126,7 +127,7 @@ class Side:
         for number, index in enumerate(self.indices):
             recording = self.data.recordings[index]
             shape = recording.nodes[call.place].meta["tensor_meta"].shape
-            values = self.converted.ahead(number, call.reference, {**overrides, call.place: _silence(shape)})
+            values = self.converted.ahead(number, call.reference, {**overrides, **call.overrides(_silence(shape))})
             target = self.original.values[number][call.reference]
             yield Observation(call, values[call.input_place], target, values[call.reference])
 
@@ -143,12 +144,10 @@ def _silence(shape: torch.Size) -> Override:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Every layer's fit, the batches used and held out, and the original's outputs for the latter."""
+    """Every layer's fit, and what the original gives for the batches used and held out."""
 
     fitted: Mapping[str, Fitted]
-    batches: Sequence[Any]
-    held_out: Sequence[Any]
-    outputs: Sequence[Sequence[Tensor]]
+    reference: Reference
 
 
 @torch.no_grad()
@@ -175,10 +174,11 @@ def calibrate(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batc
             new.held_out_error = relative_error(other.observe(layer, overrides), new)
             side.done(layer)
             other.done(layer)
-            overrides.update((call.place, new) for call in layer.calls)
+            for call in layer.calls:
+                overrides.update(call.overrides(new))
             bar.set_postfix(error="none" if new.error is None else f"{new.error:.3f}")
-    outputs = [data.outputs(index, {}) for index in held]
-    return Calibration(fitted, [batches[i] for i in fitting], [batches[i] for i in held], outputs)
+    reference = Reference(model, list(fitted), [batches[i] for i in fitting], [batches[i] for i in held])
+    return Calibration(fitted, reference)
 
 
 def split(count: int) -> tuple[list[int], list[int]]:
@@ -202,7 +202,7 @@ def layers_of(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], data
         found = calls(data.graph, name, conv)
         if found:
             layers.append(Layer(name, conv, entries, found))
-    return sorted(layers, key=lambda layer: layer.calls[0].place)
+    return sorted(layers, key=lambda layer: layer.calls[0].start)
 
 
 def fit_layer(layer: Layer, seen: Sequence[Observation], weights: Mapping[int, Tensor]) -> Fitted:
@@ -245,10 +245,11 @@ class Space:
         _check_moments(layer.name, moments)
         self.layer, self.weight, self.count = layer, weight, moments.count
         self.mean_x, self.gram = moments.mean_x, moments.gram
+        power = self.gram.diagonal(dim1=1, dim2=2)
+        least = 1e-8 * power.mean()  # reason: what is left of constant inputs, once centred, is rounding
         if layer.movable:
             self.gram.baddbmm_(self.mean_x[:, :, None], self.mean_x[:, None, :], alpha=-1)
-        power = self.gram.diagonal(dim1=1, dim2=2)
-        level = RIDGE * power.mean()
+        level = torch.maximum(RIDGE * power.mean(), least)
         self.ridge = torch.where(level > 0, level, 1.0)
         power += self.ridge
         self.kernel = layer.conv.weight.detach().double().reshape(layer.conv.groups, -1, self.gram.shape[1])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pytest_dwsconv.counting import CONVOLUTIONS
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.recording import OWNER
-from pytest_dwsconv.replaying import Recording
+from pytest_dwsconv.replaying import Override, Recording
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -48,6 +48,21 @@ class Call:
     clip: tuple[float, float] | None
     norm: Any
     """The normalisation that alone reads the convolution's output."""
+    padding: int | None = None
+    """The node by which the convolution itself pads its input, where that is one of its own."""
+
+    @property
+    def start(self) -> int:
+        """The first node that is the convolution's."""
+        return self.place if self.padding is None else self.padding
+
+    def overrides(self, new: Override) -> dict[int, Override]:
+        """What to run instead of the convolution's nodes."""
+        return {self.place: new} if self.padding is None else {self.padding: _as_it_is, self.place: new}
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def calls(graph: Recording, name: str, conv: Any) -> tuple[Call, ...]:
@@ -66,7 +81,8 @@ def _calls(node: fx.Node, name: str) -> bool:
 
 
 def _call(graph: Recording, node: fx.Node, name: str, conv: Any) -> Call:
-    if not node.args or not isinstance(node.args[0], fx.Node):
+    first = _padding(node, name) or node
+    if not first.args or not isinstance(first.args[0], fx.Node):
         raise InputError(f"{name} gets its input by keyword, where it cannot be followed; leave it out with ignore")
     scale = torch.ones(conv.out_channels, dtype=torch.float64)
     at, norm = node, None
@@ -76,8 +92,25 @@ def _call(graph: Recording, node: fx.Node, name: str, conv: Any) -> Call:
             scale = scale * _norm_scale(module)
             norm = module if at is node else norm
         at = after
-    places = (graph.place[node], graph.place[node.args[0]])
-    return Call(*places, len(conv.kernel_size), graph.place[at], scale, _clip(graph, at.users), norm)
+    return Call(
+        place=graph.place[node],
+        input_place=graph.place[first.args[0]],
+        rank=len(conv.kernel_size),
+        reference=graph.place[at],
+        scale=scale,
+        clip=_clip(graph, at.users),
+        norm=norm,
+        padding=None if first is node else graph.place[first],
+    )
+
+
+def _padding(node: fx.Node, name: str) -> fx.Node | None:
+    """The node by which a convolution with another padding mode than zeros pads its input."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    before = node.args[0]
+    pads = getattr(before.target, "__name__", "") == "pad" and before.meta.get(OWNER) == name
+    return before if pads else None
 
 
 def _linear_user(graph: Recording, node: fx.Node) -> fx.Node | None:

@@ -59,7 +59,7 @@ def _gradients(data: Data, index: int, places: Sequence[int]) -> Iterator[tuple[
     points = [values[place] for place in places]
     # reason: the same signs for every batch, so that the sums do not depend on which process has which
     generator = torch.Generator().manual_seed(0)
-    for _ in range(PROBES if outputs else 0):
+    for _ in range(PROBES if outputs and points else 0):
         signs = [torch.randint(0, 2, out.shape, generator=generator).to(out) * 2 - 1 for out in outputs]
         found = torch.autograd.grad(
             outputs, points, signs, retain_graph=True, materialize_grads=True, allow_unused=True
