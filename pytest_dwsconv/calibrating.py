@@ -28,7 +28,7 @@ from pytest_dwsconv.replaying import Data, Override, Run
 from pytest_dwsconv.sensitivity import sensitivities
 from pytest_dwsconv.separable import SeparableConvNd, dense_kernel
 
-FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 15, 4, 4
+FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 10, 3, 2
 RIDGE = 1e-4
 """White noise assumed on the inputs, in units of their mean power: it ties a fit of few data to the kernel itself."""
 

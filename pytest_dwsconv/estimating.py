@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -84,8 +84,3 @@ def _cost(finding: Finding, entry: PlanEntry, before: Cost) -> Cost:
     if not (finding.macs and before.macs and after.macs):
         return Cost(after.params, None)
     return Cost(after.params, finding.macs * after.macs // before.macs)
-
-
-def losses(options: Mapping[str, Iterable[Option]]) -> dict[PlanEntry, float]:
-    """The predicted loss of each replacement."""
-    return {option.entry: option.loss for choices in options.values() for option in choices if option.entry is not None}

@@ -178,7 +178,7 @@ def test_the_errors_told_are_the_errors_made() -> None:
 
 
 def test_the_least_squares_optimum_of_one_layer_is_reached() -> None:
-    """Inputs that do not vary from place to place see only the sum of the taps: there, one product is as good as all."""
+    """Inputs that do not vary from place to place see only the sum of the taps: one product is enough."""
     conv = nn.Conv2d(6, 8, 3, bias=False)
     data = [torch.randn(4, 6, 1, 1).expand(4, 6, 7, 7) for _ in range(8)]
     result = rewrite(conv, init="fit", calibration=data, order="depthwise_first", refine=0)
@@ -236,7 +236,7 @@ def test_an_interrupted_fit_leaves_the_model_as_found(monkeypatch: pytest.Monkey
 # -- data that is hard
 
 
-def single(data: list[Tensor], **options: Any) -> RewriteResult:
+def single(data: list[Any], **options: Any) -> RewriteResult:
     return rewrite(nn.Conv2d(8, 12, 3), init="fit", calibration=data, **options)
 
 
@@ -271,7 +271,7 @@ def test_a_channel_that_normalisation_switches_off() -> None:
 
 def test_batches_of_several_sizes_and_kinds() -> None:
     data = batches(4, 8, 8, 8, count=3)
-    short = [*data, data[0][:2]]
+    short: list[Any] = [*data, data[0][:2]]
     assert single([(x,) for x in short]).calibration_errors
     assert single([{"input": x} for x in short]).calibration_errors  # the name in nn.Conv2d.forward
     assert single([data[0]]).held_out_errors == {}
@@ -313,7 +313,7 @@ class Root(nn.Module):
 
 
 def test_nan_inside_the_network_names_the_layer() -> None:
-    with pytest.raises(InputError, match="^b gets NaN or infinite inputs from the calibration batches"):
+    with pytest.raises(InputError, match=r"^b gets NaN or infinite inputs from the calibration batches"):
         rewrite(Root(), init="fit", calibration=batches(4, 8, 8, 8))
 
 

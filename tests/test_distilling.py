@@ -60,7 +60,7 @@ def test_training_stops_when_held_out_data_gain_no_more() -> None:
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
-class Stop(Exception):
+class Stop(KeyboardInterrupt):
     pass
 
 
