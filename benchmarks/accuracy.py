@@ -177,7 +177,7 @@ def plans_table(fashion: Fashion) -> None:
 
     report = analyze(fashion.network, SHAPE)
     findings = [finding for finding in report.candidates if finding.name not in STEM]
-    with as_found(fashion.network):
+    with as_found(list(fashion.network.modules())):
         options = estimate(fashion.network, findings, fashion.calibration, None)
     draw, pairs = random.Random(0), []
     for _ in range(PLANS):
@@ -203,7 +203,7 @@ def fitted_with(network: nn.Module, entries: dict[str, list[PlanEntry]], batches
     model = copy.deepcopy(network)
     if not entries:
         return model
-    with as_found(model):
+    with as_found(list(model.modules())):
         found = calibrate(model, entries, batches).fitted
     swap(model, {model.get_submodule(name): fitted.module for name, fitted in found.items()})
     for fitted in found.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import floor
 
 from pytest_dwsconv.budget import Unit, humanize, parse_quantity
 from pytest_dwsconv.conv import Cost
@@ -95,7 +96,7 @@ def allocate(report: Report, options: Mapping[str, Sequence[Option]], budgets: M
     constraints = [LinearConstraint(one_each, 1, 1)]
     for name, limit in budgets.items():
         costs = np.array([_taken(report, layer, option, name) for layer, option in flat], dtype=float)
-        constraints.append(LinearConstraint(costs[None], -np.inf, limit - _fixed(report, options, name)))
+        constraints.append(LinearConstraint(costs[None], -np.inf, floor(limit) - _fixed(report, options, name)))
     scale = losses.max() or 1.0
     found = milp(
         losses / scale, constraints=constraints, integrality=np.ones(len(flat), dtype=int), bounds=Bounds(0, 1),

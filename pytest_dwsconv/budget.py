@@ -9,13 +9,10 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import Enum
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.report import Finding, Report, saved_params
-
-BYTES_PER_PARAMETER = 4
-"""``size`` reckons with float32."""
 
 
 class Unit(str, Enum):
@@ -109,18 +106,26 @@ def _digits(value: float, limit: float, unit: Unit) -> int:
 class Budget:
     """What a model may cost at most; ``None`` is no limit.
 
-    ``params``, ``macs`` and ``candidates`` are counts, ``size`` is the bytes of the parameters at four bytes
-    each (float32). Each is given as ``parse_quantity`` reads it.
+    ``params``, ``macs`` and ``candidates`` are counts. ``size``, ``size_fp16`` and ``size_int8`` are the bytes of
+    the parameters at four, two and one bytes each, ``activations`` the bytes of activations at their peak.
+    ``latency`` is seconds on ``target``, and needs a measurement. Each is given as ``parse_quantity`` reads it.
     """
 
     params: float | str | None = None
     macs: float | str | None = None
     size: float | str | None = None
+    size_fp16: float | str | None = None
+    size_int8: float | str | None = None
+    activations: float | str | None = None
     candidates: float | str | None = None
+    latency: float | str | None = None
+    target: str | None = None
 
     def __post_init__(self) -> None:
-        if {_allowed(self, name) for name in LIMITS} == {None}:
+        if {_allowed(self, name) for name in (*LIMITS, "latency")} == {None}:
             raise InputError(f"a budget without a limit checks nothing: give any of {_accepted()}")
+        if (self.latency is None) != (self.target is None):
+            raise InputError("a budget's latency and target go together, as in latency='5ms', target='edgetpu'")
 
     @classmethod
     def of(cls, arguments: Mapping[str, float | str | None]) -> Budget:
@@ -133,7 +138,7 @@ class Budget:
         unknown = sorted(arguments.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise InputError(f"a budget has no argument {unknown[0]!r}: it takes {_accepted()}")
-        return cls(**arguments)
+        return cls(**arguments)  # type: ignore[arg-type]  # a target that is no text finds no backend
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,15 @@ class _Limit:
     saved: Callable[[Finding], int]
 
 
+def _size(bytes_each: int, dtype: str) -> _Limit:
+    return _Limit(
+        f"of {dtype} parameters",
+        Unit.BYTES,
+        lambda report: report.params * bytes_each,
+        lambda finding: saved_params(finding) * bytes_each,
+    )
+
+
 LIMITS = {
     "params": _Limit("parameters", Unit.COUNT, lambda report: report.params, saved_params),
     "macs": _Limit(
@@ -154,26 +168,26 @@ LIMITS = {
         lambda report: report.macs,
         lambda finding: (finding.macs or 0) - (finding.separable_macs or 0),
     ),
-    "size": _Limit(
-        "of float32 parameters",
-        Unit.BYTES,
-        lambda report: report.params * BYTES_PER_PARAMETER,
-        lambda finding: saved_params(finding) * BYTES_PER_PARAMETER,
+    "size": _size(4, "float32"),
+    "size_fp16": _size(2, "float16"),
+    "size_int8": _size(1, "int8"),
+    "activations": _Limit(
+        "of activations at their peak", Unit.BYTES, lambda report: report.peak_activations, lambda finding: 0
     ),
     "candidates": _Limit("candidates", Unit.COUNT, lambda report: len(report.candidates), lambda finding: 1),
 }
-"""By the name that ``Budget`` calls it."""
+"""What a report alone tells, by the name that ``Budget`` calls it."""
 
 
 def _accepted() -> str:
-    *names, last = LIMITS
+    *names, last = (field.name for field in fields(Budget))
     return f"{', '.join(names)} and {last}"
 
 
 def _allowed(budget: Budget, name: str) -> float | None:
     value = getattr(budget, name)
     try:
-        return None if value is None else parse_quantity(value, LIMITS[name].unit)
+        return None if value is None else parse_quantity(value, LIMITS[name].unit if name in LIMITS else Unit.SECONDS)
     except FormatError as error:
         raise FormatError(f"the budget's {name} {error}") from error
 
@@ -218,10 +232,10 @@ class Violation:
 
 
 def violations(report: Report, budget: Budget) -> tuple[Violation, ...]:
-    """The limits of ``budget`` that the model exceeds, in the order of ``Budget``'s fields.
+    """The limits of ``budget`` that the model exceeds, in the order of ``Budget``'s fields; latency is not among them.
 
     Raises:
-        InputError: MACs are limited and the report has none.
+        InputError: MACs or activations are limited and the report has none.
     """
     return tuple(
         _violation(report, budget, name, allowed, actual)
@@ -230,11 +244,84 @@ def violations(report: Report, budget: Budget) -> tuple[Violation, ...]:
     )
 
 
+class Held(NamedTuple):
+    """One limit that a model was held to, and what the model has; ``violation`` says it in words, empty within it."""
+
+    name: str
+    noun: str
+    unit: Unit
+    limit: float
+    actual: float
+    violation: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain text and numbers by name."""
+        return {**self._asdict(), "unit": self.unit.value}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Held:
+        """What ``to_dict`` described."""
+        return cls(**{**data, "unit": Unit(data["unit"])})
+
+
+def held(report: Report, budget: Budget) -> tuple[Held, ...]:
+    """Every limit of ``budget`` with how the model stands to it, in the order of ``Budget``'s fields.
+
+    Raises:
+        InputError: MACs are limited and the report has none.
+    """
+    exceeded = {violation.name: str(violation) for violation in violations(report, budget)}
+    return tuple(
+        Held(
+            name,
+            limit.noun,
+            _written_unit(getattr(budget, name), limit.unit),
+            allowed,
+            _actual(report, name),
+            exceeded.get(name, ""),
+        )
+        for name, limit in LIMITS.items()
+        if (allowed := _allowed(budget, name)) is not None
+    )
+
+
+def enough(report: Report, budget: Budget) -> tuple[Finding, ...]:
+    """Candidates whose replacement brings the model under every limit at once, none of which could be left out.
+
+    Under a single limit they are the fewest there are. Empty where all candidates together would not do.
+
+    Raises:
+        InputError: MACs or activations are limited and the report has none.
+    """
+    excess = {violation.name: violation.actual - violation.limit for violation in violations(report, budget)}
+    left, chosen = dict(excess), []
+    helpful = list(report.candidates)
+    while helpful and max(left.values(), default=0) > 0:
+        best = max(helpful, key=lambda finding: _helps(finding, left))
+        helpful.remove(best)
+        chosen.append(best)
+        left = {name: rest - LIMITS[name].saved(best) for name, rest in left.items()}
+    if max(left.values(), default=0) > 0:
+        return ()
+    for finding in reversed(chosen.copy()):
+        without = {name: rest + LIMITS[name].saved(finding) for name, rest in left.items()}
+        if max(without.values()) <= 0:
+            chosen.remove(finding)
+            left = without
+    return tuple(chosen)
+
+
+def _helps(finding: Finding, left: Mapping[str, float]) -> tuple[float, int]:
+    """The share of what is left over the limits that replacing this convolution takes off; then its parameters."""
+    over = {name: rest for name, rest in left.items() if rest > 0}
+    return sum(min(LIMITS[name].saved(finding) / rest, 1.0) for name, rest in over.items()), saved_params(finding)
+
+
 def _actual(report: Report, name: str) -> int:
     actual = LIMITS[name].actual(report)
     if actual is None:
         raise InputError(
-            f"the budget limits MACs and none were counted for {report.model}: "
+            f"the budget limits {'MACs' if name == 'macs' else name} and none were counted for {report.model}: "
             "give an input size, as in (1, 3, 224, 224)"
         )
     return actual

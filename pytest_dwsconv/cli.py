@@ -17,11 +17,11 @@ from pytest_dwsconv import __version__
 from pytest_dwsconv.errors import DwsconvError, InputError, SourceError
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.rules import Policy
+    from pytest_dwsconv.evidence import FileModel
     from pytest_dwsconv.source.config import Config
     from pytest_dwsconv.source.edit import Rewrite
     from pytest_dwsconv.source.files import SourceText
-    from pytest_dwsconv.source.sites import Evidence, Site
+    from pytest_dwsconv.source.sites import Site
 
 _DESCRIPTION = """\
 Find the convolutions that a PyTorch source file makes, and replace those that could be depthwise separable.
@@ -102,6 +102,8 @@ class _Command:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
+        if options.output == "/dev/stdout":
+            options.output = "-"  # reason: where a shell sends it to a file, that file is not ours to replace
         self._failed = False
         self._counts = {"read": 0, "changed": 0, "alone": 0, "files": 0}
         result_on_stdout = options.diff or options.output == "-" or "-" in options.paths
@@ -111,10 +113,10 @@ class _Command:
         inputs = list(self._inputs())
         if self._options.output is not None and len(inputs) > 1:
             raise InputError(f"-o takes the result of one file, and there are {len(inputs)}")
-        evidence = self._evidence(inputs)
+        model = self._model(inputs)
         for each in inputs:
             try:
-                self._process(each, evidence)
+                self._process(each, model)
             except SourceError as error:
                 self._fail(f"{each.name}: {error}")
         if self._counts["read"]:
@@ -129,10 +131,11 @@ class _Command:
         seen: set[Path] = set()
         for name in self._options.paths:
             for found in self._found(name):
-                if found.path is not None and found.path.resolve() in seen:
-                    continue
                 if found.path is not None:
-                    seen.add(found.path.resolve())
+                    real = Path(os.path.realpath(found.path))  # reason: resolve() raises on a loop before Python 3.13
+                    if real in seen:
+                        continue
+                    seen.add(real)
                 yield found
 
     def _found(self, name: str) -> list[_Input]:
@@ -147,28 +150,38 @@ class _Command:
         config, files = load_config(path), list(python_files(path))
         if not files:
             self._fail(f"{name}: there are no Python files in this folder")
-        return [_Input(file, str(file), config) for file in files if not config.excludes(file)]
+        left = [_Input(file, str(file), config) for file in files if not config.excludes(file)]
+        if files and not left:
+            self._say(f"{name}: nothing to look at, exclude in {config.root / 'pyproject.toml'} leaves out every file")
+        return left
 
-    def _evidence(self, inputs: Sequence[_Input]) -> Evidence:
-        """What building the model of ``--model`` shows; its table is printed on the way."""
-        if self._options.model is None:
-            if self._options.input_size is not None:
+    def _model(self, inputs: Sequence[_Input]) -> FileModel | None:
+        """The model of ``--model``, built by the one file."""
+        options = self._options
+        if options.model is None:
+            if options.input_size is not None:
                 raise InputError("--input-size is the input of a model: name the model with --model")
-            return {}
+            return None
         path = inputs[0].path if len(inputs) == 1 else None
         if path is None:
             raise InputError("--model names something in a file: give the path of that one file")
-        with redirect_stdout(self._messages):
-            return _run_model(path, self._options.model, self._options.input_size, inputs[0].config.policy)
+        from pytest_dwsconv.evidence import model_of_file
+        from pytest_dwsconv.targets import parse_input_size
+
+        shapes = None if options.input_size is None else parse_input_size(options.input_size)
+        with redirect_stdout(self._messages):  # reason: the file may print
+            return model_of_file(path, options.model, shapes, inputs[0].config.policy)
 
     # -- output
 
-    def _process(self, source: _Input, evidence: Evidence) -> None:
+    def _process(self, source: _Input, model: FileModel | None) -> None:
         from pytest_dwsconv.source.edit import rewrite_text
         from pytest_dwsconv.source.files import decode, read
 
         old = decode(sys.stdin.buffer.read()) if source.path is None else read(source.path)
-        rewrite = rewrite_text(old.text, source.config.policy, evidence)
+        rewrite = rewrite_text(old.text, source.config.policy, model.evidence if model else {})
+        if model is not None:
+            self._say(str(model.foretell(rewrite.sites)))
         self._deliver(source, old, rewrite)
         for site in rewrite.sites:
             self._say(f"{source.name}:{_describe(site, rewrite)}")
@@ -190,16 +203,21 @@ class _Command:
         elif target == "-":
             _write_stdout(data)
         elif target is not None:
-            write(Path(target), data)
+            try:
+                write(Path(target), data)
+            except SourceError as error:
+                raise InputError(f"-o {target}: {error}") from error
         elif source.path is not None and rewrite.text != old.text:
             write(source.path, data)
 
     def _summary(self) -> str:
+        from pytest_dwsconv.render.table import count
+
         changed, alone, files = self._counts["changed"], self._counts["alone"], self._counts["files"]
         if not changed:
             return f"nothing to rewrite, {alone} left alone" if alone else "no convolutions found"
         verb = "would be rewritten" if self._options.check or self._options.diff else "rewritten"
-        return f"{_count(changed, 'convolution')} {verb} in {_count(files, 'file')}, {alone} left alone"
+        return f"{count(changed, 'convolution')} {verb} in {count(files, 'file')}, {alone} left alone"
 
     def _say(self, message: str) -> None:
         print(message, file=self._messages)
@@ -207,18 +225,6 @@ class _Command:
     def _fail(self, message: str) -> None:
         self._failed = True
         _complain(message)
-
-
-def _run_model(path: Path, name: str, input_size: str | None, policy: Policy) -> Evidence:
-    from pytest_dwsconv.analysis import analyze
-    from pytest_dwsconv.evidence import recording
-    from pytest_dwsconv.targets import build_from_file, parse_input_size
-
-    shapes = None if input_size is None else parse_input_size(input_size)
-    with recording(path) as built:
-        model = build_from_file(path, name)
-    print(analyze(model, shapes, policy=policy))
-    return dict(built)
 
 
 def _describe(site: Site, rewrite: Rewrite) -> str:
@@ -229,10 +235,6 @@ def _describe(site: Site, rewrite: Rewrite) -> str:
     amount = f"{saving:.1f}x" if exact else f"at most {saving:.1f}x"
     name = rewrite.class_names[site.place.spec.rank]
     return f"{place} -> {name}, {site.judgement.reason}, saves {amount}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _write_stdout(data: bytes) -> None:

@@ -38,6 +38,7 @@ class Trait(str, Enum):
     IGNORED = "ignored"
     UNPACKED_ARGUMENTS = "unpacked arguments"
     REFERENCE = "reference"
+    LEFT_OPEN = "left open"
 
 
 class Cost(NamedTuple):
@@ -81,11 +82,6 @@ class ConvSpec:
         if self.groups is None or self.in_channels is None or self.kernel_size is None:
             return Kind.UNKNOWN
         return Kind.DEPTHWISE if self.groups == self.in_channels else Kind.GROUPED
-
-    @property
-    def known(self) -> bool:
-        """Whether parameters can be counted."""
-        return None not in (self.in_channels, self.out_channels, self.kernel_size, self.groups, self.bias)
 
     @property
     def input_positions(self) -> int | None:
@@ -160,3 +156,26 @@ def separable_cost(spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_m
         return Cost(pointwise + depthwise + bias, None)
     macs = outputs * depthwise + (outputs if first else inputs) * pointwise
     return Cost(pointwise + depthwise + bias, macs)
+
+
+def traffic(spec: ConvSpec) -> int | None:
+    """Elements that one call reads and writes, each once: input, parameters and output; None without shapes."""
+    before = cost(spec)
+    if before is None or spec.input_shape is None or spec.output_shape is None:
+        return None
+    return prod(spec.input_shape) + before.params + prod(spec.output_shape)
+
+
+def separable_traffic(spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_multiplier: int = 1) -> int | None:
+    """As ``traffic``, for the replacement: what lies between its two parts is written and read again.
+
+    That is r C channels at the output's resolution for depthwise_first, r M at the input's for pointwise_first.
+    """
+    after = separable_cost(spec, order, depth_multiplier)
+    ends = (spec.input_shape, spec.output_shape, spec.input_positions, spec.output_positions)
+    if after is None or None in ends or spec.in_channels is None or spec.out_channels is None:
+        return None
+    first = order is Order.DEPTHWISE_FIRST
+    channels, positions = (spec.in_channels, ends[3]) if first else (spec.out_channels, ends[2])
+    between = depth_multiplier * channels * (positions or 0)
+    return prod(ends[0] or ()) + after.params + 2 * between + prod(ends[1] or ())

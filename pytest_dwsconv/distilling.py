@@ -73,7 +73,7 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     held_wanted = seen(teacher, names, held)
     flags = {module: module.training for module in student.modules()}
     with ExitStack() as stack:
-        stack.enter_context(as_found(teacher))
+        stack.enter_context(as_found(list(teacher.modules())))
         theirs = stack.enter_context(watching(teacher, names))
         ours = stack.enter_context(watching(student, names))
         stack.callback(_set_training, flags)

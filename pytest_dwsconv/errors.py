@@ -23,5 +23,9 @@ class TargetError(DwsconvError, ImportError):
     """A model named as ``module:factory`` or by file and name cannot be built."""
 
 
+class MissingDependencyError(DwsconvError, ImportError):
+    """Something was asked for that needs an optional dependency, which is not installed."""
+
+
 class SourceError(DwsconvError, ValueError):
     """A source file cannot be read, parsed or written."""

@@ -1,12 +1,14 @@
-"""Which call in a source file built which convolutions, seen while a model is built."""
+"""The model of a source file: which call in the file built which convolutions, and what a rewrite makes of them."""
 
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -14,31 +16,84 @@ from typing import Any
 
 from torch.nn.modules import conv
 
-from pytest_dwsconv.analysis import module_spec
+from pytest_dwsconv.analysis import analyze, rejudged
 from pytest_dwsconv.conv import ConvSpec
 from pytest_dwsconv.operators import CONV_MODULES, TRANSPOSED_MODULES
+from pytest_dwsconv.report import Finding, Report
+from pytest_dwsconv.rules import Judgement, Policy, Verdict
+from pytest_dwsconv.sites import module_spec
+from pytest_dwsconv.source.judging import by_rule
+from pytest_dwsconv.source.sites import Evidence, Position, Site, by_position
+from pytest_dwsconv.targets import build_from_file
 
 _EXACT = {*CONV_MODULES, *TRANSPOSED_MODULES}
+_BUILT_AT = "_dwsconv_built_at"
+"""The attribute that holds a convolution's Position: deep copies, as those of a repeated layer, have it too."""
 
-Built = dict[tuple[int, int | None], list[ConvSpec]]
-"""By line and column of the call, both from 1; the column is None where the interpreter does not record it."""
+
+@dataclass(frozen=True)
+class FileModel:
+    """A model that a source file builds, its report, and what each call in the file built."""
+
+    report: Report
+    evidence: Evidence
+    built_at: Mapping[str, Position]
+    """By the convolution's name in the model; without those that no call in the file built."""
+
+    def foretell(self, sites: Sequence[Site]) -> Report:
+        """The report with the verdicts of the file's sites: what the rewritten file replaces, and nothing else."""
+        places = by_position([site.place for site in sites])
+        judgements = {site.place: site.judgement for site in sites}
+
+        def judge_finding(finding: Finding) -> Judgement:
+            place = places.get(self.built_at[finding.name]) if finding.name in self.built_at else None
+            own = Judgement(finding.verdict, finding.code, finding.reason)
+            ours = by_rule("DWS201", _BUILT_ELSEWHERE) if place is None else judgements[place]
+            return ours if Verdict.CANDIDATE in (own.verdict, ours.verdict) else own
+
+        return rejudged(self.report, judge_finding)
+
+
+_BUILT_ELSEWHERE = "no call of its class in this file builds it"
+
+
+def model_of_file(
+    path: Path, name: str, input_size: Sequence[Sequence[int]] | None = None, policy: Policy = Policy()
+) -> FileModel:
+    """Run the file, build the model that ``name`` gives, and analyse it.
+
+    Raises:
+        TargetError: the file gives no such model.
+        InputError, TracingError: the model does not take the input.
+    """
+    with recording(path) as built:
+        model = build_from_file(path, name)
+    original = getattr(model, "_orig_mod", model)  # reason: of a compiled model, the report names the parts of this one
+    positions = {
+        part: vars(module)[_BUILT_AT]
+        for part, module in original.named_modules(remove_duplicate=False)
+        if _BUILT_AT in vars(module)
+    }
+    return FileModel(analyze(model, input_size, policy=policy), built, positions)
 
 
 @contextmanager
-def recording(path: Path) -> Iterator[Built]:
+def recording(path: Path) -> Iterator[dict[Position, list[ConvSpec]]]:
     """Note every convolution that a call written in this file builds. PyTorch is as before afterwards.
 
     Those that other files build for this one, and subclasses, are not noted: no call here names them.
     """
-    built: Built = defaultdict(list)
-    own = path.resolve()
+    built: dict[Position, list[ConvSpec]] = defaultdict(list)
+    own = os.path.realpath(path)
     original = conv._ConvNd.__init__
 
     def init(module: Any, *args: Any, **kwargs: Any) -> None:
         original(module, *args, **kwargs)
         caller = _caller()
-        if type(module) in _EXACT and caller is not None and Path(caller.f_code.co_filename).resolve() == own:
-            built[_position(caller)].append(module_spec(module))
+        if type(module) in _EXACT and caller is not None and os.path.realpath(caller.f_code.co_filename) == own:
+            position = _position(caller)
+            built[position].append(module_spec(module))
+            vars(module)[_BUILT_AT] = position
 
     conv._ConvNd.__init__ = init  # type: ignore[method-assign, assignment]  # put back below
     try:
@@ -55,7 +110,7 @@ def _caller() -> FrameType | None:
     return frame
 
 
-def _position(frame: FrameType) -> tuple[int, int | None]:
+def _position(frame: FrameType) -> Position:
     if sys.version_info >= (3, 11):
         instruction = frame.f_lasti // 2
         line, _, column, _ = next(islice(frame.f_code.co_positions(), instruction, None))

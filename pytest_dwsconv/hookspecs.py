@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_dwsconv.measurement import LatencyBackend
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rules import Judgement
 
@@ -19,3 +20,8 @@ def pytest_dwsconv_judge(config: pytest.Config, finding: Finding) -> Judgement |
 @pytest.hookspec
 def pytest_dwsconv_report(config: pytest.Config, nodeid: str, report: Report) -> None:
     """Receive a report that joins the summary; ``nodeid`` is empty for a model named by ``--dws-model``."""
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_dwsconv_latency_backend(config: pytest.Config, target: str) -> LatencyBackend | None:
+    """Return what measures models on ``target``, as in "edgetpu", or None to leave it to others."""

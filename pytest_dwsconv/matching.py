@@ -46,7 +46,7 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
 @torch.no_grad()
 def seen(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> list[Seen]:
     """What the model gives for each batch in evaluation mode."""
-    with as_found(model), watching(model, names) as see:
+    with as_found(list(model.modules())), watching(model, names) as see:
         return [see(model, batch) for batch in batches]
 
 
@@ -76,7 +76,7 @@ def mean_mismatch(
 ) -> float | None:
     """The mean over batches, of all processes, in evaluation mode; None without any."""
     sums = torch.zeros(2, dtype=torch.float64)
-    with as_found(model), watching(model, names) as see:
+    with as_found(list(model.modules())), watching(model, names) as see:
         for batch, target in zip(batches, wanted, strict=True):
             sums += torch.tensor([float(mismatch(see(model, batch), target)), 1.0], dtype=torch.float64)
     all_reduce(sums)

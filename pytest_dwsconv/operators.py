@@ -22,15 +22,6 @@ TRANSPOSED_MODULES: dict[type[nn.Module], int] = {
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
 }
-CONV_FUNCTIONS: dict[Any, tuple[int, bool]] = {
-    torch.conv1d: (1, False),
-    torch.conv2d: (2, False),
-    torch.conv3d: (3, False),
-    torch.conv_transpose1d: (1, True),
-    torch.conv_transpose2d: (2, True),
-    torch.conv_transpose3d: (3, True),
-}
-"""Convolution functions, with their rank and whether they are transposed. ``F.conv2d`` is ``torch.conv2d``."""
 
 
 def per_side(value: Any, rank: int) -> Shape:
@@ -181,6 +172,20 @@ BROADCAST = {
 }  # fmt: skip
 """Arithmetic whose result has the broadcast shape and the promoted dtype of its two arguments."""
 
+NORMALISATIONS = frozenset(
+    """
+    BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm GroupNorm LayerNorm InstanceNorm1d InstanceNorm2d
+    InstanceNorm3d LocalResponseNorm RMSNorm batch_norm group_norm layer_norm instance_norm rms_norm
+    """.split()
+)
+ACTIVATIONS = frozenset(
+    """
+    ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softplus PReLU
+    relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh softplus prelu
+    """.split()
+)
+"""Names of what may follow a convolution, as modules and as functions."""
+
 MOVES = frozenset(
     """
     view view_as reshape reshape_as flatten unflatten permute transpose transpose_ t T mT movedim moveaxis swapaxes
@@ -221,9 +226,3 @@ def conv_macs(weight: Sequence[int], input_shape: Sequence[int], output_shape: S
     shape = input_shape if transposed else output_shape
     batch = shape[0] if len(shape) == rank + 2 else 1
     return batch * prod(shape[len(shape) - rank :]) * prod(weight)
-
-
-def attention_macs(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -> int:
-    """Both matrix products of scaled dot-product attention: (..., L, E), (..., S, E) and (..., S, V)."""
-    rows, columns = prod(query[:-1]), key[-2]
-    return rows * columns * (query[-1] + value[-1])

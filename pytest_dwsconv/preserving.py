@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-_CONTAINERS = (list, dict, set)
+_CONTAINERS = (list, dict, set, deque)
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Put every module of ``model`` in evaluation mode for the block, then put everything back.
+def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
+    """Put all ``modules`` in evaluation mode for the block, then put everything back.
 
     Put back are the attributes of all modules (training flags, hooks, compiled calls, caches assigned by a
     forward, lists and dictionaries appended to), their parameter, buffer and child tables, and the random state
     of torch, ``random`` and NumPy. The values of tensors are the tracer's to protect: it hands the forward
     stand-ins. The flags are set directly, because a model's own ``train`` and ``eval`` may do more.
     """
-    modules = list(model.modules())
     saved = [_shallow(module) for module in modules]
     state = _random_state()
     try:
@@ -40,8 +40,21 @@ def as_found(model: nn.Module) -> Iterator[None]:
 def _shallow(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
     """A module's attributes, and copies of the containers among them beside the containers themselves."""
     attributes = dict(module.__dict__)
-    contents = [(value, value.copy()) for value in attributes.values() if isinstance(value, _CONTAINERS)]
+    contents: list[tuple[Any, Any]] = []
+    _keep(attributes.values(), contents, set())
     return attributes, contents
+
+
+def _keep(values: Iterable[Any], contents: list[tuple[Any, Any]], seen: set[int]) -> None:
+    """Note the containers among the values, and those inside these, beside a copy of each."""
+    for value in values:
+        if isinstance(value, _CONTAINERS) and id(value) not in seen:
+            seen.add(id(value))
+            contents.append((value, value.copy() if value else ()))
+            if value:
+                _keep(value.values() if isinstance(value, dict) else value, contents, seen)
+        elif isinstance(value, tuple):
+            _keep(value, contents, seen)
 
 
 def _restore(module: nn.Module, attributes: dict[str, Any], contents: list[tuple[Any, Any]]) -> None:
@@ -56,7 +69,7 @@ def _restore(module: nn.Module, attributes: dict[str, Any], contents: list[tuple
 
 def _refill(container: Any, copy: Any) -> None:
     container.clear()
-    if isinstance(container, list):
+    if isinstance(container, (list, deque)):
         container.extend(copy)
     else:
         container.update(copy)

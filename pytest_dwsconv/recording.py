@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
-from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pytest_dwsconv import operators
+from pytest_dwsconv import operators, outcomes
 from pytest_dwsconv.counting import MACS, AtenCounter
+from pytest_dwsconv.inventory import Inventory
 
 OWNER = "owner"
 """Key in ``node.meta``: qualified name of the innermost module running when a function was called."""
@@ -57,28 +57,23 @@ _ATOMS = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.me
 class Recorder(TorchFunctionMode):
     """Runs operators on stand-ins and writes each down as a node."""
 
-    def __init__(self, model: nn.Module, real: bool) -> None:
+    def __init__(self, inventory: Inventory, real: bool) -> None:
         super().__init__()
-        self.root, self.real = model, real
+        self.real = real
         self.graph = fx.Graph()
-        self.names: dict[int, str] = {}
-        self.leaves: dict[int, tuple[str, Tensor]] = {}
-        for name, module in model.named_modules():
-            self.names[id(module)] = name
-            self._note_leaves(f"{name}." if name else "", module)
-        self.device = model_device(model)
+        self.names = {id(module): name for name, module in inventory.modules.items()}
+        self.leaves: dict[int, str] = {}
+        for name, tensor in inventory.tensors():
+            self.leaves.setdefault(id(tensor), name)
+        self.device = inventory.device()
         self.stand_ins: dict[int, Tensor] = {}
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = []
         self.failed_in: str | None = None
+        self.elsewhere: str | None = None
+        """A module of this model that another thread ran."""
         self.calls: list[ModuleCall] = []
         self.thread = threading.get_ident()
-
-    def _note_leaves(self, prefix: str, module: nn.Module) -> None:
-        for table in (module._parameters, module._buffers, module.__dict__):
-            for name, value in table.items():
-                if isinstance(value, Tensor):
-                    self.leaves.setdefault(id(value), (prefix + name, value))
 
     # -- what stands in for a tensor, and which node made it
 
@@ -93,9 +88,8 @@ class Recorder(TorchFunctionMode):
                 self.mark(item, _Element(node, (*path, key)))
 
     def node_of(self, tensor: Tensor) -> fx.Node:
-        made_by = getattr(tensor, _MARK, None)
-        if made_by is None:
-            return self._constant(tensor)
+        """The node that made a tensor, or that gives it to the graph."""
+        made_by = getattr(self.stand_in(tensor), _MARK)
         if isinstance(made_by, _Element):
             node = made_by.node
             for key in made_by.path:
@@ -105,26 +99,30 @@ class Recorder(TorchFunctionMode):
             return node
         return cast("fx.Node", made_by)
 
-    def _constant(self, tensor: Tensor) -> fx.Node:
-        """A tensor from outside the model: kept beside the graph, by a copy that may carry our mark."""
-        name = f"_constant{len(self.constants)}"
-        self.constants[name] = tensor
-        self.leaves[id(tensor)] = (name, tensor)
-        return self.node_of(self.stand_in(tensor))
-
     def stand_in(self, tensor: Tensor) -> Tensor:
         """What an operator is given in place of ``tensor``, so that the model's own is neither read nor written."""
-        leaf = self.leaves.get(id(tensor))
-        if leaf is None:
-            return tensor
         found = self.stand_ins.get(id(tensor))
-        if found is None:
-            found = tensor.detach().clone() if self.real else _like_on_meta(tensor)
-            self.stand_ins[id(tensor)] = found
-            node = self.graph.create_node("get_attr", leaf[0])
-            self.describe(node, found)
-            setattr(found, _MARK, node)
-        return found
+        if found is not None:
+            return found
+        name = self.leaves.get(id(tensor))
+        if name is not None:
+            return self._stands_in(name, tensor, tensor.detach().clone() if self.real else _like_on_meta(tensor))
+        if getattr(tensor, _MARK, None) is not None:
+            return tensor
+        return self._constant(tensor)
+
+    def _constant(self, tensor: Tensor) -> Tensor:
+        """Stand in for a tensor from outside the model, by a copy with its values, which may decide what happens."""
+        name = f"_constant{len(self.constants)}"
+        self.constants[name] = tensor
+        return self._stands_in(name, tensor, tensor.detach().clone())
+
+    def _stands_in(self, name: str, tensor: Tensor, copy: Tensor) -> Tensor:
+        self.stand_ins[id(tensor)] = copy
+        node = self.graph.create_node("get_attr", name)
+        self.describe(node, copy)
+        setattr(copy, _MARK, node)
+        return copy
 
     def read(self, value: Any) -> tuple[Any, Any]:
         """``value`` as an operator is to see it, and as a node's argument."""
@@ -176,14 +174,12 @@ class Recorder(TorchFunctionMode):
         """The result, and what to note of a counted operator."""
         if not self.real and (move := _DEVICE_MOVES.get(name)) and args and isinstance(args[0], Tensor):
             return move(*args, **kwargs), {}
-        if name in operators.NO_MACS:
-            out = None if self.real else _quick(func, args, kwargs)
-            return (func(*args, **kwargs) if out is None else out), {}
-        if func is F.linear and args and not self.real and (out := _quick_linear(*args, **kwargs)) is not None:
-            return out, {MACS: out.numel() * args[0].shape[-1]}
-        with AtenCounter() as counter:
-            out = func(*args, **kwargs)
-        return out, counter.meta()
+        if self.real or _transformed():
+            return _counted(func, name, args, kwargs)
+        out = _quick(func, args, kwargs)
+        if out is not None:
+            return out, {}
+        return outcomes.outcome(func, args, kwargs, lambda: _counted(func, name, args, kwargs))
 
     def record(
         self,
@@ -230,7 +226,7 @@ class Recorder(TorchFunctionMode):
     def _leaf_call(self, original: Any, name: str, module: nn.Module, args: Any) -> Any:
         """One node for a module that is one operator; NotImplemented sends it through its own forward."""
         shape_of = operators.LEAVES.get(type(module))
-        if shape_of is None or len(args) != 1 or not isinstance(args[0], Tensor) or _altered(module):
+        if shape_of is None or len(args) != 1 or not isinstance(args[0], Tensor) or _altered(module) or _transformed():
             return NotImplemented
         with torch._C.DisableTorchFunction():
             x = self.stand_in(args[0])
@@ -245,7 +241,21 @@ class Recorder(TorchFunctionMode):
             return self.record("call_module", name, (node_x,), {}, out, {} if macs is None else {MACS: macs})
 
 
+def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """Run an operator; of one that may hold convolutions or matrix products, note what is inside."""
+    if name in operators.NO_MACS:
+        return func(*args, **kwargs), {}
+    with AtenCounter() as counter:
+        out = func(*args, **kwargs)
+    return out, counter.meta()
+
+
 _TENSOR_PROPERTIES = frozenset("data T mT H mH real imag grad".split())
+
+
+def _transformed() -> bool:
+    """Whether a transform such as ``torch.vmap`` is at work, under which a tensor's shape is not its whole shape."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _altered(module: nn.Module) -> bool:
@@ -293,12 +303,6 @@ def _quick_arithmetic(a: Any, b: Any) -> Tensor | None:
     return torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(b, (Tensor, int, float)) else None
 
 
-def _quick_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    if weight.dim() != 2 or x.shape[-1:] != weight.shape[1:] or x.dtype != weight.dtype:
-        return None
-    return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device="meta")
-
-
 def _like_on_meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta", requires_grad=False)
 
@@ -317,10 +321,19 @@ def size_in_bytes(value: Any) -> int:
 
 def _on_one_device(args: Any, kwargs: Any) -> Any:
     """Constants beside stand-ins go to the meta device too; single numbers stay, for their value may be needed."""
-    tensors = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
-    if len({tensor.is_meta for tensor in tensors}) < 2:
+    if len(_devices((args, kwargs), set())) < 2:
         return args, kwargs
     return tree_map(lambda item: item.to("meta") if isinstance(item, Tensor) and item.dim() else item, (args, kwargs))
+
+
+def _devices(value: Any, found: set[bool]) -> set[bool]:
+    """Whether there are tensors on the meta device, and elsewhere."""
+    if isinstance(value, Tensor):
+        found.add(value.is_meta)
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _devices(item, found)
+    return found
 
 
 def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -341,13 +354,6 @@ def _stay(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 _DEVICE_MOVES: dict[str, Callable[..., Tensor]] = {"to": _to, "cpu": _stay, "cuda": _stay}
 
 
-def model_device(model: nn.Module) -> torch.device:
-    """Where the model is: the device of its first parameter or buffer, else the CPU."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
 _LOCK = threading.RLock()
 
 
@@ -357,6 +363,8 @@ def seeing_modules(recorder: Recorder) -> Iterator[None]:
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != recorder.thread:
+            if id(module) in recorder.names:
+                recorder.elsewhere = recorder.names[id(module)]
             return original(module, *args, **kwargs)
         return recorder.call_module(original, module, args, kwargs)
 

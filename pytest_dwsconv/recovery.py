@@ -57,7 +57,7 @@ def reestimate_normalisation(model: nn.Module, reference: Reference) -> bool:
 
 def _measure(model: nn.Module, norms: Sequence[Any], batches: Sequence[Any]) -> None:
     """Set the running statistics to their mean over the batches, of all processes."""
-    with as_found(model):
+    with as_found(list(model.modules())):
         for norm in norms:
             norm.training, norm.momentum = True, None  # None: the plain mean over batches
             norm.num_batches_tracked.zero_()
@@ -85,7 +85,7 @@ def refine(model: nn.Module, reference: Reference, passes: int) -> bool:
     if before is None or not passes or not tensors:
         return False
     saved = snapshot(tensors)
-    with as_found(model), _requiring_gradients(model, tensors):
+    with as_found(list(model.modules())), _requiring_gradients(model, tensors):
         _descend(model, reference, list(tensors.values()), passes)
     after = reference.held_out_mismatch(model)
     if after is not None and after < before:

@@ -41,6 +41,9 @@ def patterns(given: Sequence[str] | None) -> tuple[str, ...]:
     """Patterns as a Policy takes them; one string is a mistake, for it would be read letter by letter."""
     if isinstance(given, str):
         raise InputError(f"select and ignore take a list of patterns, not one string: [{given!r}]")
+    for pattern in given or ():
+        if not isinstance(pattern, str):
+            raise InputError(f"select and ignore take shell-style patterns such as 'layer3.*', not {pattern!r}")
     return tuple(given or ())
 
 

@@ -34,7 +34,7 @@ class Recording:
     """
 
     def __init__(self, recorded: Trace) -> None:
-        self.root = recorded.root
+        self.root = recorded.inventory.root
         self.constants = recorded.constants
         self.nodes: list[fx.Node] = list(recorded.graph.nodes)
         self.place = {node: index for index, node in enumerate(self.nodes)}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_dwsconv.conv import ConvSpec, Kind, Order, Trait
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.rules import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
 MIB = 1024 * 1024
@@ -23,7 +26,6 @@ class Origin(str, Enum):
     REAL = "forward on real tensors"
     NOT_EXECUTED = "not executed"
     ATTRIBUTES = "module attributes, no forward"
-    SOURCE = "source text"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Finding:
     ``macs`` and ``separable_macs`` are summed over ``calls``; the shapes in ``spec`` are those of the first call.
     ``separable_params`` and ``separable_macs`` are the cost at the report's order and multiplier, for candidates
     only. ``None`` means not known.
+
+    Of the first call: ``input_bytes`` and ``output_bytes`` of its activations, and the arithmetic intensity before
+    and after, in MACs per byte when input, parameters, output and whatever lies between the two parts of the
+    replacement are each moved once (the roofline model, Williams et al. 2009). The shares are of the model's
+    parameters and MACs. ``followed_by`` names the normalisation and the activation that alone use the output.
     """
 
     name: str
@@ -48,6 +55,13 @@ class Finding:
     type_name: str
     calls: int = 0
     aliases: tuple[str, ...] = ()
+    input_bytes: int | None = None
+    output_bytes: int | None = None
+    arithmetic_intensity: float | None = None
+    separable_intensity: float | None = None
+    params_share: float | None = None
+    macs_share: float | None = None
+    followed_by: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -93,6 +107,7 @@ class Report:
 
     ``params`` and ``macs`` are of the whole model, ``macs`` over convolutions and matrix multiplications.
     ``not_counted`` lists the other operators that ran, with how often: their arithmetic is in no total.
+    ``peak_activations`` is the bytes of activations in memory at once, as ``peak_activation_bytes`` reckons them.
     """
 
     model: str
@@ -105,6 +120,7 @@ class Report:
     order: Order = Order.DEPTHWISE_FIRST
     memory: Memory | None = None
     not_counted: tuple[tuple[str, int], ...] = ()
+    peak_activations: int | None = None
 
     @property
     def candidates(self) -> tuple[Finding, ...]:
@@ -131,6 +147,45 @@ class Report:
         from pytest_dwsconv.render.text import render
 
         return render(self)
+
+    def plot(self, ax: Axes | None = None, *, measure: str = "params") -> Axes:
+        """Bars of each convolution before and after, on ``ax`` or on axes of its own; needs the extra ``plot``.
+
+        Args:
+            ax: where to draw.
+            measure: ``params`` or ``macs``.
+
+        Raises:
+            InputError: another measure, or MACs of a report that has none.
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from pytest_dwsconv.render.plot import plot
+
+        return plot(self, ax, measure)
+
+    def table(
+        self,
+        *,
+        sort: str | None = None,
+        match: Sequence[str] = (),
+        depth: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> str:
+        """The convolutions as a table of one's own choice.
+
+        Args:
+            sort: the key of the column to sort by: numbers from the largest, words from a to z.
+            match: shell-style patterns of the names to show; all by default.
+            depth: one row for each part of the model this many names deep (1: ``layer1``, 2: ``layer1.0``), with the
+                sums of its convolutions.
+            columns: keys of the columns to show, such as ``["name", "macs", "macs_share", "intensity"]``.
+
+        Raises:
+            InputError: there is no such column, or ``depth`` is no whole number from 1.
+        """
+        from pytest_dwsconv.render.view import view
+
+        return view(self, sort=sort, match=match, depth=depth, columns=columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the schema's version."""
@@ -212,5 +267,6 @@ def _finding(row: Mapping[str, Any]) -> Finding:
             "verdict": Verdict(row["verdict"]),
             "origin": Origin(row["origin"]),
             "aliases": tuple(row["aliases"]),
+            "followed_by": tuple(row["followed_by"]),
         }
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pytest_dwsconv.allocating import Budgets, allocate, parse_budgets
-from pytest_dwsconv.analysis import analyze, module_spec
+from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.planning import Plan, PlanEntry, equal_cost
@@ -32,7 +32,8 @@ from pytest_dwsconv.replacing import (
     swap,
 )
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rules import Policy
+from pytest_dwsconv.rules import Policy, matches
+from pytest_dwsconv.sites import module_spec
 
 if TYPE_CHECKING:
     from pytest_dwsconv.calibrating import Calibration
@@ -90,6 +91,7 @@ def _change(what: str, before: int, after: int) -> str:
     return f"{what}: {before:,} -> {after:,}{saving}"
 
 
+@torch.inference_mode(False)  # reason: weights made under inference mode can never be trained
 def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and all have defaults
     model: nn.Module,
     input_size: Sequence[Any] | None = None,
@@ -155,6 +157,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     if input_size is None and example_inputs is None and batches:
         example_inputs = batches[0]
     before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
+    _check_selected(policy, before)
     target = model if inplace else _copied(model)
     if budget is None:
         choices = _choices(target, before, depth_multiplier, wanted, init)
@@ -168,6 +171,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     with _undone_on_failure(target, swaps):
         rewritten = swap(target, swaps)
         after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
+        _check_in_use(plan, before, after)
         renormalised = _settle(rewritten, fit, refine) if fit else False
     return RewriteResult(rewritten, plan, before, after, errors, *_output_errors(fit), renormalised)
 
@@ -202,7 +206,7 @@ def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order 
     from pytest_dwsconv.estimating import estimate
 
     limits = parse_budgets(budget)
-    with as_found(model):
+    with as_found(list(model.modules())):
         options = estimate(model, report.candidates, batches, order)
     return allocate(report, options, limits)
 
@@ -210,7 +214,7 @@ def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order 
 def _calibrated(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: list[Any]) -> Calibration:
     from pytest_dwsconv.calibrating import calibrate
 
-    with as_found(model):
+    with as_found(list(model.modules())):
         return calibrate(model, choices, batches)
 
 
@@ -249,6 +253,26 @@ def _undone_on_failure(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -
         raise
 
 
+def _check_selected(policy: Policy, report: Report) -> None:
+    """A pattern to select that no convolution matches is a slip of the pen."""
+    for pattern in policy.select:
+        if not any(matches((found.name, *found.aliases), (pattern,)) for found in report.findings):
+            raise InputError(f"select: no convolution of {report.model} has a name like {pattern!r}")
+
+
+def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
+    """Of a layer that ran, its replacement runs: else something holds the old one where it cannot be exchanged."""
+    ran = {found.name for found in before.findings if found.calls}
+    idle = {found.name for found in after.findings if not found.calls}
+    for entry in plan.entries:
+        if entry.name in ran and f"{entry.name}.depthwise".lstrip(".") in idle:
+            raise InputError(
+                f"{entry.name}: the forward reaches it other than as a module of the model (by a bound method, a "
+                "partial or a compiled part, say), so its replacement would not run; leave it out with ignore"
+            )
+
+
+@torch.inference_mode(False)
 def apply_plan(model: nn.Module, plan: Plan, *, init: str = "fresh", inplace: bool = False) -> nn.Module:
     """Carry out a plan on a model, usually a new one that is then given the weights of a rewritten network::
 
@@ -300,7 +324,9 @@ def _convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv
     except AttributeError as error:
         raise InputError(f"{type(model).__name__} has no layer {name!r}") from error
     if not isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        raise InputError(f"{name} is a {type(conv).__name__}, not a convolution that can be replaced")
+        raise InputError(
+            f"{name or 'the model itself'} is a {type(conv).__name__}, not a convolution that can be replaced"
+        )
     for part in ("weight", "bias"):
         if part not in conv._parameters:
             raise InputError(f"the {part} of {name} is computed from other parameters; remove the parametrization")

@@ -58,11 +58,12 @@ class Policy:
 
     def leaves_out(self, *names: str) -> bool:
         """Whether the patterns leave out a convolution known by any of these names."""
-        selected = not self.select or _matches(names, self.select)
-        return not selected or _matches(names, self.ignore)
+        selected = not self.select or matches(names, self.select)
+        return not selected or matches(names, self.ignore)
 
 
-def _matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+def matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    """Whether one of the names is like one of the shell-style patterns."""
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
@@ -218,7 +219,7 @@ RULES: tuple[Rule, ...] = (
         "tied weight",
         _NO,
         _trait(Trait.TIED),
-        "another module holds the same weight, and a replacement would untie them",
+        "another module holds the same weight or bias, and a replacement would untie them",
         _conv3x3(Trait.TIED),
     ),
     Rule(
@@ -228,6 +229,14 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.READ_ELSEWHERE),
         "the forward reads its weight outside the module, and a replacement has no such weight",
         _conv3x3(Trait.READ_ELSEWHERE),
+    ),
+    Rule(
+        "DWS205",
+        "left open by the file",
+        _UNSURE,
+        _trait(Trait.LEFT_OPEN),
+        "the file leaves open whether it has to stay as it is",
+        _conv3x3(Trait.LEFT_OPEN),
     ),
     Rule(
         "DWS111",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,9 +26,10 @@ _serial = count(1)
 
 
 def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
-    """Build the model named ``pkg.mod:factory``: an ``nn.Module``, a class, or a function without arguments.
+    """Build the model named ``pkg.mod:factory``: an ``nn.Module``, a class, or a function that returns one.
 
-    The working folder and ``folders`` are importable meanwhile; the part after the colon may be dotted.
+    The working folder and ``folders`` are importable meanwhile; the part after the colon may be dotted. Arguments
+    are literals written as in Python, ``pkg.mod:factory(num_classes=10)``.
 
     Raises:
         TargetError: there is no such module or name, or what it names gives no model; the cause is chained.
@@ -46,13 +49,13 @@ def build_from_file(path: Path, name: str) -> nn.Module:
     Raises:
         TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is chained.
     """
-    folder = path.resolve().parent
+    folder = own_folder = Path(os.path.realpath(path)).parent  # reason: resolve() raises on a loop before Python 3.13
     package: list[str] = []
     while (folder / "__init__.py").is_file():
         package.insert(0, folder.name)
         folder = folder.parent
     module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{path.stem.replace('.', '_')}"])
-    with _importable(folder, path.resolve().parent):
+    with _importable(folder, own_folder):
         try:
             return _build(_execute(path, module_name), name, f"{path}:{name}")
         except BaseException:
@@ -125,8 +128,11 @@ def _execute(path: Path, module_name: str) -> ModuleType:
 def _build(module: ModuleType, path: str, target: str) -> nn.Module:
     from torch import nn
 
-    found = _resolve(module, path, target)
-    model = found if isinstance(found, nn.Module) else _call(found, target)
+    name, parenthesis, _ = path.strip().partition("(")
+    args, kwargs = _arguments(path.strip(), name, target) if parenthesis else ((), {})
+    found = _resolve(module, name, target)
+    plain = isinstance(found, nn.Module) and not parenthesis
+    model = found if plain else _call(found, target, args, kwargs)
     if isinstance(model, nn.Module):
         return model
     raise TargetError(f"model {target!r} gives {_a(model)}, not a torch.nn.Module: name what returns the model")
@@ -145,20 +151,35 @@ def _resolve(module: ModuleType, path: str, target: str) -> object:
     return found
 
 
-def _call(factory: object, target: str) -> object:
+def _arguments(path: str, name: str, target: str) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The literals between the parentheses of ``factory(10, width=2)``."""
+    try:
+        call = ast.parse(path, mode="eval").body
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == name:
+            args = tuple(ast.literal_eval(argument) for argument in call.args)
+            kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+            if len(kwargs) == len(call.keywords):
+                return args, kwargs
+    except (SyntaxError, ValueError):
+        pass  # reason: the sentence below says what is accepted
+    raise TargetError(f"model {target!r}: its arguments must be literals, as in factory(num_classes=10)")
+
+
+def _call(factory: object, target: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     if not callable(factory):
         raise TargetError(f"model {target!r} is {_a(factory)}: name a model, a class or a function")
     try:
-        signature(factory).bind()
+        signature(factory).bind(*args, **kwargs)
     except TypeError as error:
+        given = "with these arguments" if args or kwargs else "without arguments"
         raise TargetError(
-            f"model {target!r} cannot be built without arguments ({error}): "
-            "name a function that takes none and returns the model"
+            f"model {target!r} cannot be built {given} ({error}): "
+            "write those it needs in parentheses, as in factory(num_classes=10)"
         ) from error
     except ValueError:
         pass  # reason: some callables written in C have no signature; the call itself will tell
     try:
-        return factory()
+        return factory(*args, **kwargs)
     except (Exception, SystemExit) as error:
         raise TargetError(f"model {target!r} cannot be built, calling it raised {_summary(error)}") from error
 

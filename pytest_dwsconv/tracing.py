@@ -16,8 +16,9 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv.errors import TracingError
+from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.preserving import as_found
-from pytest_dwsconv.recording import ModuleCall, Recorder, model_device, seeing_modules, size_in_bytes
+from pytest_dwsconv.recording import ModuleCall, Recorder, seeing_modules, size_in_bytes
 from pytest_dwsconv.report import Origin
 
 
@@ -25,7 +26,7 @@ from pytest_dwsconv.report import Origin
 class Trace:
     """What one forward did."""
 
-    root: nn.Module
+    inventory: Inventory
     graph: fx.Graph
     origin: Origin
     calls: list[ModuleCall] = field(default_factory=list)
@@ -36,7 +37,7 @@ class Trace:
     def graph_module(self) -> fx.GraphModule:
         """The recorded forward as a module that runs: good for inputs of the recorded shapes."""
         names = {node.target for node in self.graph.nodes if node.op in ("get_attr", "call_module")}
-        attributes: dict[str, Any] = {name: _get(self.root, name) for name in names - self.constants.keys()}
+        attributes: dict[str, Any] = {name: _get(self.inventory.root, name) for name in names - self.constants.keys()}
         return fx.GraphModule({**attributes, **self.constants}, self.graph)
 
 
@@ -46,7 +47,7 @@ def _get(module: Any, name: str) -> Any:
     return module
 
 
-def trace(model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Trace:
+def trace(model: nn.Module | Inventory, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Trace:
     """Run ``model(*args, **kwargs)`` once, in evaluation mode and without gradients, and record it.
 
     Tensors in the arguments may be on the meta device, as far as their values do not matter. The model, the
@@ -55,31 +56,37 @@ def trace(model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] 
     Raises:
         TracingError: the forward fails; its own error is the cause.
     """
+    inventory = model if isinstance(model, Inventory) else Inventory(model)
     kwargs = dict(kwargs or {})
     try:
-        return _record(model, args, kwargs, real=False)
+        return _record(inventory, args, kwargs, real=False)
     except Exception as error:
-        if model_device(model).type == "meta":
-            raise _rejected(model, args, kwargs, error) from error
+        if inventory.device().type == "meta":
+            raise _rejected(inventory.root, args, kwargs, error) from error
     try:
-        return _record(model, args, kwargs, real=True)
+        return _record(inventory, args, kwargs, real=True)
     except Exception as error:
-        raise _rejected(model, args, kwargs, error) from error
+        raise _rejected(inventory.root, args, kwargs, error) from error
 
 
-def _record(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], real: bool) -> Trace:
-    recorder = Recorder(model, real)
+def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], real: bool) -> Trace:
+    recorder = Recorder(inventory, real)
     inputs = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
     own_args, own_kwargs = tree_map(_own_inputs(recorder), (tuple(args), kwargs))
     try:
-        with as_found(model), seeing_modules(recorder), torch.no_grad(), recorder:
-            out = model(*own_args, **own_kwargs)
+        with as_found(inventory.modules.values()), seeing_modules(recorder), torch.no_grad(), recorder:
+            out = inventory.root(*own_args, **own_kwargs)
     except Exception as error:
         error.__dict__.setdefault("dwsconv_module", recorder.failed_in)
         raise
+    if recorder.elsewhere is not None:
+        raise TracingError(
+            f"{recorder.elsewhere or 'the model'} ran in another thread, where it cannot be recorded; "
+            "analyze the model without threads"
+        )
     recorder.graph.output(recorder.read(out)[1])
     return Trace(
-        root=model,
+        inventory=inventory,
         graph=recorder.graph,
         origin=Origin.REAL if real else Origin.META,
         calls=recorder.calls,

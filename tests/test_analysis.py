@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -297,6 +300,7 @@ def test_wrapped_models(wrap: Any) -> None:
         (Shared(), 224, "input_size is a shape"),
         (Shared(), torch.rand(1, 4, 8, 8), "pass tensors as example_inputs"),
         (nn.Sequential(nn.LazyConv2d(8, 3)), (1, 4, 8, 8), "0 is lazy"),
+        (nn.Sequential(nn.ReLU()), ((1, 8, 9, 9), 3), "mixes shapes and sides"),
     ],
 )
 def test_bad_arguments(model: Any, input_size: Any, message: str) -> None:
@@ -308,6 +312,8 @@ def test_bad_arguments(model: Any, input_size: Any, message: str) -> None:
 def test_script_modules_are_refused() -> None:
     with pytest.raises(InputError, match="a ScriptModule has no Python forward"):
         analyze(torch.jit.script(nn.ReLU()), (1, 4))
+    with pytest.raises(InputError, match="0 is a ScriptModule and has no Python forward"):
+        analyze(nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 16, 3)), (1, 3, 8, 8))
 
 
 def test_both_kinds_of_inputs_are_one_too_many() -> None:
@@ -334,3 +340,139 @@ def test_traits_are_those_of_the_module() -> None:
 def test_a_copy_has_the_same_report() -> None:
     model = every_kind()
     assert analyze(copy.deepcopy(model), (1, 4, 16, 16)) == analyze(model, (1, 4, 16, 16))
+
+
+# -- what helps to choose
+
+
+def test_bytes_intensity_and_shares_of_the_worked_example() -> None:
+    """100 to 1000 channels, K = 3, no bias, 17 x 17: every element moved once, float32."""
+    (found,) = analyze(nn.Conv2d(100, 1000, 3, bias=False), (1, 100, 17, 17)).findings
+    read, weights, written = 100 * 17 * 17, 900_000, 1000 * 15 * 15
+    assert (found.input_bytes, found.output_bytes) == (4 * read, 4 * written)
+    assert found.arithmetic_intensity == 15 * 15 * weights / (4 * (read + weights + written))
+    between = 100 * 15 * 15
+    after = 15 * 15 * 100_900 / (4 * (read + 100_900 + written + 2 * between))
+    assert found.separable_intensity == after
+    assert (found.params_share, found.macs_share) == (1, 1)
+
+
+def test_half_precision_takes_half_the_bytes_and_twice_the_intensity() -> None:
+    conv = nn.Conv2d(16, 32, 3)
+    (single,), (half,) = (analyze(m, (1, 16, 9, 9)).findings for m in (conv, copy.deepcopy(conv).half()))
+    assert (single.input_bytes, single.output_bytes) == (2 * (half.input_bytes or 0), 2 * (half.output_bytes or 0))
+    assert half.arithmetic_intensity == 2 * (single.arithmetic_intensity or 0)
+
+
+class Followed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
+        self.norm, self.act = nn.BatchNorm2d(8), nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.a(x)))
+        x = F.relu(self.b(x))
+        y = self.c(x)
+        out: Tensor = self.d(torch.tanh(y) + y)
+        return out
+
+
+def test_what_follows_a_convolution() -> None:
+    """A result that several use, and one that nobody uses, is followed by nothing."""
+    report = analyze(Followed(), (1, 8, 9, 9))
+    assert {found.name: found.followed_by for found in report.findings} == {
+        "a": ("BatchNorm2d", "SiLU"),
+        "b": ("relu",),
+        "c": (),
+        "d": (),
+    }
+    assert sum(found.params_share or 0 for found in report.findings) == pytest.approx(1 - 16 / report.params)
+    assert [found.macs_share for found in report.findings] == [0.25] * 4
+
+
+def test_without_inputs_there_are_no_bytes_and_no_intensity() -> None:
+    for found in analyze(Followed()).findings:
+        assert (found.input_bytes, found.output_bytes, found.arithmetic_intensity, found.macs_share) == (None,) * 4
+        assert found.params_share
+
+
+# -- models in wrappers, with other inputs and outputs
+
+
+def pair() -> nn.Sequential:
+    """Two convolutions of 100 positions: 230,400 and 921,600 MACs for one image."""
+    return nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))
+
+
+@dataclass
+class Output:
+    features: Tensor
+    note: str = "plain"
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = pair()
+
+    def forward(self, ids: Tensor, *, image: Tensor) -> Any:
+        features = self.body(image)
+        return {"one": Output(features), "more": [features, (features, None)], "ids": ids}
+
+
+class Each(nn.Module):
+    """Runs its body on each image alone, by a transform."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = pair()
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.vmap(lambda image: self.body(image[None])[0])(x)
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = pair()
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.body(x)
+
+
+IMAGE = (1, 8, 10, 10)
+KINDS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+    "data parallel": (lambda: nn.DataParallel(pair()), {"input_size": IMAGE}),
+    "compiled": (lambda: cast(nn.Module, torch.compile(pair())), {"input_size": IMAGE}),
+    "half": (lambda: pair().half(), {"input_size": IMAGE}),
+    "bfloat16": (lambda: pair().bfloat16(), {"input_size": IMAGE}),
+    "meta": (lambda: pair().to("meta"), {"input_size": IMAGE}),
+    "mixed precision": (Mixed, {"input_size": IMAGE}),
+    "keywords and nested outputs": (Nested, {"example_inputs": {"ids": torch.arange(3), "image": torch.rand(IMAGE)}}),
+    "vmap": (Each, {"input_size": IMAGE}),
+    "batch by vmap": (Each, {"input_size": (4, *IMAGE[1:])}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_models(kind: str) -> None:
+    build, inputs = KINDS[kind]
+    report = analyze(build(), **inputs)
+    images = 4 if kind == "batch by vmap" else 1
+    assert report.macs == images * (230_400 + 921_600)
+    assert [(found.params, found.verdict) for found in report.findings] == [
+        (2_336, Verdict.CANDIDATE),
+        (9_248, Verdict.CANDIDATE),
+    ]
+
+
+def test_a_distributed_model(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        report = analyze(nn.parallel.DistributedDataParallel(pair()), IMAGE)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert [found.name for found in report.findings] == ["module.0", "module.2"]
+    assert report.macs == 230_400 + 921_600

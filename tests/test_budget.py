@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.budget import Budget, Unit, Violation, humanize, parse_quantity, violations
+from pytest_dwsconv.budget import Budget, Unit, Violation, enough, humanize, parse_quantity, violations
 from pytest_dwsconv.conv import ConvSpec
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.report import Finding, Origin, Report
@@ -163,6 +164,26 @@ def test_size_is_float32_bytes_shown_as_the_budget_is_written() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "limit", "sentence"),
+    [
+        ("size_fp16", "10MB", "Net has 10.42MB of float16 parameters, the budget is 10MB (0.42MB over). "),
+        ("size_int8", "5MB", "Net has 5.21MB of int8 parameters, the budget is 5MB (0.21MB over). "),
+        (
+            "activations",
+            "2KiB",
+            "Net has 2.93KiB of activations at their peak, the budget is 2KiB (0.93KiB over). "
+            "No convolution in it that could be made separable would lower that.",
+        ),
+    ],
+)
+def test_other_sizes(name: str, limit: str, sentence: str) -> None:
+    (said,) = sentences(replace(TWO, peak_activations=3000), **{name: limit})
+    assert said.startswith(sentence)
+    with pytest.raises(InputError, match="the budget limits activations and none were counted for Net: give an input"):
+        violations(TWO, Budget(activations=1))
+
+
 def test_candidates_and_macs_are_limited_too() -> None:
     given = report(100, finding("a", 50, 40, 1000), finding("b", 50, 10, 100), macs=1100)
     assert sentences(given, macs=900, candidates=1, params=90) == [
@@ -197,6 +218,34 @@ def test_the_advice_is_the_fewest_replacements(savings: list[int], limit: int) -
         assert found[0].attainable == 100 > limit
 
 
+ROWS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=5)
+
+
+@given(ROWS, st.integers(0, 200), st.integers(0, 200))
+def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
+    rows: list[tuple[int, int]], params: int, macs: int
+) -> None:
+    findings = [
+        replace(finding(f"c{index}", saved + 1, 1, 100), separable_macs=100 - fewer)
+        for index, (saved, fewer) in enumerate(rows)
+    ]
+    given = report(100 + sum(row[0] for row in rows), *findings, macs=100 + sum(row[1] for row in rows))
+
+    def within(chosen: tuple[Finding, ...]) -> bool:
+        saved = [sum(rows[findings.index(each)][kind] for each in chosen) for kind in (0, 1)]
+        return given.params - saved[0] <= params and (given.macs or 0) - saved[1] <= macs
+
+    found = enough(given, Budget(params=params, macs=macs))
+    if not found:
+        assert within(()) or not within(given.candidates)
+    else:
+        assert within(found)
+        assert not any(within(tuple(each for each in found if each != left_out)) for left_out in found)
+    alone = violations(given, Budget(params=params))
+    if alone and alone[0].attainable <= params:
+        assert len(enough(given, Budget(params=params))) == len(alone[0].replacements)
+
+
 def test_a_violation_is_plain_data() -> None:
     (violation,) = violations(TWO, Budget(params="5M"))
     expected = Violation(
@@ -208,10 +257,16 @@ def test_a_violation_is_plain_data() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "a budget without a limit checks nothing: give any of params, macs, size and candidates"),
+        (
+            {},
+            "a budget without a limit checks nothing: give any of params, macs, size, size_fp16, size_int8, "
+            "activations, candidates, latency and target",
+        ),
         ({"params": None}, "a budget without a limit checks nothing"),
-        ({"parms": 3}, "a budget has no argument 'parms': it takes params, macs, size and candidates"),
-        ({"latency": "5ms"}, "a budget has no argument 'latency'"),
+        ({"parms": 3}, "a budget has no argument 'parms': it takes params, macs, size, size_fp16, size_int8,"),
+        ({"latency": "5ms"}, "a budget's latency and target go together, as in latency='5ms', target='edgetpu'"),
+        ({"params": 1, "target": "cpu"}, "a budget's latency and target go together"),
+        ({"latency": "5M", "target": "cpu"}, "the budget's latency '5M' is not a quantity: write a number from 0 with"),
         ({"params": "5Q"}, "the budget's params '5Q' is not a quantity: write a number from 0"),
         ({"params": 1, "size": "5Q"}, "the budget's size '5Q' is not a quantity: write a number from 0, with B"),
     ],

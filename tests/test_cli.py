@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +128,25 @@ def test_output_goes_to_another_file(model: Path, capsys: Output) -> None:
     assert "3 convolutions rewritten" in err
 
 
+def test_output_to_a_device_leaves_the_device(model: Path) -> None:
+    """As a null device: one of our own, since a fault would replace that of the machine."""
+    device = model.absolute().parent / "null"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        device.write_bytes(b"")
+    except (AttributeError, OSError):
+        pytest.skip("this user may make no devices")
+    assert main(["-o", str(device), "model.py"]) == 0
+    assert device.is_char_device()
+
+
+def test_output_to_the_name_of_standard_output(model: Path, capsys: Output) -> None:
+    assert main(["-o", "/dev/stdout", "model.py"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("from torch import nn")
+    assert "3 convolutions rewritten" in err
+
+
 def test_output_without_a_change_is_a_copy(model: Path) -> None:
     model.write_text(CLEAN)
     assert main(["-o", "new.py", "model.py"]) == 0
@@ -172,6 +193,15 @@ def test_folders_are_walked_and_files_taken_once(model: Path, capsys: Output) ->
     assert Path("pkg/old/b.py").read_text() != BEFORE, "a file that is named is taken"
 
 
+def test_settings_that_leave_nothing_to_look_at_are_told(model: Path, capsys: Output) -> None:
+    Path("pyproject.toml").write_text("[tool.dwsconv]\nexclude = ['*.py']\n")
+    assert main(["--check", "."]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(".: nothing to look at, exclude in ")
+    assert out.endswith("pyproject.toml leaves out every file\n")
+    assert err == ""
+
+
 def test_the_saving_asked_for_comes_from_the_settings(model: Path, capsys: Output) -> None:
     Path("pyproject.toml").write_text("[tool.dwsconv]\nmin-saving = 8\n")
     assert main(["--check", "model.py"]) == 1
@@ -183,11 +213,28 @@ def test_a_bad_file_does_not_keep_the_others(model: Path, capsys: Output) -> Non
     assert main(["bad.py", "model.py", "missing.py"]) == 2
     out, err = capsys.readouterr()
     assert err.splitlines() == [
-        "dwsconv-rewrite: bad.py: syntax error in line 2, column 10: invalid syntax",
+        "dwsconv-rewrite: bad.py: syntax error in line 2, column 10: invalid syntax; "
+        "correct it, or run the command with the Python that the file is written for",
         "dwsconv-rewrite: missing.py: there is no such file",
     ]
     assert "3 convolutions rewritten in 1 file" in out
     assert Path("bad.py").read_text() == "conv2d = 1\nconv2d = = 2\n"
+
+
+@pytest.mark.parametrize("path", ["loop.py", ".", "loop.py/x.py"])
+def test_a_loop_of_links_does_not_keep_the_others(model: Path, capsys: Output, path: str) -> None:
+    Path("loop.py").symlink_to("loop.py")
+    assert main([path, "model.py"]) == 2
+    out, err = capsys.readouterr()
+    assert "loop.py" in err
+    assert "it cannot be read: Too many levels of symbolic links" in err
+    assert "3 convolutions rewritten in 1 file" in out
+
+
+def test_a_loop_of_links_has_no_model(model: Path, capsys: Output) -> None:
+    Path("loop.py").symlink_to("loop.py")
+    assert main(["--model", "Net", "loop.py"]) == 2
+    assert "file loop.py cannot be read: Too many levels of symbolic links" in capsys.readouterr().err
 
 
 def folder_without_python(folder: Path) -> None:
@@ -224,7 +271,7 @@ def nothing(folder: Path) -> None:
         (read_only, ["ro.py"], "ro.py: it is read-only"),
         (bad_settings, ["model.py"], "[tool.dwsconv] has no setting 'select'"),
         (nothing, ["-o", "new.py", "model.py", "other.py"], "-o takes the result of one file, and there are 2"),
-        (nothing, ["-o", "no/new.py", "model.py"], "it cannot be written: No such file or directory"),
+        (nothing, ["-o", "no/new.py", "model.py"], "-o no/new.py: it cannot be written: No such file or directory"),
         (nothing, ["--input-size", "1,3,8,8", "model.py"], "--input-size is the input of a model"),
         (nothing, ["--model", "Net", "-"], "--model names something in a file"),
         (nothing, ["--model", "Net", "model.py", "other.py"], "--model names something in a file"),

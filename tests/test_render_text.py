@@ -1,41 +1,18 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
+from render_samples import conv, finding
 
-from pytest_dwsconv.conv import ConvSpec, Trait, cost, separable_cost
-from pytest_dwsconv.render.text import brief, largest, layers, render
-from pytest_dwsconv.report import Finding, Memory, Origin, Report
-from pytest_dwsconv.rules import Verdict, judge
-
-
-def finding(name: str, spec: ConvSpec, calls: int = 1, aliases: tuple[str, ...] = ()) -> Finding:
-    judged, before, after = judge(spec), cost(spec), separable_cost(spec)
-    assert before is not None
-    assert after is not None
-    candidate = judged.verdict is Verdict.CANDIDATE
-    return Finding(
-        name,
-        spec,
-        judged.verdict,
-        judged.code,
-        judged.reason,
-        before.params,
-        before.macs,
-        after.params if candidate else None,
-        after.macs if candidate else None,
-        Origin.META,
-        "Conv2d",
-        calls,
-        aliases,
-    )
-
-
-def conv(channels: int, filters: int, side: int, output: int) -> ConvSpec:
-    before, after = (1, channels, output, output), (1, filters, output, output)
-    return ConvSpec(2, channels, filters, (side, side), bias=False, input_shape=before, output_shape=after)
-
+from pytest_dwsconv.budget import Budget, held
+from pytest_dwsconv.conv import ConvSpec, Trait
+from pytest_dwsconv.render import Style, Users, render_report, render_run
+from pytest_dwsconv.render.text import largest, layers, render
+from pytest_dwsconv.render.words import brief
+from pytest_dwsconv.report import Memory, Origin, Report
+from pytest_dwsconv.rules import Verdict
 
 WORKED = ConvSpec(2, 100, 1000, (3, 3), bias=False, input_shape=(1, 100, 17, 17), output_shape=(1, 1000, 15, 15))
 WORKED_REPORT = Report(
@@ -191,3 +168,74 @@ def test_brief() -> None:
 @pytest.mark.parametrize("report", [WORKED_REPORT, RESNET])
 def test_words_that_promise_too_much_do_not_occur(report: Report) -> None:
     assert not {"flop", "speed", "fast"} & set(render(report).lower().replace(".", " ").split())
+
+
+DEEP = replace(
+    RESNET,
+    findings=tuple(
+        replace(row, name=f"backbone.{row.name}", type_name="ConvNormActivation") for row in RESNET.findings
+    ),
+)
+
+
+def lines_of(width: int | None, verbosity: int = 0, colour: bool = False) -> list[str]:
+    return render(DEEP, Style(verbosity, width, colour)).splitlines()
+
+
+def test_a_file_and_a_verbose_terminal_get_every_column() -> None:
+    assert max(map(len, lines_of(None))) > 120
+    assert lines_of(80, verbosity=1)[3] == lines_of(None)[3]
+    assert not any("Left out" in line for line in lines_of(80, verbosity=1) + lines_of(None))
+
+
+@pytest.mark.parametrize("width", [120, 100, 80, 70])
+def test_a_table_fits_its_terminal_and_says_what_it_leaves_out(width: int) -> None:
+    lines = lines_of(width)
+    assert max(map(len, lines)) <= width
+    assert "Left out for want of width: type" in " ".join(lines)
+    assert "params" in lines[3]
+    assert "verdict" in lines[3]
+    assert "saving" in lines[3]
+
+
+def test_no_terminal_is_too_narrow() -> None:
+    lines = lines_of(20)
+    assert any(line.split()[:2] == ["backbone.conv1", "9,408"] for line in lines)
+
+
+def test_colours_are_only_paint() -> None:
+    painted = "\n".join(lines_of(120, colour=True))
+    assert "\x1b[32mcandidate\x1b[0m" in painted
+    assert re.sub(r"\x1b\[\d+m", "", painted) == "\n".join(lines_of(120))
+    assert "\x1b" not in "\n".join(lines_of(120))
+
+
+def test_untrusted_text_cannot_steer_the_terminal() -> None:
+    nasty = "a\x1b[2Jb\nc\u202ed|Ω"
+    finding_ = replace(finding(nasty, WORKED), type_name=nasty, reason=nasty, aliases=(nasty,), calls=2)
+    report = replace(WORKED_REPORT, model=nasty, findings=(finding_,), not_counted=((nasty, 1),))
+    text = render_run("text", {report: Users({nasty}, {f"test_x.py::{nasty}"})}, 1)
+    assert {char for char in text if not char.isprintable()} == {"\n"}
+    assert any(line.startswith("a\\x1b[2Jb\\nc\\u202ed|Ω ") and "900,000" in line for line in text.splitlines())
+    assert text.endswith("Reported by a\\x1b[2Jb\\nc\\u202ed|Ω, test_x.py::a\\x1b[2Jb\\nc\\u202ed|Ω")
+
+
+def test_limits_are_said_with_the_model() -> None:
+    limits = [*held(RESNET, Budget(params="5M", macs="2G"))]
+    text = " ".join(render_run("text", {RESNET: Users(set(), {"t.py::t"}, limits)}).split())
+    assert "over budget: ResNet has 11.69M parameters, the budget is 5M (6.69M over). Making every" in text
+    assert "within budget: 1.81G MACs, at most 2G" in text
+
+
+def test_many_models_and_users() -> None:
+    tests = {f"tests/test_{number}.py::test" for number in range(5)}
+    run = {WORKED_REPORT: Users(set(), tests), RESNET: Users({"net:factory"}, set())}
+    text = render_run("text", run)
+    assert text.index("ResNet, input") < text.index("Sequential, input")
+    assert text.endswith("tests/test_2.py::test and 2 more (-v shows all)")
+    assert render_run("text", run, 1).endswith("tests/test_3.py::test, tests/test_4.py::test")
+    assert render_run("text", run, -1).splitlines() == [brief(RESNET), brief(WORKED_REPORT)]
+
+
+def test_a_report_by_itself_has_no_users() -> None:
+    assert render_report("text", WORKED_REPORT) == WORKED_TEXT

@@ -6,6 +6,7 @@ import copy
 import pickle
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -537,6 +538,43 @@ def test_a_failing_rewrite_leaves_the_model_as_found(case: str) -> None:
     assert dict(model.named_modules()) == modules
     assert all(vars(module) == attributes[name] for name, module in modules.items())
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
+
+
+def run_it(module: nn.Module, x: Tensor) -> Any:
+    return module(x)
+
+
+class Partial(nn.Module):
+    """Reaches its convolution by a function that holds it, where no replacement can be put."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 16, 3)
+        self.run = partial(run_it, self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.run(x)
+        return out
+
+
+def test_a_convolution_that_would_go_on_running_is_refused() -> None:
+    model = Partial()
+    with pytest.raises(InputError, match="conv: the forward reaches it other than as a module"):
+        rewrite(model, (1, 8, 8, 8), inplace=True)
+    assert type(model.conv) is nn.Conv2d
+
+
+def test_a_pattern_that_selects_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="no convolution of Net has a name like 'nope'"):
+        rewrite(Net(), select=["stem", "nope"])
+    with pytest.raises(InputError, match="shell-style patterns"):
+        rewrite(Net(), select=[1])  # type: ignore[list-item]
+
+
+def test_weights_made_in_inference_mode_can_be_trained() -> None:
+    with torch.inference_mode():
+        result = rewrite(Net())
+    assert not any(parameter.is_inference() for parameter in result.model.parameters())
 
 
 def test_a_kernel_on_the_meta_device_has_no_svd() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.edit import rewrite_text
 from pytest_dwsconv.source.template import MARK, class_text
 
@@ -128,6 +129,12 @@ def test_an_inserted_class_is_used_again() -> None:
     assert "y = DepthwiseSeparableConv2d(3, 32, 3)" in second
 
 
+def test_what_an_inserted_class_does_with_its_parts_is_not_about_others() -> None:
+    first = rewrite("import torch\nfrom torch import nn\n\nx = nn.Conv2d(3, 64, 3)\n")
+    assert "depthwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(first + "depthwise = nn.Conv2d(3, 64, 3)\n")
+    assert "s.pointwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(first + "s.pointwise = nn.Conv2d(3, 64, 3)\n")
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -219,6 +226,22 @@ def test_all_else_is_kept_to_the_character(pieces: list[str], end: str, closed: 
     after = body.replace("nn.Conv2d(3, 64, 3)", "DepthwiseSeparableConv2d(3, 64, 3)")
     expected = f"{header}\n\n{inserted}\n\n{after}"
     assert rewrite((header + body).replace("\n", end)) == expected.replace("\n", end)
+
+
+@pytest.mark.parametrize("end", ["\n\n    \n", "\n# c\n   \n", "\n  # c\n    ", "  \n\n\t\n\n  ", "\r\n\r\n    \r\n"])
+def test_blank_lines_at_the_end_are_kept(end: str) -> None:
+    text = "import torch\nfrom torch import nn\n\n\nx = nn.Conv2d(3, 64, 3)"
+    assert rewrite(text + end) == rewrite(text) + end
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("conv2d = 1\rx = 2\r", 2), ("\fconv2d = 1\n", 1), ("if conv2d:\n  y\n\f  z\n\n    \n", 3)],
+)
+def test_what_would_not_be_kept_is_named_with_its_line(text: str, line: int) -> None:
+    with pytest.raises(SourceError, match=f"line {line} has a form feed.*: take them out, then run") as caught:
+        rewrite_text(text)
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_to_change_returns_the_text() -> None:

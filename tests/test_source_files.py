@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_dwsconv.errors import InputError, SourceError
+from pytest_dwsconv.source import files
 from pytest_dwsconv.source.config import load_config
 from pytest_dwsconv.source.files import decode, python_files, read, write
 
@@ -63,6 +66,93 @@ def test_writing_keeps_mode_and_link(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
     assert target.stat().st_mode & 0o777 == 0o751
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.py", "target.py"]
+
+
+def test_writing_keeps_the_other_names_of_a_file(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    one.write_bytes(b"old and longer")
+    two.hardlink_to(one)
+    write(one, b"new")
+    assert two.read_bytes() == b"new"
+    assert one.samefile(two)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_writing_keeps_the_owner(tmp_path: Path) -> None:
+    file = tmp_path / "m.py"
+    file.write_bytes(b"old")
+    os.chown(file, 1000, 1001)
+    file.chmod(0o640)
+    write(file, b"new")
+    status = file.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1000, 1001, 0o640)
+
+
+@pytest.fixture
+def owned_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that may be written to but not given to its owner, as in a folder that a group shares."""
+    file = tmp_path / "m.py"
+    file.write_bytes(b"old")
+    stat = os.stat
+    keep = file.stat()
+
+    def another(path: object, *args: Any, **kwargs: Any) -> os.stat_result:
+        status = stat(path, *args, **kwargs)  # type: ignore[arg-type]  # handed on as it comes
+        return os.stat_result((*status[:4], 4711, *status[5:])) if status.st_ino == keep.st_ino else status
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "stat", another)
+    monkeypatch.setattr(os, "chown", refuse)
+    return file
+
+
+def test_what_cannot_have_the_same_owner_is_written_in_place(owned_by_another: Path) -> None:
+    before = owned_by_another.stat().st_ino
+    write(owned_by_another, b"new")
+    assert owned_by_another.read_bytes() == b"new"
+    assert owned_by_another.stat().st_ino == before
+    assert len(list(owned_by_another.parent.iterdir())) == 1
+
+
+def test_writing_in_place_puts_the_old_content_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "m.py"
+    file.write_bytes(b"old")
+    (tmp_path / "other.py").hardlink_to(file)
+    fill, calls = files._fill, []
+
+    def fail_once(target: io.FileIO, data: bytes) -> None:
+        calls.append(data)
+        if len(calls) == 1:
+            target.write(data[:1])
+            raise OSError(28, "No space left on device")
+        fill(target, data)
+
+    monkeypatch.setattr(files, "_fill", fail_once)
+    with pytest.raises(SourceError, match="No space left"):
+        write(file, b"new and longer")
+    assert file.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX thing")
+def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write(pipe, b"new")
+        assert os.read(reader, 10) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_loop_of_links_is_no_target(tmp_path: Path) -> None:
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    with pytest.raises(SourceError, match="cannot be written: Too many levels"):
+        write(tmp_path / "loop.py", b"")
+    assert (tmp_path / "loop.py").is_symlink()
 
 
 def test_a_new_file_gets_the_usual_mode(tmp_path: Path) -> None:
@@ -149,10 +239,12 @@ def test_excluded_paths(tmp_path: Path, path: str, excluded: bool) -> None:
         ("[tool.dwsconv]\nminsaving = 3\n", "no setting 'minsaving'; there are exclude and min-saving"),
         ("[tool.dwsconv]\nexclude = 'a'\n", "exclude must be a list of strings, not 'a'"),
         ("[tool.dwsconv]\nexclude = [1]\n", "exclude must be a list of strings"),
-        ("[tool.dwsconv]\nmin-saving = '3'\n", "min-saving must be a number above 0, not '3'"),
+        ("[tool.dwsconv]\nmin-saving = '3'\n", "min-saving must be a number from 1, not '3'"),
         ("[tool.dwsconv]\nmin-saving = true\n", "min-saving must be a number"),
-        ("[tool.dwsconv]\nmin-saving = 0\n", "min-saving must be a number above 0"),
-        ("[tool.dwsconv]\nmin-saving = nan\n", "min-saving must be a number above 0"),
+        ("[tool.dwsconv]\nmin-saving = 0\n", "min-saving must be a number from 1"),
+        ("[tool.dwsconv]\nmin-saving = 0.5\n", "pyproject.toml: min-saving must be a number from 1, not 0.5"),
+        ("[tool.dwsconv]\nmin-saving = inf\n", "min-saving must be a number from 1, not inf"),
+        ("[tool.dwsconv]\nmin-saving = nan\n", "min-saving must be a number from 1"),
         ("[tool]\ndwsconv = 3\n", "must be a table"),
         ("[tool", "cannot be read"),
         ("x = '\udce4'", "cannot be read"),

@@ -21,7 +21,9 @@ def factory():
     return Net()
 
 def sized(width, depth=2):
-    return Net()
+    net = Net()
+    net.given = (width, depth)
+    return net
 
 def broken():
     raise RuntimeError("no weights\\nsecond line")
@@ -42,7 +44,13 @@ REFUSED = [
     ("Nett", "there is no Nett there: did you mean Net?"),
     ("Net.Iner", "there is no Iner there: did you mean Inner?"),
     ("zzz", "there is no zzz there: name a model, a class or a function"),
-    ("sized", "without arguments (missing a required argument: 'width'): name a function that takes none"),
+    ("sized", "without arguments (missing a required argument: 'width'): write those it needs in parentheses, as"),
+    ("sized(1, wide=2)", "with these arguments (got an unexpected keyword argument 'wide'): write those it needs"),
+    ("sized(width)", "its arguments must be literals, as in factory(num_classes=10)"),
+    ("sized(**{'width': 1})", "its arguments must be literals"),
+    ("sized(1", "its arguments must be literals"),
+    ("sized(1)(2)", "its arguments must be literals"),
+    ("instance(3)", "calling it raised NotImplementedError"),
     ("broken", "calling it raised RuntimeError: no weights"),
     ("leaves", "calling it raised SystemExit: 3"),
     ("nothing", "gives a NoneType, not a torch.nn.Module"),
@@ -69,6 +77,14 @@ def test_a_target_is_an_instance_a_class_or_a_function(nets: Path, name: str, ty
     for model in (load_target(f"{nets.stem}:{name}"), build_from_file(nets, name)):
         assert isinstance(model, nn.Module)
         assert type(model).__name__ == type_name
+
+
+@pytest.mark.parametrize(
+    ("call", "given"),
+    [("sized(7)", (7, 2)), ("sized(depth=(1, 'a'), width=None)", (None, (1, "a"))), (" sized( -1 ) ", (-1, 2))],
+)
+def test_a_factory_may_be_given_literals(nets: Path, call: str, given: object) -> None:
+    assert load_target(f"{nets.stem}:{call}").given == given
 
 
 @pytest.mark.parametrize(("name", "part"), REFUSED)

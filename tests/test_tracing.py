@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -213,6 +216,56 @@ def test_the_model_is_left_as_found(fail: bool, real: bool, training: bool) -> N
     assert after["random"][1] == before["random"][1]
     assert torch.equal(x, x_before)
     assert not vars(x)
+
+
+class Keeps(nn.Module):
+    """Works on tensors that it holds in places where a state_dict does not look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+        self.anchors: list[Any] = [torch.ones(6), {"half": torch.ones(6)}]
+        self.cache: dict[str, list[Tensor]] = {"keys": []}
+        self.recent: deque[Tensor] = deque(maxlen=2)
+        self.pair = ([1.0], [2.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.anchors[0].add_(1)
+        self.anchors[1]["half"].to(x.dtype).mul_(2)
+        self.cache["keys"].append(self.conv(x))
+        self.recent.append(x)
+        self.pair[0].append(3.0)
+        return torch.cat(self.cache["keys"])
+
+
+def test_tensors_and_containers_inside_containers_are_as_found() -> None:
+    model, x = Keeps(), torch.rand(1, 2, 4, 4)
+    assert trace(model, (x,)).origin is Origin.META
+    assert torch.equal(model.anchors[0], torch.ones(6))
+    assert torch.equal(model.anchors[1]["half"], torch.ones(6))
+    assert not vars(model.anchors[0])
+    assert not vars(model.anchors[1]["half"])
+    assert model.cache == {"keys": []}
+    assert not model.recent
+    assert model.pair == ([1.0], [2.0])
+    copy.deepcopy(model)
+    assert model(x).shape == (1, 2, 4, 4)
+
+
+class Threads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            out: Tensor = pool.submit(self.conv, x).result()
+        return out
+
+
+def test_a_forward_in_other_threads_is_refused_rather_than_counted_as_nothing() -> None:
+    with pytest.raises(TracingError, match="conv ran in another thread"):
+        trace(Threads(), (torch.rand(1, 2, 4, 4),))
 
 
 class InPlaceInput(nn.Module):

@@ -2,62 +2,63 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from itertools import chain
-from typing import NamedTuple
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import cast
 
+from pytest_dwsconv.render.run import Run, Style, Users, in_order
 from pytest_dwsconv.report import Report
 
-SCHEMA_VERSION = 1
-"""Of the JSON that describes a whole run; each report in it has its own."""
+__all__ = ["FILES_ONLY", "FORMS", "Run", "Style", "Users", "render_report", "render_run", "write_run"]
 
 
-class Users(NamedTuple):
-    """Who reported a model: ``module:factory`` targets, and tests by node id."""
+def _form(module: str) -> Callable[[Run, Style], str]:
+    """The form in this file, which is imported once it is wanted: some need a template engine or a table."""
 
-    targets: set[str]
-    tests: set[str]
+    def render(run: Run, style: Style) -> str:
+        found = import_module(f"{__name__}.{module}")
+        return cast("str", found.render_run(run, style))
+
+    return render
 
 
-Run = Mapping[Report, Users]
+FORMS: dict[str, Callable[[Run, Style], str]] = {
+    form: _form(form) for form in ("text", "json", "markdown", "github", "sarif", "html")
+}
+
+FILES_ONLY = ("html",)
+"""Forms that are no use in a terminal."""
 
 
-def render_run(form: str, run: Run, verbosity: int = 0) -> str:
+def render_run(form: str, run: Run, verbosity: int = 0, *, width: int | None = None, colour: bool = False) -> str:
     """All reports of a run, in an order that does not depend on which came first.
 
     Args:
         form: one of ``FORMS``.
         run: the reports with those who made them.
         verbosity: below 0 one line per model, above 0 every test that reported it.
+        width: columns of the terminal that text is for; None for a file, where lines may be as long as they are.
+        colour: whether text may have colours.
     """
-    rows = sorted(run.items(), key=lambda row: (not row[1].targets, sorted(chain(*row[1]))))
-    return FORMS[form](dict(rows), verbosity)
+    return FORMS[form](in_order(run), Style(verbosity, width, colour))
 
 
-def _text(run: Run, verbosity: int) -> str:
-    from pytest_dwsconv.render.text import brief, render
-
-    if not run:
-        return "No model was reported: name one with --dws-model, or use the fixture dws_report in a test."
-    if verbosity < 0:
-        return "\n".join(brief(report) for report in run)
-    return "\n\n\n".join(f"{render(report)}\n\n{_reported_by(run[report], verbosity)}" for report in run)
+def render_report(form: str, report: Report) -> str:
+    """One report by itself in one of ``FORMS``, with everything there is to show."""
+    return render_run(form, {report: Users()}, verbosity=1)
 
 
-def _reported_by(users: Users, verbosity: int) -> str:
-    names = [*sorted(users.targets), *sorted(users.tests)]
-    shown = names if verbosity > 0 else names[:3]
-    more = f" and {len(names) - len(shown)} more (-v shows all)" if len(names) > len(shown) else ""
-    return f"Reported by {', '.join(shown)}{more}"
+def write_run(form: str, run: Run, path: Path) -> None:
+    """Write a run to a file in place of what it holds; Markdown joins what a job's summary on GitHub holds already.
 
+    That is the file which the environment variable ``GITHUB_STEP_SUMMARY`` names.
 
-def _json(run: Run, verbosity: int) -> str:
-    models = [
-        {"targets": sorted(users.targets), "tests": sorted(users.tests), "report": report.to_dict()}
-        for report, users in run.items()
-    ]
-    return json.dumps({"schema_version": SCHEMA_VERSION, "models": models}, indent=2)
-
-
-FORMS: dict[str, Callable[[Run, int], str]] = {"text": _text, "json": _json}
+    Raises:
+        OSError: the file cannot be written.
+    """
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    joins = form == "markdown" and summary is not None and path.resolve() == Path(summary).resolve()
+    with path.open("a" if joins else "w", encoding="utf-8") as file:
+        file.write(render_run(form, run, verbosity=1) + "\n")

@@ -1,70 +1,68 @@
-"""A report as the text table people read in a terminal."""
+"""A report as the text people read in a terminal."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 
-from pytest_dwsconv.conv import Trait
-from pytest_dwsconv.report import MIB, Finding, Memory, Report
+from pytest_dwsconv.render.run import Run, Style, Users, users_line
+from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, label, totals
+from pytest_dwsconv.render.words import (
+    NO_MODEL,
+    brief,
+    budget_line,
+    heading,
+    memory_rows,
+    no_convolutions,
+    not_counted,
+    reasons,
+    remarks,
+)
+from pytest_dwsconv.report import Finding, Report
 from pytest_dwsconv.rules import Verdict
 
 WIDTH = 100
-"""Columns that sentences are wrapped at; a table is as wide as its numbers need."""
+"""Columns that sentences are wrapped at, also where the terminal is wider."""
 
-_LAYER_HEADER = (
-    "layer",
-    "type",
-    "kernel",
-    "output",
-    "params",
-    "MACs",
-    "verdict",
-    "separable\nparams",
-    "separable\nMACs",
-    "saving",
-)
-_LAYER_ALIGN = ("left", "left", "left", "right", "right", "right", "left", "right", "right", "right")
-_TOTAL_HEADER = ("", "params", "MACs", "separable\nparams", "separable\nMACs", "saving")
-_TOTAL_ALIGN = ("left", "right", "right", "right", "right", "right")
+_PLAIN = Style()
+_BOLD, _DIM, _GREEN, _YELLOW, _RED = "1", "2", "32", "33", "31"
+_COLOURS = {Verdict.CANDIDATE: _GREEN, Verdict.CANNOT_TELL: _YELLOW, Verdict.INELIGIBLE: _DIM}
 
 
-def render(report: Report) -> str:
+def render_run(run: Run, style: Style = _PLAIN) -> str:
+    """All reports: one line each below verbosity 0."""
+    if not run:
+        return _wrapped(NO_MODEL, style)
+    if style.verbosity < 0:
+        return "\n".join(brief(report) for report in run)
+    return "\n\n\n".join(_with_users(report, users, style) for report, users in run.items())
+
+
+def _with_users(report: Report, users: Users, style: Style) -> str:
+    limits = [
+        style.paint(_wrapped(budget_line(limit), style), _RED if limit.violation else _GREEN) for limit in users.held
+    ]
+    blocks = [render(report, style), "\n".join(limits), users_line(users, style.verbosity)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def render(report: Report, style: Style = _PLAIN) -> str:
     """The whole report: its layers, totals, reasons, memory, and what was not counted."""
     blocks = [
-        heading(report),
-        layers(report.findings) if report.findings else no_convolutions(report),
-        totals(report) if report.findings else "",
-        _reasons(report.findings),
-        _remarks(report),
-        _memory(report.memory) if report.memory else "",
-        _not_counted(report),
+        style.paint(heading(report), _BOLD),
+        _layers(report.findings, style) if report.findings else _wrapped(no_convolutions(report), style),
+        _table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style) if report.findings else "",
+        _lines([str(reason) for reason in reasons(report.findings)], style),
+        _lines(remarks(report), style),
+        "\n".join(f"{name}: {size}" for name, size in memory_rows(report.memory)) if report.memory else "",
+        _wrapped(not_counted(report), style),
     ]
     return "\n\n".join(block for block in blocks if block)
 
 
-def brief(report: Report) -> str:
-    """One line: the model's parameters before and after."""
-    if not report.findings:
-        return no_convolutions(report)
-    after = f"{report.separable_params:,} with {_count(len(report.candidates), 'candidate')} separable"
-    return f"{report.model}: {report.params:,} params, {after} ({report.saving:.2f}x)"
-
-
-def heading(report: Report) -> str:
-    """One line: the model, what it was given, and how it was looked at."""
-    shapes = " and ".join(_sides(shape) for shape in report.input_shapes)
-    return f"{report.model}, {f'input {shapes}' if shapes else 'no input given'} ({report.origin.value})"
-
-
-def no_convolutions(report: Report) -> str:
-    return f"{report.model} has no convolutions, so nothing in it can be made depthwise separable."
-
-
 def layers(findings: Iterable[Finding]) -> str:
     """The table of these convolutions, in the order given."""
-    return _table(_LAYER_HEADER, [_layer(finding) for finding in findings], _LAYER_ALIGN)
+    return _layers(list(findings), _PLAIN)
 
 
 def largest(report: Report, count: int = 5) -> str:
@@ -72,120 +70,52 @@ def largest(report: Report, count: int = 5) -> str:
     return layers(sorted(report.findings, key=lambda finding: finding.params or 0, reverse=True)[:count])
 
 
-def totals(report: Report) -> str:
-    """The candidates, all convolutions and the whole model: cost before and after, and the saving."""
-    candidates, findings = report.candidates, report.findings
-    rows = [
-        _total(_count(len(candidates), "candidate"), *_sums(candidates)),
-        _total(_count(len(findings), "convolution"), *_sums(findings)),
-        _total("whole model", report.params, report.macs, report.separable_params, report.separable_macs),
-    ]
-    return _table(_TOTAL_HEADER, rows, _TOTAL_ALIGN)
+def _layers(findings: Sequence[Finding], style: Style) -> str:
+    rows = [[column.text(finding) for column in COLUMNS] for finding in findings]
+    shown = _fitting(COLUMNS, rows, style)
+    verdict = next(index for index, column in enumerate(COLUMNS) if column.value is label)
+    for row, finding in zip(rows, findings, strict=True):
+        row[verdict] = style.paint(row[verdict], _COLOURS[finding.verdict])
+    left_out = ", ".join(column.label for column in COLUMNS if column not in shown)
+    said = _wrapped(f"Left out for want of width: {left_out} (-v shows all)", style) if left_out else ""
+    return "\n\n".join(filter(None, [tabulated(COLUMNS, rows, shown), said]))
 
 
-def _table(header: Sequence[str], rows: list[list[str]], align: Sequence[str]) -> str:
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> str:
+    return tabulated(columns, rows, _fitting(columns, rows, style))
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> list[Column]:
+    """The columns there is room for: all of them with -v, and where the width is not that of a terminal."""
+    shown = list(columns)
+    if style.width is None or style.verbosity > 0:
+        return shown
+    cells = dict(zip(columns, zip(*rows, strict=True), strict=True))
+    widths = {column: max(map(len, (*column.label.split(), *cells[column]))) for column in columns}
+    while sum(widths[column] + 2 for column in shown) - 2 > style.width:
+        last = max(shown, key=lambda column: column.dispensable)
+        if not last.dispensable:
+            break
+        shown.remove(last)
+    return shown
+
+
+def tabulated(columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]) -> str:
+    """These rows, of all ``columns``, with the columns that are shown."""
     from tabulate import SEPARATING_LINE, tabulate
 
+    places = [index for index, column in enumerate(columns) if column in shown]
+    header = [column.label.replace(" ", "\n") for column in shown]
     # reason: given as headers, tabulate pads every column by two and the table would not fit 120 columns
-    body = [list(header), SEPARATING_LINE, *rows]
-    return tabulate(body, tablefmt="simple", disable_numparse=True, colalign=align)
+    body = [header, SEPARATING_LINE, *([row[place] for place in places] for row in rows)]
+    sides = ["right" if column.numeric else "left" for column in shown]
+    return tabulate(body, tablefmt="simple", disable_numparse=True, colalign=sides)
 
 
-def _layer(finding: Finding) -> list[str]:
-    return [
-        finding.name,
-        finding.type_name,
-        _sides(finding.spec.kernel_size),
-        _sides(_without_batch(finding)),
-        _number(finding.params),
-        _number(finding.macs),
-        _label(finding),
-        _number(finding.separable_params),
-        _number(finding.separable_macs),
-        _ratio(finding.params, finding.separable_params),
-    ]
+def _lines(texts: Iterable[str], style: Style) -> str:
+    return "\n".join(_wrapped(text, style) for text in texts)
 
 
-def _total(label: str, params: int, macs: int | None, separable: int, separable_macs: int | None) -> list[str]:
-    counts = (params, macs, separable, separable_macs)
-    return [label, *map(_number, counts), _ratio(params, separable)]
-
-
-def _sums(findings: Sequence[Finding]) -> tuple[int, int | None, int, int | None]:
-    """Parameters and MACs before, and after the candidates among them are replaced."""
-    params = sum(finding.params or 0 for finding in findings)
-    separable = sum(_or_else(finding.separable_params, finding.params) for finding in findings)
-    if all(finding.macs is None for finding in findings):
-        return params, None, separable, None
-    macs = sum(finding.macs or 0 for finding in findings)
-    return params, macs, separable, sum(_or_else(f.separable_macs, f.macs) for f in findings)
-
-
-def _or_else(first: int | None, second: int | None) -> int:
-    return first if first is not None else second or 0
-
-
-def _label(finding: Finding) -> str:
-    return Verdict.CANDIDATE.value if finding.verdict is Verdict.CANDIDATE else finding.code
-
-
-def _without_batch(finding: Finding) -> tuple[int, ...] | None:
-    shape = finding.output_shape
-    return shape[1:] if shape is not None and len(shape) == finding.spec.rank + 2 else shape
-
-
-def _reasons(findings: Sequence[Finding]) -> str:
-    """One line for each reason that occurs: the verdict column's word, how often, and why."""
-    counts = Counter((_label(finding), finding.verdict.value, finding.reason) for finding in findings)
-    lines = []
-    for (label, verdict, reason), count in counts.items():
-        word = "" if label == verdict else f"{verdict}, "
-        lines.append(_wrapped(f"{label} ({word}{count}): {reason}"))
-    return "\n".join(lines)
-
-
-def _remarks(report: Report) -> str:
-    findings = report.findings
-    lines = [f"{f.name} is also known as {', '.join(f.aliases)}" for f in findings if f.aliases]
-    lines += [f"{f.name} runs {f.calls} times, its MACs are of all calls" for f in findings if f.calls > 1]
-    odd = [finding for finding in findings if finding.origin is not report.origin]
-    for origin in dict.fromkeys(finding.origin for finding in odd):
-        lines.append(f"{origin.value}: {', '.join(f.name for f in odd if f.origin is origin)}")
-    if any(Trait.TIED in finding.spec.traits for finding in findings):
-        lines.append("a tied weight is counted in each of its layers, and once in the whole model")
-    return "\n".join(_wrapped(line) for line in lines)
-
-
-def _memory(memory: Memory) -> str:
-    rows = (
-        ("Input size (MB):", memory.inputs),
-        ("Forward/backward pass size (MB):", memory.activations),
-        ("Params size (MB):", memory.params),
-        ("Estimated Total Size (MB):", memory.total),
-    )
-    return "\n".join(f"{label} {size / MIB:.2f}" for label, size in rows)
-
-
-def _not_counted(report: Report) -> str:
-    operators = ", ".join(name if count == 1 else f"{name} x {count}" for name, count in report.not_counted)
-    return _wrapped(f"Not counted in MACs: {operators}") if operators else ""
-
-
-def _wrapped(text: str) -> str:
-    return fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-
-
-def _sides(sides: Sequence[int] | None) -> str:
-    return "-" if sides is None else " x ".join(map(str, sides))
-
-
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _ratio(before: int | None, after: int | None) -> str:
-    return f"{before / after:.2f}x" if before and after else "-"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def _wrapped(text: str, style: Style) -> str:
+    width = min(WIDTH, style.width or WIDTH)
+    return fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

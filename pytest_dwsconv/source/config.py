@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ class Config:
 
     def excludes(self, path: Path) -> bool:
         """Whether a pattern fits the path, a folder it lies in, or the bare name of either."""
-        absolute = path.resolve()
+        absolute = Path(os.path.realpath(path))  # reason: resolve() raises on a loop of links before Python 3.13
         if not absolute.is_relative_to(self.root):
             return False
         relative = absolute.relative_to(self.root)
@@ -49,7 +51,7 @@ def load_config(start: Path) -> Config:
     Raises:
         InputError: the file is no TOML, or a setting is not known or of the wrong type.
     """
-    start = start.resolve()
+    start = Path(os.path.realpath(start))
     for folder in (start, *start.parents):
         file = folder / "pyproject.toml"
         if file.is_file():
@@ -75,6 +77,6 @@ def _config(root: Path, table: Mapping[str, object], file: Path) -> Config:
     exclude, saving = table.get("exclude", []), table.get("min-saving", 1.0)
     if not isinstance(exclude, list) or not all(isinstance(pattern, str) for pattern in exclude):
         raise InputError(f"{file}: exclude must be a list of strings, not {exclude!r}")
-    if isinstance(saving, bool) or not isinstance(saving, (int, float)) or not saving > 0:
-        raise InputError(f"{file}: min-saving must be a number above 0, not {saving!r}")
+    if isinstance(saving, bool) or not isinstance(saving, (int, float)) or not 1 <= saving < math.inf:
+        raise InputError(f"{file}: min-saving must be a number from 1, not {saving!r}: less is no saving")
     return Config(root, tuple(exclude), float(saving))

@@ -10,8 +10,7 @@ import libcst as cst
 import libcst.matchers as m
 from libcst.metadata import QualifiedNameSource, ScopeProvider
 
-from pytest_dwsconv.source.finder import is_inserted
-from pytest_dwsconv.source.parsing import Parsed, Span
+from pytest_dwsconv.source.parsing import Parsed, Span, is_inserted
 from pytest_dwsconv.source.template import class_text
 
 _CLASS_NAME = "DepthwiseSeparableConv{rank}d"
@@ -28,10 +27,11 @@ class Header:
 
     def __init__(self, parsed: Parsed, first_use: int) -> None:
         self._parsed = parsed
-        module, starts = parsed.module, parsed.statement_starts
-        self._statements = module.body[: sum(start <= first_use for start in starts) - 1]
-        self._scope = parsed.wrapper.resolve(ScopeProvider)[module]
-        self._taken = {name.value for name in m.findall(module, m.Name()) if isinstance(name, cst.Name)}
+        *above, (self._end, _) = parsed.statements_until(first_use)
+        self._starts = [start for start, _ in above]
+        self._statements = [statement for _, statement in above]
+        self._scope = parsed.wrapper.resolve(ScopeProvider)[parsed.module]
+        self._taken = {node.value for node in parsed.parents if isinstance(node, cst.Name)}
         self._own = {
             statement.name.value
             for statement in self._statements
@@ -47,7 +47,7 @@ class Header:
         """The classes that are not there yet, and the place after the imports where they belong."""
         new = {rank: name for rank, name in class_names.items() if name not in self._own}
         above = [index for index, each in enumerate(self._statements) if _is_heading(each, index)]
-        position = self._parsed.statement_starts[above[-1] + 1 if above else 0]
+        position = [*self._starts, self._end][above[-1] + 1 if above else 0]
         if not new:
             return (position, position), ""
         torch, nn, lines = self._spellings()

@@ -8,8 +8,8 @@ from pytest_dwsconv.conv import ConvSpec, Cost
 from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Judgement, Policy, Verdict, judge
 
 _RULES = {rule.code: rule for rule in RULES}
-_NUMBERS_MISSING = ("DWS203", "DWS204")
-_RUN_CAN_SETTLE = (*_NUMBERS_MISSING, "DWS202")
+_OPEN = (CANDIDATE_CODE, "DWS202", "DWS203", "DWS204", "DWS205")
+"""What more than the call's own arguments can settle."""
 
 
 def judge_site(
@@ -20,9 +20,11 @@ def judge_site(
     ``proved`` holds whatever the missing numbers are.
     """
     judgement = judge(spec, policy)
-    if proved is not None and (judgement.code in _NUMBERS_MISSING or judgement.code == CANDIDATE_CODE):
+    if judgement.code not in _OPEN:
+        return judgement
+    if proved is not None:
         return proved
-    if built and (judgement.code in _RUN_CAN_SETTLE or judgement.code == CANDIDATE_CODE):
+    if built:
         return _judge_built(judgement, [judge(each, policy) for each in built])
     return judgement
 

@@ -1,18 +1,24 @@
 """What the names in a source file stand for: torch's classes and functions, and constants."""
 
-# ruff: noqa: N802  # libcst finds a visitor's methods by the names of its node types
-
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 import libcst as cst
+import libcst.matchers as m
 from libcst.helpers import get_absolute_module_for_import
-from libcst.metadata import MetadataWrapper, QualifiedName, QualifiedNameSource, Scope, ScopeProvider
+from libcst.metadata import QualifiedName, QualifiedNameSource, Scope, ScopeProvider
+
+from pytest_dwsconv.source.parsing import Parsed
+
+Binding = tuple[Scope | None, str]
 
 _ALIAS_DEPTH = 8
 """How many assignments are followed from one name; more only occur in circles."""
+
+_SETS_ATTRIBUTE = m.Call(func=~m.Name("getattr"), args=[m.Arg(), m.Arg(m.SimpleString()), m.AtLeastN(n=1)])
+"""``setattr(nn, "Conv2d", Mine)``, and the like of ``patch.object``."""
 
 _ARITHMETIC: Mapping[type[cst.BaseBinaryOp], Callable[[int, int], int]] = {
     cst.Add: operator.add,
@@ -30,33 +36,63 @@ class NotConstantError(ValueError):
 class Names:
     """Resolves the names of one parsed module."""
 
-    def __init__(self, wrapper: MetadataWrapper, known: frozenset[str]) -> None:
-        """``known`` are the qualified names that a star import may bring in."""
-        self._scopes: Mapping[cst.CSTNode, Scope | None] = wrapper.resolve(ScopeProvider)
+    def __init__(self, parsed: Parsed, known: frozenset[str]) -> None:
+        """``known`` are the qualified names that a star import may bring in, and that an assignment may take away."""
+        self._scopes: Mapping[cst.CSTNode, Scope | None] = parsed.wrapper.resolve(ScopeProvider)
         self._known = known
-        assignments = _Assignments()
-        wrapper.module.visit(assignments)
-        self._values = assignments.values
-        self._stars = assignments.stars
+        self._values = dict(_assigned(parsed))
+        self._stars = [
+            get_absolute_module_for_import(None, node) or ""
+            for node in parsed.parents
+            if isinstance(node, cst.ImportFrom) and isinstance(node.names, cst.ImportStar)
+        ]
+        self._meant: dict[tuple[Scope | None, str], tuple[str, bool] | None] = {}
+        self._replaced: frozenset[str] = frozenset()
+        self._replaced = frozenset(self._find_replaced(parsed))
+        self._meant.clear()  # reason: what was asked on the way did not know of these
 
-    def qualified(self, node: cst.BaseExpression, depth: int = _ALIAS_DEPTH) -> str | None:
+    def qualified(self, node: cst.BaseExpression) -> str | None:
         """The full name that a name or dotted name certainly has (``torch.nn.Conv2d``), else None.
 
         A name that a local definition shadows, or that is bound twice, has none. ``nn = torch.nn`` is followed.
         """
-        if not _is_dotted(node):
+        meant = self.meant(node)
+        return meant[0] if meant is not None and meant[1] else None
+
+    def meant(self, node: cst.BaseExpression) -> tuple[str, bool] | None:
+        """A full name that it has, and whether that is certain: the file may bind it to something else as well."""
+        dotted = _dotted(node)
+        if dotted is None:
             return None
-        names = self._meanings(node)
+        key = self._scopes.get(node), dotted
+        if key not in self._meant:
+            self._meant[key] = self._meaning(node, dotted)
+        return self._meant[key]
+
+    def _meaning(self, node: cst.BaseExpression, dotted: str) -> tuple[str, bool] | None:
+        if self._is_local(node, dotted):
+            return None
+        names = self._names_of(node)
         if not names:
             return self._from_star(node)
+        imported = [name.name for name in names if name.source is not QualifiedNameSource.LOCAL]
         if len(names) > 1:
-            return None
-        (name,) = names
-        if name.source is not QualifiedNameSource.LOCAL:
-            return name.name
-        return self._from_alias(node, depth)
+            return next(((name, False) for name in imported if name in self._known), None)
+        name = imported[0] if imported else self._from_alias(node, _ALIAS_DEPTH)
+        return None if name is None else (name, name.rpartition(".")[2] not in self._replaced)
 
-    def _meanings(self, node: cst.BaseExpression) -> Collection[QualifiedName]:
+    def _is_local(self, node: cst.BaseExpression, dotted: str) -> bool:
+        """Whether it is certainly no name of an import: a quick answer for the many like ``self.conv1``."""
+        root, dot, _ = dotted.partition(".")
+        while isinstance(node, cst.Attribute):
+            node = node.value
+        scope = self._scopes.get(node)
+        if scope is None or not dot:
+            return scope is None
+        bound = scope[root]
+        return bool(bound) and all(isinstance(getattr(each, "node", None), cst.Param) for each in bound)
+
+    def _names_of(self, node: cst.BaseExpression) -> Collection[QualifiedName]:
         scope = self._scopes.get(node)
         return scope.get_qualified_names_for(node) if scope is not None else ()
 
@@ -65,18 +101,42 @@ class Names:
             owner = self._from_alias(node.value, depth)
             return None if owner is None else f"{owner}.{node.attr.value}"
         value = self.value(node) if isinstance(node, cst.Name) and depth else None
-        return self.qualified(value, depth - 1) if isinstance(value, (cst.Name, cst.Attribute)) else None
-
-    def _from_star(self, node: cst.BaseExpression) -> str | None:
-        """The last star import binds the name; another package's may bind any, so torch's must come after it."""
-        if not isinstance(node, cst.Name):
+        if not isinstance(value, (cst.Name, cst.Attribute)) or _dotted(value) is None:
             return None
-        for module in reversed(self._stars):
-            if f"{module}.{node.value}" in self._known:
-                return f"{module}.{node.value}"
-            if not module.startswith("torch."):
-                return None
+        names = self._names_of(value)
+        imported = [name.name for name in names if name.source is not QualifiedNameSource.LOCAL]
+        if len(names) == len(imported) == 1:
+            return imported[0]
+        return self._from_alias(value, depth - 1) if len(names) == 1 else None
+
+    def _from_star(self, node: cst.BaseExpression) -> tuple[str, bool] | None:
+        """The last star import binds the name; another package's may bind any, so torch's must come after it."""
+        certain = True
+        for module in reversed(self._stars) if isinstance(node, cst.Name) else ():
+            name = f"{module}.{cst.ensure_type(node, cst.Name).value}"
+            if name in self._known:
+                return name, certain and name.rpartition(".")[2] not in self._replaced
+            certain = certain and module.startswith("torch.")
         return None
+
+    def _find_replaced(self, parsed: Parsed) -> Iterator[str]:
+        """The last parts of known names that the file gives another meaning, as in ``nn.Conv2d = Mine``."""
+        for node in parsed.parents:
+            if isinstance(node, cst.AssignTarget) and isinstance(node.target, cst.Attribute):
+                name = self.qualified(node.target)
+            elif m.matches(node, _SETS_ATTRIBUTE):
+                owner, text = (each.value for each in cst.ensure_type(node, cst.Call).args[:2])
+                name = f"{self.qualified(owner)}.{self.constant(text)}"
+            else:
+                continue
+            if name in self._known:
+                yield name.rpartition(".")[2]
+
+    def binding(self, name: cst.Name) -> Binding:
+        """What tells a variable from others of the same name: the scope that binds it, and the name."""
+        scope = self._scopes.get(name)
+        bound = next(iter(scope[name.value]), None) if scope is not None else None
+        return (bound.scope if bound is not None else scope), name.value
 
     def value(self, name: cst.Name) -> cst.BaseExpression | None:
         """The expression assigned to a name, where it is assigned exactly once."""
@@ -130,11 +190,13 @@ class Names:
             raise NotConstantError from error
 
 
-def _is_dotted(node: cst.BaseExpression) -> bool:
+def _dotted(node: cst.BaseExpression) -> str | None:
     """Names and dots alone: libcst also names ``f(x).y`` and ``f[x].y``, after ``f``."""
+    names = []
     while isinstance(node, cst.Attribute):
+        names.append(node.attr.value)
         node = node.value
-    return isinstance(node, cst.Name)
+    return ".".join(reversed([*names, node.value])) if isinstance(node, cst.Name) else None
 
 
 def _whole(value: object) -> int:
@@ -143,25 +205,12 @@ def _whole(value: object) -> int:
     raise NotConstantError
 
 
-class _Assignments(cst.CSTVisitor):
-    """Which expression each assigned name is given, and the modules imported with a star, in their order."""
-
-    def __init__(self) -> None:
-        self.values: dict[cst.CSTNode, cst.BaseExpression] = {}
-        self.stars: list[str] = []
-
-    def visit_Assign(self, node: cst.Assign) -> None:
-        for target in node.targets:
-            self._note(target.target, node.value)
-
-    def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
-        if node.value is not None:
-            self._note(node.target, node.value)
-
-    def _note(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:
-        if isinstance(target, cst.Name):
-            self.values[target] = value
-
-    def visit_ImportFrom(self, node: cst.ImportFrom) -> None:
-        if isinstance(node.names, cst.ImportStar):
-            self.stars.append(get_absolute_module_for_import(None, node) or "")
+def _assigned(parsed: Parsed) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]]:
+    """Each name that a statement assigns to, with the expression it is given."""
+    for node in parsed.parents:
+        if isinstance(node, cst.Assign):
+            for target in node.targets:
+                if isinstance(target.target, cst.Name):
+                    yield target.target, node.value
+        elif isinstance(node, cst.AnnAssign) and node.value is not None and isinstance(node.target, cst.Name):
+            yield node.target, node.value

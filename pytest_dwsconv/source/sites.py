@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_dwsconv.conv import ConvSpec, cost, separable_cost
-from pytest_dwsconv.report import Finding, Origin
 from pytest_dwsconv.rules import Judgement, Policy, Verdict, most_saving
 from pytest_dwsconv.source.finder import Place
 from pytest_dwsconv.source.judging import judge_site, total_params
 
-Evidence = Mapping[tuple[int, int | None], Sequence[ConvSpec]]
-"""What was built by the call at a line and column, both from 1; the column is None where it was not recorded."""
+Position = tuple[int, int | None]
+"""Line and column of a call, both from 1; the column is None where the interpreter does not record it."""
+
+Evidence = Mapping[Position, Sequence[ConvSpec]]
+"""What was built by the call at each position."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +42,22 @@ class Site:
         specs = self.built or (self.place.spec,)
         return total_params(specs, cost), total_params(specs, separable_cost)
 
-    def finding(self, path: str) -> Finding:
-        """The site as one row of a report; with evidence, the costs are those of all that was built."""
-        before, after = self._params()
-        return Finding(
-            name=f"{path}:{self.place.line}:{self.place.column}",
-            spec=self.place.spec,
-            verdict=self.judgement.verdict,
-            code=self.judgement.code,
-            reason=self.judgement.reason,
-            params=before,
-            macs=None,
-            separable_params=after if self.is_candidate else None,
-            separable_macs=None,
-            origin=Origin.SOURCE,
-            type_name=self.place.type_name,
-        )
+
+def by_position(places: Sequence[Place]) -> dict[Position, Place]:
+    """The calls, each by line and column, and by the line alone where that begins one call only."""
+    calls = [place for place in places if place.is_call]
+    on_line = Counter(place.line for place in calls)
+    found: dict[Position, Place] = {(place.line, place.column): place for place in calls}
+    return found | {(place.line, None): place for place in calls if on_line[place.line] == 1}
 
 
 def judge_places(places: Sequence[Place], policy: Policy, evidence: Evidence) -> tuple[Site, ...]:
     """Judge each place, with what was built there where that is known."""
-    calls_on_line = Counter(place.line for place in places if place.is_call)
-    sites = []
-    for place in places:
-        built = _built(place, evidence, alone=calls_on_line[place.line] == 1) if place.is_call else ()
-        sites.append(Site(place, judge_site(place.spec, policy, place.proved, built), built))
-    return tuple(sites)
-
-
-def _built(place: Place, evidence: Evidence, alone: bool) -> tuple[ConvSpec, ...]:
-    """A line alone tells which call it was only where the line begins one call."""
-    exact = tuple(evidence.get((place.line, place.column), ()))
-    return exact + (tuple(evidence.get((place.line, None), ())) if alone else ())
+    calls = by_position(places)
+    built: dict[Place, list[ConvSpec]] = defaultdict(list)
+    for position, specs in evidence.items():
+        if position in calls:
+            built[calls[position]] += specs
+    return tuple(
+        Site(place, judge_site(place.spec, policy, place.proved, built[place]), tuple(built[place])) for place in places
+    )

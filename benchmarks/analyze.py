@@ -1,0 +1,225 @@
+"""How long analysis takes, beside other counters: interleaved in one process, medians, as ratios to the fastest peer.
+
+Every tool runs as its documentation shows. Each round runs every tool once, so that all see the same machine. This
+project's memory of operators is emptied before each of its runs: what is timed is the first analysis of a process,
+imports aside. Peak extra memory is measured in a fresh process for each tool.
+
+    python benchmarks/analyze.py [--rounds 5] [--only resnet50]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pytest_dwsconv import analyze, outcomes
+
+warnings.simplefilter("ignore")
+
+OURS = "pytest-dwsconv"
+Shape = tuple[int, ...]
+
+
+def torchvision_model(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import torchvision
+
+        return torchvision.models.get_model(name)  # type: ignore[no-any-return]
+
+    return build
+
+
+def yolo() -> nn.Module:
+    from ultralytics.nn.tasks import DetectionModel
+
+    return DetectionModel("yolov8n.yaml", verbose=False)  # type: ignore[no-any-return]
+
+
+def billion() -> nn.Module:
+    with torch.device("meta"):
+        return stack(28, channels=2048)
+
+
+def stack(layers: int, channels: int = 8) -> nn.Sequential:
+    """As many 3 x 3 convolutions, each with a normalisation and an activation."""
+    blocks = [
+        nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+        for _ in range(layers)
+    ]
+    return nn.Sequential(*blocks)
+
+
+ROWS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "resnet50": (torchvision_model("resnet50"), (1, 3, 224, 224)),
+    "resnet50 at 1024": (torchvision_model("resnet50"), (1, 3, 1024, 1024)),
+    "convnext_large": (torchvision_model("convnext_large"), (1, 3, 224, 224)),
+    "vgg16": (torchvision_model("vgg16"), (1, 3, 224, 224)),
+    "efficientnet_b0": (torchvision_model("efficientnet_b0"), (1, 3, 224, 224)),
+    "vit_b_16": (torchvision_model("vit_b_16"), (1, 3, 224, 224)),
+    "yolov8n": (yolo, (1, 3, 640, 640)),
+    "1 billion parameters (meta)": (billion, (1, 2048, 32, 32)),
+}
+
+
+def ours(model: nn.Module, shape: Shape) -> None:
+    outcomes.forget()
+    analyze(model, shape)
+
+
+def torchinfo(model: nn.Module, shape: Shape) -> None:
+    from torchinfo import summary
+
+    summary(model, input_size=shape, verbose=0)
+
+
+def fvcore(model: nn.Module, shape: Shape) -> None:
+    from fvcore.nn import FlopCountAnalysis
+
+    analysis = FlopCountAnalysis(model.eval(), (_input(model, shape),))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
+
+
+def ptflops(model: nn.Module, shape: Shape) -> None:
+    from ptflops import get_model_complexity_info
+
+    macs, _ = get_model_complexity_info(model, shape[1:], print_per_layer_stat=False, as_strings=False)
+    if macs is None:
+        raise RuntimeError("ptflops gave up")
+
+
+def thop(model: nn.Module, shape: Shape) -> None:
+    from thop import profile
+
+    profile(model, inputs=(_input(model, shape),), verbose=False)
+
+
+def torchsummary(model: nn.Module, shape: Shape) -> None:
+    from torchsummary import summary
+
+    summary(model, shape[1:], device="cpu")
+
+
+def flop_counter(model: nn.Module, shape: Shape) -> None:
+    with FlopCounterMode(display=False), torch.no_grad():
+        model.eval()(_input(model, shape))
+
+
+def _input(model: nn.Module, shape: Shape) -> torch.Tensor:
+    return torch.empty(shape, device=next(model.parameters()).device)
+
+
+TOOLS: dict[str, Callable[[nn.Module, Shape], None]] = {
+    OURS: ours,
+    "torchinfo": torchinfo,
+    "fvcore": fvcore,
+    "ptflops": ptflops,
+    "thop": thop,
+    "torchsummary": torchsummary,
+    "FlopCounterMode": flop_counter,
+}
+
+
+def run(tool: str, model: nn.Module, shape: Shape) -> float:
+    """Seconds that one analysis takes; what the tool prints is swallowed."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        start = time.perf_counter()
+        TOOLS[tool](model, shape)
+        return time.perf_counter() - start
+
+
+def times(row: str, rounds: int) -> dict[str, float | None]:
+    """Median seconds of each tool, None for one that fails; the first round warms up and is dropped."""
+    build, shape = ROWS[row]
+    models = {tool: build() for tool in TOOLS}
+    taken: dict[str, list[float]] = {tool: [] for tool in TOOLS}
+    for _ in range(rounds + 1):
+        for tool in list(models):
+            try:
+                taken[tool].append(run(tool, models[tool], shape))
+            except Exception as error:
+                print(f"{row}: {tool} fails: {type(error).__name__}: {str(error).strip()[:80]}", file=sys.stderr)
+                del models[tool]
+    return {tool: statistics.median(taken[tool][1:]) if tool in models else None for tool in TOOLS}
+
+
+def peak_extra_memory(row: str, tool: str) -> float | None:
+    """MiB that one analysis adds to the most this process held before it, in a fresh process."""
+    command = [sys.executable, __file__, "--memory-of", json.dumps([row, tool])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def _measure_memory(row: str, tool: str) -> None:
+    run(tool, nn.Sequential(nn.Conv2d(3, 4, 3)), (1, 3, 8, 8))  # what a tool imports and prepares is not the model's
+    build, shape = ROWS[row]
+    model = build()
+    before = _status("VmRSS")
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")  # the high-water mark starts anew
+    run(tool, model, shape)
+    print((_status("VmHWM") - before) / 1024)
+
+
+def _status(key: str) -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key))
+
+
+def compare(rows: list[str], rounds: int) -> None:
+    table, memory = [], []
+    for row in rows:
+        seconds = times(row, rounds)
+        peers = {tool: value for tool, value in seconds.items() if tool != OURS and value is not None}
+        fastest = min(peers, key=lambda tool: peers[tool]) if peers else ""
+        share = seconds[OURS] / peers[fastest] if fastest and seconds[OURS] else None  # type: ignore[operator]
+        table.append([row, share, fastest, *(value and value * 1e3 for value in seconds.values())])
+        memory.append([row, *(peak_extra_memory(row, tool) for tool in TOOLS)])
+    print("\nMedian time, ms; share is this project's time over the fastest peer's")
+    print(tabulate(table, ["model", "share", "fastest peer", *TOOLS], floatfmt=("", ".3f", "", *[".1f"] * 7)))
+    print("\nPeak extra memory, MiB")
+    print(tabulate(memory, ["model", *TOOLS], floatfmt=".1f"))
+
+
+def growth(rounds: int) -> None:
+    """The cost of a layer in nets of more and more layers."""
+    table: list[list[Any]] = []
+    for layers in (10, 100, 1000, 10_000):
+        with torch.device("meta"):
+            model = stack(layers)
+        seconds = statistics.median(run(OURS, model, (1, 8, 32, 32)) for _ in range(rounds))
+        table.append([layers, seconds * 1e3, seconds / layers * 1e6])
+    print("\nStacks of convolution, normalisation, activation")
+    print(tabulate(table, ["layers", "ms", "µs a layer"], floatfmt=".1f"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", action="append", choices=ROWS, help="one row; may be repeated")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        return _measure_memory(*json.loads(options.memory_of))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
+    compare(options.only or list(ROWS), options.rounds)
+    growth(options.rounds)
+    return None
+
+
+if __name__ == "__main__":
+    main()

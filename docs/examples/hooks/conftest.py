@@ -1,0 +1,59 @@
+"""An example of the plugin's three hooks: change a verdict, add a latency target, receive reports."""
+
+import platform
+import time
+
+import torch
+
+from pytest_dwsconv.measurement import Measurement
+from pytest_dwsconv.rules import Judgement, Verdict
+
+TESTS = {}
+
+
+class ThisProcessor:
+    """Measures with torch, on the processor that runs the tests."""
+
+    def measure(self, model, shape):
+        x = torch.rand(shape)
+        with torch.inference_mode():
+            times = [self._time(model, x) for _ in range(12)]
+        return Measurement(
+            model=type(model).__name__,
+            host="",
+            machine=platform.node(),
+            device="cpu",
+            python=platform.python_version(),
+            runtime=f"torch {torch.__version__}",
+            library="",
+            library_version="",
+            clock="",
+            first_invoke=times[0],
+            samples=tuple(times[2:]),
+        )
+
+    def _time(self, model, x):
+        start = time.perf_counter()
+        model(x)
+        return time.perf_counter() - start
+
+
+def pytest_dwsconv_latency_backend(config, target):
+    return ThisProcessor() if target == "cpu" else None
+
+
+def pytest_dwsconv_judge(config, finding):
+    if finding.name == "stem":
+        return Judgement(Verdict.INELIGIBLE, "ACME1", "the stem reads the camera's image, keep it")
+    return None
+
+
+def pytest_dwsconv_report(config, nodeid, report):
+    TESTS.setdefault((report.params, report.model), set()).add(nodeid)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if TESTS:
+        terminalreporter.section("models by parameters")
+        for (params, model), tests in sorted(TESTS.items(), reverse=True):
+            terminalreporter.write_line(f"  {model:20} {params:>12,}  {', '.join(sorted(tests))}")

@@ -1,0 +1,58 @@
+"""What a model is made of, found in one walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class Inventory:
+    """The modules of a model by their qualified names, each once, in the order of registration."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self.modules: dict[str, nn.Module] = {}
+        """Each module under its first name; the root's is the empty string."""
+        self.names: dict[int, list[str]] = {}
+        """All names of a module, by its identity."""
+        self._walk(root, "", set())
+
+    def _walk(self, module: nn.Module, name: str, within: set[int]) -> None:
+        key = id(module)
+        names = self.names.setdefault(key, [])
+        names.append(name)
+        if len(names) == 1:
+            self.modules[name] = module
+        if key in within:  # a module that holds itself
+            return
+        within.add(key)
+        for child_name, child in module._modules.items():
+            if child is not None:
+                self._walk(child, f"{name}.{child_name}" if name else child_name, within)
+        within.remove(key)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters, buffers and tensors kept as attributes, with their names; a shared one under each."""
+        for module_name, module in self.modules.items():
+            prefix = f"{module_name}." if module_name else ""
+            for table in (module._parameters, module._buffers, module.__dict__):
+                for name, value in table.items():
+                    if isinstance(value, Tensor):
+                        yield prefix + name, value
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter once."""
+        found = {}
+        for module in self.modules.values():
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    found[id(parameter)] = parameter
+        return list(found.values())
+
+    def device(self) -> torch.device:
+        """Where the model is: the device of its first parameter, else of its first buffer, else the CPU."""
+        for tensor in (*self.parameters(), *self.root.buffers()):
+            return tensor.device
+        return torch.device("cpu")

@@ -1,0 +1,178 @@
+"""A latency that was measured, as plain data: comparable, picklable, and the same after a trip through JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_dwsconv.budget import Unit, parse_quantity
+from pytest_dwsconv.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How long one model took on one device. Times are seconds.
+
+    ``samples`` are the invokes after the warm-up, in order; ``first_invoke`` comes before it and uploads the
+    parameters. ``host`` is the specification of the host ("" for this one) and ``machine`` what it calls itself;
+    ``device`` is the device's path, or "cpu". ``runtime`` is the package that ran the model, ``library`` and
+    ``library_version`` the file of libedgetpu and what it calls itself, and ``clock`` its variant: "std", "max" or
+    "unknown". The last three are empty for a CPU.
+    """
+
+    model: str
+    host: str
+    machine: str
+    device: str
+    python: str
+    runtime: str
+    library: str
+    library_version: str
+    clock: str
+    first_invoke: float
+    samples: tuple[float, ...]
+
+    def percentile(self, percent: float) -> float:
+        """The latency that ``percent`` of the samples do not exceed, interpolated linearly between two samples.
+
+        Raises:
+            InputError: ``percent`` is not between 0 and 100.
+        """
+        if not 0 <= percent <= 100:
+            raise InputError(f"a percentile is a number from 0 to 100, not {percent!r}")
+        ordered = sorted(self.samples)
+        position = (len(ordered) - 1) * percent / 100
+        below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
+        return below + (above - below) * (position % 1)
+
+    @property
+    def median(self) -> float:
+        return self.percentile(50)
+
+    @property
+    def p90(self) -> float:
+        return self.percentile(90)
+
+    @property
+    def p99(self) -> float:
+        return self.percentile(99)
+
+    @property
+    def spread(self) -> float:
+        """The distance from the 10th to the 90th percentile, as a share of the median."""
+        return (self.p90 - self.percentile(10)) / self.median
+
+    def __str__(self) -> str:
+        times = f"{milliseconds(self.median)} median, {milliseconds(self.p90)} p90, {milliseconds(self.p99)} p99"
+        first = f"spread {self.spread:.1%}, first invoke {milliseconds(self.first_invoke)}"
+        return f"{self.model}: measured {times}, {first}, on {self.device} of {self.machine}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers, with the schema's version and the figures of ``samples``."""
+        figures = {"median": self.median, "p90": self.p90, "p99": self.p99, "spread": self.spread}
+        plain = asdict(self) | {"samples": list(self.samples)}
+        return {"schema_version": SCHEMA_VERSION, "obtained": "measured", "unit": "s", **figures, **plain}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
+        """The measurement that ``to_dict`` described.
+
+        Raises:
+            FormatError: ``data`` is of another schema version, or not a measurement.
+        """
+        seen = data.get("schema_version") if isinstance(data, Mapping) else None
+        if seen != SCHEMA_VERSION:
+            raise FormatError(
+                f"a measurement of schema version {seen!r} cannot be read; this release reads version "
+                f"{SCHEMA_VERSION}: measure again"
+            )
+        try:
+            values = {field.name: data[field.name] for field in fields(cls)}
+            return cls(**values | {"samples": tuple(float(sample) for sample in values["samples"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"not a whole measurement: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Measurement:
+        """The measurement that ``to_json`` wrote.
+
+        Raises:
+            FormatError: ``text`` is not JSON, or not a measurement.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except ValueError as error:
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError(f"not a measurement in JSON: {error}") from error
+
+
+@dataclass(frozen=True)
+class LatencyLimit:
+    """What a model may take: ``max`` as in "12ms" or a number of seconds, at a percentile of the samples.
+
+    ``tolerance`` is by how much the measurement may exceed that all the same: "30%", or 0.3 for the same.
+
+    Raises:
+        InputError: the percentile is not between 0 and 100.
+        FormatError: ``max`` or ``tolerance`` cannot be read.
+    """
+
+    max: float | str
+    percentile: float = 50
+    tolerance: float | str = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percentile <= 100:
+            raise InputError(f"a percentile is a number from 0 to 100, not {self.percentile!r}")
+        self._seconds, self._share  # noqa: B018  # reading them is the test
+
+    @property
+    def _seconds(self) -> float:
+        return parse_quantity(self.max, Unit.SECONDS)
+
+    @property
+    def _share(self) -> float:
+        value = self.tolerance
+        try:
+            share = float(value.strip().removesuffix("%")) / 100 if isinstance(value, str) else float(value)
+        except ValueError:
+            share = -1
+        if not 0 <= share < math.inf or (isinstance(value, str) and not value.strip().endswith("%")):
+            raise FormatError(f"{value!r} is not a tolerance: write a share from 0, as in '30%' or 0.3")
+        return share
+
+    def excess(self, measurement: Measurement) -> str:
+        """One sentence about a measurement that is over the limit, or nothing."""
+        actual, allowed = measurement.percentile(self.percentile), self._seconds * (1 + self._share)
+        if actual <= allowed:
+            return ""
+        tolerated = f" + {self._share:.0%}" if self._share else ""
+        return (
+            f"{measurement.model} took {milliseconds(actual)}, measured at the percentile {self.percentile:g} of "
+            f"{len(measurement.samples)} invokes, the limit is {milliseconds(self._seconds)}{tolerated} "
+            f"({milliseconds(actual - allowed)} over)."
+        )
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.3f} ms"
+
+
+class LatencyBackend(Protocol):
+    """Measures models on one target; what a ``pytest_dwsconv_latency_backend`` hook returns."""
+
+    def measure(self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None) -> Measurement:
+        """Measure a module, the bytes of a ``.tflite`` file or the path of one; ``shape`` is a module's input shape."""

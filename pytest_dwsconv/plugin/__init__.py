@@ -1,0 +1,176 @@
+"""The pytest plugin: what pytest finds here are options and hooks; the work is done elsewhere, imported on demand."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_report
+from pytest_dwsconv.plugin.marker import marker_help, pytest_pyfunc_call, pytest_runtest_call, pytest_runtest_setup
+from pytest_dwsconv.plugin.reports import ASKED, NOTICER, pytest_dwsconv_judge, pytest_runtest_makereport
+
+__all__ = [
+    "budget_fixture",
+    "dws_report",
+    "pytest_addhooks",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_dwsconv_judge",
+    "pytest_load_initial_conftests",
+    "pytest_pyfunc_call",
+    "pytest_runtest_call",
+    "pytest_runtest_makereport",
+    "pytest_runtest_setup",
+]
+
+
+_BARE = {"--dws-report": "text", "--dws-fail-on-increase": "0", "--dws-update": "yes"}
+"""Options that mean this when they are given without a value."""
+
+
+class ValueAfterEquals(argparse.Action):
+    """An option that takes a value after ``=`` only, may be bare, and leaves a test path after it alone.
+
+    Where a ``conftest.py`` loads this plugin, it comes too late to tell argparse so. A path is handed back then, in
+    the way that argparse's own subcommands do.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        given = str(values)
+        if given and not self._accepts(given) and Path(given.partition("::")[0]).exists():
+            namespace.__dict__.setdefault("_unrecognized_args", []).append(given)
+            given = str(self.const)
+        several = self.dest == "dws_report"
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), given] if several else given)
+
+    def _accepts(self, given: str) -> bool:
+        if self.dest != "dws_report":
+            return bool(given == self.const)
+        from pytest_dwsconv.render import FORMS
+
+        return bool(given.partition(":")[0] in FORMS)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("dwsconv", "depthwise separable convolutions")
+    group.addoption(
+        "--dws-report",
+        action=ValueAfterEquals,
+        nargs="?",
+        const=_BARE["--dws-report"],
+        metavar="FORMAT[:PATH]",
+        help="report the models of this run: text (the default), json, markdown, github or sarif, in the terminal "
+        "summary unless a PATH is given, or html:PATH; only the form with = takes a value; may be repeated",
+    )
+    group.addoption(
+        "--dws-model",
+        action="append",
+        metavar="MODULE:FACTORY",
+        help="report this model too: a torch.nn.Module, or what returns one when called, with its arguments in "
+        "parentheses if it needs any; may be repeated",
+    )
+    group.addoption(
+        "--dws-input-size",
+        metavar="N,C,H,W",
+        help="the input shape of the models named by --dws-model; several inputs are separated by ;",
+    )
+    group.addoption(
+        "--dws-strict",
+        action="store_true",
+        default=None,
+        help="fail the run if a model it calls cannot be analysed, or a latency it limits cannot be measured",
+    )
+    group.addoption(
+        "--dws-fail-on-increase",
+        nargs="?",
+        const=_BARE["--dws-fail-on-increase"],
+        metavar="PCT",
+        action=ValueAfterEquals,
+        help="fail the run if a model has more parameters or MACs than .dwsconv/baseline.json says, "
+        "by more than PCT percent if given",
+    )
+    group.addoption(
+        "--dws-update",
+        nargs="?",
+        const=_BARE["--dws-update"],
+        metavar="force",
+        action=ValueAfterEquals,
+        help="write what the models of this run cost to .dwsconv/baseline.json; force does so where CI is set",
+    )
+    parser.addini("dws_report", "as --dws-report, one a line", type="linelist")
+    parser.addini(
+        "dws_models", "models to report, one a line: as --dws-model, then its input size and limits", type="linelist"
+    )
+    parser.addini("dws_input_size", "as --dws-input-size, for models without one of their own")
+    parser.addini(
+        "dws_budgets",
+        "budgets, one a line: a model's class, a target or a path of tests, then limits as in params=5M; * is for all, "
+        "and of lines for the same model the last wins",
+        type="linelist",
+    )
+    parser.addini("dws_fail_on_increase", "as --dws-fail-on-increase, a number", default="")
+    parser.addini("dws_strict", "as --dws-strict", type="bool", default=False)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from pytest_dwsconv import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+    """Give bare options their value, or argparse takes the test path after them for one."""
+    end = args.index("--") if "--" in args else len(args)
+    bare = [index for index, argument in enumerate(args[:end]) if argument in _BARE]
+    for index in bare:
+        args[index] = f"{args[index]}={_BARE[args[index]]}"
+    if bare:
+        early_config.known_args_namespace.file_or_dir = parser.parse_known_args(args).file_or_dir
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", marker_help())
+    wanted, folder = _wanted(config)
+    config.stash[ASKED] = bool(wanted) or _checked(config)
+    if not config.stash[ASKED]:
+        return
+    from pytest_dwsconv.plugin.noticing import Noticer
+
+    if not hasattr(config, "workerinput"):
+        from pytest_dwsconv.plugin.summary import Summary, output
+
+        outputs = [output(value, folder) for value in wanted]
+        config.pluginmanager.register(Summary(config, outputs), "dwsconv-summary")
+    config.stash[NOTICER] = Noticer(config)
+    config.pluginmanager.register(config.stash[NOTICER], "dwsconv-noticer")
+
+
+def _checked(config: pytest.Config) -> bool:
+    """Whether the models of the run are held to something, be they shown or not."""
+    compared = config.getoption("dws_fail_on_increase") or config.getini("dws_fail_on_increase")
+    budgeted = any(re.search(r"\s\w+=[^)]*$", line) for line in config.getini("dws_models"))
+    return bool(compared or config.getoption("dws_update") or config.getini("dws_budgets") or budgeted)
+
+
+def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
+    """What is asked for on the command line, or else in the ini file, and the folder its paths start from.
+
+    Naming a model on the command line asks for text.
+    """
+    given, configured = config.getoption("dws_report"), config.getini("dws_report")
+    if given is None and configured:
+        return configured, config.rootpath
+    if given is None:
+        given = ["text"] if config.getoption("dws_model") else []
+    return given, config.invocation_params.dir

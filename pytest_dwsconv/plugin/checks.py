@@ -1,0 +1,132 @@
+"""What the whole run is held to at its end: the table of budgets, and the baseline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_dwsconv.baseline import Baseline, current
+from pytest_dwsconv.budget import held
+from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.plugin.configured import budget_for, rules
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.render import Run
+    from pytest_dwsconv.report import Report
+
+PLACE = Path(".dwsconv") / "baseline.json"
+
+
+@dataclass
+class Findings:
+    """What the checks say: ``faults`` fail the run, ``unknown`` does if it is strict, ``notices`` are only shown."""
+
+    faults: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+class Checks:
+    """Everything that can be wrong with options and files is found on construction, before any test runs.
+
+    Raises:
+        pytest.UsageError: a line of the table, an option or the baseline's file cannot be used.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._table = rules(config)
+        self._percent = _percent(config)
+        self._update = _update(config)
+        self._path = config.rootpath / PLACE
+        self._baseline = Baseline()
+        if self._percent is not None or self._update:
+            self._baseline = self._read()
+
+    def run(self, run: Run, latencies: Mapping[Report, Mapping[str, float]]) -> Findings:
+        """Check every model of the run; the budget's state joins its users."""
+        found = Findings()
+        for report, users in run.items():
+            try:
+                budget = budget_for(report, users, self._table)
+                limits = held(report, budget) if budget is not None else ()
+            except InputError as error:
+                found.unknown.append(str(error))
+                continue
+            users.held += [limit for limit in limits if limit not in users.held]
+            found.faults += [limit.violation for limit in limits if limit.violation]
+        self._compare(run, latencies, found)
+        return found
+
+    def _compare(self, run: Run, latencies: Mapping[Report, Mapping[str, float]], found: Findings) -> None:
+        models = current({report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies)
+        if self._update:
+            baseline, changes = self._baseline.updated(models)
+            if changes:
+                self._write(baseline.to_json())
+            found.notices += [f"{PLACE} is updated:" if changes else f"{PLACE} is up to date.", *changes]
+        elif self._percent is not None:
+            compared = self._baseline.compared(models, self._percent)
+            found.faults += compared.increases
+            tighten = "It is smaller than the baseline: tighten that with --dws-update."
+            found.notices += [f"{decrease} {tighten}" for decrease in compared.decreases]
+            found.notices += [f"{missing}: add it with --dws-update." for missing in compared.missing]
+
+    def _read(self) -> Baseline:
+        try:
+            return Baseline.from_json(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            if self._update and _can_be_made(self._path):
+                return Baseline()
+            advice = "name a folder that can be written" if self._update else "make it with --dws-update and commit it"
+            raise pytest.UsageError(f"there is no baseline {self._path}: {advice}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise pytest.UsageError(f"the baseline {self._path} cannot be read: {error}") from error
+        except FormatError as error:
+            raise pytest.UsageError(
+                f"the baseline {self._path} cannot be used ({error}): restore it, or delete it and use --dws-update"
+            ) from error
+
+    def _write(self, text: str) -> None:
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            self._path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise pytest.UsageError(f"the baseline {self._path} cannot be written: {error.strerror}") from error
+
+
+def _percent(config: pytest.Config) -> Decimal | None:
+    """The growth that is tolerated; None where nothing is compared."""
+    given = config.getoption("dws_fail_on_increase")
+    text = str(config.getini("dws_fail_on_increase") if given is None else given).strip().removesuffix("%")
+    try:
+        percent = Decimal(text) if text else None
+    except InvalidOperation:
+        percent = Decimal(-1)
+    if percent is not None and not (percent.is_finite() and percent >= 0):
+        raise pytest.UsageError(f"dws-fail-on-increase {text!r} is not a percentage: write a number from 0, as in 2.5")
+    return percent
+
+
+def _update(config: pytest.Config) -> bool:
+    given = config.getoption("dws_update")
+    if given not in (None, "yes", "force"):
+        raise pytest.UsageError(
+            f"dws-update {given!r} is not force: write --dws-update, or --dws-update=force under CI"
+        )
+    if given == "yes" and os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        raise pytest.UsageError(
+            "--dws-update is refused where CI is set: update the baseline on your machine and commit it, "
+            "or force it with --dws-update=force"
+        )
+    return given is not None
+
+
+def _can_be_made(path: Path) -> bool:
+    folder = path.parent if path.parent.exists() else path.parent.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)

@@ -1,0 +1,129 @@
+"""What options and configuration say of models and budgets, read from their text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from pytest_dwsconv.budget import Budget
+from pytest_dwsconv.errors import DwsconvError
+from pytest_dwsconv.targets import parse_input_size
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.plugin.reports import Shapes
+    from pytest_dwsconv.render import Users
+    from pytest_dwsconv.report import Report
+
+_LINE = re.compile(r"([^\s(]+(?:\(.*\))?)(.*)")
+"""A target, whose arguments may hold spaces, and the words after it."""
+
+
+class NamedModel(NamedTuple):
+    """A model to report whatever the tests do, and the budget it is held to."""
+
+    target: str
+    shapes: Shapes
+    budget: Budget | None = None
+
+
+def named_models(config: pytest.Config) -> list[NamedModel]:
+    """The models of ``--dws-model``, or else those of ``dws_models``.
+
+    Raises:
+        pytest.UsageError: an input size is no shape, a budget no budget, or a line something else.
+    """
+    size = config.getoption("dws_input_size") or config.getini("dws_input_size")
+    with usage_errors():
+        shapes = parse_input_size(size) if size else None
+    if given := config.getoption("dws_model"):
+        return [NamedModel(target, shapes) for target in given]
+    return [_named(line, shapes) for line in config.getini("dws_models")]
+
+
+def _named(line: str, shapes: Shapes) -> NamedModel:
+    match = _LINE.fullmatch(line)
+    target, words = (match[1], match[2].split()) if match else (line, [])
+    sizes = [word for word in words if "=" not in word]
+    if len(sizes) > 1:
+        raise pytest.UsageError(
+            f"dws_models {line!r} is not a target, an input size and limits, as in net:small 1,3,224,224 params=5M"
+        )
+    with usage_errors(f"dws_models {line!r}: "):
+        limits = _limits(word for word in words if "=" in word)
+        own = parse_input_size(sizes[0]) if sizes else shapes
+        return NamedModel(target, own, Budget.of(limits) if limits else None)
+
+
+class Rule(NamedTuple):
+    """Limits for the models that a pattern is for."""
+
+    pattern: str
+    limits: dict[str, float | str | None]
+
+    def is_for(self, report: Report, users: Users) -> bool:
+        """A pattern with a slash or of a file is for models its tests report, one with a colon for a target."""
+        pattern = self.pattern
+        if "/" in pattern or ".py" in pattern:
+            return any(_under(pattern, test) for test in users.tests)
+        names = users.targets if ":" in pattern else {report.model}
+        return any(fnmatchcase(name, pattern) for name in names)
+
+
+def _under(pattern: str, test: str) -> bool:
+    folder = pattern.rstrip("/")
+    return test == folder or test.startswith((f"{folder}/", f"{folder}::")) or fnmatchcase(test, pattern)
+
+
+def rules(config: pytest.Config) -> list[Rule]:
+    """The table of ``dws_budgets``.
+
+    Raises:
+        pytest.UsageError: a line is not a pattern and limits.
+    """
+    return [_rule(line) for line in config.getini("dws_budgets")]
+
+
+def _rule(line: str) -> Rule:
+    pattern, *words = line.split()
+    if any("=" not in word for word in (*words, *([] if words else [pattern]))) or "=" in pattern:
+        raise pytest.UsageError(f"dws_budgets {line!r} is not a pattern and limits, as in Small* params=5M macs=600M")
+    with usage_errors(f"dws_budgets {line!r}: "):
+        limits = _limits(words)
+        if Budget.of(limits).latency is not None:
+            raise pytest.UsageError(
+                f"dws_budgets {line!r}: latency is measured where the model is, limit it in dws_models or in a test"
+            )
+    return Rule(pattern, limits)
+
+
+def budget_for(report: Report, users: Users, table: Sequence[Rule]) -> Budget | None:
+    """The budget of a model; of lines that set the same limit for it the last wins."""
+    limits: dict[str, float | str | None] = {}
+    for rule in table:
+        if rule.is_for(report, users):
+            limits |= rule.limits
+    return Budget.of(limits) if limits else None
+
+
+def _limits(words: Iterable[str]) -> dict[str, float | str | None]:
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+@contextmanager
+def usage_errors(where: str = "") -> Iterator[None]:
+    """Turn an error that is the user's to mend into one that ends the run with exit code 4."""
+    try:
+        yield
+    except DwsconvError as error:
+        raise pytest.UsageError(f"{where}{error}") from error
+
+
+def strict(config: pytest.Config) -> bool:
+    """Whether what could not be found out fails the run."""
+    given: bool | None = config.getoption("dws_strict")
+    return bool(config.getini("dws_strict")) if given is None else given

@@ -1,0 +1,109 @@
+"""Holding models to a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.plugin.configured import strict
+from pytest_dwsconv.plugin.reports import MADE, Latency, Made, Subject
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.budget import Budget, Held
+    from pytest_dwsconv.measurement import LatencyBackend, Measurement
+    from pytest_dwsconv.report import Report
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a model stands to a budget; ``unknown`` says in a sentence what could not be found out."""
+
+    limits: tuple[Held, ...]
+    latency: Latency | None = None
+    unknown: str = ""
+
+    @property
+    def violations(self) -> list[str]:
+        return [limit.violation for limit in self.limits if limit.violation]
+
+
+def hold(item: pytest.Item, subjects: Sequence[Subject], budget: Budget, *, pytrace: bool) -> None:
+    """Fail with a sentence for each limit exceeded; the layers that matter are in sections of the failure.
+
+    Raises:
+        InputError: a limit is on what the report does not tell, for want of an input size.
+    """
+    __tracebackhide__ = True
+    made = item.stash.setdefault(MADE, Made())
+    standings = [standing(item.ihook, item.config, subject, budget) for subject in subjects]
+    for subject, found in zip(subjects, standings, strict=True):
+        made.held.append((subject.report, found.limits))
+        if found.latency is not None:
+            made.latencies.append((subject.report, found.latency))
+        if found.violations:
+            made.sections += sections(subject.report, budget)
+        if found.unknown:
+            made.failures.append(found.unknown)
+            item.warn(pytest.PytestWarning(found.unknown))
+    sentences = [sentence for found in standings for sentence in found.violations]
+    if strict(item.config):
+        sentences += [found.unknown for found in standings if found.unknown]
+    if sentences:
+        pytest.fail("\n".join(sentences), pytrace=pytrace)
+
+
+def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget) -> Standing:
+    """Compare a model with a budget, measuring its latency if that is limited.
+
+    Raises:
+        InputError: a limit is on what the report does not tell, for want of an input size or of the model.
+    """
+    from pytest_dwsconv.budget import Held, Unit, held, parse_quantity
+    from pytest_dwsconv.measurement import LatencyLimit
+
+    limits = held(subject.report, budget)
+    if budget.latency is None:
+        return Standing(limits)
+    target = str(budget.target)
+    backend: LatencyBackend | None = hook.pytest_dwsconv_latency_backend(config=config, target=target)
+    if backend is None:
+        return Standing(
+            limits, unknown=f"the latency of {subject.report.model} on {target} is unknown: no plugin measures it"
+        )
+    measured = _measured(backend, subject)
+    excess = LatencyLimit(budget.latency).excess(measured)
+    limit = parse_quantity(budget.latency, Unit.SECONDS)
+    row = Held("latency", f"median latency measured on {target}", Unit.SECONDS, limit, measured.median, excess)
+    return Standing((*limits, row), Latency(_conditions(target, measured), measured.median))
+
+
+def _measured(backend: LatencyBackend, subject: Subject) -> Measurement:
+    report, model = subject
+    if model is None:
+        raise InputError(f"the latency of {report.model} cannot be measured on a report: give the budget the model")
+    if len(report.input_shapes) != 1:
+        raise InputError(f"the latency of {report.model} needs the shape of one input, as in (1, 3, 224, 224)")
+    return backend.measure(model, report.input_shapes[0])
+
+
+def _conditions(target: str, measured: Measurement) -> str:
+    """What two latencies must have in common to be compared: the hardware, the runtime, torch and its threads."""
+    import torch
+
+    where = f"{target}: {measured.device} of {measured.machine}"
+    return f"{where}, {measured.runtime}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:
+    """The largest convolutions of a model over its budget, and the replacements that would bring it within."""
+    from pytest_dwsconv.budget import enough
+    from pytest_dwsconv.render.text import largest, layers
+
+    if report.findings:
+        yield f"dwsconv: largest convolutions of {report.model}", largest(report)
+    if replaced := enough(report, budget):
+        yield f"dwsconv: replacements that would bring {report.model} within its budget", layers(replaced)

@@ -1,0 +1,151 @@
+"""The marker ``dws_budget``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from inspect import iscoroutinefunction, signature
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_dwsconv.plugin.fixtures import ReportFixture
+from pytest_dwsconv.plugin.reports import MADE, Shapes, Subject
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_dwsconv.budget import Budget
+
+_RETURNED = pytest.StashKey[Any]()
+"""The model that the test returned last, if it did."""
+
+
+def dws_budget(  # noqa: PLR0913  # one argument a limit
+    *,
+    params: float | str | None = None,
+    macs: float | str | None = None,
+    size: float | str | None = None,
+    size_fp16: float | str | None = None,
+    size_int8: float | str | None = None,
+    activations: float | str | None = None,
+    candidates: float | str | None = None,
+    latency: float | str | None = None,
+    target: str | None = None,
+    input_size: str | Shapes = None,
+) -> tuple[Budget, Shapes]:
+    """Fail the test if a model it reports, or else takes or returns, is over this budget.
+
+    ``input_size`` is for models that the test takes or returns, which have no MACs without it.
+    """
+    from pytest_dwsconv.budget import Budget
+    from pytest_dwsconv.targets import parse_input_size
+
+    shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size
+    limits = (params, macs, size, size_fp16, size_int8, activations, candidates, latency, target)
+    return Budget(*limits), shapes
+
+
+def marker_help() -> str:
+    """The line that ``pytest --markers`` shows, made from the function above."""
+    arguments = ", ".join(f"{name}=" for name in signature(dws_budget).parameters)
+    return f"{dws_budget.__name__}({arguments}): {(dws_budget.__doc__ or '').splitlines()[0]}"
+
+
+def _marked(item: pytest.Item) -> tuple[Budget, Shapes]:
+    """What the markers of a test say together; of two that set the same argument the closest wins."""
+    arguments: dict[str, Any] = {}
+    for mark in reversed(list(item.iter_markers("dws_budget"))):
+        if mark.args:
+            raise pytest.UsageError(f"dws_budget takes keyword arguments only, not {mark.args[0]!r}")
+        arguments |= mark.kwargs
+    accepted = signature(dws_budget).parameters
+    unknown = [name for name in arguments if name not in accepted]
+    if unknown:
+        raise pytest.UsageError(f"dws_budget has no argument {unknown[0]!r}: it takes {', '.join(accepted)}")
+    return dws_budget(**arguments)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("dws_budget"):
+        with _in_one_sentence():
+            _marked(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Keep the model that a marked test returns, and let pytest see a test that returns nothing."""
+    test, pyfuncitem.stash[_RETURNED] = pyfuncitem.obj, None
+    if not pyfuncitem.get_closest_marker("dws_budget") or iscoroutinefunction(test):
+        return (yield)
+    pyfuncitem.obj = _keeping(pyfuncitem, test)
+    try:
+        return (yield)
+    finally:
+        pyfuncitem.obj = test
+
+
+def _keeping(item: pytest.Item, test: Callable[..., object]) -> Callable[..., object]:
+    @wraps(test)
+    def call(*args: Any, **kwargs: Any) -> object:
+        __tracebackhide__ = True
+        value = test(*args, **kwargs)
+        if not _is_model(value):
+            return value
+        item.stash[_RETURNED] = value
+        return None
+
+    return call
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    result = yield
+    if item.get_closest_marker("dws_budget"):
+        from pytest_dwsconv.plugin.holding import hold
+
+        with _in_one_sentence():
+            budget, shapes = _marked(item)
+            hold(item, _subjects(item, shapes), budget, pytrace=False)
+    return result
+
+
+@contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """Turn an error that is the user's to mend into a failure without a traceback."""
+    from pytest_dwsconv.errors import DwsconvError
+
+    try:
+        yield
+    except (DwsconvError, pytest.UsageError) as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+
+def _subjects(item: pytest.Item, shapes: Shapes) -> list[Subject]:
+    """What the test reported, or else the models among its arguments and the one it returned."""
+    made = item.stash.get(MADE, None)
+    if made is not None and made.subjects:
+        return made.subjects
+    analyze = ReportFixture(item)
+    subjects = [Subject(analyze(model, shapes), model) for model in _models(item)]
+    if not subjects:
+        raise pytest.UsageError(
+            "dws_budget found no model: report one with the fixture dws_report, "
+            "make one an argument of the test, or return one"
+        )
+    return subjects
+
+
+def _models(item: pytest.Item) -> list[nn.Module]:
+    if not isinstance(item, pytest.Function):
+        return []
+    values: list[Any] = [*map(item.funcargs.get, signature(item.function).parameters), item.stash.get(_RETURNED, None)]
+    return [value for value in values if _is_model(value)]
+
+
+def _is_model(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)

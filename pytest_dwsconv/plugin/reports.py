@@ -1,0 +1,142 @@
+"""Reports made by tests: how each is analysed, kept with its test, and sent to the process that prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_dwsconv.budget import Held
+    from pytest_dwsconv.plugin.noticing import Noticer
+    from pytest_dwsconv.report import Finding, Report
+    from pytest_dwsconv.rules import Judgement
+
+Shapes = Sequence[int] | Sequence[Sequence[int]] | None
+Packed = tuple[str, dict[str, Any]]
+
+
+class Subject(NamedTuple):
+    """A report, and the model it is of where somebody has it."""
+
+    report: Report
+    model: nn.Module | None
+
+
+class Latency(NamedTuple):
+    """A median latency in seconds, and the conditions it was measured under."""
+
+    conditions: str
+    seconds: float
+
+
+@dataclass
+class Made:
+    """What one test has made so far; all but ``subjects`` waits for the test's next phase report."""
+
+    subjects: list[Subject] = field(default_factory=list)
+    unsent: list[Report] = field(default_factory=list)
+    noticed: list[Packed] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    held: list[tuple[Report, Sequence[Held]]] = field(default_factory=list)
+    latencies: list[tuple[Report, Latency]] = field(default_factory=list)
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, subject: Subject) -> None:
+        self.subjects.append(subject)
+        self.unsent.append(subject.report)
+
+    def message(self) -> dict[str, Any]:
+        """What goes to the process that prints, as lists, dictionaries and text.
+
+        A report that was held to a budget may be one that this test did not make.
+        """
+        made = [subject.report for subject in self.subjects]
+        others = [report for report, _ in self.held if report not in made]
+        return {
+            "reports": [*map(packed, self.unsent + others), *self.noticed],
+            "failures": self.failures,
+            "held": [(packed(report)[0], [limit.to_dict() for limit in limits]) for report, limits in self.held],
+            "latencies": [(packed(report)[0], *latency) for report, latency in self.latencies],
+        }
+
+
+@lru_cache(maxsize=64)
+def packed(report: Report) -> Packed:
+    """The report as plain data, after a digest by which the receiver knows one that it has had already."""
+    data = report.to_dict()
+    return sha256(json.dumps(data).encode()).hexdigest(), data
+
+
+ASKED = pytest.StashKey[bool]()
+MADE = pytest.StashKey[Made]()
+NOTICER: pytest.StashKey[Noticer] = pytest.StashKey()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let reports travel with the phase they were made in, as plain data, so that they cross xdist.
+
+    A JUnit file takes the properties that a test has in its last phase.
+    """
+    made = item.stash.get(MADE, None)
+    if made is not None and call.when == "teardown" and item.config.getoption("xmlpath", None):
+        from pytest_dwsconv.render.junit import properties
+
+        item.user_properties += properties([subject.report for subject in made.subjects])
+    phase = yield
+    made = item.stash.get(MADE, None)
+    if made is not None:
+        phase.sections += made.sections
+        if item.config.stash[ASKED]:
+            phase.__dict__["dwsconv"] = made.message()
+        item.stash[MADE] = Made(made.subjects)
+        if phase.when == "teardown":
+            del item.stash[MADE]
+    return phase
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_dwsconv_judge(finding: Finding) -> Judgement:
+    from pytest_dwsconv.rules import Judgement
+
+    return Judgement(finding.verdict, finding.code, finding.reason)
+
+
+def analyze_under_hooks(hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any) -> Report:
+    """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts."""
+    from pytest_dwsconv.analysis import analyze, rejudged
+
+    with _unnoticed(config):
+        report = analyze(model, shapes, **options)
+    return rejudged(report, lambda finding: _overruled(hook, config, finding))
+
+
+def _overruled(hook: Any, config: pytest.Config, finding: Finding) -> Judgement:
+    from pytest_dwsconv.rules import Judgement
+
+    judgement = hook.pytest_dwsconv_judge(config=config, finding=finding)
+    if not isinstance(judgement, Judgement):
+        raise pytest.UsageError(f"pytest_dwsconv_judge must return a Judgement or None, not {judgement!r}")
+    return judgement
+
+
+@contextmanager
+def _unnoticed(config: pytest.Config) -> Iterator[None]:
+    """The forward of an analysis is not one of the test's calls."""
+    noticer = config.stash.get(NOTICER, None)
+    if noticer is None:
+        yield
+        return
+    with noticer.outermost():
+        yield

@@ -1,0 +1,181 @@
+"""The reports of a run, gathered on the process that prints, and where they go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from pytest_dwsconv.plugin.checks import Checks, Findings
+from pytest_dwsconv.plugin.configured import NamedModel, named_models, strict, usage_errors
+from pytest_dwsconv.plugin.holding import standing
+from pytest_dwsconv.plugin.reports import Subject, analyze_under_hooks
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.budget import Held
+    from pytest_dwsconv.render import Run, Users
+    from pytest_dwsconv.report import Report
+
+TITLE = "dwsconv: depthwise separable candidates"
+
+_COMPLETE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+"""How a run ends that has done what it was to do."""
+
+
+class Output(NamedTuple):
+    """Where a report goes: its form, and a file, or None for the terminal."""
+
+    form: str
+    path: Path | None
+
+
+def output(value: str, folder: Path) -> Output:
+    from pytest_dwsconv.render import FILES_ONLY, FORMS
+
+    form, colon, name = value.partition(":")
+    if form not in FORMS or (colon and not name):
+        raise pytest.UsageError(f"dws-report {value!r} is not {' or '.join(FORMS)}, with :PATH after it if wanted")
+    if form in FILES_ONLY and not name:
+        raise pytest.UsageError(f"dws-report {value!r} goes to a file: write {form}:PATH")
+    path = folder / name if name else None
+    if path is not None and not _writable(path):
+        raise pytest.UsageError(f"dws-report {value!r}: {path} cannot be written, name a file in an existing folder")
+    return Output(form, path)
+
+
+def _writable(path: Path) -> bool:
+    place = path if path.exists() else path.parent
+    return not path.is_dir() and path.parent.is_dir() and os.access(place, os.W_OK)
+
+
+class Summary:
+    """Gathers every report of the run on the process that prints, and puts them where they were asked for."""
+
+    def __init__(self, config: pytest.Config, outputs: list[Output]) -> None:
+        self._config = config
+        self._outputs = outputs
+        self._run: dict[Report, Users] = {}
+        self._received: dict[str, Report] = {}
+        self._failures: dict[str, set[str]] = {}
+        self._latencies: dict[Report, dict[str, float]] = {}
+        self._models = named_models(config)
+        self._checks = Checks(config)
+        self._findings = Findings()
+
+    def pytest_sessionstart(self) -> None:
+        with usage_errors():
+            for named in self._models:
+                self._add_named(named)
+
+    def _add_named(self, named: NamedModel) -> None:
+        config = self._config
+        subject = _analyze_named(config, named)
+        self._add(subject.report, target=named.target)
+        if named.budget is not None:
+            found = standing(config.hook, config, subject, named.budget)
+            self._hold(subject.report, found.limits)
+            self._findings.faults += found.violations
+            self._findings.unknown += [found.unknown] if found.unknown else []
+            if found.latency is not None:
+                self._latencies.setdefault(subject.report, {}).update([found.latency])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from pytest_dwsconv.budget import Held
+        from pytest_dwsconv.report import Report
+
+        message = report.__dict__.pop("dwsconv", {})
+        for digest, data in message.get("reports", ()):
+            if digest not in self._received:
+                self._received[digest] = Report.from_dict(data)
+            self._add(self._received[digest], nodeid=report.nodeid)
+        for digest, limits in message.get("held", ()):
+            if digest in self._received:
+                self._hold(self._received[digest], [Held.from_dict(limit) for limit in limits])
+        for digest, conditions, seconds in message.get("latencies", ()):
+            if digest in self._received:
+                self._latencies.setdefault(self._received[digest], {})[conditions] = seconds
+        for failure in message.get("failures", ()):
+            self._failures.setdefault(failure, set()).add(report.nodeid)
+
+    def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
+        from pytest_dwsconv.render import Users
+
+        users = self._run.setdefault(report, Users())
+        if target:
+            users.targets.add(target)
+        else:
+            users.tests.add(nodeid)
+        self._config.hook.pytest_dwsconv_report(config=self._config, nodeid=nodeid, report=report)
+
+    def _hold(self, report: Report, limits: Sequence[Held]) -> None:
+        held = self._run[report].held
+        held += [limit for limit in limits if limit not in held]
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.USAGE_ERROR:
+            return
+        if exitstatus in _COMPLETE:
+            checked = self._checks.run(self._run, self._latencies)
+            self._findings.faults += checked.faults
+            self._findings.unknown += checked.unknown
+            self._findings.notices += checked.notices
+        for output in self._outputs:
+            if output.path is not None:
+                _write(output.form, self._run, output.path)
+        session.exitstatus = self._outcome(exitstatus)
+
+    def _outcome(self, exitstatus: int) -> int:
+        """A run that reported a named model has done something, with or without tests; checks may fail it."""
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return exitstatus
+        unknown = bool(self._failures or self._findings.unknown)
+        if self._findings.faults or (unknown and strict(self._config)):
+            return pytest.ExitCode.TESTS_FAILED
+        return pytest.ExitCode.OK if any(users.targets for users in self._run.values()) else exitstatus
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        from pytest_dwsconv.render import render_run
+
+        writer = self._config.get_terminal_writer()
+        # reason: where there is no terminal, its width is made up
+        width = writer.fullwidth if terminalreporter.isatty else None
+        for form, path in self._outputs:
+            if path is not None:
+                terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
+            else:
+                terminalreporter.section(TITLE)
+                verbosity = self._config.get_verbosity()
+                terminalreporter.write_line(
+                    render_run(form, self._run, verbosity, width=width, colour=writer.hasmarkup)
+                )
+        called = [f"{failure}\nCalled by {', '.join(sorted(tests))}" for failure, tests in self._failures.items()]
+        severe = strict(self._config)
+        _section(terminalreporter, "notices", self._findings.notices)
+        _section(terminalreporter, "not known", sorted(called) + self._findings.unknown, red=severe, yellow=not severe)
+        _section(terminalreporter, "over budget", self._findings.faults, red=True)
+
+
+def _section(reporter: pytest.TerminalReporter, title: str, lines: Sequence[str], **markup: Any) -> None:
+    if lines:
+        reporter.section(f"dwsconv: {title}", **markup)
+        for line in lines:
+            reporter.write_line(line)
+
+
+def _analyze_named(config: pytest.Config, named: NamedModel) -> Subject:
+    from pytest_dwsconv.targets import load_target
+
+    model = load_target(named.target, (config.rootpath, config.invocation_params.dir))
+    return Subject(analyze_under_hooks(config.hook, config, model, named.shapes), model)
+
+
+def _write(form: str, run: Run, path: Path) -> None:
+    from pytest_dwsconv.render import write_run
+
+    try:
+        write_run(form, run, path)
+    except OSError as error:
+        raise pytest.UsageError(f"dws-report: {path} cannot be written: {error.strerror}") from error

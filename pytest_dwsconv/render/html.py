@@ -1,0 +1,209 @@
+"""The reports of a run as one page that needs nothing else: no network, no other file, and no script to be read.
+
+The template, its style and its script are in ``page/`` beside this file. The script sorts and filters a table that is
+whole without it. A policy in the page lets no other style or script run, so an untrusted name cannot bring its own.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from importlib.resources import files
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pytest_dwsconv import __version__
+from pytest_dwsconv.budget import Held, humanize
+from pytest_dwsconv.render.run import Run, Style, Users
+from pytest_dwsconv.render.table import COLUMNS, Column, count, label, plain, ratio, totals
+from pytest_dwsconv.render.words import (
+    NO_MODEL,
+    circumstances,
+    memory_rows,
+    no_convolutions,
+    not_counted,
+    reasons,
+    remarks,
+)
+from pytest_dwsconv.report import Finding, Report
+from pytest_dwsconv.rules import Verdict
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def render_run(run: Run, style: Style) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("pytest_dwsconv.render", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css, script = (_text(f"page.{kind}") for kind in ("css", "js"))
+    environment.filters["breakable"] = _breakable
+    return environment.get_template("page.html").render(
+        version=__version__,
+        css=css,
+        script=script,
+        policy=f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(script)}'",
+        models=[_model(number, *row) for number, row in enumerate(run.items(), 1)],
+        columns=COLUMNS,
+        nothing=NO_MODEL,
+    )
+
+
+def _breakable(name: str) -> Markup:
+    """A qualified name that a line may end in after each dot."""
+    from markupsafe import Markup
+
+    return Markup(".<wbr>").join(name.split("."))
+
+
+def _text(name: str) -> str:
+    return (files("pytest_dwsconv.render") / "page" / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """What the page's policy calls a style or script by."""
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+def _model(number: int, report: Report, users: Users) -> dict[str, Any]:
+    """What the template shows of one model."""
+    return {
+        "id": f"model-{number}",
+        "name": plain(report.model),
+        "circumstances": circumstances(report),
+        "figures": _figures(report),
+        "limits": [_limit(held) for held in users.held],
+        "rows": _rows(report.findings),
+        "convolutions": count(len(report.findings), "convolution"),
+        "verdicts": [verdict.value for verdict in Verdict if any(f.verdict is verdict for f in report.findings)],
+        "totals": [(total.label, total.written()) for total in totals(report)],
+        "empty": no_convolutions(report),
+        "reasons": reasons(report.findings),
+        "remarks": remarks(report),
+        "memory": memory_rows(report.memory) if report.memory else [],
+        "not_counted": not_counted(report),
+        "users": [plain(name) for name in users.names],
+        "measures": [measure for measure in _MEASURES if any(measure.before(f) for f in report.findings)],
+    }
+
+
+class Figure(NamedTuple):
+    """A total of the model, now and with every candidate replaced; ``share`` is the length of its bar in percent."""
+
+    noun: str
+    before: str
+    exact: str
+    after: str = ""
+    share: float | None = None
+    saving: str = ""
+
+
+def _figures(report: Report) -> list[Figure]:
+    figures = [_figure("Parameters", report.params, report.separable_params)]
+    if report.macs is None or report.separable_macs is None:
+        figures.append(Figure("MACs", "not known", "give an input size to count them"))
+    else:
+        figures.append(_figure("MACs", report.macs, report.separable_macs))
+    share = 100 * len(report.candidates) / len(report.findings) if report.findings else 0.0
+    of_all = f"of {count(len(report.findings), 'convolution')}"
+    return [*figures, Figure("Candidates", f"{len(report.candidates):,}", of_all, share=share)]
+
+
+def _figure(noun: str, before: int, after: int) -> Figure:
+    share = 100 * after / before if before else 100.0
+    saving = ratio(before / after) if after and after != before else ""
+    return Figure(noun, humanize(before), f"{before:,} now, {after:,} separable", humanize(after), share, saving)
+
+
+class Limit(NamedTuple):
+    """A limit as the page shows it; the bar ends at the larger of the two numbers."""
+
+    noun: str
+    exceeded: bool
+    actual: str
+    limit: str
+    actual_share: float
+    limit_share: float
+    violation: str
+
+
+def _limit(held: Held) -> Limit:
+    largest = max(held.actual, held.limit) or 1
+    return Limit(
+        held.noun,
+        bool(held.violation),
+        humanize(held.actual, held.unit),
+        humanize(held.limit, held.unit),
+        100 * held.actual / largest,
+        100 * held.limit / largest,
+        plain(held.violation),
+    )
+
+
+class Measure(NamedTuple):
+    """What the bars of a row can show."""
+
+    key: str
+    noun: str
+
+    def before(self, finding: Finding) -> int:
+        value: int | None = getattr(finding, self.key)
+        return value or 0
+
+    def after(self, finding: Finding) -> int:
+        """What it is once every candidate is replaced."""
+        value: int | None = getattr(finding, f"separable_{self.key}")
+        return self.before(finding) if value is None else value
+
+
+_MEASURES = (Measure("params", "parameters"), Measure("macs", "MACs"))
+
+
+def _scales(findings: Sequence[Finding]) -> dict[Measure, int]:
+    """The largest of each measure, which has a whole bar."""
+    return {measure: max((measure.before(finding) for finding in findings), default=0) or 1 for measure in _MEASURES}
+
+
+def _rows(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    scales = _scales(findings)
+    return [_row(finding, scales) for finding in findings]
+
+
+def _row(finding: Finding, scales: dict[Measure, int]) -> dict[str, Any]:
+    return {
+        "verdict": finding.verdict.value,
+        "label": plain(label(finding)),
+        "replaced": finding.verdict is Verdict.CANDIDATE,
+        "searched": " ".join(map(plain, (finding.name, *finding.aliases, finding.type_name, finding.reason))),
+        "cells": [_cell(column, finding) for column in COLUMNS],
+        "bars": [
+            (measure.key, _percent(measure.before(finding), scale), _percent(measure.after(finding), scale))
+            for measure, scale in scales.items()
+        ],
+    }
+
+
+def _percent(value: int, whole: int) -> str:
+    return f"{100 * value / whole:.2f}%"
+
+
+class Cell(NamedTuple):
+    """What a cell shows, and what it is sorted by: a number, text, or None where there is nothing."""
+
+    column: Column
+    text: str
+    sorted_by: float | str | None
+
+
+def _cell(column: Column, finding: Finding) -> Cell:
+    value = column.value(finding)
+    if isinstance(value, tuple):
+        value = prod(value)
+    return Cell(column, column.text(finding), plain(value) if isinstance(value, str) else value)

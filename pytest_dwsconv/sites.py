@@ -1,0 +1,198 @@
+"""Where a model's convolutions are: registered modules and function calls, with every call of the recorded forward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from pytest_dwsconv import operators
+from pytest_dwsconv.conv import ConvSpec, Trait
+from pytest_dwsconv.counting import CONVOLUTIONS, MACS, ConvCall
+from pytest_dwsconv.inventory import Inventory
+from pytest_dwsconv.recording import OWNER
+from pytest_dwsconv.report import Origin
+from pytest_dwsconv.tracing import Trace
+
+_EXACT = {**operators.CONV_MODULES, **operators.TRANSPOSED_MODULES}
+_QUANTIZED_PACKAGES = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat")
+
+
+class _ModuleCall(NamedTuple):
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    macs: int
+
+
+@dataclass
+class Site:
+    """One convolution: a registered module, or the function calls that share a weight."""
+
+    name: str
+    type_name: str
+    spec: ConvSpec
+    origin: Origin
+    aliases: tuple[str, ...] = ()
+    calls: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    """Input and output shape of each call."""
+    macs: int = 0
+    element_size: int | None = None
+    followed_by: tuple[str, ...] = ()
+
+    def called(self, call: ConvCall | _ModuleCall, node: fx.Node, recorded: Trace) -> None:
+        """Note one more call, which ``node`` made."""
+        if not self.calls:
+            self.element_size = node.meta["tensor_meta"].dtype.itemsize if "tensor_meta" in node.meta else None
+            self.followed_by = tuple(_followers(node, recorded.inventory))
+        self.calls.append((call.input_shape, call.output_shape))
+        self.macs += call.macs
+        self.origin = recorded.origin
+
+    def add_trait(self, trait: Trait) -> None:
+        if trait not in self.spec.traits:
+            self.spec = replace(self.spec, traits=(*self.spec.traits, trait))
+
+
+def find_sites(inventory: Inventory, recorded: Trace | None) -> list[Site]:
+    """Convolutions in the order of their first call, then the registered ones that were not called."""
+    sites = _registered(inventory, Origin.ATTRIBUTES if recorded is None else Origin.NOT_EXECUTED)
+    if recorded is None:
+        return list(sites.values())
+    order: dict[str, Site] = {}
+    for node in recorded.graph.nodes:
+        for site in _called_by(node, recorded, sites):
+            order.setdefault(site.name, site)
+    return [*order.values(), *(site for name, site in sites.items() if name not in order)]
+
+
+def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
+    holders: Counter[int] = Counter()
+    for module in inventory.modules.values():
+        holders.update(id(parameter) for parameter in module._parameters.values() if parameter is not None)
+    sites = {}
+    for name, module in inventory.modules.items():
+        if _is_convolution(module):
+            aliases = tuple(inventory.names[id(module)][1:])
+            site = sites[name] = Site(name, type(module).__name__, module_spec(module), origin, aliases)
+            if any(holders[id(parameter)] > 1 for parameter in module._parameters.values() if parameter is not None):
+                site.add_trait(Trait.TIED)
+    return sites
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    quantized = type(module).__module__.startswith(_QUANTIZED_PACKAGES)
+    return isinstance(module, _ConvNd) or (quantized and hasattr(module, "kernel_size") and hasattr(module, "groups"))
+
+
+def module_spec(module: nn.Module) -> ConvSpec:
+    """The numbers of a convolution module, with its traits and without shapes."""
+    conv: Any = module
+    rank = len(conv.kernel_size)
+    return ConvSpec(
+        rank=rank,
+        in_channels=conv.in_channels,
+        out_channels=conv.out_channels,
+        kernel_size=tuple(conv.kernel_size),
+        stride=operators.per_side(conv.stride, rank),
+        padding=conv.padding if isinstance(conv.padding, str) else operators.per_side(conv.padding, rank),
+        dilation=operators.per_side(conv.dilation, rank),
+        groups=conv.groups,
+        bias=(conv.bias() if callable(conv.bias) else conv.bias) is not None,
+        padding_mode=conv.padding_mode,
+        transposed=conv.transposed,
+        traits=_module_traits(module),
+    )
+
+
+def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
+    if type(module).__module__.startswith(_QUANTIZED_PACKAGES):
+        return (Trait.QUANTIZED,)
+    exact = type_before_parametrizations(module) in _EXACT and "forward" not in module.__dict__
+    traits = () if exact else (Trait.SUBCLASS,)
+    own = "weight" in module._parameters and "bias" in module._parameters
+    return traits if own else (*traits, Trait.REPARAMETRIZED)
+
+
+def _called_by(node: fx.Node, recorded: Trace, sites: dict[str, Site]) -> Iterator[Site]:
+    """The sites whose convolutions this node runs, with the call noted on them; none for most nodes."""
+    if node.op == "call_module" and node.target in sites:
+        site = sites[node.target]
+        x = node.args[0]
+        assert isinstance(x, fx.Node)
+        site.called(_ModuleCall(_shape(x), _shape(node), node.meta[MACS]), node, recorded)
+        yield site
+    elif node.op == "get_attr":
+        _mark_read_elsewhere(node, sites)
+    for call in node.meta.get(CONVOLUTIONS, ()):
+        site = _site_of(node, call, sites)
+        site.called(call, node, recorded)
+        yield site
+
+
+def _mark_read_elsewhere(node: fx.Node, sites: dict[str, Site]) -> None:
+    """A weight that something else than its own module reads is not a replacement's to give."""
+    owner = str(node.target).rpartition(".")[0]
+    if owner in sites and any(user.meta.get(OWNER) != owner for user in node.users):
+        sites[owner].add_trait(Trait.READ_ELSEWHERE)
+
+
+def _site_of(node: fx.Node, call: ConvCall, sites: dict[str, Site]) -> Site:
+    """The module whose forward made this function call or whose weight it reads, else a site of its own."""
+    owner = node.meta[OWNER]
+    if owner in sites:
+        return sites[owner]
+    weight = node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
+    name = f"{owner}.{node.name}".lstrip(".")
+    if isinstance(weight, fx.Node) and weight.op == "get_attr":
+        name = str(weight.target)
+        if name.rpartition(".")[0] in sites:
+            return sites[name.rpartition(".")[0]]
+    return sites.setdefault(
+        name, Site(name, getattr(node.target, "__name__", "function"), _call_spec(call), Origin.META)
+    )
+
+
+def _call_spec(call: ConvCall) -> ConvSpec:
+    outputs, inputs = call.weight_shape[0], call.weight_shape[1] * call.groups
+    if call.transposed:
+        outputs, inputs = call.weight_shape[1] * call.groups, call.weight_shape[0]
+    return ConvSpec(
+        rank=len(call.stride),
+        in_channels=inputs,
+        out_channels=outputs,
+        kernel_size=call.weight_shape[2:],
+        stride=call.stride,
+        padding=call.padding,
+        dilation=call.dilation,
+        groups=call.groups,
+        bias=call.bias,
+        transposed=call.transposed,
+        traits=(Trait.FUNCTIONAL,),
+    )
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["tensor_meta"].shape)
+
+
+def _followers(node: fx.Node, inventory: Inventory) -> Iterator[str]:
+    """The normalisation and then the activation that are the only ones to use a result, as far as there are."""
+    for kind in (operators.NORMALISATIONS, operators.ACTIVATIONS):
+        if len(node.users) == 1:
+            user = next(iter(node.users))
+            name = operator_name(user, inventory)
+            if name.rstrip("_") in kind:
+                yield name
+                node = user
+
+
+def operator_name(node: fx.Node, inventory: Inventory) -> str:
+    """A node's own word: the class of a module, the name of a function."""
+    if node.op == "call_module":
+        return type(inventory.modules[str(node.target)]).__name__
+    return str(getattr(node.target, "__name__", node.target))

@@ -1,0 +1,73 @@
+"""Where a file asks for the type of something: ``isinstance``, ``type(m) is``, ``match``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import libcst as cst
+import libcst.matchers as m
+
+from pytest_dwsconv.source.calls import CALLEES
+from pytest_dwsconv.source.names import Names
+
+_ALL_RANKS = frozenset({1, 2, 3})
+_BASE = "torch.nn.modules.conv._ConvNd"
+
+_IS_INSTANCE = m.Call(func=m.Name("isinstance"), args=[m.Arg(), m.Arg()])
+_TYPE_OF = m.Call(func=m.Name("type"), args=[m.Arg()]) | m.Attribute(attr=m.Name("__class__"))
+_NEGATED = (cst.NotEqual, cst.IsNot, cst.NotIn)
+
+
+class TypeCheck(NamedTuple):
+    """``subject`` is held against ``types``; ``positive`` where the whole holds if it is of one of them."""
+
+    subject: cst.BaseExpression
+    types: cst.BaseExpression
+    positive: bool = True
+
+
+def type_check(node: cst.CSTNode) -> TypeCheck | None:
+    """The check that a call or comparison makes, if it makes one."""
+    if m.matches(node, _IS_INSTANCE):
+        call = cst.ensure_type(node, cst.Call)
+        return TypeCheck(call.args[0].value, call.args[1].value)
+    if isinstance(node, cst.Comparison) and m.matches(node.left, _TYPE_OF):
+        first = node.comparisons[0]
+        subject = node.left.value if isinstance(node.left, cst.Attribute) else _argument(node.left)
+        return TypeCheck(subject, first.comparator, not isinstance(first.operator, _NEGATED))
+    return None
+
+
+def conv_ranks(types: cst.BaseExpression, names: Names) -> frozenset[int]:
+    """The dimensions of the convolutions, without transposed ones, that are among the types."""
+    ranks: set[int] = set()
+    for member in members(types):
+        if isinstance(member, (cst.Name, cst.Attribute)):
+            ranks |= _ranks_of(member, names)
+    return frozenset(ranks)
+
+
+def _ranks_of(member: cst.Name | cst.Attribute, names: Names) -> frozenset[int]:
+    meant, _ = names.meant(member) or ("", False)
+    if meant == _BASE:
+        return _ALL_RANKS
+    if meant in CALLEES:
+        return frozenset() if CALLEES[meant].transposed else frozenset({CALLEES[meant].rank})
+    value = names.value(member) if isinstance(member, cst.Name) else None
+    return conv_ranks(value, names) if isinstance(value, (cst.Tuple, cst.List, cst.Set)) else frozenset()
+
+
+def members(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
+    """The expression itself and, of a tuple, list or set, or of a union of types, its members."""
+    yield node
+    if isinstance(node, (cst.Tuple, cst.List, cst.Set)):
+        for element in node.elements:
+            yield from members(element.value)
+    elif isinstance(node, cst.BinaryOperation) and isinstance(node.operator, cst.BitOr):
+        yield from members(node.left)
+        yield from members(node.right)
+
+
+def _argument(node: cst.BaseExpression) -> cst.BaseExpression:
+    return cst.ensure_type(node, cst.Call).args[0].value

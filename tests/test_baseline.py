@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_dwsconv.baseline import Baseline, Current, Entry, current
+from pytest_dwsconv.errors import FormatError
+from pytest_dwsconv.report import Origin, Report
+
+SMALL = Report("Small", (), 100, 2000, Origin.META, ((1, 3, 8, 8),))
+WIDE = Report("Small", (), 150, 3000, Origin.META, ((1, 3, 8, 8),))
+BARE = Report("Small", (), 100, None, Origin.ATTRIBUTES)
+NAME = "Small, input 1 x 3 x 8 x 8"
+
+ENTRIES = st.dictionaries(
+    st.text(),
+    st.builds(
+        Entry,
+        st.integers(0, 10**12),
+        st.none() | st.integers(0, 10**15),
+        st.dictionaries(st.text(), st.floats(0, 100), max_size=2),
+    ),
+    max_size=4,
+)
+
+
+def names(run: dict[Report, list[str]]) -> dict[str, int]:
+    return {model.name: model.entry.params for model in current(run, {})}
+
+
+@given(ENTRIES)
+def test_json_round_trip_is_sorted(entries: dict[str, Entry]) -> None:
+    text = Baseline(entries).to_json()
+    assert Baseline.from_json(text) == Baseline(entries)
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+
+
+def test_models_are_named_by_class_and_input_and_where_needed_by_their_users() -> None:
+    assert names({SMALL: ["a"], BARE: ["a"]}) == {NAME: 100, "Small, no input": 100}
+    assert names({SMALL: ["b", "c"], WIDE: ["a"]}) == {f"{NAME}, in b": 100, f"{NAME}, in a": 150}
+    assert names({SMALL: ["a"], WIDE: ["a"]}) == {f"{NAME}, in a": 100, f"{NAME}, in a (2)": 150}
+
+
+def test_a_run_of_one_of_two_models_of_a_name_finds_the_right_one() -> None:
+    both, _ = Baseline().updated(current({SMALL: ["b"], WIDE: ["a"]}, {}))
+    alone = current({WIDE: ["a"]}, {})
+    assert both.compared(alone, Decimal(0)) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("entry", "percent", "expected"),
+    [
+        (Entry(100, 2000), "0", ([], [], [])),
+        (
+            Entry(101, 2000),
+            "0",
+            ([f"{NAME} has 101 parameters, 100 in the baseline (+1, +1.00 %)."], [], []),
+        ),
+        (Entry(101, 2000), "1", ([], [], [])),
+        (Entry(101, 2000), "0.99", ([f"{NAME} has 101 parameters, 100 in the baseline (+1, +1.00 %)."], [], [])),
+        (
+            Entry(99, 2020),
+            "0",
+            (
+                [f"{NAME} has 2,020 MACs, 2,000 in the baseline (+20, +1.00 %)."],
+                [f"{NAME} has 99 parameters, 100 in the baseline (-1, -1.00 %)."],
+                [],
+            ),
+        ),
+        (Entry(100, None), "0", ([], [], [])),
+    ],
+)
+def test_comparison_is_exact(entry: Entry, percent: str, expected: Any) -> None:
+    baseline = Baseline({NAME: Entry(100, 2000)})
+    assert baseline.compared([Current(NAME, (), entry)], Decimal(percent)) == expected
+
+
+@given(st.integers(1, 10**18), st.integers(0, 10**18), st.decimals(0, 1000, places=3))
+def test_an_increase_is_one_beyond_the_percentage(old: int, more: int, percent: Decimal) -> None:
+    found = Baseline({"a": Entry(old, None)}).compared([Current("a", (), Entry(old + more, None))], percent)
+    assert bool(found.increases) == (more * 100_000 > old * int(percent * 1000))
+
+
+def test_latency_is_compared_under_the_same_conditions_and_with_a_percentage_only() -> None:
+    baseline = Baseline({NAME: Entry(100, None, {"bench, torch 2, 4 threads": 0.004})})
+
+    def compared(conditions: str, seconds: float, percent: int) -> Any:
+        return baseline.compared([Current(NAME, (), Entry(100, None, {conditions: seconds}))], Decimal(percent))
+
+    assert compared("bench, torch 2, 4 threads", 0.005, 20).increases == [
+        f"{NAME} has 5.000 ms median latency (bench, torch 2, 4 threads), 4.000 in the baseline (+1.000, +25.00 %)."
+    ]
+    nothing: Any = ([], [], [])
+    assert compared("bench, torch 2, 4 threads", 0.005, 25) == nothing
+    assert compared("bench, torch 2, 4 threads", 0.005, 0) == nothing
+    assert compared("bench, torch 2, 2 threads", 9, 20) == nothing
+    assert compared("bench, torch 2, 4 threads", 0.001, 20) == nothing
+    assert baseline.compared([Current(NAME, (), Entry(100, None))], Decimal(20)) == nothing
+
+
+def test_a_model_that_is_new() -> None:
+    assert Baseline().compared(current({SMALL: ["a"]}, {}), Decimal(0)).missing == [f"{NAME} is not in the baseline"]
+
+
+def test_an_update_keeps_what_did_not_run_and_says_what_changed() -> None:
+    old = Baseline({"other": Entry(1, 1), NAME: Entry(90, 2000, {"here": 1.0})})
+    new, changes = old.updated([*current({SMALL: ["a"]}, {SMALL: {"there": 2.0}}), Current("new", (), Entry(7, None))])
+    assert new.entries == {
+        "other": Entry(1, 1),
+        NAME: Entry(100, 2000, {"here": 1.0, "there": 2.0}),
+        "new": Entry(7, None),
+    }
+    assert changes == [f"{NAME}: 100 parameters, 90 in the baseline (+10, +11.11 %)", "new: new"]
+    assert new.updated(current({SMALL: ["a"]}, {})) == (new, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "not a baseline: JSONDecodeError"),
+        ("[]", "not a baseline: TypeError"),
+        ("{}", "not a baseline: KeyError: 'schema_version'"),
+        ('{"schema_version": 2}', "a baseline of schema version 2, and this release reads version 1"),
+        ('{"schema_version": 1, "models": []}', "not a baseline"),
+        ('{"schema_version": 1, "models": {"a": {"params": 1}}}', "not a baseline: KeyError: 'macs'"),
+        ('{"schema_version": 1, "models": {"a": {"params": -1, "macs": 1}}}', "-1 is not a whole number from 0"),
+        ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": true}}}', "True is not a whole number from 0"),
+        ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "size": 1}}}', "unknown keys in"),
+        ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": "c"}}}}', "not a baseline"),
+    ],
+)
+def test_what_is_no_baseline(text: str, part: str) -> None:
+    with pytest.raises(FormatError) as error:
+        Baseline.from_json(text)
+    assert part in str(error.value)

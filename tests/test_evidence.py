@@ -1,0 +1,116 @@
+"""The table of ``--model``: it foretells what the rewritten file builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_dwsconv.cli import main
+from pytest_dwsconv.evidence import FileModel, model_of_file
+from pytest_dwsconv.report import Report
+from pytest_dwsconv.rules import Verdict
+from pytest_dwsconv.source.edit import rewrite_text
+from pytest_dwsconv.targets import build_from_file
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "classifier.py"
+FILE = """\
+import copy
+import torch
+from torch import nn
+from {elsewhere} import outside
+
+def conv(inputs, outputs, k=3, groups=1):
+    return nn.Conv2d(inputs, outputs, k, padding=k // 2, groups=groups)
+
+class Own(nn.Conv2d):
+    pass
+
+class Net(nn.Sequential):
+    def __init__(self):
+        layer = nn.Conv2d(16, 16, 3, padding=1)
+        super().__init__(
+            nn.Conv2d(3, 16, 3),  # dws: skip
+            layer,
+            copy.deepcopy(layer),
+            {body},
+            outside(16, 16, 3),
+            Own(16, 16, 3),
+            nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 5, 1, 2),
+        )
+"""
+
+
+def params(path: Path, model: str) -> int:
+    return sum(parameter.numel() for parameter in build_from_file(path, model).parameters())
+
+
+def foretold(path: Path, model: str) -> Report:
+    built = model_of_file(path, model)
+    return built.foretell(rewrite_text(path.read_text(), evidence=built.evidence).sites)
+
+
+@pytest.fixture
+def net(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A file whose network also has convolutions that another file builds; the other file's name is the test's own."""
+    elsewhere = f"elsewhere_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{elsewhere}.py").write_text(
+        "from torch import nn\n\nclass outside(nn.Sequential):\n"
+        "    def __init__(self, *a):\n        super().__init__(nn.Conv2d(*a))\n"
+    )
+    path = tmp_path / "net.py"
+    path.write_text(FILE.format(elsewhere=elsewhere, body=request.param))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("net", "candidates"),
+    [
+        ("conv(16, 16)", ["1", "2", "3", "7"]),
+        ("conv(16, 16, 1)", ["1", "2", "7"]),
+        ("conv(16, 16, groups=16)", ["1", "2", "7"]),
+        ("conv(16, 16), conv(16, 16, groups=16)", ["1", "2", "8"]),
+    ],
+    indirect=["net"],
+)
+def test_the_table_foretells_what_the_rewritten_file_builds(net: Path, candidates: list[str]) -> None:
+    report = foretold(net, "Net")
+    assert [finding.name for finding in report.candidates] == candidates
+    assert main(["--model", "Net", str(net)]) == 0
+    assert params(net, "Net") == report.separable_params < report.params
+
+
+@pytest.mark.parametrize("net", ["conv(16, 16), conv(16, 16, groups=16)"], indirect=True)
+def test_each_row_has_the_reason_that_holds_for_it(net: Path) -> None:
+    findings = {finding.name: finding for finding in foretold(net, "Net").findings}
+    assert [(findings[name].code, findings[name].verdict) for name in ("0", "3", "4", "5.0", "6")] == [
+        ("DWS101", Verdict.INELIGIBLE),
+        ("DWS203", Verdict.CANNOT_TELL),
+        ("DWS105", Verdict.INELIGIBLE),
+        ("DWS201", Verdict.CANNOT_TELL),
+        ("DWS106", Verdict.INELIGIBLE),
+    ]
+    assert "for 1 of the 2 built here, it is depthwise already" in findings["3"].reason
+    assert findings["5.0"].reason == "no call of its class in this file builds it"
+    assert findings["3"].separable_params is None
+
+
+def test_the_example_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "classifier.py"
+    path.write_text(EXAMPLE.read_text())
+    assert main(["--model", "classifier", "--input-size", "1,3,64,64", str(path)]) == 0
+    out = capsys.readouterr().out
+    after = params(path, "classifier")
+    (whole,) = (line for line in out.splitlines() if line.startswith("whole model"))
+    assert f" {after:,} " in whole
+    (stem,) = (line for line in out.splitlines() if line.startswith("stem.0 "))
+    assert " DWS101 " in stem
+
+
+def test_a_compiled_model_is_told_by_the_names_of_the_original(tmp_path: Path) -> None:
+    path = tmp_path / "compiled.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n\n\ndef net():\n    return torch.compile(nn.Conv2d(8, 64, 3))\n"
+    )
+    built: FileModel = model_of_file(path, "net")
+    assert set(built.built_at) == {""}

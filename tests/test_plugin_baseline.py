@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from pytest_dwsconv import analyze
+from pytest_dwsconv.baseline import SCHEMA_VERSION
+
+NETS = """
+import os
+from torch import nn
+
+class Small(nn.Conv2d):
+    def __init__(self):
+        super().__init__(4, int(os.environ.get("WIDTH", 16)), 3, bias=False)
+"""
+TEST = "import torch\nfrom nets import Small\ndef test_it(): Small()(torch.zeros(1, 4, 12, 12))"
+PARAMS, MACS = 16 * 4 * 9, 16 * 4 * 9 * 100
+NAME = "Small, input 1 x 4 x 12 x 12"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
+    str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
+
+
+@pytest.fixture(autouse=True)
+def nets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makeini("[pytest]")
+    pytester.makepyfile(nets=NETS, test_it=TEST)
+
+
+@pytest.fixture
+def baseline(pytester: pytest.Pytester) -> Path:
+    return pytester.path / ".dwsconv" / "baseline.json"
+
+
+@pytest.fixture
+def made(pytester: pytest.Pytester, baseline: Path) -> Path:
+    assert pytester.runpytest("--dws-update").ret == 0
+    return baseline
+
+
+def one_sentence(result: pytest.RunResult, sentence: str) -> None:
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert len([line for line in result.stderr.lines if line]) == 1
+    result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
+
+
+def test_update_writes_it_and_says_what_changed(
+    pytester: pytest.Pytester, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = pytester.runpytest("--dws-update")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*= dwsconv: notices =*", ".dwsconv/baseline.json is updated:", f"{NAME}: new"])
+    models = {NAME: {"macs": MACS, "params": PARAMS}}
+    assert json.loads(baseline.read_text()) == {"schema_version": SCHEMA_VERSION, "models": models}
+    written = baseline.stat().st_mtime_ns
+    pytester.runpytest("--dws-update").stdout.fnmatch_lines([".dwsconv/baseline.json is up to date."])
+    assert baseline.stat().st_mtime_ns == written
+    monkeypatch.setenv("WIDTH", "17")
+    result = pytester.runpytest("--dws-update", "--dws-fail-on-increase")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([f"{NAME}: 612 parameters, 576 in the baseline (+36, +6.25 %), 61,200 MACs, *"])
+    assert pytester.runpytest("--dws-fail-on-increase").ret == 0
+
+
+@pytest.mark.parametrize(
+    ("width", "arguments", "failed"),
+    [
+        (16, ["--dws-fail-on-increase"], False),
+        (17, ["--dws-fail-on-increase"], True),
+        (17, ["--dws-fail-on-increase", "test_it.py"], True),
+        (17, ["--dws-fail-on-increase=6.25"], False),
+        (17, ["--dws-fail-on-increase=6.24%"], True),
+        (17, ["-o", "dws_fail_on_increase=6"], True),
+        (17, ["-o", "dws_fail_on_increase=0", "--dws-fail-on-increase=7"], False),
+        (17, ["-o", "dws_fail_on_increase="], False),
+    ],
+)
+def test_an_increase_fails_the_run(
+    pytester: pytest.Pytester,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    arguments: list[str],
+    failed: bool,
+) -> None:
+    before = made.read_text()
+    monkeypatch.setenv("WIDTH", str(width))
+    result = pytester.runpytest(*arguments)
+    result.assert_outcomes(passed=1)
+    assert result.ret == (pytest.ExitCode.TESTS_FAILED if failed else 0)
+    sentences = [f"{NAME} has 612 parameters, 576 in the baseline (+36, +6.25 %)."] if failed else []
+    result.stdout.fnmatch_lines(sentences)
+    assert made.read_text() == before
+
+
+def test_a_decrease_and_a_new_model_are_notices(
+    pytester: pytest.Pytester, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WIDTH", "15")
+    result = pytester.runpytest("--dws-fail-on-increase", "--dws-strict", "--dws-model=nets:Small")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "*= dwsconv: notices =*",
+            f"{NAME} has 540 parameters, 576 in the baseline (-36, -6.25 %). It is smaller than *",
+            "Small, no input is not in the baseline: add it with --dws-update.",
+        ]
+    )
+
+
+def test_it_is_refused_under_ci_unless_forced(
+    pytester: pytest.Pytester, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    one_sentence(pytester.runpytest("--dws-update"), "--dws-update is refused where CI is set: update *")
+    assert not baseline.exists()
+    assert pytester.runpytest("--dws-update=force").ret == 0
+    assert pytester.runpytest("--dws-fail-on-increase").ret == 0
+    monkeypatch.setenv("CI", "false")
+    assert pytester.runpytest("--dws-update").ret == 0
+
+
+def test_options_and_files_that_cannot_be_used(pytester: pytest.Pytester, baseline: Path) -> None:
+    pytester.makepyfile(test_it="def test_it(): assert False, 'must not run'")
+    compare, update = "--dws-fail-on-increase", "--dws-update"
+    one_sentence(pytester.runpytest(compare), "there is no baseline *baseline.json: make it with --dws-update and *")
+    one_sentence(pytester.runpytest(f"{compare}=more"), "dws-fail-on-increase 'more' is not a percentage: write *")
+    one_sentence(pytester.runpytest(f"{compare}=-1"), "dws-fail-on-increase '-1' is not a percentage: write a *")
+    one_sentence(pytester.runpytest(f"{compare}=nan"), "dws-fail-on-increase 'nan' is not a percentage: write a *")
+    one_sentence(pytester.runpytest(f"{update}=now"), "dws-update 'now' is not force: write --dws-update, or *")
+    baseline.parent.mkdir()
+    baseline.write_text("{")
+    for option in (compare, update):
+        one_sentence(pytester.runpytest(option), "the baseline *baseline.json cannot be used (not a baseline: *): *")
+    assert baseline.read_text() == "{"
+    baseline.unlink()
+    baseline.mkdir()
+    one_sentence(pytester.runpytest(compare), "the baseline *baseline.json cannot be read: *Is a directory*")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(pytester: pytest.Pytester, baseline: Path) -> None:
+    baseline.parent.mkdir(mode=0o500)
+    one_sentence(pytester.runpytest("--dws-update"), "there is no baseline *: name a folder that can be written")
+
+
+def test_an_interrupted_run_writes_nothing(pytester: pytest.Pytester, baseline: Path) -> None:
+    pytester.makepyfile(test_it=f"{TEST}\ndef test_stop(): raise KeyboardInterrupt")
+    assert pytester.runpytest_subprocess("--dws-update").ret == pytest.ExitCode.INTERRUPTED
+    assert not baseline.exists()
+
+
+def test_latency_is_kept_by_its_conditions(pytester: pytest.Pytester, baseline: Path) -> None:
+    pytester.makeconftest(
+        """
+        import os
+        from pytest_dwsconv.measurement import Measurement
+        class Bench:
+            def measure(self, model, shape):
+                samples = (float(os.environ.get("SECONDS", "0.005")),)
+                return Measurement("Small", "", "bench-1", "cpu", "3.11", "torch", "", "", "", 0.1, samples)
+        def pytest_dwsconv_latency_backend(config, target):
+            return Bench()
+        """
+    )
+    source = "def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency='1s', target='bench')"
+    pytester.makepyfile(test_it=f"import torch\nfrom nets import Small\n{source}")
+    assert pytester.runpytest("--dws-update").ret == 0
+    ((conditions, seconds),) = json.loads(baseline.read_text())["models"][NAME]["latency"].items()
+    assert seconds == 0.005
+    assert conditions.startswith("bench: cpu of bench-1, torch, torch ")
+    assert conditions.endswith(" threads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SECONDS", "0.006")
+        assert pytester.runpytest("--dws-fail-on-increase").ret == 0
+        result = pytester.runpytest("--dws-fail-on-increase=10")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines([f"{NAME} has 6.000 ms median latency (bench: *), 5.000 in the baseline (+1.0*"])
+    pytester.makepyfile(test_it=TEST)
+    assert pytester.runpytest("--dws-fail-on-increase=10").ret == 0

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from pytest_dwsconv import analyze
+
+NETS = """
+from torch import nn
+
+class Small(nn.Module):
+    '''5440 parameters, 1012 with its two 3 x 3 convolutions separable.'''
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.stem = nn.Conv2d(4, 16, 3, bias=False)
+        self.body = nn.Conv2d(16, width, 3, bias=False)
+        self.head = nn.Conv2d(width, 8, 1, bias=False)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)))
+
+class Plain(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+"""
+
+BACKEND = """
+from pytest_dwsconv.measurement import Measurement
+
+class Bench:
+    def measure(self, model, shape):
+        assert shape == (1, 4, 12, 12)
+        samples = (0.004, 0.006, 0.005)
+        return Measurement(
+            type(model).__name__, "", "bench-1", "cpu", "3.11", "torch 2", "", "", "", 0.1, samples
+        )
+
+def pytest_dwsconv_latency_backend(config, target):
+    return Bench() if target == "bench" else None
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
+    str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
+
+
+@pytest.fixture(autouse=True)
+def nets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+    pytester.makepyfile(nets=NETS)
+
+
+def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:
+    pytester.makepyfile(test_them=f"import pytest\nfrom nets import *\n{source}")
+    return pytester.runpytest(*arguments)
+
+
+class TestMarker:
+    @pytest.mark.parametrize(
+        ("limits", "sentence"),
+        [
+            ("size_fp16='10kB'", "Small has 10.88kB of float16 parameters, the budget is 10kB (0.88kB over). *"),
+            ("size_int8='5KiB'", "Small has 5.31KiB of int8 parameters, the budget is 5KiB (0.31KiB over). *"),
+            (
+                "activations='14kB', input_size='1,4,12,12'",
+                "Small has 14.59kB of activations at their peak, the budget is 14kB (0.59kB over). No convolution *",
+            ),
+            ("activations='14kB'", "the budget limits activations and none were counted for Small: give an input *"),
+            ("latency='5ms'", "a budget's latency and target go together, as in latency='5ms', target='edgetpu'"),
+        ],
+    )
+    def test_limits(self, pytester: pytest.Pytester, limits: str, sentence: str) -> None:
+        source = f"""
+@pytest.fixture
+def model(): return Small()
+@pytest.mark.dws_budget({limits})
+def test_it(model): pass
+"""
+        result = run(pytester, source)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines([sentence])
+
+    def test_a_model_that_the_test_returns(self, pytester: pytest.Pytester) -> None:
+        source = """
+@pytest.mark.dws_budget(params="5k")
+def test_over(): return Small()
+@pytest.mark.dws_budget(params="6k")
+def test_within(): return Small()
+@pytest.mark.dws_budget(params="6k")
+@pytest.mark.parametrize("width", [32, 64])
+def test_each(width): return Small(width)
+class TestMethod:
+    @pytest.mark.dws_budget(params="5k")
+    def test_method(self): return Small()
+"""
+        result = run(pytester, source, "-rA", "-W", "error")
+        result.assert_outcomes(passed=2, failed=3)
+        result.stdout.fnmatch_lines(
+            ["Small has 5.44k parameters, the budget is 5k (0.44k over). *", "PASSED *test_each[[]32]"]
+        )
+
+    def test_returning_something_else_stays_pytests_affair(self, pytester: pytest.Pytester) -> None:
+        source = """
+@pytest.mark.dws_budget(params="5k")
+def test_it(): return 3
+def test_unmarked(): return Small()
+"""
+        result = run(pytester, source, "-W", "error")
+        assert "passed" not in result.parseoutcomes()
+
+    def test_what_would_meet_the_whole_budget_is_shown(self, pytester: pytest.Pytester) -> None:
+        source = """
+def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), params="1.1k", candidates=1)
+"""
+        result = run(pytester, source)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(
+            [
+                "*- dwsconv: largest convolutions of Small -*",
+                "body *4,608 *",
+                "stem *576 *",
+                "head *256 *",
+                "*- dwsconv: replacements that would bring Small within its budget -*",
+                "body *4,608 *656 *",
+                "stem *576 *100 *",
+            ]
+        )
+
+
+class TestLatency:
+    SOURCE = """
+@pytest.mark.dws_budget(latency="{limit}", target="{target}", input_size="1,4,12,12")
+def test_marked(): return Small()
+def test_fixture(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency="{limit}", target="{target}")
+"""
+
+    @pytest.mark.parametrize(("limit", "failed"), [("5ms", 0), ("4500us", 2)])
+    def test_it_is_measured_by_the_backend(self, pytester: pytest.Pytester, limit: str, failed: int) -> None:
+        pytester.makeconftest(BACKEND)
+        result = run(pytester, self.SOURCE.format(limit=limit, target="bench"), "-W", "error")
+        result.assert_outcomes(passed=2 - failed, failed=failed)
+        sentence = "*Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.500 ms (0.500 ms*"
+        result.stdout.fnmatch_lines([sentence] * failed)
+
+    def test_without_a_backend_it_is_unknown_and_says_so(self, pytester: pytest.Pytester) -> None:
+        source = self.SOURCE.format(limit="1us", target="moon")
+        said = "*the latency of Small on moon is unknown: no plugin measures it"
+        result = run(pytester, source, "-W", "default")
+        result.assert_outcomes(passed=2, warnings=2)
+        result.stdout.fnmatch_lines([said])
+        result = run(pytester, source, "-W", "default", "--dws-report")
+        result.stdout.fnmatch_lines(["*= dwsconv: not known =*", said, "Called by *::test_fixture, *::test_marked"])
+        for arguments in (["--dws-strict"], ["-o", "dws_strict=1"]):
+            result = run(pytester, source, "-W", "default", *arguments)
+            result.assert_outcomes(failed=2, warnings=2)
+            result.stdout.fnmatch_lines([said])
+
+    @pytest.mark.parametrize(
+        ("call", "sentence"),
+        [
+            ("dws_budget(dws_report(Small(), (1, 4, 12, 12)), {})", "cannot be measured on a report: give the budget*"),
+            ("dws_budget(Small(), {})", "needs the shape of one input, as in (1, 3, 224, 224)"),
+        ],
+    )
+    def test_it_needs_a_model_and_a_shape(self, pytester: pytest.Pytester, call: str, sentence: str) -> None:
+        pytester.makeconftest(BACKEND)
+        call = call.format("latency='5ms', target='bench'")
+        result = run(pytester, f"def test_it(dws_budget, dws_report): {call}")
+        result.stdout.fnmatch_lines([f"E *InputError: the latency of Small {sentence}"])
+
+
+class TestConfiguration:
+    OVER = "Small has 5.44k parameters, the budget is 5k (0.44k over). *"
+
+    def test_a_budget_in_dws_models_is_kept_without_any_option(self, pytester: pytest.Pytester) -> None:
+        pytester.makeini(
+            "[pytest]\ndws_models =\n  nets:Small(width=32) 1,4,12,12 params=5k macs=1M\n  nets:Plain params=8"
+        )
+        result = run(pytester, "def test_it(): pass")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", self.OVER])
+        result.stdout.no_fnmatch_line("*depthwise separable candidates*")
+        assert run(pytester, "", "-o", "dws_models=nets:Small params=6k").ret == 0
+
+    def test_latency_of_a_configured_model(self, pytester: pytest.Pytester) -> None:
+        pytester.makeconftest(BACKEND)
+        line = "nets:Small 1,4,12,12 latency=4ms target={}"
+        result = run(pytester, "", "-o", f"dws_models={line.format('bench')}")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines(["Small took 5.000 ms, measured *, the limit is 4.000 ms (1.000 ms over)."])
+        result = run(pytester, "", "-o", f"dws_models={line.format('moon')}")
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(["*= dwsconv: not known =*", "the latency of Small on moon is unknown: *"])
+        result = run(pytester, "", "-o", f"dws_models={line.format('moon')}", "--dws-strict")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+    @pytest.mark.parametrize(
+        ("lines", "sentences"),
+        [
+            (["* params=5k"], ["Small has 5.44k *", "Small has 10.3k *"]),
+            (["* params=5k", "Small params=20k"], []),
+            (["Small params=20k", "* params=5k"], ["Small has 5.44k *", "Small has 10.3k *"]),
+            (["Sm*l params=6k"], ["Small has 10.3k *"]),
+            (["* params=5k", "edge params=6k"], ["Small has 5.44k *", "Small has 10.3k *"]),
+            (["* params=5k", "edge/ params=20k"], ["Small has 5.44k *"]),
+            (["edge/test_edge.py params=10k"], ["Small has 10.3k *"]),
+            (
+                ["edge/test_edge.py::test_wide params=10k candidates=1"],
+                ["Small has 10.3k *", "Small has 2 candidates*"],
+            ),
+            (["*.py::test_wide params=10k"], ["Small has 10.3k *"]),
+            (["edge/* params=10k"], ["Small has 10.3k *"]),
+            (["nets:* params=1"], []),
+            (["Other params=1"], []),
+        ],
+    )
+    def test_the_table_of_budgets(self, pytester: pytest.Pytester, lines: list[str], sentences: list[str]) -> None:
+        header = "import torch\nfrom nets import *\n"
+        (pytester.mkdir("edge") / "test_edge.py").write_text(
+            f"{header}def test_wide(): Small(64)(torch.zeros(1, 4, 12, 12))"
+        )
+        pytester.makeini("[pytest]\npythonpath = .\ndws_budgets =\n" + "".join(f"  {line}\n" for line in lines))
+        result = run(pytester, "import torch\ndef test_it(dws_report): dws_report(Small())")
+        assert result.ret == (pytest.ExitCode.TESTS_FAILED if sentences else 0)
+        result.assert_outcomes(passed=2)
+        shown = [line for line in result.stdout.lines if "the budget is" in line]
+        assert len(shown) == len(sentences)
+        result.stdout.fnmatch_lines_random(sentences)
+
+    def test_a_named_model_is_held_to_the_table_too(self, pytester: pytest.Pytester) -> None:
+        result = run(pytester, "", "-o", "dws_budgets=nets:Small params=5k", "--dws-model=nets:Small")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines([self.OVER])
+
+    def test_what_a_report_does_not_tell_is_unknown(self, pytester: pytest.Pytester) -> None:
+        source = "def test_it(dws_report): dws_report(Small())"
+        for strict in ([], ["--dws-strict"]):
+            result = run(pytester, source, "-o", "dws_budgets=* macs=1k", *strict)
+            assert result.ret == (pytest.ExitCode.TESTS_FAILED if strict else 0)
+            result.stdout.fnmatch_lines(["*= dwsconv: not known =*", "the budget limits MACs and none were counted *"])
+
+    @pytest.mark.parametrize(
+        ("line", "sentence"),
+        [
+            (
+                "dws_models=nets:Small 1,2 3,4 params=1",
+                "dws_models '*3,4 params=1' is not a target, an input size and *",
+            ),
+            ("dws_models=nets:Small 1,x params=1", "dws_models 'nets:Small 1,x params=1': input size '1,x' is not a *"),
+            ("dws_models=nets:Small parms=1", "dws_models 'nets:Small parms=1': a budget has no argument 'parms'*"),
+            ("dws_models=nets:Small params=5Q", "dws_models *: the budget's params '5Q' is not a quantity: *"),
+            ("dws_models=nets:Smal params=1", "model 'nets:Smal' cannot be built, *did you mean Small?"),
+            ("dws_models=nets:Small macs=1", "the budget limits MACs and none were counted for Small: *"),
+            ("dws_models=nets:Small latency=1ms", "dws_models *: a budget's latency and target go together, *"),
+            ("dws_budgets=params=5k", "dws_budgets 'params=5k' is not a pattern and limits, as in *"),
+            ("dws_budgets=Small", "dws_budgets 'Small' is not a pattern and limits, as in *"),
+            ("dws_budgets=Small 5k", "dws_budgets 'Small 5k' is not a pattern and limits, as in *"),
+            ("dws_budgets=* parms=5k", "dws_budgets '* parms=5k': a budget has no argument 'parms': it takes *"),
+            ("dws_budgets=* latency=5ms target=x", "dws_budgets *: latency is measured where the model is, limit it *"),
+        ],
+    )
+    def test_a_wrong_line_is_one_sentence_before_any_test(
+        self, pytester: pytest.Pytester, line: str, sentence: str
+    ) -> None:
+        result = run(pytester, "def test_it(): print('ran')", "-s", "-o", line)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert len([shown for shown in result.stderr.lines if shown]) == 1
+        result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
+        result.stdout.no_fnmatch_line("ran")

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
+
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.render.table import plain
+from pytest_dwsconv.report import Report
+
+
+def drawn(ax: Axes) -> bytes:
+    """The picture, which must come about without a warning."""
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def lengths(ax: Axes, label: str) -> list[float]:
+    (bars,) = [bars for bars in ax.containers if isinstance(bars, BarContainer) and bars.get_label() == label]
+    return [bar.get_width() for bar in bars]
+
+
+@pytest.mark.parametrize("measure", ["params", "macs"])
+def test_the_bars_are_the_numbers(measure: str) -> None:
+    ax = SMALL.plot(measure=measure)
+    assert lengths(ax, "now") == [getattr(row, measure) for row in SMALL.findings]
+    assert lengths(ax, "separable") == [getattr(row, f"separable_{measure}") for row in SMALL.candidates]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [row.name for row in SMALL.findings]
+    assert ax.get_title() == "Small: 3 candidates, 8.01x fewer parameters in all"
+    assert drawn(ax).startswith(b"\x89PNG")
+    top, bottom = (ax.transData.transform((0, place))[1] for place in (0, 3))
+    assert top > bottom
+
+
+def test_it_draws_where_it_is_told() -> None:
+    left, right = Figure().subplots(1, 2)
+    assert SMALL.plot(right) is right
+    assert not left.containers
+
+
+def test_of_two_thousand_layers_there_is_no_room_for_names() -> None:
+    ax = LARGE.plot()
+    assert len(lengths(ax, "now")) == 2000
+    assert ax.get_yticklabels() == []
+    assert ax.get_ylabel() == "2,000 convolutions"
+
+
+@pytest.mark.parametrize("report", [EMPTY, WITHOUT_SHAPES], ids=["empty", "without shapes"])
+def test_any_report_can_be_drawn(report: Report) -> None:
+    ax = report.plot()
+    assert len(lengths(ax, "now")) == len(report.findings)
+    assert drawn(ax)
+
+
+def test_names_are_not_formulas() -> None:
+    ax = UNTRUSTED.plot()
+    assert ax.get_yticklabels()[0].get_text() == plain(NASTY)
+    assert not ax.get_yticklabels()[0].get_parse_math()
+
+
+@pytest.mark.parametrize(
+    ("report", "measure", "message"),
+    [(SMALL, "saving", "it is params or macs"), (WITHOUT_SHAPES, "macs", "give an input size")],
+)
+def test_what_cannot_be_drawn_is_said(report: Report, measure: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        report.plot(measure=measure)
+
+
+def test_without_matplotlib_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
+        "from pytest_dwsconv.report import Origin, Report\n"
+        "try: Report('Net', (), 0, None, Origin.META).plot()\n"
+        "except ImportError as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("MissingDependencyError a plot needs matplotlib, which is not installed: pip install")

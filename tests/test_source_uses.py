@@ -1,0 +1,237 @@
+"""What a file does with its convolutions elsewhere, and what that keeps from being rewritten."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+
+from pytest_dwsconv.source.edit import rewrite_text
+
+NO, OPEN, YES, WRAPPED = "DWS110", "DWS205", "DWS001", "DWS108"
+
+
+def codes(text: str) -> list[str]:
+    """Of all places in their order; classes handed on left out."""
+    sites = rewrite_text("from torch import nn\n" + dedent(text)).sites
+    return [site.judgement.code for site in sites if site.judgement.code != "DWS201"]
+
+
+CONV = "nn.Conv2d(8, 64, 3)"
+INIT = f"""
+class Net(nn.Module):
+    def __init__(self):
+        self.a = {CONV}
+        self.b = {CONV}
+        self.seq = nn.Sequential({CONV}, nn.ReLU(), {CONV})
+        self.fc = nn.Linear(8, 8)
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("pass", [YES] * 4),
+        ("nn.init.zeros_(self.fc.weight)", [YES] * 4),
+        ("nn.init.zeros_(self.a.weight)", [NO, YES, YES, YES]),
+        ("nn.init.zeros_(self.seq[2].weight)", [YES, YES, OPEN, OPEN]),
+        ("for c in (self.a, self.b): nn.init.zeros_(c.weight)", [NO, NO, YES, YES]),
+        ("[nn.init.zeros_(c.weight) for c in (self.a, self.b)]", [NO, NO, YES, YES]),
+        ("for n, c in zip('ab', [self.a, self.b]): nn.init.zeros_(c.weight)", [NO, NO, YES, YES]),
+        ("for c in self.seq: nn.init.zeros_(c.weight)", [YES, YES, NO, NO]),
+        ("for c in self.seq.children(): nn.init.zeros_(c.weight)", [YES, YES, NO, NO]),
+        ("for i, c in enumerate(self.seq): nn.init.zeros_(c.weight)", [YES, YES, NO, NO]),
+        ("for c in self.children(): nn.init.zeros_(c.weight)", [NO] * 4),
+        ("for c in self.modules(): nn.init.zeros_(c.weight)", [YES] * 4),
+        ("x = self.a; y = x; y.weight.data.zero_()", [NO, YES, YES, YES]),
+        ("x, y = self.a, self.b; x.weight.data.zero_()", [NO, YES, YES, YES]),
+        ("(x := self.a).weight.data.zero_()", [NO, YES, YES, YES]),
+        ("(self.a if x else self.b).weight.data.zero_()", [OPEN, OPEN, YES, YES]),
+        ("self.d.weight = self.a.weight", [NO, YES, YES, YES]),
+        ("self.a.weight = self.fc.weight", [NO, YES, YES, YES]),
+        ("x = x.to(self.a.weight.dtype)", [YES] * 4),
+        ("del self.a.weight", [NO, YES, YES, YES]),
+        ("self.a.bias = nn.Parameter(x)", [NO, YES, YES, YES]),
+        ("self.a.bias.data.zero_()", [YES] * 4),
+        ("self.weights = [m.weight for m in (self.a, self.fc)]", [NO, YES, YES, YES]),
+        ("nn.init.zeros_(getattr(self.a, 'weight'))", [NO, YES, YES, YES]),
+        ("nn.init.zeros_(getattr(self, 'a').weight)", [NO, YES, YES, YES]),
+        ("nn.init.zeros_(getattr(self, f'{x}').weight)", [OPEN] * 4),
+        ("nn.init.zeros_(self._modules[x].weight)", [OPEN] * 4),
+        ("nn.init.zeros_(self.get_submodule('seq.0').weight)", [YES, YES, OPEN, OPEN]),
+        ("setattr(self.a, 'weight', x)", [NO, YES, YES, YES]),
+        ("setattr(self.a, x, y)", [OPEN, YES, YES, YES]),
+        ("hasattr(self.a, 'weight')", [YES] * 4),
+        ("self.a.load_state_dict({})", [NO, YES, YES, YES]),
+        ("self.load_state_dict({})", [YES] * 4),
+        ("prune.random_unstructured(self.a, 'weight', .3)", [NO, YES, YES, YES]),
+        ("nn.utils.prune.random_unstructured(self.a, 'weight', .3)", [WRAPPED, YES, YES, YES]),
+        ("isinstance(self.a, nn.Conv2d) and f()", [OPEN, YES, YES, YES]),
+        ("assert type(self.a) is nn.Conv2d", [OPEN, YES, YES, YES]),
+        ("for c in self.children():\n            if isinstance(c, nn.Conv2d): f()", [OPEN] * 4),
+        ("for c in self.modules():\n            if isinstance(c, nn.Conv2d): f()", [YES] * 4),
+        ("isinstance(self.a, nn.Module) and f()", [YES] * 4),
+    ],
+)
+def test_uses_in_a_module(statement: str, expected: list[str]) -> None:
+    assert codes(f"{INIT}        {statement}\n") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"weight = {CONV}.weight", [NO]),
+        (f"self.register_parameter('w', {CONV}.weight)", [NO]),
+        (f"w = {CONV}.to(device).weight", [NO]),
+        (f"def layer_init(layer, std=2.):\n    nn.init.orthogonal_(layer.weight, std)\n    return layer\n"
+         f"x = nn.Sequential(layer_init({CONV}), layer_init(nn.Linear(3, 4)), {CONV})", [NO, YES]),
+        (f"init = lambda c: nn.init.ones_(c.weight)\ninit({CONV})", [NO]),
+        (f"def f(c):\n    nn.init.ones_(c.weight)\nfor c in map(f, [{CONV}]): ...", [NO]),
+        (f"def f(c):\n    nn.init.ones_(c.weight)\nx = {CONV}\nx.apply(f)", [YES]),
+        (f"def conv(a, b):\n    return {CONV}\nx = conv(1, 2)\nx.weight.data.zero_()", [NO]),
+        (f"def conv(a, b):\n    return {CONV}\nconv(1, 2).weight.data.zero_()", [NO]),
+        (f"class A(nn.Module):\n    def __init__(self, c):\n        self.c = c\n        f(self.c.weight)\n"
+         f"A({CONV})", [NO]),
+        (f"class A(nn.Sequential):\n    def __init__(self):\n        super().__init__({CONV}, {CONV})\n"
+         "        self[0].weight.data.zero_()", [OPEN, OPEN]),
+        (f"class A(nn.Sequential):\n    def __init__(self):\n        super().__init__()\n"
+         f"        self.add_module('c', {CONV})\n        self.c.weight.data.zero_()", [NO]),
+        (f"class A(nn.Sequential):\n    def __init__(self):\n        super().__init__()\n"
+         f"        self.append({CONV})\n\nnet = A()\nnet[0].weight.data.zero_()", [NO]),
+        (f"def f():\n    layers = []\n    layers.append({CONV})\n    layers += [{CONV}]\n"
+         "    return nn.Sequential(*layers)\nf()[1].weight.data.zero_()", [OPEN, OPEN]),
+        (f"self.d = nn.ModuleDict()\nself.d['a'] = {CONV}\nself.d['a'].weight", [NO]),
+        (f"self.h = nn.ModuleList([{CONV} for _ in x])\nfor h in self.h[1:]:\n    h.weight = self.h[0].weight", [NO]),
+        (f"match {CONV}:\n    case c: c.weight", [NO]),
+        (f"with f() as x, g({CONV}) as y: y.weight", [NO]),
+        (f"m = {CONV}\nassert isinstance(m, nn.Conv2d)", [OPEN]),
+        (f"match {CONV}:\n    case nn.Conv2d(): ...", [OPEN]),
+        (f"net = nn.Sequential({CONV})\nnet.load_state_dict({{}})", [NO]),
+        (f"class A(nn.Module):\n    def __init__(self):\n        self.c = {CONV}\nA().load_state_dict(x)", [YES]),
+        (f"x = {CONV}\ndef f(x): return x.weight", [YES]),
+        (f"def f():\n    m = {CONV}\n    return m\ndef g(self):\n    for m in self.modules(): m.weight", [YES]),
+        (f"def f(self, **options):\n    return g({CONV}, weight=options.weight)", [YES]),
+    ],
+)  # fmt: skip
+def test_uses_through_other_names(text: str, expected: list[str]) -> None:
+    assert codes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from torch.nn.utils import weight_norm, spectral_norm\n"
+         "norm_f = weight_norm if use_spectral_norm == False else spectral_norm\n"
+         f"self.convs = nn.ModuleList([norm_f(nn.Conv2d(8, 32, (5, 1), (3, 1))), {CONV}])", [OPEN, YES]),
+        ("from torch.nn.utils import spectral_norm\ndef sn(m): return spectral_norm(m)\n"
+         f"x = sn({CONV}), {CONV}", [WRAPPED, YES]),
+        (f"for c in self.convs: nn.utils.weight_norm(c)\nself.convs = nn.ModuleList([{CONV}])\ny = {CONV}",
+         [WRAPPED, YES]),
+        (f"x = {CONV}\nfor c in net.elsewhere: nn.utils.weight_norm(c)", [OPEN]),
+        (f"def f(m):\n    if isinstance(m, nn.Conv2d): nn.utils.weight_norm(m)\nx = {CONV}\nx.apply(f)", [OPEN]),
+        (f"for m in self.modules():\n    if f(m): nn.utils.weight_norm(m)\nx = {CONV}", [OPEN]),
+        (f"self.fc = nn.utils.weight_norm(nn.Linear(3, 4))\nx = {CONV}", [YES]),
+        (f"self.fc = nn.Linear(3, 4)\nself.fc = nn.utils.weight_norm(self.fc)\nx = {CONV}", [YES]),
+        (f"from mine import SpectralNorm\nx = SpectralNorm({CONV})\ny = {CONV}", [OPEN, YES]),
+        (f"from torch.nn.utils import parametrize\nparametrize.register_parametrization({CONV}, 'weight', P())",
+         [WRAPPED]),
+        ("from functools import partial\nfrom torch.nn.utils import weight_norm\n"
+         f"norm = partial(weight_norm, dim=1)\nx = [norm({CONV}), {CONV}]", [OPEN, YES]),
+        (f"c = {CONV}\nif norm:\n    c = norm(c, nn.utils.spectral_norm)", [OPEN]),
+        (f"class A(nn.Module):\n    def __init__(self, norm):\n        self.c = {CONV}\n        self.c = norm(self.c)\n"
+         "A(nn.utils.spectral_norm)", [OPEN]),
+        (f"class A(nn.Module):\n    def __init__(self):\n        self.c = {CONV}\n        self.l = nn.ModuleList()\n"
+         f"        self.l.append({CONV})\n        self.s = nn.Sequential(*[{CONV}])\n"
+         "        self.fc = nn.utils.spectral_norm(nn.Linear(3, 4))\n"
+         "    def forward(self, x):\n        for c in self.l: x = self.act(c(x))\n"
+         "        return self.act(self.c(self.s(x)))", [YES, YES, YES]),
+        (f"x = norm({CONV})", [YES]),
+    ],
+)  # fmt: skip
+def test_reparametrizations_through_other_names(text: str, expected: list[str]) -> None:
+    assert codes(text) == expected
+
+
+LOOP = f"""
+conv = {CONV}
+def init(model):
+    for m in model.modules():
+        {{}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("if type(m) == nn.Conv2d: m.bias.data.zero_()", NO),
+        ("if type(m) is nn.Conv2d: m.bias.data.zero_()", NO),
+        ("if type(m) in (nn.Conv1d, nn.Conv2d): m.bias.data.zero_()", NO),
+        ("if m.__class__ is nn.Conv2d: m.bias.data.zero_()", NO),
+        ("if not isinstance(m, nn.Conv2d): continue\n        m.bias.data.zero_()", NO),
+        ("if not isinstance(m, nn.Conv2d) or x: continue\n        m.bias.data.zero_()", NO),
+        ("if type(m) is not nn.Conv2d:\n            continue\n        m.bias.data.zero_()", NO),
+        ("assert isinstance(m, nn.Conv2d)\n        m.bias.data.zero_()", NO),
+        ("match m:\n            case nn.Conv2d(): m.bias.data.zero_()", NO),
+        ("match m:\n            case nn.Linear() | nn.Conv2d(): m.bias.data.zero_()", NO),
+        ("match m:\n            case nn.Linear(): m.bias.data.zero_()", YES),
+        ("[nn.init.zeros_(c.bias) for c in model.modules() if isinstance(c, nn.Conv2d)]", NO),
+        ("[nn.init.zeros_(c.bias) for c in model.modules() if isinstance(c, nn.Conv2d) and c.bias is not None]", YES),
+        ("x = m.bias.sum() if isinstance(m, nn.Conv2d) else 0", NO),
+        ("isinstance(m, nn.Conv2d) and nn.init.zeros_(m.bias)", NO),
+        ("if m.__class__.__name__.startswith('Conv'): m.bias.data.zero_()", NO),
+        ("if type(m).__name__ == 'Conv2d': m.bias.data.zero_()", NO),
+        ("if type(m).__name__ == 'Conv1d': m.bias.data.zero_()", YES),
+        ("name = m.__class__.__name__\n        if name.find('Conv') != -1: m.bias.data.zero_()", NO),
+        ("name = m.__class__.__name__\n        if name.find('BatchNorm') != -1: m.bias.data.zero_()", YES),
+        ("if 'Conv' in str(type(m)) and m.bias is not None: m.bias.data.zero_()", YES),
+        ("if hasattr(m, 'bias'): m.bias.data.zero_()", NO),
+        ("if hasattr(m, 'bias') and m.bias is not None: m.bias.data.zero_()", YES),
+        ("if isinstance(m, nn.modules.conv._ConvNd): m.bias.data.zero_()", NO),
+        ("kinds = (nn.Conv2d, nn.Linear)\n        if isinstance(m, kinds): m.bias.data.zero_()", NO),
+        ("if isinstance(m, nn.Conv2d): pass\n        elif isinstance(m, nn.Linear): m.bias.data.zero_()", YES),
+        ("if isinstance(m, nn.Conv2d):\n            if m.bias is None: continue\n            m.bias.data.zero_()", YES),
+        ("if m.bias is None: continue\n        if isinstance(m, nn.Conv2d): m.bias.data.zero_()", YES),
+    ],
+)
+def test_every_way_to_ask_for_a_type_counts_before_a_bias(body: str, expected: str) -> None:
+    assert codes(LOOP.format(body)) == [expected]
+
+
+def test_a_function_that_is_applied_to_every_module_counts_as_a_loop() -> None:
+    text = f"conv = {CONV}\ndef init(m):\n    if hasattr(m, 'bias'):\n        m.bias.data.zero_()\n"
+    assert codes(text) == [YES]
+    assert codes(f"{text}net.apply(init)\n") == [NO]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class My(nn.Conv2d): ...\nnn.Conv2d = My\nnn.Conv2d(8, 64, 3)",
+        "import torch\ntorch.nn.Conv2d = My\nnn.Conv2d(8, 64, 3)",
+        "setattr(nn, 'Conv2d', My)\nnn.Conv2d(8, 64, 3)",
+        "with patch.object(nn, 'Conv2d', My):\n    nn.Conv2d(8, 64, 3)",
+        "import torch.nn.modules.conv as conv\nconv.Conv2d = My\nnn.Conv2d(8, 64, 3)",
+        "try:\n    import torch\n    from torch import nn\nexcept ImportError:\n    torch = nn = None\n"
+        "nn.Conv2d(8, 64, 3)",
+        "try:\n    from fast import Conv2d\nexcept ImportError:\n    from torch.nn import Conv2d\nConv2d(3, 64, 3)",
+        "nn = fake()\nnn.Conv2d(3, 64, 3)",
+        "from torch.nn import Conv2d\nclass Conv2d: ...\nConv2d(3, 64, 3)",
+        "from torch.nn import *\nfrom mine import *\nConv2d(3, 64, 3)",
+    ],
+)
+def test_a_name_that_may_mean_something_else_is_listed_and_left_alone(text: str) -> None:
+    sites = rewrite_text(f"from torch import nn\n{text}\n").sites
+    (site,) = (site for site in sites if site.place.is_call)
+    assert site.judgement.code == "DWS205"
+    assert "may be something else than PyTorch's" in site.judgement.reason
+
+
+def test_reading_an_attribute_by_name_replaces_nothing() -> None:
+    assert codes("conv = getattr(nn, 'Conv2d', None)\nnn.Conv2d(8, 64, 3)") == [YES]
+
+
+def test_a_reason_names_its_line() -> None:
+    text = f"from torch import nn\nx = {CONV}\ny = nn.Sequential({CONV}, {CONV})\n\ny[0].weight = x.weight\n"
+    reasons = [site.judgement.reason for site in rewrite_text(text).sites]
+    assert reasons[0].startswith("line 5 uses its weight by name")
+    assert reasons[1].endswith(", this one or another")
