@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.analysis import analyze
     from pytest_dwsconv.budget import Budget
     from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order
+    from pytest_dwsconv.distilling import distill
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.fxpass import DepthwiseSeparablePass
     from pytest_dwsconv.planning import Plan
@@ -26,6 +27,7 @@ _HOMES = {
     "analysis": ("analyze",),
     "budget": ("Budget",),
     "conv": ("ConvSpec", "Cost", "Kind", "Order"),
+    "distilling": ("distill",),
     "errors": ("DwsconvError",),
     "fxpass": ("DepthwiseSeparablePass",),
     "planning": ("Plan",),
@@ -55,6 +57,7 @@ __all__ = [
     "Verdict",
     "analyze",
     "apply_plan",
+    "distill",
     "judge",
     "rewrite",
 ]

@@ -16,7 +16,9 @@ from pytest_dwsconv.planning import PlanEntry, equal_cost
 from pytest_dwsconv.separable import SEPARABLE_CONVS, SeparableConvNd
 
 AUTO = "auto"
+FIT = "fit"
 INITS = ("svd", "fresh")
+"""Those that need no data."""
 
 
 def parse_order(order: Order | str) -> Order | None:
@@ -30,9 +32,9 @@ def parse_order(order: Order | str) -> Order | None:
         raise InputError(f"order must be one of {words}, not {order!r}") from error
 
 
-def check_init(init: str) -> None:
-    if init not in INITS:
-        raise InputError(f"init must be one of {', '.join(map(repr, INITS))}, not {init!r}")
+def check_init(init: str, known: Sequence[str] = INITS) -> None:
+    if init not in known:
+        raise InputError(f"init must be one of {', '.join(map(repr, known))}, not {init!r}")
 
 
 def patterns(given: Sequence[str] | None) -> tuple[str, ...]:

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from pytest_dwsconv.allocating import Budgets, allocate, parse_budgets
 from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.planning import Plan
-from pytest_dwsconv.replacing import AUTO, check_init, choose, initial, parse_order, patterns, replacement, swap
+from pytest_dwsconv.planning import Plan, PlanEntry, equal_cost
+from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.replacing import (
+    AUTO,
+    FIT,
+    INITS,
+    check_init,
+    choose,
+    initial,
+    parse_order,
+    patterns,
+    replacement,
+    swap,
+)
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rules import Policy, matches
 from pytest_dwsconv.sites import module_spec
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.calibrating import Calibration
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,12 @@ class RewriteResult:
 
     ``errors`` maps each replaced layer to the relative error of its kernel, sqrt(sum (W - W')^2 / sum W^2); it is
     empty for ``init="fresh"``, which keeps nothing of the kernel.
+
+    For ``init="fit"``, ``calibration_errors`` and ``held_out_errors`` map each fitted layer to the relative error of
+    its output on the batches it was fitted on, and on those it was not: the root of the squared error where the next
+    nonlinearity, or the next thing that is not a normalisation or an addition, reads it, over the squared variation
+    of what the layer contributes there. ``renormalised`` says whether re-estimated statistics of batch normalisation
+    were kept.
     """
 
     model: nn.Module
@@ -34,6 +58,9 @@ class RewriteResult:
     report_before: Report
     report_after: Report
     errors: Mapping[str, float]
+    calibration_errors: Mapping[str, float] = field(default_factory=dict)
+    held_out_errors: Mapping[str, float] = field(default_factory=dict)
+    renormalised: bool = False
 
     def __str__(self) -> str:
         replaced = len(self.plan.entries)
@@ -45,13 +72,18 @@ class RewriteResult:
             lines.append(_change("parameters of the replaced layers", self.plan.params_before, self.plan.params_after))
         if self.report_before.macs is not None and self.report_after.macs is not None:
             lines.append(_change("MACs of the model", self.report_before.macs, self.report_after.macs))
-        if self.errors:
-            worst = max(self.errors, key=lambda name: self.errors[name])
-            lines.append(
-                f"relative weight error: median {median(self.errors.values()):.3f}, "
-                f"largest {self.errors[worst]:.3f} ({worst or 'the model itself'})"
-            )
+        lines += _errors("relative weight error", self.errors)
+        lines += _errors("relative output error, calibration data", self.calibration_errors)
+        lines += _errors("relative output error, held-out data", self.held_out_errors)
         return "\n".join(lines)
+
+
+def _errors(what: str, errors: Mapping[str, float]) -> list[str]:
+    if not errors:
+        return []
+    worst = max(errors, key=lambda name: errors[name])
+    middle = median(errors.values())
+    return [f"{what}: median {middle:.3f}, largest {errors[worst]:.3f} ({worst or 'the model itself'})"]
 
 
 def _change(what: str, before: int, after: int) -> str:
@@ -68,6 +100,9 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     depth_multiplier: int = 1,
     order: Order | str = AUTO,
     init: str = "svd",
+    calibration: Iterable[Any] | None = None,
+    refine: int = 20,
+    budget: Budgets | None = None,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
     subclasses: bool = False,
@@ -80,7 +115,8 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 
     Args:
         model: the network; it is copied unless ``inplace``.
-        input_size: shape or shapes of the input, as for ``analyze``; without it MACs are not looked at.
+        input_size: shape or shapes of the input, as for ``analyze``; without it, and without calibration batches,
+            MACs are not looked at.
         example_inputs: inputs instead of shapes, as for ``analyze``.
         depth_multiplier: depthwise filters per channel; lowered, per layer, to the multiplier that is exact.
             Candidates are those that save parameters at multiplier 1, whatever is asked for here.
@@ -88,9 +124,21 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             relative weight error at equal cost: ``depthwise_first`` at ``depth_multiplier`` against
             ``pointwise_first`` at the largest multiplier that exceeds it neither in parameters nor, where shapes
             are known, in MACs; ``depthwise_first`` where even 1 does. At equal errors the fewer parameters win.
-            With ``init="fresh"`` there is no error to compare, and ``"auto"`` is ``depthwise_first``.
-        init: ``"svd"``, the nearest separable kernel (see ``factorize``); ``"fresh"``, new random weights of
+            With ``init="fresh"`` there is no error to compare, and ``"auto"`` is ``depthwise_first``. With
+            ``init="fit"`` both are fitted, and the smaller error of the outputs wins.
+        init: ``"svd"``, the nearest separable kernel (see ``factorize``); ``"fit"``, the kernels whose outputs on
+            ``calibration`` are nearest to the original's (see ``calibrating``); ``"fresh"``, new random weights of
             matched variance, for a network still to be trained.
+        calibration: batches of inputs without labels, each a tensor, a tuple of positional arguments or a mapping of
+            keyword arguments. Every eighth is held out to measure on. A few hundred samples are enough. With a
+            process group initialised each process passes its own batches, and all get the same fit.
+        refine: after ``init="fit"``, passes over the calibration batches in which all replacements, and the scales
+            and shifts of batch normalisation, are improved together (see ``recovery``); kept only if the held-out
+            batches gain. 0 leaves it at the closed form.
+        budget: instead of a depth multiplier: what the whole model may have, as a number of parameters such as
+            ``"100k"``, or several limits as a mapping with ``params``, ``macs``, ``size`` (bytes in float32) and
+            ``int8`` (bytes with weights in int8). Which layers are replaced, in which order and at which multiplier
+            is chosen so that the loss predicted from ``calibration`` is least.
         select: shell-style patterns of the qualified names to replace; all by default.
         ignore: patterns of the names to leave alone.
         subclasses: replace instances of subclasses of ``nn.ConvNd`` too; what their own forward does besides
@@ -102,26 +150,107 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         TracingError: the forward fails on the inputs.
     """
     wanted = parse_order(order)
-    check_init(init)
+    check_init(init, (*INITS, FIT))
+    batches = _batches(calibration, init, budget)
     policy = Policy(subclasses=subclasses, select=patterns(select), ignore=patterns(ignore))
     Policy(depth_multiplier=depth_multiplier)  # raises InputError unless it is a whole number from 1
+    if input_size is None and example_inputs is None and batches:
+        example_inputs = batches[0]
     before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
     _check_selected(policy, before)
     target = model if inplace else _copied(model)
-    entries = []
-    for found in before.candidates:
-        weight = _convolution(target, found.name).weight
-        entries.append(choose(found.name, weight, found.spec, depth_multiplier, wanted, init))
-    plan = Plan(tuple(entries))
-    swaps, errors = _replacements(target, plan, init, inplace)
-    rewritten = swap(target, swaps)
-    try:
+    if budget is None:
+        choices = _choices(target, before, depth_multiplier, wanted, init)
+    else:
+        choices = {entry.name: [entry] for entry in _planned(target, before, batches, wanted, budget).entries}
+    fit = _calibrated(target, choices, batches) if init == FIT and choices else None
+    plan = Plan(
+        tuple(fit.fitted[name].entry if fit and name in fit.fitted else few[0] for name, few in choices.items())
+    )
+    swaps, errors = _replacements(target, plan, init, inplace, fit)
+    with _undone_on_failure(target, swaps):
+        rewritten = swap(target, swaps)
         after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
         _check_in_use(plan, before, after)
+        renormalised = _settle(rewritten, fit, refine) if fit else False
+    return RewriteResult(rewritten, plan, before, after, errors, *_output_errors(fit), renormalised)
+
+
+def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | None) -> list[Any]:
+    if calibration is None and (init == FIT or budget is not None):
+        what = "init='fit'" if init == FIT else "a budget"
+        raise InputError(f"{what} needs calibration=batches: some hundred inputs of the model, without labels")
+    if calibration is not None and init != FIT and budget is None:
+        raise InputError(f"init={init!r} makes no use of calibration; pass init='fit'")
+    if isinstance(calibration, Tensor):
+        raise InputError("calibration is one tensor; pass batches, as in calibration=images.split(64)")
+    return list(calibration or ())
+
+
+def _choices(
+    model: nn.Module, report: Report, depth_multiplier: int, order: Order | None, init: str
+) -> dict[str, list[PlanEntry]]:
+    """The replacements that each candidate may get: one, or for a fit without an order one of each order."""
+    found = {}
+    for finding in report.candidates:
+        weight = _convolution(model, finding.name).weight
+        if init == FIT and order is None:
+            both = equal_cost(finding.spec, depth_multiplier).items()
+            found[finding.name] = [PlanEntry.of(finding.name, finding.spec, *choice) for choice in both]
+        else:
+            found[finding.name] = [choose(finding.name, weight, finding.spec, depth_multiplier, order, init)]
+    return found
+
+
+def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order | None, budget: Budgets) -> Plan:
+    from pytest_dwsconv.estimating import estimate
+
+    limits = parse_budgets(budget)
+    with as_found(list(model.modules())):
+        options = estimate(model, report.candidates, batches, order)
+    return allocate(report, options, limits)
+
+
+def _calibrated(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: list[Any]) -> Calibration:
+    from pytest_dwsconv.calibrating import calibrate
+
+    with as_found(list(model.modules())):
+        return calibrate(model, choices, batches)
+
+
+def _settle(model: nn.Module, fit: Calibration, passes: int) -> bool:
+    """Put the fitted constants where they belong, and recover; whether new normalisation statistics were kept."""
+    from pytest_dwsconv.recovery import reestimate_normalisation, refine
+
+    for fitted in fit.fitted.values():
+        fitted.settle()
+    renormalised = reestimate_normalisation(model, fit.reference)
+    refine(model, fit.reference, passes)
+    return renormalised
+
+
+def _output_errors(fit: Calibration | None) -> tuple[dict[str, float], dict[str, float]]:
+    fitted = dict(fit.fitted) if fit else {}
+    return (
+        {name: one.error for name, one in fitted.items() if one.error is not None},
+        {name: one.held_out_error for name, one in fitted.items() if one.held_out_error is not None},
+    )
+
+
+@contextmanager
+def _undone_on_failure(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
+    """Put the convolutions back, and the values of biases and buffers, if the block does not end well."""
+    norms = [p for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()]
+    tensors = [*(conv.bias for conv in swaps), *norms, *model.buffers()]
+    saved = [(tensor, tensor.detach().clone()) for tensor in tensors if isinstance(tensor, Tensor)]
+    try:
+        yield
     except BaseException:
-        swap(rewritten, {new: old for old, new in swaps.items()})
+        swap(swaps.get(model, model), {new: old for old, new in swaps.items()})
+        with torch.no_grad():
+            for tensor, value in saved:
+                tensor.copy_(value)
         raise
-    return RewriteResult(rewritten, plan, before, after, errors)
 
 
 def _check_selected(policy: Policy, report: Report) -> None:
@@ -164,9 +293,12 @@ def apply_plan(model: nn.Module, plan: Plan, *, init: str = "fresh", inplace: bo
 
 
 def _replacements(
-    model: nn.Module, plan: Plan, init: str, inplace: bool
+    model: nn.Module, plan: Plan, init: str, inplace: bool, fit: Calibration | None = None
 ) -> tuple[dict[nn.Module, nn.Module], dict[str, float]]:
-    """All replacements of a plan, made before the first is put in place, and their weight errors."""
+    """All replacements of a plan, made before the first is put in place, and their weight errors.
+
+    A layer that no calibration batch reached gets the nearest kernel.
+    """
     swaps: dict[nn.Module, nn.Module] = {}
     errors: dict[str, float] = {}
     for entry in plan.entries:
@@ -175,7 +307,10 @@ def _replacements(
             raise InputError(f"{entry.name} is a convolution that the plan replaces under another name already")
         if inplace and conv is model:
             raise InputError("a model that is itself the convolution cannot be replaced in place; pass inplace=False")
-        factors, error = initial(conv.weight, entry, init)
+        if fit and entry.name in fit.fitted:
+            swaps[conv], errors[entry.name] = fit.fitted[entry.name].module, fit.fitted[entry.name].weight_error
+            continue
+        factors, error = initial(conv.weight, entry, "svd" if fit else init)
         swaps[conv] = replacement(conv, entry, factors)
         if error is not None:
             errors[entry.name] = error

@@ -519,7 +519,7 @@ FAILURES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "runs no more": (ReadsWeight, {}, "not my tail"),
     "bad shape": (Net, {"input_size": (1, 5, 16, 16)}, "rejected inputs"),
     "order": (Net, {"order": "sideways"}, "order must be one of 'auto', 'depthwise_first', 'pointwise_first'"),
-    "init": (Net, {"init": "magic"}, "init must be one of 'svd', 'fresh', not 'magic'"),
+    "init": (Net, {"init": "magic"}, "init must be one of 'svd', 'fresh', 'fit', not 'magic'"),
     "multiplier": (Net, {"depth_multiplier": 0}, "depth_multiplier must be at least 1"),
     "select": (Net, {"select": "stem"}, "a list of patterns, not one string: ['stem']"),
     "forward patched": (patched, {"subclasses": True}, "tail: its forward was replaced on the instance"),

@@ -1,0 +1,294 @@
+"""What a trained network keeps when its convolutions are made depthwise separable, by method: prints tables.
+
+Needs the images of Debian's package dataset-fashion-mnist, and a network for them with its weights::
+
+    python benchmarks/accuracy.py fashion --network fashion_resnet.py --weights fashion_resnet.pt
+    python benchmarks/accuracy.py plans --network fashion_resnet.py --weights fashion_resnet.pt
+
+    pip install facenet-pytorch scikit-image scikit-learn   # their weights and photographs
+    python benchmarks/accuracy.py mtcnn
+
+    pip install torchvision
+    python benchmarks/accuracy.py svd
+
+Calibration is 1,024 training images without labels; accuracy is on the first 4,000 test images. Times are of the
+machine it runs on. Rows that need a package that is missing say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gzip
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pytest_dwsconv import analyze, distill, rewrite
+from pytest_dwsconv.calibrating import calibrate
+from pytest_dwsconv.estimating import estimate
+from pytest_dwsconv.fitting import Problem
+from pytest_dwsconv.planning import PlanEntry
+from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.replacing import swap
+
+IMAGES = Path("/usr/share/datasets/fashion-mnist")
+CALIBRATION, TESTED, SHAPE = 1024, 4000, (1, 1, 28, 28)
+HEADERS, PLANS = ["", "parameters", "accuracy", "agreement", "s"], 40
+STEM = ["stem.0"]
+"""One input channel: separable at multiplier 1 it would be one filter, 24 times."""
+
+
+def read(name: str, offset: int) -> Tensor:
+    data = gzip.decompress((IMAGES / f"{name}.gz").read_bytes())
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=offset).copy())
+
+
+def images(part: str) -> Tensor:
+    pixels = read(f"{part}-images-idx3-ubyte", 16).view(-1, 1, 28, 28)
+    return (pixels.float() / 255 - 0.286) / 0.353
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    return torch.cat([model.eval()(part) for part in inputs.split(500)])
+
+
+class Fashion:
+    """The network, its calibration images, and how well a converted network does."""
+
+    def __init__(self, network: Path, weights: Path) -> None:
+        space: dict[str, Any] = {"__name__": network.stem}
+        exec(compile(network.read_text(), network, "exec"), space)  # the caller's own file
+        self.network: nn.Module = space["load"](weights)
+        self.train = images("train")
+        self.order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
+        self.calibration = list(self.train[self.order[:CALIBRATION]].split(64))
+        self.test = images("t10k")[:TESTED]
+        self.labels = read("t10k-labels-idx1-ubyte", 8)[:TESTED].long()
+        self.wanted = outputs(self.network, self.test)
+
+    def row(self, name: str, make: Callable[[], nn.Module]) -> list[Any]:
+        start = time.perf_counter()
+        model = make()
+        seconds = time.perf_counter() - start
+        found = outputs(model, self.test)
+        right = (found.argmax(1) == self.labels).float().mean().item()
+        agree = (found.argmax(1) == self.wanted.argmax(1)).float().mean().item()
+        row = [name, sum(p.numel() for p in model.parameters()), f"{right:.2%}", f"{agree:.2%}", f"{seconds:.1f}"]
+        print(*row, sep=" | ", flush=True)
+        return row
+
+    def rewritten(self, **options: Any) -> nn.Module:
+        if options.get("init") == "fit":
+            options["calibration"] = self.calibration
+        return rewrite(self.network, SHAPE, ignore=STEM, **options).model
+
+    def distilled(self, **options: Any) -> nn.Module:
+        student = self.rewritten(**options)
+        pool = self.train[self.order[CALIBRATION:]]
+        distill(student, self.network, pool.split(128), steps=400, learning_rate=3e-3)
+        return student
+
+
+def pointwise_only(fashion: Fashion) -> nn.Module:
+    """One least-squares solution of each pointwise part, its depthwise part left as the decomposition gave it."""
+    from pytest_dwsconv import calibrating, fitting
+
+    def half(problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+        channels, multiplier, taps = depthwise.shape
+        gram = problem.gram[0].view(channels, taps, channels, taps)
+        inner = torch.einsum("crk,ckdl,dsl->crds", depthwise, gram, depthwise).reshape(channels * multiplier, -1)
+        cross = problem.cross[0].view(-1, channels, taps)
+        right = torch.einsum("mck,crk->crm", cross, depthwise).reshape(channels * multiplier, -1)
+        solved = torch.linalg.lstsq(inner, right).solution.view(channels, multiplier, -1)
+        return depthwise, solved.permute(2, 1, 0)
+
+    saved = fitting._depthwise_first, calibrating.RELAXATIONS
+    fitting._depthwise_first, calibrating.RELAXATIONS = half, 0
+    try:
+        return fashion.rewritten(init="fit", order="depthwise_first", refine=0)
+    finally:
+        fitting._depthwise_first, calibrating.RELAXATIONS = saved
+
+
+def cp_factorised(fashion: Fashion) -> nn.Module:
+    """tensorly-torch's CP factorisation of each 3 x 3 convolution, of the rank that costs what multiplier 1 does."""
+    from tltorch import FactorizedConv  # type: ignore[import-not-found]  # not among our dependencies
+
+    model = copy.deepcopy(fashion.network)
+    for entry in rewrite(fashion.network, SHAPE, ignore=STEM, order="depthwise_first").plan.entries:
+        conv: Any = model.get_submodule(entry.name)
+        rank = entry.params_after // (entry.in_channels + entry.out_channels + sum(entry.kernel_size))
+        options = {"factorization": "cp", "implementation": "reconstructed", "decompose_weights": True}
+        new = FactorizedConv.from_conv(conv, rank=rank, **options)
+        parent, _, name = entry.name.rpartition(".")
+        setattr(model.get_submodule(parent), name, new)
+    return model
+
+
+def fashion_table(fashion: Fashion) -> None:
+    rows = [fashion.row("original", lambda: fashion.network)]
+    for name, options in {
+        "random weights, r = 1": {"init": "fresh"},
+        "SVD, r = 1": {"init": "svd", "order": "depthwise_first"},
+        "fit by layers, r = 1": {"init": "fit", "refine": 0},
+        "fit, r = 1": {"init": "fit"},
+        "fit by layers, r = 2": {"init": "fit", "refine": 0, "depth_multiplier": 2},
+        "fit, r = 2": {"init": "fit", "depth_multiplier": 2},
+        "fit, planned at 100k": {"init": "fit", "budget": "100k"},
+    }.items():
+        rows.append(fashion.row(name, partial(fashion.rewritten, **options)))
+    rows.append(fashion.row("pointwise parts refitted only, r = 1", lambda: pointwise_only(fashion)))
+    rows.append(fashion.row("SVD, r = 1, 400 steps", lambda: fashion.distilled(init="svd", order="depthwise_first")))
+    rows.append(fashion.row("fit, r = 1, 400 steps", lambda: fashion.distilled(init="fit")))
+    rows.append(_if_installed(fashion, "BSConv's replacer, r = 1", blueprint_replaced))
+    rows.append(_if_installed(fashion, "CP (tensorly-torch), equal parameters", cp_factorised))
+    print(tabulate(rows, HEADERS, intfmt=","))
+
+
+def blueprint_replaced(fashion: Fashion) -> nn.Module:
+    """The BSConv package's own replacer: blueprint convolutions with new random weights."""
+    from bsconv.pytorch import BSConvU_Replacer  # type: ignore[import-not-found]  # not among our dependencies
+
+    replaced: nn.Module = BSConvU_Replacer().apply(copy.deepcopy(fashion.network))
+    return replaced
+
+
+def _if_installed(fashion: Fashion, name: str, make: Callable[[Fashion], nn.Module]) -> list[Any]:
+    try:
+        return fashion.row(name, lambda: make(fashion))
+    except Exception as error:  # a peer that does not run is a result too
+        return [name, None, f"did not run: {type(error).__name__}: {str(error)[:60]}", None, None]
+
+
+def plans_table(fashion: Fashion) -> None:
+    """Predicted against real loss over random plans, and planned against uniform multipliers."""
+    from scipy.stats import spearmanr
+
+    report = analyze(fashion.network, SHAPE)
+    findings = [finding for finding in report.candidates if finding.name not in STEM]
+    with as_found(list(fashion.network.modules())):
+        options = estimate(fashion.network, findings, fashion.calibration, None)
+    draw, pairs = random.Random(0), []
+    for _ in range(PLANS):
+        share = draw.uniform(0.1, 1)
+        chosen = [draw.choice(its[1:]) for its in options.values() if draw.random() < share]
+        entries = {option.entry.name: [option.entry] for option in chosen if option.entry is not None}
+        model = fitted_with(fashion.network, entries, fashion.calibration[:4])
+        real = (outputs(model, fashion.test[:1000]) - fashion.wanted[:1000]).square().mean().item()
+        pairs.append((sum(option.loss for option in chosen), real))
+    predicted, real_losses = (list(column) for column in zip(*pairs, strict=True))
+    print(f"rank correlation over {PLANS} random plans: {spearmanr(predicted, real_losses).statistic:.3f}")
+    rows = []
+    for multiplier in (1, 2, 3):
+        uniform = fashion.rewritten(init="fit", depth_multiplier=multiplier, refine=0)
+        params = sum(parameter.numel() for parameter in uniform.parameters())
+        rows.append(fashion.row(f"uniform, r = {multiplier}", partial(copy.deepcopy, uniform)))
+        rows.append(fashion.row("planned", partial(fashion.rewritten, init="fit", budget=params, refine=0)))
+    print(tabulate(rows, HEADERS, intfmt=","))
+
+
+def fitted_with(network: nn.Module, entries: dict[str, list[PlanEntry]], batches: list[Any]) -> nn.Module:
+    """The network with just these replacements, fitted by layers."""
+    model = copy.deepcopy(network)
+    if not entries:
+        return model
+    with as_found(list(model.modules())):
+        found = calibrate(model, entries, batches).fitted
+    swap(model, {model.get_submodule(name): fitted.module for name, fitted in found.items()})
+    for fitted in found.values():
+        fitted.settle()
+    return model
+
+
+def crops(side: int, count: int, seed: int) -> Tensor:
+    """Pieces of real photographs at several scales, as the cascade of MTCNN would hand them on."""
+    from skimage import data  # type: ignore[import-not-found]  # not among our dependencies
+    from sklearn.datasets import load_sample_images  # type: ignore[import-not-found]  # likewise
+
+    photographs = [data.astronaut(), data.coffee(), data.chelsea(), *load_sample_images().images]
+    draw, pieces = random.Random(seed), []
+    for _ in range(count):
+        photograph = draw.choice(photographs)
+        size = draw.randint(side, min(200, *photograph.shape[:2]))
+        top, left = (draw.randint(0, full - size) for full in photograph.shape[:2])
+        piece = torch.from_numpy(photograph[top : top + size, left : left + size].copy()).permute(2, 0, 1)[None]
+        pieces.append((F.interpolate(piece.float(), (side, side), mode="area") - 127.5) / 128)
+    return torch.cat(pieces)
+
+
+def mtcnn_table() -> None:
+    from facenet_pytorch.models.mtcnn import ONet, RNet  # type: ignore[import-not-found]  # not among our dependencies
+
+    rows = []
+    for make, side in ((RNet, 24), (ONet, 48)):
+        network = make().eval()
+        calibration, unseen = list(crops(side, CALIBRATION, 0).split(64)), crops(side, 1000, 1)
+        for multiplier in (1, 2, 4):
+            methods: dict[str, dict[str, Any]] = {"SVD": {}, "fit": {"init": "fit", "calibration": calibration}}
+            for init, options in methods.items():
+                model = rewrite(network, (1, 3, side, side), depth_multiplier=multiplier, **options).model
+                params = [sum(p.numel() for p in one.parameters()) for one in (network, model)]
+                rows.append([make.__name__, init, multiplier, *params, *agreement(model, network, unseen)])
+                print(*rows[-1], sep=" | ", flush=True)
+    heads = [
+        "network",
+        "method",
+        "r",
+        "parameters",
+        "then",
+        "same decision",
+        "face score, mean difference",
+        "box error",
+    ]
+    print(tabulate(rows, heads, intfmt=","))
+
+
+@torch.no_grad()
+def agreement(model: nn.Module, network: nn.Module, unseen: Tensor) -> list[str]:
+    """Same face or no face at 0.6; difference of its probability; box offsets' relative error."""
+    found, wanted = model(unseen), network(unseen)
+    score, target = found[-1][:, 1], wanted[-1][:, 1]
+    same = ((score > 0.6) == (target > 0.6)).float().mean().item()
+    box = ((found[0] - wanted[0]).norm() / (wanted[0] - wanted[0].mean(0)).norm()).item()
+    return [f"{same:.1%}", f"{(score - target).abs().mean().item():.4f}", f"{box:.3f}"]
+
+
+def svd_table() -> None:
+    from torchvision import models
+
+    rows = []
+    for name in ("resnet50", "vgg16"):
+        network = models.get_model(name, weights=None)
+        start = time.perf_counter()
+        result = rewrite(network, order="depthwise_first", inplace=True)
+        rows.append([name, len(result.plan.entries), f"{time.perf_counter() - start:.2f}"])
+    print(tabulate(rows, ["network", "layers", "s, analysis included"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="accuracy kept by depthwise separable rewrites, by method")
+    parser.add_argument("table", choices=["fashion", "plans", "mtcnn", "svd"])
+    parser.add_argument("--network", type=Path, help="a file with load(weights) -> network")
+    parser.add_argument("--weights", type=Path)
+    arguments = parser.parse_args()
+    if arguments.table in ("mtcnn", "svd"):
+        return {"mtcnn": mtcnn_table, "svd": svd_table}[arguments.table]()
+    if arguments.network is None or arguments.weights is None:
+        parser.error(f"{arguments.table} needs --network and --weights")
+    table = {"fashion": fashion_table, "plans": plans_table}[arguments.table]
+    return table(Fashion(arguments.network, arguments.weights))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Which layers to replace, and how, under budgets: the choice of least predicted loss, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+
+from pytest_dwsconv.budget import Unit, humanize, parse_quantity
+from pytest_dwsconv.conv import Cost
+from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.planning import Plan, PlanEntry
+from pytest_dwsconv.report import Finding, Report
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One thing that a budget can limit: bytes per weight and per bias, or MACs."""
+
+    noun: str
+    unit: Unit
+    per_weight: int = 1
+    per_bias: int = 1
+    macs: bool = False
+
+    def of(self, cost: Cost, biases: int) -> int:
+        """What one convolution takes of this limit."""
+        if self.macs:
+            return cost.macs or 0
+        return self.per_weight * (cost.params - biases) + self.per_bias * biases
+
+
+LIMITS = {
+    "params": Limit("parameters", Unit.COUNT),
+    "macs": Limit("MACs", Unit.COUNT, macs=True),
+    "size": Limit("bytes of float32 parameters", Unit.BYTES, 4, 4),
+    "int8": Limit("bytes of int8 parameters", Unit.BYTES, 1, 4),
+}
+"""By the name that a budget calls it. With int8 weights, biases are kept in 32 bits."""
+
+Budgets = str | float | Mapping[str, str | float]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One thing that can be done with a layer: a replacement, or None to keep it, with its predicted loss and cost."""
+
+    entry: PlanEntry | None
+    loss: float
+    cost: Cost
+
+
+def parse_budgets(budgets: Budgets) -> dict[str, float]:
+    """Limits by name, from one number of parameters or from several limits.
+
+    Raises:
+        InputError: a limit of a name that is not known, or none at all.
+        FormatError: a limit that is not a quantity.
+    """
+    given = budgets if isinstance(budgets, Mapping) else {"params": budgets}
+    unknown = sorted(given.keys() - LIMITS.keys())
+    if unknown or not given:
+        raise InputError(f"a budget takes {', '.join(LIMITS)}, not {unknown[0] if unknown else 'nothing'!r}")
+    limits = {}
+    for name, value in given.items():
+        try:
+            limits[name] = parse_quantity(value, LIMITS[name].unit)
+        except FormatError as error:
+            raise FormatError(f"the budget's {name} {error}") from error
+    return limits
+
+
+def allocate(report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]) -> Plan:
+    """One option per layer, so that the sum of losses is least and the whole model keeps every limit.
+
+    It is an integer linear programme with one 0-1 variable per option, solved to proven optimality
+    (``scipy.optimize.milp``, HiGHS).
+
+    Args:
+        report: the model as it is.
+        options: what can be done with each candidate; keeping it must be among them.
+        budgets: limits on the whole model by their names in ``LIMITS``.
+
+    Raises:
+        InputError: no choice keeps the limits, or MACs are limited and none were counted.
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    flat = [(name, option) for name, choices in options.items() for option in choices]
+    if not flat:
+        _check_reachable(report, options, budgets)
+        return Plan()
+    losses = np.array([option.loss for _, option in flat])
+    one_each = np.array([[float(name == layer) for name, _ in flat] for layer in options])
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    for name, limit in budgets.items():
+        costs = np.array([_taken(report, layer, option, name) for layer, option in flat], dtype=float)
+        constraints.append(LinearConstraint(costs[None], -np.inf, floor(limit) - _fixed(report, options, name)))
+    scale = losses.max() or 1.0
+    found = milp(
+        losses / scale, constraints=constraints, integrality=np.ones(len(flat), dtype=int), bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0.0},
+    )  # fmt: skip
+    if found.x is None:
+        _check_reachable(report, options, budgets)
+        raise InputError(
+            "no choice of layers and multipliers keeps all limits of the budget together; raise one of them"
+        )
+    chosen = [option.entry for (_, option), value in zip(flat, found.x, strict=True) if value > 0.5]
+    return Plan(tuple(entry for entry in chosen if entry is not None))
+
+
+def _finding(report: Report, name: str) -> Finding:
+    return next(finding for finding in report.findings if finding.name == name)
+
+
+def _taken(report: Report, layer: str, option: Option, name: str) -> int:
+    spec = _finding(report, layer).spec
+    return LIMITS[name].of(option.cost, (spec.out_channels or 0) if spec.bias else 0)
+
+
+def _total(report: Report, name: str) -> int:
+    if not LIMITS[name].macs:
+        return _model_size(report, LIMITS[name])
+    if report.macs is None:
+        raise InputError("the budget limits MACs and none were counted: give an input size, as in (1, 3, 224, 224)")
+    return report.macs
+
+
+def _model_size(report: Report, limit: Limit) -> int:
+    biases = sum(f.spec.out_channels or 0 for f in report.findings if f.spec.bias)
+    return limit.of(Cost(report.params, None), biases)
+
+
+def _fixed(report: Report, options: Mapping[str, Sequence[Option]], name: str) -> int:
+    """What everything else in the model takes."""
+    kept = (next(option for option in choices if option.entry is None) for choices in options.values())
+    return _total(report, name) - sum(_taken(report, n, o, name) for n, o in zip(options, kept, strict=True))
+
+
+def _check_reachable(report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]) -> None:
+    for name, limit in budgets.items():
+        least = _fixed(report, options, name)
+        least += sum(
+            min(_taken(report, layer, option, name) for option in choices) for layer, choices in options.items()
+        )
+        if least > limit:
+            unit = LIMITS[name].unit
+            raise InputError(
+                f"the budget of {humanize(limit, unit)} {LIMITS[name].noun} cannot be kept: replacing every candidate "
+                f"at its cheapest leaves {humanize(least, unit)}"
+            )

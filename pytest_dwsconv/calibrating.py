@@ -1,0 +1,336 @@
+"""The calibrated fit: layers in execution order, inputs from the converted network, targets from the original.
+
+Per layer the moments of its inputs are summed once; alternating least squares then needs no data. Where a rectifier
+follows, the targets below its threshold are relaxed a few times to what the fitted layer gives, because errors down
+there do no harm; each time only the moments with the targets are summed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.factorize import Factors, decompose
+from pytest_dwsconv.fitting import Problem, fit
+from pytest_dwsconv.locating import Call, calls
+from pytest_dwsconv.moments import Cross, Moments, all_reduce, place_in_group
+from pytest_dwsconv.planning import PlanEntry
+from pytest_dwsconv.recovery import Reference
+from pytest_dwsconv.replacing import replacement
+from pytest_dwsconv.replaying import Data, Override, Run
+from pytest_dwsconv.sensitivity import sensitivities
+from pytest_dwsconv.separable import SeparableConvNd, dense_kernel
+
+FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 10, 3, 2
+RIDGE = 1e-4
+"""White noise assumed on the inputs, in units of their mean power: it ties a fit of few data to the kernel itself."""
+
+
+@dataclass
+class Layer:
+    """A convolution to be replaced, the replacements to choose from, and its calls."""
+
+    name: str
+    conv: Any
+    entries: Sequence[PlanEntry]
+    calls: tuple[Call, ...]
+
+    @property
+    def movable(self) -> bool:
+        """Whether a constant can be added to each output channel: in its bias, or in the normalisation after it."""
+        return self.conv.bias is not None or all(call.norm is not None for call in self.calls)
+
+
+@dataclass
+class Fitted:
+    """A layer's replacement, the constant to add to its outputs, and its relative output errors."""
+
+    layer: Layer
+    entry: PlanEntry
+    module: SeparableConvNd
+    offset: Tensor | None
+    weight_error: float
+    error: float | None = None
+    held_out_error: float | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = self.module.forward(x)  # reason: hooks are nodes of the record already
+        if self.offset is None:
+            return out
+        return out + self.offset.to(out.dtype).view(-1, *(1,) * (len(self.entry.kernel_size)))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move the constant into the bias, or out of the mean that the normalisation after it takes off."""
+        if self.offset is None:
+            return
+        bias = self.module.bias
+        if bias is not None:
+            bias.add_(self.offset)
+        else:
+            for norm in {call.norm for call in self.layer.calls}:
+                norm.running_mean.sub_(self.offset)
+        self.offset = None
+
+
+class Observation(NamedTuple):
+    """One batch at one call: input, the original's value at the reference, and what is added to the output there."""
+
+    call: Call
+    x: Tensor
+    target: Tensor
+    rest: Tensor
+
+    def reached(self, output: Tensor) -> Tensor:
+        """The value at the reference for an output of the convolution."""
+        return output * self._scale(output) + self.rest
+
+    def wanted(self, at_reference: Tensor) -> Tensor:
+        """The output of the convolution that gives this value at the reference; 0 for channels that are scaled by 0."""
+        scale = self._scale(at_reference)
+        return torch.where(scale == 0, 0.0, (at_reference - self.rest) / torch.where(scale == 0, 1.0, scale))
+
+    def _scale(self, like: Tensor) -> Tensor:
+        return self.call.scale.to(like).view(-1, *(1,) * self.call.rank)
+
+    def relaxed(self, reached: Tensor) -> Tensor:
+        """The target, moved to what was reached where the rectifier hides the difference."""
+        assert self.call.clip is not None
+        low, high = self.call.clip
+        target = torch.where(self.target <= low, reached.clamp(max=low), self.target)
+        return torch.where(self.target >= high, reached.clamp(min=high), target)
+
+
+class Side:
+    """The original and the partly converted network, both advanced over the same batches."""
+
+    def __init__(self, data: Data, indices: Sequence[int], layers: Sequence[Layer]) -> None:
+        references = {call.reference for layer in layers for call in layer.calls}
+        self.original = Run(data, indices, references)
+        self.converted = Run(data, indices)
+        self.data, self.indices, self.waiting = data, indices, list(layers)
+
+    def observe(self, layer: Layer, overrides: Mapping[int, Override]) -> list[Observation]:
+        """What the layer's calls see in the network as converted so far."""
+        self.converted.advance(min(call.start for call in layer.calls), overrides)
+        self.original.advance(max(call.reference for call in layer.calls) + 1, {})
+        return [found for call in layer.calls for found in self._observe(call, overrides)]
+
+    def _observe(self, call: Call, overrides: Mapping[int, Override]) -> Iterator[Observation]:
+        for number, index in enumerate(self.indices):
+            recording = self.data.recordings[index]
+            shape = recording.nodes[call.place].meta["tensor_meta"].shape
+            values = self.converted.ahead(number, call.reference, {**overrides, **call.overrides(_silence(shape))})
+            target = self.original.values[number][call.reference]
+            yield Observation(call, values[call.input_place], target, values[call.reference])
+
+    def done(self, layer: Layer) -> None:
+        """Release what was kept for a layer that is fitted."""
+        self.waiting.remove(layer)
+        self.original.keep = frozenset(call.reference for other in self.waiting for call in other.calls)
+        self.original.release({call.reference for call in layer.calls})
+
+
+def _silence(shape: torch.Size) -> Override:
+    return lambda x: x.new_zeros(shape)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Every layer's fit, and what the original gives for the batches used and held out."""
+
+    fitted: Mapping[str, Fitted]
+    reference: Reference
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: Sequence[Any]) -> Calibration:
+    """Fit a replacement for each convolution of ``choices`` that the forward calls.
+
+    The model must be in evaluation mode and is left as found.
+
+    Raises:
+        InputError: the batches cannot be used, or a layer cannot be fitted.
+        TracingError: the forward fails on a batch.
+    """
+    data = Data(model, batches)
+    layers = layers_of(model, choices, data)
+    fitting, held = split(len(data.batches))
+    side, other = Side(data, fitting, layers), Side(data, held, layers)
+    weights = sensitivities(data, fitting, [call for layer in layers for call in layer.calls])
+    fitted: dict[str, Fitted] = {}
+    overrides: dict[int, Override] = {}
+    with tqdm(layers, disable=None, unit="layer") as bar:
+        for layer in bar:
+            bar.set_description(layer.name)
+            new = fitted[layer.name] = fit_layer(layer, side.observe(layer, overrides), weights)
+            new.held_out_error = relative_error(other.observe(layer, overrides), new)
+            side.done(layer)
+            other.done(layer)
+            for call in layer.calls:
+                overrides.update(call.overrides(new))
+            bar.set_postfix(error="none" if new.error is None else f"{new.error:.3f}")
+    reference = Reference(model, list(fitted), [batches[i] for i in fitting], [batches[i] for i in held])
+    return Calibration(fitted, reference)
+
+
+def split(count: int) -> tuple[list[int], list[int]]:
+    """Which of this process's batches to fit on, and which to hold out.
+
+    Counting the batches of all processes, in turn one of each, every eighth is held out; of two to seven the last;
+    a single one is not.
+    """
+    rank, world = place_in_group()
+    total = torch.tensor(float(count))
+    all_reduce(total)
+    last = int(total) - 1
+    held = [i for i in range(count) if (o := i * world + rank) % 8 == 7 or 0 < o == last < 7]
+    return [i for i in range(count) if i not in held], held
+
+
+def layers_of(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], data: Data) -> list[Layer]:
+    layers = []
+    for name, entries in choices.items():
+        conv: Any = model.get_submodule(name)
+        found = calls(data.graph, name, conv)
+        if found:
+            layers.append(Layer(name, conv, entries, found))
+    return sorted(layers, key=lambda layer: layer.calls[0].start)
+
+
+def fit_layer(layer: Layer, seen: Sequence[Observation], weights: Mapping[int, Tensor]) -> Fitted:
+    """The best of the layer's possible replacements on these observations."""
+    space = Space(layer, seen, output_weight(layer, weights))
+    best: tuple[float, Fitted] | None = None
+    for entry in layer.entries:
+        fitted = _fit_entry(space, entry, seen)
+        loss = weighted_loss(seen, fitted, weights)
+        if best is None or loss < best[0]:
+            best = loss, fitted
+    assert best is not None
+    best[1].error = relative_error(seen, best[1])
+    return best[1]
+
+
+def _check_moments(name: str, moments: Moments) -> None:
+    if not bool(torch.isfinite(moments.gram.diagonal(dim1=1, dim2=2)).all()):
+        raise InputError(f"{name} gets NaN or infinite inputs from the calibration batches; leave it out with ignore")
+
+
+def output_weight(layer: Layer, weights: Mapping[int, Tensor]) -> Tensor:
+    """How much errors of the convolution's outputs matter, (G, M/G, M/G), summed over its calls."""
+    groups = layer.conv.groups
+    total = sum(weights[call.reference] * torch.outer(call.scale, call.scale) for call in layer.calls)
+    assert isinstance(total, Tensor)
+    size = layer.conv.out_channels // groups
+    blocks = total.view(groups, size, groups, size)
+    return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+
+
+class Space:
+    """A layer's fixed moments: centred if the layer can move its outputs, and tied to the kernel by a ridge."""
+
+    def __init__(self, layer: Layer, seen: Sequence[Observation], weight: Tensor) -> None:
+        moments = Moments(layer.conv)
+        for one in seen:
+            moments.add(one.x)
+        moments.finish()
+        _check_moments(layer.name, moments)
+        self.layer, self.weight, self.count = layer, weight, moments.count
+        self.mean_x, self.gram = moments.mean_x, moments.gram
+        power = self.gram.diagonal(dim1=1, dim2=2)
+        least = 1e-8 * power.mean()  # reason: what is left of constant inputs, once centred, is rounding
+        if layer.movable:
+            self.gram.baddbmm_(self.mean_x[:, :, None], self.mean_x[:, None, :], alpha=-1)
+        level = torch.maximum(RIDGE * power.mean(), least)
+        self.ridge = torch.where(level > 0, level, 1.0)
+        power += self.ridge
+        self.kernel = layer.conv.weight.detach().double().reshape(layer.conv.groups, -1, self.gram.shape[1])
+
+    def problem(self, seen: Sequence[Observation], wanted: Callable[[Observation], Tensor]) -> tuple[Problem, Tensor]:
+        """The least-squares problem for these targets, and the targets' means (M)."""
+        sums = Cross(self.layer.conv)
+        for one in seen:
+            sums.add(one.x, wanted(one))
+        sums.finish(self.count)
+        cross = sums.cross.view(self.kernel.shape)
+        mean_y = sums.mean_y.view(self.kernel.shape[:2])
+        if self.layer.movable:
+            cross -= mean_y[:, :, None] * self.mean_x[:, None, :]
+        return Problem(self.gram, cross + self.ridge * self.kernel, self.weight), mean_y
+
+    def offset(self, kernel: Tensor, mean_y: Tensor) -> Tensor | None:
+        if not self.layer.movable:
+            return None
+        return (mean_y - (kernel @ self.mean_x[:, :, None])[:, :, 0]).flatten()
+
+
+def _fit_entry(space: Space, entry: PlanEntry, seen: Sequence[Observation]) -> Fitted:
+    conv = space.layer.conv
+    start = decompose(conv.weight, entry.groups, entry.order).factors(entry.depth_multiplier)
+    problem, mean_y = space.problem(seen, lambda one: one.wanted(one.target))
+    factors = fit(problem, entry, start, FIRST_ROUNDS)
+    fitted = _fitted(space, entry, factors, mean_y)
+    if all(call.clip is None for call in space.layer.calls):
+        return fitted
+    for _ in range(RELAXATIONS):
+
+        def wanted(one: Observation, current: Fitted = fitted) -> Tensor:
+            reached = one.reached(current(one.x))
+            return one.wanted(one.target if one.call.clip is None else one.relaxed(reached))
+
+        problem, mean_y = space.problem(seen, wanted)
+        factors = fit(problem, entry, factors, LATER_ROUNDS)
+        fitted = _fitted(space, entry, factors, mean_y)
+    return fitted
+
+
+def _fitted(space: Space, entry: PlanEntry, factors: Factors, mean_y: Tensor) -> Fitted:
+    conv = space.layer.conv
+    kernel = dense_kernel(factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order)
+    kernel = kernel.reshape(space.kernel.shape)
+    own = Factors(*(part.to(conv.weight.dtype).contiguous() for part in factors))
+    module = replacement(conv, entry, own)
+    offset = space.offset(kernel, mean_y)
+    if offset is not None and conv.bias is not None:
+        offset = offset - conv.bias.detach().double()
+    size = float(space.kernel.norm())
+    error = float((kernel - space.kernel).norm()) / size if size else 0.0
+    return Fitted(space.layer, entry, module, offset, error)
+
+
+def weighted_loss(seen: Sequence[Observation], fitted: Fitted, weights: Mapping[int, Tensor]) -> float:
+    """Sum over positions of e^T H e, where e is the error at the reference after the rectifier."""
+    total = torch.zeros((), dtype=torch.float64)
+    for one in seen:
+        error = _seen_through(one, one.reached(fitted(one.x))) - _seen_through(one, one.target)
+        flat = error.movedim(-len(fitted.entry.kernel_size) - 1, 0).flatten(1).double()
+        total += ((weights[one.call.reference] @ flat) * flat).sum().cpu()
+    all_reduce(total)
+    return float(total)
+
+
+def relative_error(seen: Sequence[Observation], fitted: Fitted) -> float | None:
+    """Root of the squared error at the reference over the squared variation of the layer's own part there.
+
+    None where there is no data, or nothing varies.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    for one in seen:
+        target, error = one.target - one.rest, one.reached(fitted(one.x)) - one.target
+        axes = [axis for axis in range(target.dim()) if axis != target.dim() - len(fitted.entry.kernel_size) - 1]
+        varying = target - target.mean(axes, keepdim=True)
+        sums += torch.stack([error.double().square().sum(), varying.double().square().sum()]).cpu()
+    all_reduce(sums)
+    return sqrt(float(sums[0] / sums[1])) if float(sums[1]) > 0 else None
+
+
+def _seen_through(one: Observation, value: Tensor) -> Tensor:
+    return value if one.call.clip is None else value.clamp(*one.call.clip)

@@ -1,0 +1,142 @@
+"""Where a convolution's error is measured: past normalisation and skip connection, before the next nonlinearity."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from pytest_dwsconv.counting import CONVOLUTIONS
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.recording import OWNER
+from pytest_dwsconv.replaying import Override, Recording
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_ADD = frozenset("add add_ __add__ __radd__ __iadd__ iadd".split())
+_CLIPS: dict[Any, tuple[float, float]] = {
+    nn.ReLU: (0.0, inf),
+    nn.ReLU6: (0.0, 6.0),
+    F.relu: (0.0, inf),
+    F.relu6: (0.0, 6.0),
+    torch.relu: (0.0, inf),
+    torch.relu_: (0.0, inf),
+    Tensor.relu: (0.0, inf),
+    Tensor.relu_: (0.0, inf),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a convolution, by the places of nodes in the recorded graph.
+
+    Between ``place`` and ``reference`` every output channel is only scaled, by ``scale`` (M), and added to; the
+    values at ``reference`` are then clipped to ``clip``, or used otherwise where that is None.
+    """
+
+    place: int
+    input_place: int
+    rank: int
+    reference: int
+    scale: Tensor
+    clip: tuple[float, float] | None
+    norm: Any
+    """The normalisation that alone reads the convolution's output."""
+    padding: int | None = None
+    """The node by which the convolution itself pads its input, where that is one of its own."""
+
+    @property
+    def start(self) -> int:
+        """The first node that is the convolution's."""
+        return self.place if self.padding is None else self.padding
+
+    def overrides(self, new: Override) -> dict[int, Override]:
+        """What to run instead of the convolution's nodes."""
+        return {self.place: new} if self.padding is None else {self.padding: _as_it_is, self.place: new}
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def calls(graph: Recording, name: str, conv: Any) -> tuple[Call, ...]:
+    """Every call of the convolution module of that name."""
+    found = [node for node in graph.nodes if _calls(node, name)]
+    located = [_call(graph, node, name, conv) for node in found]
+    own = Counter(id(call.norm) for call in located)
+    runs = Counter(id(graph.modules[node.target]) for node in graph.nodes if node.op == "call_module")
+    return tuple(call if own[id(call.norm)] == runs[id(call.norm)] else replace(call, norm=None) for call in located)
+
+
+def _calls(node: fx.Node, name: str) -> bool:
+    if node.op == "call_module":
+        return node.target == name
+    return bool(node.meta.get(CONVOLUTIONS)) and node.meta.get(OWNER) == name
+
+
+def _call(graph: Recording, node: fx.Node, name: str, conv: Any) -> Call:
+    first = _padding(node, name) or node
+    if not first.args or not isinstance(first.args[0], fx.Node):
+        raise InputError(f"{name} gets its input by keyword, where it cannot be followed; leave it out with ignore")
+    scale = torch.ones(conv.out_channels, dtype=torch.float64)
+    at, norm = node, None
+    while (after := _linear_user(graph, at)) is not None:
+        module = graph.modules.get(after.target)
+        if isinstance(module, NORMS):
+            scale = scale * _norm_scale(module)
+            norm = module if at is node else norm
+        at = after
+    return Call(
+        place=graph.place[node],
+        input_place=graph.place[first.args[0]],
+        rank=len(conv.kernel_size),
+        reference=graph.place[at],
+        scale=scale,
+        clip=_clip(graph, at.users),
+        norm=norm,
+        padding=None if first is node else graph.place[first],
+    )
+
+
+def _padding(node: fx.Node, name: str) -> fx.Node | None:
+    """The node by which a convolution with another padding mode than zeros pads its input."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    before = node.args[0]
+    pads = getattr(before.target, "__name__", "") == "pad" and before.meta.get(OWNER) == name
+    return before if pads else None
+
+
+def _linear_user(graph: Recording, node: fx.Node) -> fx.Node | None:
+    """The only user of a node, if all it does is to scale channels or to add something of the same shape."""
+    if len(node.users) != 1:
+        return None
+    user = next(iter(node.users))
+    module = graph.modules.get(user.target) if user.op == "call_module" else None
+    if type(module) in NORMS:
+        return user if isinstance(module, NORMS) and module.running_var is not None else None
+    if type(module) in _NOTHING:
+        return user
+    adds = user.op == "call_function" and getattr(user.target, "__name__", "") in _ADD and not user.kwargs
+    return user if adds and _same_shapes(user) else None
+
+
+def _same_shapes(node: fx.Node) -> bool:
+    shapes = [n.meta["tensor_meta"].shape for n in node.args if isinstance(n, fx.Node) and "tensor_meta" in n.meta]
+    return len(shapes) == 2 and shapes[0] == shapes[1] and node.args[0] is not node.args[1]
+
+
+def _norm_scale(norm: Any) -> Tensor:
+    scale: Tensor = (norm.running_var.double() + norm.eps).rsqrt()
+    return (scale if norm.weight is None else scale * norm.weight.detach().double()).cpu()
+
+
+def _clip(graph: Recording, users: Iterable[fx.Node]) -> tuple[float, float] | None:
+    found = {_CLIPS.get(type(graph.modules[u.target]) if u.op == "call_module" else u.target) for u in users}
+    return found.pop() if len(found) == 1 else None

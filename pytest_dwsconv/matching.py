@@ -1,0 +1,93 @@
+"""Comparing a converted network with its original: outputs, and activations wherever a part was converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv.moments import all_reduce
+from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.replaying import arguments, floating
+
+
+class Seen(NamedTuple):
+    """What one batch gave: the outputs, and the outputs of some modules by name, call after call."""
+
+    outputs: list[Tensor]
+    inner: dict[str, list[Tensor]]
+
+
+@contextmanager
+def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Module, Any], Seen]]:
+    """A function that runs ``model``, or a wrapper around it, on a batch and tells what these modules gave."""
+    inner: dict[str, list[Tensor]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, args, out: inner.setdefault(name, []).extend(floating(out))
+
+    def see(runner: nn.Module, batch: Any) -> Seen:
+        inner.clear()
+        args, kwargs = arguments(batch)
+        outputs = floating(runner(*args, **kwargs))
+        return Seen(outputs, dict(inner))
+
+    handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in names]
+    try:
+        yield see
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def seen(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> list[Seen]:
+    """What the model gives for each batch in evaluation mode."""
+    with as_found(list(model.modules())), watching(model, names) as see:
+        return [see(model, batch) for batch in batches]
+
+
+def holders(names: Sequence[str]) -> list[str]:
+    """The modules that hold those of these names directly, without the model itself."""
+    return [name for name in dict.fromkeys(name.rpartition(".")[0] for name in names) if name]
+
+
+def mismatch(found: Seen, wanted: Seen) -> Tensor:
+    """Squared error over squared variation: of the outputs, plus the mean over the modules."""
+    total = _distance(found.outputs, wanted.outputs)
+    inner = [_distance(found.inner[name], wanted.inner[name]) for name in found.inner]
+    return total + torch.stack(inner).mean() if inner else total
+
+
+def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    parts = [
+        (a - b).square().mean() / (b - b.mean()).square().mean().clamp(min=1e-12)
+        for a, b in zip(found, wanted, strict=True)
+    ]
+    return torch.stack(parts).mean()
+
+
+@torch.no_grad()
+def mean_mismatch(
+    model: nn.Module, names: Sequence[str], batches: Sequence[Any], wanted: Sequence[Seen]
+) -> float | None:
+    """The mean over batches, of all processes, in evaluation mode; None without any."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    with as_found(list(model.modules())), watching(model, names) as see:
+        for batch, target in zip(batches, wanted, strict=True):
+            sums += torch.tensor([float(mismatch(see(model, batch), target)), 1.0], dtype=torch.float64)
+    all_reduce(sums)
+    return float(sums[0] / sums[1]) if float(sums[1]) else None
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def restore(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        tensor.copy_(saved[name])

@@ -1,0 +1,121 @@
+"""Second moments of a convolution's inputs and targets: all that a least-squares fit needs to know of the data.
+
+They are sums, so they are gathered batch by batch, in float64, and added up over processes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+Conv = Any
+"""nn.Conv1d, 2d or 3d; PyTorch's stubs know no common type with all of their attributes."""
+
+CHUNK_BYTES = 64 * 1024 * 1024
+
+
+def place_in_group() -> tuple[int, int]:
+    """This process's rank in the default group, and the number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def all_reduce(*sums: Tensor) -> None:
+    """Add up each tensor over the processes of the default group, in place; alone, nothing happens."""
+    if place_in_group()[1] > 1:
+        for tensor in sums:
+            dist.all_reduce(tensor)
+
+
+def padded(x: Tensor, conv: Conv) -> Tensor:
+    """``x`` as the convolution itself would pad it, a batch dimension added where it has none."""
+    if x.dim() == len(conv.kernel_size) + 1:
+        x = x.unsqueeze(0)
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    sides = conv._reversed_padding_repeated_twice
+    return F.pad(x, sides, mode=mode) if any(sides) else x
+
+
+def patches(x: Tensor, conv: Conv) -> Tensor:
+    """The taps under every output position of a padded input: (G, C/G k, positions)."""
+    rank, taps = len(conv.kernel_size), prod(conv.kernel_size)
+    for axis, (side, stride, dilation) in enumerate(
+        zip(conv.kernel_size, conv.stride, conv.dilation, strict=True), start=2
+    ):
+        x = x.unfold(axis, dilation * (side - 1) + 1, stride)[..., ::dilation]
+    batch, channels, *sides = x.shape
+    x = x.reshape(batch, conv.groups, channels // conv.groups, prod(sides[:rank]), taps)
+    return x.permute(1, 2, 4, 0, 3).reshape(conv.groups, channels // conv.groups * taps, -1)
+
+
+class Moments:
+    """Sums over positions for one convolution with n = C/G k inputs per output.
+
+    ``gram`` (G, n, n) of x xᵀ, ``mean_x`` (G, n) of x, ``cross`` (M, n) of y xᵀ, ``mean_y`` (M) of y, and
+    ``count``; divided by ``count`` once ``finish`` ran, all in float64.
+    """
+
+    def __init__(self, conv: Conv) -> None:
+        self.conv = conv
+        inputs = conv.weight[0].numel()
+        new = {"dtype": torch.float64, "device": conv.weight.device}
+        self.gram = torch.zeros(conv.groups, inputs, inputs, **new)
+        self.mean_x = torch.zeros(conv.groups, inputs, **new)
+        self.count = torch.zeros((), **new)
+
+    def add(self, x: Tensor) -> None:
+        """Add the positions of one batch of inputs."""
+        conv = self.conv
+        wide = padded(x, conv)
+        per_sample = prod(wide.shape[2:]) * wide.shape[1] * prod(conv.kernel_size) * wide.element_size()
+        for part in wide.split(max(1, CHUNK_BYTES // max(1, per_sample))):
+            taps = patches(part, conv)
+            if taps.dtype not in (torch.float32, torch.float64):
+                taps = taps.float()
+            for group in range(conv.groups):  # one after the other: the products of all would double the memory
+                self.gram[group] += taps[group] @ taps[group].T
+            self.mean_x += taps.sum(2, dtype=torch.float64)
+            self.count += taps.shape[2]
+
+    def finish(self) -> Moments:
+        """Add up over processes, and turn the sums into central moments per position."""
+        all_reduce(self.gram, self.mean_x, self.count)
+        self.gram /= self.count
+        self.mean_x /= self.count
+        return self
+
+
+class Cross:
+    """The moments of targets y with the inputs: ``cross`` (M, n), ``mean_y`` and ``square_y`` (M), in float64."""
+
+    def __init__(self, conv: Conv) -> None:
+        new = {"dtype": torch.float64, "device": conv.weight.device}
+        self.conv = conv
+        self.cross = torch.zeros(conv.out_channels, conv.weight[0].numel(), **new)
+        self.mean_y = torch.zeros(conv.out_channels, **new)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add one batch: sum over positions of y xᵀ is what a convolution calls the gradient of its weight."""
+        conv = self.conv
+        wide = padded(x, conv)
+        y = (y.unsqueeze(0) if y.dim() == len(conv.kernel_size) + 1 else y).to(wide.dtype)
+        rank = len(conv.kernel_size)
+        _, gradient, _ = torch.ops.aten.convolution_backward(
+            y, wide, conv.weight.detach(), None, conv.stride, [0] * rank, conv.dilation, False, [0] * rank,
+            conv.groups, [False, True, False],
+        )  # fmt: skip
+        self.cross += gradient.flatten(1)
+        self.mean_y += y.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)
+
+    def finish(self, count: Tensor) -> Cross:
+        """Add up over processes and divide by the number of positions."""
+        all_reduce(self.cross, self.mean_y)
+        self.cross /= count
+        self.mean_y /= count
+        return self

@@ -1,0 +1,340 @@
+"""rewrite(init="fit"): better than the nearest kernels, for any layer, and nothing changed on failure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pytest_dwsconv.calibrating import split
+from pytest_dwsconv.conv import Order
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.rewriting import RewriteResult, rewrite
+from pytest_dwsconv.separable import CONVS, SeparableConvNd
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def smooth(*shape: int) -> Tensor:
+    """Inputs whose neighbours are alike, as in images: without that there is nothing for a fit to use."""
+    x = torch.randn(shape)
+    for axis in range(2, len(shape)):
+        x = (x + x.roll(1, axis) + x.roll(2, axis)) / 1.5
+    return x
+
+
+def batches(*shape: int, count: int = 6) -> list[Tensor]:
+    torch.manual_seed(7)
+    return [smooth(*shape) for _ in range(count)]
+
+
+def trained_like(model: nn.Module, data: list[Tensor]) -> nn.Module:
+    """Normalisation statistics as training would have left them, with scales and shifts of every kind."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            nn.init.uniform_(module.weight, -1.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.momentum = 0.5
+    with torch.no_grad():
+        for batch in data:
+            model(batch)
+    return model.eval()
+
+
+def output_error(model: nn.Module, original: nn.Module, data: list[Tensor]) -> float:
+    with torch.no_grad():
+        pairs = [(model(x), original(x)) for x in data]
+    error = sum(float((found - wanted).square().sum()) for found, wanted in pairs)
+    return error / sum(float((wanted - wanted.mean()).square().sum()) for _, wanted in pairs)
+
+
+class Block(nn.Module):
+    """A residual block with normalisation before the sum, a shortcut and a rectifier after it."""
+
+    def __init__(self, channels: int, filters: int) -> None:
+        super().__init__()
+        self.c1, self.b1 = nn.Conv2d(channels, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)
+        self.c2, self.b2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)
+        self.short = nn.Conv2d(channels, filters, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.b2(self.c2(F.relu(self.b1(self.c1(x))))) + self.short(x), inplace=True)
+
+
+class Shared(nn.Module):
+    """One convolution run on two levels and twice on the second, without normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = self.conv(F.relu(self.conv(F.avg_pool2d(x, 2))))
+        return self.head(torch.cat([F.interpolate(small, scale_factor=2.0), self.conv(x)], 3))  # type: ignore[no-any-return]
+
+
+def sequence(rank: int, **options: Any) -> nn.Module:
+    norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank - 1]
+    make: Any = CONVS[rank]
+    return nn.Sequential(
+        make(8, 12, 3, padding=1, **options), norm(12), nn.ReLU(inplace=True), make(12, 12, 3, bias=False), norm(12)
+    )
+
+
+class SharedNorm(nn.Module):
+    """Two convolutions without bias behind one normalisation: neither may move its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 3, bias=False), nn.Conv2d(8, 8, 3, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.a(x))) + F.silu(self.norm(self.b(x)))
+
+
+class Upsampling(nn.Module):
+    """A transposed convolution is left alone, and fitted around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(8, 12, 3, 2, 1), nn.ConvTranspose2d(12, 8, 2, 2)
+        self.out = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.up(F.relu6(self.down(x)))))  # type: ignore[no-any-return]
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "residual": (lambda: nn.Sequential(Block(8, 12), nn.Dropout(), Block(12, 12)), (4, 8, 8, 8)),
+    "shared, several calls": (Shared, (4, 8, 12, 12)),
+    "shared normalisation": (SharedNorm, (4, 8, 9, 9)),
+    "transposed": (Upsampling, (4, 8, 8, 8)),
+    "1-d": (lambda: sequence(1), (8, 8, 24)),
+    "3-d": (lambda: sequence(3), (2, 8, 6, 6, 6)),
+    "grouped": (lambda: sequence(2, groups=2), (4, 8, 8, 8)),
+    "strided, dilated": (lambda: sequence(2, stride=2, dilation=2), (4, 8, 16, 16)),
+    "reflect": (lambda: sequence(2, padding_mode="reflect"), (4, 8, 8, 8)),
+    "one convolution": (lambda: nn.Conv2d(8, 12, 3), (4, 8, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("order", ["auto", *Order])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_fit_is_nearer_than_the_nearest_kernels(name: str, order: str) -> None:
+    make, shape = NETWORKS[name]
+    data, unseen = batches(*shape), batches(*shape, count=9)[6:]
+    model = trained_like(make(), data)
+    nearest = rewrite(model, shape, order=order).model
+    fitted = rewrite(model, order=order, init="fit", calibration=data, refine=0)
+    assert any(isinstance(module, SeparableConvNd) for module in fitted.model.modules())
+    assert output_error(fitted.model, model, unseen) < 0.9 * output_error(nearest, model, unseen)
+    assert fitted.calibration_errors.keys() == fitted.held_out_errors.keys() == fitted.errors.keys()
+
+
+def test_refining_all_layers_together_gains_more() -> None:
+    make, shape = NETWORKS["residual"]
+    data, unseen = batches(*shape, count=8), batches(*shape, count=12)[8:]
+    model = trained_like(make(), data)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    errors = [
+        output_error(found.model, model, unseen)
+        for found in (rewrite(model, init="fit", calibration=data, refine=passes) for passes in (0, 8))
+    ]
+    assert errors[1] < 0.98 * errors[0]
+
+
+def test_full_multiplier_stays_exact() -> None:
+    make, shape = NETWORKS["residual"]
+    data = batches(*shape)
+    model = trained_like(make(), data)
+    result = rewrite(model, init="fit", calibration=data, depth_multiplier=99, refine=0)
+    assert output_error(result.model, model, data) < 1e-6
+    assert max(result.calibration_errors.values()) < 1e-3
+
+
+def test_the_errors_told_are_the_errors_made() -> None:
+    data = batches(4, 8, 8, 8)
+    conv = nn.Conv2d(8, 12, 3)
+    result = rewrite(conv, init="fit", calibration=data, refine=0)
+    for told, part in ((result.calibration_errors, data[:5]), (result.held_out_errors, data[5:])):
+        with torch.no_grad():
+            error = torch.cat([result.model(x) - conv(x) for x in part])
+            target = [conv(x) - conv(x).mean((0, 2, 3), keepdim=True) for x in part]
+        made = float(error.norm() / torch.cat(target).norm())
+        assert told[""] == pytest.approx(made, rel=1e-4)
+    assert "relative output error, held-out data: median" in str(result)
+
+
+def test_the_least_squares_optimum_of_one_layer_is_reached() -> None:
+    """Inputs that do not vary from place to place see only the sum of the taps: one product is enough."""
+    conv = nn.Conv2d(6, 8, 3, bias=False)
+    data = [torch.randn(4, 6, 1, 1).expand(4, 6, 7, 7) for _ in range(8)]
+    result = rewrite(conv, init="fit", calibration=data, order="depthwise_first", refine=0)
+    assert result.errors[""] > 0.5
+    assert result.held_out_errors[""] < 0.02
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_only_what_was_replaced_changes(inplace: bool) -> None:
+    make, shape = NETWORKS["residual"]
+    data = batches(*shape)
+    model = trained_like(make(), data)
+    before, keys = copy.deepcopy(model.state_dict()), set(model.state_dict())
+    random = torch.get_rng_state()
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    result = rewrite(model, init="fit", calibration=data, inplace=inplace, refine=1, ignore=["0.c1"])
+    assert torch.equal(torch.get_rng_state(), random)
+    after = result.model.state_dict()
+    kept = [key for key in keys & after.keys() if not {"b1", "b2"} & set(key.split("."))]
+    assert {"0.c1.weight", "0.short.weight"} <= set(kept)
+    assert all(torch.equal(after[key], before[key]) for key in kept)
+    assert all(flags.get(name, True) == parameter.requires_grad for name, parameter in result.model.named_parameters())
+    assert all(parameter.grad is None for parameter in result.model.parameters())
+    if not inplace:
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("where", ["fitting.fit", "recovery.refine", "recovery._measure", "recovery._descend"])
+def test_an_interrupted_fit_leaves_the_model_as_found(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    make, shape = NETWORKS["residual"]
+    data = batches(*shape)
+    model = trained_like(make(), data).train()
+    before, modules = copy.deepcopy(model.state_dict()), dict(model.named_modules())
+    home = "calibrating.fit" if where == "fitting.fit" else where
+    calls = []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        raise Stop
+
+    monkeypatch.setattr(f"pytest_dwsconv.{home}", interrupted)
+    with pytest.raises(Stop):
+        rewrite(model, init="fit", calibration=data, inplace=True)
+    assert calls
+    assert dict(model.named_modules()) == modules
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+# -- data that is hard
+
+
+def single(data: list[Any], **options: Any) -> RewriteResult:
+    return rewrite(nn.Conv2d(8, 12, 3), init="fit", calibration=data, **options)
+
+
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("kind", ["zeros", "constant", "one sample", "dead channel", "huge", "tiny"])
+def test_poor_data_gives_finite_weights(kind: str, order: Order) -> None:
+    data = batches(4, 8, 8, 8)
+    if kind in ("zeros", "constant"):
+        data = [torch.full((4, 8, 8, 8), float(kind == "constant"))] * 3
+    elif kind == "one sample":
+        data = [torch.randn(1, 8, 3, 3)]
+    elif kind == "dead channel":
+        data = [x * (torch.arange(8) != 3).view(1, 8, 1, 1) for x in data]
+    else:
+        data = [x * (1e6 if kind == "huge" else 1e-6) for x in data]
+    model = single(data, order=order).model
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+def test_a_channel_that_normalisation_switches_off() -> None:
+    make, shape = NETWORKS["residual"]
+    data = batches(*shape)
+    model = trained_like(make(), data)
+    block = model.get_submodule("0")
+    assert isinstance(block, Block)
+    with torch.no_grad():
+        block.b1.weight[3] = 0
+    result = rewrite(model, init="fit", calibration=data, refine=0)
+    assert output_error(result.model, model, data) < 0.5
+    assert all(bool(torch.isfinite(value).all()) for value in result.model.state_dict().values())
+
+
+def test_batches_of_several_sizes_and_kinds() -> None:
+    data = batches(4, 8, 8, 8, count=3)
+    short: list[Any] = [*data, data[0][:2]]
+    assert single([(x,) for x in short]).calibration_errors
+    assert single([{"input": x} for x in short]).calibration_errors  # the name in nn.Conv2d.forward
+    assert single([data[0]]).held_out_errors == {}
+
+
+def test_a_half_precision_network() -> None:
+    data = [x.bfloat16() for x in batches(4, 8, 8, 8)]
+    model = nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 3)).bfloat16()
+    result = rewrite(model, init="fit", calibration=data)
+    assert {parameter.dtype for parameter in result.model.parameters()} == {torch.bfloat16}
+    assert max(result.held_out_errors.values()) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": "fit"}, "init='fit' needs calibration=batches"),
+        ({"budget": "1k"}, "a budget needs calibration=batches"),
+        ({"init": "svd", "calibration": [1]}, "init='svd' makes no use of calibration"),
+        ({"init": "fit", "calibration": torch.ones(4, 8, 8, 8)}, r"pass batches, as in calibration=images.split\(64\)"),
+        ({"init": "fit", "calibration": [], "input_size": (1, 8, 8, 8)}, "calibration has no batches"),
+        ({"init": "fit", "calibration": [torch.full((2, 8, 8, 8), float("nan"))]}, "calibration batch 0 holds NaN"),
+    ],
+)
+def test_what_cannot_be_used(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rewrite(nn.Conv2d(8, 12, 3), **options)
+
+
+class Root(nn.Module):
+    """Gives its second convolution NaN for negative inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.log(self.a(x)))  # type: ignore[no-any-return]
+
+
+def test_nan_inside_the_network_names_the_layer() -> None:
+    with pytest.raises(InputError, match=r"^b gets NaN or infinite inputs from the calibration batches"):
+        rewrite(Root(), init="fit", calibration=batches(4, 8, 8, 8))
+
+
+class Writing(nn.Module):
+    """Writes into a view, which a recorded graph does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv(x)
+        out[:, :4] = 100.0
+        return out  # type: ignore[no-any-return]
+
+
+def test_a_forward_that_its_record_does_not_reproduce_is_refused() -> None:
+    with pytest.raises(InputError, match="Writing cannot be run again from its recorded forward"):
+        rewrite(Writing(), init="fit", calibration=batches(4, 8, 8, 8))
+
+
+@pytest.mark.parametrize(("count", "held"), [(1, []), (2, [1]), (7, [6]), (8, [7]), (16, [7, 15]), (20, [7, 15])])
+def test_every_eighth_batch_is_held_out(count: int, held: list[int]) -> None:
+    assert split(count) == ([i for i in range(count) if i not in held], held)
