@@ -119,7 +119,7 @@ class Recorder(TorchFunctionMode):
             return tensor
         found = self.stand_ins.get(id(tensor))
         if found is None:
-            found = tensor.detach().clone() if self.real else _like_on_meta(tensor)
+            found = tensor.detach().clone() if self.real else like_on_meta(tensor)
             self.stand_ins[id(tensor)] = found
             node = self.graph.create_node("get_attr", leaf[0])
             self.describe(node, found)
@@ -299,7 +299,10 @@ def _quick_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device="meta")
 
 
-def _like_on_meta(tensor: Tensor) -> Tensor:
+def like_on_meta(tensor: Tensor) -> Tensor:
+    """A meta tensor as ``tensor`` is; ``empty_like`` of one that is on meta already imports sympy first."""
+    if tensor.is_meta and tensor.layout is torch.strided:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return torch.empty_like(tensor, device="meta", requires_grad=False)
 
 
