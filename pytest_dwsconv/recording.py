@@ -106,7 +106,7 @@ class Recorder(TorchFunctionMode):
             return found
         name = self.leaves.get(id(tensor))
         if name is not None:
-            return self._stands_in(name, tensor, tensor.detach().clone() if self.real else _like_on_meta(tensor))
+            return self._stands_in(name, tensor, tensor.detach().clone() if self.real else like_on_meta(tensor))
         if getattr(tensor, _MARK, None) is not None:
             return tensor
         return self._constant(tensor)
@@ -303,7 +303,10 @@ def _quick_arithmetic(a: Any, b: Any) -> Tensor | None:
     return torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(b, (Tensor, int, float)) else None
 
 
-def _like_on_meta(tensor: Tensor) -> Tensor:
+def like_on_meta(tensor: Tensor) -> Tensor:
+    """A meta tensor as ``tensor`` is; ``empty_like`` of one that is on meta already imports sympy first."""
+    if tensor.is_meta and tensor.layout is torch.strided:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return torch.empty_like(tensor, device="meta", requires_grad=False)
 
 

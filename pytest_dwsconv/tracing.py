@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.preserving import as_found
-from pytest_dwsconv.recording import ModuleCall, Recorder, seeing_modules, size_in_bytes
+from pytest_dwsconv.recording import ModuleCall, Recorder, like_on_meta, seeing_modules, size_in_bytes
 from pytest_dwsconv.report import Origin
 
 
@@ -103,7 +103,7 @@ def _own_inputs(recorder: Recorder) -> Callable[[Any], Any]:
         if not isinstance(value, Tensor):
             return value
         if not recorder.real:
-            copy = torch.empty_like(value, device="meta", requires_grad=False)
+            copy = like_on_meta(value)
         elif value.is_meta:
             copy = sample(tuple(value.shape), value.dtype, recorder.device)
         else:

@@ -699,3 +699,27 @@ def test_the_numbers_above_are_those_of_torch(tmp_path: Path) -> None:
     namespace: dict[str, type[nn.Module]] = {}
     exec(NETS, namespace)
     assert sum(parameter.numel() for parameter in namespace["Small"]().parameters()) == PARAMS
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ('dws_budget(nn.Conv2d(3, 8, 3), params="5Q")', "5Q"),
+        ("dws_budget(nn.Conv2d(3, 8, 3), (1, 5, 9, 9), params=5)", "rejected inputs of shape (1, 5, 9, 9)"),
+        ("dws_report(nn.Conv2d(3, 8, 3), (1, 5, 9, 9))", "rejected inputs of shape (1, 5, 9, 9)"),
+    ],
+)
+def test_what_is_the_users_to_mend_comes_without_our_own_frames(
+    pytester: pytest.Pytester, call: str, message: str
+) -> None:
+    pytester.makepyfile(f"from torch import nn\n\ndef test(dws_budget, dws_report): {call}")
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    assert message in result.stdout.str()
+    result.stdout.no_fnmatch_line("*pytest_dwsconv/*.py:*")
+    assert len(result.outlines) < 30
+
+
+def test_a_skipped_test_is_skipped_whatever_its_marker_says(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("import pytest\n\n@pytest.mark.skip\n@pytest.mark.dws_budget(speed=1)\ndef test(): pass")
+    pytester.runpytest().assert_outcomes(skipped=1)

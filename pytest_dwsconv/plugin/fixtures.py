@@ -29,9 +29,15 @@ class ReportFixture:
         example_inputs: Any = None,
         policy: Policy | None = None,
     ) -> Report:
+        __tracebackhide__ = True
+        from pytest_dwsconv.errors import DwsconvError
+
         item = self._item
         options = {"example_inputs": example_inputs} | ({} if policy is None else {"policy": policy})
-        report = analyze_under_hooks(item.ihook, item.config, model, input_size, **options)
+        try:
+            report = analyze_under_hooks(item.ihook, item.config, model, input_size, **options)
+        except DwsconvError as error:  # the user's to mend: one sentence, without the way it took through here
+            raise error.with_traceback(None) from None
         item.stash.setdefault(MADE, Made()).add(Subject(report, model))
         return report
 
@@ -53,10 +59,14 @@ class BudgetFixture:
     ) -> Report:
         __tracebackhide__ = True
         from pytest_dwsconv.budget import Budget
+        from pytest_dwsconv.errors import DwsconvError
         from pytest_dwsconv.plugin.holding import hold
         from pytest_dwsconv.report import Report
 
-        budget = Budget.of(limits)
+        try:
+            budget = Budget.of(limits)
+        except DwsconvError as error:
+            raise error.with_traceback(None) from None
         if isinstance(model, Report):
             subject = Subject(model, None)
         else:

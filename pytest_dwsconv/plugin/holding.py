@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.plugin.configured import strict
-from pytest_dwsconv.plugin.reports import MADE, Latency, Made, Subject
+from pytest_dwsconv.plugin.reports import MADE, Made, Subject
 
 if TYPE_CHECKING:
     from pytest_dwsconv.budget import Budget, Held
     from pytest_dwsconv.measurement import LatencyBackend, Measurement
     from pytest_dwsconv.report import Report
+
+
+class Latency(NamedTuple):
+    """A median latency in seconds, and the conditions it was measured under."""
+
+    conditions: str
+    seconds: float
 
 
 @dataclass(frozen=True)

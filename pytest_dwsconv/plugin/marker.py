@@ -68,7 +68,6 @@ def _marked(item: pytest.Item) -> tuple[Budget, Shapes]:
     return dws_budget(**arguments)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("dws_budget"):
         with _in_one_sentence():

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_dwsconv.budget import Held
+    from pytest_dwsconv.plugin.holding import Latency
     from pytest_dwsconv.plugin.noticing import Noticer
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rules import Judgement
@@ -31,24 +30,17 @@ class Subject(NamedTuple):
     model: nn.Module | None
 
 
-class Latency(NamedTuple):
-    """A median latency in seconds, and the conditions it was measured under."""
-
-    conditions: str
-    seconds: float
-
-
-@dataclass
 class Made:
     """What one test has made so far; all but ``subjects`` waits for the test's next phase report."""
 
-    subjects: list[Subject] = field(default_factory=list)
-    unsent: list[Report] = field(default_factory=list)
-    noticed: list[Packed] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    held: list[tuple[Report, Sequence[Held]]] = field(default_factory=list)
-    latencies: list[tuple[Report, Latency]] = field(default_factory=list)
-    sections: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self, subjects: Sequence[Subject] = ()) -> None:
+        self.subjects = list(subjects)
+        self.unsent: list[Report] = []
+        self.noticed: list[Packed] = []
+        self.failures: list[str] = []
+        self.held: list[tuple[Report, Sequence[Held]]] = []
+        self.latencies: list[tuple[Report, Latency]] = []
+        self.sections: list[tuple[str, str]] = []
 
     def add(self, subject: Subject) -> None:
         self.subjects.append(subject)
@@ -72,6 +64,8 @@ class Made:
 @lru_cache(maxsize=64)
 def packed(report: Report) -> Packed:
     """The report as plain data, after a digest by which the receiver knows one that it has had already."""
+    from hashlib import sha256
+
     data = report.to_dict()
     return sha256(json.dumps(data).encode()).hexdigest(), data
 

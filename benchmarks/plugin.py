@@ -1,0 +1,148 @@
+"""What the pytest plugin costs: its import, a suite that does not use it, and a suite that runs ResNet-50 once.
+
+Run it with ``python benchmarks/plugin.py``, from an environment that has the package and no need of others' plugins.
+Every pair of runs is interleaved, so that a busy moment meets both; the figures are medians, and times of the
+processor beside those of the clock, which suffers from whatever else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+IMPORT = """
+import pytest, _pytest.config, time
+pytest.main(["--version"])
+start = time.process_time()
+import pytest_dwsconv.plugin, pytest_dwsconv.hookspecs
+print(time.process_time() - start)
+import sys
+assert "torch" not in sys.modules
+"""
+
+THOUSAND = """
+import pytest
+
+@pytest.mark.parametrize("number", range(1000))
+def test_it(number):
+    assert number + 1 > number
+
+def test_no_torch():
+    import sys
+    assert "torch" not in sys.modules
+"""
+
+RESNET50 = """
+import torch
+from torch import nn
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, channels, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(4 * width)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or channels != 4 * width:
+            projection = nn.Conv2d(channels, 4 * width, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(4 * width))
+
+    def forward(self, x):
+        out = torch.relu(self.norm1(self.conv1(x)))
+        out = torch.relu(self.norm2(self.conv2(out)))
+        return torch.relu(self.norm3(self.conv3(out)) + self.shortcut(x))
+
+
+def resnet50():
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            layers.append(Bottleneck(channels, width, 2 if block == 0 and width > 64 else 1))
+            channels = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
+
+
+def test_resnet50():
+    model = resnet50()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 25_557_032
+    assert model(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+"""
+
+
+class Cost(NamedTuple):
+    """Seconds of one run: by the clock, and of the processor."""
+
+    clock: float
+    processor: float
+
+
+def run(arguments: list[str], folder: Path) -> Cost:
+    """One run of pytest in a process of its own."""
+    before, start = os.times(), time.perf_counter()
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, env=environment())
+    clock, after = time.perf_counter() - start, os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return Cost(clock, used)
+
+
+def compared(source: str, without: list[str], having: list[str], pairs: int) -> str:
+    """Medians without and with, and the median of the ratios of neighbouring runs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "test_suite.py").write_text(source)
+        (folder / "pytest.ini").write_text("[pytest]\n")
+        run(without, folder)
+        run(having, folder)
+        rows = [(run(without, folder), run(having, folder)) for _ in range(pairs)]
+    texts = []
+    measures: list[tuple[str, Callable[[Cost], float]]] = [
+        ("clock", lambda cost: cost.clock),
+        ("processor", lambda cost: cost.processor),
+    ]
+    for label, measure in measures:
+        before, after = (median(measure(row[side]) for row in rows) for side in (0, 1))
+        ratio = median(measure(row[1]) / measure(row[0]) for row in rows)
+        texts.append(f"{label} {before:.3f} s -> {after:.3f} s ({100 * (ratio - 1):+.1f} %)")
+    return ", ".join(texts)
+
+
+def import_time(repeats: int) -> str:
+    """Of the plugin, in a process that has pytest loaded and started."""
+    command = [sys.executable, "-c", IMPORT]
+    # reason: without automatic loading, or pytest would load the plugin before it is timed
+    alone = environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True, env=alone) for _ in range(repeats + 1)]
+    seconds = [float(done.stdout.splitlines()[-1]) for done in runs[1:]]
+    return f"median {1000 * median(seconds):.2f} ms of the processor, fastest {1000 * min(seconds):.2f} ms"
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment, with byte code kept between runs as users have it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | extra
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=15, help="interleaved pairs of runs of each suite")
+    pairs = parser.parse_args().pairs
+    print("import beyond pytest:      ", import_time(2 * pairs))
+    print("1,000 tests, loaded or not:", compared(THOUSAND, ["-p", "no:dwsconv"], [], pairs))
+    print("ResNet-50 once, reported:  ", compared(RESNET50, ["-p", "no:dwsconv"], ["--dws-report"], pairs))
+
+
+if __name__ == "__main__":
+    main()
