@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.reports import MADE, Made, Shapes, Subject, analyze_under_hooks
+from pytest_dwsconv.plugin.reports import MADE, Made, Subject, analyze_under_hooks
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_dwsconv.plugin.reports import Shapes
     from pytest_dwsconv.report import Report
     from pytest_dwsconv.rules import Policy
 

@@ -89,7 +89,7 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
 
 
 def _measured(backend: LatencyBackend, subject: Subject) -> Measurement:
-    report, model = subject
+    report, model = subject.report, subject.model
     if model is None:
         raise InputError(f"the latency of {report.model} cannot be measured on a report: give the budget the model")
     if len(report.input_shapes) != 1:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_dwsconv.plugin.fixtures import ReportFixture
-from pytest_dwsconv.plugin.reports import MADE, Shapes, Subject
+from pytest_dwsconv.plugin.reports import MADE, Subject
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pytest_dwsconv.budget import Budget
+    from pytest_dwsconv.plugin.reports import Shapes
 
 _RETURNED = pytest.StashKey[Any]()
 """The model that the test returned last, if it did."""

@@ -17,10 +17,12 @@ from weakref import ref
 import pytest
 
 from pytest_dwsconv.errors import DwsconvError
-from pytest_dwsconv.plugin.reports import MADE, Made, Packed, analyze_under_hooks, packed
+from pytest_dwsconv.plugin.reports import MADE, Made, analyze_under_hooks, packed
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pytest_dwsconv.plugin.reports import Packed
 
 HOME = "torch.nn.modules.module"
 """Where ``nn.Module`` is defined."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rules import Judgement
 
-Shapes = Sequence[int] | Sequence[Sequence[int]] | None
-Packed = tuple[str, dict[str, Any]]
+    Shapes = Sequence[int] | Sequence[Sequence[int]] | None
+    Packed = tuple[str, dict[str, Any]]
 
 
-class Subject(NamedTuple):
+class Subject:
     """A report, and the model it is of where somebody has it."""
 
-    report: Report
-    model: nn.Module | None
+    def __init__(self, report: Report, model: nn.Module | None) -> None:
+        self.report = report
+        self.model = model
 
 
 class Made:
