@@ -20,7 +20,7 @@ from pytest_dwsconv.moments import all_reduce, place_in_group
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replaying import arguments
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
 
 
 class Reference:
@@ -122,19 +122,21 @@ def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], pass
     own, world = len(reference.batches), place_in_group()[1]
     count = torch.tensor(float(own))
     all_reduce(count)
-    steps = passes * -(-int(count) // world)
+    steps = -(-int(count) // world)  # a pass, the same number in every process
     optimiser = torch.optim.Adam(tensors, lr=LEARNING_RATE)
-    schedule = warm_cosine(optimiser, steps)
-    order = torch.Generator().manual_seed(0)
+    schedule = warm_cosine(optimiser, passes * steps)
+    shuffle = torch.Generator().manual_seed(0)
     with watching(model, reference.names) as see:
-        for _ in tqdm(range(steps), desc="refining", disable=None, unit="step"):
-            optimiser.zero_grad(set_to_none=False)
-            if own:
-                index = int(torch.randint(own, (), generator=order))
-                mismatch(see(model, reference.batches[index]), reference.wanted[index]).backward()
-            _average_gradients(tensors, world)
-            optimiser.step()
-            schedule.step()
+        for _ in tqdm(range(passes), desc="refining", disable=None, unit="pass"):
+            order = torch.randperm(own, generator=shuffle).tolist()
+            for step in range(steps):
+                optimiser.zero_grad(set_to_none=False)
+                if own:
+                    index = order[step % own]
+                    mismatch(see(model, reference.batches[index]), reference.wanted[index]).backward()
+                _average_gradients(tensors, world)
+                optimiser.step()
+                schedule.step()
 
 
 def warm_cosine(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
