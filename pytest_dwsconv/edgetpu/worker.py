@@ -79,7 +79,7 @@ class PlainRuntime:
         finally:
             self._library.edgetpu_free_devices(records)
 
-    def library_version(self) -> str:
+    def version(self) -> str:
         return os.fsdecode(self._library.edgetpu_version())
 
     def load(self) -> str:
@@ -101,7 +101,7 @@ class PycoralRuntime:
     def devices(self) -> list[Device]:
         return [{"type": device["type"], "path": device["path"]} for device in self._edgetpu.list_edge_tpus()]
 
-    def library_version(self) -> str:
+    def version(self) -> str:
         return str(self._edgetpu.get_runtime_version())
 
     def load(self) -> str:
@@ -273,7 +273,7 @@ def list_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]:
     say("listing the devices")
     runtime = pycoral() or PlainRuntime()
     devices, positions = present(runtime, task["device"], task["waits"])
-    return {"devices": [devices[position] for position in positions], "library_version": runtime.library_version()}
+    return {"devices": [devices[position] for position in positions], "library_version": runtime.version()}
 
 
 def cpu_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def edgetpu_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]
         "device": devices[position]["path"],
         "runtime": name,
         "library": library,
-        "library_version": runtime.library_version(),
+        "library_version": runtime.version(),
         "clock": clock(library),
     }
 
