@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from pytest_dwsconv import Kind, Order, Policy, Report, Verdict, analyze
+from pytest_dwsconv.analysis import rejudged
 from pytest_dwsconv.conv import Trait
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.report import Finding, Origin
+from pytest_dwsconv.rules import Judgement
 
 
 def row(report: Report, name: str) -> Finding:
@@ -476,3 +478,14 @@ def test_a_distributed_model(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
     assert [found.name for found in report.findings] == ["module.0", "module.2"]
     assert report.macs == 230_400 + 921_600
+
+
+def test_a_convolution_promoted_by_another_judge_gets_its_intensity() -> None:
+    model = pair()
+    expected = analyze(model, IMAGE).findings[0]
+    ignored = analyze(model, IMAGE, policy=Policy(ignore=("0",)))
+    assert ignored.findings[0].separable_intensity is None
+    promoted = rejudged(ignored, lambda finding: Judgement(Verdict.CANDIDATE, "X1", "I say so")).findings[0]
+    assert promoted.separable_intensity == expected.separable_intensity
+    demoted = rejudged(analyze(model, IMAGE), lambda finding: Judgement(Verdict.INELIGIBLE, "X2", "never"))
+    assert all(finding.separable_intensity is None for finding in demoted.findings)

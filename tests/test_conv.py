@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order, cost, separable_cost
+from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order, cost, separable_cost, separable_traffic, traffic
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -129,3 +130,16 @@ def test_full_multiplier_is_the_rank_of_a_slice() -> None:
     spec = ConvSpec(2, 6, 16, (3, 3), groups=2)
     assert spec.full_multiplier == {Order.DEPTHWISE_FIRST: 8, Order.POINTWISE_FIRST: 3}
     assert ConvSpec(2, None, 16, (3, 3)).full_multiplier is None
+
+
+def test_traffic_moves_everything_once_and_what_lies_between_twice() -> None:
+    """C = 4, M = 6, K = 3, stride 2 on 9 x 9, no bias, r = 2: 4 x 81 elements in, 6 x 16 out."""
+    spec = ConvSpec(2, 4, 6, (3, 3), stride=(2, 2), bias=False, input_shape=(1, 4, 9, 9), output_shape=(1, 6, 4, 4))
+    ends = 4 * 81 + 6 * 16
+    assert traffic(spec) == ends + 6 * 4 * 9
+    depthwise_first = (2 * 4 * 9 + 2 * 4 * 6) + 2 * (2 * 4 * 16)  # r C channels, at the output's resolution
+    pointwise_first = (2 * 6 * 4 + 2 * 6 * 9) + 2 * (2 * 6 * 81)  # r M channels, at the input's
+    assert separable_traffic(spec, Order.DEPTHWISE_FIRST, 2) == ends + depthwise_first
+    assert separable_traffic(spec, Order.POINTWISE_FIRST, 2) == ends + pointwise_first
+    unknown = replace(spec, input_shape=None)
+    assert traffic(unknown) is separable_traffic(unknown) is None
