@@ -1,3 +1,22 @@
 from __future__ import annotations
 
+import pytest
+from torch import nn
+
+from pytest_dwsconv import analyze
+
 pytest_plugins = ["pytester", "standin"]
+
+
+@pytest.fixture(scope="session")
+def _imported() -> None:
+    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
+    str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
+
+
+@pytest.fixture
+def inner(_imported: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Runs of pytest inside a test."""
+    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+    return pytester

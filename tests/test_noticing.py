@@ -47,19 +47,16 @@ IMAGE = torch.zeros(1, 3, 8, 8)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
+def compilers() -> None:
+    """These too must have been imported before the first inner run."""
     torch.compile(nn.Conv2d(1, 1, 3), backend="eager")(torch.zeros(1, 1, 8, 8))
     torch.export.export(nn.Conv2d(1, 1, 3), (torch.zeros(1, 1, 8, 8),))
     torch.jit.trace(nn.Conv2d(1, 1, 3), torch.zeros(1, 1, 8, 8))
-    str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
 
 
 @pytest.fixture(autouse=True)
-def nets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
-    pytester.makepyfile(nets=NETS)
+def nets(inner: pytest.Pytester) -> None:
+    inner.makepyfile(nets=NETS)
 
 
 def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from pytest_dwsconv import analyze
 from pytest_dwsconv.report import Report
 
 TITLE = "*= dwsconv: depthwise separable candidates =*"
@@ -50,17 +49,9 @@ SEPARABLE = (4 * 9 + 4 * 16) + (16 * 9 + 16 * 32) + 32 * 8  # 1012
 OVER_5K = "Small has 5.44k parameters, the budget is 5k (0.44k over). Making body separable would bring it to 1.49k."
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
-    str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
-
-
 @pytest.fixture(autouse=True)
-def nets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
-    pytester.makepyfile(nets=NETS)
+def nets(inner: pytest.Pytester) -> None:
+    inner.makepyfile(nets=NETS)
 
 
 def test_help_lists_options_and_ini_keys(pytester: pytest.Pytester) -> None:

@@ -5,9 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from torch import nn
 
-from pytest_dwsconv import analyze
 from pytest_dwsconv.baseline import SCHEMA_VERSION
 
 NETS = """
@@ -23,19 +21,11 @@ PARAMS, MACS = 16 * 4 * 9, 16 * 4 * 9 * 100
 NAME = "Small, input 1 x 4 x 12 x 12"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
-    str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
-
-
 @pytest.fixture(autouse=True)
-def nets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+def nets(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
-    pytester.makeini("[pytest]")
-    pytester.makepyfile(nets=NETS, test_it=TEST)
+    inner.makeini("[pytest]")
+    inner.makepyfile(nets=NETS, test_it=TEST)
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from torch import nn
-
-from pytest_dwsconv import analyze
 
 NETS = """
 from torch import nn
@@ -41,17 +38,9 @@ def pytest_dwsconv_latency_backend(config, target):
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
-    str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
-
-
 @pytest.fixture(autouse=True)
-def nets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
-    pytester.makepyfile(nets=NETS)
+def nets(inner: pytest.Pytester) -> None:
+    inner.makepyfile(nets=NETS)
 
 
 def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:

@@ -12,9 +12,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from torch import nn
-
-from pytest_dwsconv import analyze
 
 NETS = """
 from torch import nn
@@ -31,17 +28,10 @@ def test_small(dws_report):
 PARAMS = 4 * 16 * 9 + 16 * 32 * 9
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
-    str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
-
-
 @pytest.fixture(autouse=True)
-def nets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+def nets(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    pytester.makepyfile(nets=NETS, test_it=TESTS)
+    inner.makepyfile(nets=NETS, test_it=TESTS)
 
 
 @pytest.mark.parametrize(
