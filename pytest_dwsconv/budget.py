@@ -347,5 +347,12 @@ def _written_unit(value: object, unit: Unit) -> Unit:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    *most, last = names
+    *most, last = map(_spoken, names)
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def _spoken(name: str) -> str:
+    """A layer's name in a sentence: those of a Sequential are numbers, and that of the model itself is empty."""
+    if not name:
+        return "the model itself"
+    return f"layer {name}" if name[0].isdigit() else name

@@ -276,3 +276,12 @@ def test_what_is_no_budget(arguments: dict[str, Any], sentence: str) -> None:
         Budget.of(arguments)
     assert str(error.value).startswith(sentence)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoken"),
+    [("", "the model itself"), ("2", "layer 2"), ("0.1.conv", "layer 0.1.conv"), ("body.0", "body.0")],
+)
+def test_layers_are_named_so_that_the_advice_reads_as_a_sentence(name: str, spoken: str) -> None:
+    (said,) = sentences(report(50, finding(name, 50, 40)), candidates=0)
+    assert said.endswith(f"Making {spoken} separable would bring it to 0.")

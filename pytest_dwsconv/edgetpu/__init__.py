@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_dwsconv.edgetpu.compiler import Compilation, compile_model
+    from pytest_dwsconv.edgetpu.device import EdgeTpu, measure
     from pytest_dwsconv.edgetpu.export import export_int8
+    from pytest_dwsconv.edgetpu.hosts import Host
     from pytest_dwsconv.edgetpu.modelfile import ModelFile, read_model
     from pytest_dwsconv.edgetpu.support import Status, Support, judge_model
 
 _HOMES = {
     "compiler": ("Compilation", "compile_model"),
+    "device": ("EdgeTpu", "measure"),
     "export": ("export_int8",),
+    "hosts": ("Host",),
     "modelfile": ("ModelFile", "read_model"),
     "support": ("Status", "Support", "judge_model"),
 }
@@ -21,12 +25,15 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Compilation",
+    "EdgeTpu",
+    "Host",
     "ModelFile",
     "Status",
     "Support",
     "compile_model",
     "export_int8",
     "judge_model",
+    "measure",
     "read_model",
 ]
 
