@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_dwsconv.budget import Budget, Unit, Violation, enough, humanize, parse_quantity, violations
@@ -222,6 +222,7 @@ ROWS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, m
 
 
 @given(ROWS, st.integers(0, 200), st.integers(0, 200))
+@example([(30, 30), (50, 1), (1, 50)], 130, 130)  # the first helps most at first, and the others make up for it
 def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
     rows: list[tuple[int, int]], params: int, macs: int
 ) -> None:

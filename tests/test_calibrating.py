@@ -206,6 +206,16 @@ def test_only_what_was_replaced_changes(inplace: bool) -> None:
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape = NETWORKS["residual"]
+    data = batches(*shape)
+    model = trained_like(make(), data)
+    monkeypatch.setattr("pytest_dwsconv.recovery.LEARNING_RATE", 1e3)
+    left_out, undone = (rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (0, 2))
+    for name, value in undone.state_dict().items():
+        assert torch.equal(value, left_out.state_dict()[name]), name
+
+
 class Stop(KeyboardInterrupt):
     pass
 

@@ -151,3 +151,15 @@ def test_patches_are_what_unfold_gives() -> None:
     conv, x = make(2, stride=2, padding=1, dilation=2), torch.randn(2, 8, 11, 10, dtype=torch.float64)
     expected = F.unfold(x, 3, dilation=2, padding=1, stride=2).transpose(0, 1).flatten(1)
     torch.testing.assert_close(patches(padded(x, conv), conv)[0], expected)
+
+
+def test_a_step_that_makes_it_worse_is_not_taken() -> None:
+    """A solution by iteration may miss its optimum; the weights given are then the better ones."""
+    problem = Problem(torch.eye(2).double()[None], torch.ones(1, 1, 2).double(), torch.ones(1, 1, 1).double())
+    start = torch.full((1, 2), 0.9).double(), torch.ones(1, 1).double()
+
+    def worse(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        return first * 3, second
+
+    found = fitting._alternate(problem, start, worse, torch.mul, 5)
+    assert torch.equal(found[0], start[0])

@@ -81,6 +81,17 @@ class Branches(nn.Module):
         return x * x.mean((2, 3), keepdim=True)
 
 
+class Picked(nn.Module):
+    """Some channels: by a slice, which is a view, or by a list of them, which is a copy."""
+
+    def __init__(self, index: Any) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.index]
+
+
 FLOAT = 4
 CASES = [
     pytest.param(nn.Conv2d(3, 16, 3), (1, 3, 10, 10), (300 + 16 * 64) * FLOAT, id="input and output"),
@@ -89,6 +100,8 @@ CASES = [
     pytest.param(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(True)), (1, 3, 8, 8), (192 + 288) * FLOAT, id="in place"),
     pytest.param(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Identity()), (1, 3, 8, 8), 192 * FLOAT, id="nothing"),
     pytest.param(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (1, 3, 8, 8), 2 * 288 * FLOAT, id="not in place"),
+    pytest.param(Picked(slice(2)), (1, 3, 8, 8), 192 * FLOAT, id="slice"),
+    pytest.param(Picked([0, 1]), (1, 3, 8, 8), (192 + 128) * FLOAT, id="list of channels"),
 ]
 
 
