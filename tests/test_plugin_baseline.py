@@ -145,6 +145,24 @@ def test_a_folder_that_cannot_be_written(pytester: pytest.Pytester, baseline: Pa
     one_sentence(pytester.runpytest("--dws-update"), "there is no baseline *: name a folder that can be written")
 
 
+def test_a_write_that_fails_leaves_the_baseline_as_it_was(pytester: pytest.Pytester, made: Path) -> None:
+    before = made.read_text()
+    pytester.makeconftest(
+        """
+        import os
+        def full(*paths): raise OSError(28, "No space left on device")
+        os.replace = full
+        """
+    )
+    pytester.makepyfile(nets=NETS.replace("16", "17"))
+    result = pytester.runpytest_subprocess("--dws-update", "-p", "no:cacheprovider")
+    one_sentence(
+        result, "the baseline *baseline.json is as it was, for it cannot be written: No space left on device; *"
+    )
+    assert made.read_text() == before
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
 def test_an_interrupted_run_writes_nothing(pytester: pytest.Pytester, baseline: Path) -> None:
     pytester.makepyfile(test_it=f"{TEST}\ndef test_stop(): raise KeyboardInterrupt")
     assert pytester.runpytest_subprocess("--dws-update").ret == pytest.ExitCode.INTERRUPTED

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_dwsconv.baseline import Baseline, current
 from pytest_dwsconv.budget import held
-from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.errors import FormatError, InputError, SourceError
 from pytest_dwsconv.plugin.configured import budget_for, rules
 
 if TYPE_CHECKING:
@@ -93,11 +93,15 @@ class Checks:
             ) from error
 
     def _write(self, text: str) -> None:
+        from pytest_dwsconv.source.files import write
+
         try:
             self._path.parent.mkdir(exist_ok=True)
-            self._path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise pytest.UsageError(f"the baseline {self._path} cannot be written: {error.strerror}") from error
+            write(self._path, text.encode())
+        except (OSError, SourceError) as error:
+            raise pytest.UsageError(
+                f"the baseline {self._path} is as it was, for {error}; see to that and run again"
+            ) from error
 
 
 def _percent(config: pytest.Config) -> Decimal | None:
