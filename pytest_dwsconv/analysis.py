@@ -15,7 +15,6 @@ from torch.nn.parameter import is_lazy
 
 from pytest_dwsconv import operators
 from pytest_dwsconv.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost, separable_traffic, traffic
-from pytest_dwsconv.counting import MACS, UNCOUNTED
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.liveness import peak_activation_bytes
@@ -63,14 +62,14 @@ def analyze(
         model=type(inventory.root).__name__,
         findings=tuple(_finding(site, policy) for site in sites),
         params=sum(parameter.numel() for parameter in parameters),
-        macs=None if recorded is None else sum(node.meta.get(MACS, 0) for node in recorded.graph.nodes),
+        macs=None if recorded is None else _macs(recorded),
         origin=Origin.ATTRIBUTES if recorded is None else recorded.origin,
         input_shapes=() if recorded is None else recorded.input_shapes,
         depth_multiplier=policy.depth_multiplier,
         order=policy.order,
         memory=None if recorded is None else _memory(parameters, recorded),
         not_counted=() if recorded is None else _not_counted(recorded),
-        peak_activations=None if recorded is None else peak_activation_bytes(recorded.graph, recorded.inventory.root),
+        peak_activations=None if recorded is None else peak_activation_bytes(recorded),
     )
     return replace(report, findings=tuple(_with_shares(finding, report) for finding in report.findings))
 
@@ -254,13 +253,18 @@ def _memory(parameters: list[nn.Parameter], recorded: Trace) -> Memory:
     return Memory(inputs=recorded.input_bytes, activations=2 * outputs, params=params)
 
 
+def _macs(recorded: Trace) -> int:
+    return sum(step.counted.macs for step in recorded.steps if step.counted is not None)
+
+
 def _not_counted(recorded: Trace) -> tuple[tuple[str, int], ...]:
     """Operators that ran and are in no total, by name, the most frequent first."""
     counts: Counter[str] = Counter()
-    for node in recorded.graph.nodes:
-        counts.update(node.meta.get(UNCOUNTED, {}))
-        if node.op.startswith("call_") and MACS not in node.meta:
-            name = _plain_name(operator_name(node, recorded.inventory))
+    for step in recorded.steps:
+        if step.counted is not None:
+            counts.update(step.counted.uncounted)
+        elif step.op.startswith("call_"):
+            name = _plain_name(operator_name(step, recorded.inventory))
             if name not in operators.MOVES:
                 counts[name] += 1
     return tuple(counts.most_common())

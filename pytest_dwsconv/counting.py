@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,14 @@ class ConvCall(NamedTuple):
         return operators.conv_macs(self.weight_shape, self.input_shape, self.output_shape, self.transposed)
 
 
+class Counted(NamedTuple):
+    """What a counted operator holds."""
+
+    macs: int
+    uncounted: Mapping[str, int] = MappingProxyType({})
+    convolutions: Sequence[ConvCall] = ()
+
+
 class AtenCounter(TorchDispatchMode):
     """Counts inside composite operators, with the formulas of PyTorch's own ``FlopCounterMode``."""
 
@@ -50,16 +59,9 @@ class AtenCounter(TorchDispatchMode):
         self.uncounted: Counter[str] = Counter()
         self.convolutions: list[ConvCall] = []
 
-    def meta(self) -> dict[str, Any]:
-        """What to note on the node of the operator that ran under this counter."""
-        if not self.counted:
-            return {}
-        found: dict[str, Any] = {
-            MACS: self.macs,
-            UNCOUNTED: dict(self.uncounted),
-            CONVOLUTIONS: self.convolutions,
-        }
-        return {key: value for key, value in found.items() if value or key == MACS}
+    def found(self) -> Counted | None:
+        """What the operator that ran under this counter holds; None if nothing in it is counted."""
+        return Counted(self.macs, dict(self.uncounted), self.convolutions) if self.counted else None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

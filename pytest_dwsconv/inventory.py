@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+
+_PLAIN = frozenset({bool, int, float, str, tuple, dict, OrderedDict, type(None)})
 
 
 class Inventory:
@@ -39,7 +42,7 @@ class Inventory:
             prefix = f"{module_name}." if module_name else ""
             for table in (module._parameters, module._buffers, module.__dict__):
                 for name, value in table.items():
-                    if isinstance(value, Tensor):
+                    if type(value) not in _PLAIN and isinstance(value, Tensor):
                         yield prefix + name, value
 
     def parameters(self) -> list[nn.Parameter]:

@@ -2,102 +2,89 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Mapping
+from itertools import accumulate
 
-from torch import fx, nn
-from torch.fx.passes.shape_prop import TensorMetadata
+from torch import nn
 
-_VIEWS = frozenset(
-    """
-    view view_as permute transpose t T mT movedim moveaxis swapaxes swapdims detach expand expand_as squeeze unsqueeze
-    narrow select chunk split tensor_split unbind unfold data real imag broadcast_to broadcast_tensors
-    atleast_1d atleast_2d as_strided diagonal unflatten
-    """.split()
-)
-"""Functions whose results share the memory of their first argument."""
+from pytest_dwsconv import operators
+from pytest_dwsconv.record import Step
+from pytest_dwsconv.tracing import Trace
 
-_VIEWS_IF_CONTIGUOUS = frozenset("reshape reshape_as flatten contiguous Flatten".split())
+_VIEWS_IF_CONTIGUOUS = frozenset("reshape reshape_as flatten contiguous".split())
 _VIEWS_IF_EQUAL = frozenset("to float half double type type_as cpu cuda".split())
 _NOTHING_TO_DO = frozenset("Identity Dropout Dropout1d Dropout2d Dropout3d dropout dropout2d".split())
 """Whose result, in evaluation, is their argument."""
 
 
-def peak_activation_bytes(graph: fx.Graph, root: nn.Module) -> int:
+def peak_activation_bytes(recorded: Trace) -> int:
     """The most bytes of activations that any one operator of the recorded forward finds or leaves in memory.
 
     Operators run in the recorded order, one at a time and none fused into another. An activation is in memory from
     the operator that makes it to the last that reads it; views and results written in place share the memory of
     what they come from. Inputs count until their last use, parameters, buffers and an operator's scratch memory
-    never. ``graph`` is that of a ``Trace`` of ``root``.
+    never.
     """
-    owners: dict[fx.Node, fx.Node] = {}
-    spans: dict[fx.Node, tuple[int, int]] = {}
-    for time, node in enumerate(graph.nodes):
-        owner = owners[node] = _owner(node, owners, root)
-        for held in {owner, *(owners[read] for read in node.all_input_nodes)}:
-            spans[held] = spans.get(held, (time, time))[0], time
+    owners: dict[Step, Step] = {}
+    first: dict[Step, int] = {}
+    last: dict[Step, int] = {}
+    for time, step in enumerate(recorded.steps):
+        owner = owners[step] = _owner(step, owners, recorded.inventory.modules)
+        first.setdefault(owner, time)
+        last[owner] = time
+        for read in step.reads:
+            last[owners[read]] = time
     changes = [0] * (len(owners) + 1)
-    for owner, (start, end) in spans.items():
-        changes[start] += _bytes(owner)
-        changes[end + 1] -= _bytes(owner)
-    return max(_running_sums(changes))
+    for owner, start in first.items():
+        if owner.layout is not None and owner.op != "get_attr":
+            size = owner.layout.bytes
+            changes[start] += size
+            changes[last[owner] + 1] -= size
+    return max(accumulate(changes, initial=0))
 
 
-def _running_sums(changes: list[int]) -> list[int]:
-    sums = [0]
-    for change in changes:
-        sums.append(sums[-1] + change)
-    return sums
+def _owner(step: Step, owners: Mapping[Step, Step], modules: Mapping[str, nn.Module]) -> Step:
+    """The step whose memory the result of ``step`` lies in: its own, or that of what it is a view of."""
+    if not step.reads or not step.op.startswith("call_"):
+        return step
+    source = step.reads[0]
+    return owners[source] if _shares(step, source, modules) else step
 
 
-def _owner(node: fx.Node, owners: dict[fx.Node, fx.Node], root: nn.Module) -> fx.Node:
-    """The node whose memory the result of ``node`` lies in: its own, or that of what it is a view of."""
-    source = node.all_input_nodes[0] if node.all_input_nodes else None
-    if source is None or not node.op.startswith("call_"):
-        return node
-    return owners[source] if _shares(node, source, root) else node
-
-
-def _shares(node: fx.Node, source: fx.Node, root: nn.Module) -> bool:
-    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-    name = type(module).__name__ if module is not None else str(getattr(node.target, "__name__", ""))
-    if getattr(module, "inplace", False) or node.kwargs.get("inplace") or name in _VIEWS | _NOTHING_TO_DO:
+def _shares(step: Step, source: Step, modules: Mapping[str, nn.Module]) -> bool:
+    if step.op == "call_module":
+        module = modules[step.target]
+        name = type(module).__name__
+        return name in _NOTHING_TO_DO or module.__dict__.get("inplace") or (name == "Flatten" and _contiguous(source))
+    name = getattr(step.target, "__name__", "")
+    if name in operators.VIEWS or name in _NOTHING_TO_DO or step.kwargs.get("inplace"):
         return True
     if name in ("getitem", "__getitem__", "getattr"):
-        return _meta(source) is None or _is_view_by_index(node)
+        return source.layout is None or _is_view_by_index(step)
     if name in _VIEWS_IF_CONTIGUOUS:
-        return _is_contiguous(source)
+        return _contiguous(source)
     if name in _VIEWS_IF_EQUAL:
-        return _like(node) == _like(source)
+        return _like(step) == _like(source)
     return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
 
 
-def _is_view_by_index(node: fx.Node) -> bool:
+def _is_view_by_index(step: Step) -> bool:
     """Whole numbers, slices, ``None`` and ``...`` give a view; an index made of tensors or lists a copy."""
-    index = node.args[1] if len(node.args) > 1 else None
+    index = step.args[1] if len(step.args) > 1 else None
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is ... or isinstance(part, (int, str, slice)) for part in parts)
 
 
-def _meta(node: fx.Node) -> TensorMetadata | None:
-    meta: TensorMetadata | None = node.meta.get("tensor_meta")
-    return meta
+def _like(step: Step) -> object:
+    return step.layout and (step.layout.shape, step.layout.dtype)
 
 
-def _like(node: fx.Node) -> object:
-    meta = _meta(node)
-    return meta and (meta.shape, meta.dtype)
-
-
-def _is_contiguous(node: fx.Node) -> bool:
-    meta = _meta(node)
-    if meta is None:
+def _contiguous(step: Step) -> bool:
+    if step.layout is None:
         return False
-    sides = [(side, stride) for side, stride in zip(meta.shape, meta.stride, strict=True) if side != 1]
-    return all(stride == prod(side for side, _ in sides[index + 1 :]) for index, (_, stride) in enumerate(sides))
-
-
-def _bytes(owner: fx.Node) -> int:
-    """Of an activation; nothing for parameters, buffers and what holds several results."""
-    meta = _meta(owner)
-    return 0 if meta is None or owner.op == "get_attr" else prod(meta.shape) * meta.dtype.itemsize
+    expected = 1
+    for side, stride in zip(reversed(step.layout.shape), reversed(step.layout.stride), strict=True):
+        if side != 1 and stride != expected:
+            return False
+        expected *= side
+    return True

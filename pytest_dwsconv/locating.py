@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.counting import CONVOLUTIONS
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.recording import OWNER
+from pytest_dwsconv.record import OWNER
 from pytest_dwsconv.replaying import Override, Recording
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

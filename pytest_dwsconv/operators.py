@@ -90,7 +90,7 @@ def _batch_norm(rank: int) -> Callable[[Any, Tensor], Shape | None]:
 
 def _layer_norm(module: Any, x: Tensor) -> Shape | None:
     sides = tuple(module.normalized_shape)
-    return tuple(x.shape) if tuple(x.shape[-len(sides) :]) == sides and x.is_contiguous() else None
+    return tuple(x.shape) if tuple(x.shape[-len(sides) :]) == sides else None
 
 
 def _group_norm(module: Any, x: Tensor) -> Shape | None:
@@ -156,7 +156,18 @@ LEAVES: dict[type[nn.Module], Callable[[Any, Tensor], Shape | None]] = {
     nn.AdaptiveAvgPool3d: _adaptive(3),
     nn.Flatten: _flatten,
 }
-"""Modules of one operator: recorded as one ``call_module`` node, with the shape of their output."""
+"""Modules of one operator: recorded as one ``call_module`` step, with the shape of their output."""
+
+CONTIGUOUS = frozenset({nn.LayerNorm, nn.Linear})
+"""Those of them whose result is contiguous, whatever their argument is."""
+
+WEIGHTED = frozenset(
+    {
+        *CONV_MODULES, *TRANSPOSED_MODULES, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm,
+        nn.GroupNorm, nn.PReLU,
+    }
+)  # fmt: skip
+"""Those of them that have a weight among their parameters."""
 
 SAME_SHAPE = {
     torch.relu, F.relu, F.relu6, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu,
@@ -166,9 +177,14 @@ SAME_SHAPE = {
 }  # fmt: skip
 """Functions whose result is like their first argument: (shape, dtype, strides)."""
 
+IN_PLACE = {
+    Tensor.__iadd__, Tensor.__isub__, Tensor.__imul__, Tensor.add_, Tensor.sub_, Tensor.mul_,
+}  # fmt: skip
+"""Arithmetic that writes into its first argument, and returns it."""
+
 BROADCAST = {
     torch.add, torch.sub, torch.mul, Tensor.add, Tensor.sub, Tensor.mul, Tensor.__rsub__,
-    Tensor.__radd__, Tensor.__rmul__,
+    Tensor.__radd__, Tensor.__rmul__, *IN_PLACE,
 }  # fmt: skip
 """Arithmetic whose result has the broadcast shape and the promoted dtype of its two arguments."""
 
@@ -185,6 +201,15 @@ ACTIVATIONS = frozenset(
     """.split()
 )
 """Names of what may follow a convolution, as modules and as functions."""
+
+VIEWS = frozenset(
+    """
+    view view_as permute transpose t T mT movedim moveaxis swapaxes swapdims detach expand expand_as squeeze unsqueeze
+    narrow select chunk split tensor_split unbind unfold data real imag broadcast_to broadcast_tensors
+    atleast_1d atleast_2d as_strided diagonal unflatten
+    """.split()
+)
+"""Names of functions whose results share the memory of their first argument."""
 
 MOVES = frozenset(
     """

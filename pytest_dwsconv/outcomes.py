@@ -7,12 +7,15 @@ operator runs once for each kind of arguments, and its next calls are answered f
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_known: dict[Any, tuple[Any, dict[str, Any]]] = {}
+from pytest_dwsconv.counting import Counted
+from pytest_dwsconv.record import Layout
+
+_known: dict[Any, tuple[Any, Counted | None]] = {}
 _LIMIT = 10_000
 _ATOMS = frozenset(
     {int, float, bool, str, type(None), type(...), torch.dtype, torch.device, torch.memory_format, torch.layout}
@@ -26,23 +29,23 @@ def forget() -> None:
 
 
 def outcome(
-    func: Any, args: Any, kwargs: Any, run: Callable[[], tuple[Any, dict[str, Any]]]
-) -> tuple[Any, dict[str, Any]]:
-    """The result of ``func(*args, **kwargs)`` and what to note of it: remembered, or else from ``run()``."""
+    func: Any, args: Any, kwargs: Any, run: Callable[[], tuple[Any, Counted | None]]
+) -> tuple[Any, Counted | None]:
+    """The result of ``func(*args, **kwargs)`` and what it holds: remembered, or else from ``run()``."""
     key = _key(func, args, kwargs)
     if key is None:
         return run()
     known = _known.get(key)
     if known is not None:
-        layout, meta = known
-        return _restored(layout), meta
-    out, meta = run()
+        layout, counted = known
+        return _restored(layout), counted
+    out, counted = run()
     layout = _layout(out, [*args, *kwargs.values()])
     if layout is not None:
         if len(_known) >= _LIMIT:
             _known.clear()
-        _known[key] = layout, meta
-    return out, meta
+        _known[key] = layout, counted
+    return out, counted
 
 
 def _key(func: Any, args: Any, kwargs: Any) -> Any:
@@ -72,15 +75,6 @@ def _described(value: Any) -> Any:
     return _UNKEYED if _UNKEYED in described else (kind, *described)
 
 
-class _Layout(NamedTuple):
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-
-    def tensor(self) -> Tensor:
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
-
-
 def _layout(out: Any, arguments: list[Any]) -> Any:
     """The layout of a result, or of each of several; None if it is no meta tensor, or one of the arguments itself."""
     if type(out) in (tuple, list):
@@ -88,10 +82,10 @@ def _layout(out: Any, arguments: list[Any]) -> Any:
         return None if _UNKEYED in layouts else type(out)(layouts)
     if type(out) is not Tensor or not out.is_meta or any(out is argument for argument in arguments):
         return None
-    return _Layout(out.shape, out.stride(), out.dtype)
+    return Layout.of(out)
 
 
 def _restored(layout: Any) -> Any:
-    if type(layout) is _Layout:
+    if type(layout) is Layout:
         return layout.tensor()
     return None if layout is None else type(layout)(map(_restored, layout))

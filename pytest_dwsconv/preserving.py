@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-_CONTAINERS = (list, dict, set, deque)
+_HOLDERS = (list, dict, set, deque, tuple)
+_PLAIN = frozenset({bool, int, float, str, type(None), torch.Tensor, nn.Parameter})
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
     of torch, ``random`` and NumPy. The values of tensors are the tracer's to protect: it hands the forward
     stand-ins. The flags are set directly, because a model's own ``train`` and ``eval`` may do more.
     """
-    saved = [_shallow(module) for module in modules]
+    saved = [_Snapshot(module) for module in modules]
     state = _random_state()
     try:
         for module in modules:
@@ -32,38 +33,45 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
             module.__dict__.pop("_compiled_call_impl", None)  # else the call leaves Python for the compiler
         yield
     finally:
-        for module, (attributes, contents) in zip(modules, saved, strict=True):
-            _restore(module, attributes, contents)
+        for snapshot in saved:
+            snapshot.restore()
         _set_random_state(state)
 
 
-def _shallow(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
-    """A module's attributes, and copies of the containers among them beside the containers themselves."""
-    attributes = dict(module.__dict__)
-    contents: list[tuple[Any, Any]] = []
-    _keep(attributes.values(), contents, set())
-    return attributes, contents
+class _Snapshot:
+    """A module's attributes, and what is in the containers among them and inside these."""
 
+    def __init__(self, module: nn.Module) -> None:
+        self.current = module.__dict__
+        self.attributes = dict(module.__dict__)
+        self.empty: list[Any] = []
+        self.filled: list[tuple[Any, Any]] = []
+        self._keep(self.attributes.values(), set())
 
-def _keep(values: Iterable[Any], contents: list[tuple[Any, Any]], seen: set[int]) -> None:
-    """Note the containers among the values, and those inside these, beside a copy of each."""
-    for value in values:
-        if isinstance(value, _CONTAINERS) and id(value) not in seen:
+    def _keep(self, values: Iterable[Any], seen: set[int]) -> None:
+        for value in values:
+            kind = type(value)
+            if kind in _PLAIN or not isinstance(value, _HOLDERS) or id(value) in seen:
+                continue
+            if not value:
+                if kind is not tuple:
+                    self.empty.append(value)
+                continue
             seen.add(id(value))
-            contents.append((value, value.copy() if value else ()))
-            if value:
-                _keep(value.values() if isinstance(value, dict) else value, contents, seen)
-        elif isinstance(value, tuple):
-            _keep(value, contents, seen)
+            if not isinstance(value, tuple):
+                self.filled.append((value, value.copy()))
+            self._keep(value.values() if isinstance(value, dict) else value, seen)
 
-
-def _restore(module: nn.Module, attributes: dict[str, Any], contents: list[tuple[Any, Any]]) -> None:
-    current = module.__dict__
-    for name in current.keys() - attributes.keys():
-        del current[name]
-    current.update(attributes)
-    for container, copy in contents:
-        if container or copy:
+    def restore(self) -> None:
+        current = self.current
+        if current.keys() != self.attributes.keys():
+            for name in current.keys() - self.attributes.keys():
+                del current[name]
+        current.update(self.attributes)
+        for container in self.empty:
+            if container:
+                container.clear()
+        for container, copy in self.filled:
             _refill(container, copy)
 
 

@@ -1,6 +1,6 @@
-"""The recorder: runs each operator of a forward on stand-ins and writes it down as a ``torch.fx`` node.
+"""The recorder: runs each operator of a forward on stand-ins and writes it down as a step.
 
-Calls of modules that are one operator become ``call_module`` nodes, every other operator a ``call_function`` node,
+Calls of modules that are one operator become ``call_module`` steps, every other operator a ``call_function`` step,
 seen through a ``TorchFunctionMode``. Parameters and buffers are never touched: where an operator would read one it
 is given a stand-in.
 """
@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from itertools import count
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import TensorMetadata
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv import operators, outcomes
-from pytest_dwsconv.counting import MACS, AtenCounter
+from pytest_dwsconv.counting import AtenCounter, Counted
 from pytest_dwsconv.inventory import Inventory
-
-OWNER = "owner"
-"""Key in ``node.meta``: qualified name of the innermost module running when a function was called."""
+from pytest_dwsconv.record import Layout, Step
 
 
 class ModuleCall(NamedTuple):
@@ -38,29 +35,29 @@ class ModuleCall(NamedTuple):
 
 
 class _Element(NamedTuple):
-    """One of several results of a node, until somebody uses it."""
+    """One of several results of a step, until somebody uses it."""
 
-    node: fx.Node
+    step: Step
     path: tuple[Any, ...]
 
 
-_MARK = "_dwsconv_node"
 _READERS = frozenset(
     """size dim stride numel is_contiguous is_floating_point is_complex item tolist numpy __len__ __bool__ __int__
     __float__ __index__ __format__ __repr__ __hash__ get_device element_size storage_offset data_ptr nelement
     ndimension is_signed __contains__ equal untyped_storage is_same_size""".split()
 )
 """Methods that read a tensor and give no tensor: they see the model's own, as there is nothing to record."""
-_ATOMS = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format)
+_ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format})
+_recordings = count()
 
 
 class Recorder(TorchFunctionMode):
-    """Runs operators on stand-ins and writes each down as a node."""
+    """Runs operators on stand-ins and writes each down as a step."""
 
     def __init__(self, inventory: Inventory, real: bool) -> None:
         super().__init__()
         self.real = real
-        self.graph = fx.Graph()
+        self.steps: list[Step] = []
         self.names = {id(module): name for name, module in inventory.modules.items()}
         self.leaves: dict[int, str] = {}
         for name, tensor in inventory.tensors():
@@ -74,69 +71,76 @@ class Recorder(TorchFunctionMode):
         """A module of this model that another thread ran."""
         self.calls: list[ModuleCall] = []
         self.thread = threading.get_ident()
+        self._mark = f"_dwsconv_step_{next(_recordings)}"
+        """The attribute of a tensor that says which step of this recording made it."""
 
-    # -- what stands in for a tensor, and which node made it
+    # -- what stands in for a tensor, and which step made it
 
-    def mark(self, value: Any, made_by: fx.Node | _Element) -> None:
-        """Remember on the tensors of ``value`` which node made them."""
+    def add(self, op: str, target: Any, out: Any, **details: Any) -> Step:
+        """Write down a step, and remember on the tensors of ``out`` that it made them."""
+        step = Step(op, target, layout=Layout.of(out) if isinstance(out, Tensor) else None, **details)
+        self.steps.append(step)
+        self._made(out, step)
+        return step
+
+    def _made(self, value: Any, by: Step | _Element) -> None:
         if isinstance(value, Tensor):
-            setattr(value, _MARK, made_by)
+            setattr(value, self._mark, by)
         elif isinstance(value, (tuple, list, dict)):
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            node, path = (made_by, ()) if isinstance(made_by, fx.Node) else made_by
+            step, path = (by, ()) if isinstance(by, Step) else by
             for key, item in items:
-                self.mark(item, _Element(node, (*path, key)))
+                self._made(item, _Element(step, (*path, key)))
 
-    def node_of(self, tensor: Tensor) -> fx.Node:
-        """The node that made a tensor, or that gives it to the graph."""
-        made_by = getattr(self.stand_in(tensor), _MARK)
-        if isinstance(made_by, _Element):
-            node = made_by.node
-            for key in made_by.path:
-                node = self.graph.call_function(operator.getitem, (node, key))
-            self.describe(node, tensor)
-            setattr(tensor, _MARK, node)
-            return node
-        return cast("fx.Node", made_by)
+    def known(self, tensor: Tensor) -> tuple[Tensor, Step]:
+        """What an operator is given in place of ``tensor``, and the step that made it.
 
-    def stand_in(self, tensor: Tensor) -> Tensor:
-        """What an operator is given in place of ``tensor``, so that the model's own is neither read nor written."""
-        found = self.stand_ins.get(id(tensor))
-        if found is not None:
-            return found
+        The model's own tensors are neither read nor written: a stand-in is.
+        """
+        made_by = getattr(tensor, self._mark, None)
+        if made_by is None:
+            tensor = self.stand_ins[id(tensor)] if id(tensor) in self.stand_ins else self._stand_in(tensor)
+            made_by = getattr(tensor, self._mark)
+        return tensor, self._taken(made_by, tensor) if isinstance(made_by, _Element) else made_by
+
+    def _taken(self, element: _Element, tensor: Tensor) -> Step:
+        step = element.step
+        for key in element.path:
+            step = self.add("call_function", operator.getitem, None, args=(step, key), reads=(step,))
+        step.layout = Layout.of(tensor)
+        setattr(tensor, self._mark, step)
+        return step
+
+    def _stand_in(self, tensor: Tensor) -> Tensor:
+        """A copy of one of the model's own tensors; of one from outside the model with its values, which may decide."""
         name = self.leaves.get(id(tensor))
-        if name is not None:
-            return self._stands_in(name, tensor, tensor.detach().clone() if self.real else like_on_meta(tensor))
-        if getattr(tensor, _MARK, None) is not None:
-            return tensor
-        return self._constant(tensor)
-
-    def _constant(self, tensor: Tensor) -> Tensor:
-        """Stand in for a tensor from outside the model, by a copy with its values, which may decide what happens."""
-        name = f"_constant{len(self.constants)}"
-        self.constants[name] = tensor
-        return self._stands_in(name, tensor, tensor.detach().clone())
-
-    def _stands_in(self, name: str, tensor: Tensor, copy: Tensor) -> Tensor:
+        if name is None:
+            name = f"_constant{len(self.constants)}"
+            self.constants[name] = tensor
+            copy = tensor.detach().clone()
+        else:
+            copy = tensor.detach().clone() if self.real else like_on_meta(tensor)
         self.stand_ins[id(tensor)] = copy
-        node = self.graph.create_node("get_attr", name)
-        self.describe(node, copy)
-        setattr(copy, _MARK, node)
+        self.add("get_attr", name, copy)
         return copy
 
-    def read(self, value: Any) -> tuple[Any, Any]:
-        """``value`` as an operator is to see it, and as a node's argument."""
-        if isinstance(value, Tensor):
-            given = self.stand_in(value)
-            return given, self.node_of(given)
-        if isinstance(value, _ATOMS):
+    def read(self, value: Any, reads: list[Step]) -> tuple[Any, Any]:
+        """``value`` as an operator is to see it, and as a step's argument; the steps in it are added to ``reads``."""
+        kind = type(value)
+        if kind in _ATOMS:
             return value, value
+        if isinstance(value, Tensor):
+            given, step = self.known(value)
+            reads.append(step)
+            return given, step
         if isinstance(value, (tuple, list)):
-            pairs = [self.read(item) for item in value]
-            plain: Callable[[Iterable[Any]], Any] = tuple if isinstance(value, tuple) else list
+            if not value:
+                return value, value
+            pairs = [self.read(item, reads) for item in value]
+            plain: Callable[[Iterator[Any]], Any] = tuple if isinstance(value, tuple) else list
             return plain(pair[0] for pair in pairs), plain(pair[1] for pair in pairs)
         if isinstance(value, dict):
-            read = {key: self.read(item) for key, item in value.items()}
+            read = {key: self.read(item, reads) for key, item in value.items()}
             return {key: pair[0] for key, pair in read.items()}, {key: pair[1] for key, pair in read.items()}
         return value, value
 
@@ -151,12 +155,21 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "__get__":
             return self._property(func, args[0])
-        given, nodes = zip(*map(self.read, args), strict=True) if args else ((), ())
-        given_kwargs, node_kwargs = self.read(dict(kwargs))
-        if not self.real:
+        reads: list[Step] = []
+        given, noted = self.read(tuple(args), reads)
+        given_kwargs, noted_kwargs = self.read(dict(kwargs), reads) if kwargs else ({}, {})
+        if not self.real and reads:
             given, given_kwargs = _on_one_device(given, given_kwargs)
-        out, meta = self._run(func, name, given, given_kwargs)
-        return self.record("call_function", func, nodes, node_kwargs, out, meta)
+        out, counted = self._run(func, name, given, given_kwargs)
+        if isinstance(out, Tensor) or _holds_tensor(out):
+            details = {"args": noted, "kwargs": noted_kwargs, "reads": reads, "counted": counted}
+            self.add("call_function", func, out, owner=self.owner, **details)
+        return out
+
+    @property
+    def owner(self) -> str:
+        """Qualified name of the innermost module that is running."""
+        return self.stack[-1] if self.stack else ""
 
     def _property(self, func: Any, tensor: Tensor) -> Any:
         name = func.__self__.__name__
@@ -164,46 +177,23 @@ class Recorder(TorchFunctionMode):
             return self.device
         if name == "is_meta" and not self.real:
             return self.device.type == "meta"
-        given = self.stand_in(tensor) if name in _TENSOR_PROPERTIES else tensor
+        given = self.known(tensor)[0] if name in _TENSOR_PROPERTIES else tensor
         out = func(given)
-        if not isinstance(out, Tensor):
-            return out
-        return self.record("call_function", getattr, (self.node_of(given), name), {}, out)
+        if isinstance(out, Tensor):
+            step = self.known(given)[1]
+            self.add("call_function", getattr, out, args=(step, name), reads=(step,), owner=self.owner)
+        return out
 
-    def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """The result, and what to note of a counted operator."""
+    def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
+        """The result, and what a counted operator holds."""
         if not self.real and (move := _DEVICE_MOVES.get(name)) and args and isinstance(args[0], Tensor):
-            return move(*args, **kwargs), {}
-        if self.real or _transformed():
+            return move(*args, **kwargs), None
+        if self.real or name in operators.VIEWS or _transformed():
             return _counted(func, name, args, kwargs)
         out = _quick(func, args, kwargs)
         if out is not None:
-            return out, {}
+            return out, None
         return outcomes.outcome(func, args, kwargs, lambda: _counted(func, name, args, kwargs))
-
-    def record(
-        self,
-        op: str,
-        target: Any,
-        args: Any,
-        kwargs: Any,
-        out: Any,
-        meta: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Any:
-        """Write one operator down, if it gave a tensor, and return what it gave."""
-        if not isinstance(out, Tensor) and not _holds_tensor(out):
-            return out
-        node = self.graph.create_node(op, target, tuple(args), kwargs)
-        node.meta.update(meta)
-        node.meta[OWNER] = self.stack[-1] if self.stack else ""
-        self.describe(node, out)
-        self.mark(out, node)
-        return out
-
-    def describe(self, node: fx.Node, value: Any) -> None:
-        if isinstance(value, Tensor):
-            shape, dtype = value.shape, value.dtype
-            node.meta["tensor_meta"] = TensorMetadata(shape, dtype, False, value.stride(), None, False, {})
 
     # -- modules
 
@@ -211,7 +201,9 @@ class Recorder(TorchFunctionMode):
         name = self.names.get(id(module), "")
         self.stack.append(name)
         try:
-            out = self._leaf_call(original, name, module, args) if name and not kwargs else NotImplemented
+            out = NotImplemented
+            if name and len(args) == 1 and not kwargs and type(module) in operators.LEAVES:
+                out = self._leaf_call(original, name, module, args[0])
             if out is NotImplemented:
                 out = original(module, *args, **kwargs)
         except Exception:
@@ -223,31 +215,30 @@ class Recorder(TorchFunctionMode):
             self.calls.append(ModuleCall(name, type(module), size_in_bytes(out)))
         return out
 
-    def _leaf_call(self, original: Any, name: str, module: nn.Module, args: Any) -> Any:
-        """One node for a module that is one operator; NotImplemented sends it through its own forward."""
-        shape_of = operators.LEAVES.get(type(module))
-        if shape_of is None or len(args) != 1 or not isinstance(args[0], Tensor) or _altered(module) or _transformed():
+    def _leaf_call(self, original: Any, name: str, module: nn.Module, x: Any) -> Any:
+        """One step for a module that is one operator; NotImplemented sends it through its own forward."""
+        if not isinstance(x, Tensor) or _altered(module) or _transformed():
             return NotImplemented
         with torch._C.DisableTorchFunction():
-            x = self.stand_in(args[0])
-            node_x = self.node_of(x)
+            x, step = self.known(x)
             if self.real:
                 out = original(module, x)
-            elif (shape := shape_of(module, x if x.is_meta else (x := x.to("meta")))) is None:
+            elif (shape := operators.LEAVES[type(module)](module, x if x.is_meta else (x := x.to("meta")))) is None:
                 return NotImplemented
             else:
-                out = x if getattr(module, "inplace", False) else _empty(shape, x)
-            macs = _module_macs(module, x, out)
-            return self.record("call_module", name, (node_x,), {}, out, {} if macs is None else {MACS: macs})
+                out = x if module.__dict__.get("inplace") else _empty(shape, x, type(module))
+            counted = _module_macs(module, x, out)
+            self.add("call_module", name, out, args=(step,), reads=(step,), owner=name, counted=counted)
+        return out
 
 
-def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
     """Run an operator; of one that may hold convolutions or matrix products, note what is inside."""
     if name in operators.NO_MACS:
-        return func(*args, **kwargs), {}
+        return func(*args, **kwargs), None
     with AtenCounter() as counter:
         out = func(*args, **kwargs)
-    return out, counter.meta()
+    return out, counter.found()
 
 
 _TENSOR_PROPERTIES = frozenset("data T mT H mH real imag grad".split())
@@ -259,48 +250,61 @@ def _transformed() -> bool:
 
 
 def _altered(module: nn.Module) -> bool:
-    """Whether a call of this module does more than its class says."""
+    """Whether a call of this module, one of the leaves, does more than its class says."""
+    attributes = module.__dict__
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or "forward" in module.__dict__
-        or ("weight" not in module._parameters and hasattr(module, "weight"))
+        attributes["_forward_hooks"]
+        or attributes["_forward_pre_hooks"]
+        or "forward" in attributes
+        or (type(module) in operators.WEIGHTED and "weight" not in attributes["_parameters"])
     )
 
 
-def _module_macs(module: nn.Module, x: Tensor, out: Tensor) -> int | None:
-    if isinstance(module, nn.Linear):
-        return out.numel() * module.in_features
-    if isinstance(module, _ConvNd):
-        return operators.conv_macs(module.weight.shape, x.shape, out.shape, module.transposed)
+def _module_macs(module: Any, x: Tensor, out: Tensor) -> Counted | None:
+    kind = type(module)
+    if kind is nn.Linear:
+        return Counted(out.numel() * module.in_features)
+    if issubclass(kind, _ConvNd):
+        return Counted(operators.conv_macs(module.weight.shape, x.shape, out.shape, module.transposed))
     return None
 
 
-def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    """A meta tensor of that shape, laid out in memory as an operator over ``like`` would leave it."""
-    if like.is_contiguous() or tuple(shape) != tuple(like.shape):
+def _empty(shape: Sequence[int], like: Tensor, kind: type[nn.Module]) -> Tensor:
+    """A meta tensor of that shape, laid out in memory as a module of this kind over ``like`` would leave it."""
+    if tuple(shape) != tuple(like.shape) or kind in operators.CONTIGUOUS:
         return torch.empty(shape, dtype=like.dtype, device="meta")
-    return torch.empty_like(like)
+    return like_on_meta(like)
 
 
 def _quick(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """The result of a frequent shape-preserving operator without running it; None for all others."""
+    """The result of a frequent operator whose shape is plain, without running it; None for all others."""
     if func in operators.SAME_SHAPE:
         x = args[0]
-        plain = isinstance(x, Tensor) and x.is_contiguous() and x.is_floating_point() and "dtype" not in kwargs
-        if plain and not kwargs.get("inplace"):
+        plain = isinstance(x, Tensor) and x.is_meta and x.is_contiguous() and x.is_floating_point()
+        if plain and "dtype" not in kwargs and not kwargs.get("inplace"):
             return torch.empty(x.shape, dtype=x.dtype, device="meta")
     elif func in operators.BROADCAST and len(args) == 2 and not kwargs:
-        return _quick_arithmetic(*args)
+        return _quick_arithmetic(func in operators.IN_PLACE, *args)
     return None
 
 
-def _quick_arithmetic(a: Any, b: Any) -> Tensor | None:
-    if not (isinstance(a, Tensor) and a.is_contiguous() and a.is_floating_point()):
+def _quick_arithmetic(in_place: bool, a: Any, b: Any) -> Tensor | None:
+    """Of a contiguous floating-point tensor and a number, or another such tensor of the same rank and dtype."""
+    if not (type(a) is Tensor and a.is_meta and a.is_contiguous() and a.is_floating_point()):
         return None
-    if isinstance(b, Tensor) and not (a.shape == b.shape and a.dtype == b.dtype and b.is_contiguous()):
+    shape = a.shape
+    if type(b) is Tensor:
+        if not b.is_meta or b.dtype != a.dtype or not b.is_contiguous() or b.dim() != a.dim():
+            return None
+        if b.shape != shape:
+            if not all(m == n or 1 in (m, n) for m, n in zip(shape, b.shape, strict=True)):
+                return None
+            shape = torch.Size(n if m == 1 else m for m, n in zip(shape, b.shape, strict=True))
+    elif type(b) not in (int, float):
         return None
-    return torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(b, (Tensor, int, float)) else None
+    if in_place:
+        return a if shape == a.shape else None
+    return torch.empty(shape, dtype=a.dtype, device="meta")
 
 
 def like_on_meta(tensor: Tensor) -> Tensor:

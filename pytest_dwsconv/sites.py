@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from pytest_dwsconv import operators
 from pytest_dwsconv.conv import ConvSpec, Trait
-from pytest_dwsconv.counting import CONVOLUTIONS, MACS, ConvCall
+from pytest_dwsconv.counting import ConvCall
 from pytest_dwsconv.inventory import Inventory
-from pytest_dwsconv.recording import OWNER
+from pytest_dwsconv.record import Step
 from pytest_dwsconv.report import Origin
 from pytest_dwsconv.tracing import Trace
 
@@ -44,11 +44,11 @@ class Site:
     element_size: int | None = None
     followed_by: tuple[str, ...] = ()
 
-    def called(self, call: ConvCall | _ModuleCall, node: fx.Node, recorded: Trace) -> None:
-        """Note one more call, which ``node`` made."""
+    def called(self, call: ConvCall | _ModuleCall, step: Step, recorded: Trace) -> None:
+        """Note one more call, which ``step`` made."""
         if not self.calls:
-            self.element_size = node.meta["tensor_meta"].dtype.itemsize if "tensor_meta" in node.meta else None
-            self.followed_by = tuple(_followers(node, recorded.inventory))
+            self.element_size = None if step.layout is None else step.layout.dtype.itemsize
+            self.followed_by = tuple(_followers(step, recorded.inventory))
         self.calls.append((call.input_shape, call.output_shape))
         self.macs += call.macs
         self.origin = recorded.origin
@@ -64,8 +64,8 @@ def find_sites(inventory: Inventory, recorded: Trace | None) -> list[Site]:
     if recorded is None:
         return list(sites.values())
     order: dict[str, Site] = {}
-    for node in recorded.graph.nodes:
-        for site in _called_by(node, recorded, sites):
+    for step in recorded.steps:
+        for site in _called_by(step, recorded, sites):
             order.setdefault(site.name, site)
     return [*order.values(), *(site for name, site in sites.items() if name not in order)]
 
@@ -118,42 +118,41 @@ def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
     return traits if own else (*traits, Trait.REPARAMETRIZED)
 
 
-def _called_by(node: fx.Node, recorded: Trace, sites: dict[str, Site]) -> Iterator[Site]:
-    """The sites whose convolutions this node runs, with the call noted on them; none for most nodes."""
-    if node.op == "call_module" and node.target in sites:
-        site = sites[node.target]
-        x = node.args[0]
-        assert isinstance(x, fx.Node)
-        site.called(_ModuleCall(_shape(x), _shape(node), node.meta[MACS]), node, recorded)
+def _called_by(step: Step, recorded: Trace, sites: dict[str, Site]) -> Iterator[Site]:
+    """The sites whose convolutions this step runs, with the call noted on them; none for most steps."""
+    if step.op == "call_module" and step.target in sites:
+        site = sites[step.target]
+        assert step.counted is not None
+        site.called(_ModuleCall(_shape(step.reads[0]), _shape(step), step.counted.macs), step, recorded)
         yield site
-    elif node.op == "get_attr":
-        _mark_read_elsewhere(node, sites)
-    for call in node.meta.get(CONVOLUTIONS, ()):
-        site = _site_of(node, call, sites)
-        site.called(call, node, recorded)
+    elif step.op == "get_attr":
+        _mark_read_elsewhere(step, sites)
+    for call in step.counted.convolutions if step.counted is not None else ():
+        site = _site_of(step, call, recorded, sites)
+        site.called(call, step, recorded)
         yield site
 
 
-def _mark_read_elsewhere(node: fx.Node, sites: dict[str, Site]) -> None:
+def _mark_read_elsewhere(step: Step, sites: dict[str, Site]) -> None:
     """A weight that something else than its own module reads is not a replacement's to give."""
-    owner = str(node.target).rpartition(".")[0]
-    if owner in sites and any(user.meta.get(OWNER) != owner for user in node.users):
+    owner = step.target.rpartition(".")[0]
+    if owner in sites and any(user.owner != owner for user in step.users):
         sites[owner].add_trait(Trait.READ_ELSEWHERE)
 
 
-def _site_of(node: fx.Node, call: ConvCall, sites: dict[str, Site]) -> Site:
+def _site_of(step: Step, call: ConvCall, recorded: Trace, sites: dict[str, Site]) -> Site:
     """The module whose forward made this function call or whose weight it reads, else a site of its own."""
-    owner = node.meta[OWNER]
-    if owner in sites:
-        return sites[owner]
-    weight = node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
-    name = f"{owner}.{node.name}".lstrip(".")
-    if isinstance(weight, fx.Node) and weight.op == "get_attr":
+    if step.owner in sites:
+        return sites[step.owner]
+    weight = step.kwargs.get("weight", step.args[1] if len(step.args) > 1 else None)
+    if isinstance(weight, Step) and weight.op == "get_attr":
         name = str(weight.target)
         if name.rpartition(".")[0] in sites:
             return sites[name.rpartition(".")[0]]
+    else:
+        name = f"{step.owner}.{recorded.node(step).name}".lstrip(".")
     return sites.setdefault(
-        name, Site(name, getattr(node.target, "__name__", "function"), _call_spec(call), Origin.META)
+        name, Site(name, getattr(step.target, "__name__", "function"), _call_spec(call), Origin.META)
     )
 
 
@@ -176,23 +175,23 @@ def _call_spec(call: ConvCall) -> ConvSpec:
     )
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape)
+def _shape(step: Step) -> tuple[int, ...]:
+    assert step.layout is not None
+    return tuple(step.layout.shape)
 
 
-def _followers(node: fx.Node, inventory: Inventory) -> Iterator[str]:
+def _followers(step: Step, inventory: Inventory) -> Iterator[str]:
     """The normalisation and then the activation that are the only ones to use a result, as far as there are."""
     for kind in (operators.NORMALISATIONS, operators.ACTIVATIONS):
-        if len(node.users) == 1:
-            user = next(iter(node.users))
-            name = operator_name(user, inventory)
+        if len(step.users) == 1:
+            name = operator_name(step.users[0], inventory)
             if name.rstrip("_") in kind:
                 yield name
-                node = user
+                step = step.users[0]
 
 
-def operator_name(node: fx.Node, inventory: Inventory) -> str:
-    """A node's own word: the class of a module, the name of a function."""
-    if node.op == "call_module":
-        return type(inventory.modules[str(node.target)]).__name__
-    return str(getattr(node.target, "__name__", node.target))
+def operator_name(step: Step, inventory: Inventory) -> str:
+    """A step's own word: the class of a module, the name of a function."""
+    if step.op == "call_module":
+        return type(inventory.modules[step.target]).__name__
+    return str(getattr(step.target, "__name__", step.target))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.record import Step, as_graph
 from pytest_dwsconv.recording import ModuleCall, Recorder, like_on_meta, seeing_modules, size_in_bytes
 from pytest_dwsconv.report import Origin
 
@@ -27,16 +29,26 @@ class Trace:
     """What one forward did."""
 
     inventory: Inventory
-    graph: fx.Graph
+    steps: list[Step]
     origin: Origin
     calls: list[ModuleCall] = field(default_factory=list)
     constants: dict[str, Tensor] = field(default_factory=dict)
     input_shapes: tuple[tuple[int, ...], ...] = ()
     input_bytes: int = 0
 
+    @cached_property
+    def graph(self) -> fx.Graph:
+        """The steps as a ``torch.fx`` graph."""
+        return as_graph(self.steps)
+
+    def node(self, step: Step) -> fx.Node:
+        """The graph's node for a step."""
+        nodes: list[fx.Node] = list(self.graph.nodes)
+        return nodes[self.steps.index(step)]
+
     def graph_module(self) -> fx.GraphModule:
         """The recorded forward as a module that runs: good for inputs of the recorded shapes."""
-        names = {node.target for node in self.graph.nodes if node.op in ("get_attr", "call_module")}
+        names = {step.target for step in self.steps if step.op in ("get_attr", "call_module")}
         attributes: dict[str, Any] = {name: _get(self.inventory.root, name) for name in names - self.constants.keys()}
         return fx.GraphModule({**attributes, **self.constants}, self.graph)
 
@@ -84,10 +96,11 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
             f"{recorder.elsewhere or 'the model'} ran in another thread, where it cannot be recorded; "
             "analyze the model without threads"
         )
-    recorder.graph.output(recorder.read(out)[1])
+    reads: list[Step] = []
+    recorder.steps.append(Step("output", "output", (recorder.read(out, reads)[1],), reads=reads))
     return Trace(
         inventory=inventory,
-        graph=recorder.graph,
+        steps=recorder.steps,
         origin=Origin.REAL if real else Origin.META,
         calls=recorder.calls,
         constants=recorder.constants,
@@ -108,9 +121,7 @@ def _own_inputs(recorder: Recorder) -> Callable[[Any], Any]:
             copy = sample(tuple(value.shape), value.dtype, recorder.device)
         else:
             copy = value.detach().clone()
-        node = recorder.graph.placeholder(f"input_{len(recorder.graph.nodes)}")
-        recorder.describe(node, copy)
-        recorder.mark(copy, node)
+        recorder.add("placeholder", f"input_{len(recorder.steps)}", copy)
         return copy
 
     return own

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_dwsconv import outcomes
+from pytest_dwsconv.counting import Counted
 from pytest_dwsconv.outcomes import outcome
 
 Run = Callable[..., Any]
@@ -27,12 +28,12 @@ def run() -> Run:
     """Ask for the outcome of a call, and count in ``run.times`` how often it really ran."""
 
     def call(func: Any, *args: Any, **kwargs: Any) -> Any:
-        def really() -> tuple[Any, dict[str, Any]]:
+        def really() -> tuple[Any, Counted]:
             call.times += 1  # type: ignore[attr-defined]
-            return func(*args, **kwargs), {"macs": 7}
+            return func(*args, **kwargs), Counted(7)
 
-        out, meta = outcome(func, args, kwargs, really)
-        assert meta == {"macs": 7}
+        out, counted = outcome(func, args, kwargs, really)
+        assert counted == Counted(7)
         return out
 
     call.times = 0  # type: ignore[attr-defined]

@@ -1,0 +1,107 @@
+"""What a recorded forward is made of: steps, each an operator with its arguments and the layout of its result.
+
+A step is what ``torch.fx`` calls a node, and much lighter: the graph is built from the steps when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.fx.passes.shape_prop import TensorMetadata
+
+from pytest_dwsconv.counting import CONVOLUTIONS, MACS, UNCOUNTED, Counted
+
+OWNER = "owner"
+"""Key in ``node.meta``: qualified name of the innermost module running when a function was called."""
+
+
+class Layout(NamedTuple):
+    """A tensor without its values."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Layout:
+        return cls(tensor.shape, tensor.stride(), tensor.dtype)
+
+    def tensor(self) -> Tensor:
+        """A meta tensor of this layout."""
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class Step:
+    """One operator of a recorded forward; ``op``, ``target``, ``args`` and ``kwargs`` are as in ``fx.Node``."""
+
+    __slots__ = ("args", "counted", "kwargs", "layout", "op", "owner", "reads", "target", "users")
+
+    def __init__(
+        self,
+        op: str,
+        target: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+        reads: Sequence[Step] = (),
+        layout: Layout | None = None,
+        owner: str | None = None,
+        counted: Counted | None = None,
+    ) -> None:
+        self.op = op
+        self.target = target
+        self.args = args
+        self.kwargs = kwargs
+        self.reads = reads
+        """The steps among the arguments, in their order."""
+        self.layout = layout
+        """Of the result; ``None`` where that is not one tensor."""
+        self.owner = owner
+        """Qualified name of the innermost module that was running."""
+        self.counted = counted
+        self.users: list[Step] = []
+        """The steps that read the result, each once, in their order."""
+        for read in reads:
+            if not read.users or read.users[-1] is not self:
+                read.users.append(self)
+
+
+def as_graph(steps: Iterable[Step]) -> fx.Graph:
+    """The steps as a ``torch.fx`` graph, with ``tensor_meta``, the owner and what was counted on its nodes."""
+    graph = fx.Graph()
+    nodes: dict[Step, fx.Node] = {}
+    for step in steps:
+        args, kwargs = _with_nodes(step.args, nodes), _with_nodes(dict(step.kwargs), nodes)
+        node = nodes[step] = graph.create_node(step.op, step.target, args, kwargs)
+        node.meta.update(_meta(step))
+    return graph
+
+
+def _with_nodes(value: Any, nodes: Mapping[Step, fx.Node]) -> Any:
+    if isinstance(value, Step):
+        return nodes[value]
+    if isinstance(value, (tuple, list)):
+        plain = tuple if isinstance(value, tuple) else list
+        return plain(_with_nodes(item, nodes) for item in value)
+    if isinstance(value, dict):
+        return {key: _with_nodes(item, nodes) for key, item in value.items()}
+    return value
+
+
+def _meta(step: Step) -> dict[str, Any]:
+    meta: dict[str, Any] = {} if step.owner is None else {OWNER: step.owner}
+    if step.layout is not None:
+        shape, stride, dtype = step.layout
+        meta["tensor_meta"] = TensorMetadata(shape, dtype, False, stride, None, False, {})
+    if step.counted is not None:
+        found = {MACS: step.counted.macs, UNCOUNTED: step.counted.uncounted, CONVOLUTIONS: step.counted.convolutions}
+        meta.update({key: value for key, value in found.items() if value or key == MACS})
+    return meta
