@@ -58,11 +58,13 @@ def analyze(
     args, kwargs = _inputs(parameters, input_size, example_inputs)
     recorded = trace(inventory, args, kwargs) if args or kwargs else None
     sites = find_sites(inventory, recorded)
-    report = Report(
+    params = sum(parameter.numel() for parameter in parameters)
+    macs = None if recorded is None else _macs(recorded)
+    return Report(
         model=type(inventory.root).__name__,
-        findings=tuple(_finding(site, policy) for site in sites),
-        params=sum(parameter.numel() for parameter in parameters),
-        macs=None if recorded is None else _macs(recorded),
+        findings=tuple(_finding(site, policy, params, macs) for site in sites),
+        params=params,
+        macs=macs,
         origin=Origin.ATTRIBUTES if recorded is None else recorded.origin,
         input_shapes=() if recorded is None else recorded.input_shapes,
         depth_multiplier=policy.depth_multiplier,
@@ -71,7 +73,6 @@ def analyze(
         not_counted=() if recorded is None else _not_counted(recorded),
         peak_activations=None if recorded is None else peak_activation_bytes(recorded),
     )
-    return replace(report, findings=tuple(_with_shares(finding, report) for finding in report.findings))
 
 
 def _checked(model: Any) -> Inventory:
@@ -135,7 +136,7 @@ def _float_dtype(parameters: list[nn.Parameter]) -> torch.dtype:
 # -- from sites to the report
 
 
-def _finding(site: Site, policy: Policy) -> Finding:
+def _finding(site: Site, policy: Policy, model_params: int, model_macs: int | None) -> Finding:
     if policy.leaves_out(site.name, *site.aliases):
         site.add_trait(Trait.IGNORED)
     spec = site.spec
@@ -143,15 +144,17 @@ def _finding(site: Site, policy: Policy) -> Finding:
         spec = replace(spec, input_shape=site.calls[0][0], output_shape=site.calls[0][1])
     judgement, before = judge(spec, policy), cost(spec)
     separable = _separable(site, spec, policy) if judgement.verdict is Verdict.CANDIDATE else None
+    params = None if before is None else before.params
     executed = site.origin in (Origin.META, Origin.REAL)
+    macs = site.macs if executed else 0 if site.origin is Origin.NOT_EXECUTED else None
     return Finding(
         name=site.name,
         spec=spec,
         verdict=judgement.verdict,
         code=judgement.code,
         reason=judgement.reason,
-        params=None if before is None else before.params,
-        macs=site.macs if executed else 0 if site.origin is Origin.NOT_EXECUTED else None,
+        params=params,
+        macs=macs,
         separable_params=None if separable is None else separable.params,
         separable_macs=None if separable is None else separable.macs,
         origin=site.origin,
@@ -164,8 +167,14 @@ def _finding(site: Site, policy: Policy) -> Finding:
         separable_intensity=None
         if separable is None
         else _separable_intensity(spec, policy.order, policy.depth_multiplier, site.element_size),
+        params_share=_share(params, model_params),
+        macs_share=_share(macs, model_macs),
         followed_by=site.followed_by,
     )
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return None if part is None or not whole else part / whole
 
 
 def _bytes(shape: tuple[int, ...] | None, element_size: int | None) -> int | None:
@@ -184,26 +193,19 @@ def _separable_intensity(spec: ConvSpec, order: Order, depth_multiplier: int, el
     return _intensity(separable_cost(*choice), separable_traffic(*choice), element_size)
 
 
-def _with_shares(finding: Finding, report: Report) -> Finding:
-    """The finding with its shares of the model's parameters and MACs."""
-    return replace(
-        finding,
-        params_share=None if finding.params is None or not report.params else finding.params / report.params,
-        macs_share=None if finding.macs is None or not report.macs else finding.macs / report.macs,
-    )
-
-
 def _separable(site: Site, spec: ConvSpec, policy: Policy) -> Cost | None:
     """Cost of the replacement, its MACs summed over the calls."""
-    one = separable_cost(spec, policy.order, policy.depth_multiplier)
-    if one is None or site.origin is Origin.ATTRIBUTES:
-        return one
+    first = separable_cost(spec, policy.order, policy.depth_multiplier)
+    if first is None or site.origin is Origin.ATTRIBUTES:
+        return first
     macs = 0
-    for input_shape, output_shape in site.calls:
-        call = replace(spec, input_shape=input_shape, output_shape=output_shape)
-        each = separable_cost(call, policy.order, policy.depth_multiplier)
+    for shapes in site.calls:
+        each: Cost | None = first
+        if shapes != site.calls[0]:
+            call = replace(spec, input_shape=shapes[0], output_shape=shapes[1])
+            each = separable_cost(call, policy.order, policy.depth_multiplier)
         macs += (each and each.macs) or 0
-    return Cost(one.params, macs)
+    return Cost(first.params, macs)
 
 
 def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,9 @@ class Inventory:
 
     def device(self) -> torch.device:
         """Where the model is: the device of its first parameter, else of its first buffer, else the CPU."""
-        for tensor in (*self.parameters(), *self.root.buffers()):
-            return tensor.device
+        for table in ("_parameters", "_buffers"):
+            for module in self.modules.values():
+                for tensor in module.__dict__[table].values():
+                    if tensor is not None:
+                        return cast("torch.device", tensor.device)
         return torch.device("cpu")

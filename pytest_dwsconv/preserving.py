@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 _HOLDERS = (list, dict, set, deque, tuple)
+_TABLES = frozenset({dict, OrderedDict})
 _PLAIN = frozenset({bool, int, float, str, type(None), torch.Tensor, nn.Parameter})
 
 
@@ -51,16 +52,15 @@ class _Snapshot:
     def _keep(self, values: Iterable[Any], seen: set[int]) -> None:
         for value in values:
             kind = type(value)
-            if kind in _PLAIN or not isinstance(value, _HOLDERS) or id(value) in seen:
+            if kind in _PLAIN or not (kind in _TABLES or isinstance(value, _HOLDERS)):
                 continue
             if not value:
-                if kind is not tuple:
-                    self.empty.append(value)
-                continue
-            seen.add(id(value))
-            if not isinstance(value, tuple):
-                self.filled.append((value, value.copy()))
-            self._keep(value.values() if isinstance(value, dict) else value, seen)
+                self.empty.append(value)
+            elif id(value) not in seen:
+                seen.add(id(value))
+                if not isinstance(value, tuple):
+                    self.filled.append((value, value.copy()))
+                self._keep(value.values() if isinstance(value, dict) else value, seen)
 
     def restore(self) -> None:
         current = self.current

@@ -366,7 +366,11 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def seeing_modules(recorder: Recorder) -> Iterator[None]:
-    """Let the recorder see every module call of this thread, as ``torch.fx.Tracer`` does, by ``nn.Module.__call__``."""
+    """Let the recorder see every module call of this thread, in what ``nn.Module.__call__`` calls.
+
+    To replace ``__call__`` itself, as ``torch.fx.Tracer`` does, costs more: it is a slot, which Python then updates
+    in every class of modules.
+    """
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != recorder.thread:
@@ -376,9 +380,10 @@ def seeing_modules(recorder: Recorder) -> Iterator[None]:
         return recorder.call_module(original, module, args, kwargs)
 
     with _LOCK:
-        original = nn.Module.__call__
-        nn.Module.__call__ = call  # type: ignore[method-assign]
+        classes: Any = nn.Module  # reason: torch leaves the method without types
+        original = classes._call_impl
+        classes._call_impl = call
         try:
             yield
         finally:
-            nn.Module.__call__ = original  # type: ignore[method-assign]
+            classes._call_impl = original

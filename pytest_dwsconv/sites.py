@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -71,22 +70,34 @@ def find_sites(inventory: Inventory, recorded: Trace | None) -> list[Site]:
 
 
 def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
-    holders: Counter[int] = Counter()
-    for module in inventory.modules.values():
-        holders.update(id(parameter) for parameter in module._parameters.values() if parameter is not None)
+    tied = _held_twice(inventory)
     sites = {}
     for name, module in inventory.modules.items():
         if _is_convolution(module):
             aliases = tuple(inventory.names[id(module)][1:])
             site = sites[name] = Site(name, type(module).__name__, module_spec(module), origin, aliases)
-            if any(holders[id(parameter)] > 1 for parameter in module._parameters.values() if parameter is not None):
+            if tied and any(id(parameter) in tied for parameter in module._parameters.values()):
                 site.add_trait(Trait.TIED)
     return sites
 
 
+def _held_twice(inventory: Inventory) -> set[int]:
+    """The identities of parameters that more than one module holds, or one under two names."""
+    once: set[int] = set()
+    twice: set[int] = set()
+    for module in inventory.modules.values():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                (twice if id(parameter) in once else once).add(id(parameter))
+    return twice
+
+
 def _is_convolution(module: nn.Module) -> bool:
-    quantized = type(module).__module__.startswith(_QUANTIZED_PACKAGES)
-    return isinstance(module, _ConvNd) or (quantized and hasattr(module, "kernel_size") and hasattr(module, "groups"))
+    return isinstance(module, _ConvNd) or (
+        type(module).__module__.startswith(_QUANTIZED_PACKAGES)
+        and hasattr(module, "kernel_size")
+        and hasattr(module, "groups")
+    )
 
 
 def module_spec(module: nn.Module) -> ConvSpec:
@@ -112,7 +123,8 @@ def module_spec(module: nn.Module) -> ConvSpec:
 def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
     if type(module).__module__.startswith(_QUANTIZED_PACKAGES):
         return (Trait.QUANTIZED,)
-    exact = type_before_parametrizations(module) in _EXACT and "forward" not in module.__dict__
+    kind = type_before_parametrizations(module) if "parametrizations" in module._modules else type(module)
+    exact = kind in _EXACT and "forward" not in module.__dict__
     traits = () if exact else (Trait.SUBCLASS,)
     own = "weight" in module._parameters and "bias" in module._parameters
     return traits if own else (*traits, Trait.REPARAMETRIZED)
