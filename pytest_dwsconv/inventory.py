@@ -12,6 +12,9 @@ from torch import Tensor, nn
 _PLAIN = frozenset({bool, int, float, str, tuple, dict, OrderedDict, type(None)})
 
 
+_MOST_NAMES = 32
+
+
 class Inventory:
     """The modules of a model by their qualified names, each once, in the order of registration."""
 
@@ -20,7 +23,7 @@ class Inventory:
         self.modules: dict[str, nn.Module] = {}
         """Each module under its first name; the root's is the empty string."""
         self.names: dict[int, list[str]] = {}
-        """All names of a module, by its identity."""
+        """The names of a module, by its identity: all, or the first of very many."""
         self._walk(root, "", set())
 
     def _walk(self, module: nn.Module, name: str, within: set[int]) -> None:
@@ -29,7 +32,7 @@ class Inventory:
         names.append(name)
         if len(names) == 1:
             self.modules[name] = module
-        if key in within:  # a module that holds itself
+        if key in within or len(names) > _MOST_NAMES:  # a module that holds itself, or one that very many share
             return
         within.add(key)
         for child_name, child in module._modules.items():

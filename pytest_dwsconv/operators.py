@@ -60,20 +60,22 @@ def conv_output(
 
 
 def _conv(module: Any, x: Tensor) -> Shape | None:
-    rank = len(module.kernel_size)
+    weight = module._parameters["weight"]
+    filters, channels, *kernel = weight.shape
+    rank = len(kernel)
     shape = x.shape
-    weight = module.weight
-    if len(shape) <= rank or shape[-rank - 1] != module.in_channels or x.dtype != weight.dtype:
+    if len(shape) <= rank or shape[-rank - 1] != channels * module.groups or x.dtype != weight.dtype:
         return None
-    if module.padding_mode != "zeros" and module.padding != "valid":
+    if (module.padding_mode != "zeros" and module.padding != "valid") or x.is_complex():
         return None
-    return conv_output(shape, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation)
+    return conv_output(shape, filters, tuple(kernel), module.stride, module.padding, module.dilation)
 
 
 def _linear(module: Any, x: Tensor) -> Shape | None:
-    if x.shape[-1] != module.in_features or x.dtype != module.weight.dtype:
+    weight = module._parameters["weight"]
+    if x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype or x.is_complex():
         return None
-    return (*x.shape[:-1], module.out_features)
+    return (*x.shape[:-1], weight.shape[0])
 
 
 def _same(module: Any, x: Tensor) -> Shape:
@@ -210,6 +212,9 @@ VIEWS = frozenset(
     """.split()
 )
 """Names of functions whose results share the memory of their first argument."""
+
+FACTORIES = frozenset("zeros ones empty full rand randn arange linspace eye".split())
+"""Names of functions that make a tensor from numbers."""
 
 MOVES = frozenset(
     """

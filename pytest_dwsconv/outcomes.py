@@ -60,7 +60,8 @@ def _described(value: Any) -> Any:
     """A hashable description of an argument: two that are described alike have like results."""
     kind = type(value)
     if kind is Tensor:
-        return (value.shape, value.stride(), value.dtype) if value.is_meta else _UNKEYED
+        plain = value.is_meta and not value.is_complex()  # complex tensors may be lazily conjugated
+        return (value.shape, value.stride(), value.dtype) if plain else _UNKEYED
     if kind in _ATOMS:
         return kind, value  # True, 1 and 1.0 are equal and yet not the same argument
     if kind in (tuple, list, torch.Size):

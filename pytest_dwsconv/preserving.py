@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,19 +48,23 @@ class _Snapshot:
         self.attributes = dict(module.__dict__)
         self.empty: list[Any] = []
         self.filled: list[tuple[Any, Any]] = []
+        self.generators: list[tuple[Callable[[Any], object], Any]] = []
         self._keep(self.attributes.values(), set())
 
     def _keep(self, values: Iterable[Any], seen: set[int]) -> None:
         for value in values:
             kind = type(value)
-            if kind in _PLAIN or not (kind in _TABLES or isinstance(value, _HOLDERS)):
+            if kind in _PLAIN:
+                continue
+            if not (kind in _TABLES or isinstance(value, _HOLDERS)):
+                self.generators += _generator_state(value)
                 continue
             if not value:
                 self.empty.append(value)
             elif id(value) not in seen:
                 seen.add(id(value))
                 if not isinstance(value, tuple):
-                    self.filled.append((value, value.copy()))
+                    self.filled.append((value, _copy(value)))
                 self._keep(value.values() if isinstance(value, dict) else value, seen)
 
     def restore(self) -> None:
@@ -73,14 +78,36 @@ class _Snapshot:
                 container.clear()
         for container, copy in self.filled:
             _refill(container, copy)
+        for put_back, state in self.generators:
+            put_back(state)
+
+
+def _copy(container: Any) -> Any:
+    """What is in a container; by the methods of its base class, because its own may do more."""
+    if isinstance(container, OrderedDict):
+        return list(OrderedDict.items(container))
+    return dict.copy(container) if isinstance(container, dict) else list(container)
 
 
 def _refill(container: Any, copy: Any) -> None:
-    container.clear()
-    if isinstance(container, (list, deque)):
-        container.extend(copy)
-    else:
-        container.update(copy)
+    if isinstance(container, OrderedDict):
+        OrderedDict.clear(container)
+        for key, value in copy:
+            OrderedDict.__setitem__(container, key, value)
+        return
+    kind: Any = next(kind for kind in (dict, list, set, deque) if isinstance(container, kind))
+    kind.clear(container)
+    (kind.extend if kind in (list, deque) else kind.update)(container, copy)
+
+
+def _generator_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
+    """How to put back what makes random numbers, if ``value`` does."""
+    if isinstance(value, torch.Generator):
+        yield value.set_state, value.get_state()
+    elif isinstance(value, random.Random):
+        yield value.setstate, value.getstate()
+    elif type(value).__module__.startswith("numpy.random") and hasattr(value, "bit_generator"):
+        yield partial(setattr, value.bit_generator, "state"), value.bit_generator.state
 
 
 def _random_state() -> dict[str, Any]:

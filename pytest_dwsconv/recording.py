@@ -8,20 +8,23 @@ is given a stand-in.
 from __future__ import annotations
 
 import operator
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv import operators, outcomes
 from pytest_dwsconv.counting import AtenCounter, Counted
+from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.record import Layout, Step
 
@@ -42,13 +45,20 @@ class _Element(NamedTuple):
 
 
 _READERS = frozenset(
-    """size dim stride numel is_contiguous is_floating_point is_complex item tolist numpy __len__ __bool__ __int__
-    __float__ __index__ __format__ __repr__ __hash__ get_device element_size storage_offset data_ptr nelement
-    ndimension is_signed __contains__ equal untyped_storage is_same_size""".split()
+    """size dim stride numel is_contiguous is_floating_point is_complex __len__ __hash__ get_device element_size
+    storage_offset data_ptr nelement ndimension is_signed untyped_storage is_same_size""".split()
 )
-"""Methods that read a tensor and give no tensor: they see the model's own, as there is nothing to record."""
+"""Methods that read a tensor's layout and give no tensor: there is nothing to record."""
+_VALUE_READERS = frozenset(
+    "item tolist numpy __bool__ __int__ __float__ __index__ __format__ __repr__ __contains__ equal".split()
+)
+"""Methods that read values: those of the model's own tensors are known, as long as the forward has not changed them."""
 _ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format})
 _recordings = count()
+
+
+class _ValueNeededError(Exception):
+    """A forward on meta tensors asks for a value that only one on real tensors has."""
 
 
 class Recorder(TorchFunctionMode):
@@ -64,6 +74,10 @@ class Recorder(TorchFunctionMode):
             self.leaves.setdefault(id(tensor), name)
         self.device = inventory.device()
         self.stand_ins: dict[int, Tensor] = {}
+        self.changed: set[int] = set()
+        """Identities of stand-ins whose data the forward has exchanged."""
+        self.transforms = False
+        """Whether a transform such as ``torch.vmap`` was at work, whose results are tensors of its own making."""
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = []
         self.failed_in: str | None = None
@@ -115,11 +129,18 @@ class Recorder(TorchFunctionMode):
         """A copy of one of the model's own tensors; of one from outside the model with its values, which may decide."""
         name = self.leaves.get(id(tensor))
         if name is None:
+            if tensor.is_meta and not (self.real or self.transforms or self.device.type == "meta"):
+                raise TracingError(
+                    f"{self.owner or 'the model'} uses a tensor that no recorded operator made: it comes from another "
+                    "thread or from compiled code, whose operators cannot be counted; analyze the model without"
+                )
             name = f"_constant{len(self.constants)}"
             self.constants[name] = tensor
             copy = tensor.detach().clone()
         else:
             copy = tensor.detach().clone() if self.real else like_on_meta(tensor)
+            if tensor.requires_grad and not _transformed():
+                copy.requires_grad_()
         self.stand_ins[id(tensor)] = copy
         self.add("get_attr", name, copy)
         return copy
@@ -151,20 +172,39 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if threading.get_ident() != self.thread or name in _READERS:
+        if threading.get_ident() != self.thread:
             return func(*args, **kwargs)
+        if name in _READERS or name in _VALUE_READERS:
+            return func(*(self._readable(value, name) for value in args), **kwargs)
         if name == "__get__":
             return self._property(func, args[0])
+        return self._call(func, name, args, kwargs)
+
+    def _call(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        self.transforms = self.transforms or _transformed()
         reads: list[Step] = []
         given, noted = self.read(tuple(args), reads)
         given_kwargs, noted_kwargs = self.read(dict(kwargs), reads) if kwargs else ({}, {})
         if not self.real and reads:
             given, given_kwargs = _on_one_device(given, given_kwargs)
-        out, counted = self._run(func, name, given, given_kwargs)
+        if name == "__set__":
+            self.changed.add(id(given[0]))
+        out, counted = self._run(func, name, given, given_kwargs, reads)
         if isinstance(out, Tensor) or _holds_tensor(out):
             details = {"args": noted, "kwargs": noted_kwargs, "reads": reads, "counted": counted}
             self.add("call_function", func, out, owner=self.owner, **details)
         return out
+
+    def _readable(self, value: Any, name: str) -> Any:
+        """The tensor whose layout or values are to be read in place of one among a reader's arguments."""
+        stand_in = self.stand_ins.get(id(value)) if isinstance(value, Tensor) else None
+        if stand_in is None:
+            return value.detach().clone() if name == "numpy" and id(value) in self.leaves else value
+        if name in _READERS or not stand_in.is_meta:
+            return stand_in
+        if id(stand_in) in self.changed or (not stand_in.is_inference() and stand_in._version):
+            raise _ValueNeededError(f"{name} of a tensor that the forward has changed")
+        return value.detach().clone() if name == "numpy" else value
 
     @property
     def owner(self) -> str:
@@ -177,23 +217,37 @@ class Recorder(TorchFunctionMode):
             return self.device
         if name == "is_meta" and not self.real:
             return self.device.type == "meta"
-        given = self.known(tensor)[0] if name in _TENSOR_PROPERTIES else tensor
+        given = self.known(tensor)[0] if name in _TENSOR_PROPERTIES else self.stand_ins.get(id(tensor), tensor)
         out = func(given)
         if isinstance(out, Tensor):
             step = self.known(given)[1]
             self.add("call_function", getattr, out, args=(step, name), reads=(step,), owner=self.owner)
         return out
 
-    def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
+    def _run(self, func: Any, name: str, args: Any, kwargs: Any, reads: Sequence[Step]) -> tuple[Any, Counted | None]:
         """The result, and what a counted operator holds."""
-        if not self.real and (move := _DEVICE_MOVES.get(name)) and args and isinstance(args[0], Tensor):
-            return move(*args, **kwargs), None
-        if self.real or name in operators.VIEWS or _transformed():
+        if self.real or torch.is_grad_enabled() or _transformed():
             return _counted(func, name, args, kwargs)
-        out = _quick(func, args, kwargs)
+        if not reads:
+            return _made(func, name, args, kwargs)
+        if (move := _DEVICE_MOVES.get(name)) and args and isinstance(args[0], Tensor):
+            return move(*args, **kwargs), None
+        if name in operators.VIEWS:
+            return _counted(func, name, args, kwargs)
+        out = _quick(func, args, kwargs) if args else None
         if out is not None:
             return out, None
         return outcomes.outcome(func, args, kwargs, lambda: _counted(func, name, args, kwargs))
+
+    def call_scripted(self, original: Any, function: Any, args: Any, kwargs: Any) -> Any:
+        """A function compiled by TorchScript, which calls operators where no mode sees them."""
+
+        def scripted(*args: Any, **kwargs: Any) -> Any:
+            return original(function, *args, **kwargs)
+
+        scripted.__name__ = function.name
+        with torch._C.DisableTorchFunction():
+            return self._call(scripted, function.name, args, kwargs)
 
     # -- modules
 
@@ -217,7 +271,8 @@ class Recorder(TorchFunctionMode):
 
     def _leaf_call(self, original: Any, name: str, module: nn.Module, x: Any) -> Any:
         """One step for a module that is one operator; NotImplemented sends it through its own forward."""
-        if not isinstance(x, Tensor) or _altered(module) or _transformed():
+        plain = isinstance(x, Tensor) and not (_altered(module) or torch.is_grad_enabled() or _transformed())
+        if not plain or (self.real and module.training):
             return NotImplemented
         with torch._C.DisableTorchFunction():
             x, step = self.known(x)
@@ -234,13 +289,23 @@ class Recorder(TorchFunctionMode):
 
 def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
     """Run an operator; of one that may hold convolutions or matrix products, note what is inside."""
-    if name in operators.NO_MACS:
+    if name in operators.NO_MACS and not isinstance(func, (OpOverload, OpOverloadPacket)):
         return func(*args, **kwargs), None
     with AtenCounter() as counter:
         out = func(*args, **kwargs)
     return out, counter.found()
 
 
+def _made(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
+    """What is made from no tensor: with its values, which may be needed, unless it is large."""
+    if name in operators.FACTORIES and "generator" not in kwargs and "out" not in kwargs:
+        sketch = func(*args, **{**kwargs, "device": "meta"})
+        if sketch.numel() > _MOST_VALUES:
+            return sketch, None
+    return _counted(func, name, args, kwargs)
+
+
+_MOST_VALUES = 1 << 16
 _TENSOR_PROPERTIES = frozenset("data T mT H mH real imag grad".split())
 
 
@@ -263,7 +328,7 @@ def _altered(module: nn.Module) -> bool:
 def _module_macs(module: Any, x: Tensor, out: Tensor) -> Counted | None:
     kind = type(module)
     if kind is nn.Linear:
-        return Counted(out.numel() * module.in_features)
+        return Counted(out.numel() * x.shape[-1])
     if issubclass(kind, _ConvNd):
         return Counted(operators.conv_macs(module.weight.shape, x.shape, out.shape, module.transposed))
     return None
@@ -290,21 +355,32 @@ def _quick(func: Any, args: Any, kwargs: Any) -> Tensor | None:
 
 def _quick_arithmetic(in_place: bool, a: Any, b: Any) -> Tensor | None:
     """Of a contiguous floating-point tensor and a number, or another such tensor of the same rank and dtype."""
-    if not (type(a) is Tensor and a.is_meta and a.is_contiguous() and a.is_floating_point()):
+    if not (_is_plain(a) and (type(b) in (int, float) or (_is_plain(b) and b.dtype == a.dtype and b.dim() == a.dim()))):
         return None
-    shape = a.shape
-    if type(b) is Tensor:
-        if not b.is_meta or b.dtype != a.dtype or not b.is_contiguous() or b.dim() != a.dim():
-            return None
-        if b.shape != shape:
-            if not all(m == n or 1 in (m, n) for m, n in zip(shape, b.shape, strict=True)):
-                return None
-            shape = torch.Size(n if m == 1 else m for m, n in zip(shape, b.shape, strict=True))
-    elif type(b) not in (int, float):
+    shape = _broadcast(a.shape, b.shape) if isinstance(b, Tensor) else a.shape
+    if shape is None or (in_place and shape != a.shape):
         return None
-    if in_place:
-        return a if shape == a.shape else None
-    return torch.empty(shape, dtype=a.dtype, device="meta")
+    if not in_place:
+        return torch.empty(shape, dtype=a.dtype, device="meta")
+    if not a.is_inference():
+        torch.autograd.graph.increment_version(a)
+    return cast("Tensor", a)
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) is Tensor and value.is_meta and value.is_contiguous() and value.is_floating_point()
+
+
+def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
+    """The shape of two shapes of the same rank together; None where they do not fit."""
+    if one == other:
+        return one
+    pairs = list(zip(one, other, strict=True))
+    return (
+        torch.Size(max(pair) if 0 not in pair else 0 for pair in pairs)
+        if all(a == b or 1 in (a, b) for a, b in pairs)
+        else None
+    )
 
 
 def like_on_meta(tensor: Tensor) -> Tensor:
@@ -379,11 +455,19 @@ def seeing_modules(recorder: Recorder) -> Iterator[None]:
             return original(module, *args, **kwargs)
         return recorder.call_module(original, module, args, kwargs)
 
+    def call_scripted(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != recorder.thread:
+            return original_script(function, *args, **kwargs)
+        return recorder.call_scripted(original_script, function, args, kwargs)
+
     with _LOCK:
         classes: Any = nn.Module  # reason: torch leaves the method without types
-        original = classes._call_impl
-        classes._call_impl = call
+        scripts: Any = torch.jit.ScriptFunction
+        original, original_script, limit = classes._call_impl, scripts.__call__, sys.getrecursionlimit()
+        classes._call_impl, scripts.__call__ = call, call_scripted
+        sys.setrecursionlimit(2 * limit)  # a module takes twice as many frames here as alone
         try:
             yield
         finally:
-            classes._call_impl = original
+            classes._call_impl, scripts.__call__ = original, original_script
+            sys.setrecursionlimit(limit)

@@ -104,11 +104,15 @@ def module_spec(module: nn.Module) -> ConvSpec:
     """The numbers of a convolution module, with its traits and without shapes."""
     conv: Any = module
     rank = len(conv.kernel_size)
+    in_channels, out_channels, kernel_size = conv.in_channels, conv.out_channels, tuple(conv.kernel_size)
+    weight = module._parameters.get("weight")
+    if weight is not None and not conv.transposed:  # which may have been pruned by hand
+        out_channels, in_channels, kernel_size = weight.shape[0], weight.shape[1] * conv.groups, tuple(weight.shape[2:])
     return ConvSpec(
         rank=rank,
-        in_channels=conv.in_channels,
-        out_channels=conv.out_channels,
-        kernel_size=tuple(conv.kernel_size),
+        in_channels=in_channels,
+        out_channels=out_channels,
+        kernel_size=kernel_size,
         stride=operators.per_side(conv.stride, rank),
         padding=conv.padding if isinstance(conv.padding, str) else operators.per_side(conv.padding, rank),
         dilation=operators.per_side(conv.dilation, rank),
@@ -154,11 +158,12 @@ def _mark_read_elsewhere(step: Step, sites: dict[str, Site]) -> None:
 
 def _site_of(step: Step, call: ConvCall, recorded: Trace, sites: dict[str, Site]) -> Site:
     """The module whose forward made this function call or whose weight it reads, else a site of its own."""
-    if step.owner in sites:
-        return sites[step.owner]
     weight = step.kwargs.get("weight", step.args[1] if len(step.args) > 1 else None)
-    if isinstance(weight, Step) and weight.op == "get_attr":
-        name = str(weight.target)
+    read = str(weight.target) if isinstance(weight, Step) and weight.op == "get_attr" else None
+    if step.owner in sites and (read is None or read.startswith(f"{step.owner}.")):
+        return sites[step.owner]
+    if read is not None and read not in recorded.constants:
+        name = read
         if name.rpartition(".")[0] in sites:
             return sites[name.rpartition(".")[0]]
     else:

@@ -7,7 +7,8 @@ allocated. Where a model needs data (``.item()``, boolean indexing) the forward 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -72,11 +73,15 @@ def trace(model: nn.Module | Inventory, args: Sequence[Any] = (), kwargs: Mappin
     kwargs = dict(kwargs or {})
     try:
         return _record(inventory, args, kwargs, real=False)
+    except TracingError:
+        raise
     except Exception as error:
         if inventory.device().type == "meta":
             raise _rejected(inventory.root, args, kwargs, error) from error
     try:
         return _record(inventory, args, kwargs, real=True)
+    except TracingError:
+        raise
     except Exception as error:
         raise _rejected(inventory.root, args, kwargs, error) from error
 
@@ -86,8 +91,10 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
     inputs = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
     own_args, own_kwargs = tree_map(_own_inputs(recorder), (tuple(args), kwargs))
     try:
-        with as_found(inventory.modules.values()), seeing_modules(recorder), torch.no_grad(), recorder:
+        with _undisturbed(inventory), seeing_modules(recorder), recorder:
             out = inventory.root(*own_args, **own_kwargs)
+            if isinstance(out, Generator):
+                out = tuple(out)
     except Exception as error:
         error.__dict__.setdefault("dwsconv_module", recorder.failed_in)
         raise
@@ -107,6 +114,13 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
         input_shapes=tuple(tuple(tensor.shape) for tensor in inputs),
         input_bytes=size_in_bytes(inputs),
     )
+
+
+@contextmanager
+def _undisturbed(inventory: Inventory) -> Iterator[None]:
+    """Evaluation mode, no gradients, and the model as found afterwards."""
+    with as_found(inventory.modules.values()), torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _own_inputs(recorder: Recorder) -> Callable[[Any], Any]:

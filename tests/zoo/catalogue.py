@@ -101,7 +101,8 @@ def _torchvision_inputs(name: str, package: str) -> Inputs:
     if "optical_flow" in package:
         return (_images(1, 3, 128, 128), _images(1, 3, 128, 128))
     if "video" in package:
-        return (_images(1, 3, 16, 224, 224),) if name.startswith("mvit") else (_images(1, 3, 16, 112, 112),)
+        side = 224 if name.startswith(("mvit", "s3d")) else 112
+        return (_images(1, 3, 16, side, side),)
     side = 299 if "inception" in name else 224
     return (_images(1, 3, side, side),)
 
@@ -168,7 +169,11 @@ def _ultralytics() -> Iterator[tuple[str, Any]]:
 
 
 def _ultralytics_model(tasks: Any, path: Path) -> tuple[nn.Module, Inputs]:
-    return _ultralytics_class(tasks, path)(str(path), verbose=False).eval(), (_images(1, 3, 256, 256),)
+    config = tasks.yaml_model_load(path)
+    for _, _, kind, arguments in config["backbone"]:
+        if kind == "TorchVision":
+            arguments[2] = None  # its weights, which would be downloaded
+    return _ultralytics_class(tasks, path)(config, verbose=False).eval(), (_images(1, 3, 256, 256),)
 
 
 def _ultralytics_class(tasks: Any, path: Path) -> Any:
