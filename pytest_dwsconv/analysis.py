@@ -145,6 +145,8 @@ def _finding(site: Site, policy: Policy, model_params: int, model_macs: int | No
     judgement, before = judge(spec, policy), cost(spec)
     separable = _separable(site, spec, policy) if judgement.verdict is Verdict.CANDIDATE else None
     params = None if before is None else before.params
+    if Trait.NO_PARAMETER in spec.traits:
+        params = 0
     executed = site.origin in (Origin.META, Origin.REAL)
     macs = site.macs if executed else 0 if site.origin is Origin.NOT_EXECUTED else None
     return Finding(

@@ -35,6 +35,8 @@ class Trait(str, Enum):
     TIED = "tied"
     READ_ELSEWHERE = "read elsewhere"
     QUANTIZED = "quantized"
+    COMPLEX = "complex"
+    NO_PARAMETER = "weight is no parameter"
     IGNORED = "ignored"
     UNPACKED_ARGUMENTS = "unpacked arguments"
     REFERENCE = "reference"

@@ -58,6 +58,11 @@ class Inventory:
                     found[id(parameter)] = parameter
         return list(found.values())
 
+    def holds_parameter(self, name: str) -> bool:
+        """Whether this is the name of a parameter."""
+        module = self.modules.get(name.rpartition(".")[0])
+        return module is not None and module._parameters.get(name.rpartition(".")[2]) is not None
+
     def device(self) -> torch.device:
         """Where the model is: the device of its first parameter, else of its first buffer, else the CPU."""
         for table in ("_parameters", "_buffers"):

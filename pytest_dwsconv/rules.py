@@ -151,6 +151,14 @@ RULES: tuple[Rule, ...] = (
         _conv3x3(Trait.QUANTIZED),
     ),
     Rule(
+        "DWS113",
+        "complex",
+        _NO,
+        _trait(Trait.COMPLEX),
+        "complex weights are counted but not replaced",
+        _conv3x3(Trait.COMPLEX),
+    ),
+    Rule(
         "DWS103",
         "transposed",
         _NO,
@@ -197,6 +205,14 @@ RULES: tuple[Rule, ...] = (
         lambda spec, policy: Trait.SUBCLASS in spec.traits and not policy.subclasses,
         "it is a subclass, which may do more than a convolution; ask for subclasses to include it",
         _conv3x3(Trait.SUBCLASS),
+    ),
+    Rule(
+        "DWS112",
+        "weight no parameter",
+        _NO,
+        _trait(Trait.NO_PARAMETER),
+        "its weight is a buffer, a constant or computed, and no parameter that could be replaced",
+        _conv3x3(Trait.FUNCTIONAL, Trait.NO_PARAMETER),
     ),
     Rule(
         "DWS107",

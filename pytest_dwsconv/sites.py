@@ -11,8 +11,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from pytest_dwsconv import operators
-from pytest_dwsconv.conv import ConvSpec, Trait
-from pytest_dwsconv.counting import ConvCall
+from pytest_dwsconv.conv import ConvSpec, Trait, cost
+from pytest_dwsconv.counting import ConvCall, Counted
 from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.record import Step
 from pytest_dwsconv.report import Origin
@@ -131,7 +131,10 @@ def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
     exact = kind in _EXACT and "forward" not in module.__dict__
     traits = () if exact else (Trait.SUBCLASS,)
     own = "weight" in module._parameters and "bias" in module._parameters
-    return traits if own else (*traits, Trait.REPARAMETRIZED)
+    if not own:
+        return (*traits, Trait.REPARAMETRIZED)
+    weight = module._parameters["weight"]
+    return (*traits, Trait.COMPLEX) if weight is not None and weight.is_complex() else traits
 
 
 def _called_by(step: Step, recorded: Trace, sites: dict[str, Site]) -> Iterator[Site]:
@@ -143,10 +146,29 @@ def _called_by(step: Step, recorded: Trace, sites: dict[str, Site]) -> Iterator[
         yield site
     elif step.op == "get_attr":
         _mark_read_elsewhere(step, sites)
-    for call in step.counted.convolutions if step.counted is not None else ():
-        site = _site_of(step, call, recorded, sites)
-        site.called(call, step, recorded)
+    elif step.owner in sites and _runs_quantized(step, sites[step.owner]):
+        site = sites[step.owner]
+        step.counted = Counted(_quantized_macs(step, site.spec))
+        site.called(_ModuleCall(_shape(step.reads[0]), _shape(step), step.counted.macs), step, recorded)
         yield site
+    for index, call in enumerate(step.counted.convolutions if step.counted is not None else ()):
+        site = _site_of(step, call, recorded, sites)
+        if index and Trait.COMPLEX in site.spec.traits:  # one convolution, which PyTorch takes apart into three
+            site.macs += call.macs
+        else:
+            site.called(call, step, recorded)
+        yield site
+
+
+def _runs_quantized(step: Step, site: Site) -> bool:
+    """Whether the step is the quantized convolution of this module, of which PyTorch counts nothing."""
+    name = str(getattr(step.target, "__name__", ""))
+    return Trait.QUANTIZED in site.spec.traits and name.startswith("conv") and step.counted is None and bool(step.reads)
+
+
+def _quantized_macs(step: Step, spec: ConvSpec) -> int:
+    one = cost(replace(spec, input_shape=_shape(step.reads[0]), output_shape=_shape(step)))
+    return 0 if one is None else one.macs or 0
 
 
 def _mark_read_elsewhere(step: Step, sites: dict[str, Site]) -> None:
@@ -168,12 +190,12 @@ def _site_of(step: Step, call: ConvCall, recorded: Trace, sites: dict[str, Site]
             return sites[name.rpartition(".")[0]]
     else:
         name = f"{step.owner}.{recorded.node(step).name}".lstrip(".")
-    return sites.setdefault(
-        name, Site(name, getattr(step.target, "__name__", "function"), _call_spec(call), Origin.META)
-    )
+    traits = (Trait.FUNCTIONAL,) if recorded.inventory.holds_parameter(name) else (Trait.FUNCTIONAL, Trait.NO_PARAMETER)
+    new = Site(name, getattr(step.target, "__name__", "function"), _call_spec(call, traits), Origin.META)
+    return sites.setdefault(name, new)
 
 
-def _call_spec(call: ConvCall) -> ConvSpec:
+def _call_spec(call: ConvCall, traits: tuple[Trait, ...]) -> ConvSpec:
     outputs, inputs = call.weight_shape[0], call.weight_shape[1] * call.groups
     if call.transposed:
         outputs, inputs = call.weight_shape[1] * call.groups, call.weight_shape[0]
@@ -188,7 +210,7 @@ def _call_spec(call: ConvCall) -> ConvSpec:
         groups=call.groups,
         bias=call.bias,
         transposed=call.transposed,
-        traits=(Trait.FUNCTIONAL,),
+        traits=traits,
     )
 
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pytest_dwsconv import analyze
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.report import Origin, Report
+from pytest_dwsconv.rules import Policy
 
 
 class Parts(nn.Module):
@@ -234,3 +235,42 @@ def test_nested_as_deep_as_a_forward_may_be() -> None:
         model = nn.Sequential(model)
     model(torch.zeros(1, 4))
     assert analyze(model, (1, 4)).macs == 16
+
+
+def test_a_weight_that_is_no_parameter_has_no_parameters() -> None:
+    class Blurred(Parts):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("kernel", torch.ones(3, 3, 3, 3))
+            self.kernel: Tensor
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.conv2d(self.a(x), self.kernel)
+            return F.conv2d(x, x.new_ones(3, 3, 2, 2))
+
+    report = analyze(Blurred(), (1, 3, 8, 8), policy=Policy(functional=True))
+    assert report.macs == counted(Blurred(), torch.zeros(1, 3, 8, 8))
+    rows = {row.name: (row.code, row.params, row.params_share) for row in report.findings}
+    assert rows["kernel"] == rows["conv2d_1"] == ("DWS112", 0, 0.0)
+
+
+def test_a_complex_convolution_is_counted_and_left_alone() -> None:
+    model = nn.Conv2d(3, 8, 3, dtype=torch.complex64)
+    x = torch.zeros(1, 3, 8, 8, dtype=torch.complex64)
+    report = analyze(model, example_inputs=x)
+    (row,) = report.findings
+    assert (row.code, row.calls, row.macs) == ("DWS113", 1, report.macs)
+    assert report.macs == counted(model, x)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize")
+def test_a_quantized_convolution_that_runs_is_counted() -> None:
+    from torch.ao.nn import quantized
+
+    model = nn.Sequential(
+        quantized.Quantize(torch.tensor(0.1), torch.tensor(0), torch.quint8),
+        quantized.Conv2d(3, 8, 3),
+        quantized.DeQuantize(),
+    )
+    (row,) = analyze(model, example_inputs=torch.rand(1, 3, 8, 8)).findings
+    assert (row.code, row.calls, row.macs, row.output_shape) == ("DWS102", 1, 36 * 8 * 27, (1, 8, 6, 6))
