@@ -54,6 +54,7 @@ _VALUE_READERS = frozenset(
 )
 """Methods that read values: those of the model's own tensors are known, as long as the forward has not changed them."""
 _ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format})
+_FEW = 64
 _recordings = count()
 
 
@@ -138,12 +139,17 @@ class Recorder(TorchFunctionMode):
             self.constants[name] = tensor
             copy = tensor.detach().clone()
         else:
-            copy = tensor.detach().clone() if self.real else like_on_meta(tensor)
+            valued = self.real or self._may_decide(tensor)
+            copy = tensor.detach().clone() if valued else like_on_meta(tensor)
             if tensor.requires_grad and not _transformed():
                 copy.requires_grad_()
         self.stand_ins[id(tensor)] = copy
         self.add("get_attr", name, copy)
         return copy
+
+    def _may_decide(self, tensor: Tensor) -> bool:
+        """Whether to keep the values of one of the model's own tensors: of a few numbers that are not learned."""
+        return not isinstance(tensor, nn.Parameter) and tensor.device.type == "cpu" and tensor.numel() <= _FEW
 
     def read(self, value: Any, reads: list[Step]) -> tuple[Any, Any]:
         """``value`` as an operator is to see it, and as a step's argument; the steps in it are added to ``reads``."""
@@ -185,8 +191,10 @@ class Recorder(TorchFunctionMode):
         reads: list[Step] = []
         given, noted = self.read(tuple(args), reads)
         given_kwargs, noted_kwargs = self.read(dict(kwargs), reads) if kwargs else ({}, {})
-        if not self.real and reads:
-            given, given_kwargs = _on_one_device(given, given_kwargs)
+        if not self.real and len(reads) > 1 and len(_devices((given, given_kwargs), set())) > 1:
+            if _writes(name) and given and isinstance(given[0], Tensor) and not given[0].is_meta:
+                raise _ValueNeededError(f"{name} of values into a tensor whose values are known")
+            given, given_kwargs = _on_meta(given, given_kwargs)
         if name == "__set__":
             self.changed.add(id(given[0]))
         out, counted = self._run(func, name, given, given_kwargs, reads)
@@ -402,11 +410,14 @@ def size_in_bytes(value: Any) -> int:
     return sum(item.numel() * item.element_size() for item in tree_leaves(value) if isinstance(item, Tensor))
 
 
-def _on_one_device(args: Any, kwargs: Any) -> Any:
+def _on_meta(args: Any, kwargs: Any) -> Any:
     """Constants beside stand-ins go to the meta device too; single numbers stay, for their value may be needed."""
-    if len(_devices((args, kwargs), set())) < 2:
-        return args, kwargs
     return tree_map(lambda item: item.to("meta") if isinstance(item, Tensor) and item.dim() else item, (args, kwargs))
+
+
+def _writes(name: str) -> bool:
+    """Whether a function of this name writes into its first argument."""
+    return name in ("__set__", "__setitem__") or name.startswith("__i") or (name[-1:] == "_" and name[-2:] != "__")
 
 
 def _devices(value: Any, found: set[bool]) -> set[bool]:

@@ -171,7 +171,8 @@ def test_counted_as_pytorch_counts_and_left_as_found(kind: type[Parts]) -> None:
 def test_values_are_known_where_the_forward_needs_them() -> None:
     """What makes a forward ask for values, and what does not."""
     assert analyze(Deciding(), (2, 3, 8, 8)).origin is Origin.META
-    assert analyze(Counting(), (2, 3, 8, 8)).origin is Origin.REAL
+    assert analyze(Counting(), (2, 3, 8, 8)).origin is Origin.META
+    assert analyze(Growing(), (2, 3, 8, 8)).origin is Origin.REAL
 
 
 def test_gradients_inside_a_forward_stay_there() -> None:

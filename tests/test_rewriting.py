@@ -585,10 +585,10 @@ def test_a_kernel_on_the_meta_device_has_no_svd() -> None:
     assert all(parameter.is_meta for parameter in rewrite(model, init="fresh").model.parameters())
 
 
-@pytest.mark.parametrize("init", ["svd", "fresh"])
-def test_a_complex_kernel_is_refused_by_name(init: str) -> None:
-    with pytest.raises(InputError, match=r"conv: a kernel of torch.complex64 cannot be made separable"):
-        rewrite(Wrap(nn.Conv2d(16, 16, 3, dtype=torch.complex64)), init=init)
+def test_a_complex_convolution_is_left_alone() -> None:
+    result = rewrite(Wrap(nn.Conv2d(16, 16, 3, dtype=torch.complex64)))
+    assert not result.plan.entries
+    assert [row.code for row in result.report_before.findings] == ["DWS113"]
 
 
 def test_a_weight_that_cannot_be_read_does_not_matter_to_fresh() -> None:

@@ -79,8 +79,20 @@ def countable_attention() -> Iterator[None]:
 
 
 def forward(model: nn.Module, inputs: Inputs, real: bool) -> tuple[list[str], FlopCounterMode, Any]:
-    """Names of the convolutions that ran, PyTorch's count, and the output, of one forward."""
-    device = "cpu" if real else "meta"
+    """Names of the convolutions that ran, PyTorch's count, and the output, of one forward.
+
+    On meta tensors if that is enough: PyTorch itself then needs no values, of which analysis knows a few.
+    """
+    if not real:
+        try:
+            return _forward(model, inputs, "meta")
+        except RuntimeError:
+            if any(parameter.is_meta for parameter in model.parameters()):
+                raise
+    return _forward(model, inputs, "cpu")
+
+
+def _forward(model: nn.Module, inputs: Inputs, device: str) -> tuple[list[str], FlopCounterMode, Any]:
     # reason: PyTorch's counter fails on a parameter that is passed to a module and requires a gradient
     model = copy.deepcopy(model).to(device).requires_grad_(False)
     inputs = tree_map(lambda x: _on(x, device) if isinstance(x, Tensor) else x, inputs)
