@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import BoundArguments
 from math import prod
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from pytest_dwsconv.sites import Site, find_sites, operator_name
 from pytest_dwsconv.tracing import Trace, trace
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, SeparableConv1d, SeparableConv2d, SeparableConv3d)
+_LARGEST = 2**63 - 1
+"""Bytes: PyTorch counts them in 64 bits."""
 
 
 def analyze(
@@ -44,7 +47,7 @@ def analyze(
             the dtype of the model's first floating-point parameter.
         example_inputs: instead of ``input_size``: a tensor, a tuple of positional arguments, a mapping of keyword
             arguments, or both kinds as ``inspect.BoundArguments``. Their values are used only by a model that needs
-            data.
+            data; ``()`` is a forward without inputs.
         policy: the replacement to reckon with, and what to leave alone.
 
     Without inputs the report has everything but shapes and MACs.
@@ -53,10 +56,12 @@ def analyze(
         InputError: ``model`` or an input is not what it must be.
         TracingError: the forward fails on these inputs.
     """
+    if not isinstance(policy, Policy):
+        raise InputError(f"policy is a Policy, such as Policy(depth_multiplier=2), not {policy!r}")
     inventory = _checked(model)
     parameters = inventory.parameters()
-    args, kwargs = _inputs(parameters, input_size, example_inputs)
-    recorded = trace(inventory, args, kwargs) if args or kwargs else None
+    inputs = _inputs(parameters, input_size, example_inputs)
+    recorded = None if inputs is None else trace(inventory, *inputs)
     sites = find_sites(inventory, recorded)
     params = sum(parameter.numel() for parameter in parameters)
     macs = None if recorded is None else _macs(recorded)
@@ -95,19 +100,27 @@ def _uninitialized(module: nn.Module) -> bool:
 
 def _inputs(
     parameters: list[nn.Parameter], input_size: Any, example_inputs: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments for the forward."""
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Positional and keyword arguments for the forward; None where there is none to run."""
     if input_size is not None and example_inputs is not None:
         raise InputError("pass either input_size or example_inputs, not both")
-    if example_inputs is None:
-        shapes = () if input_size is None else _shapes(input_size)
+    if input_size is not None:
         dtype = _float_dtype(parameters)
-        return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes), {}
+        return tuple(_stand_in(shape, dtype) for shape in _shapes(input_size)), {}
+    if example_inputs is None:
+        return None
     if isinstance(example_inputs, BoundArguments):
         return example_inputs.args, example_inputs.kwargs
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,), {}
+
+
+def _stand_in(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor of that shape without its memory."""
+    if prod(shape) * dtype.itemsize > _LARGEST:
+        raise InputError(f"an input of shape {shape} is larger than any tensor can be; give a smaller input_size")
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _shapes(input_size: Any) -> tuple[tuple[int, ...], ...]:
@@ -119,11 +132,17 @@ def _shapes(input_size: Any) -> tuple[tuple[int, ...], ...]:
     nested = isinstance(input_size[0], Sequence) and not isinstance(input_size[0], str)
     if nested and not all(isinstance(shape, Sequence) for shape in input_size):
         raise InputError(f"input_size {input_size!r} mixes shapes and sides; several inputs take one shape each")
-    shapes = tuple(tuple(shape) for shape in input_size) if nested else (tuple(input_size),)
-    for side in (side for shape in shapes for side in shape):
-        if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+    return tuple(_sides(shape, input_size) for shape in (input_size if nested else (input_size,)))
+
+
+def _sides(shape: Sequence[Any], input_size: Any) -> tuple[int, ...]:
+    sides = []
+    for side in shape:
+        number = index(side) if isinstance(side, SupportsIndex) and not isinstance(side, bool) else 0
+        if number < 1:
             raise InputError(f"input_size {input_size!r} has the side {side!r}; sides are whole numbers from 1")
-    return shapes
+        sides.append(number)
+    return tuple(sides)
 
 
 def _float_dtype(parameters: list[nn.Parameter]) -> torch.dtype:

@@ -1,90 +1,205 @@
-"""How many bytes of activations a recorded forward holds at its peak."""
+"""How many bytes of activations a recorded forward holds at its peak.
+
+Whether a result is a view, was written in place or has memory of its own depends on the operator, its settings and
+the layout of its arguments. Frequent operators are known by name; any other is run once more, on meta tensors laid out
+as its arguments were, and PyTorch tells which of them share a storage.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pytest_dwsconv import operators
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.record import Step
 from pytest_dwsconv.tracing import Trace
 
-_VIEWS_IF_CONTIGUOUS = frozenset("reshape reshape_as flatten contiguous".split())
-_VIEWS_IF_EQUAL = frozenset("to float half double type type_as cpu cuda".split())
-_NOTHING_TO_DO = frozenset("Identity Dropout Dropout1d Dropout2d Dropout3d dropout dropout2d".split())
-"""Whose result, in evaluation, is their argument."""
+_ALLOCATING = frozenset(
+    name
+    for name in (
+        *(operators.NO_MACS - operators.MOVES),
+        *"cat stack repeat roll flip clone masked_fill index_select gather pixel_shuffle".split(),
+    )
+    if not name.startswith("__i") and (name.endswith("__") or not name.endswith("_"))
+)
+"""Names of functions whose one result has memory of its own, unless they are told where to write it."""
+_CONVERSIONS = frozenset("to float half double type type_as cpu cuda".split())
+_IDLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+"""Modules whose result, in evaluation, is their argument."""
 
 
 def peak_activation_bytes(recorded: Trace) -> int:
     """The most bytes of activations that any one operator of the recorded forward finds or leaves in memory.
 
     Operators run in the recorded order, one at a time and none fused into another. An activation is in memory from
-    the operator that makes it to the last that reads it; views and results written in place share the memory of
-    what they come from. Inputs count until their last use, parameters, buffers and an operator's scratch memory
-    never.
+    the operator that makes it to the last that reads it, and one that nobody reads during the operator that makes it;
+    views and results written in place share the memory of what they come from. Inputs count until their last use,
+    parameters, buffers and an operator's scratch memory never.
+
+    Raises:
+        InputError: the forward makes a tensor whose shape does not tell its size, such as a nested one.
     """
-    owners: dict[Step, Step] = {}
-    first: dict[Step, int] = {}
-    last: dict[Step, int] = {}
-    for time, step in enumerate(recorded.steps):
-        owner = owners[step] = _owner(step, owners, recorded.inventory.modules)
-        first.setdefault(owner, time)
-        last[owner] = time
-        for read in step.reads:
-            last[owners[read]] = time
-    changes = [0] * (len(owners) + 1)
-    for owner, start in first.items():
-        if owner.layout is not None and owner.op != "get_attr":
-            size = owner.layout.bytes
-            changes[start] += size
-            changes[last[owner] + 1] -= size
-    return max(accumulate(changes, initial=0))
+    ledger = _Ledger(recorded.inventory.modules)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reason: an operator that warns did so when it was recorded
+        for time, step in enumerate(recorded.steps):
+            ledger.enter(step, time)
+    return ledger.peak(len(recorded.steps))
 
 
-def _owner(step: Step, owners: Mapping[Step, Step], modules: Mapping[str, nn.Module]) -> Step:
-    """The step whose memory the result of ``step`` lies in: its own, or that of what it is a view of."""
-    if not step.reads or not step.op.startswith("call_"):
-        return step
-    source = step.reads[0]
-    return owners[source] if _shares(step, source, modules) else step
+@dataclass(slots=True)
+class _Memory:
+    """A block of memory, with the times of the operator that makes it and of the last that reads it."""
+
+    bytes: int
+    first: int
+    last: int
 
 
-def _shares(step: Step, source: Step, modules: Mapping[str, nn.Module]) -> bool:
-    if step.op == "call_module":
-        module = modules[step.target]
-        name = type(module).__name__
-        return name in _NOTHING_TO_DO or module.__dict__.get("inplace") or (name == "Flatten" and _contiguous(source))
-    name = getattr(step.target, "__name__", "")
-    if name in operators.VIEWS or name in _NOTHING_TO_DO or step.kwargs.get("inplace"):
-        return True
-    if name in ("getitem", "__getitem__", "getattr"):
-        return source.layout is None or _is_view_by_index(step)
-    if name in _VIEWS_IF_CONTIGUOUS:
-        return _contiguous(source)
-    if name in _VIEWS_IF_EQUAL:
-        return _like(step) == _like(source)
-    return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+class _Number(int):
+    """Of a memory: first come those of the tensors that an operator reads, then the new ones."""
 
 
-def _is_view_by_index(step: Step) -> bool:
-    """Whole numbers, slices, ``None`` and ``...`` give a view; an index made of tensors or lists a copy."""
-    index = step.args[1] if len(step.args) > 1 else None
-    parts = index if isinstance(index, tuple) else (index,)
-    return all(part is None or part is ... or isinstance(part, (int, str, slice)) for part in parts)
+class _Sharing(NamedTuple):
+    """Which memories an operator's results lie in."""
+
+    results: Any
+    """A ``_Number``, or for several results tuples, lists and dictionaries of them."""
+    sizes: list[int]
+    """Of the new memories, in bytes."""
 
 
-def _like(step: Step) -> object:
-    return step.layout and (step.layout.shape, step.layout.dtype)
+class _Ledger:
+    """Which memory the result of each step lies in."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.modules = modules
+        self.made: list[_Memory] = []
+        self.held: dict[Step, Any] = {}
+        """A memory; None for one that does not count; of several results with memories of their own, those."""
+        self.asked: dict[Any, _Sharing] = {}
+
+    def enter(self, step: Step, time: int) -> None:
+        """Note the step's result, and that it and all it reads are in memory at that time."""
+        if step.layout is not None and not isinstance(step.layout.bytes, int):
+            raise InputError(
+                "the forward makes a nested tensor, whose shape does not tell its size; "
+                "analyze the part of the model that makes none"
+            )
+        if step not in self.held:
+            self.held[step] = self._place(step, time)
+        for touched in (step, *step.reads):
+            memory = self.held[touched]
+            if isinstance(memory, _Memory):
+                memory.last = time
+
+    def peak(self, times: int) -> int:
+        changes = [0] * (times + 1)
+        for memory in self.made:
+            changes[memory.first] += memory.bytes
+            changes[memory.last + 1] -= memory.bytes
+        return max(accumulate(changes, initial=0))
+
+    def _new(self, size: int, time: int) -> _Memory:
+        self.made.append(_Memory(size, time, time))
+        return self.made[-1]
+
+    def _place(self, step: Step, time: int) -> Any:
+        if step.op in ("get_attr", "output"):
+            return None
+        if step.target is operator.getitem and step.reads[0].layout is None:
+            several = self.held[step.reads[0]]
+            return several[step.args[1]] if isinstance(several, (tuple, list, dict)) else several
+        shares = _shares(step, self.modules)
+        if shares is None:
+            try:
+                sharing = self._ask(step)
+            except Exception:  # reason: what an operator cannot do on meta tensors, it did when it was recorded
+                shares = _converts_nothing(step)
+            else:
+                memories = [*map(self.held.get, step.reads), *(self._new(size, time) for size in sharing.sizes)]
+                return _mapped(sharing.results, _Number, memories.__getitem__)
+        return self.held[step.reads[0]] if shares else self._own(step, time)
+
+    def _ask(self, step: Step) -> _Sharing:
+        """Run the operator on meta tensors, once for each kind of arguments."""
+        reads = list(step.reads)
+        layouts = [read.layout for read in reads if read.layout is not None]
+        arguments = (step.args, dict(step.kwargs))
+        key = step.target, repr(_mapped(arguments, Step, lambda read: f"read {reads.index(read)}")), *layouts
+        if key not in self.asked:
+            call = self.modules[step.target].forward if step.op == "call_module" else step.target
+            tensors = [layout.tensor() for layout in layouts]
+            args, kwargs = _mapped(arguments, Step, lambda read: tensors[reads.index(read)])
+            self.asked[key] = _sharing(call(*args, **kwargs), tensors)
+        return self.asked[key]
+
+    def _own(self, step: Step, time: int) -> Any:
+        """Memory for the result, or for those of several results that somebody uses."""
+        if step.layout is not None:
+            return self._new(step.layout.bytes, time)
+        for user in step.users:
+            self.held[user] = self._own(user, time)
+        return None
 
 
-def _contiguous(step: Step) -> bool:
-    if step.layout is None:
+def _sharing(out: Any, tensors: list[Tensor]) -> _Sharing:
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    numbers = {storage._cdata: _Number(number) for number, storage in enumerate(storages)}
+
+    def number(result: Tensor) -> _Number:
+        storage = result.untyped_storage()
+        if storage._cdata not in numbers:
+            numbers[storage._cdata] = _Number(len(storages))
+            storages.append(storage)
+        return numbers[storage._cdata]
+
+    return _Sharing(_mapped(out, Tensor, number), [storage.nbytes() for storage in storages[len(tensors) :]])
+
+
+def _shares(step: Step, modules: Mapping[str, nn.Module]) -> bool | None:
+    """Whether the result lies in the memory of what is read first; None where the name does not tell."""
+    if not step.reads:
         return False
-    expected = 1
-    for side, stride in zip(reversed(step.layout.shape), reversed(step.layout.stride), strict=True):
-        if side != 1 and stride != expected:
-            return False
-        expected *= side
-    return True
+    if step.op == "call_module":
+        return _module_shares(modules[step.target], step)
+    name = getattr(step.target, "__name__", "")
+    if name in operators.VIEWS or step.target in operators.IN_PLACE:
+        return True
+    if name == "contiguous" and len(step.args) == 1 and not step.kwargs:
+        return step.layout == step.reads[0].layout
+    told = any(value is True for value in step.args) or step.kwargs.get("inplace") or "out" in step.kwargs
+    counted = step.counted is not None and not name.endswith("_")
+    return False if step.layout is not None and not told and (counted or name in _ALLOCATING) else None
+
+
+def _module_shares(module: nn.Module, step: Step) -> bool | None:
+    if isinstance(module, _IDLE) or module.__dict__.get("inplace"):
+        return True
+    return None if isinstance(module, nn.Flatten) or step.layout is None else False
+
+
+def _converts_nothing(step: Step) -> bool:
+    """Whether a conversion leaves its argument as it is; one to another device cannot be asked."""
+    name = getattr(step.target, "__name__", "")
+    return name in _CONVERSIONS and not step.kwargs.get("copy") and step.layout == step.reads[0].layout
+
+
+def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """``value`` with the function of each object of that kind in it, inside lists, tuples and dictionaries."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        items = [_mapped(item, kind, function) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, dict):
+        return {key: _mapped(item, kind, function) for key, item in value.items()}
+    return value

@@ -207,11 +207,11 @@ ACTIVATIONS = frozenset(
 VIEWS = frozenset(
     """
     view view_as permute transpose t T mT movedim moveaxis swapaxes swapdims detach expand expand_as squeeze unsqueeze
-    narrow select chunk split tensor_split unbind unfold data real imag broadcast_to broadcast_tensors
-    atleast_1d atleast_2d as_strided diagonal unflatten
+    narrow select chunk split tensor_split unbind data real imag broadcast_to as_strided diagonal unflatten
+    view_as_real view_as_complex
     """.split()
 )
-"""Names of functions whose results share the memory of their first argument."""
+"""Names of functions whose results always share the memory of their first argument."""
 
 FACTORIES = frozenset("zeros ones empty full rand randn arange linspace eye".split())
 """Names of functions that make a tensor from numbers."""

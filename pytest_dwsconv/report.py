@@ -181,7 +181,8 @@ class Report:
             columns: keys of the columns to show, such as ``["name", "macs", "macs_share", "intensity"]``.
 
         Raises:
-            InputError: there is no such column, or ``depth`` is no whole number from 1.
+            InputError: there is no such column, ``depth`` is no whole number from 1, or ``match`` or ``columns`` is
+                no list of strings.
         """
         from pytest_dwsconv.render.view import view
 

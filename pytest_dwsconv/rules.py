@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -46,20 +46,42 @@ class Policy:
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        """Check the settings; an order may be given by its word, as for ``rewrite``."""
         if isinstance(self.depth_multiplier, bool) or not isinstance(self.depth_multiplier, int):
             raise InputError(f"depth_multiplier must be a whole number, not {self.depth_multiplier!r}")
         if self.depth_multiplier < 1:
             raise InputError(f"depth_multiplier must be at least 1, not {self.depth_multiplier}")
-        if not self.min_saving >= 1:
-            raise InputError(f"min_saving must be at least 1, not {self.min_saving}: less is no saving")
+        try:
+            object.__setattr__(self, "order", Order(self.order))  # reason: the only way into a frozen dataclass
+        except ValueError as error:
+            words = " or ".join(repr(order.value) for order in Order)
+            raise InputError(f"order must be {words}, not {self.order!r}") from error
+        if not isinstance(self.min_saving, (int, float)) or not self.min_saving >= 1:
+            raise InputError(f"min_saving must be at least 1, not {self.min_saving!r}: less is no saving")
         for field in ("select", "ignore"):
-            if isinstance(getattr(self, field), str):
-                raise InputError(f"{field} takes a list of patterns, not one string: [{getattr(self, field)!r}]")
+            object.__setattr__(self, field, checked_patterns(getattr(self, field), field))
 
     def leaves_out(self, *names: str) -> bool:
         """Whether the patterns leave out a convolution known by any of these names."""
         selected = not self.select or matches(names, self.select)
         return not selected or matches(names, self.ignore)
+
+
+def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
+    """Shell-style patterns as a tuple.
+
+    Raises:
+        InputError: they are no list of strings.
+    """
+    if isinstance(given, str):
+        raise InputError(f"{asked_by} takes a list of patterns, not one string: [{given!r}]")
+    if not isinstance(given, Iterable):
+        raise InputError(f"{asked_by} takes a list of patterns such as ['layer3.*'], not {given!r}")
+    patterns = tuple(given)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise InputError(f"{asked_by} takes a list of patterns such as ['layer3.*'], and {pattern!r} is no string")
+    return patterns
 
 
 def matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:

@@ -297,6 +297,9 @@ def test_wrapped_models(wrap: Any) -> None:
         (Shared, (1, 4, 8, 8), "takes a torch.nn.Module, not type"),
         (Shared(), (1, 4, 8, 0), "the side 0"),
         (Shared(), (1, 4, 8, 2.5), "the side 2.5"),
+        (Shared(), (1, 4, 8, True), "the side True"),
+        (Shared(), (1, 4, 2**40, 2**40), "is larger than any tensor can be"),
+        (Shared(), (1, 4, 8, 10**30), "is larger than any tensor can be"),
         (Shared(), "1,4,8,8", "input_size is a shape"),
         (Shared(), (), "input_size is a shape"),
         (Shared(), 224, "input_size is a shape"),
@@ -308,6 +311,41 @@ def test_wrapped_models(wrap: Any) -> None:
 def test_bad_arguments(model: Any, input_size: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         analyze(model, input_size)
+
+
+@pytest.mark.parametrize("policy", [None, "x"])
+def test_a_policy_of_another_type(policy: Any) -> None:
+    with pytest.raises(InputError, match=r"policy is a Policy, such as Policy\(depth_multiplier=2\), not "):
+        analyze(Shared(), policy=policy)
+
+
+def test_an_order_by_its_word_is_reckoned_with() -> None:
+    for order in Order:
+        by_word = analyze(nn.Conv2d(8, 32, 3), (1, 8, 9, 9), policy=Policy(order=cast(Order, order.value)))
+        assert by_word == analyze(nn.Conv2d(8, 32, 3), (1, 8, 9, 9), policy=Policy(order=order))
+
+
+class Alone(nn.Module):
+    """Takes no input, as a generator from a learnt constant does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seed, self.conv = nn.Parameter(torch.rand(1, 3, 8, 8)), nn.Conv2d(3, 4, 3)
+
+    def forward(self) -> Any:
+        return self.conv(self.seed)
+
+
+def test_a_forward_without_inputs() -> None:
+    report = analyze(Alone(), example_inputs=())
+    assert (report.macs, report.input_shapes) == (4 * 3 * 9 * 36, ())
+    assert report.peak_activations == 4 * 36 * 4
+    assert analyze(Alone()).macs is None
+
+
+def test_sides_may_be_any_whole_numbers() -> None:
+    shape = torch.tensor([1, 4, 8, 8]).numpy()
+    assert analyze(Shared(), tuple(shape)) == analyze(Shared(), (1, 4, 8, 8))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

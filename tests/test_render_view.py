@@ -72,6 +72,12 @@ def test_parts_of_the_model_have_the_sums_of_their_convolutions(report: Report) 
     [
         ({"sort": "speed"}, "sort: there is no column 'speed'; take name, "),
         ({"columns": ["name", "colour"]}, "columns: there is no column 'colour'"),
+        ({"columns": 5}, "columns takes a list of at least one column .* not 5"),
+        ({"columns": []}, "columns takes a list of at least one column"),
+        ({"columns": "name"}, "columns takes a list .* not 'name'"),
+        ({"match": "a.*"}, "match takes a list of patterns, not one string"),
+        ({"match": 5}, "match takes a list of patterns .* not 5"),
+        ({"match": [1]}, "match takes a list of patterns .* and 1 is no string"),
         ({"depth": 0}, "depth is a whole number from 1, not 0"),
         ({"depth": 1, "sort": "kernel"}, "a table by depth has no column 'kernel'; take name, params"),
         ({"depth": 1, "columns": ["name"]}, "leave columns out"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,3 +129,28 @@ def test_bounds_where_a_number_is_not_known() -> None:
 def test_one_string_for_patterns_is_an_error() -> None:
     with pytest.raises(InputError, match="select takes a list of patterns"):
         Policy(select="layer3.*")  # type: ignore[arg-type]  # that is the test
+
+
+def test_an_order_may_be_given_by_its_word() -> None:
+    for order in Order:
+        assert Policy(order=order.value).order is order  # type: ignore[arg-type]  # that is the test
+    assert Policy(order="pointwise_first") == Policy(order=Order.POINTWISE_FIRST)  # type: ignore[arg-type]  # the same
+    with pytest.raises(InputError, match="order must be 'depthwise_first' or 'pointwise_first', not 'nonsense'"):
+        Policy(order="nonsense")  # type: ignore[arg-type]  # the same
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ignore": None}, r"ignore takes a list of patterns such as \['layer3.\*'\], not None"),
+        ({"select": [1]}, "select takes a list of patterns .* and 1 is no string"),
+        ({"min_saving": "2"}, "min_saving must be at least 1, not '2'"),
+    ],
+)
+def test_settings_of_the_wrong_type(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Policy(**settings)
+
+
+def test_a_list_of_patterns_is_kept_as_a_tuple() -> None:
+    assert Policy(select=["a.*"]) == Policy(select=("a.*",))  # type: ignore[arg-type]  # that is the test

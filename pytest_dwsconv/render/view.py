@@ -17,7 +17,7 @@ from pytest_dwsconv.render.table import (
 )
 from pytest_dwsconv.render.text import tabulated
 from pytest_dwsconv.report import Finding, Report
-from pytest_dwsconv.rules import matches
+from pytest_dwsconv.rules import checked_patterns, matches
 
 
 def _percent(share: float) -> str:
@@ -57,8 +57,9 @@ def view(
     columns: Sequence[str] | None = None,
 ) -> str:
     """The table of ``Report.table``."""
-    shown = COLUMNS if columns is None else tuple(_column(key, "columns") for key in columns)
-    found = [f for f in report.findings if not match or matches((f.name, *f.aliases), tuple(match))]
+    shown = COLUMNS if columns is None else _columns(columns)
+    wanted = checked_patterns(match, "match")
+    found = [f for f in report.findings if not wanted or matches((f.name, *f.aliases), wanted)]
     if depth is not None:
         if columns is not None:
             raise InputError("a table by depth has columns of its own; leave columns out")
@@ -66,6 +67,12 @@ def view(
     if sort is not None:
         found = _sorted(found, _column(sort, "sort"))
     return tabulated(shown, [[column.text(finding) for column in shown] for finding in found], shown)
+
+
+def _columns(keys: object) -> tuple[Column, ...]:
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or not keys:
+        raise InputError(f"columns takes a list of at least one column such as ['name', 'macs'], not {keys!r}")
+    return tuple(_column(key, "columns") for key in keys)
 
 
 def _column(key: str, asked_by: str) -> Column:
