@@ -139,7 +139,9 @@ class _Ledger:
             call = self.modules[step.target].forward if step.op == "call_module" else step.target
             tensors = [layout.tensor() for layout in layouts]
             args, kwargs = _mapped(arguments, Step, lambda read: tensors[reads.index(read)])
-            self.asked[key] = _sharing(call(*args, **kwargs), tensors)
+            recurrent = getattr(call, "__name__", "") in operators.RECURRENT
+            out = operators.recurrent_output(args) if recurrent else None
+            self.asked[key] = _sharing(call(*args, **kwargs) if out is None else out, tensors)
         return self.asked[key]
 
     def _own(self, step: Step, time: int) -> Any:

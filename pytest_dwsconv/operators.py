@@ -190,6 +190,9 @@ BROADCAST = {
 }  # fmt: skip
 """Arithmetic whose result has the broadcast shape and the promoted dtype of its two arguments."""
 
+RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu".split())
+"""Names of the functions of whole recurrent networks."""
+
 NORMALISATIONS = frozenset(
     """
     BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm GroupNorm LayerNorm InstanceNorm1d InstanceNorm2d
@@ -256,3 +259,34 @@ def conv_macs(weight: Sequence[int], input_shape: Sequence[int], output_shape: S
     shape = input_shape if transposed else output_shape
     batch = shape[0] if len(shape) == rank + 2 else 1
     return batch * prod(shape[len(shape) - rank :]) * prod(weight)
+
+
+def recurrent_macs(args: Sequence[Any]) -> int:
+    """Multiply-accumulates of a recurrent network, from what its function is called with.
+
+    Every element of the input, a time step of a sequence, (T, N, C), (N, T, C) or packed (T N, C), meets each weight
+    matrix of each layer and direction once.
+    """
+    steps: int = prod(args[0].shape[:-1])
+    weights: Sequence[Tensor] = next(
+        value for value in args[2:4] if isinstance(value, (list, tuple)) and len(value) > 1
+    )
+    return steps * sum(weight.numel() for weight in weights if weight.dim() == 2)
+
+
+def recurrent_output(args: Sequence[Any]) -> tuple[Tensor, ...] | None:
+    """Meta tensors as a recurrent network over whole, unpacked sequences gives; None for packed ones."""
+    x, state = args[:2]
+    states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
+    if len(args) != _RECURRENT_ARGUMENTS or any(one.dim() != x.dim() or one.dtype != x.dtype for one in states):
+        return None
+    bidirectional, batch_first = args[-2:]
+    sides = (*x.shape[:-1], states[0].shape[-1] * (1 + bidirectional))
+    if batch_first and len(sides) == _BATCHED:
+        out = torch.empty((sides[1], sides[0], sides[2]), dtype=x.dtype, device="meta").transpose(0, 1)
+    else:
+        out = torch.empty(sides, dtype=x.dtype, device="meta")
+    return (out, *(torch.empty(one.shape, dtype=x.dtype, device="meta") for one in states))
+
+
+_RECURRENT_ARGUMENTS, _BATCHED = 9, 3

@@ -13,18 +13,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from pytest_dwsconv import operators, outcomes
-from pytest_dwsconv.counting import AtenCounter, Counted
+from pytest_dwsconv import operators
+from pytest_dwsconv.counting import Counted
 from pytest_dwsconv.errors import TracingError
+from pytest_dwsconv.execution import devices, like_on_meta, on_meta, run, transformed
 from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.record import Layout, Step
 
@@ -141,7 +141,7 @@ class Recorder(TorchFunctionMode):
         else:
             valued = self.real or self._may_decide(tensor)
             copy = tensor.detach().clone() if valued else like_on_meta(tensor)
-            if tensor.requires_grad and not _transformed():
+            if tensor.requires_grad and not transformed():
                 copy.requires_grad_()
         self.stand_ins[id(tensor)] = copy
         self.add("get_attr", name, copy)
@@ -187,17 +187,17 @@ class Recorder(TorchFunctionMode):
         return self._call(func, name, args, kwargs)
 
     def _call(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        self.transforms = self.transforms or _transformed()
+        self.transforms = self.transforms or transformed()
         reads: list[Step] = []
         given, noted = self.read(tuple(args), reads)
         given_kwargs, noted_kwargs = self.read(dict(kwargs), reads) if kwargs else ({}, {})
-        if not self.real and len(reads) > 1 and len(_devices((given, given_kwargs), set())) > 1:
+        if not self.real and len(reads) > 1 and len(devices((given, given_kwargs), set())) > 1:
             if _writes(name) and given and isinstance(given[0], Tensor) and not given[0].is_meta:
                 raise _ValueNeededError(f"{name} of values into a tensor whose values are known")
-            given, given_kwargs = _on_meta(given, given_kwargs)
+            given, given_kwargs = on_meta(given, given_kwargs)
         if name == "__set__":
             self.changed.add(id(given[0]))
-        out, counted = self._run(func, name, given, given_kwargs, reads)
+        out, counted = run(func, name, given, given_kwargs, self.real, bool(reads))
         if isinstance(out, Tensor) or _holds_tensor(out):
             details = {"args": noted, "kwargs": noted_kwargs, "reads": reads, "counted": counted}
             self.add("call_function", func, out, owner=self.owner, **details)
@@ -232,21 +232,6 @@ class Recorder(TorchFunctionMode):
             self.add("call_function", getattr, out, args=(step, name), reads=(step,), owner=self.owner)
         return out
 
-    def _run(self, func: Any, name: str, args: Any, kwargs: Any, reads: Sequence[Step]) -> tuple[Any, Counted | None]:
-        """The result, and what a counted operator holds."""
-        if self.real or torch.is_grad_enabled() or _transformed():
-            return _counted(func, name, args, kwargs)
-        if not reads:
-            return _made(func, name, args, kwargs)
-        if (move := _DEVICE_MOVES.get(name)) and args and isinstance(args[0], Tensor):
-            return move(*args, **kwargs), None
-        if name in operators.VIEWS:
-            return _counted(func, name, args, kwargs)
-        out = _quick(func, args, kwargs) if args else None
-        if out is not None:
-            return out, None
-        return outcomes.outcome(func, args, kwargs, lambda: _counted(func, name, args, kwargs))
-
     def call_scripted(self, original: Any, function: Any, args: Any, kwargs: Any) -> Any:
         """A function compiled by TorchScript, which calls operators where no mode sees them."""
 
@@ -279,7 +264,7 @@ class Recorder(TorchFunctionMode):
 
     def _leaf_call(self, original: Any, name: str, module: nn.Module, x: Any) -> Any:
         """One step for a module that is one operator; NotImplemented sends it through its own forward."""
-        plain = isinstance(x, Tensor) and not (_altered(module) or torch.is_grad_enabled() or _transformed())
+        plain = isinstance(x, Tensor) and not (_altered(module) or torch.is_grad_enabled() or transformed())
         if not plain or (self.real and module.training):
             return NotImplemented
         with torch._C.DisableTorchFunction():
@@ -295,31 +280,7 @@ class Recorder(TorchFunctionMode):
         return out
 
 
-def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
-    """Run an operator; of one that may hold convolutions or matrix products, note what is inside."""
-    if name in operators.NO_MACS and not isinstance(func, (OpOverload, OpOverloadPacket)):
-        return func(*args, **kwargs), None
-    with AtenCounter() as counter:
-        out = func(*args, **kwargs)
-    return out, counter.found()
-
-
-def _made(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
-    """What is made from no tensor: with its values, which may be needed, unless it is large."""
-    if name in operators.FACTORIES and "generator" not in kwargs and "out" not in kwargs:
-        sketch = func(*args, **{**kwargs, "device": "meta"})
-        if sketch.numel() > _MOST_VALUES:
-            return sketch, None
-    return _counted(func, name, args, kwargs)
-
-
-_MOST_VALUES = 1 << 16
 _TENSOR_PROPERTIES = frozenset("data T mT H mH real imag grad".split())
-
-
-def _transformed() -> bool:
-    """Whether a transform such as ``torch.vmap`` is at work, under which a tensor's shape is not its whole shape."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _altered(module: nn.Module) -> bool:
@@ -349,55 +310,6 @@ def _empty(shape: Sequence[int], like: Tensor, kind: type[nn.Module]) -> Tensor:
     return like_on_meta(like)
 
 
-def _quick(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """The result of a frequent operator whose shape is plain, without running it; None for all others."""
-    if func in operators.SAME_SHAPE:
-        x = args[0]
-        plain = isinstance(x, Tensor) and x.is_meta and x.is_contiguous() and x.is_floating_point()
-        if plain and "dtype" not in kwargs and not kwargs.get("inplace"):
-            return torch.empty(x.shape, dtype=x.dtype, device="meta")
-    elif func in operators.BROADCAST and len(args) == 2 and not kwargs:
-        return _quick_arithmetic(func in operators.IN_PLACE, *args)
-    return None
-
-
-def _quick_arithmetic(in_place: bool, a: Any, b: Any) -> Tensor | None:
-    """Of a contiguous floating-point tensor and a number, or another such tensor of the same rank and dtype."""
-    if not (_is_plain(a) and (type(b) in (int, float) or (_is_plain(b) and b.dtype == a.dtype and b.dim() == a.dim()))):
-        return None
-    shape = _broadcast(a.shape, b.shape) if isinstance(b, Tensor) else a.shape
-    if shape is None or (in_place and shape != a.shape):
-        return None
-    if not in_place:
-        return torch.empty(shape, dtype=a.dtype, device="meta")
-    if not a.is_inference():
-        torch.autograd.graph.increment_version(a)
-    return cast("Tensor", a)
-
-
-def _is_plain(value: Any) -> bool:
-    return type(value) is Tensor and value.is_meta and value.is_contiguous() and value.is_floating_point()
-
-
-def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
-    """The shape of two shapes of the same rank together; None where they do not fit."""
-    if one == other:
-        return one
-    pairs = list(zip(one, other, strict=True))
-    return (
-        torch.Size(max(pair) if 0 not in pair else 0 for pair in pairs)
-        if all(a == b or 1 in (a, b) for a, b in pairs)
-        else None
-    )
-
-
-def like_on_meta(tensor: Tensor) -> Tensor:
-    """A meta tensor as ``tensor`` is; ``empty_like`` of one that is on meta already imports sympy first."""
-    if tensor.is_meta and tensor.layout is torch.strided:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    return torch.empty_like(tensor, device="meta", requires_grad=False)
-
-
 def _holds_tensor(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return any(isinstance(item, Tensor) or _holds_tensor(item) for item in value)
@@ -410,42 +322,9 @@ def size_in_bytes(value: Any) -> int:
     return sum(item.numel() * item.element_size() for item in tree_leaves(value) if isinstance(item, Tensor))
 
 
-def _on_meta(args: Any, kwargs: Any) -> Any:
-    """Constants beside stand-ins go to the meta device too; single numbers stay, for their value may be needed."""
-    return tree_map(lambda item: item.to("meta") if isinstance(item, Tensor) and item.dim() else item, (args, kwargs))
-
-
 def _writes(name: str) -> bool:
     """Whether a function of this name writes into its first argument."""
     return name in ("__set__", "__setitem__") or name.startswith("__i") or (name[-1:] == "_" and name[-2:] != "__")
-
-
-def _devices(value: Any, found: set[bool]) -> set[bool]:
-    """Whether there are tensors on the meta device, and elsewhere."""
-    if isinstance(value, Tensor):
-        found.add(value.is_meta)
-    elif isinstance(value, (tuple, list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            _devices(item, found)
-    return found
-
-
-def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``Tensor.to`` without leaving the meta device."""
-    if not x.is_meta:
-        return x.to(*args, **kwargs)
-    copy = kwargs.pop("copy", False)
-    if args and isinstance(args[0], Tensor):
-        return x.to(dtype=args[0].dtype, copy=copy)
-    _, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-    return x.to(dtype=dtype or x.dtype, memory_format=memory_format or torch.preserve_format, copy=copy)
-
-
-def _stay(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return x
-
-
-_DEVICE_MOVES: dict[str, Callable[..., Tensor]] = {"to": _to, "cpu": _stay, "cuda": _stay}
 
 
 _LOCK = threading.RLock()
@@ -459,14 +338,14 @@ def seeing_modules(recorder: Recorder) -> Iterator[None]:
     in every class of modules.
     """
 
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != recorder.thread:
             if id(module) in recorder.names:
                 recorder.elsewhere = recorder.names[id(module)]
             return original(module, *args, **kwargs)
         return recorder.call_module(original, module, args, kwargs)
 
-    def call_scripted(function: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_scripted(function: Any, /, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != recorder.thread:
             return original_script(function, *args, **kwargs)
         return recorder.call_scripted(original_script, function, args, kwargs)

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx.immutable_collections import immutable_list
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv import analyze
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.report import Origin, Report
 from pytest_dwsconv.rules import Policy
+from pytest_dwsconv.tracing import trace
 
 
 class Parts(nn.Module):
@@ -275,3 +277,47 @@ def test_a_quantized_convolution_that_runs_is_counted() -> None:
     )
     (row,) = analyze(model, example_inputs=torch.rand(1, 3, 8, 8)).findings
     assert (row.code, row.calls, row.macs, row.output_shape) == ("DWS102", 1, 36 * 8 * 27, (1, 8, 6, 6))
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("values", [False, True], ids=["meta", "real"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (nn.LSTM, {"num_layers": 2, "bidirectional": True, "proj_size": 3}),
+        (nn.LSTM, {}),
+        (nn.GRU, {"bidirectional": True}),
+        (nn.RNN, {"num_layers": 2, "nonlinearity": "relu"}),
+    ],
+)
+def test_recurrent_networks(kind: type[nn.RNNBase], settings: dict[str, Any], batch_first: bool, values: bool) -> None:
+    """As the steps of time that PyTorch takes on meta tensors: its counter sees nothing in the CPU's own kernels."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(8, 6, batch_first=batch_first, **settings)
+
+        def forward(self, x: Tensor) -> Any:
+            return x if values and x.sum().item() > 1e9 else self.layer(x)
+
+    model = Recurrent()
+    with FlopCounterMode(display=False) as counter:
+        out, state = kind(8, 6, batch_first=batch_first, device="meta", **settings)(torch.zeros(5, 2, 8, device="meta"))
+    report = analyze(model, (5, 2, 8))
+    assert report.origin is (Origin.REAL if values else Origin.META)
+    assert (report.macs or 0) * 2 == counter.get_total_flops()
+    final = trace(model, (torch.zeros(5, 2, 8),)).graph_module()(torch.zeros(5, 2, 8))
+    assert final[0].shape == out.shape
+    assert [one.shape for one in tree_leaves(final[1])] == [one.shape for one in tree_leaves(state)]
+
+
+def test_an_argument_may_have_any_name() -> None:
+    class Named(Parts):
+        def forward(self, module: Tensor, original: Tensor) -> Tensor:
+            return self.a(module) + original
+
+    x = torch.zeros(1, 3, 8, 8)
+    report = analyze(nn.ModuleDict({"it": Named()})["it"], example_inputs={"module": x, "original": x})
+    assert report.macs == 8 * 8 * 81
