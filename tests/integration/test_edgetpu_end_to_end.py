@@ -7,12 +7,12 @@ import os
 from dataclasses import replace
 
 import pytest
+
+pytest.importorskip("litert_torch", exc_type=ImportError)
+pytest.importorskip("tflite", exc_type=ImportError)
+
 from standin import StandIn
 from test_edgetpu_compiler import StandIn as Compiler
-
-for package in ("litert_torch", "ai_edge_quantizer", "ai_edge_litert", "tflite"):
-    pytest.importorskip(package, exc_type=ImportError)
-
 from test_edgetpu_modelfile import COMPILED, FEATURES
 from tflite_files import pack
 
