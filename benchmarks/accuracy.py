@@ -96,7 +96,7 @@ class Fashion:
     def distilled(self, **options: Any) -> nn.Module:
         student = self.rewritten(**options)
         pool = self.train[self.order[CALIBRATION:]]
-        distill(student, self.network, pool.split(128), steps=400, learning_rate=3e-3)
+        distill(student, self.network, pool.split(128), steps=400, learning_rate=1e-2)
         return student
 
 
