@@ -96,7 +96,7 @@ class Fashion:
     def distilled(self, **options: Any) -> nn.Module:
         student = self.rewritten(**options)
         pool = self.train[self.order[CALIBRATION:]]
-        distill(student, self.network, pool.split(128), steps=400, learning_rate=3e-3)
+        distill(student, self.network, pool.split(128), steps=400, learning_rate=1e-2)
         return student
 
 
@@ -138,7 +138,7 @@ def cp_factorised(fashion: Fashion) -> nn.Module:
 
 def fashion_table(fashion: Fashion) -> None:
     rows = [fashion.row("original", lambda: fashion.network)]
-    for name, options in {
+    fits: dict[str, dict[str, Any]] = {
         "random weights, r = 1": {"init": "fresh"},
         "SVD, r = 1": {"init": "svd", "order": "depthwise_first"},
         "fit by layers, r = 1": {"init": "fit", "refine": 0},
@@ -146,7 +146,8 @@ def fashion_table(fashion: Fashion) -> None:
         "fit by layers, r = 2": {"init": "fit", "refine": 0, "depth_multiplier": 2},
         "fit, r = 2": {"init": "fit", "depth_multiplier": 2},
         "fit, planned at 100k": {"init": "fit", "budget": "100k"},
-    }.items():
+    }
+    for name, options in fits.items():
         rows.append(fashion.row(name, partial(fashion.rewritten, **options)))
     rows.append(fashion.row("pointwise parts refitted only, r = 1", lambda: pointwise_only(fashion)))
     rows.append(fashion.row("SVD, r = 1, 400 steps", lambda: fashion.distilled(init="svd", order="depthwise_first")))

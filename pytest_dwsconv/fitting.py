@@ -169,8 +169,8 @@ def _solve_filters(gram: Tensor, cross: Tensor, d: Tensor, p: Tensor) -> Halves:
     half = torch.einsum("mrc,ckdl->mrkdl", p, gram)
     normal = torch.einsum("mrkdl,msd->mrksl", half, p).reshape(filters, multiplier * taps, -1)
     d = _solve(normal, torch.einsum("mrc,mck->mrk", p, cross).reshape(filters, -1, 1)).view(d.shape)
-    half = torch.einsum("mrk,ckdl->mrcdl", d, gram)
-    normal = torch.einsum("mrcdl,msl->mrcsd", half, d).reshape(filters, p[0].numel(), -1)
+    half = torch.einsum("dlck,mrk->dlcmr", gram, d)  # gram is symmetric: summed over its last axis it is not copied
+    normal = torch.einsum("dlcmr,msl->mrcsd", half, d).reshape(filters, p[0].numel(), -1)
     return d, _solve(normal, torch.einsum("mrk,mck->mrc", d, cross).reshape(filters, -1, 1)).view(p.shape)
 
 

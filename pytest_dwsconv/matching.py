@@ -55,11 +55,11 @@ def holders(names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(name.rpartition(".")[0] for name in names) if name]
 
 
-def mismatch(found: Seen, wanted: Seen) -> Tensor:
-    """Squared error over squared variation: of the outputs, plus the mean over the modules."""
+def mismatch(found: Seen, wanted: Seen, inner: float = 1.0) -> Tensor:
+    """Squared error over squared variation: of the outputs, plus ``inner`` times the mean over the modules."""
     total = _distance(found.outputs, wanted.outputs)
-    inner = [_distance(found.inner[name], wanted.inner[name]) for name in found.inner]
-    return total + torch.stack(inner).mean() if inner else total
+    parts = [_distance(found.inner[name], wanted.inner[name]) for name in found.inner] if inner else []
+    return total + inner * torch.stack(parts).mean() if parts else total
 
 
 def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -72,13 +72,13 @@ def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def mean_mismatch(
-    model: nn.Module, names: Sequence[str], batches: Sequence[Any], wanted: Sequence[Seen]
+    model: nn.Module, names: Sequence[str], batches: Sequence[Any], wanted: Sequence[Seen], inner: float = 1.0
 ) -> float | None:
     """The mean over batches, of all processes, in evaluation mode; None without any."""
     sums = torch.zeros(2, dtype=torch.float64)
     with as_found(list(model.modules())), watching(model, names) as see:
         for batch, target in zip(batches, wanted, strict=True):
-            sums += torch.tensor([float(mismatch(see(model, batch), target)), 1.0], dtype=torch.float64)
+            sums += torch.tensor([float(mismatch(see(model, batch), target, inner)), 1.0], dtype=torch.float64)
     all_reduce(sums)
     return float(sums[0] / sums[1]) if float(sums[1]) else None
 

@@ -17,6 +17,8 @@ Conv = Any
 """nn.Conv1d, 2d or 3d; PyTorch's stubs know no common type with all of their attributes."""
 
 CHUNK_BYTES = 64 * 1024 * 1024
+BAND = 512
+"""Rows of the matrix of second moments that are computed at once."""
 
 
 def place_in_group() -> tuple[int, int]:
@@ -78,17 +80,31 @@ class Moments:
             taps = patches(part, conv)
             if taps.dtype not in (torch.float32, torch.float64):
                 taps = taps.float()
-            for group in range(conv.groups):  # one after the other: the products of all would double the memory
-                self.gram[group] += taps[group] @ taps[group].T
+            for group in range(conv.groups):
+                _add_gram(self.gram[group], taps[group])
             self.mean_x += taps.sum(2, dtype=torch.float64)
             self.count += taps.shape[2]
 
     def finish(self) -> Moments:
         """Add up over processes, and turn the sums into central moments per position."""
+        for group in self.gram:
+            _mirror(group)
         all_reduce(self.gram, self.mean_x, self.count)
         self.gram /= self.count
         self.mean_x /= self.count
         return self
+
+
+def _add_gram(gram: Tensor, taps: Tensor) -> None:
+    """Add taps tapsᵀ, by bands of rows and only from their diagonal on: half the work, and no second n x n matrix."""
+    for top in range(0, len(gram), BAND):
+        gram[top : top + BAND, top:] += taps[top : top + BAND] @ taps[top:].T
+
+
+def _mirror(gram: Tensor) -> None:
+    """Copy what is above the diagonal below it."""
+    for top in range(0, len(gram), BAND):
+        gram[top + BAND :, top : top + BAND] = gram[top : top + BAND, top + BAND :].T
 
 
 class Cross:

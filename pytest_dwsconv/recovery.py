@@ -12,15 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
 from pytest_dwsconv.locating import NORMS
-from pytest_dwsconv.matching import holders, mean_mismatch, mismatch, restore, seen, snapshot, watching
+from pytest_dwsconv.matching import Seen, holders, mean_mismatch, mismatch, restore, seen, snapshot, watching
 from pytest_dwsconv.moments import all_reduce, place_in_group
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replaying import arguments
 
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-2
+STEP = 32
+"""Samples that a step of the refinement takes at most: many small steps gain more from few data than few large ones."""
 
 
 class Reference:
@@ -119,7 +122,9 @@ def _requiring_gradients(model: nn.Module, tensors: Mapping[str, Tensor]) -> Ite
 
 
 def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], passes: int) -> None:
-    own, world = len(reference.batches), place_in_group()[1]
+    world = place_in_group()[1]
+    pieces = [piece for pair in zip(reference.batches, reference.wanted, strict=True) for piece in _pieces(*pair)]
+    own = len(pieces)
     count = torch.tensor(float(own))
     all_reduce(count)
     steps = -(-int(count) // world)  # a pass, the same number in every process
@@ -132,11 +137,27 @@ def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], pass
             for step in range(steps):
                 optimiser.zero_grad(set_to_none=False)
                 if own:
-                    index = order[step % own]
-                    mismatch(see(model, reference.batches[index]), reference.wanted[index]).backward()
+                    batch, wanted = pieces[order[step % own]]
+                    mismatch(see(model, batch), wanted).backward()
                 _average_gradients(tensors, world)
                 optimiser.step()
                 schedule.step()
+
+
+def _pieces(batch: Any, wanted: Seen) -> list[tuple[Any, Seen]]:
+    """A batch and what it gives in pieces of at most ``STEP`` samples, or whole where samples cannot be told apart."""
+    leaves, form = tree_flatten((batch, wanted))
+    size = _samples(leaves)
+    if size is None or size <= STEP:
+        return [(batch, wanted)]
+    cut = zip(*(leaf.split(STEP) for leaf in leaves), strict=True)
+    return [tree_unflatten(list(part), form) for part in cut]
+
+
+def _samples(leaves: Sequence[Any]) -> int | None:
+    """The first dimension that all have in common; None where there is none."""
+    sizes = {leaf.shape[0] if isinstance(leaf, Tensor) and leaf.dim() else None for leaf in leaves}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def warm_cosine(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from pytest_dwsconv.calibrating import split
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.matching import Seen
+from pytest_dwsconv.recovery import _pieces
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
 from pytest_dwsconv.separable import CONVS, SeparableConvNd
 
@@ -214,6 +216,24 @@ def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(monkeypatch:
     left_out, undone = (rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (0, 2))
     for name, value in undone.state_dict().items():
         assert torch.equal(value, left_out.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("batch", [torch.arange(70.0).view(70, 1), (torch.arange(70.0).view(70, 1), torch.ones(70))])
+def test_batches_are_refined_on_in_pieces(batch: Any) -> None:
+    inputs = batch if isinstance(batch, Tensor) else batch[0]
+    wanted = Seen([2 * inputs], {"a": [3 * inputs, 4 * inputs]})
+    pieces = _pieces(batch, wanted)
+    assert [len(part.outputs[0]) for _, part in pieces] == [32, 32, 6]
+    for piece, part in pieces:
+        own = piece if isinstance(piece, Tensor) else piece[0]
+        assert torch.equal(part.outputs[0], 2 * own)
+        assert torch.equal(part.inner["a"][1], 4 * own)
+
+
+@pytest.mark.parametrize("other", [torch.ones(2), 70, torch.tensor(1.0)])
+def test_a_batch_whose_samples_cannot_be_told_apart_stays_whole(other: Any) -> None:
+    batch, wanted = (torch.ones(70, 1), other), Seen([torch.ones(70)], {})
+    assert _pieces(batch, wanted) == [(batch, wanted)]
 
 
 class Stop(KeyboardInterrupt):

@@ -39,7 +39,7 @@ if world > 1:
     dist.all_gather_object(both, states)
     assert both[0] == both[1], both
     dist.destroy_process_group()
-print("done", rank)
+os.write(1, f"done {rank}\\n".encode())  # at once, so that the lines of two processes do not mix
 """
 
 
