@@ -108,6 +108,19 @@ def test_another_model_of_the_same_class_and_input_hides_no_increase(
     assert {name: row["params"] for name, row in models.items()} == {NAME: 1440, f"{NAME}, in test_it.py::test_new": 72}
 
 
+def test_a_percentage_is_one_also_where_a_file_has_its_name(
+    pytester: pytest.Pytester, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pytester.path / "5").touch()
+    (pytester.path / "force").touch()
+    monkeypatch.setenv("WIDTH", "17")
+    result = pytester.runpytest("--dws-fail-on-increase=5")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    monkeypatch.setenv("CI", "1")
+    assert pytester.runpytest("--dws-update=force").ret == 0
+
+
 def test_a_decrease_and_a_new_model_are_notices(
     pytester: pytest.Pytester, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
