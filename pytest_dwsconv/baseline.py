@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -17,18 +18,28 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """The cost of one model; ``latencies`` are median seconds by the conditions they were measured under."""
+    """The cost of one model; ``latencies`` are median seconds by the conditions they were measured under.
+
+    ``reported_by`` is a test or target that reported the model, empty where that is not known. It tells models of one
+    class and input apart.
+    """
 
     params: int
     macs: int | None
     latencies: Mapping[str, float] = field(default_factory=dict)
+    reported_by: str = ""
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        return self.params, self.macs or 0
 
 
 class Current(NamedTuple):
-    """A model of this run: the name it has in a baseline, others it may have there, and its cost."""
+    """A model of this run: its class and input, its name in messages, who reported it in order, and its cost."""
 
+    kind: str
     name: str
-    others: tuple[str, ...]
+    users: tuple[str, ...]
     entry: Entry
 
 
@@ -51,15 +62,18 @@ def current(run: Mapping[Report, Sequence[str]], latencies: Mapping[Report, Mapp
     for report in run:
         groups[_name(report)][report.params, report.macs or 0].append(report)
     found: dict[str, Current] = {}
-    for name, costs in groups.items():
+    for kind, costs in groups.items():
         for cost in sorted(costs):
             reports = costs[cost]
-            users = [f"{name}, in {user}" for user in sorted(user for report in reports for user in run[report])]
-            chosen = _unused(name if len(costs) == 1 else users[0], found)
+            users = sorted(user for report in reports for user in run[report])
+            name = _unused(kind if len(costs) == 1 else f"{kind}, in {users[0]}", found)
             measured = {key: value for report in reports for key, value in latencies.get(report, {}).items()}
-            entry = Entry(reports[0].params, reports[0].macs, measured)
-            found[chosen] = Current(chosen, tuple(users), entry)
+            found[name] = Current(kind, name, tuple(users), Entry(*_cost(reports[0]), measured, users[0]))
     return list(found.values())
+
+
+def _cost(report: Report) -> tuple[int, int | None]:
+    return report.params, report.macs
 
 
 def _name(report: Report) -> str:
@@ -100,19 +114,21 @@ class Baseline:
         models = {
             name: {"params": entry.params, "macs": entry.macs}
             | ({"latency": dict(entry.latencies)} if entry.latencies else {})
+            | ({"reported_by": entry.reported_by} if entry.reported_by else {})
             for name, entry in self.entries.items()
         }
         return json.dumps({"schema_version": SCHEMA_VERSION, "models": models}, indent=2, sort_keys=True) + "\n"
 
-    def compared(self, models: Iterable[Current], percent: Decimal) -> Comparison:
+    def compared(self, models: Sequence[Current], percent: Decimal) -> Comparison:
         """What grew by more than ``percent``, what shrank, and which models are not in the baseline.
 
         Latencies are compared where the conditions are the same and ``percent`` is above 0, for no two measurements
         are equal.
         """
         result = Comparison([], [], [])
+        known = self._matched(models, _may_be)
         for model in models:
-            before = next((self.entries[name] for name in (model.name, *model.others) if name in self.entries), None)
+            before = self.entries.get(known.get(model.name, ""))
             if before is None:
                 result.missing.append(f"{model.name} is not in the baseline")
                 continue
@@ -123,20 +139,81 @@ class Baseline:
                     result.decreases.append(f"{model.name} has {_change(noun, old, new)}.")
         return result
 
-    def updated(self, models: Iterable[Current]) -> tuple[Baseline, list[str]]:
+    def updated(self, models: Sequence[Current]) -> tuple[Baseline, list[str]]:
         """The baseline with these models as they are now, and what that changes, a line for each."""
         entries, changes = dict(self.entries), []
-        for name, _, new in models:
-            old = entries.get(name)
+        known = self._matched(models, self._is_rewritten)
+        for model in models:
+            free = model.kind if model.kind not in entries else f"{model.kind}, in {model.entry.reported_by}"
+            name = known.get(model.name) or _unused(free, entries)
+            old, new = entries.get(name), model.entry
             latencies = {**(old.latencies if old else {}), **new.latencies}
-            entries[name] = Entry(new.params, new.macs, latencies)
+            reporter = old.reported_by if old and old.reported_by in model.users else new.reported_by
+            entries[name] = Entry(new.params, new.macs, latencies, reporter)
             if old is None:
                 changes.append(f"{name}: new")
             elif old != entries[name]:
                 pairs = _pairs(old, new, latency=True)
                 words = [_change(noun, before, after) for noun, before, after in pairs if before != after]
-                changes.append(f"{name}: {', '.join(words) or 'quantities that were not known before'}")
+                changes.append(f"{name}: {', '.join(words) or 'what was not known before, or who reports it'}")
         return Baseline(entries), changes
+
+    def _matched(self, models: Sequence[Current], else_: _Alike) -> dict[str, str]:
+        """The entry of each model that has one, by their names; no entry is that of two models.
+
+        Who reported a model goes before what it costs, for a model that grew is still the same. Where neither tells,
+        ``else_`` decides, and of several the largest are taken for the same.
+        """
+        found: dict[str, str] = {}
+        largest_first = sorted(models, key=lambda model: model.entry.cost, reverse=True)
+        names = sorted(self.entries, key=lambda name: self.entries[name].cost, reverse=True)
+        for alike in (_is_certain, _has_reporter, _costs_the_same, else_):
+            for model in largest_first:
+                fitting = (
+                    name
+                    for name in names
+                    if name not in found.values()
+                    and _is_of(name, model.kind)
+                    and alike(model, self._entry(name, model.kind))
+                )
+                if model.name not in found and (name := next(fitting, None)) is not None:
+                    found[model.name] = name
+        return found
+
+    def _entry(self, name: str, kind: str) -> Entry:
+        """An entry with its reporter, which older files have in the name only, and where it is needed there."""
+        entry = self.entries[name]
+        written = re.sub(r" \(\d+\)$", "", name.removeprefix(f"{kind}, in ")) if name != kind else ""
+        return entry if entry.reported_by else replace(entry, reported_by=written)
+
+    def _is_rewritten(self, model: Current, entry: Entry) -> bool:
+        """Whether an update replaces an entry whose reporter is not among the model's, and not keeps it."""
+        alone = model.name == model.kind and sum(_is_of(name, model.kind) for name in self.entries) == 1
+        return alone or not entry.reported_by
+
+
+_Alike = Callable[[Current, Entry], bool]
+
+
+def _has_reporter(model: Current, entry: Entry) -> bool:
+    return entry.reported_by in model.users
+
+
+def _costs_the_same(model: Current, entry: Entry) -> bool:
+    return entry.cost == model.entry.cost
+
+
+def _is_certain(model: Current, entry: Entry) -> bool:
+    return _has_reporter(model, entry) and _costs_the_same(model, entry)
+
+
+def _may_be(model: Current, entry: Entry) -> bool:
+    """A comparison lets nothing pass for new while an entry may be its own."""
+    return True
+
+
+def _is_of(name: str, kind: str) -> bool:
+    return name == kind or name.startswith((f"{kind}, in ", f"{kind} ("))
 
 
 def _pairs(before: Entry, after: Entry, latency: bool) -> Iterable[tuple[str, Decimal | int, Decimal | int]]:
@@ -156,10 +233,11 @@ def _change(noun: str, old: Decimal | int, new: Decimal | int) -> str:
 
 
 def _entry(row: Any) -> Entry:
-    if set(row) - {"params", "macs", "latency"}:
+    if set(row) - {"params", "macs", "latency", "reported_by"}:
         raise ValueError(f"unknown keys in {row!r}")
     params, macs, latencies = row["params"], row["macs"], row.get("latency", {})
     for number in (params, 0 if macs is None else macs):
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise ValueError(f"{number!r} is not a whole number from 0")
-    return Entry(params, macs, {str(key): float(value) for key, value in latencies.items()})
+    seconds = {str(key): float(value) for key, value in latencies.items()}
+    return Entry(params, macs, seconds, str(row.get("reported_by", "")))

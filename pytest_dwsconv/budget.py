@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import Enum
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.errors import FormatError, InputError
@@ -57,8 +58,10 @@ def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
     Raises:
         FormatError: ``value`` cannot be read; it lists what is accepted.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf:
-        return value
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = int(value) if isinstance(value, Integral) else float(value)  # of NumPy's numbers too
+        if 0 <= number < math.inf:
+            return number
     match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     factors = {suffix.lower(): factor for suffix, factor in _READ[unit].items()}
     if match is None or match[2].lower() not in factors:

@@ -6,14 +6,17 @@ import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 _HOLDERS = (list, dict, set, deque, tuple)
+_APART = (nn.Module, torch.Tensor, type, ModuleType)
+"""Modules are put back each by itself, and what these hold is not a module's own."""
 _TABLES = frozenset({dict, OrderedDict})
 _PLAIN = frozenset({bool, int, float, str, type(None), torch.Tensor, nn.Parameter})
 
@@ -23,8 +26,9 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
     """Put all ``modules`` in evaluation mode for the block, then put everything back.
 
     Put back are the attributes of all modules (training flags, hooks, compiled calls, caches assigned by a
-    forward, lists and dictionaries appended to), their parameter, buffer and child tables, and the random state
-    of torch, ``random`` and NumPy. The values of tensors are the tracer's to protect: it hands the forward
+    forward, lists and dictionaries appended to), their parameter, buffer and child tables, the attributes of plain
+    objects among them, the variables that their hooks use, and the random state of torch, ``random`` and NumPy. The
+    values of tensors are the tracer's to protect: it hands the forward
     stand-ins. The flags are set directly, because a model's own ``train`` and ``eval`` may do more.
     """
     saved = [_Snapshot(module) for module in modules]
@@ -48,16 +52,17 @@ class _Snapshot:
         self.attributes = dict(module.__dict__)
         self.empty: list[Any] = []
         self.filled: list[tuple[Any, Any]] = []
-        self.generators: list[tuple[Callable[[Any], object], Any]] = []
+        self.others: list[tuple[Callable[[Any], object], Any]] = []
+        """How to put back what is no container, and what."""
         self._keep(self.attributes.values(), set())
 
-    def _keep(self, values: Iterable[Any], seen: set[int]) -> None:
+    def _keep(self, values: Iterable[Any], seen: set[int], within_object: bool = False) -> None:
         for value in values:
             kind = type(value)
             if kind in _PLAIN:
                 continue
             if not (kind in _TABLES or isinstance(value, _HOLDERS)):
-                self.generators += _generator_state(value)
+                self._keep_other(value, seen, within_object)
                 continue
             if not value:
                 self.empty.append(value)
@@ -65,7 +70,22 @@ class _Snapshot:
                 seen.add(id(value))
                 if not isinstance(value, tuple):
                     self.filled.append((value, _copy(value)))
-                self._keep(value.values() if isinstance(value, dict) else value, seen)
+                self._keep(value.values() if isinstance(value, dict) else value, seen, within_object)
+
+    def _keep_other(self, value: Any, seen: set[int], within_object: bool) -> None:
+        """What an object holds, but not what the objects in it hold: that may be everything there is."""
+        self.others += _generator_state(value)
+        if within_object or id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, FunctionType):
+            variables = list(_variables(value))
+            self.others += variables
+            self._keep((content for _, content in variables), seen, within_object=True)
+        elif isinstance(value, MethodType):
+            self._keep_other(value.__self__, seen, within_object)
+        elif not isinstance(value, _APART) and type(attributes := getattr(value, "__dict__", None)) is dict:
+            self._keep((attributes,), seen, within_object=True)
 
     def restore(self) -> None:
         current = self.current
@@ -78,7 +98,7 @@ class _Snapshot:
                 container.clear()
         for container, copy in self.filled:
             _refill(container, copy)
-        for put_back, state in self.generators:
+        for put_back, state in self.others:
             put_back(state)
 
 
@@ -98,6 +118,16 @@ def _refill(container: Any, copy: Any) -> None:
     kind: Any = next(kind for kind in (dict, list, set, deque) if isinstance(container, kind))
     kind.clear(container)
     (kind.extend if kind in (list, deque) else kind.update)(container, copy)
+
+
+def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object], Any]]:
+    """The variables around a function that it uses, those of its module included: how to set each, and its value."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # reason: the cell of a name that is not bound yet is empty
+            yield partial(setattr, cell, "cell_contents"), cell.cell_contents
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield partial(function.__globals__.__setitem__, name), function.__globals__[name]
 
 
 def _generator_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:

@@ -100,6 +100,11 @@ def _is_convolution(module: nn.Module) -> bool:
     )
 
 
+def _sides(value: Any, rank: int) -> tuple[int, ...]:
+    """One entry a side, as Python's own numbers: models are built from NumPy's too."""
+    return tuple(map(int, operators.per_side(value, rank)))
+
+
 def module_spec(module: nn.Module) -> ConvSpec:
     """The numbers of a convolution module, with its traits and without shapes."""
     conv: Any = module
@@ -110,13 +115,13 @@ def module_spec(module: nn.Module) -> ConvSpec:
         out_channels, in_channels, kernel_size = weight.shape[0], weight.shape[1] * conv.groups, tuple(weight.shape[2:])
     return ConvSpec(
         rank=rank,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel_size=kernel_size,
-        stride=operators.per_side(conv.stride, rank),
-        padding=conv.padding if isinstance(conv.padding, str) else operators.per_side(conv.padding, rank),
-        dilation=operators.per_side(conv.dilation, rank),
-        groups=conv.groups,
+        in_channels=int(in_channels),
+        out_channels=int(out_channels),
+        kernel_size=_sides(kernel_size, rank),
+        stride=_sides(conv.stride, rank),
+        padding=conv.padding if isinstance(conv.padding, str) else _sides(conv.padding, rank),
+        dilation=_sides(conv.dilation, rank),
+        groups=int(conv.groups),
         bias=(conv.bias() if callable(conv.bias) else conv.bias) is not None,
         padding_mode=conv.padding_mode,
         transposed=conv.transposed,
@@ -201,13 +206,13 @@ def _call_spec(call: ConvCall, traits: tuple[Trait, ...]) -> ConvSpec:
         outputs, inputs = call.weight_shape[1] * call.groups, call.weight_shape[0]
     return ConvSpec(
         rank=len(call.stride),
-        in_channels=inputs,
-        out_channels=outputs,
+        in_channels=int(inputs),
+        out_channels=int(outputs),
         kernel_size=call.weight_shape[2:],
-        stride=call.stride,
-        padding=call.padding,
-        dilation=call.dilation,
-        groups=call.groups,
+        stride=_sides(call.stride, len(call.stride)),
+        padding=_sides(call.padding, len(call.stride)),
+        dilation=_sides(call.dilation, len(call.stride)),
+        groups=int(call.groups),
         bias=call.bias,
         transposed=call.transposed,
         traits=traits,

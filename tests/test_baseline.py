@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +25,7 @@ ENTRIES = st.dictionaries(
         st.integers(0, 10**12),
         st.none() | st.integers(0, 10**15),
         st.dictionaries(st.text(), st.floats(0, 100), max_size=2),
+        st.text(),
     ),
     max_size=4,
 )
@@ -44,6 +46,47 @@ def test_models_are_named_by_class_and_input_and_where_needed_by_their_users() -
     assert names({SMALL: ["a"], BARE: ["a"]}) == {NAME: 100, "Small, no input": 100}
     assert names({SMALL: ["b", "c"], WIDE: ["a"]}) == {f"{NAME}, in b": 100, f"{NAME}, in a": 150}
     assert names({SMALL: ["a"], WIDE: ["a"]}) == {f"{NAME}, in a": 100, f"{NAME}, in a (2)": 150}
+
+
+def grown(report: Report, params: int) -> Report:
+    return replace(report, params=params)
+
+
+def test_a_model_beside_a_new_one_of_its_class_and_input_is_still_compared() -> None:
+    before, _ = Baseline().updated(current({SMALL: ["a"]}, {}))
+    for written in (before, Baseline.from_json(before.to_json().replace('"reported_by": "a"', '"reported_by": ""'))):
+        beside = current({grown(SMALL, 500): ["a", "c"], grown(SMALL, 20): ["b"]}, {})
+        found = written.compared(beside, Decimal(0))
+        assert found.increases == [f"{NAME}, in a has 500 parameters, 100 in the baseline (+400, +400.00 %)."]
+        assert found.missing == [f"{NAME}, in b is not in the baseline"]
+        after, changes = written.updated(beside)
+        assert {name: entry.params for name, entry in after.entries.items()} == {NAME: 500, f"{NAME}, in b": 20}
+        assert changes[1].startswith(f"{NAME}: 500 parameters, 100 in")
+        assert after.compared(beside, Decimal(0)) == ([], [], [])
+        assert after.updated(beside) == (after, [])
+
+
+def test_a_new_model_that_costs_what_another_did_does_not_take_its_place() -> None:
+    before, _ = Baseline().updated(current({SMALL: ["a"]}, {}))
+    found = before.compared(current({grown(SMALL, 500): ["a"], SMALL: ["b"]}, {}), Decimal(0))
+    assert [line.partition(" has ")[0] for line in found.increases] == [f"{NAME}, in a"]
+
+
+def test_a_model_whose_test_was_renamed_is_compared() -> None:
+    before, _ = Baseline().updated(current({SMALL: ["a"]}, {}))
+    renamed = current({grown(SMALL, 500): ["z"]}, {})
+    assert len(before.compared(renamed, Decimal(0)).increases) == 1
+    after, _ = before.updated(renamed)
+    assert after.entries == {NAME: Entry(500, 2000, reported_by="z")}
+    beside = current({grown(SMALL, 600): ["y"], SMALL: ["x"]}, {})
+    assert len(after.compared(beside, Decimal(0)).increases) == 1
+
+
+def test_an_update_keeps_a_model_that_did_not_run_beside_one_that_may_be_another() -> None:
+    both, _ = Baseline().updated(current({SMALL: ["a"], WIDE: ["b"]}, {}))
+    after, changes = both.updated(current({grown(SMALL, 7): ["c"]}, {}))
+    assert changes == [f"{NAME}, in c: new"]
+    assert {entry.params for entry in after.entries.values()} == {100, 150, 7}
 
 
 def test_a_run_of_one_of_two_models_of_a_name_finds_the_right_one() -> None:
@@ -77,12 +120,12 @@ def test_a_run_of_one_of_two_models_of_a_name_finds_the_right_one() -> None:
 )
 def test_comparison_is_exact(entry: Entry, percent: str, expected: Any) -> None:
     baseline = Baseline({NAME: Entry(100, 2000)})
-    assert baseline.compared([Current(NAME, (), entry)], Decimal(percent)) == expected
+    assert baseline.compared([Current(NAME, NAME, (), entry)], Decimal(percent)) == expected
 
 
 @given(st.integers(1, 10**18), st.integers(0, 10**18), st.decimals(0, 1000, places=3))
 def test_an_increase_is_one_beyond_the_percentage(old: int, more: int, percent: Decimal) -> None:
-    found = Baseline({"a": Entry(old, None)}).compared([Current("a", (), Entry(old + more, None))], percent)
+    found = Baseline({"a": Entry(old, None)}).compared([Current("a", "a", (), Entry(old + more, None))], percent)
     assert bool(found.increases) == (more * 100_000 > old * int(percent * 1000))
 
 
@@ -90,7 +133,7 @@ def test_latency_is_compared_under_the_same_conditions_and_with_a_percentage_onl
     baseline = Baseline({NAME: Entry(100, None, {"bench, torch 2, 4 threads": 0.004})})
 
     def compared(conditions: str, seconds: float, percent: int) -> Any:
-        return baseline.compared([Current(NAME, (), Entry(100, None, {conditions: seconds}))], Decimal(percent))
+        return baseline.compared([Current(NAME, NAME, (), Entry(100, None, {conditions: seconds}))], Decimal(percent))
 
     assert compared("bench, torch 2, 4 threads", 0.005, 20).increases == [
         f"{NAME} has 5.000 ms median latency (bench, torch 2, 4 threads), 4.000 in the baseline (+1.000, +25.00 %)."
@@ -100,7 +143,7 @@ def test_latency_is_compared_under_the_same_conditions_and_with_a_percentage_onl
     assert compared("bench, torch 2, 4 threads", 0.005, 0) == nothing
     assert compared("bench, torch 2, 2 threads", 9, 20) == nothing
     assert compared("bench, torch 2, 4 threads", 0.001, 20) == nothing
-    assert baseline.compared([Current(NAME, (), Entry(100, None))], Decimal(20)) == nothing
+    assert baseline.compared([Current(NAME, NAME, (), Entry(100, None))], Decimal(20)) == nothing
 
 
 def test_a_model_that_is_new() -> None:
@@ -109,10 +152,12 @@ def test_a_model_that_is_new() -> None:
 
 def test_an_update_keeps_what_did_not_run_and_says_what_changed() -> None:
     old = Baseline({"other": Entry(1, 1), NAME: Entry(90, 2000, {"here": 1.0})})
-    new, changes = old.updated([*current({SMALL: ["a"]}, {SMALL: {"there": 2.0}}), Current("new", (), Entry(7, None))])
+    new, changes = old.updated(
+        [*current({SMALL: ["a"]}, {SMALL: {"there": 2.0}}), Current("new", "new", (), Entry(7, None))]
+    )
     assert new.entries == {
         "other": Entry(1, 1),
-        NAME: Entry(100, 2000, {"here": 1.0, "there": 2.0}),
+        NAME: Entry(100, 2000, {"here": 1.0, "there": 2.0}, "a"),
         "new": Entry(7, None),
     }
     assert changes == [f"{NAME}: 100 parameters, 90 in the baseline (+10, +11.11 %)", "new: new"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -286,3 +287,11 @@ def test_what_is_no_budget(arguments: dict[str, Any], sentence: str) -> None:
 def test_layers_are_named_so_that_the_advice_reads_as_a_sentence(name: str, spoken: str) -> None:
     (said,) = sentences(report(50, finding(name, 50, 40)), candidates=0)
     assert said.endswith(f"Making {spoken} separable would bring it to 0.")
+
+
+@pytest.mark.parametrize(("value", "number"), [(np.float64(5e6), 5e6), (np.int64(7), 7), (np.float32(0.5), 0.5)])
+def test_numbers_of_numpy_become_pythons(value: object, number: float) -> None:
+    read = parse_quantity(value)
+    assert (read, type(read)) == (number, type(number))
+    with pytest.raises(FormatError):
+        parse_quantity(-value)  # type: ignore[operator]  # a number of NumPy

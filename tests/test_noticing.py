@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.plugin.noticing import architecture
+from pytest_dwsconv.plugin.identity import architecture
 
 NETS = """
 import torch

@@ -51,7 +51,7 @@ def test_update_writes_it_and_says_what_changed(
     result = pytester.runpytest("--dws-update")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*= dwsconv: notices =*", ".dwsconv/baseline.json is updated:", f"{NAME}: new"])
-    models = {NAME: {"macs": MACS, "params": PARAMS}}
+    models = {NAME: {"macs": MACS, "params": PARAMS, "reported_by": "test_it.py::test_it"}}
     assert json.loads(baseline.read_text()) == {"schema_version": SCHEMA_VERSION, "models": models}
     written = baseline.stat().st_mtime_ns
     pytester.runpytest("--dws-update").stdout.fnmatch_lines([".dwsconv/baseline.json is up to date."])
@@ -92,6 +92,33 @@ def test_an_increase_fails_the_run(
     sentences = [f"{NAME} has 612 parameters, 576 in the baseline (+36, +6.25 %)."] if failed else []
     result.stdout.fnmatch_lines(sentences)
     assert made.read_text() == before
+
+
+def test_another_model_of_the_same_class_and_input_hides_no_increase(
+    pytester: pytest.Pytester, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WIDTH", "40")
+    smaller = "\ndef test_new(monkeypatch): monkeypatch.setenv('WIDTH', '2'); Small()(torch.zeros(1, 4, 12, 12))"
+    pytester.makepyfile(test_it=TEST + smaller)
+    result = pytester.runpytest("--dws-fail-on-increase")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"{NAME}, in test_it.py::test_it has 1,440 parameters, 576 in the baseline *"])
+    assert pytester.runpytest("--dws-update").ret == 0
+    models = json.loads(made.read_text())["models"]
+    assert {name: row["params"] for name, row in models.items()} == {NAME: 1440, f"{NAME}, in test_it.py::test_new": 72}
+
+
+def test_a_percentage_is_one_also_where_a_file_has_its_name(
+    pytester: pytest.Pytester, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pytester.path / "5").touch()
+    (pytester.path / "force").touch()
+    monkeypatch.setenv("WIDTH", "17")
+    result = pytester.runpytest("--dws-fail-on-increase=5")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    monkeypatch.setenv("CI", "1")
+    assert pytester.runpytest("--dws-update=force").ret == 0
 
 
 def test_a_decrease_and_a_new_model_are_notices(

@@ -261,3 +261,13 @@ class TestConfiguration:
         assert len([shown for shown in result.stderr.lines if shown]) == 1
         result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
         result.stdout.no_fnmatch_line("ran")
+
+
+def test_a_table_for_a_target_with_arguments_and_for_nothing(inner: pytest.Pytester) -> None:
+    inner.makepyfile(own="from torch import nn\ndef build(width, depth=1): return nn.Conv2d(3, width, 3)")
+    inner.makeini("[pytest]\ndws_budgets =\n  own:build(4, depth=2) params=100\n  Smal* params=5M")
+    result = inner.runpytest("--dws-model=own:build(4, depth=2)")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["dws_budgets Smal[*] is for no model of this run", "Conv2d has 112 parameters, the budget is 100 (12 over)*"]
+    )

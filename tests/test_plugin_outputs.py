@@ -184,3 +184,58 @@ def test_marked(dws_report):
         page = (pytester.path / "out.html").read_text()
         assert page.count('<li class="over">') == 2
         assert page.count('<li class="within">') == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["-n2", "-p no:xdist"])
+def test_models_and_budgets_of_numpys_numbers(inner: pytest.Pytester, workers: str) -> None:
+    inner.makepyfile(
+        test_numpy="""
+        import numpy as np, pytest, torch
+        from torch import nn
+
+        ONE, TWO, FOUR = np.array([1, 2, 4])
+        LAYERS = [
+            nn.Conv2d(FOUR, TWO, TWO, stride=TWO, padding=ONE, dilation=ONE, groups=ONE),
+            nn.ConvTranspose2d(FOUR, TWO, (TWO, TWO), stride=TWO, groups=TWO),
+        ]
+
+        @pytest.mark.parametrize("layer", LAYERS)
+        def test_it(dws_budget, layer):
+            layer(torch.zeros(1, 4, 8, 8))
+            dws_budget(layer, (1, 4, 8, 8), params=np.float64(5e6), macs=np.int64(10**9))
+
+        def test_function(dws_report):
+            class Own(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.weight = nn.Parameter(torch.zeros(4, 4, 3, 3))
+                def forward(self, x):
+                    return nn.functional.conv2d(x, self.weight, stride=TWO, groups=ONE)
+            assert dws_report(Own(), (1, 4, 8, 8)).macs == 9 * 4 * 4 * 9
+        """
+    )
+    result = inner.runpytest_subprocess(
+        *workers.split(), "--dws-report=json:out.json", "--dws-update=force", "test_numpy.py"
+    )
+    result.assert_outcomes(passed=3)
+    rows = json.loads((inner.path / "out.json").read_text())["models"]
+    assert {row["report"]["params"] for row in rows} == {4 * 2 * 4 + 2, 4 * 4 + 2, 4 * 4 * 9}
+
+
+def test_one_line_a_model_tells_inputs_apart(inner: pytest.Pytester) -> None:
+    inner.makepyfile(
+        """
+        import torch
+        from torch import nn
+        def test_it():
+            for side in (8, 9):
+                nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, side, side))
+            nn.Linear(2, 2)(torch.zeros(1, 2))
+        """
+    )
+    result = inner.runpytest("-q", "--dws-report")
+    result.stdout.fnmatch_lines(
+        ["Conv2d, input 1 x 3 x 8 x 8: 112 params*", "Conv2d, input 1 x 3 x 9 x 9: 112 params*"]
+    )
+    result.stdout.fnmatch_lines(["Linear has no convolutions*"])

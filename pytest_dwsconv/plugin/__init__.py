@@ -59,7 +59,7 @@ class ValueAfterEquals(argparse.Action):
 
     def _accepts(self, given: str) -> bool:
         if self.dest != "dws_report":
-            return bool(given == self.const)
+            return given in (self.const, "force") or re.fullmatch(r"\d+(\.\d+)?%?", given) is not None
         from pytest_dwsconv.render import FORMS
 
         return bool(given.partition(":")[0] in FORMS)

@@ -60,6 +60,11 @@ class Checks:
                 continue
             users.held += [limit for limit in limits if limit not in users.held]
             found.faults += [limit.violation for limit in limits if limit.violation]
+        found.notices += [
+            f"dws_budgets {rule.pattern} is for no model of this run"
+            for rule in self._table
+            if rule.pattern != "*" and run and not any(rule.is_for(*row) for row in run.items())
+        ]
         self._compare(run, latencies, found)
         return found
 

@@ -71,7 +71,7 @@ class Rule(NamedTuple):
         if "/" in pattern or ".py" in pattern:
             return any(_under(pattern, test) for test in users.tests)
         names = users.targets if ":" in pattern else {report.model}
-        return any(fnmatchcase(name, pattern) for name in names)
+        return pattern in names or any(fnmatchcase(name, pattern) for name in names)
 
 
 def _under(pattern: str, test: str) -> bool:
@@ -89,8 +89,9 @@ def rules(config: pytest.Config) -> list[Rule]:
 
 
 def _rule(line: str) -> Rule:
-    pattern, *words = line.split()
-    if any("=" not in word for word in (*words, *([] if words else [pattern]))) or "=" in pattern:
+    match = _LINE.fullmatch(line)
+    pattern, words = (match[1], match[2].split()) if match else (line, [])
+    if not words or any("=" not in word for word in words) or "=" in pattern.partition("(")[0]:
         raise pytest.UsageError(f"dws_budgets {line!r} is not a pattern and limits, as in Small* params=5M macs=600M")
     with usage_errors(f"dws_budgets {line!r}: "):
         limits = _limits(words)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from inspect import BoundArguments, signature
+from io import StringIO
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
@@ -22,6 +23,7 @@ from pytest_dwsconv.plugin.reports import MADE, Made, analyze_under_hooks, packe
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_dwsconv.plugin.identity import Architecture
     from pytest_dwsconv.plugin.reports import Packed
 
 HOME = "torch.nn.modules.module"
@@ -34,8 +36,8 @@ class Noticer:
     It takes the place of ``nn.Module.__call__``, as ``torch.fx.Tracer`` does. Torch's own global hooks would make
     ``torch.compile(module)`` warn, and would not see a module compiled in place with ``module.compile()``.
 
-    Architecture and input shapes together are analysed once. During a test no tensor is made or kept, and a module
-    is kept only if it is the first of its architecture.
+    Architecture and input shapes together are analysed once. During a test no tensor is made, and of a module that is
+    the first of its kind the attributes are kept until the test has ended.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -64,10 +66,9 @@ class Noticer:
         """Analyse what the test called: after its teardown, whose time is taken by now."""
         if call.when == "teardown":
             test, self._test = self._test, _Test()
-            for key, noticed in test.noticed.items():
-                if noticed is not None:
-                    self._known[key] = self._analyzed(item, noticed)
-                self._add(item, self._known[key])
+            outcomes = [self._outcome(item, key, noticed) for key, noticed in test.noticed.items()]
+            for outcome in (*outcomes, *test.failures):
+                self._add(item, outcome)
 
     @contextmanager
     def outermost(self) -> Iterator[None]:
@@ -87,14 +88,21 @@ class Noticer:
     def _install(self, home: Any) -> None:
         module_class = home.Module
         original = module_class.__call__
+        torchs_own = original is module_class._wrapped_call_impl
 
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            """In the place of torch's own, and doing as it does: with a frame more, warnings would point to here."""
+            run = original.__get__(module)
+            if torchs_own:
+                run = module._call_impl if module._compiled_call_impl is None else module._compiled_call_impl
             if _at_work() or self._inside():
-                return original(module, *args, **kwargs)
+                return run(*args, **kwargs)
             with self.outermost():
-                out = original(module, *args, **kwargs)
-                if _has_parameters(module):
-                    self._test.note(module, args, kwargs, self._known)
+                test = self._test
+                begun = test.begin(module, args, kwargs)
+                out = run(*args, **kwargs)
+                if begun is not None:
+                    test.end(module, begun, self._known)
             return out
 
         def uninstall() -> None:
@@ -106,15 +114,22 @@ class Noticer:
 
     # -- after a test
 
-    def _analyzed(self, item: pytest.Item, noticed: _Noticed) -> Packed | str:
+    def _outcome(self, item: pytest.Item, key: object, noticed: _Noticed | None) -> Packed | str:
+        """What is known of a kind of call, or else found out and known from now on, unless the model has changed."""
+        if noticed is None:
+            return self._known[key]
         try:
-            with _uncovered():
-                inputs = noticed.inputs()
-                return packed(analyze_under_hooks(item.ihook, item.config, noticed.module, None, example_inputs=inputs))
-        except Exception as error:  # reason: whatever a stranger's module does, the run goes on and says so
-            lines = str(error).splitlines() or ["no message"]
-            kind = "" if isinstance(error, DwsconvError) else f"{type(error).__name__}: "
-            return f"{type(noticed.module).__name__}: {kind}{lines[0]}"
+            self._known[key] = self._analyzed(item, noticed)
+        except _ChangedError as error:
+            return _sentence(noticed.type, error)
+        except _ENDS as error:  # reason: whatever a stranger's module does, the run goes on and says so
+            self._known[key] = _sentence(noticed.type, error)
+        return self._known[key]
+
+    def _analyzed(self, item: pytest.Item, noticed: _Noticed) -> Packed:
+        with _unheard(), _uncovered():
+            module, inputs = noticed.module(), noticed.inputs()
+            return packed(analyze_under_hooks(item.ihook, item.config, module, None, example_inputs=inputs))
 
     def _add(self, item: pytest.Item, outcome: Packed | str) -> None:
         made = item.stash.setdefault(MADE, Made())
@@ -122,6 +137,18 @@ class Noticer:
             made.failures.append(outcome)
         else:
             made.noticed.append(outcome)
+
+
+_ENDS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
+"""How a forward may end: all but the user's wish to stop."""
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """A block whose warnings and prints are nobody's: the test has had its own, and its filters may raise errors."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -143,41 +170,64 @@ def _at_work() -> bool:
     """Whether the call is a compiler's or a tracer's, which must find nothing here to compile or trace."""
     import torch
 
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    """Losses, activations and the like are no models."""
-    return next(module.parameters(), None) is not None
+    tracer = sys.modules.get("torch.fx._symbolic_trace")  # torch.fx keeps the call it finds when it is imported
+    tracing = getattr(tracer, "_is_fx_tracing_flag", False) or torch._C._get_tracing_state() is not None
+    return tracing or torch.compiler.is_compiling()
 
 
 # --------------------------------------------------------------------------- what is kept of a call
 
 
-class _Shaped(NamedTuple):
-    """What is kept of a tensor."""
-
-    shape: tuple[int, ...]
-    dtype: Any
+class _ChangedError(DwsconvError):
+    """The model is not what the test called any more."""
 
 
-@dataclass
 class _Noticed:
-    """The first call of its kind: the module, and its arguments with a ``_Shaped`` in each tensor's place."""
+    """The first call of its kind: the module, its architecture, and its arguments with a ``Shaped`` for each tensor.
 
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    Of a module that may go its attributes are kept: a test that waits for the module to be freed sees that. Where it
+    is gone after the test, nothing refers to it, and another takes its attributes over.
+    """
+
+    def __init__(self, module: nn.Module, called: Architecture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.type = type(module)
+        self._called = called
+        self._args, self._kwargs = args, kwargs
+        self._module: Callable[[], nn.Module | None] = ref(module)
+        self._attributes = vars(module)
+        if hasattr(self.type, "__del__"):
+            self._module = lambda: module
+
+    def module(self) -> nn.Module:
+        """The module as it was called.
+
+        Raises:
+            DwsconvError: it has been changed since.
+        """
+        from pytest_dwsconv.plugin.identity import architecture
+
+        module = self._module()
+        if module is None:
+            module = object.__new__(self.type)
+            object.__setattr__(module, "__dict__", self._attributes)
+        if not self._called.still(architecture(module)):
+            raise _ChangedError(
+                "it was changed after the test called it, so that what was called cannot be told any more"
+            )
+        return module
 
     def inputs(self) -> BoundArguments:
         """The arguments with tensors on the meta device."""
         import torch
         from torch.utils._pytree import tree_map
 
-        def on_meta(value: Any) -> Any:
-            return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, _Shaped) else value
+        from pytest_dwsconv.plugin.identity import Shaped
 
-        args, kwargs = tree_map(on_meta, (self.args, self.kwargs), is_leaf=lambda value: isinstance(value, _Shaped))
+        def on_meta(value: Any) -> Any:
+            return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Shaped) else value
+
+        both = (self._args, self._kwargs)
+        args, kwargs = tree_map(on_meta, both, is_leaf=lambda value: isinstance(value, Shaped))
         return signature(lambda *args, **kwargs: None).bind(*args, **kwargs)
 
 
@@ -186,68 +236,78 @@ class _Test:
 
     def __init__(self) -> None:
         self.noticed: dict[object, _Noticed | None] = {}
-        self._architectures: dict[int, tuple[ref[nn.Module], object]] = {}
+        self.failures: list[str] = []
+        self._architectures: dict[int, tuple[ref[nn.Module], Architecture]] = {}
         self._lock = threading.Lock()
 
-    def note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], known: dict[Any, Any]) -> None:
-        shaped_args, shaped_kwargs = _shaped((args, kwargs))
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
+        """What is to be known of a call before it is made; nothing of a loss, an activation and the like."""
+        try:
+            return self._begun(module, args, kwargs)
+        except Exception as error:  # reason: what this plugin cannot do is not the test's error
+            self._fail(module, error)
+            return None
+
+    def end(self, module: nn.Module, begun: _Begun, known: dict[Any, Any]) -> None:
+        """Add a call that has returned."""
+        try:
+            self._ended(module, begun, known)
+        except Exception as error:  # reason: as above
+            self._fail(module, error)
+
+    def _begun(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
+        from pytest_dwsconv.plugin.identity import architecture, shaped
+
+        if next(module.parameters(), None) is None:
+            return None
+        kept_args, kept_kwargs = shaped((args, kwargs))
+        return _Begun(kept_args, kept_kwargs, None if self._seen(module) else architecture(module))
+
+    def _ended(self, module: nn.Module, begun: _Begun, known: dict[Any, Any]) -> None:
+        from pytest_dwsconv.plugin.identity import architecture, summary
+
+        called = self._seen(module)
+        if called is None:
+            called = architecture(module)
+            called = called.steady(begun.architecture) if begun.architecture is not None else called
+            self._architectures[id(module)] = ref(module), called
+        key = (called, summary((begun.args, begun.kwargs)))
         with self._lock:
-            key = (self._architecture(module), _summary((shaped_args, shaped_kwargs)))
-            if key not in self.noticed:
-                self.noticed[key] = None if key in known else _Noticed(module, shaped_args, shaped_kwargs)
+            if key in self.noticed:
+                return
+            if len(self.noticed) >= _MOST_KINDS:
+                raise OverflowError(
+                    f"a test called models in more than {_MOST_KINDS} ways, and this is one of the rest"
+                )
+            self.noticed[key] = None if key in known else _Noticed(module, called, begun.args, begun.kwargs)
 
-    def _architecture(self, module: nn.Module) -> object:
-        """What makes two modules the same model, worked out once in a test for each module."""
+    def _seen(self, module: nn.Module) -> Architecture | None:
+        """What makes the module the same as others, if it was worked out in this test."""
         found = self._architectures.get(id(module))
-        if found is None or found[0]() is not module:
-            found = self._architectures[id(module)] = ref(module), architecture(module)
-        return found[1]
+        return found[1] if found is not None and found[0]() is module else None
+
+    def _fail(self, module: nn.Module, error: Exception) -> None:
+        with self._lock:
+            if (sentence := _sentence(type(module), error)) not in self.failures:
+                self.failures.append(sentence)
 
 
-def architecture(model: nn.Module) -> object:
-    """The types, plain settings and parameter shapes of all modules in ``model``, comparable and hashable."""
-    return tuple(
-        (name, type(module), _settings(vars(module)), _parameter_shapes(module))
-        for name, module in model.named_modules()
-    )
+class _Begun(NamedTuple):
+    """A call that is being made: its arguments, and the architecture before it if that is not known yet."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    architecture: Architecture | None
 
 
-def _settings(attributes: dict[str, Any]) -> tuple[object, ...]:
-    names = (name for name in attributes if name != "training" and not name.startswith("_"))
-    return tuple((name, attributes[name]) for name in names if _is_plain(attributes[name]))
+_MOST_KINDS = 200
+"""Of calls in one test: more are a loop over some number that every call is given."""
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (int, float, str))
-
-
-def _parameter_shapes(module: nn.Module) -> tuple[object, ...]:
-    parameters = module._parameters.items()
-    return tuple((name, tuple(value.shape), value.dtype) for name, value in parameters if value is not None)
-
-
-def _shaped(value: Any) -> Any:
-    """``value`` with a ``_Shaped`` in the place of each tensor, out of sight of whatever watches operators."""
-    import torch
-    from torch.utils._pytree import tree_map
-
-    def shaped(leaf: Any) -> Any:
-        whole = isinstance(leaf, torch.Tensor) and not leaf.is_nested
-        return _Shaped(tuple(leaf.shape), leaf.dtype) if whole else leaf
-
-    with torch._C.DisableTorchFunction():
-        return tree_map(shaped, value)
-
-
-def _summary(value: Any) -> object:
-    """Arguments as something comparable: shapes, plain values, and of other objects their types."""
-    if isinstance(value, dict):
-        return tuple((str(key), _summary(item)) for key, item in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, _Shaped)):
-        return type(value), tuple(map(_summary, value))
-    return value if isinstance(value, _Shaped) or _is_plain(value) else type(value)
+def _sentence(kind: type, error: BaseException) -> str:
+    lines = str(error).splitlines() or ["no message"]
+    name = "" if isinstance(error, DwsconvError) else f"{type(error).__name__}: "
+    return f"{kind.__name__}: {name}{lines[0]}"
 
 
 # --------------------------------------------------------------------------- waiting for torch

@@ -71,5 +71,6 @@ def write_run(form: str, run: Run, path: Path, measured: Measured = NOTHING) -> 
     """
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     joins = form == "markdown" and summary is not None and path.resolve() == Path(summary).resolve()
+    text = render_run(form, run, verbosity=1, measured=measured) + "\n"  # before the file gives up what it holds
     with path.open("a" if joins else "w", encoding="utf-8") as file:
-        file.write(render_run(form, run, verbosity=1, measured=measured) + "\n")
+        file.write(text)

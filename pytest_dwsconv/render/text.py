@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 
@@ -41,7 +42,8 @@ def _reports(run: Run, style: Style) -> str:
     if not run:
         return _wrapped(NO_MODEL, style)
     if style.verbosity < 0:
-        return "\n".join(brief(report) for report in run)
+        names = Counter(report.model for report in run)
+        return "\n".join(brief(report, among_others=names[report.model] > 1) for report in run)
     return "\n\n\n".join(_with_users(report, users, style) for report, users in run.items())
 
 

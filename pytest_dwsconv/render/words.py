@@ -20,16 +20,21 @@ def heading(report: Report) -> str:
 
 
 def circumstances(report: Report) -> str:
+    return f"{_given(report)} ({report.origin.value})"
+
+
+def _given(report: Report) -> str:
     shapes = " and ".join(sides(shape) for shape in report.input_shapes)
-    return f"{f'input {shapes}' if shapes else 'no input given'} ({report.origin.value})"
+    return f"input {shapes}" if shapes else "no input given"
 
 
-def brief(report: Report) -> str:
-    """The model's parameters before and after."""
+def brief(report: Report, *, among_others: bool = False) -> str:
+    """The model's parameters before and after; among others of its name with what it was given."""
     if not report.findings:
         return no_convolutions(report)
     after = f"{report.separable_params:,} with {count(len(report.candidates), 'candidate')} separable"
-    return f"{plain(report.model)}: {report.params:,} params, {after} ({ratio(report.saving)})"
+    name = f"{plain(report.model)}, {_given(report)}" if among_others else plain(report.model)
+    return f"{name}: {report.params:,} params, {after} ({ratio(report.saving)})"
 
 
 def no_convolutions(report: Report) -> str:
