@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from operator import is_
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -28,8 +29,8 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
     Put back are the attributes of all modules (training flags, hooks, compiled calls, caches assigned by a
     forward, lists and dictionaries appended to), their parameter, buffer and child tables, the attributes of plain
     objects among them, the variables that their hooks use, and the random state of torch, ``random`` and NumPy. The
-    values of tensors are the tracer's to protect: it hands the forward
-    stand-ins. The flags are set directly, because a model's own ``train`` and ``eval`` may do more.
+    values of tensors are the tracer's to protect: it hands the forward stand-ins. The flags are set directly, because
+    a model's own ``train`` and ``eval`` may do more.
     """
     saved = [_Snapshot(module) for module in modules]
     state = _random_state()
@@ -116,6 +117,8 @@ def _refill(container: Any, copy: Any) -> None:
             OrderedDict.__setitem__(container, key, value)
         return
     kind: Any = next(kind for kind in (dict, list, set, deque) if isinstance(container, kind))
+    if kind is dict and list(container) == list(copy) and all(map(is_, container.values(), copy.values())):
+        return  # reason: it may be the attributes of an object that another thread is using
     kind.clear(container)
     (kind.extend if kind in (list, deque) else kind.update)(container, copy)
 
