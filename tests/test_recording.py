@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,7 +45,7 @@ def scripted(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Scripted(Parts):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return scripted(self.a(x), self.a.weight)
 
 
@@ -79,14 +79,14 @@ class Growing(Parts):
 class Training(Parts):
     """Needs data, and has a normalisation at work that keeps statistics."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         self.norm.train()
         y = self.norm(self.a(x))
         return self.b(y) if y.sum().item() < 1e9 else y
 
 
 class Descending(Parts):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         with torch.enable_grad():
             y = self.a(x)
             y.square().mean().backward()
@@ -94,13 +94,13 @@ class Descending(Parts):
 
 
 class Conjugating(Parts):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         z = torch.complex(x, x).conj()
         return self.a(self.a(x)) if z.is_conj() else self.b(x)
 
 
 class Differentiating(Parts):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         with torch.enable_grad():
             y = torch.sin(x.detach().requires_grad_())
         return self.a(self.a(x)) if y.requires_grad else self.b(x)
@@ -141,7 +141,7 @@ class Configured(Parts):
         self.config = Frozen(width=3)
         self.sizes = immutable_list([1, 2])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.norm(self.a(x))
 
 
@@ -151,7 +151,7 @@ def state_of(model: nn.Module) -> list[Any]:
     return [*values, *((module.training, sorted(vars(module)), repr(module)) for module in model.modules())]
 
 
-def counted(model: nn.Module, x: Tensor) -> int:
+def counted(model: nn.Module, x: Tensor) -> Any:
     model = copy.deepcopy(model).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         out = model(x)
@@ -212,9 +212,10 @@ def test_a_convolution_in_a_hook_is_its_own() -> None:
 
 
 def test_a_convolution_pruned_by_hand_is_what_its_weight_says() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3))
-    model[0].weight, model[0].bias = (nn.Parameter(p[:5]) for p in model[0].parameters())
-    model[1].weight = nn.Parameter(model[1].weight[:, :5])
+    first, second = nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)
+    model = nn.Sequential(first, second)
+    first.weight, first.bias = (nn.Parameter(p[:5]) for p in first.parameters())
+    second.weight = nn.Parameter(second.weight[:, :5])
     report = analyze(model, (1, 4, 8, 8))
     assert report.macs == counted(model, torch.zeros(1, 4, 8, 8))
     assert sum(row.params or 0 for row in report.findings) == report.params
@@ -291,7 +292,9 @@ def test_a_quantized_convolution_that_runs_is_counted() -> None:
         (nn.RNN, {"num_layers": 2, "nonlinearity": "relu"}),
     ],
 )
-def test_recurrent_networks(kind: type[nn.RNNBase], settings: dict[str, Any], batch_first: bool, values: bool) -> None:
+def test_recurrent_networks(
+    kind: Callable[..., nn.RNNBase], settings: dict[str, Any], batch_first: bool, values: bool
+) -> None:
     """As the steps of time that PyTorch takes on meta tensors: its counter sees nothing in the CPU's own kernels."""
 
     class Recurrent(nn.Module):
@@ -315,7 +318,7 @@ def test_recurrent_networks(kind: type[nn.RNNBase], settings: dict[str, Any], ba
 
 def test_an_argument_may_have_any_name() -> None:
     class Named(Parts):
-        def forward(self, module: Tensor, original: Tensor) -> Tensor:
+        def forward(self, module: Tensor, original: Tensor) -> Any:
             return self.a(module) + original
 
     x = torch.zeros(1, 3, 8, 8)
