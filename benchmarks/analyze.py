@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
@@ -137,6 +138,7 @@ TOOLS: dict[str, Callable[[nn.Module, Shape], None]] = {
 def run(tool: str, model: nn.Module, shape: Shape) -> float:
     """Seconds that one analysis takes; what the tool prints is swallowed."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        gc.collect()  # what an earlier run left is no cost of this one
         start = time.perf_counter()
         TOOLS[tool](model, shape)
         return time.perf_counter() - start

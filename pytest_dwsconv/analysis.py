@@ -89,13 +89,9 @@ def _checked(model: Any) -> Inventory:
         if isinstance(module, torch.jit.ScriptModule):
             which = f"{name} is a ScriptModule and" if name else "a ScriptModule"
             raise InputError(f"{which} has no Python forward to record; analyze the model before scripting it")
-        if _uninitialized(module):
+        if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
             raise InputError(f"{name or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
     return inventory
-
-
-def _uninitialized(module: nn.Module) -> bool:
-    return any(is_lazy(parameter) for parameter in module._parameters.values() if parameter is not None)
 
 
 def _inputs(

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from pytest_dwsconv import operators, outcomes
 from pytest_dwsconv.counting import AtenCounter, Counted
+from pytest_dwsconv.operators import META
 
 
 def run(func: Any, name: str, args: Any, kwargs: Any, real: bool, reads: bool) -> tuple[Any, Counted | None]:
@@ -47,7 +48,7 @@ def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted
 def _made(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
     """What is made from no tensor: with its values, which may be needed, unless it is large."""
     if name in operators.FACTORIES and "generator" not in kwargs and "out" not in kwargs:
-        sketch = func(*args, **{**kwargs, "device": "meta"})
+        sketch = func(*args, **{**kwargs, "device": META})
         if sketch.numel() > _MOST_VALUES:
             return sketch, None
     return _counted(func, name, args, kwargs)
@@ -67,7 +68,7 @@ def _quick(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted |
     counted = None
     if func in operators.SAME_SHAPE:
         if _is_plain(args[0]) and not kwargs.keys() & _CHANGING and not kwargs.get("inplace"):
-            out = torch.empty(args[0].shape, dtype=args[0].dtype, device="meta")
+            out = torch.empty(args[0].shape, dtype=args[0].dtype, device=META)
     elif func in operators.BROADCAST:
         if len(args) == 2 and not kwargs:
             out = _quick_arithmetic(func in operators.IN_PLACE, *args)
@@ -87,7 +88,7 @@ def _quick_arithmetic(in_place: bool, a: Any, b: Any) -> Tensor | None:
     if shape is None or (in_place and shape != a.shape):
         return None
     if not in_place:
-        return torch.empty(shape, dtype=a.dtype, device="meta")
+        return torch.empty(shape, dtype=a.dtype, device=META)
     if not a.is_inference():
         torch.autograd.graph.increment_version(a)
     return cast("Tensor", a)
@@ -107,7 +108,7 @@ def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
 
 def on_meta(args: Any, kwargs: Any) -> Any:
     """Constants beside stand-ins go to the meta device too; single numbers stay, for their value may be needed."""
-    return tree_map(lambda item: item.to("meta") if isinstance(item, Tensor) and item.dim() else item, (args, kwargs))
+    return tree_map(lambda item: item.to(META) if isinstance(item, Tensor) and item.dim() else item, (args, kwargs))
 
 
 def devices(value: Any, found: set[bool]) -> set[bool]:
@@ -141,5 +142,5 @@ _DEVICE_MOVES: dict[str, Callable[..., Tensor]] = {"to": _to, "cpu": _stay, "cud
 def like_on_meta(tensor: Tensor) -> Tensor:
     """A meta tensor as ``tensor`` is; ``empty_like`` of one that is on meta already imports sympy first."""
     if tensor.is_meta and tensor.layout is torch.strided:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    return torch.empty_like(tensor, device="meta", requires_grad=False)
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+    return torch.empty_like(tensor, device=META, requires_grad=False)

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-_PLAIN = frozenset({bool, int, float, str, tuple, dict, OrderedDict, type(None)})
+_PLAIN = frozenset({bool, int, float, str, tuple, list, set, dict, OrderedDict, type(None)})
 
 
 _MOST_NAMES = 32
@@ -45,9 +45,8 @@ class Inventory:
         for module_name, module in self.modules.items():
             prefix = f"{module_name}." if module_name else ""
             for table in (module._parameters, module._buffers, module.__dict__):
-                for name, value in table.items():
-                    if type(value) not in _PLAIN and isinstance(value, Tensor):
-                        yield prefix + name, value
+                if not _PLAIN.issuperset(map(type, table.values())):
+                    yield from ((prefix + name, value) for name, value in table.items() if isinstance(value, Tensor))
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter once."""

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 _HOLDERS = (list, dict, set, deque, tuple)
-_APART = (nn.Module, torch.Tensor, type, ModuleType)
-"""Modules are put back each by itself, and what these hold is not a module's own."""
-_TABLES = frozenset({dict, OrderedDict})
+_APART = (torch.Tensor, type, ModuleType)
+"""What these hold is not a module's own."""
+_COMMON = frozenset({dict, OrderedDict, set, tuple, list})
 _PLAIN = frozenset({bool, int, float, str, type(None), torch.Tensor, nn.Parameter})
 
 
@@ -32,7 +32,7 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
     values of tensors are the tracer's to protect: it hands the forward stand-ins. The flags are set directly, because
     a model's own ``train`` and ``eval`` may do more.
     """
-    saved = [_Snapshot(module) for module in modules]
+    saved = _Snapshot(modules)
     state = _random_state()
     try:
         for module in modules:
@@ -40,62 +40,66 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
             module.__dict__.pop("_compiled_call_impl", None)  # else the call leaves Python for the compiler
         yield
     finally:
-        for snapshot in saved:
-            snapshot.restore()
+        saved.restore()
         _set_random_state(state)
 
 
 class _Snapshot:
-    """A module's attributes, and what is in the containers among them and inside these."""
+    """The attributes of modules, and what is in the containers among them and inside these."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.current = module.__dict__
-        self.attributes = dict(module.__dict__)
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.attributes = [(module.__dict__, dict(module.__dict__)) for module in modules]
         self.empty: list[Any] = []
         self.filled: list[tuple[Any, Any]] = []
         self.others: list[tuple[Callable[[Any], object], Any]] = []
         """How to put back what is no container, and what."""
-        self._keep(self.attributes.values(), set())
+        self._seen: tuple[set[int], set[int]] = (set(), set())
+        """Identities of what was kept outside of plain objects, and inside."""
+        for _, attributes in self.attributes:
+            self._keep(attributes.values())
 
-    def _keep(self, values: Iterable[Any], seen: set[int], within_object: bool = False) -> None:
+    def _keep(self, values: Iterable[Any], within_object: bool = False) -> None:
         for value in values:
             kind = type(value)
             if kind in _PLAIN:
                 continue
-            if not (kind in _TABLES or isinstance(value, _HOLDERS)):
-                self._keep_other(value, seen, within_object)
-                continue
-            if not value:
+            if not (kind in _COMMON or isinstance(value, _HOLDERS)):
+                self._keep_other(value, within_object)
+            elif not value:
                 self.empty.append(value)
-            elif id(value) not in seen:
-                seen.add(id(value))
+            elif id(value) not in self._seen[within_object]:
+                self._seen[within_object].add(id(value))
                 if not isinstance(value, tuple):
                     self.filled.append((value, _copy(value)))
-                self._keep(value.values() if isinstance(value, dict) else value, seen, within_object)
+                contents = value.values() if isinstance(value, dict) else value
+                if not _PLAIN.issuperset(map(type, contents)):
+                    self._keep(contents, within_object)
 
-    def _keep_other(self, value: Any, seen: set[int], within_object: bool) -> None:
+    def _keep_other(self, value: Any, within_object: bool) -> None:
         """What an object holds, but not what the objects in it hold: that may be everything there is."""
-        self.others += _generator_state(value)
-        if within_object or id(value) in seen:
+        if isinstance(value, nn.Module):  # put back by itself
             return
-        seen.add(id(value))
+        self.others += _generator_state(value)
+        if within_object or id(value) in self._seen[within_object]:
+            return
+        self._seen[within_object].add(id(value))
         if isinstance(value, FunctionType):
             variables = list(_variables(value))
             self.others += variables
-            self._keep((content for _, content in variables), seen, within_object=True)
+            self._keep((content for _, content in variables), within_object=True)
         elif isinstance(value, MethodType):
-            self._keep_other(value.__self__, seen, within_object)
+            self._keep_other(value.__self__, within_object)
         elif not isinstance(value, _APART) and type(attributes := getattr(value, "__dict__", None)) is dict:
-            self._keep((attributes,), seen, within_object=True)
+            self._keep((attributes,), within_object=True)
 
     def restore(self) -> None:
-        current = self.current
-        if current.keys() != self.attributes.keys():
-            for name in current.keys() - self.attributes.keys():
-                del current[name]
-        current.update(self.attributes)
-        for container in self.empty:
-            if container:
+        for current, attributes in self.attributes:
+            if current.keys() != attributes.keys():
+                for name in current.keys() - attributes.keys():
+                    del current[name]
+            current.update(attributes)
+        if any(self.empty):
+            for container in self.empty:
                 container.clear()
         for container, copy in self.filled:
             _refill(container, copy)
@@ -116,11 +120,19 @@ def _refill(container: Any, copy: Any) -> None:
         for key, value in copy:
             OrderedDict.__setitem__(container, key, value)
         return
-    kind: Any = next(kind for kind in (dict, list, set, deque) if isinstance(container, kind))
-    if kind is dict and list(container) == list(copy) and all(map(is_, container.values(), copy.values())):
+    if (
+        isinstance(container, dict)
+        and list(container) == list(copy)
+        and all(map(is_, container.values(), copy.values()))
+    ):
         return  # reason: it may be the attributes of an object that another thread is using
+    kind: Any = next(kind for kind in (dict, list, set, deque) if isinstance(container, kind))
     kind.clear(container)
     (kind.extend if kind in (list, deque) else kind.update)(container, copy)
+
+
+def _same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    return list(one) == list(other) and all(map(is_, one.values(), other.values()))
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object], Any]]:

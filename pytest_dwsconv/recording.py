@@ -253,13 +253,13 @@ class Recorder(TorchFunctionMode):
                 out = self._leaf_call(original, name, module, args[0])
             if out is NotImplemented:
                 out = original(module, *args, **kwargs)
+                with torch._C.DisableTorchFunction():
+                    self.calls.append(ModuleCall(name, type(module), size_in_bytes(out)))
         except Exception:
             self.failed_in = self.failed_in or name
             raise
         finally:
             self.stack.pop()
-        with torch._C.DisableTorchFunction():
-            self.calls.append(ModuleCall(name, type(module), size_in_bytes(out)))
         return out
 
     def _leaf_call(self, original: Any, name: str, module: nn.Module, x: Any) -> Any:
@@ -277,6 +277,7 @@ class Recorder(TorchFunctionMode):
                 out = x if module.__dict__.get("inplace") else _empty(shape, x, type(module))
             counted = _module_macs(module, x, out)
             self.add("call_module", name, out, args=(step,), reads=(step,), owner=name, counted=counted)
+            self.calls.append(ModuleCall(name, type(module), size_in_bytes(out)))
         return out
 
 
@@ -299,14 +300,14 @@ def _module_macs(module: Any, x: Tensor, out: Tensor) -> Counted | None:
     if kind is nn.Linear:
         return Counted(out.numel() * x.shape[-1])
     if issubclass(kind, _ConvNd):
-        return Counted(operators.conv_macs(module.weight.shape, x.shape, out.shape, module.transposed))
+        return Counted(operators.conv_macs(module._parameters["weight"].shape, x.shape, out.shape, module.transposed))
     return None
 
 
 def _empty(shape: Sequence[int], like: Tensor, kind: type[nn.Module]) -> Tensor:
     """A meta tensor of that shape, laid out in memory as a module of this kind over ``like`` would leave it."""
     if tuple(shape) != tuple(like.shape) or kind in operators.CONTIGUOUS:
-        return torch.empty(shape, dtype=like.dtype, device="meta")
+        return torch.empty(shape, dtype=like.dtype, device=operators.META)
     return like_on_meta(like)
 
 

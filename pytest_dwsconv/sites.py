@@ -122,11 +122,17 @@ def module_spec(module: nn.Module) -> ConvSpec:
         padding=conv.padding if isinstance(conv.padding, str) else _sides(conv.padding, rank),
         dilation=_sides(conv.dilation, rank),
         groups=int(conv.groups),
-        bias=(conv.bias() if callable(conv.bias) else conv.bias) is not None,
+        bias=_has_bias(conv),
         padding_mode=conv.padding_mode,
         transposed=conv.transposed,
         traits=_module_traits(module),
     )
+
+
+def _has_bias(conv: Any) -> bool:
+    if "bias" in conv._parameters:
+        return conv._parameters["bias"] is not None
+    return (conv.bias() if callable(conv.bias) else conv.bias) is not None
 
 
 def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
