@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_dwsconv.budget import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.versioned import of_version, parsed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,12 +93,7 @@ class Measurement:
         Raises:
             FormatError: ``data`` is of another schema version, or not a measurement.
         """
-        seen = data.get("schema_version") if isinstance(data, Mapping) else None
-        if seen != SCHEMA_VERSION:
-            raise FormatError(
-                f"a measurement of schema version {seen!r} cannot be read; this release reads version "
-                f"{SCHEMA_VERSION}: measure again"
-            )
+        data = of_version(data, SCHEMA_VERSION, "measurement", "measure again")
         try:
             values = {field.name: data[field.name] for field in fields(cls)}
             return cls(**values | {"samples": tuple(float(sample) for sample in values["samples"])})
@@ -111,12 +107,7 @@ class Measurement:
         Raises:
             FormatError: ``text`` is not JSON, or not a measurement.
         """
-        try:
-            return cls.from_dict(json.loads(text))
-        except ValueError as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError(f"not a measurement in JSON: {error}") from error
+        return cls.from_dict(parsed(text, "measurement"))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_dwsconv.conv import ConvSpec, Cost, Order, cost, separable_cost
 from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.versioned import of_version, parsed
 
 SCHEMA_VERSION = 1
 
@@ -130,17 +131,7 @@ class Plan:
         Raises:
             FormatError: ``text`` is not JSON, of another schema version, or not a plan.
         """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise FormatError(f"not a plan in JSON: {error}") from error
-        if not isinstance(data, dict) or "schema_version" not in data:
-            raise FormatError("not a plan: it has no schema_version")
-        if data["schema_version"] != SCHEMA_VERSION:
-            raise FormatError(
-                f"a plan of schema version {data['schema_version']!r} cannot be read; this release reads version "
-                f"{SCHEMA_VERSION}: make the plan again"
-            )
+        data = of_version(parsed(text, "plan"), SCHEMA_VERSION, "plan", "make the plan again")
         _check_keys(data, {"schema_version", "layers"}, "the plan")
         if not isinstance(data["layers"], list):
             raise FormatError("not a plan: layers must be a list")

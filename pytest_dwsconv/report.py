@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_dwsconv.conv import ConvSpec, Kind, Order, Trait
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.rules import Verdict
+from pytest_dwsconv.versioned import of_version, parsed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -203,12 +204,7 @@ class Report:
         Raises:
             FormatError: ``data`` is of another schema version, or not a report.
         """
-        version = data.get("schema_version") if isinstance(data, Mapping) else None
-        if version != SCHEMA_VERSION:
-            raise FormatError(
-                f"a report of schema version {version!r} cannot be read; this release reads version "
-                f"{SCHEMA_VERSION}: make the report again"
-            )
+        data = of_version(data, SCHEMA_VERSION, "report", "make the report again")
         try:
             values = {field.name: data[field.name] for field in fields(cls)}
             memory = values["memory"]
@@ -231,11 +227,7 @@ class Report:
         Raises:
             FormatError: ``text`` is not JSON, or not a report.
         """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise FormatError(f"not a report in JSON: {error}") from error
-        return cls.from_dict(data)
+        return cls.from_dict(parsed(text, "report"))
 
 
 def saved_params(finding: Finding) -> int:

@@ -1,0 +1,37 @@
+"""Reading what ``to_json`` and ``to_dict`` wrote: JSON of a schema version that this release knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_dwsconv.errors import FormatError
+
+
+def parsed(text: str, kind: str) -> Any:
+    """What is in a JSON text.
+
+    Raises:
+        FormatError: ``text`` is not JSON; ``kind`` says what it should have been, such as "report".
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise FormatError(f"not a {kind} in JSON: {error}") from error
+
+
+def of_version(data: Any, version: int, kind: str, remedy: str) -> Mapping[str, Any]:
+    """``data``, which is a mapping with that ``schema_version``.
+
+    Raises:
+        FormatError: it is no mapping or has no version, or another one; then the ``remedy`` is part of the message.
+    """
+    if not isinstance(data, Mapping) or "schema_version" not in data:
+        raise FormatError(f"not a {kind}: it has no schema_version")
+    if data["schema_version"] != version:
+        raise FormatError(
+            f"a {kind} of schema version {data['schema_version']!r} cannot be read; this release reads version "
+            f"{version}: {remedy}"
+        )
+    return data
