@@ -113,7 +113,7 @@ class _Ledger:
         return self.made[-1]
 
     def _place(self, step: Step, time: int) -> Any:
-        if step.op in ("get_attr", "output"):
+        if step.op in ("get_attr", "output") or step.target is operator.setitem:
             return None
         if step.target is operator.getitem and step.reads[0].layout is None:
             several = self.held[step.reads[0]]

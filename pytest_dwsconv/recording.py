@@ -198,7 +198,9 @@ class Recorder(TorchFunctionMode):
         if name == "__set__":
             self.changed.add(id(given[0]))
         out, counted = run(func, name, given, given_kwargs, self.real, bool(reads))
-        if isinstance(out, Tensor) or _holds_tensor(out):
+        if name == "__setitem__":
+            func = operator.setitem
+        if isinstance(out, Tensor) or _holds_tensor(out) or func is operator.setitem:
             details = {"args": noted, "kwargs": noted_kwargs, "reads": reads, "counted": counted}
             self.add("call_function", func, out, owner=self.owner, **details)
         return out

@@ -85,6 +85,21 @@ class Branches(nn.Module):
         return x * x.mean((2, 3), keepdim=True)
 
 
+class Assigned(nn.Module):
+    """Eight channels wait until they are written into the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 32, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x.new_empty(1, 16, 8, 8)
+        part, whole = self.a(x), self.b(x)
+        out[:, :8] = part
+        out[:, 8:] = whole[:, :8]
+        return out
+
+
 class Picked(nn.Module):
     """Some channels: by a slice, which is a view, or by a list of them, which is a copy."""
 
@@ -104,6 +119,7 @@ CASES = [
     pytest.param(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(True)), (1, 3, 8, 8), (192 + 288) * FLOAT, id="in place"),
     pytest.param(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Identity()), (1, 3, 8, 8), 192 * FLOAT, id="nothing"),
     pytest.param(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (1, 3, 8, 8), 2 * 288 * FLOAT, id="not in place"),
+    pytest.param(Assigned(), (1, 3, 8, 8), (3 + 16 + 8 + 32) * 64 * FLOAT, id="written into a part"),
     pytest.param(Picked(slice(2)), (1, 3, 8, 8), 192 * FLOAT, id="slice"),
     pytest.param(Picked([0, 1]), (1, 3, 8, 8), (192 + 128) * FLOAT, id="list of channels"),
 ]

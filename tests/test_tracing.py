@@ -78,7 +78,27 @@ class NeedsData(nn.Module):
         return x[x > 0].sum()
 
 
+class Assigning(nn.Module):
+    """Writes results and numbers into parts of a tensor, where no operator has a result."""
+
+    patch: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.register_buffer("patch", torch.rand(3, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.new_zeros(1, 6, 8, 8)
+        y[:, :3] = self.conv(x)
+        y[:, 3:, 1] = 2.0
+        y[:, 3:, 4:6, 4:6] = self.patch
+        out: Tensor = self.conv(y[:, 2:5])
+        return out
+
+
 MODELS: list[tuple[Callable[[], nn.Module], tuple[int, ...], Origin]] = [
+    (Assigning, (1, 3, 8, 8), Origin.META),
     (Residual, (2, 3, 10, 12), Origin.META),
     (Attention, (2, 6, 16), Origin.META),
     (NeedsData, (2, 1, 8, 8), Origin.REAL),
