@@ -222,7 +222,7 @@ MOVES = frozenset(
     """
     view view_as reshape reshape_as flatten unflatten permute transpose transpose_ t T mT movedim moveaxis swapaxes
     swapdims contiguous clone detach to cpu cuda float half double type type_as expand expand_as squeeze unsqueeze
-    squeeze_ unsqueeze_ __getitem__ narrow select index_select gather chunk split tensor_split unbind cat concat
+    squeeze_ unsqueeze_ __getitem__ getitem narrow select index_select gather chunk split tensor_split unbind cat concat
     concatenate stack hstack vstack repeat repeat_interleave tile roll flip pad unfold copy_ __setitem__ setitem empty
     zeros ones full arange linspace tensor as_tensor empty_like zeros_like ones_like full_like new_empty new_zeros
     new_ones new_full new_tensor pixel_shuffle pixel_unshuffle channel_shuffle meshgrid data real imag
