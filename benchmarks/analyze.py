@@ -155,7 +155,8 @@ def times(row: str, rounds: int) -> dict[str, float | None]:
                 taken[tool].append(run(tool, models[tool], shape))
             except Exception as error:
                 print(f"{row}: {tool} fails: {type(error).__name__}: {str(error).strip()[:80]}", file=sys.stderr)
-                del models[tool]
+                for module in models.pop(tool).modules():  # YOLO shares its activation among all models
+                    module._forward_hooks.clear()
     return {tool: statistics.median(taken[tool][1:]) if tool in models else None for tool in TOOLS}
 
 
