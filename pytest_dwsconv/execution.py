@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 import torch
@@ -63,47 +64,162 @@ def transformed() -> bool:
 
 
 def _quick(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None] | None:
-    """The outcome of a frequent operator whose shape is plain, without running it; None for all others."""
-    out: Any = None
-    counted = None
-    if func in operators.SAME_SHAPE:
-        if _is_plain(args[0]) and not kwargs.keys() & _CHANGING and not kwargs.get("inplace"):
-            out = torch.empty(args[0].shape, dtype=args[0].dtype, device=META)
-    elif func in operators.BROADCAST:
-        if len(args) == 2 and not kwargs:
-            out = _quick_arithmetic(func in operators.IN_PLACE, *args)
-    elif name in operators.RECURRENT and (out := operators.recurrent_output(args)) is not None:
-        counted = Counted(operators.recurrent_macs(args))
-    return None if out is None else (out, counted)
+    """The outcome of a frequent operator whose shape is plain, without running it; None for all others.
+
+    More than time is saved: where PyTorch has the shapes of an operator in Python, it imports its compiler first.
+    """
+    if name in operators.RECURRENT:
+        several = operators.recurrent_output(args)
+        return None if several is None else (several, Counted(operators.recurrent_macs(args)))
+    answer = _ANSWERS.get(func)
+    out = None if answer is None else answer(func, args, kwargs)
+    return None if out is None else (out, None)
+
+
+def _quick_same_shape(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    if not _is_plain(args[0]) or kwargs.keys() & _CHANGING or kwargs.get("inplace"):
+        return None
+    return torch.empty(args[0].shape, dtype=args[0].dtype, device=META)
 
 
 _CHANGING = frozenset({"dtype", "memory_format"})
 
 
-def _quick_arithmetic(in_place: bool, a: Any, b: Any) -> Tensor | None:
-    """Of a contiguous floating-point tensor and a number, or another such tensor of the same rank and dtype."""
-    if not (_is_plain(a) and (type(b) in (int, float) or (_is_plain(b) and b.dtype == a.dtype and b.dim() == a.dim()))):
+def _quick_arithmetic(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Of a floating-point tensor and a number, or another such tensor of the same dtype."""
+    if len(args) != 2 or kwargs:
+        return None
+    a, b = args
+    if not (_is_float(a) and (type(b) in (int, float) or (_is_float(b) and b.dtype == a.dtype))):
         return None
     shape = _broadcast(a.shape, b.shape) if isinstance(b, Tensor) else a.shape
-    if shape is None or (in_place and shape != a.shape):
+    if shape is None or (func in operators.IN_PLACE and shape != a.shape):
         return None
-    if not in_place:
-        return torch.empty(shape, dtype=a.dtype, device=META)
+    if func not in operators.IN_PLACE:
+        return _arithmetic_result(a, b, shape)
     if not a.is_inference():
         torch.autograd.graph.increment_version(a)
     return cast("Tensor", a)
 
 
+def _arithmetic_result(a: Tensor, b: Any, shape: torch.Size) -> Tensor | None:
+    """In memory as the first argument is; None where that does not tell."""
+    if shape == a.shape and _is_dense(a):
+        return torch.empty_strided(shape, a.stride(), dtype=a.dtype, device=META)
+    plain = shape == b.shape and a.is_contiguous() and b.is_contiguous()
+    return torch.empty(shape, dtype=a.dtype, device=META) if plain else None
+
+
+def _binds(args: Any, kwargs: Any, *names: str) -> bool:
+    """Whether the arguments are a first one and some of these, each once."""
+    free = names[max(len(args) - 1, 0) :]
+    return 1 <= len(args) <= 1 + len(names) and all(name in free for name in kwargs)
+
+
+def _quick_reduction(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Of a contiguous floating-point tensor, over one side, several or all."""
+    return _reduced(*args, **kwargs) if _binds(args, kwargs, "dim", "keepdim") else None
+
+
+def _reduced(x: Any, dim: Any = None, keepdim: Any = False) -> Tensor | None:
+    if not _is_plain(x) or type(keepdim) is not bool:
+        return None
+    over = set(range(x.dim())) if dim is None or dim in ((), []) else _sides(dim, x.dim())
+    if over is None:
+        return None
+    shape = [1 if side in over else size for side, size in enumerate(x.shape) if keepdim or side not in over]
+    return torch.empty(shape, dtype=x.dtype, device=META)
+
+
+def _quick_join(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Of floating-point tensors of one dtype and rank, whose shapes differ in that side alone."""
+    return _joined(*args, **kwargs) if _binds(args, kwargs, "dim") else None
+
+
+def _joined(tensors: Any, dim: Any = 0) -> Tensor | None:
+    if not (type(dim) is int and isinstance(tensors, (tuple, list)) and tensors and all(map(_is_float, tensors))):
+        return None
+    first = tensors[0]
+    sides = _sides(dim, first.dim())
+    if sides is None or not _lands_contiguous(tensors, first.dim()):
+        return None
+    (side,) = sides
+    before, after = first.shape[:side], first.shape[side + 1 :]
+    if len({(one.dtype, one.dim(), one.shape[:side], one.shape[side + 1 :]) for one in tensors}) > 1:
+        return None
+    joined = sum(one.shape[side] for one in tensors)
+    return torch.empty((*before, joined, *after), dtype=first.dtype, device=META)
+
+
+def _quick_stack(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Of floating-point tensors of one dtype and shape."""
+    return _stacked(*args, **kwargs) if _binds(args, kwargs, "dim") else None
+
+
+def _stacked(tensors: Any, dim: Any = 0) -> Tensor | None:
+    if not (type(dim) is int and isinstance(tensors, (tuple, list)) and tensors and all(map(_is_float, tensors))):
+        return None
+    first = tensors[0]
+    sides = _sides(dim, first.dim() + 1)
+    if sides is None or not _lands_contiguous(tensors, first.dim() + 1):
+        return None
+    if any((one.dtype, one.shape) != (first.dtype, first.shape) for one in tensors):
+        return None
+    (side,) = sides
+    return torch.empty((*first.shape[:side], len(tensors), *first.shape[side:]), dtype=first.dtype, device=META)
+
+
+def _lands_contiguous(tensors: Sequence[Tensor], rank: int) -> bool:
+    """Whether these give a contiguous result of that rank: images may keep their channels last in memory."""
+    return rank not in (4, 5) or all(one.is_contiguous() for one in tensors)
+
+
+def _sides(dim: Any, rank: int) -> set[int] | None:
+    """The sides that a number or several name, counted from 0; None where that is not plain."""
+    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
+    if not all(type(one) is int and -rank <= one < rank for one in dims):
+        return None
+    sides = {one % rank for one in dims}
+    return sides if len(sides) == len(dims) else None
+
+
+_ANSWERS: dict[Any, Callable[[Any, Any, Any], Tensor | None]] = {
+    **dict.fromkeys(operators.SAME_SHAPE, _quick_same_shape),
+    **dict.fromkeys(operators.BROADCAST, _quick_arithmetic),
+    **dict.fromkeys(operators.REDUCTIONS, _quick_reduction),
+    **dict.fromkeys(operators.JOINS, _quick_join),
+    **dict.fromkeys(operators.STACKS, _quick_stack),
+}
+
+
+def _is_float(value: Any) -> bool:
+    return type(value) is Tensor and value.is_meta and value.is_floating_point() and value.layout is torch.strided
+
+
 def _is_plain(value: Any) -> bool:
-    return type(value) is Tensor and value.is_meta and value.is_contiguous() and value.is_floating_point()
+    return _is_float(value) and value.is_contiguous()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements lie one after the other, in whatever order of the sides."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
-    """The shape of two shapes of the same rank together; None where they do not fit."""
+    """The shape of two shapes together; None where they do not fit."""
     if one == other:
         return one
-    sides = [b if a == 1 else a if b in (1, a) else None for a, b in zip(one, other, strict=True)]
-    return None if None in sides else torch.Size(cast("list[int]", sides))
+    pairs = list(zip_longest(reversed(one), reversed(other), fillvalue=1))
+    if any(1 not in pair and pair[0] != pair[1] for pair in pairs):
+        return None
+    return torch.Size([b if a == 1 else a for a, b in reversed(pairs)])
 
 
 def on_meta(args: Any, kwargs: Any) -> Any:

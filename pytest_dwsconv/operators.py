@@ -185,9 +185,18 @@ IN_PLACE = {
 
 BROADCAST = {
     torch.add, torch.sub, torch.mul, Tensor.add, Tensor.sub, Tensor.mul, Tensor.__rsub__,
-    Tensor.__radd__, Tensor.__rmul__, *IN_PLACE,
+    Tensor.__radd__, Tensor.__rmul__, torch.div, Tensor.div, Tensor.__truediv__, *IN_PLACE,
 }  # fmt: skip
 """Arithmetic whose result has the broadcast shape and the promoted dtype of its two arguments."""
+
+REDUCTIONS = {torch.mean, Tensor.mean, torch.sum, Tensor.sum}
+"""Functions of (input, dim, keepdim) that reduce the sides named, or all."""
+
+JOINS = {torch.cat, torch.concat, torch.concatenate}
+"""Functions of (tensors, dim) that put tensors one after the other."""
+
+STACKS = {torch.stack}
+"""Functions of (tensors, dim) that put tensors one after the other along a new side."""
 
 RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu".split())
 """Names of the functions of whole recurrent networks."""
