@@ -31,7 +31,7 @@ class Finished:
 
 
 def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> Finished:
-    """Run ``command`` in ``folder``; it and all it started are killed if it is not done in time.
+    """Run ``command`` in ``folder``; it is killed if it is not done in time, and so is all it started that outlives it.
 
     Its temporary files go there too, so that they are gone with the folder however it ends.
 
@@ -55,15 +55,15 @@ def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> F
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"not done after {seconds:g} s") from error
     finally:
-        if process.returncode is None:
-            _kill(process)
+        _kill(process)
     return Finished(process.returncode, stdout, stderr)
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
     if os.name == "posix":
-        with suppress(ProcessLookupError, PermissionError):  # gone between the check and the kill
+        with suppress(ProcessLookupError, PermissionError):  # nothing of the group is left
             os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-    process.communicate()
+    if process.returncode is None:
+        process.communicate()
