@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -204,9 +205,12 @@ def test_what_is_no_model_is_refused(model: Any, message: str) -> None:
         compiled(model)
 
 
-@pytest.mark.parametrize("change", [{"runs": 0}, {"warmup": -1}, {"limit": -1.0}, {"waits": (1.0, -1.0)}])
+ENDLESS = [{"runs": 1.5}, {"limit": math.inf}, {"limit": math.nan}]
+
+
+@pytest.mark.parametrize("change", [{"runs": 0}, {"warmup": -1}, {"limit": -1.0}, {"waits": (1.0, -1.0)}, *ENDLESS])
 def test_a_procedure_that_measures_nothing_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="a measurement needs a run at least, and neither a count nor a time below 0"):
+    with pytest.raises(InputError, match="a measurement needs a run at least, whole counts and finite times from 0"):
         Procedure(**change)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
@@ -46,8 +47,10 @@ class Procedure:
     claim_limit: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.runs < 1 or self.warmup < 0 or min(self.limit, self.claim_limit, *self.waits, 1.0) < 0:
-            raise InputError(f"a measurement needs a run at least, and neither a count nor a time below 0: {self}")
+        whole = isinstance(self.runs, int) and isinstance(self.warmup, int)
+        times = (self.limit, self.claim_limit, *self.waits)
+        if not whole or self.runs < 1 or self.warmup < 0 or not all(0 <= seconds < math.inf for seconds in times):
+            raise InputError(f"a measurement needs a run at least, whole counts and finite times from 0: {self}")
 
 
 USUAL = Procedure()

@@ -30,10 +30,11 @@ class Finished:
             return f"ended by signal {-self.status}"
 
 
-def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> Finished:
-    """Run ``command`` in ``folder``; it is killed if it is not done in time, and so is all it started that outlives it.
+def run_within(seconds: float, command: Sequence[str | Path], folder: Path | None = None) -> Finished:
+    """Run ``command``; it is killed if it is not done in time, and so is all it started that outlives it.
 
-    Its temporary files go there too, so that they are gone with the folder however it ends.
+    It runs in ``folder`` if there is one. Its temporary files go there too, so that they are gone with the folder
+    however it ends.
 
     Raises:
         TimeoutError: it was killed.
@@ -42,7 +43,7 @@ def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> F
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder)},
+        env={**os.environ, "TMPDIR": str(folder)} if folder is not None else None,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
