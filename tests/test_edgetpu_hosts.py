@@ -118,8 +118,9 @@ def test_a_python_that_never_answers_is_ended(script: Callable[[str], str], comm
         ("echo no; cat", "AssertionError"),
         ("exit 1", r"Broken pipe|exit code 1"),
         ("exec sleep 98765", r"no answer in 5 s"),
+        ("sleep 98765; true", r"no answer in 5 s"),
     ],
-    ids=["talks", "ends", "hangs"],
+    ids=["talks", "ends", "hangs", "what it started hangs"],
 )
 def test_a_python_that_answers_only_once(
     marked: Marked, script: Callable[[str], str], tmp_path: Path, second: str, told: str

@@ -8,12 +8,14 @@ import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_dwsconv.edgetpu.connection import Connection
 from pytest_dwsconv.edgetpu.faults import ConnectionLostError, EdgeTpuError, HostError, TimeLimitError
 from pytest_dwsconv.edgetpu.process import Finished, run_within
 from pytest_dwsconv.errors import InputError
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.edgetpu.connection import Connection
 
 KEYS = ("python", "ssh", "ssh_config")
 SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
@@ -152,6 +154,8 @@ class Host:
         if find_spec("execnet") is None:
             raise HostError("measuring needs execnet, which is not installed: pip install 'pytest-dwsconv[edgetpu]'")
         self._probe()
+        from pytest_dwsconv.edgetpu.connection import Connection
+
         try:
             self._connection = Connection(self.spec.execnet_spec, self._connect_limit)
         except Exception as error:  # of execnet's own kinds too

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,16 @@ def run_within(seconds: float, command: Sequence[str | Path], folder: Path | Non
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"not done after {seconds:g} s") from error
     finally:
-        _kill(process)
+        kill_all(process)
+        if process.returncode is None:
+            process.communicate()
     return Finished(process.returncode, stdout, stderr)
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def kill_all(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that was started in a session of its own, and what it started, which may outlive it."""
     if os.name == "posix":
         with suppress(ProcessLookupError, PermissionError):  # nothing of the group is left
             os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-    if process.returncode is None:
-        process.communicate()
