@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from standin import NOT_RUN, QUICK, StandIn
+from torch import nn
 
 from pytest_dwsconv.edgetpu.device import Device, EdgeTpu, Procedure, compiled, is_compiled, measure
 from pytest_dwsconv.edgetpu.faults import (
@@ -196,8 +197,13 @@ def test_a_compiled_model_is_taken_as_it_is(tmp_path: Path) -> None:
     ("model", "message"),
     [
         (b"PK", "model is not a TFLite model: give a module, the bytes of a .tflite file, or its path"),
-        ("/nowhere/net.tflite", "/nowhere/net.tflite cannot be read: No such file or directory"),
-        ({}, r"dict cannot be exported without an input shape: give one, as in \(1, 3, 224, 224\)"),
+        (
+            "/nowhere/net.tflite",
+            "/nowhere/net.tflite cannot be read: No such file or directory; give the path of a .tflite file",
+        ),
+        ("no\0path", "is no model file; give the path or the bytes of a .tflite file"),
+        ({}, "dict is no model: give a module, the bytes of a .tflite file, or its path"),
+        (nn.ReLU(), r"ReLU cannot be exported without an input shape: give one, as in \(1, 3, 224, 224\)"),
     ],
 )
 def test_what_is_no_model_is_refused(model: Any, message: str) -> None:

@@ -241,12 +241,35 @@ def test_a_percentile_is_held_to_the_limit(pytester: pytest.Pytester, arguments:
 
 
 @pytest.mark.usefixtures("board")
-@pytest.mark.parametrize("arguments", ['max="12"', 'max="12ms", percentile=200', 'max="12ms", tolerance="x"', ""])
-def test_a_limit_that_cannot_be_read_fails(pytester: pytest.Pytester, arguments: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ('max="12"', "FormatError: '12' is not a quantity: write a number from 0 with us, ms or s, as in 5ms"),
+        ('max="12MB"', "FormatError: '12MB' is not a quantity: *"),
+        ('max="12ms", percentile=200', "InputError: a percentile is a number from 0 to 100, not 200"),
+        ('max="12ms", percentile="p90"', "InputError: a percentile is a number from 0 to 100, not 'p90'"),
+        ('max="12ms", tolerance="x"', "FormatError: 'x' is not a tolerance: *"),
+        ('max="12ms", tolerance=None', "FormatError: None is not a tolerance: *"),
+        ("", "TypeError: *missing 1 required keyword-only argument: 'max'"),
+    ],
+)
+def test_a_limit_that_cannot_be_read_fails(pytester: pytest.Pytester, arguments: str, message: str) -> None:
     pytester.makepyfile(f"def test_latency(edgetpu_latency): edgetpu_latency('net', {arguments})")
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(f"E*{message}")
     result.stdout.no_fnmatch_line("*measured*")
+    result.stdout.no_fnmatch_line("*pytest_dwsconv?plugin?edgetpu.py*")
+
+
+def test_a_model_that_cannot_be_read_fails_in_one_sentence(pytester: pytest.Pytester, standin: StandIn) -> None:
+    standin.plug_in("usb0")
+    pytester.makepyfile("def test_latency(edgetpu_latency): edgetpu_latency('absent.tflite', max='12ms')")
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("E*InputError: absent.tflite cannot be read: No such file or directory; give the path*")
+    result.stdout.no_fnmatch_line("*pytest_dwsconv?edgetpu?device.py*")
+    result.stdout.no_fnmatch_line("*FileNotFoundError*")
 
 
 # --------------------------------------------------------------------------- reports

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dwsconv.edgetpu.faults import result_of
 from pytest_dwsconv.edgetpu.hosts import Host
+from pytest_dwsconv.edgetpu.modelfile import content_of
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.measurement import Measurement
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 CUSTOM_OPERATOR = b"edgetpu-custom-op"
+_GIVE = "give a module, the bytes of a .tflite file, or its path"
 _DEVICE = re.compile(r"|:\d+|(usb|pci)(:\d+)?")
 
 
@@ -127,7 +129,7 @@ def compiled(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, .
     """
     tflite, name = _tflite(model, shape)
     if tflite[4:8] != b"TFL3":
-        raise InputError(f"{name} is not a TFLite model: give a module, the bytes of a .tflite file, or its path")
+        raise InputError(f"{name} is not a TFLite model: {_GIVE}")
     if is_compiled(tflite):
         return tflite, name
     from pytest_dwsconv.edgetpu.compiler import compile_model
@@ -139,12 +141,12 @@ def _tflite(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ..
     if isinstance(model, bytes):
         return model, "model"
     if isinstance(model, (str, PathLike)):
-        path = Path(fspath(model))
-        try:
-            return path.read_bytes(), path.name
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        return content_of(Path(fspath(model)))[0], Path(fspath(model)).name
+    from torch import nn
+
     name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} is no model: {_GIVE}")
     if shape is None:
         raise InputError(f"{name} cannot be exported without an input shape: give one, as in (1, 3, 224, 224)")
     from pytest_dwsconv.edgetpu.export import export_int8

@@ -178,13 +178,17 @@ class LatencyFixture:
         tolerance: float | str = 0,
     ) -> Measurement:
         __tracebackhide__ = True
+        from pytest_dwsconv.errors import DwsconvError
         from pytest_dwsconv.measurement import LatencyLimit
 
-        limit = LatencyLimit(max, percentile, tolerance)
         config, hook = self._item.config, self._item.ihook
-        with _skipping(config):
-            backend = hook.pytest_dwsconv_latency_backend(config=config, target=TARGET)
-            measurement: Measurement = backend.measure(model, shape)
+        try:
+            limit = LatencyLimit(max, percentile, tolerance)
+            with _skipping(config):
+                backend = hook.pytest_dwsconv_latency_backend(config=config, target=TARGET)
+                measurement: Measurement = backend.measure(model, shape)
+        except DwsconvError as error:  # the user's to mend: one sentence, without the way it took through here
+            raise error.with_traceback(None) from None
         self._item.stash.setdefault(_MADE, _Made()).unsent.append(measurement)
         excess = limit.excess(measurement)
         if excess:
