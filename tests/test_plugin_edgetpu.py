@@ -191,6 +191,56 @@ def test_whoever_asks_for_the_backend_skips_as_well(pytester: pytest.Pytester) -
 # --------------------------------------------------------------------------- holding a model to a latency
 
 
+BUDGETS = """
+import pytest
+from torch import nn
+
+LIMITS = dict(latency="12ms", target="edgetpu")
+
+@pytest.mark.parametrize("params", [112, 50])
+def test_fixture(dws_budget, params):
+    dws_budget(nn.Conv2d(3, 4, 3), (1, 3, 8, 8), params=params, **LIMITS)
+
+@pytest.mark.dws_budget(params=50, input_size="1,3,8,8", **LIMITS)
+def test_marked(): return nn.Conv2d(3, 4, 3)
+"""
+OVER = "*Conv2d has 112 parameters, the budget is 50 (62 over). *"
+UNKNOWN = "the latency of Conv2d on edgetpu is unknown: this host has no libedgetpu that loads *"
+
+
+@pytest.mark.usefixtures("no_library")
+def test_without_a_device_the_rest_of_a_budget_holds(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(BUDGETS)
+    result = pytester.runpytest("-rs", "-W", "error")
+    result.assert_outcomes(skipped=1, failed=2)
+    result.stdout.fnmatch_lines([OVER, f"*{UNKNOWN}", OVER, f"*{UNKNOWN}", f"SKIPPED*{UNKNOWN}"])
+
+
+@pytest.mark.usefixtures("no_library")
+@pytest.mark.parametrize(
+    ("arguments", "status", "lines"),
+    [
+        ((), 0, ["*= dwsconv: not known =*", UNKNOWN]),
+        (("--dws-edgetpu=off",), 0, ["the latency of Conv2d on edgetpu is unknown: the Edge TPU is switched off by *"]),
+        (
+            ("--dws-edgetpu=require",),
+            1,
+            ["*= dwsconv: over budget =*", "an Edge TPU is required by dws-edgetpu: this *"],
+        ),
+    ],
+)
+def test_a_configured_latency_without_a_device(
+    pytester: pytest.Pytester, arguments: tuple[str, ...], status: int, lines: list[str]
+) -> None:
+    pytester.makepyfile(
+        nets="from torch import nn\ndef net(): return nn.Conv2d(3, 4, 3)", test_it="def test_it(): pass"
+    )
+    setting = "dws_models=nets:net 1,3,8,8 latency=4ms target=edgetpu"
+    result = pytester.runpytest("-o", setting, "-o", "pythonpath=.", *arguments)
+    assert result.ret == status
+    result.stdout.fnmatch_lines(lines)
+
+
 @pytest.fixture
 def board(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(BOARD)
