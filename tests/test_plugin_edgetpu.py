@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from standin import NOT_RUN, StandIn
@@ -362,6 +363,21 @@ class TestReports:
         assert [row["tests"] for row in document["measured"]] == [[f"test_nets.py::{name}"] for name in names]
         measurement = document["measured"][0]["measurement"]
         assert (measurement["obtained"], measurement["median"], measurement["model"]) == ("measured", 0.012, "a None")
+
+    def test_junit_properties_are_called_measured(
+        self, pytester: pytest.Pytester, distribution: tuple[str, ...]
+    ) -> None:
+        pytester.makepyfile(MEASURES)
+        pytester.runpytest("--junitxml=run.xml", *distribution).assert_outcomes(passed=2, failed=1)
+        cases = ElementTree.parse(pytester.path / "run.xml").findall(".//testcase")
+        (case,) = [case for case in cases if case.get("name") == "test_latency[a]"]
+        properties = {row.get("name"): row.get("value") for row in case.iter("property")}
+        figures = [float(str(properties.pop(f"dwsconv.a_None.measured_{name}"))) for name in ("median", "p90", "p99")]
+        assert figures == pytest.approx([0.012, 0.0172, 0.01972])
+        assert properties == {
+            "dwsconv.a_None.measured_first_invoke": "0.05",
+            "dwsconv.a_None.measured_on": "/dev/tpu7 of farm, board 7",
+        }
 
     def test_nothing_is_printed_unasked(self, pytester: pytest.Pytester, distribution: tuple[str, ...]) -> None:
         pytester.makepyfile(MEASURES.partition("def test_too_slow")[0])
