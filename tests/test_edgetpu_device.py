@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,18 @@ def test_a_package_that_breaks_on_import(
 def test_a_compiled_model_is_told_by_its_custom_operator(name: str, edgetpu_models: Path) -> None:
     assert is_compiled((edgetpu_models / f"{name}_edgetpu.tflite").read_bytes())
     assert not is_compiled((edgetpu_models / f"{name}.tflite").read_bytes())
+
+
+def test_a_model_that_only_mentions_the_operator_is_for_the_cpu() -> None:
+    pytest.importorskip("tflite", exc_type=ImportError)
+    from test_edgetpu_modelfile import COMPILED, PLAIN
+    from tflite_files import pack
+
+    named = replace(PLAIN.inputs[0], name="edgetpu-custom-op")
+    content = pack(replace(PLAIN, inputs=(named, *PLAIN.inputs[1:])))
+    assert b"edgetpu-custom-op" in content
+    assert not is_compiled(content)
+    assert is_compiled(pack(COMPILED))
 
 
 def test_a_model_for_the_cpu_is_refused(host: Host) -> None:

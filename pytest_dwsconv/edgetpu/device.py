@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dwsconv.edgetpu.faults import result_of
 from pytest_dwsconv.edgetpu.hosts import Host
-from pytest_dwsconv.edgetpu.modelfile import content_of
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.edgetpu.modelfile import CUSTOM_OPERATOR, content_of, read_model
+from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.measurement import Measurement
 
 if TYPE_CHECKING:
     from torch import nn
 
 CPU = "cpu"
-CUSTOM_OPERATOR = b"edgetpu-custom-op"
 _GIVE = "give a module, the bytes of a .tflite file, or its path"
 _DEVICE = re.compile(r"|:\d+|(usb|pci)(:\d+)?")
 
@@ -117,8 +116,17 @@ def measure(
 
 
 def is_compiled(tflite: bytes) -> bool:
-    """Whether the Edge TPU's custom operator is in the model."""
-    return CUSTOM_OPERATOR in tflite
+    """Whether the Edge TPU's custom operator is in the model; of one that cannot be read its runtime will tell.
+
+    Raises:
+        MissingExtraError: the packages of the extra ``edgetpu`` are not installed.
+    """
+    if CUSTOM_OPERATOR.encode() not in tflite:
+        return False
+    try:
+        return read_model(tflite).compiled  # the name may be that of something else
+    except FormatError:
+        return True
 
 
 def compiled(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None = None) -> tuple[bytes, str]:
