@@ -112,6 +112,7 @@ def test_without_a_device_tests_fail_where_one_is_required(pytester: pytest.Pyte
     result.assert_outcomes(passed=1, failed=1, errors=1)
     message = "an Edge TPU is required by dws-edgetpu: this host has no libedgetpu that loads*"
     result.stdout.fnmatch_lines([message, message])
+    result.stdout.no_fnmatch_line("*another exception occurred*")
 
 
 def test_the_command_line_takes_the_place_of_the_ini_file(pytester: pytest.Pytester, standin: StandIn) -> None:

@@ -134,7 +134,7 @@ def _skipping(config: pytest.Config) -> Iterator[None]:
 
 def _absent(config: pytest.Config, reason: str) -> NoReturn:
     if _mode(config) == "require":
-        pytest.fail(f"an Edge TPU is required by dws-edgetpu: {reason}", pytrace=False)
+        raise pytest.fail.Exception(f"an Edge TPU is required by dws-edgetpu: {reason}", pytrace=False) from None
     pytest.skip(reason)
 
 
