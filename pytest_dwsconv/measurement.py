@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,8 +49,7 @@ class Measurement:
         Raises:
             InputError: ``percent`` is not between 0 and 100.
         """
-        if not 0 <= percent <= 100:
-            raise InputError(f"a percentile is a number from 0 to 100, not {percent!r}")
+        _check_percentile(percent)
         ordered = sorted(self.samples)
         position = (len(ordered) - 1) * percent / 100
         below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
@@ -126,8 +126,7 @@ class LatencyLimit:
     tolerance: float | str = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.percentile <= 100:
-            raise InputError(f"a percentile is a number from 0 to 100, not {self.percentile!r}")
+        _check_percentile(self.percentile)
         self._seconds, self._share  # noqa: B018  # reading them is the test
 
     @property
@@ -139,7 +138,7 @@ class LatencyLimit:
         value = self.tolerance
         try:
             share = float(value.strip().removesuffix("%")) / 100 if isinstance(value, str) else float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             share = -1
         if not 0 <= share < math.inf or (isinstance(value, str) and not value.strip().endswith("%")):
             raise FormatError(f"{value!r} is not a tolerance: write a share from 0, as in '30%' or 0.3")
@@ -156,6 +155,11 @@ class LatencyLimit:
             f"{len(measurement.samples)} invokes, the limit is {milliseconds(self._seconds)}{tolerated} "
             f"({milliseconds(actual - allowed)} over)."
         )
+
+
+def _check_percentile(percent: object) -> None:
+    if not isinstance(percent, Real) or not 0 <= float(percent) <= 100:
+        raise InputError(f"a percentile is a number from 0 to 100, not {percent!r}")
 
 
 def milliseconds(seconds: float) -> str:

@@ -261,6 +261,13 @@ def test_a_file_that_cannot_be_read(content: bytes, stand_in: StandIn, plain: by
         compile_model(plain)
 
 
+def test_a_program_that_is_another(stand_in: StandIn, plain: bytes) -> None:
+    stand_in.does("done\n")
+    with pytest.raises(CompilerError, match=r"/edgetpu_compiler did not print what .* see that it is the") as caught:
+        compile_model(plain)
+    assert caught.value.output == "done\n"
+
+
 @pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (11, "SIGSEGV")])
 def test_a_crash(number: int, name: str, stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
     stand_in.does("", writes=False, signal=number)
@@ -281,6 +288,15 @@ def test_a_hang_ends_in_time_with_all_its_processes(
     assert left_behind(tmp_path) == []
     child = int((stand_in.folder / "child").read_text())
     assert _gone(child)
+
+
+def test_a_process_that_outlives_the_compiler_is_ended(stand_in: StandIn, plain: bytes) -> None:
+    (stand_in.folder / "edgetpu_compiler").write_text(
+        f"#!/bin/sh\nsleep 60 >/dev/null 2>&1 & echo $! >{stand_in.folder}/child\n"
+        f"cp {stand_in.folder}/compiled.tflite model_edgetpu.tflite\necho Edge TPU Compiler version 16.0\n"
+    )
+    assert compile_model(plain).report.version == "16.0"
+    assert _gone(int((stand_in.folder / "child").read_text()))
 
 
 def _gone(process: int) -> bool:
@@ -314,11 +330,12 @@ def test_there_is_no_compiler(plain: bytes, monkeypatch: pytest.MonkeyPatch, tmp
         compile_model(plain, compiler="/absent")
 
 
-def test_a_program_that_the_system_refuses(plain: bytes, tmp_path: Path) -> None:
+def test_a_program_that_the_system_refuses(plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken"
     broken.write_bytes(b"\x7fELF and no more")
     broken.chmod(0o755)
-    with pytest.raises(CompilerError, match=r"edgetpu_compiler cannot be run: .*broken"):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")  # as a Raspberry Pi refuses the vendor's program
+    with pytest.raises(CompilerError, match=r"cannot be run: .*broken'; it exists for x86-64 Linux only and this is"):
         compile_model(plain, compiler=broken)
 
 
@@ -355,6 +372,7 @@ def test_what_the_compiler_prints_as_data() -> None:
     assert report.operators[-1] == OperatorCount("HARD_SWISH", 18, "Operation not supported")
     assert parse_output(SUCCESS).on_chip_used == round(4.21 * 2**20)
     assert parse_output(SUCCESS).off_chip_used == 0
+    assert parse_output(SUCCESS.replace("4.21MiB", "4.2.1MiB")).on_chip_used is None
 
 
 def test_the_log_file_has_the_operators_alone() -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standin import NOT_RUN, QUICK, StandIn
+from torch import nn
 
 from pytest_dwsconv.edgetpu.device import Device, EdgeTpu, Procedure, compiled, is_compiled, measure
 from pytest_dwsconv.edgetpu.faults import (
@@ -178,6 +181,18 @@ def test_a_compiled_model_is_told_by_its_custom_operator(name: str, edgetpu_mode
     assert not is_compiled((edgetpu_models / f"{name}.tflite").read_bytes())
 
 
+def test_a_model_that_only_mentions_the_operator_is_for_the_cpu() -> None:
+    pytest.importorskip("tflite", exc_type=ImportError)
+    from test_edgetpu_modelfile import COMPILED, PLAIN
+    from tflite_files import pack
+
+    named = replace(PLAIN.inputs[0], name="edgetpu-custom-op")
+    content = pack(replace(PLAIN, inputs=(named, *PLAIN.inputs[1:])))
+    assert b"edgetpu-custom-op" in content
+    assert not is_compiled(content)
+    assert is_compiled(pack(COMPILED))
+
+
 def test_a_model_for_the_cpu_is_refused(host: Host) -> None:
     message = "small is not compiled for the Edge TPU and would run on the CPU: compile it with edgetpu_compiler"
     with pytest.raises(InputError, match=message):
@@ -195,8 +210,13 @@ def test_a_compiled_model_is_taken_as_it_is(tmp_path: Path) -> None:
     ("model", "message"),
     [
         (b"PK", "model is not a TFLite model: give a module, the bytes of a .tflite file, or its path"),
-        ("/nowhere/net.tflite", "/nowhere/net.tflite cannot be read: No such file or directory"),
-        ({}, r"dict cannot be exported without an input shape: give one, as in \(1, 3, 224, 224\)"),
+        (
+            "/nowhere/net.tflite",
+            "/nowhere/net.tflite cannot be read: No such file or directory; give the path of a .tflite file",
+        ),
+        ("no\0path", "is no model file; give the path or the bytes of a .tflite file"),
+        ({}, "dict is no model: give a module, the bytes of a .tflite file, or its path"),
+        (nn.ReLU(), r"ReLU cannot be exported without an input shape: give one, as in \(1, 3, 224, 224\)"),
     ],
 )
 def test_what_is_no_model_is_refused(model: Any, message: str) -> None:
@@ -204,9 +224,12 @@ def test_what_is_no_model_is_refused(model: Any, message: str) -> None:
         compiled(model)
 
 
-@pytest.mark.parametrize("change", [{"runs": 0}, {"warmup": -1}, {"limit": -1.0}, {"waits": (1.0, -1.0)}])
+ENDLESS = [{"runs": 1.5}, {"limit": math.inf}, {"limit": math.nan}]
+
+
+@pytest.mark.parametrize("change", [{"runs": 0}, {"warmup": -1}, {"limit": -1.0}, {"waits": (1.0, -1.0)}, *ENDLESS])
 def test_a_procedure_that_measures_nothing_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="a measurement needs a run at least, and neither a count nor a time below 0"):
+    with pytest.raises(InputError, match="a measurement needs a run at least, whole counts and finite times from 0"):
         Procedure(**change)
 
 

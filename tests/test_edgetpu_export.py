@@ -58,6 +58,12 @@ def spoiled() -> Network:
         (Network(), (1, 3, 0, 8), {}, r"\(1, 3, 0, 8\) is no shape of an input"),
         (Network(), (1, 3, 8.5, 8), {}, "is no shape of an input; give whole numbers such as"),
         (Network(), (1,), {}, "is no shape of an input"),
+        (Network(), "1,3,8,8", {}, "'1,3,8,8' is no shape of an input"),
+        (Network(), None, {}, "None is no shape of an input"),
+        (Network(), SHAPE, {"timeout": float("inf")}, "timeout is inf; give the seconds"),
+        (Network(), SHAPE, {"calibration": 5}, "calibration is of type int; give tensors"),
+        (Network(), SHAPE, {"calibration": torch.rand(3, 8, 8)}, r"a calibration batch is \(3, 8, 8\); give inputs of"),
+        (Network(), SHAPE, {"calibration": [torch.tensor(1.0)]}, r"a calibration batch is \(\); give inputs of"),
         (Network(), SHAPE, {"timeout": 0}, "timeout is 0; give the seconds"),
         (Network(), SHAPE, {"timeout": float("nan")}, "timeout is nan; give the seconds"),
         (Network(), SHAPE, {"calibration": []}, "calibration holds no input"),
@@ -71,7 +77,7 @@ def spoiled() -> Network:
             Network(),
             SHAPE,
             {"calibration": [torch.rand(2, 3, 8, 9)]},
-            r"is \(2, 3, 8, 9\); give inputs of \('N', 3, 8,",
+            r"is \(2, 3, 8, 9\); give inputs of \(N, 3, 8, 8\)",
         ),
         (Network(), SHAPE, {"calibration": [torch.full(SHAPE, torch.inf)]}, "a calibration input is not finite"),
         (spoiled(), SHAPE, {}, "norm.running_var of Network is not finite; it has no int8 form"),
@@ -185,7 +191,8 @@ def test_a_forward_that_cannot_be_recorded(interpreter: Callable[[str], Path]) -
     model = Branching().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
-        ExportError, match=r"torch.export cannot record the forward of Branching: .*one tensor of \(1, 3"
+        ExportError,
+        match=r"cannot record the forward of Branching: .*\(1, 3, 8, 8\), without a branch on what is in a t",
     ):
         export_int8(model, SHAPE)
     assert model.training

@@ -46,6 +46,11 @@ def test_what_names_no_host_is_refused(text: str) -> None:
         Host(text)
 
 
+def test_a_quote_that_is_not_closed() -> None:
+    with pytest.raises(InputError, match="has a quote that is not closed: close it"):
+        Host("python='/opt/my python/bin/python")
+
+
 def test_a_configuration_needs_a_host() -> None:
     with pytest.raises(InputError, match="has an ssh_config and no ssh: add ssh=HOST"):
         Host("ssh_config=/etc/ssh/config")
@@ -72,9 +77,11 @@ def script(tmp_path: Path) -> Callable[[str], str]:
     [
         ("exit 3", r"has no Python that starts \(exit code 3\): name one, as in python=/usr/bin/python3"),
         ("echo no such library >&2; exit 127", r"has no Python that starts \(no such library\): name one"),
-        ("echo python 3 7", r"has Python 3\.7 and needs 3\.8 or newer: name another python"),
+        ("echo python 3 7", r"has Python 3\.7 and needs 3\.8 or newer: name one"),
         ("echo Welcome; echo python 3 9", r"prints 'Welcome\\npython 3 9' of its own accord: have the start-up files"),
-        ("true", "prints '' of its own accord"),
+        ("echo python 3 9; echo Bye", r"prints 'python 3 9\\nBye' of its own accord"),
+        ("echo python three", r"is no Python, it printed 'python three': name one, as in python=/usr/bin/python3"),
+        ("true", "is no Python, it printed '': name one"),
     ],
 )
 def test_a_python_that_will_not_do(script: Callable[[str], str], body: str, message: str) -> None:
@@ -83,12 +90,21 @@ def test_a_python_that_will_not_do(script: Callable[[str], str], body: str, mess
 
 
 def test_a_python_that_is_not_there() -> None:
-    with Host("python=/nowhere/python3") as host, pytest.raises(HostError, match=r"No such file .*: /nowhere/python3"):
+    message = r"No such file .*: /nowhere/python3; name a Python that starts, in quotes if there is a space in its path"
+    with Host("python=/nowhere/python3") as host, pytest.raises(HostError, match=message):
         EdgeTpu(host).devices()
 
 
-def test_a_python_that_never_answers_is_ended(script: Callable[[str], str]) -> None:
-    spec = script("exec sleep 987654")
+def test_a_python_with_a_space_in_its_path(standin: StandIn, tmp_path: Path) -> None:
+    standin.plug_in("usb0")
+    (tmp_path / "my python").symlink_to(sys.executable)
+    with Host(f"python='{tmp_path}/my python'") as host:
+        assert len(EdgeTpu(host).devices()) == 1
+
+
+@pytest.mark.parametrize("command", ["exec sleep 987654", "sleep 987654; true"], ids=["itself", "what it started"])
+def test_a_python_that_never_answers_is_ended(script: Callable[[str], str], command: str) -> None:
+    spec = script(command)
     start = time.monotonic()
     with Host(spec, connect_limit=0.3) as host, pytest.raises(HostError, match=r"did not answer in 0\.3 s"):
         EdgeTpu(host).devices()
@@ -102,8 +118,9 @@ def test_a_python_that_never_answers_is_ended(script: Callable[[str], str]) -> N
         ("echo no; cat", "AssertionError"),
         ("exit 1", r"Broken pipe|exit code 1"),
         ("exec sleep 98765", r"no answer in 5 s"),
+        ("sleep 98765; true", r"no answer in 5 s"),
     ],
-    ids=["talks", "ends", "hangs"],
+    ids=["talks", "ends", "hangs", "what it started hangs"],
 )
 def test_a_python_that_answers_only_once(
     marked: Marked, script: Callable[[str], str], tmp_path: Path, second: str, told: str

@@ -158,6 +158,9 @@ def test_a_path_and_the_errors_that_name_it(tmp_path: Path) -> None:
         read_model(tmp_path / "absent.tflite")
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         read_model(tmp_path)
+    for other in (None, bytearray(b"TFL3"), "no\0path"):
+        with pytest.raises(InputError, match=r"is no model file; give the path or the bytes of a \.tflite file"):
+            read_model(other)  # type: ignore[arg-type]
 
 
 def test_the_package_that_reads_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from standin import NOT_RUN, StandIn
@@ -111,6 +112,7 @@ def test_without_a_device_tests_fail_where_one_is_required(pytester: pytest.Pyte
     result.assert_outcomes(passed=1, failed=1, errors=1)
     message = "an Edge TPU is required by dws-edgetpu: this host has no libedgetpu that loads*"
     result.stdout.fnmatch_lines([message, message])
+    result.stdout.no_fnmatch_line("*another exception occurred*")
 
 
 def test_the_command_line_takes_the_place_of_the_ini_file(pytester: pytest.Pytester, standin: StandIn) -> None:
@@ -191,6 +193,56 @@ def test_whoever_asks_for_the_backend_skips_as_well(pytester: pytest.Pytester) -
 # --------------------------------------------------------------------------- holding a model to a latency
 
 
+BUDGETS = """
+import pytest
+from torch import nn
+
+LIMITS = dict(latency="12ms", target="edgetpu")
+
+@pytest.mark.parametrize("params", [112, 50])
+def test_fixture(dws_budget, params):
+    dws_budget(nn.Conv2d(3, 4, 3), (1, 3, 8, 8), params=params, **LIMITS)
+
+@pytest.mark.dws_budget(params=50, input_size="1,3,8,8", **LIMITS)
+def test_marked(): return nn.Conv2d(3, 4, 3)
+"""
+OVER = "*Conv2d has 112 parameters, the budget is 50 (62 over). *"
+UNKNOWN = "the latency of Conv2d on edgetpu is unknown: this host has no libedgetpu that loads *"
+
+
+@pytest.mark.usefixtures("no_library")
+def test_without_a_device_the_rest_of_a_budget_holds(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(BUDGETS)
+    result = pytester.runpytest("-rs", "-W", "error")
+    result.assert_outcomes(skipped=1, failed=2)
+    result.stdout.fnmatch_lines([OVER, f"*{UNKNOWN}", OVER, f"*{UNKNOWN}", f"SKIPPED*{UNKNOWN}"])
+
+
+@pytest.mark.usefixtures("no_library")
+@pytest.mark.parametrize(
+    ("arguments", "status", "lines"),
+    [
+        ((), 0, ["*= dwsconv: not known =*", UNKNOWN]),
+        (("--dws-edgetpu=off",), 0, ["the latency of Conv2d on edgetpu is unknown: the Edge TPU is switched off by *"]),
+        (
+            ("--dws-edgetpu=require",),
+            1,
+            ["*= dwsconv: over budget =*", "an Edge TPU is required by dws-edgetpu: this *"],
+        ),
+    ],
+)
+def test_a_configured_latency_without_a_device(
+    pytester: pytest.Pytester, arguments: tuple[str, ...], status: int, lines: list[str]
+) -> None:
+    pytester.makepyfile(
+        nets="from torch import nn\ndef net(): return nn.Conv2d(3, 4, 3)", test_it="def test_it(): pass"
+    )
+    setting = "dws_models=nets:net 1,3,8,8 latency=4ms target=edgetpu"
+    result = pytester.runpytest("-o", setting, "-o", "pythonpath=.", *arguments)
+    assert result.ret == status
+    result.stdout.fnmatch_lines(lines)
+
+
 @pytest.fixture
 def board(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(BOARD)
@@ -241,12 +293,35 @@ def test_a_percentile_is_held_to_the_limit(pytester: pytest.Pytester, arguments:
 
 
 @pytest.mark.usefixtures("board")
-@pytest.mark.parametrize("arguments", ['max="12"', 'max="12ms", percentile=200', 'max="12ms", tolerance="x"', ""])
-def test_a_limit_that_cannot_be_read_fails(pytester: pytest.Pytester, arguments: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ('max="12"', "FormatError: '12' is not a quantity: write a number from 0 with us, ms or s, as in 5ms"),
+        ('max="12MB"', "FormatError: '12MB' is not a quantity: *"),
+        ('max="12ms", percentile=200', "InputError: a percentile is a number from 0 to 100, not 200"),
+        ('max="12ms", percentile="p90"', "InputError: a percentile is a number from 0 to 100, not 'p90'"),
+        ('max="12ms", tolerance="x"', "FormatError: 'x' is not a tolerance: *"),
+        ('max="12ms", tolerance=None', "FormatError: None is not a tolerance: *"),
+        ("", "TypeError: *missing 1 required keyword-only argument: 'max'"),
+    ],
+)
+def test_a_limit_that_cannot_be_read_fails(pytester: pytest.Pytester, arguments: str, message: str) -> None:
     pytester.makepyfile(f"def test_latency(edgetpu_latency): edgetpu_latency('net', {arguments})")
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(f"E*{message}")
     result.stdout.no_fnmatch_line("*measured*")
+    result.stdout.no_fnmatch_line("*pytest_dwsconv?plugin?edgetpu.py*")
+
+
+def test_a_model_that_cannot_be_read_fails_in_one_sentence(pytester: pytest.Pytester, standin: StandIn) -> None:
+    standin.plug_in("usb0")
+    pytester.makepyfile("def test_latency(edgetpu_latency): edgetpu_latency('absent.tflite', max='12ms')")
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("E*InputError: absent.tflite cannot be read: No such file or directory; give the path*")
+    result.stdout.no_fnmatch_line("*pytest_dwsconv?edgetpu?device.py*")
+    result.stdout.no_fnmatch_line("*FileNotFoundError*")
 
 
 # --------------------------------------------------------------------------- reports
@@ -289,6 +364,21 @@ class TestReports:
         assert [row["tests"] for row in document["measured"]] == [[f"test_nets.py::{name}"] for name in names]
         measurement = document["measured"][0]["measurement"]
         assert (measurement["obtained"], measurement["median"], measurement["model"]) == ("measured", 0.012, "a None")
+
+    def test_junit_properties_are_called_measured(
+        self, pytester: pytest.Pytester, distribution: tuple[str, ...]
+    ) -> None:
+        pytester.makepyfile(MEASURES)
+        pytester.runpytest("--junitxml=run.xml", *distribution).assert_outcomes(passed=2, failed=1)
+        cases = ElementTree.parse(pytester.path / "run.xml").findall(".//testcase")
+        (case,) = [case for case in cases if case.get("name") == "test_latency[a]"]
+        properties = {row.get("name"): row.get("value") for row in case.iter("property")}
+        figures = [float(str(properties.pop(f"dwsconv.a_None.measured_{name}"))) for name in ("median", "p90", "p99")]
+        assert figures == pytest.approx([0.012, 0.0172, 0.01972])
+        assert properties == {
+            "dwsconv.a_None.measured_first_invoke": "0.05",
+            "dwsconv.a_None.measured_on": "/dev/tpu7 of farm, board 7",
+        }
 
     def test_nothing_is_printed_unasked(self, pytester: pytest.Pytester, distribution: tuple[str, ...]) -> None:
         pytester.makepyfile(MEASURES.partition("def test_too_slow")[0])

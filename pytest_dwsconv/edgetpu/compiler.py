@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import platform
 import re
@@ -112,7 +113,8 @@ def compile_model(
     except TimeoutError as error:
         raise CompilerError(f"{_PROGRAM} was killed: {error}; give it a longer timeout") from error
     except OSError as error:
-        raise CompilerError(f"{_PROGRAM} cannot be run: {error}; check {program} and the temporary folder") from error
+        step = "check that program and the temporary folder" if error.errno != errno.ENOEXEC else _where_to_compile()
+        raise CompilerError(f"{_PROGRAM} cannot be run: {error}; {step}") from error
 
 
 def _program(compiler: str | Path | None) -> str:
@@ -120,12 +122,14 @@ def _program(compiler: str | Path | None) -> str:
     if found is not None:
         return str(Path(found).absolute())
     missing = f"{compiler} is no program that can be run" if compiler else f"{_PROGRAM} is not on PATH"
+    raise CompilerError(f"{missing}; {_where_to_compile()}, or give a model that is compiled already")
+
+
+def _where_to_compile() -> str:
     here = (platform.system(), platform.machine())
     if here in (("Linux", "x86_64"), ("Linux", "AMD64")):
-        step = "install the package edgetpu-compiler from the vendor's apt repository"
-    else:
-        step = f"it exists for x86-64 Linux only and this is {' '.join(here)}, so compile there"
-    raise CompilerError(f"{missing}; {step}, or give a model that is compiled already")
+        return "install the package edgetpu-compiler from the vendor's apt repository"
+    return f"it exists for x86-64 Linux only and this is {' '.join(here)}, so compile there"
 
 
 def _compiled(command: list[str], content: bytes, folder: Path, limit: float) -> Compilation:
@@ -140,7 +144,12 @@ def _compiled(command: list[str], content: bytes, folder: Path, limit: float) ->
         file = read_model(compiled)
     except FormatError as error:
         raise CompilerError(f"{_PROGRAM} wrote a file that cannot be read: {error}", output) from error
-    report = parse_output(output)
+    try:
+        report = parse_output(output)
+    except FormatError as error:
+        raise CompilerError(
+            f"{command[0]} did not print what {_PROGRAM} prints; see that it is the vendor's", output
+        ) from error
     if not file.compiled:
         reasons = ", ".join(f"{row.operator}: {row.status}" for row in report.on_cpu[:3]) or "no reason printed"
         raise CompilerError(f"{_PROGRAM} mapped nothing to the Edge TPU ({reasons}); see judge_model", output)
@@ -178,7 +187,7 @@ def parse_output(text: str) -> CompilerReport:
 
 
 def _size(text: str, label: str) -> int | None:
-    found = re.search(rf"^{label}: ([\d.]+)(\w+)", text, re.MULTILINE)
+    found = re.search(rf"^{label}: (\d+(?:\.\d+)?)(\w+)", text, re.MULTILINE)
     return round(float(found.group(1)) * _UNITS[found.group(2)]) if found and found.group(2) in _UNITS else None
 
 

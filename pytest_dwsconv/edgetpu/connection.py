@@ -12,8 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import execnet
+from execnet import gateway_base, gateway_bootstrap, gateway_io
+
+from pytest_dwsconv.edgetpu.process import kill_all
+
 PATIENCE = 2.0
 """Seconds that the local process may take to end by itself: it is the other Python, or ssh."""
+
+
+class _Process(gateway_io.Popen2IOMaster):
+    """The local process in a group of its own: the other Python may be a script that starts one."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        pipes = (self.popen.stdin, self.popen.stdout)
+        gateway_base.Popen2IO.__init__(self, *pipes, execmodel=gateway_base.get_execmodel("thread"))
+
+    def kill(self) -> None:
+        kill_all(self.popen)
 
 
 class Connection:
@@ -26,14 +43,10 @@ class Connection:
     """
 
     def __init__(self, spec: str, limit: float) -> None:
-        import execnet
-        from execnet import gateway_bootstrap, gateway_io
-        from execnet.gateway_base import get_execmodel
-
         parsed = execnet.XSpec(f"{spec}//id=edgetpu//execmodel=thread")
         self.closed = False
         self._gateway: execnet.Gateway | None = None
-        self._io = gateway_io.create_io(parsed, get_execmodel("thread"))
+        self._io = _Process(gateway_io.popen_args(parsed) if parsed.popen else gateway_io.ssh_args(parsed))
         with self._limited(limit):
             self._gateway = gateway_bootstrap.bootstrap(self._io, parsed)
             if self._io.popen.poll() is not None:
@@ -64,6 +77,7 @@ class Connection:
         except subprocess.TimeoutExpired:
             self._io.kill()
             self._io.wait()
+        self._io.kill()  # what it started and left
         if self._gateway is None:
             self._io.close_read()
         else:

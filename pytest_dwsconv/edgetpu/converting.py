@@ -17,6 +17,8 @@ from pytest_dwsconv.edgetpu.export import PROGRAM, REFUSAL, RESULT, SAMPLES, fir
 from pytest_dwsconv.edgetpu.repairs import repair
 from pytest_dwsconv.errors import ExportError
 
+_FIND_IT = "export parts of the network to find the layer at fault"
+
 
 class ChannelsLast(nn.Module):
     """A network whose input and outputs are channels-last where they have four dimensions.
@@ -45,18 +47,26 @@ def convert(folder: Path) -> bytes:
     """
     samples = torch.load(folder / SAMPLES, weights_only=True)
     samples = samples.permute(0, 2, 3, 1).contiguous() if samples.ndim == 4 else samples
-    # reason: unflattened, it keeps the names of its layers, and the names of the tensors are made from them
     program = torch.export.load(folder / PROGRAM)
-    network = torch.export.unflatten(program)
     try:
-        plain = _floating(ChannelsLast(network).eval(), samples[:1])
+        plain = _floating(ChannelsLast(_network(program)).eval(), samples[:1])
     except Exception as error:  # a converter of many layers, each with errors of its own
-        raise ExportError(f"litert-torch failed: {first_line(error)}") from error
+        raise ExportError(f"litert-torch failed: {first_line(error)}; {_FIND_IT}") from error
     try:
         quantized = _quantized(plain, samples)
     except Exception as error:  # likewise
-        raise ExportError(f"ai-edge-quantizer failed: {first_line(error)}") from error
+        raise ExportError(f"ai-edge-quantizer failed: {first_line(error)}; {_FIND_IT}") from error
     return repair(quantized, plain, _last_layers(program))
+
+
+def _network(program: torch.export.ExportedProgram) -> nn.Module:
+    """The network as modules: these keep the names of its layers, and the names of the tensors are made from them."""
+    for node in program.graph.nodes:
+        stack = node.meta.get("nn_module_stack") or {}
+        if node.op == "call_function" and next(iter(stack.values()), ("root",))[0]:
+            # reason: of a GraphModule torch records its layers without the network that they are in
+            node.meta["nn_module_stack"] = {"": ("", "network"), **stack}
+    return torch.export.unflatten(program)
 
 
 def _last_layers(program: torch.export.ExportedProgram) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dwsconv.edgetpu.faults import result_of
 from pytest_dwsconv.edgetpu.hosts import Host
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.edgetpu.modelfile import CUSTOM_OPERATOR, content_of, read_model
+from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.measurement import Measurement
 
 if TYPE_CHECKING:
     from torch import nn
 
 CPU = "cpu"
-CUSTOM_OPERATOR = b"edgetpu-custom-op"
+_GIVE = "give a module, the bytes of a .tflite file, or its path"
 _DEVICE = re.compile(r"|:\d+|(usb|pci)(:\d+)?")
 
 
@@ -46,8 +48,10 @@ class Procedure:
     claim_limit: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.runs < 1 or self.warmup < 0 or min(self.limit, self.claim_limit, *self.waits, 1.0) < 0:
-            raise InputError(f"a measurement needs a run at least, and neither a count nor a time below 0: {self}")
+        whole = isinstance(self.runs, int) and isinstance(self.warmup, int)
+        times = (self.limit, self.claim_limit, *self.waits)
+        if not whole or self.runs < 1 or self.warmup < 0 or not all(0 <= seconds < math.inf for seconds in times):
+            raise InputError(f"a measurement needs a run at least, whole counts and finite times from 0: {self}")
 
 
 USUAL = Procedure()
@@ -112,8 +116,17 @@ def measure(
 
 
 def is_compiled(tflite: bytes) -> bool:
-    """Whether the Edge TPU's custom operator is in the model."""
-    return CUSTOM_OPERATOR in tflite
+    """Whether the Edge TPU's custom operator is in the model; of one that cannot be read its runtime will tell.
+
+    Raises:
+        MissingExtraError: the packages of the extra ``edgetpu`` are not installed.
+    """
+    if CUSTOM_OPERATOR.encode() not in tflite:
+        return False
+    try:
+        return read_model(tflite).compiled  # the name may be that of something else
+    except FormatError:
+        return True
 
 
 def compiled(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None = None) -> tuple[bytes, str]:
@@ -124,7 +137,7 @@ def compiled(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, .
     """
     tflite, name = _tflite(model, shape)
     if tflite[4:8] != b"TFL3":
-        raise InputError(f"{name} is not a TFLite model: give a module, the bytes of a .tflite file, or its path")
+        raise InputError(f"{name} is not a TFLite model: {_GIVE}")
     if is_compiled(tflite):
         return tflite, name
     from pytest_dwsconv.edgetpu.compiler import compile_model
@@ -136,12 +149,12 @@ def _tflite(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ..
     if isinstance(model, bytes):
         return model, "model"
     if isinstance(model, (str, PathLike)):
-        path = Path(fspath(model))
-        try:
-            return path.read_bytes(), path.name
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        return content_of(Path(fspath(model)))[0], Path(fspath(model)).name
+    from torch import nn
+
     name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} is no model: {_GIVE}")
     if shape is None:
         raise InputError(f"{name} cannot be exported without an input shape: give one, as in (1, 3, 224, 224)")
     from pytest_dwsconv.edgetpu.export import export_int8

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import math
+import operator
 import sys
 import tempfile
 import warnings
@@ -37,7 +39,7 @@ def export_int8(
     model: nn.Module,
     shape: Sequence[int],
     *,
-    calibration: Iterable[Tensor] | None = None,
+    calibration: Tensor | Iterable[Tensor] | None = None,
     timeout: float = 600,
 ) -> bytes:
     """Export a model as a ``.tflite`` file, all in int8, for the Edge TPU compiler or for any TFLite runtime.
@@ -51,8 +53,9 @@ def export_int8(
     Args:
         model: a network of one input; evaluation mode is meant, whatever mode it is in.
         shape: the shape of the input in PyTorch's order, with batch size 1.
-        calibration: batches of inputs, ``(N, *shape[1:])``, such as the network will see; a few hundred inputs fix
-            the scales. Without them noise does, which is good enough to measure latency, and for nothing else.
+        calibration: one batch of inputs, ``(N, *shape[1:])``, or several, such as the network will see; a few hundred
+            inputs fix the scales. Without them noise does, which is good enough to measure latency, and for nothing
+            else.
         timeout: seconds the conversion may take.
 
     Raises:
@@ -63,11 +66,12 @@ def export_int8(
     Warns:
         EdgeTpuWarning: some operators will stay on the CPU, by the vendor's documentation.
     """
-    _check(model, shape, timeout)
+    _check(model, timeout)
+    sides = _sides(shape)
     _check_values(model)
     _check_installed()
     name = type(model).__name__
-    samples = _samples(shape, calibration)
+    samples = _samples(sides, calibration)
     try:
         with tempfile.TemporaryDirectory(prefix="dwsconv-export-") as folder:
             content = _converted(model, samples, Path(folder), timeout)
@@ -79,15 +83,23 @@ def export_int8(
     return content
 
 
-def _check(model: nn.Module, shape: Sequence[int], timeout: float) -> None:
+def _check(model: nn.Module, timeout: float) -> None:
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"export_int8 takes a torch.nn.Module, not {type(model).__name__}; build the model first")
-    if len(shape) < 2 or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise InputError(f"{tuple(shape)} is no shape of an input; give whole numbers such as (1, 3, 224, 224)")
-    if shape[0] != 1:
-        raise InputError(f"the batch size in {tuple(shape)} is {shape[0]}, and the Edge TPU takes 1; begin with 1")
-    if not timeout > 0:
+    if not 0 < timeout < math.inf:
         raise InputError(f"timeout is {timeout}; give the seconds that exporting may take")
+
+
+def _sides(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        sides = tuple(map(operator.index, shape))  # NumPy's numbers too
+    except TypeError:
+        sides = ()
+    if len(sides) < 2 or min(sides) < 1:
+        raise InputError(f"{shape!r} is no shape of an input; give whole numbers such as (1, 3, 224, 224)")
+    if sides[0] != 1:
+        raise InputError(f"the batch size in {sides} is {sides[0]}, and the Edge TPU takes 1; begin with 1")
+    return sides
 
 
 def _check_values(model: nn.Module) -> None:
@@ -104,22 +116,30 @@ def _check_installed() -> None:
             raise MissingExtraError("exporting to TFLite", package)
 
 
-def _samples(shape: Sequence[int], calibration: Iterable[Tensor] | None) -> Tensor:
+def _samples(shape: tuple[int, ...], calibration: Tensor | Iterable[Tensor] | None) -> Tensor:
     """All calibration inputs as one tensor."""
     if calibration is None:
         return torch.randn(_NOISE, *shape[1:], generator=torch.Generator().manual_seed(0))
-    batches = list(calibration)
-    for batch in batches:
-        if not isinstance(batch, Tensor):
-            raise InputError(f"calibration holds a {type(batch).__name__}; give tensors: (x for x, label in loader)")
-        if tuple(batch.shape[1:]) != tuple(shape[1:]):
-            raise InputError(f"a calibration batch is {tuple(batch.shape)}; give inputs of {('N', *shape[1:])}")
-    if not sum(len(batch) for batch in batches):
+    try:
+        batches = iter([calibration] if isinstance(calibration, Tensor) else calibration)
+    except TypeError as error:
+        raise InputError(f"calibration is of type {type(calibration).__name__}; give tensors") from error
+    inputs = [_input(batch, shape) for batch in batches]
+    if not sum(map(len, inputs)):
         raise InputError("calibration holds no input; give some, or leave it out to calibrate on noise")
-    samples = torch.cat([batch.detach().to("cpu", torch.float32) for batch in batches])
+    samples = torch.cat(inputs)
     if not samples.isfinite().all():
         raise InputError("a calibration input is not finite; give inputs without nan and inf")
     return samples
+
+
+def _input(batch: object, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(batch, Tensor):
+        raise InputError(f"calibration holds a {type(batch).__name__}; give tensors: (x for x, label in loader)")
+    if batch.ndim != len(shape) or batch.shape[1:] != shape[1:]:
+        wanted = ", ".join(map(str, shape[1:]))
+        raise InputError(f"a calibration batch is {tuple(batch.shape)}; give inputs of (N, {wanted})")
+    return batch.detach().to("cpu", torch.float32)
 
 
 def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float) -> bytes:
@@ -139,7 +159,8 @@ def _save(model: nn.Module, samples: Tensor, folder: Path) -> None:
             program = torch.export.export(plain, (samples[:1].clone(),))
     except Exception as error:  # whatever the user's forward or torch's exporter raises
         message = f"torch.export cannot record the forward of {type(model).__name__}: {first_line(error)}"
-        raise ExportError(f"{message}; make it run on one tensor of {tuple(samples[:1].shape)}") from error
+        step = f"make it run on one tensor of {tuple(samples[:1].shape)}, without a branch on what is in a tensor"
+        raise ExportError(f"{message}; {step}") from error
     # reason: written to the file directly, a full disk does not raise: torch's writer ends the whole process
     recorded, stacked = io.BytesIO(), io.BytesIO()
     torch.export.save(program, recorded)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_dwsconv.edgetpu.connection import Connection
 from pytest_dwsconv.edgetpu.faults import ConnectionLostError, EdgeTpuError, HostError, TimeLimitError
+from pytest_dwsconv.edgetpu.process import Finished, run_within
 from pytest_dwsconv.errors import InputError
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.edgetpu.connection import Connection
 
 KEYS = ("python", "ssh", "ssh_config")
 SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
@@ -22,14 +25,17 @@ OLDEST_PYTHON = (3, 8)
 GRACE = 15.0
 """Seconds that an answer may take beyond the worker's own limit, before the connection is cut."""
 
+_NAME_ONE = "name one, as in python=/usr/bin/python3"
 _PROBE = "import sys; print('python', *sys.version_info[:2])"
+_ANSWER = re.compile(r"^python (\d+) (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class HostSpec:
     """A host as an option names it: ``python=/path/python3.9``, ``ssh=pi@raspberrypi``, both, or "" for this one.
 
-    ``ssh`` may hold options of the ssh command, and ``ssh_config`` names a file of them.
+    ``python`` is a command: what a shell would divide is put in quotes. ``ssh`` may hold options of the ssh command,
+    and ``ssh_config`` names a file of them.
     """
 
     text: str = ""
@@ -42,7 +48,8 @@ class HostSpec:
         """Read ``KEY=VALUE//KEY=VALUE``.
 
         Raises:
-            InputError: a key that is not known or comes twice, no value, or ``ssh_config`` without ``ssh``.
+            InputError: a key that is not known or comes twice, no value, a quote that is not closed, or
+                ``ssh_config`` without ``ssh``.
         """
         pairs = [part.partition("=")[::2] for part in text.split("//")] if text else []
         values = dict(pairs)
@@ -52,6 +59,10 @@ class HostSpec:
             )
         if "ssh_config" in values and "ssh" not in values:
             raise InputError(f"{text!r} has an ssh_config and no ssh: add ssh=HOST")
+        try:
+            shlex.split(values.get("python", ""))
+        except ValueError as error:
+            raise InputError(f"{text!r} has a quote that is not closed: close it") from error
         return cls(text, **values)
 
     def __str__(self) -> str:
@@ -143,6 +154,8 @@ class Host:
         if find_spec("execnet") is None:
             raise HostError("measuring needs execnet, which is not installed: pip install 'pytest-dwsconv[edgetpu]'")
         self._probe()
+        from pytest_dwsconv.edgetpu.connection import Connection
+
         try:
             self._connection = Connection(self.spec.execnet_spec, self._connect_limit)
         except Exception as error:  # of execnet's own kinds too
@@ -151,40 +164,36 @@ class Host:
     def _probe(self) -> None:
         """See that the host answers and its Python will do, within a time limit, which execnet has not."""
         try:
-            done = subprocess.run(
-                self.spec.probe,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=self._connect_limit,
-                check=False,
-            )
-        except OSError as error:
-            raise HostError(f"{self.spec} cannot be used: {error.strerror}: {error.filename}") from error
-        except subprocess.TimeoutExpired as error:
+            done = run_within(self._connect_limit, self.spec.probe)
+        except TimeoutError as error:
             raise HostError(
                 f"{self.spec} did not answer in {self._connect_limit:g} s: see whether it is up and its Python starts"
             ) from error
-        if done.returncode:
+        except OSError as error:
+            raise HostError(
+                f"{self.spec} cannot be used: {error.strerror}: {error.filename}; name a Python that starts, in quotes "
+                "if there is a space in its path"
+            ) from error
+        if done.status:
             raise HostError(_unreachable(self.spec, done))
-        word, _, found = done.stdout.strip().partition(" ")
-        if word != "python":
+        printed = done.stdout.strip()
+        found = _ANSWER.search(printed)
+        if found is None:
+            raise HostError(f"{self.spec} is no Python, it printed {printed[:80]!r}: {_NAME_ONE}")
+        if found.group() != printed:
             raise HostError(
-                f"{self.spec} prints {done.stdout.strip()[:80]!r} of its own accord: have the start-up files of its "
-                "shell print nothing"
+                f"{self.spec} prints {printed[:80]!r} of its own accord: have the start-up files of its shell print "
+                "nothing"
             )
-        if tuple(map(int, found.split())) < OLDEST_PYTHON:
-            raise HostError(
-                f"{self.spec} has Python {found.replace(' ', '.')} and needs 3.8 or newer: name another python"
-            )
+        if tuple(map(int, found.groups())) < OLDEST_PYTHON:
+            raise HostError(f"{self.spec} has Python {'.'.join(found.groups())} and needs 3.8 or newer: {_NAME_ONE}")
 
 
-def _unreachable(spec: HostSpec, done: subprocess.CompletedProcess[str]) -> str:
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    if spec.ssh and done.returncode == 255:
+def _unreachable(spec: HostSpec, done: Finished) -> str:
+    last = (done.stderr.strip().splitlines() or [done.ending])[-1]
+    if spec.ssh and done.status == 255:
         return f"{spec} cannot be reached ({last}): see that 'ssh {spec.ssh}' works without a question"
-    return f"{spec} has no Python that starts ({last}): name one, as in python=/usr/bin/python3"
+    return f"{spec} has no Python that starts ({last}): {_NAME_ONE}"
 
 
 def _source(module: str) -> str:

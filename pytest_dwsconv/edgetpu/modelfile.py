@@ -79,12 +79,17 @@ class Operator:
 
     @property
     def layer(self) -> str:
-        """The PyTorch layer it came from where the file tells (``export_int8`` writes it), else a tensor's name."""
+        """The PyTorch layer it came from where the file tells, else a tensor's name."""
+        return self.module or (self.outputs[0].name if self.outputs else "")
+
+    @property
+    def module(self) -> str:
+        """The PyTorch layer it came from where the file tells (``export_int8`` writes it), else nothing."""
         parameters = [tensor for tensor in self.inputs if tensor is not None and tensor.constant]
         # reason: a fused tensor is named after all its layers, the last one first
         which = -1 if any(len(tensor.shape) > 1 for tensor in parameters) else 0
         layers = (_layer(tensor.name, which) for tensor in (*self.outputs, *parameters))
-        return next(filter(None, layers), self.outputs[0].name if self.outputs else "")
+        return next(filter(None, layers), "")
 
     @property
     def activations(self) -> tuple[Tensor, ...]:
@@ -173,6 +178,8 @@ def content_of(model: bytes | str | Path) -> tuple[bytes, str]:
         return model, "the model"
     try:
         return Path(model).read_bytes(), str(model)
+    except (TypeError, ValueError) as error:  # no path at all
+        raise InputError(f"{model!r:.80} is no model file; give the path or the bytes of a .tflite file") from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{model} cannot be read: {reason}; give the path of a .tflite file") from error

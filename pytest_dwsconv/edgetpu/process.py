@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Finished:
             return f"ended by signal {-self.status}"
 
 
-def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> Finished:
-    """Run ``command`` in ``folder``; it and all it started are killed if it is not done in time.
+def run_within(seconds: float, command: Sequence[str | Path], folder: Path | None = None) -> Finished:
+    """Run ``command``; it is killed if it is not done in time, and so is all it started that outlives it.
 
-    Its temporary files go there too, so that they are gone with the folder however it ends.
+    It runs in ``folder`` if there is one. Its temporary files go there too, so that they are gone with the folder
+    however it ends.
 
     Raises:
         TimeoutError: it was killed.
@@ -42,7 +44,7 @@ def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> F
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder)},
+        env={**os.environ, "TMPDIR": str(folder)} if folder is not None else None,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -55,15 +57,16 @@ def run_within(seconds: float, command: Sequence[str | Path], folder: Path) -> F
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"not done after {seconds:g} s") from error
     finally:
+        kill_all(process)
         if process.returncode is None:
-            _kill(process)
+            process.communicate()
     return Finished(process.returncode, stdout, stderr)
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def kill_all(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that was started in a session of its own, and what it started, which may outlive it."""
     if os.name == "posix":
-        with suppress(ProcessLookupError, PermissionError):  # gone between the check and the kill
+        with suppress(ProcessLookupError, PermissionError):  # nothing of the group is left
             os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-    process.communicate()

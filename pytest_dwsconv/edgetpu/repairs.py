@@ -254,10 +254,12 @@ def _added(model: Any, tensor: Any, values: Any) -> int:
 def _check(model: ModelFile) -> None:
     converting = ("QUANTIZE", "DEQUANTIZE")  # what stands around an operator that has no int8 form
     for operator in sorted(model.operators, key=lambda operator: operator.name in converting):
-        where = f"{operator.name} in the layer {operator.layer}"
+        module = operator.module
+        where = f"{operator.name} in {f'the layer {module}' if module else 'the forward of the network itself'}"
+        step = "replace the layer" if module else "leave that to the code that calls it"
         for tensor in operator.activations:
             if tensor.dtype != "INT8":
-                raise ExportError(f"{where} has no int8 form, it works on {tensor.dtype.lower()}; replace the layer")
+                raise ExportError(f"{where} has no int8 form, it works on {tensor.dtype.lower()}; {step}")
             scales = tensor.quantization.scales if tensor.quantization else ()
             if not all(0 < scale < float("inf") for scale in scales):
                 raise ExportError(f"{where} computes values without a finite range; look for nan and inf in it")

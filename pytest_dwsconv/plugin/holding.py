@@ -27,11 +27,15 @@ class Latency(NamedTuple):
 
 @dataclass(frozen=True)
 class Standing:
-    """How a model stands to a budget; ``unknown`` says in a sentence what could not be found out."""
+    """How a model stands to a budget; ``unknown`` says in a sentence what could not be found out.
+
+    ``skipped`` says that it is unknown for want of a device, without which a test is skipped.
+    """
 
     limits: tuple[Held, ...]
     latency: Latency | None = None
     unknown: str = ""
+    skipped: bool = False
 
     @property
     def violations(self) -> list[str]:
@@ -40,6 +44,8 @@ class Standing:
 
 def hold(item: pytest.Item, subjects: Sequence[Subject], budget: Budget, *, pytrace: bool) -> None:
     """Fail with a sentence for each limit exceeded; the layers that matter are in sections of the failure.
+
+    Where none is, and a latency is limited for which there is no device, the test is skipped.
 
     Raises:
         InputError: a limit is on what the report does not tell, for want of an input size.
@@ -53,14 +59,17 @@ def hold(item: pytest.Item, subjects: Sequence[Subject], budget: Budget, *, pytr
             made.latencies.append((subject.report, found.latency))
         if found.violations:
             made.sections += sections(subject.report, budget)
-        if found.unknown:
+        if found.unknown and not found.skipped:
             made.failures.append(found.unknown)
             item.warn(pytest.PytestWarning(found.unknown))
     sentences = [sentence for found in standings for sentence in found.violations]
     if strict(item.config):
-        sentences += [found.unknown for found in standings if found.unknown]
+        sentences += [found.unknown for found in standings if found.unknown and not found.skipped]
+    skipped = [found.unknown for found in standings if found.skipped]
     if sentences:
-        pytest.fail("\n".join(sentences), pytrace=pytrace)
+        pytest.fail("\n".join([*sentences, *skipped]), pytrace=pytrace)
+    if skipped:
+        pytest.skip("\n".join(skipped))
 
 
 def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget) -> Standing:
@@ -76,11 +85,13 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
     if budget.latency is None:
         return Standing(limits)
     target = str(budget.target)
-    backend: LatencyBackend | None = hook.pytest_dwsconv_latency_backend(config=config, target=target)
+    unknown = f"the latency of {subject.report.model} on {target} is unknown"
+    try:
+        backend: LatencyBackend | None = hook.pytest_dwsconv_latency_backend(config=config, target=target)
+    except pytest.skip.Exception as skip:
+        return Standing(limits, unknown=f"{unknown}: {skip.msg}", skipped=True)
     if backend is None:
-        return Standing(
-            limits, unknown=f"the latency of {subject.report.model} on {target} is unknown: no plugin measures it"
-        )
+        return Standing(limits, unknown=f"{unknown}: no plugin measures it")
     measured = _measured(backend, subject)
     excess = LatencyLimit(budget.latency).excess(measured)
     limit = parse_quantity(budget.latency, Unit.SECONDS)

@@ -77,7 +77,11 @@ class Summary:
         subject = _analyze_named(config, named)
         self._add(subject.report, target=named.target)
         if named.budget is not None:
-            found = standing(config.hook, config, subject, named.budget)
+            try:
+                found = standing(config.hook, config, subject, named.budget)
+            except pytest.fail.Exception as failed:  # the device that is required is not there
+                self._findings.faults.append(str(failed.msg))
+                return
             self._hold(subject.report, found.limits)
             self._findings.faults += found.violations
             self._findings.unknown += [found.unknown] if found.unknown else []

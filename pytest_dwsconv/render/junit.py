@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from pytest_dwsconv.measurement import Measurement
 from pytest_dwsconv.report import Report
 
 
@@ -15,14 +16,33 @@ def properties(reports: Iterable[Report]) -> list[tuple[str, object]]:
     MODEL is the model's class, with _ in place of what is neither letter nor digit, and a number from the second of
     that name on.
     """
+    return _properties((report.model, _values(report)) for report in dict.fromkeys(reports))
+
+
+def measured_properties(measurements: Iterable[Measurement]) -> list[tuple[str, object]]:
+    """The same for latencies: ``dwsconv.MODEL.measured_median`` and so on, in seconds, and where they were measured."""
+    return _properties((measurement.model, _figures(measurement)) for measurement in measurements)
+
+
+def _properties(rows: Iterable[tuple[str, dict[str, object]]]) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     seen: Counter[str] = Counter()
-    for report in dict.fromkeys(reports):
-        model = re.sub(r"\W", "_", report.model)
+    for name, values in rows:
+        model = re.sub(r"\W", "_", name)
         seen[model] += 1
         prefix = f"dwsconv.{model}" if seen[model] == 1 else f"dwsconv.{model}-{seen[model]}"
-        found += [(f"{prefix}.{name}", str(value)) for name, value in _values(report).items() if value is not None]
+        found += [(f"{prefix}.{key}", str(value)) for key, value in values.items() if value is not None]
     return found
+
+
+def _figures(measurement: Measurement) -> dict[str, object]:
+    return {
+        "measured_median": measurement.median,
+        "measured_p90": measurement.p90,
+        "measured_p99": measurement.p99,
+        "measured_first_invoke": measurement.first_invoke,
+        "measured_on": f"{measurement.device} of {measurement.machine}",
+    }
 
 
 def _values(report: Report) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -30,13 +31,18 @@ def environment(version: str, requirement: str, cache: Path) -> Path:
     if python is None:
         pytest.skip(f"needs Python {version}")
     folder = cache / f"{version}-{requirement}"
-    ready = folder / "ready"
-    if not ready.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        numpy = ["numpy<2"] if requirement.startswith("tflite") else []
-        environ = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
-        subprocess.run([*command, requirement, *numpy], check=True, env=environ)
-        ready.touch()
+    with (cache / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may be making it
+        if not (folder / "ready").exists():
+            _make(folder, python, requirement)
     return folder / "bin" / "python"
+
+
+def _make(folder: Path, python: str, requirement: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([python, "-m", "venv", str(folder)], check=True)
+    command = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    numpy = ["numpy<2"] if requirement.startswith("tflite") else []
+    environ = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
+    subprocess.run([*command, requirement, *numpy], check=True, env=environ)
+    (folder / "ready").touch()

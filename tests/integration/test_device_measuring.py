@@ -225,6 +225,24 @@ def test_waiting_for_others_ends(standin: StandIn, host: Host) -> None:
     assert measure(host, edgetpu_model(), procedure=QUICK).device == str(path)
 
 
+def test_the_wait_for_others_has_a_limit_of_its_own(standin: StandIn, host: Host) -> None:
+    """It takes longer than a measurement may, and the measurement is still ended in time."""
+    (path,) = standin.plug_in("usb0")
+    claim = f"_, lock = claim([{{'path': {str(path)!r}}}], [0], 0)"
+    claiming = f"from pytest_dwsconv.edgetpu.worker import claim; from time import sleep; {claim}"
+    procedure = replace(QUICK, limit=4, claim_limit=300)
+    with running(f"{claiming}; print('claimed', flush=True); sleep(6)"):
+        start = time.monotonic()
+        assert measure(host, edgetpu_model(), procedure=procedure).device == str(path)
+        assert time.monotonic() - start > procedure.limit
+    host.close()  # the next connection is to what the environment says then
+    standin.set(open="hang")
+    start = time.monotonic()
+    with pytest.raises(TimeLimitError, match="was still opening the device after 4 s and was stopped"):
+        measure(host, edgetpu_model(), procedure=procedure)
+    assert time.monotonic() - start < 60
+
+
 @contextmanager
 def running(code: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Python that has printed a line, and is killed at the end."""

@@ -33,6 +33,18 @@ class Odd(nn.Module):
         return self.function(x)
 
 
+class Classes(nn.Module):
+    """A network that does more than its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.conv(x)
+        return features.argmax(1)
+
+
 def conv(inputs: int = 3, outputs: int = 4) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
@@ -121,13 +133,38 @@ def test_a_mean_over_the_sides_needs_no_transpose() -> None:
     [
         (torch.sin, "SIN in the layer 2.0 has no int8 form, it works on float32; replace the layer"),
         (lambda x: x / (x - x), "DIV in the layer 2.0 computes values without a finite range; look for nan and inf"),
-        (lambda x: torch.fft.rfft2(x).abs(), r"litert-torch failed: \w+: "),
+        (lambda x: torch.fft.rfft2(x).abs(), r"litert-torch failed: \w+: .*; export parts of the network to"),
     ],
 )
 def test_what_cannot_be_exported_is_named(function: Callable[[Tensor], Tensor], message: str) -> None:
     network = nn.Sequential(conv(), nn.ReLU(), nn.Sequential(Odd(function)), conv(4))
     with pytest.raises(ExportError, match=f"Sequential cannot be exported: {message}"):
         export_int8(network, SHAPE)
+
+
+def test_an_operator_of_no_layer_is_named() -> None:
+    """Such as a segmentation network that ends in the class of each pixel."""
+    message = "ARG_MAX in the forward of the network itself has no int8 form, it works on float32; leave that to the"
+    with pytest.raises(ExportError, match=message):
+        export_int8(Classes(), SHAPE)
+
+
+def test_a_graph_module_and_one_batch_of_inputs() -> None:
+    network = torch.fx.symbolic_trace(
+        nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 2))
+    )
+    images = torch.rand(5, 3, 16, 16)
+    content = export_int8(network, [np.int64(side) for side in SHAPE], calibration=images)
+    file = read_model(content)
+    assert [operator.name for operator in file.operators][:2] == ["CONV_2D", "MAX_POOL_2D"]
+    assert [operator.layer for operator in file.operators][:2] == ["0", "2"]
+    quantization = file.inputs[0].quantization
+    assert quantization is not None
+    assert quantization.scales[0] == pytest.approx(float(images.max()) / 255, rel=0.02)  # of the inputs, not of noise
+    with torch.no_grad():
+        expected = network(images[:1]).numpy()
+    found, step = outputs(content, images[:1])
+    assert np.abs(found - expected).max() <= 3 * step
 
 
 def test_a_half_precision_network_in_training_is_left_as_it_was() -> None:
