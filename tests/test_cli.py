@@ -268,7 +268,7 @@ def nothing(folder: Path) -> None:
             ["latin.py"],
             "latin.py: it is not utf-8 text (byte 24); name its encoding in a coding comment",
         ),
-        (read_only, ["ro.py"], "ro.py: it is read-only"),
+        (read_only, ["ro.py"], "ro.py: it cannot be written: it is read-only"),
         (bad_settings, ["model.py"], "[tool.dwsconv] has no setting 'select'"),
         (nothing, ["-o", "new.py", "model.py", "other.py"], "-o takes the result of one file, and there are 2"),
         (nothing, ["-o", "no/new.py", "model.py"], "-o no/new.py: it cannot be written: No such file or directory"),

@@ -156,6 +156,7 @@ def test_options_and_files_that_cannot_be_used(pytester: pytest.Pytester, baseli
     one_sentence(pytester.runpytest(f"{compare}=-1"), "dws-fail-on-increase '-1' is not a percentage: write a *")
     one_sentence(pytester.runpytest(f"{compare}=nan"), "dws-fail-on-increase 'nan' is not a percentage: write a *")
     one_sentence(pytester.runpytest(f"{update}=now"), "dws-update 'now' is not force: write --dws-update, or *")
+    one_sentence(pytester.runpytest(f"{update}=force", "-o", "dws_strict=maybe"), "dws_strict is not true or false: *")
     baseline.parent.mkdir()
     baseline.write_text("{")
     for option in (compare, update):
@@ -183,8 +184,13 @@ def test_a_write_that_fails_leaves_the_baseline_as_it_was(pytester: pytest.Pytes
     )
     pytester.makepyfile(nets=NETS.replace("16", "17"))
     result = pytester.runpytest_subprocess("--dws-update", "-p", "no:cacheprovider")
-    one_sentence(
-        result, "the baseline *baseline.json is as it was, for it cannot be written: No space left on device; *"
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*= dwsconv: not written =*",
+            "the baseline *baseline.json is as it was, it cannot be written: No space left on device",
+        ]
     )
     assert made.read_text() == before
     assert [path.name for path in made.parent.iterdir()] == [made.name]

@@ -92,6 +92,21 @@ class TestMethod:
             ["Small has 5.44k parameters, the budget is 5k (0.44k over). *", "PASSED *test_each[[]32]"]
         )
 
+    def test_a_model_that_an_asynchronous_test_returns(self, pytester: pytest.Pytester) -> None:
+        pytester.makeconftest(
+            """
+            import asyncio, inspect
+            def pytest_pyfunc_call(pyfuncitem):
+                if inspect.iscoroutinefunction(pyfuncitem.obj):
+                    assert asyncio.run(pyfuncitem.obj()) is None
+                    return True
+            """
+        )
+        source = '@pytest.mark.dws_budget(params="5k")\nasync def test_over(): return Small()'
+        result = run(pytester, source)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["Small has 5.44k parameters, the budget is 5k (0.44k over). *"])
+
     def test_returning_something_else_stays_pytests_affair(self, pytester: pytest.Pytester) -> None:
         source = """
 @pytest.mark.dws_budget(params="5k")
@@ -239,6 +254,10 @@ class TestConfiguration:
             (
                 "dws_models=nets:Small 1,2 3,4 params=1",
                 "dws_models '*3,4 params=1' is not a target, an input size and *",
+            ),
+            (
+                "dws_models=nets:Small 1,4,12,12 params",
+                "dws_models '*12 params' is not a target, an input size and *",
             ),
             ("dws_models=nets:Small 1,x params=1", "dws_models 'nets:Small 1,x params=1': input size '1,x' is not a *"),
             ("dws_models=nets:Small parms=1", "dws_models 'nets:Small parms=1': a budget has no argument 'parms'*"),

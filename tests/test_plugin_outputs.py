@@ -61,6 +61,31 @@ def test_a_page_needs_a_file(pytester: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["ERROR: dws-report 'html' goes to a file: write html:PATH"])
 
 
+def test_a_full_disk_loses_neither_the_old_report_nor_what_tests_found(pytester: pytest.Pytester) -> None:
+    (pytester.path / "out.json").write_text("old")
+    pytester.makeconftest(
+        """
+        import os
+        def full(*paths): raise OSError(28, "No space left on device")
+        os.replace = full
+        """
+    )
+    pytester.makepyfile(test_it=f"{TESTS}\ndef test_fails(): assert 'what tests found' == ''")
+    result = pytester.runpytest_subprocess("--dws-report=json:out.json", "-p", "no:cacheprovider")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*AssertionError: assert 'what tests found' == ''",
+            "*= dwsconv: not written =*",
+            "dws-report: *out.json cannot be written: No space left on device",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*dwsconv json report*")
+    assert (pytester.path / "out.json").read_text() == "old"
+    assert not list(pytester.path.glob(".out.json*"))
+
+
 def test_the_summary_of_a_job_keeps_what_it_has(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = pytester.path / "summary.md"
     summary.write_text("# The job\n")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_report
-from pytest_dwsconv.plugin.marker import marker_help, pytest_pyfunc_call, pytest_runtest_call, pytest_runtest_setup
+from pytest_dwsconv.plugin.marker import marker_help, pytest_runtest_call, pytest_runtest_setup
 from pytest_dwsconv.plugin.reports import ASKED, NOTICER, pytest_dwsconv_judge, pytest_runtest_makereport
 
 pytest_plugins = ("pytest_dwsconv.plugin.edgetpu",)
@@ -25,7 +25,6 @@ __all__ = [
     "pytest_dwsconv_judge",
     "pytest_load_initial_conftests",
     "pytest_plugins",
-    "pytest_pyfunc_call",
     "pytest_runtest_call",
     "pytest_runtest_makereport",
     "pytest_runtest_setup",
@@ -163,8 +162,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def _checked(config: pytest.Config) -> bool:
     """Whether the models of the run are held to something, be they shown or not."""
     compared = config.getoption("dws_fail_on_increase") or config.getini("dws_fail_on_increase")
-    budgeted = any(re.search(r"\s\w+=[^)]*$", line) for line in config.getini("dws_models"))
-    return bool(compared or config.getoption("dws_update") or config.getini("dws_budgets") or budgeted)
+    return bool(compared or config.getoption("dws_update") or config.getini("dws_budgets") or _limited(config))
+
+
+def _limited(config: pytest.Config) -> bool:
+    if not config.getini("dws_models"):
+        return False
+    from pytest_dwsconv.plugin.configured import named_models
+
+    return any(named.budget is not None for named in named_models(config))
 
 
 def _wanted(config: pytest.Config) -> tuple[list[str], Path]:

@@ -13,8 +13,9 @@ import pytest
 
 from pytest_dwsconv.baseline import Baseline, current
 from pytest_dwsconv.budget import held
-from pytest_dwsconv.errors import FormatError, InputError, SourceError
+from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.plugin.configured import budget_for, rules
+from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
     from pytest_dwsconv.render import Run
@@ -25,11 +26,15 @@ PLACE = Path(".dwsconv") / "baseline.json"
 
 @dataclass
 class Findings:
-    """What the checks say: ``faults`` fail the run, ``unknown`` does if it is strict, ``notices`` are only shown."""
+    """What the checks say: ``faults`` fail the run, ``unknown`` does if it is strict, ``notices`` are only shown.
+
+    ``unwritten`` ends it with the exit code of a usage error, but not before its tests are reported.
+    """
 
     faults: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
 
 
 class Checks:
@@ -72,9 +77,10 @@ class Checks:
         models = current({report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies)
         if self._update:
             baseline, changes = self._baseline.updated(models)
-            if changes:
-                self._write(baseline.to_json())
-            found.notices += [f"{PLACE} is updated:" if changes else f"{PLACE} is up to date.", *changes]
+            if changes and (failure := self._failure_to_write(baseline.to_json())):
+                found.unwritten.append(failure)
+            else:
+                found.notices += [f"{PLACE} is updated:" if changes else f"{PLACE} is up to date.", *changes]
         elif self._percent is not None:
             compared = self._baseline.compared(models, self._percent)
             found.faults += compared.increases
@@ -97,16 +103,13 @@ class Checks:
                 f"the baseline {self._path} cannot be used ({error}): restore it, or delete it and use --dws-update"
             ) from error
 
-    def _write(self, text: str) -> None:
-        from pytest_dwsconv.source.files import write
-
+    def _failure_to_write(self, text: str) -> str:
         try:
             self._path.parent.mkdir(exist_ok=True)
-            write(self._path, text.encode())
-        except (OSError, SourceError) as error:
-            raise pytest.UsageError(
-                f"the baseline {self._path} is as it was, for {error}; see to that and run again"
-            ) from error
+            replace_content(self._path, text.encode())
+        except OSError as error:
+            return f"the baseline {self._path} is as it was, it cannot be written: {error.strerror}"
+        return ""
 
 
 def _percent(config: pytest.Config) -> Decimal | None:

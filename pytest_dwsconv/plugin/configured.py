@@ -127,4 +127,7 @@ def usage_errors(where: str = "") -> Iterator[None]:
 def strict(config: pytest.Config) -> bool:
     """Whether what could not be found out fails the run."""
     given: bool | None = config.getoption("dws_strict")
-    return bool(config.getini("dws_strict")) if given is None else given
+    try:
+        return bool(config.getini("dws_strict")) if given is None else given
+    except (ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"dws_strict is not true or false: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, NoReturn
 
@@ -81,13 +80,13 @@ def _mode(config: pytest.Config) -> str:
 # --------------------------------------------------------------------------- the device
 
 
-@dataclass
 class _Connection:
     """The host of this process' tests, what was found there, or why nothing was."""
 
-    host: Host
-    found: EdgeTpu | None = None
-    absent: EdgeTpuAbsentError | None = None
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.found: EdgeTpu | None = None
+        self.absent: EdgeTpuAbsentError | None = None
 
 
 _CONNECTION = pytest.StashKey[_Connection]()
@@ -199,12 +198,12 @@ class LatencyFixture:
 # --------------------------------------------------------------------------- measurements of a test
 
 
-@dataclass
 class _Made:
     """What one test has measured, and what of it no report has carried yet."""
 
-    all: list[Measurement] = field(default_factory=list)
-    unsent: list[Measurement] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.all: list[Measurement] = []
+        self.unsent: list[Measurement] = []
 
     def add(self, measurement: Measurement) -> None:
         self.all.append(measurement)

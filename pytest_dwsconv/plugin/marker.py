@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from inspect import iscoroutinefunction, signature
@@ -76,41 +76,56 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Keep the model that a marked test returns, and let pytest see a test that returns nothing."""
-    test, pyfuncitem.stash[_RETURNED] = pyfuncitem.obj, None
-    if not pyfuncitem.get_closest_marker("dws_budget") or iscoroutinefunction(test):
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    if not item.get_closest_marker("dws_budget"):
         return (yield)
-    pyfuncitem.obj = _keeping(pyfuncitem, test)
+    from pytest_dwsconv.plugin.holding import hold
+
+    with _keeping_returned(item):
+        result = yield
+    with _in_one_sentence():
+        budget, shapes = _marked(item)
+        hold(item, _subjects(item, shapes), budget, pytrace=False)
+    return result
+
+
+@contextmanager
+def _keeping_returned(item: pytest.Item) -> Iterator[None]:
+    """Keep the model that a test returns, and let pytest see a test that returns nothing."""
+    if not isinstance(item, pytest.Function):
+        yield
+        return
+    test, item.stash[_RETURNED] = item.obj, None
+    item.obj = (_keeping_awaited if iscoroutinefunction(test) else _keeping)(item, test)
     try:
-        return (yield)
+        yield
     finally:
-        pyfuncitem.obj = test
+        item.obj = test
 
 
 def _keeping(item: pytest.Item, test: Callable[..., object]) -> Callable[..., object]:
     @wraps(test)
     def call(*args: Any, **kwargs: Any) -> object:
         __tracebackhide__ = True
-        value = test(*args, **kwargs)
-        if not _is_model(value):
-            return value
-        item.stash[_RETURNED] = value
-        return None
+        return _kept(item, test(*args, **kwargs))
 
     return call
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    result = yield
-    if item.get_closest_marker("dws_budget"):
-        from pytest_dwsconv.plugin.holding import hold
+def _keeping_awaited(item: pytest.Item, test: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+    @wraps(test)
+    async def call(*args: Any, **kwargs: Any) -> object:
+        __tracebackhide__ = True
+        return _kept(item, await test(*args, **kwargs))
 
-        with _in_one_sentence():
-            budget, shapes = _marked(item)
-            hold(item, _subjects(item, shapes), budget, pytrace=False)
-    return result
+    return call
+
+
+def _kept(item: pytest.Item, value: object) -> object:
+    if not _is_model(value):
+        return value
+    item.stash[_RETURNED] = value
+    return None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pytest_dwsconv.plugin.reports import Subject, analyze_under_hooks
 if TYPE_CHECKING:
     from pytest_dwsconv.budget import Held
     from pytest_dwsconv.measurement import Measurement
-    from pytest_dwsconv.render import Measured, Run, Users
+    from pytest_dwsconv.render import Users
     from pytest_dwsconv.report import Report
 
 TITLE = "dwsconv: depthwise separable candidates"
@@ -58,11 +58,13 @@ class Summary:
     def __init__(self, config: pytest.Config, outputs: list[Output]) -> None:
         self._config = config
         self._outputs = outputs
+        self._written: list[Output] = []
         self._run: dict[Report, Users] = {}
         self._measured: dict[Measurement, set[str]] = {}
         self._received: dict[str, Report] = {}
         self._failures: dict[str, set[str]] = {}
         self._latencies: dict[Report, dict[str, float]] = {}
+        self._strict = strict(config)
         self._models = named_models(config)
         self._checks = Checks(config)
         self._findings = Findings()
@@ -135,17 +137,30 @@ class Summary:
             self._findings.faults += checked.faults
             self._findings.unknown += checked.unknown
             self._findings.notices += checked.notices
+            self._findings.unwritten += checked.unwritten
         for output in self._outputs:
             if output.path is not None:
-                _write(output.form, self._run, self._measured, output.path)
+                self._write(output.form, output.path)
         session.exitstatus = self._outcome(exitstatus)
+
+    def _write(self, form: str, path: Path) -> None:
+        from pytest_dwsconv.render import write_run
+
+        try:
+            write_run(form, self._run, path, self._measured)
+        except OSError as error:
+            self._findings.unwritten.append(f"dws-report: {path} cannot be written: {error.strerror}")
+        else:
+            self._written.append(Output(form, path))
 
     def _outcome(self, exitstatus: int) -> int:
         """A run that reported a named model has done something, with or without tests; checks may fail it."""
+        if self._findings.unwritten and exitstatus in _COMPLETE:
+            return pytest.ExitCode.USAGE_ERROR
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return exitstatus
         unknown = bool(self._failures or self._findings.unknown)
-        if self._findings.faults or (unknown and strict(self._config)):
+        if self._findings.faults or (unknown and self._strict):
             return pytest.ExitCode.TESTS_FAILED
         return pytest.ExitCode.OK if any(users.targets for users in self._run.values()) else exitstatus
 
@@ -156,20 +171,21 @@ class Summary:
         # reason: where there is no terminal, its width is made up
         width = writer.fullwidth if terminalreporter.isatty else None
         for form, path in self._outputs:
-            if path is not None:
-                terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
-            else:
+            if path is None:
                 terminalreporter.section(TITLE)
                 verbosity = self._config.get_verbosity()
                 text = render_run(
                     form, self._run, verbosity, width=width, colour=writer.hasmarkup, measured=self._measured
                 )
                 terminalreporter.write_line(text)
+        for form, path in self._written:
+            terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
         called = [f"{failure}\nCalled by {', '.join(sorted(tests))}" for failure, tests in self._failures.items()]
-        severe = strict(self._config)
         _section(terminalreporter, "notices", self._findings.notices)
-        _section(terminalreporter, "not known", sorted(called) + self._findings.unknown, red=severe, yellow=not severe)
+        severity = {"red" if self._strict else "yellow": True}
+        _section(terminalreporter, "not known", sorted(called) + self._findings.unknown, **severity)
         _section(terminalreporter, "over budget", self._findings.faults, red=True)
+        _section(terminalreporter, "not written", self._findings.unwritten, red=True)
 
 
 def _section(reporter: pytest.TerminalReporter, title: str, lines: Sequence[str], **markup: Any) -> None:
@@ -184,12 +200,3 @@ def _analyze_named(config: pytest.Config, named: NamedModel) -> Subject:
 
     model = load_target(named.target, (config.rootpath, config.invocation_params.dir))
     return Subject(analyze_under_hooks(config.hook, config, model, named.shapes), model)
-
-
-def _write(form: str, run: Run, measured: Measured, path: Path) -> None:
-    from pytest_dwsconv.render import write_run
-
-    try:
-        write_run(form, run, path, measured)
-    except OSError as error:
-        raise pytest.UsageError(f"dws-report: {path} cannot be written: {error.strerror}") from error

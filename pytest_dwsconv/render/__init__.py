@@ -11,6 +11,7 @@ from typing import cast
 from pytest_dwsconv.render.measured import NOTHING, Measured
 from pytest_dwsconv.render.run import Run, Style, Users, in_order
 from pytest_dwsconv.report import Report
+from pytest_dwsconv.writing import replace_content
 
 __all__ = ["FILES_ONLY", "FORMS", "Measured", "Run", "Style", "Users", "render_report", "render_run", "write_run"]
 
@@ -62,15 +63,19 @@ def render_report(form: str, report: Report) -> str:
 
 
 def write_run(form: str, run: Run, path: Path, measured: Measured = NOTHING) -> None:
-    """Write a run to a file in place of what it holds; Markdown joins what a job's summary on GitHub holds already.
+    """Write a run to a file, all or nothing, in place of what it holds.
 
-    That is the file which the environment variable ``GITHUB_STEP_SUMMARY`` names.
+    Markdown joins what a job's summary on GitHub holds already. That is the file which the environment variable
+    ``GITHUB_STEP_SUMMARY`` names.
 
     Raises:
         OSError: the file cannot be written.
     """
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     joins = form == "markdown" and summary is not None and path.resolve() == Path(summary).resolve()
-    text = render_run(form, run, verbosity=1, measured=measured) + "\n"  # before the file gives up what it holds
-    with path.open("a" if joins else "w", encoding="utf-8") as file:
-        file.write(text)
+    data = (render_run(form, run, verbosity=1, measured=measured) + "\n").encode()
+    if joins:
+        with path.open("ab") as file:
+            file.write(data)
+    else:
+        replace_content(path, data)

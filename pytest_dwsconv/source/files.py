@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import io
 import os
-import stat
-import tempfile
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_dwsconv.errors import SourceError
+from pytest_dwsconv.writing import replace_content
 
 _NOT_SOURCE = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
 
@@ -68,90 +67,15 @@ def read(path: Path) -> SourceText:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace the file's content, all or nothing. Its mode, owner and links stay; a device or a pipe is written to.
+    """Replace the file's content, all or nothing.
 
     Raises:
-        SourceError: the file is read-only, or its folder cannot be written to.
+        SourceError: the file is read-only, or cannot be written for another reason.
     """
     try:
-        status = _status(path)
-        if status is not None and not stat.S_ISREG(status.st_mode):
-            path.write_bytes(data)
-        else:
-            _write_file(Path(os.path.realpath(path)), status, data)
+        replace_content(path, data)
     except OSError as error:
         raise SourceError(f"it cannot be written: {error.strerror or error}") from error
-
-
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-
-
-def _write_file(target: Path, status: os.stat_result | None, data: bytes) -> None:
-    if status is None:
-        _replace(target, data, 0o666 & ~_mask())
-        return
-    mode = stat.S_IMODE(status.st_mode)
-    if not mode & 0o222 or not os.access(target, os.W_OK):
-        raise SourceError("it is read-only")
-    if status.st_nlink > 1 or not _replace(target, data, mode, (status.st_uid, status.st_gid)):
-        _overwrite(target, data)
-
-
-def _mask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _replace(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> bool:
-    """Put a new file in the place of the old one; False, with nothing done, where it cannot have the same owner."""
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        if owner is not None and not _give(temporary, owner):
-            os.unlink(temporary)
-            return False
-        os.chmod(temporary, mode)  # reason: after the owner, whose change takes the set-user bit off
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return True
-
-
-def _give(file: str, owner: tuple[int, int]) -> bool:
-    status = os.stat(file)
-    if (status.st_uid, status.st_gid) == owner:
-        return True
-    try:
-        os.chown(file, *owner)
-    except PermissionError:
-        return False
-    return True
-
-
-def _overwrite(target: Path, data: bytes) -> None:
-    """Write into the file itself, which has other names or another owner; on failure it gets its old content back."""
-    old = target.read_bytes()
-    with target.open("r+b", buffering=0) as file:  # reason: unlike "wb", it keeps the space that the old content needs
-        try:
-            _fill(file, data)
-        except BaseException:
-            _fill(file, old)
-            raise
-
-
-def _fill(file: io.FileIO, data: bytes) -> None:
-    file.seek(0)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
-    file.truncate()
 
 
 def python_files(folder: Path) -> Iterator[Path]:
