@@ -11,6 +11,8 @@ Needs the images of Debian's package dataset-fashion-mnist, and a network for th
     pip install torchvision
     python benchmarks/accuracy.py svd
 
+    python benchmarks/accuracy.py memory
+
 Calibration is 1,024 training images without labels; accuracy is on the first 4,000 test images. Times are of the
 machine it runs on. Rows that need a package that is missing say so.
 """
@@ -21,6 +23,9 @@ import argparse
 import copy
 import gzip
 import random
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -35,6 +40,7 @@ from torch.nn import functional as F
 
 from pytest_dwsconv import analyze, distill, rewrite
 from pytest_dwsconv.calibrating import calibrate
+from pytest_dwsconv.conv import Order
 from pytest_dwsconv.estimating import estimate
 from pytest_dwsconv.fitting import Problem
 from pytest_dwsconv.planning import PlanEntry
@@ -277,14 +283,44 @@ def svd_table() -> None:
     print(tabulate(rows, ["network", "layers", "s, analysis included"]))
 
 
+def memory_table() -> None:
+    """Peak extra memory of the fit of one wide convolution, each in a process of its own."""
+    rows = []
+    for channels, side in ((128, 8), (512, 3)):
+        for order in Order:
+            command = [sys.executable, __file__, "memory", "--conv", str(channels), str(side), order.value]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            rows.append([channels, f"{side} x {side}", order.value, *done.stdout.split()])
+            print(*rows[-1], sep=" | ", flush=True)
+    print(tabulate(rows, ["channels", "taps", "order", "extra MiB", "CPU s"], intfmt=","))
+
+
+def memory_of(channels: int, side: int, order: str) -> None:
+    """Print the extra peak memory, in MiB, and the CPU seconds of one fit, on 64 maps of 14 x 14."""
+    torch.manual_seed(0)
+    warm, batch = nn.Conv2d(8, 8, 3), torch.randn(2, 8, 8, 8)
+    rewrite(nn.Sequential(warm), batch.shape, init="fit", calibration=[batch, batch])  # what is loaded on first use
+    network = nn.Sequential(nn.Conv2d(channels, channels, side, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+    batches = [torch.randn(16, channels, 14, 14) for _ in range(4)]
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    rewrite(network, batches[0].shape, init="fit", calibration=batches, order=order, refine=0)
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    print(extra, f"{time.process_time() - start:.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="accuracy kept by depthwise separable rewrites, by method")
-    parser.add_argument("table", choices=["fashion", "plans", "mtcnn", "svd"])
+    parser.add_argument("table", choices=["fashion", "plans", "mtcnn", "svd", "memory"])
     parser.add_argument("--network", type=Path, help="a file with load(weights) -> network")
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--conv", nargs=3, metavar=("CHANNELS", "SIDE", "ORDER"), help="one row of memory alone")
     arguments = parser.parse_args()
-    if arguments.table in ("mtcnn", "svd"):
-        return {"mtcnn": mtcnn_table, "svd": svd_table}[arguments.table]()
+    if arguments.conv:
+        channels, side, order = arguments.conv
+        return memory_of(int(channels), int(side), order)
+    alone = {"mtcnn": mtcnn_table, "svd": svd_table, "memory": memory_table}
+    if arguments.table in alone:
+        return alone[arguments.table]()
     if arguments.network is None or arguments.weights is None:
         parser.error(f"{arguments.table} needs --network and --weights")
     table = {"fashion": fashion_table, "plans": plans_table}[arguments.table]

@@ -18,8 +18,8 @@ from pytest_dwsconv.conv import Order
 from pytest_dwsconv.factorize import Factors
 from pytest_dwsconv.planning import PlanEntry
 
-EXPLICIT, DIRECT = 6000, 1500
-"""Unknowns up to which a normal matrix is formed, and up to which it is factorised instead of iterated on."""
+DIRECT = 1500
+"""Unknowns up to which a normal matrix is formed and factorised; above, it is iterated on without being formed."""
 CHUNK_NUMBERS = 16 * 1024 * 1024
 CG_STEPS = 40
 TOLERANCE = 1e-4
@@ -115,23 +115,17 @@ def _depthwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
         p = _solve(inner, right).view(channels, multiplier, filters).permute(2, 1, 0)
         coupling = torch.einsum("mrc,mp,psd->crds", p, weight, p)
         right = torch.einsum("mrc,mck->crk", p, weighted)
-        return _taps(coupling, right, d, p), p
+        return _taps(coupling, right, d), p
 
-    def _taps(coupling: Tensor, right: Tensor, d: Tensor, p: Tensor) -> Tensor:
+    def _taps(coupling: Tensor, right: Tensor, d: Tensor) -> Tensor:
         unknowns = d.numel()
-        if unknowns <= EXPLICIT:
+        if unknowns <= DIRECT:
             normal = coupling[:, :, None, :, :, None] * gram[:, None, :, :, None, :]
-            normal = normal.reshape(unknowns, unknowns)
-            if unknowns <= DIRECT:
-                return _solve(normal, right.reshape(-1, 1)).view(d.shape)
+            return _solve(normal.reshape(unknowns, unknowns), right.reshape(-1, 1)).view(d.shape)
 
-            def product(v: Tensor) -> Tensor:
-                return (normal @ v.reshape(-1)).view(d.shape)
-        else:
-
-            def product(v: Tensor) -> Tensor:
-                image = weight @ kernel(v, p) @ problem.gram[0]
-                return torch.einsum("mrc,mck->crk", p, image.view(filters, channels, taps))
+        def product(v: Tensor) -> Tensor:
+            coupled = torch.einsum("crds,dsl->cdlr", coupling, v).reshape(channels, -1, multiplier)
+            return (gram.view(channels, taps, -1) @ coupled).mT
 
         blocks = torch.einsum("crcs,ckcl->crksl", coupling, gram).reshape(channels, multiplier * taps, -1)
         return _conjugate_gradients(product, right, d, blocks)

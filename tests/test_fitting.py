@@ -133,8 +133,6 @@ def test_iterating_and_factorising_agree(monkeypatch: pytest.MonkeyPatch, multip
     monkeypatch.setattr(fitting, "DIRECT", 0)
     monkeypatch.setattr(fitting, "CG_STEPS", 500)
     assert problem.loss(kernel_of(fit(problem, entry, start, 5), entry)) == pytest.approx(direct, rel=1e-4)
-    monkeypatch.setattr(fitting, "EXPLICIT", 0)
-    assert problem.loss(kernel_of(fit(problem, entry, start, 5), entry)) == pytest.approx(direct, rel=1e-4)
 
 
 @pytest.mark.parametrize("order", list(Order))
