@@ -154,7 +154,7 @@ def test_a_graph_module_and_one_batch_of_inputs() -> None:
         nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 2))
     )
     images = torch.rand(5, 3, 16, 16)
-    content = export_int8(network, [np.int64(side) for side in SHAPE], calibration=images)
+    content = export_int8(network, list(np.array(SHAPE)), calibration=images)
     file = read_model(content)
     assert [operator.name for operator in file.operators][:2] == ["CONV_2D", "MAX_POOL_2D"]
     assert [operator.layer for operator in file.operators][:2] == ["0", "2"]
