@@ -141,22 +141,25 @@ class Data:
     def graph(self) -> Recording:
         return self.recordings[0]
 
-    @torch.no_grad()
     def _check_reproduces(self, model: nn.Module) -> None:
-        """A forward that writes into views or decides by values cannot be run again from its record."""
-        batch = self.batches[0]
-        args, kwargs = arguments(batch)
-        expected = floating(model(*args, **kwargs))
-        found = self.outputs(0, {})
-        same = len(expected) == len(found) and all(
-            a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * _size(a), equal_nan=True)
-            for a, b in zip(expected, found, strict=True)
-        )
-        if not same:
+        """A forward that decides by values, or computes with one that it has read, gives something else when run again.
+
+        The first batch may be the one that was recorded, so the last is looked at too.
+        """
+        if not all(self._reproduces(model, index) for index in {0, len(self.batches) - 1}):
             raise InputError(
                 f"{type(model).__name__} cannot be run again from its recorded forward, so it cannot be fitted; "
                 "use init='svd'"
             )
+
+    @torch.no_grad()
+    def _reproduces(self, model: nn.Module, index: int) -> bool:
+        args, kwargs = arguments(self.batches[index])
+        expected, found = floating(model(*args, **kwargs)), self.outputs(index, {})
+        return len(expected) == len(found) and all(
+            a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * _size(a), equal_nan=True)
+            for a, b in zip(expected, found, strict=True)
+        )
 
     def outputs(self, index: int, overrides: Mapping[int, Override]) -> list[Tensor]:
         """The floating-point outputs of one batch."""

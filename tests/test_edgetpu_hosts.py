@@ -222,6 +222,8 @@ def test_a_host_that_falls_asleep(marked: Marked, hanging: Procedure, monkeypatc
 def another_master(marked: Marked, procedure: Procedure, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that waits for a device like this one does."""
     code = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's job in the background ignores it
         "from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure\n"
         "from pytest_dwsconv.edgetpu.hosts import Host\n"
         f"with Host() as host: EdgeTpu(host, procedure={procedure!r}).devices()\n"
