@@ -87,8 +87,8 @@ _CHANGING = frozenset({"dtype", "memory_format"})
 
 def _quick_arithmetic(func: Any, args: Any, kwargs: Any) -> Tensor | None:
     """Of a floating-point tensor and a number, or another such tensor of the same dtype."""
-    if len(args) != 2 or kwargs:
-        return None
+    if len(args) != 2 or kwargs or (func is Tensor.__rsub__ and isinstance(args[1], Tensor)):
+        return None  # the last takes the memory layout of its second argument
     a, b = args
     if not (_is_float(a) and (type(b) in (int, float) or (_is_float(b) and b.dtype == a.dtype))):
         return None
@@ -106,7 +106,7 @@ def _arithmetic_result(a: Tensor, b: Any, shape: torch.Size) -> Tensor | None:
     """In memory as the first argument is; None where that does not tell."""
     if shape == a.shape and _is_dense(a):
         return torch.empty_strided(shape, a.stride(), dtype=a.dtype, device=META)
-    plain = shape == b.shape and a.is_contiguous() and b.is_contiguous()
+    plain = isinstance(b, Tensor) and shape == b.shape and a.is_contiguous() and b.is_contiguous()
     return torch.empty(shape, dtype=a.dtype, device=META) if plain else None
 
 

@@ -16,9 +16,14 @@ from pytest_dwsconv import execution, operators
 
 def answered(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """What is said of the call without running it."""
-    given, given_kwargs = tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, (args, kwargs))
+    given, given_kwargs = tree_map(lambda one: sketch(one) if isinstance(one, Tensor) else one, (args, kwargs))
     out = execution._quick(func, func.__name__, given, given_kwargs)
     return None if out is None else out[0]
+
+
+def sketch(tensor: Tensor) -> Tensor:
+    """As it is on the meta device; ``to`` would close gaps."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def check(func: Any, *args: Any, **kwargs: Any) -> bool:
@@ -42,8 +47,14 @@ dtypes = st.sampled_from([torch.float32, torch.float32, torch.float32, torch.flo
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
+    """Contiguous, or transposed, with gaps between its elements, or with one that stands for many."""
     tensor = torch.ones(draw(shapes), dtype=draw(dtypes))
-    return tensor.transpose(0, -1) if tensor.dim() > 1 and draw(st.integers(0, 4)) == 0 else tensor
+    kind = draw(st.integers(0, 6)) if tensor.dim() else 0
+    if kind == 1:
+        return tensor.transpose(0, -1)
+    if kind == 2:
+        return torch.stack([tensor, tensor], -1)[..., 0]
+    return tensor[..., :1].expand(tensor.shape) if kind == 3 else tensor
 
 
 @given(st.sampled_from(sorted(operators.BROADCAST - operators.IN_PLACE, key=repr)), tensors(), tensors() | st.just(2.0))
