@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_report
-from pytest_dwsconv.plugin.marker import marker_help, pytest_runtest_call, pytest_runtest_setup
 from pytest_dwsconv.plugin.reports import ASKED, NOTICER, pytest_dwsconv_judge, pytest_runtest_makereport
 
 pytest_plugins = ("pytest_dwsconv.plugin.edgetpu",)
@@ -25,9 +25,7 @@ __all__ = [
     "pytest_dwsconv_judge",
     "pytest_load_initial_conftests",
     "pytest_plugins",
-    "pytest_runtest_call",
     "pytest_runtest_makereport",
-    "pytest_runtest_setup",
 ]
 
 
@@ -142,8 +140,32 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
         early_config.known_args_namespace.file_or_dir = parser.parse_known_args(args).file_or_dir
 
 
+_MARKER = (
+    "dws_budget(params=, macs=, size=, size_fp16=, size_int8=, activations=, candidates=, latency=, target=, "
+    "input_size=): Fail the test if a model it reports, or else takes or returns, is over this budget."
+)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("dws_budget"):
+        from pytest_dwsconv.plugin.marker import check_marker
+
+        check_marker(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    if not item.get_closest_marker("dws_budget"):
+        return (yield)
+    from pytest_dwsconv.plugin.marker import held_to_marker
+
+    with held_to_marker(item):
+        result = yield
+    return result
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", marker_help())
+    config.addinivalue_line("markers", _MARKER)
     wanted, folder = _wanted(config)
     config.stash[ASKED] = bool(wanted) or _checked(config)
     if not config.stash[ASKED]:

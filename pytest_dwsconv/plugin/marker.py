@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from inspect import iscoroutinefunction, signature
@@ -37,7 +37,7 @@ def dws_budget(  # noqa: PLR0913  # one argument a limit
     target: str | None = None,
     input_size: str | Shapes = None,
 ) -> tuple[Budget, Shapes]:
-    """Fail the test if a model it reports, or else takes or returns, is over this budget.
+    """The limits that the marker names.
 
     ``input_size`` is for models that the test takes or returns, which have no MACs without it.
     """
@@ -47,12 +47,6 @@ def dws_budget(  # noqa: PLR0913  # one argument a limit
     shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size
     limits = (params, macs, size, size_fp16, size_int8, activations, candidates, latency, target)
     return Budget(*limits), shapes
-
-
-def marker_help() -> str:
-    """The line that ``pytest --markers`` shows, made from the function above."""
-    arguments = ", ".join(f"{name}=" for name in signature(dws_budget).parameters)
-    return f"{dws_budget.__name__}({arguments}): {(dws_budget.__doc__ or '').splitlines()[0]}"
 
 
 def _marked(item: pytest.Item) -> tuple[Budget, Shapes]:
@@ -69,24 +63,22 @@ def _marked(item: pytest.Item) -> tuple[Budget, Shapes]:
     return dws_budget(**arguments)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("dws_budget"):
-        with _in_one_sentence():
-            _marked(item)
+def check_marker(item: pytest.Item) -> None:
+    """Fail a test whose markers cannot be read, before its fixtures are made."""
+    with _in_one_sentence():
+        _marked(item)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    if not item.get_closest_marker("dws_budget"):
-        return (yield)
+@contextmanager
+def held_to_marker(item: pytest.Item) -> Iterator[None]:
+    """Hold the models of the test that runs in the block to its markers."""
     from pytest_dwsconv.plugin.holding import hold
 
     with _keeping_returned(item):
-        result = yield
+        yield
     with _in_one_sentence():
         budget, shapes = _marked(item)
         hold(item, _subjects(item, shapes), budget, pytrace=False)
-    return result
 
 
 @contextmanager
