@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any, cast
 
@@ -137,13 +137,10 @@ def _quick_join(func: Any, args: Any, kwargs: Any) -> Tensor | None:
 
 
 def _joined(tensors: Any, dim: Any = 0) -> Tensor | None:
-    if not (type(dim) is int and isinstance(tensors, (tuple, list)) and tensors and all(map(_is_float, tensors))):
+    side = _side_to_join(tensors, dim, new=0)
+    if side is None:
         return None
     first = tensors[0]
-    sides = _sides(dim, first.dim())
-    if sides is None or not _lands_contiguous(tensors, first.dim()):
-        return None
-    (side,) = sides
     before, after = first.shape[:side], first.shape[side + 1 :]
     if len({(one.dtype, one.dim(), one.shape[:side], one.shape[side + 1 :]) for one in tensors}) > 1:
         return None
@@ -157,21 +154,24 @@ def _quick_stack(func: Any, args: Any, kwargs: Any) -> Tensor | None:
 
 
 def _stacked(tensors: Any, dim: Any = 0) -> Tensor | None:
-    if not (type(dim) is int and isinstance(tensors, (tuple, list)) and tensors and all(map(_is_float, tensors))):
+    side = _side_to_join(tensors, dim, new=1)
+    if side is None or len({(one.dtype, one.shape) for one in tensors}) > 1:
         return None
     first = tensors[0]
-    sides = _sides(dim, first.dim() + 1)
-    if sides is None or not _lands_contiguous(tensors, first.dim() + 1):
-        return None
-    if any((one.dtype, one.shape) != (first.dtype, first.shape) for one in tensors):
-        return None
-    (side,) = sides
     return torch.empty((*first.shape[:side], len(tensors), *first.shape[side:]), dtype=first.dtype, device=META)
 
 
-def _lands_contiguous(tensors: Sequence[Tensor], rank: int) -> bool:
-    """Whether these give a contiguous result of that rank: images may keep their channels last in memory."""
-    return rank not in (4, 5) or all(one.is_contiguous() for one in tensors)
+def _side_to_join(tensors: Any, dim: Any, new: int) -> int | None:
+    """The side of the result, of ``new`` sides more, that ``dim`` names; None where the result is not plain.
+
+    Of images it is not unless they are contiguous: they may keep their channels last in memory.
+    """
+    if not (type(dim) is int and isinstance(tensors, (tuple, list)) and tensors and all(map(_is_float, tensors))):
+        return None
+    rank: int = tensors[0].dim() + new
+    if not -rank <= dim < rank or (rank in (4, 5) and not all(one.is_contiguous() for one in tensors)):
+        return None
+    return dim % rank
 
 
 def _sides(dim: Any, rank: int) -> set[int] | None:
