@@ -23,7 +23,6 @@ import argparse
 import copy
 import gzip
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from analyze import extra_memory
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -302,10 +302,10 @@ def memory_of(channels: int, side: int, order: str) -> None:
     rewrite(nn.Sequential(warm), batch.shape, init="fit", calibration=[batch, batch])  # what is loaded on first use
     network = nn.Sequential(nn.Conv2d(channels, channels, side, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
     batches = [torch.randn(16, channels, 14, 14) for _ in range(4)]
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    rewrite(network, batches[0].shape, init="fit", calibration=batches, order=order, refine=0)
-    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
-    print(extra, f"{time.process_time() - start:.1f}")
+    start = time.process_time()
+    options: dict[str, Any] = {"init": "fit", "calibration": batches, "order": order, "refine": 0}
+    extra = extra_memory(lambda: rewrite(network, batches[0].shape, **options))
+    print(f"{extra:.0f} {time.process_time() - start:.1f}")
 
 
 def main() -> None:

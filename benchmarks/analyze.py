@@ -171,11 +171,16 @@ def _measure_memory(row: str, tool: str) -> None:
     run(tool, nn.Sequential(nn.Conv2d(3, 4, 3)), (1, 3, 8, 8))  # what a tool imports and prepares is not the model's
     build, shape = ROWS[row]
     model = build()
+    print(extra_memory(lambda: run(tool, model, shape)))
+
+
+def extra_memory(work: Callable[[], object]) -> float:
+    """MiB that the work adds, at its most, to what this process holds."""
     before = _status("VmRSS")
     with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")  # the high-water mark starts anew
-    run(tool, model, shape)
-    print((_status("VmHWM") - before) / 1024)
+        reset.write("5")  # the high-water mark starts anew; that of getrusage is the parent's at first
+    work()
+    return (_status("VmHWM") - before) / 1024
 
 
 def _status(key: str) -> int:
