@@ -156,9 +156,12 @@ def _finding(site: Site, policy: Policy, model_params: int, model_macs: int | No
         site.add_trait(Trait.IGNORED)
     spec = site.spec
     if site.calls:
-        spec = replace(spec, input_shape=site.calls[0][0], output_shape=site.calls[0][1])
+        spec = spec.shaped(*site.calls[0])
     judgement, before = judge(spec, policy), cost(spec)
-    separable = _separable(site, spec, policy) if judgement.verdict is Verdict.CANDIDATE else None
+    one = after = None
+    if judgement.verdict is Verdict.CANDIDATE:
+        one = separable_cost(spec, policy.order, policy.depth_multiplier)
+        after = None if one is None else _over_calls(one, site, spec, policy)
     params = None if before is None else before.params
     if Trait.NO_PARAMETER in spec.traits:
         params = 0
@@ -172,18 +175,18 @@ def _finding(site: Site, policy: Policy, model_params: int, model_macs: int | No
         reason=judgement.reason,
         params=params,
         macs=macs,
-        separable_params=None if separable is None else separable.params,
-        separable_macs=None if separable is None else separable.macs,
+        separable_params=None if after is None else after.params,
+        separable_macs=None if after is None else after.macs,
         origin=site.origin,
         type_name=site.type_name,
         calls=len(site.calls),
         aliases=site.aliases,
         input_bytes=_bytes(spec.input_shape, site.element_size),
         output_bytes=_bytes(spec.output_shape, site.element_size),
-        arithmetic_intensity=_intensity(before, traffic(spec), site.element_size),
+        arithmetic_intensity=_intensity(before, traffic(spec, params or 0), site.element_size),
         separable_intensity=None
-        if separable is None
-        else _separable_intensity(spec, policy.order, policy.depth_multiplier, site.element_size),
+        if one is None
+        else _separable_intensity(one, spec, policy.order, policy.depth_multiplier, site.element_size),
         params_share=_share(params, model_params),
         macs_share=_share(macs, model_macs),
         followed_by=site.followed_by,
@@ -205,22 +208,21 @@ def _intensity(one: Cost | None, elements: int | None, element_size: int | None)
     return one.macs / (elements * element_size)
 
 
-def _separable_intensity(spec: ConvSpec, order: Order, depth_multiplier: int, element_size: int | None) -> float | None:
-    choice = (spec, order, depth_multiplier)
-    return _intensity(separable_cost(*choice), separable_traffic(*choice), element_size)
+def _separable_intensity(
+    one: Cost, spec: ConvSpec, order: Order, depth_multiplier: int, element_size: int | None
+) -> float | None:
+    return _intensity(one, separable_traffic(spec, one.params, order, depth_multiplier), element_size)
 
 
-def _separable(site: Site, spec: ConvSpec, policy: Policy) -> Cost | None:
-    """Cost of the replacement, its MACs summed over the calls."""
-    first = separable_cost(spec, policy.order, policy.depth_multiplier)
-    if first is None or site.origin is Origin.ATTRIBUTES:
+def _over_calls(first: Cost, site: Site, spec: ConvSpec, policy: Policy) -> Cost:
+    """Cost of the replacement, of which ``first`` is that of the first call: its MACs summed over the calls."""
+    if site.origin is Origin.ATTRIBUTES:
         return first
     macs = 0
     for shapes in site.calls:
         each: Cost | None = first
         if shapes != site.calls[0]:
-            call = replace(spec, input_shape=shapes[0], output_shape=shapes[1])
-            each = separable_cost(call, policy.order, policy.depth_multiplier)
+            each = separable_cost(spec.shaped(*shapes), policy.order, policy.depth_multiplier)
         macs += (each and each.macs) or 0
     return Cost(first.params, macs)
 
@@ -257,8 +259,9 @@ def _replacement(finding: Finding, report: Report) -> Cost | None:
 def _replaced_intensity(finding: Finding, report: Report) -> float | None:
     if not finding.input_shape or not finding.input_bytes:
         return None
+    one = separable_cost(finding.spec, report.order, report.depth_multiplier)
     element_size = finding.input_bytes // prod(finding.input_shape)
-    return _separable_intensity(finding.spec, report.order, report.depth_multiplier, element_size)
+    return one and _separable_intensity(one, finding.spec, report.order, report.depth_multiplier, element_size)
 
 
 def _memory(parameters: list[nn.Parameter], recorded: Trace) -> Memory:

@@ -73,6 +73,12 @@ class ConvSpec:
     output_shape: tuple[int, ...] | None = None
     traits: tuple[Trait, ...] = ()
 
+    def shaped(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> ConvSpec:
+        """The same with shapes, as ``dataclasses.replace`` gives it in ten times as long."""
+        shaped = object.__new__(ConvSpec)
+        shaped.__dict__.update(self.__dict__, input_shape=input_shape, output_shape=output_shape)
+        return shaped
+
     @property
     def kind(self) -> Kind:
         if self.transposed:
@@ -160,24 +166,23 @@ def separable_cost(spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_m
     return Cost(pointwise + depthwise + bias, macs)
 
 
-def traffic(spec: ConvSpec) -> int | None:
+def traffic(spec: ConvSpec, params: int) -> int | None:
     """Elements that one call reads and writes, each once: input, parameters and output; None without shapes."""
-    before = cost(spec)
-    if before is None or spec.input_shape is None or spec.output_shape is None:
+    if spec.input_shape is None or spec.output_shape is None:
         return None
-    return prod(spec.input_shape) + before.params + prod(spec.output_shape)
+    return prod(spec.input_shape) + params + prod(spec.output_shape)
 
 
-def separable_traffic(spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_multiplier: int = 1) -> int | None:
+def separable_traffic(spec: ConvSpec, params: int, order: Order, depth_multiplier: int) -> int | None:
     """As ``traffic``, for the replacement: what lies between its two parts is written and read again.
 
     That is r C channels at the output's resolution for depthwise_first, r M at the input's for pointwise_first.
     """
-    after = separable_cost(spec, order, depth_multiplier)
-    ends = (spec.input_shape, spec.output_shape, spec.input_positions, spec.output_positions)
-    if after is None or None in ends or spec.in_channels is None or spec.out_channels is None:
-        return None
+    ends = traffic(spec, params)
     first = order is Order.DEPTHWISE_FIRST
-    channels, positions = (spec.in_channels, ends[3]) if first else (spec.out_channels, ends[2])
-    between = depth_multiplier * channels * (positions or 0)
-    return prod(ends[0] or ()) + after.params + 2 * between + prod(ends[1] or ())
+    channels, positions = (
+        (spec.in_channels, spec.output_positions) if first else (spec.out_channels, spec.input_positions)
+    )
+    if ends is None or channels is None or positions is None:
+        return None
+    return ends + 2 * depth_multiplier * channels * positions

@@ -46,7 +46,9 @@ class Inventory:
             prefix = f"{module_name}." if module_name else ""
             for table in (module._parameters, module._buffers, module.__dict__):
                 if not _PLAIN.issuperset(map(type, table.values())):
-                    yield from ((prefix + name, value) for name, value in table.items() if isinstance(value, Tensor))
+                    for name, value in table.items():
+                        if isinstance(value, Tensor):
+                            yield prefix + name, value
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter once."""

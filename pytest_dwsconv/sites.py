@@ -178,7 +178,7 @@ def _runs_quantized(step: Step, site: Site) -> bool:
 
 
 def _quantized_macs(step: Step, spec: ConvSpec) -> int:
-    one = cost(replace(spec, input_shape=_shape(step.reads[0]), output_shape=_shape(step)))
+    one = cost(spec.shaped(_shape(step.reads[0]), _shape(step)))
     return 0 if one is None else one.macs or 0
 
 

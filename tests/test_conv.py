@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order, cost, separable_cost, separable_traffic, traffic
+from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order, Trait, cost, separable_cost, separable_traffic, traffic
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -136,10 +136,18 @@ def test_traffic_moves_everything_once_and_what_lies_between_twice() -> None:
     """C = 4, M = 6, K = 3, stride 2 on 9 x 9, no bias, r = 2: 4 x 81 elements in, 6 x 16 out."""
     spec = ConvSpec(2, 4, 6, (3, 3), stride=(2, 2), bias=False, input_shape=(1, 4, 9, 9), output_shape=(1, 6, 4, 4))
     ends = 4 * 81 + 6 * 16
-    assert traffic(spec) == ends + 6 * 4 * 9
-    depthwise_first = (2 * 4 * 9 + 2 * 4 * 6) + 2 * (2 * 4 * 16)  # r C channels, at the output's resolution
-    pointwise_first = (2 * 6 * 4 + 2 * 6 * 9) + 2 * (2 * 6 * 81)  # r M channels, at the input's
-    assert separable_traffic(spec, Order.DEPTHWISE_FIRST, 2) == ends + depthwise_first
-    assert separable_traffic(spec, Order.POINTWISE_FIRST, 2) == ends + pointwise_first
+    assert traffic(spec, 7) == ends + 7
+    between = 2 * (2 * 4 * 16)  # r C channels, at the output's resolution
+    assert separable_traffic(spec, 7, Order.DEPTHWISE_FIRST, 2) == ends + 7 + between
+    between = 2 * (2 * 6 * 81)  # r M channels, at the input's
+    assert separable_traffic(spec, 7, Order.POINTWISE_FIRST, 2) == ends + 7 + between
     unknown = replace(spec, input_shape=None)
-    assert traffic(unknown) is separable_traffic(unknown) is None
+    assert traffic(unknown, 7) is separable_traffic(unknown, 7, Order.DEPTHWISE_FIRST, 1) is None
+
+
+def test_a_shaped_one_is_what_replace_gives() -> None:
+    spec = ConvSpec(2, 4, 6, (3, 3), traits=(Trait.TIED,))
+    shaped = spec.shaped((1, 4, 9, 9), (1, 6, 7, 7))
+    assert shaped == replace(spec, input_shape=(1, 4, 9, 9), output_shape=(1, 6, 7, 7))
+    assert hash(shaped) != hash(spec)
+    assert spec.input_shape is None
