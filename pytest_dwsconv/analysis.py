@@ -85,12 +85,14 @@ def _checked(model: Any) -> Inventory:
         raise InputError(f"analyze takes a torch.nn.Module, not {type(model).__name__}; build the model first")
     compiled_from = getattr(model, "_orig_mod", None)
     inventory = Inventory(model if compiled_from is None else compiled_from)
-    for name, module in inventory.modules.items():
-        if isinstance(module, torch.jit.ScriptModule):
-            which = f"{name} is a ScriptModule and" if name else "a ScriptModule"
-            raise InputError(f"{which} has no Python forward to record; analyze the model before scripting it")
-        if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
-            raise InputError(f"{name or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
+    kinds = {type(module) for module in inventory.modules.values()}
+    if any(issubclass(kind, torch.jit.ScriptModule) for kind in kinds):
+        name = next(name for name, module in inventory.modules.items() if isinstance(module, torch.jit.ScriptModule))
+        which = f"{name} is a ScriptModule and" if name else "a ScriptModule"
+        raise InputError(f"{which} has no Python forward to record; analyze the model before scripting it")
+    if any(map(is_lazy, inventory.parameters())):
+        name = next(name for name, tensor in inventory.tensors() if is_lazy(tensor)).rpartition(".")[0]
+        raise InputError(f"{name or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
     return inventory
 
 

@@ -44,11 +44,11 @@ class Inventory:
         """Parameters, buffers and tensors kept as attributes, with their names; a shared one under each."""
         for module_name, module in self.modules.items():
             prefix = f"{module_name}." if module_name else ""
-            for table in (module._parameters, module._buffers, module.__dict__):
-                if not _PLAIN.issuperset(map(type, table.values())):
-                    for name, value in table.items():
-                        if isinstance(value, Tensor):
-                            yield prefix + name, value
+            several = not _PLAIN.issuperset(map(type, module.__dict__.values()))
+            for table in (module._parameters, module._buffers, module.__dict__ if several else {}):
+                for name, value in table.items():
+                    if isinstance(value, Tensor):
+                        yield prefix + name, value
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter once."""

@@ -89,11 +89,6 @@ class _Ledger:
 
     def enter(self, step: Step, time: int) -> None:
         """Note the step's result, and that it and all it reads are in memory at that time."""
-        if step.layout is not None and not isinstance(step.layout.bytes, int):
-            raise InputError(
-                "the forward makes a nested tensor, whose shape does not tell its size; "
-                "analyze the part of the model that makes none"
-            )
         if step not in self.held:
             self.held[step] = self._place(step, time)
         for touched in (step, *step.reads):
@@ -109,6 +104,11 @@ class _Ledger:
         return max(accumulate(changes, initial=0))
 
     def _new(self, size: int, time: int) -> _Memory:
+        if not isinstance(size, int):
+            raise InputError(
+                "the forward makes a nested tensor, whose shape does not tell its size; "
+                "analyze the part of the model that makes none"
+            )
         self.made.append(_Memory(size, time, time))
         return self.made[-1]
 

@@ -78,13 +78,14 @@ def _linear(module: Any, x: Tensor) -> Shape | None:
 
 
 def _same(module: Any, x: Tensor) -> Shape:
-    return tuple(x.shape)
+    return x.shape
 
 
 def _batch_norm(rank: int) -> Callable[[Any, Tensor], Shape | None]:
     def shape(module: Any, x: Tensor) -> Shape | None:
-        fits = x.dim() == rank + 2 and x.shape[1] == module.num_features and module.running_mean is not None
-        return tuple(x.shape) if fits else None
+        shape = x.shape
+        fits = len(shape) == rank + 2 and shape[1] == module.num_features and module.running_mean is not None
+        return shape if fits else None
 
     return shape
 

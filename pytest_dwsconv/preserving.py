@@ -61,7 +61,7 @@ class _Snapshot:
     def _keep(self, values: Iterable[Any], within_object: bool = False) -> None:
         for value in values:
             kind = type(value)
-            if kind in _PLAIN:
+            if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
                 continue
             if not (kind in _COMMON or isinstance(value, _HOLDERS)):
                 self._keep_other(value, within_object)
@@ -120,11 +120,7 @@ def _refill(container: Any, copy: Any) -> None:
         for key, value in copy:
             OrderedDict.__setitem__(container, key, value)
         return
-    if (
-        isinstance(container, dict)
-        and list(container) == list(copy)
-        and all(map(is_, container.values(), copy.values()))
-    ):
+    if isinstance(container, dict) and _same(container, copy):
         return  # reason: it may be the attributes of an object that another thread is using
     kind: Any = next(kind for kind in (dict, list, set, deque) if isinstance(container, kind))
     kind.clear(container)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -269,17 +270,21 @@ class Recorder(TorchFunctionMode):
         plain = isinstance(x, Tensor) and not (_altered(module) or torch.is_grad_enabled() or transformed())
         if not plain or (self.real and module.training):
             return NotImplemented
+        kind = type(module)
         with torch._C.DisableTorchFunction():
-            x, step = self.known(x)
+            x, read = self.known(x)
             if self.real:
                 out = original(module, x)
-            elif (shape := operators.LEAVES[type(module)](module, x if x.is_meta else (x := x.to("meta")))) is None:
+            elif (shape := operators.LEAVES[kind](module, x if x.is_meta else (x := x.to("meta")))) is None:
                 return NotImplemented
             else:
-                out = x if module.__dict__.get("inplace") else _empty(shape, x, type(module))
-            counted = _module_macs(module, x, out)
-            self.add("call_module", name, out, args=(step,), reads=(step,), owner=name, counted=counted)
-            self.calls.append(ModuleCall(name, type(module), size_in_bytes(out)))
+                out = x if module.__dict__.get("inplace") else _empty(shape, x, kind)
+            layout = Layout.of(out)
+            counted = _module_macs(module, x, layout.shape)
+            step = Step("call_module", name, (read,), reads=(read,), layout=layout, owner=name, counted=counted)
+            self.steps.append(step)
+            setattr(out, self._mark, step)
+            self.calls.append(ModuleCall(name, kind, layout.bytes))
         return out
 
 
@@ -297,18 +302,18 @@ def _altered(module: nn.Module) -> bool:
     )
 
 
-def _module_macs(module: Any, x: Tensor, out: Tensor) -> Counted | None:
+def _module_macs(module: Any, x: Tensor, out: Sequence[int]) -> Counted | None:
     kind = type(module)
     if kind is nn.Linear:
-        return Counted(out.numel() * x.shape[-1])
+        return Counted(prod(out) * x.shape[-1])
     if issubclass(kind, _ConvNd):
-        return Counted(operators.conv_macs(module._parameters["weight"].shape, x.shape, out.shape, module.transposed))
+        return Counted(operators.conv_macs(module._parameters["weight"].shape, x.shape, out, module.transposed))
     return None
 
 
 def _empty(shape: Sequence[int], like: Tensor, kind: type[nn.Module]) -> Tensor:
     """A meta tensor of that shape, laid out in memory as a module of this kind over ``like`` would leave it."""
-    if tuple(shape) != tuple(like.shape) or kind in operators.CONTIGUOUS:
+    if shape != like.shape or kind in operators.CONTIGUOUS:
         return torch.empty(shape, dtype=like.dtype, device=operators.META)
     return like.detach()  # of no memory to share, and many times as quick to make as an empty one
 
