@@ -22,21 +22,6 @@ class Plain(nn.Linear):
         super().__init__(3, 2)
 """
 
-BACKEND = """
-from pytest_dwsconv.measurement import Measurement
-
-class Bench:
-    def measure(self, model, shape):
-        assert shape == (1, 4, 12, 12)
-        samples = (0.004, 0.006, 0.005)
-        return Measurement(
-            type(model).__name__, "", "bench-1", "cpu", "3.11", "torch 2", "", "", "", 0.1, samples
-        )
-
-def pytest_dwsconv_latency_backend(config, target):
-    return Bench() if target == "bench" else None
-"""
-
 
 @pytest.fixture(autouse=True)
 def nets(inner: pytest.Pytester) -> None:
@@ -135,48 +120,6 @@ def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), params="1.1k", cand
         )
 
 
-class TestLatency:
-    SOURCE = """
-@pytest.mark.dws_budget(latency="{limit}", target="{target}", input_size="1,4,12,12")
-def test_marked(): return Small()
-def test_fixture(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency="{limit}", target="{target}")
-"""
-
-    @pytest.mark.parametrize(("limit", "failed"), [("5ms", 0), ("4500us", 2)])
-    def test_it_is_measured_by_the_backend(self, pytester: pytest.Pytester, limit: str, failed: int) -> None:
-        pytester.makeconftest(BACKEND)
-        result = run(pytester, self.SOURCE.format(limit=limit, target="bench"), "-W", "error")
-        result.assert_outcomes(passed=2 - failed, failed=failed)
-        sentence = "*Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.500 ms (0.500 ms*"
-        result.stdout.fnmatch_lines([sentence] * failed)
-
-    def test_without_a_backend_it_is_unknown_and_says_so(self, pytester: pytest.Pytester) -> None:
-        source = self.SOURCE.format(limit="1us", target="moon")
-        said = "*the latency of Small on moon is unknown: no plugin measures it"
-        result = run(pytester, source, "-W", "default")
-        result.assert_outcomes(passed=2, warnings=2)
-        result.stdout.fnmatch_lines([said])
-        result = run(pytester, source, "-W", "default", "--dws-report")
-        result.stdout.fnmatch_lines(["*= dwsconv: not known =*", said, "Called by *::test_fixture, *::test_marked"])
-        for arguments in (["--dws-strict"], ["-o", "dws_strict=1"]):
-            result = run(pytester, source, "-W", "default", *arguments)
-            result.assert_outcomes(failed=2, warnings=2)
-            result.stdout.fnmatch_lines([said])
-
-    @pytest.mark.parametrize(
-        ("call", "sentence"),
-        [
-            ("dws_budget(dws_report(Small(), (1, 4, 12, 12)), {})", "cannot be measured on a report: give the budget*"),
-            ("dws_budget(Small(), {})", "needs the shape of one input, as in (1, 3, 224, 224)"),
-        ],
-    )
-    def test_it_needs_a_model_and_a_shape(self, pytester: pytest.Pytester, call: str, sentence: str) -> None:
-        pytester.makeconftest(BACKEND)
-        call = call.format("latency='5ms', target='bench'")
-        result = run(pytester, f"def test_it(dws_budget, dws_report): {call}")
-        result.stdout.fnmatch_lines([f"E *InputError: the latency of Small {sentence}"])
-
-
 class TestConfiguration:
     OVER = "Small has 5.44k parameters, the budget is 5k (0.44k over). *"
 
@@ -190,18 +133,6 @@ class TestConfiguration:
         result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", self.OVER])
         result.stdout.no_fnmatch_line("*depthwise separable candidates*")
         assert run(pytester, "", "-o", "dws_models=nets:Small params=6k").ret == 0
-
-    def test_latency_of_a_configured_model(self, pytester: pytest.Pytester) -> None:
-        pytester.makeconftest(BACKEND)
-        line = "nets:Small 1,4,12,12 latency=4ms target={}"
-        result = run(pytester, "", "-o", f"dws_models={line.format('bench')}")
-        assert result.ret == pytest.ExitCode.TESTS_FAILED
-        result.stdout.fnmatch_lines(["Small took 5.000 ms, measured *, the limit is 4.000 ms (1.000 ms over)."])
-        result = run(pytester, "", "-o", f"dws_models={line.format('moon')}")
-        assert result.ret == 0
-        result.stdout.fnmatch_lines(["*= dwsconv: not known =*", "the latency of Small on moon is unknown: *"])
-        result = run(pytester, "", "-o", f"dws_models={line.format('moon')}", "--dws-strict")
-        assert result.ret == pytest.ExitCode.TESTS_FAILED
 
     @pytest.mark.parametrize(
         ("lines", "sentences"),
@@ -269,7 +200,8 @@ class TestConfiguration:
             ("dws_budgets=Small", "dws_budgets 'Small' is not a pattern and limits, as in *"),
             ("dws_budgets=Small 5k", "dws_budgets 'Small 5k' is not a pattern and limits, as in *"),
             ("dws_budgets=* parms=5k", "dws_budgets '* parms=5k': a budget has no argument 'parms': it takes *"),
-            ("dws_budgets=* latency=5ms target=x", "dws_budgets *: latency is measured where the model is, limit it *"),
+            ("dws_budgets=* latency=5ms", "dws_budgets *: a budget's latency and target go together, *"),
+            ("dws_budgets=* latency=5 target=x", "dws_budgets *: the budget's latency '5' is not a quantity: *"),
         ],
     )
     def test_a_wrong_line_is_one_sentence_before_any_test(

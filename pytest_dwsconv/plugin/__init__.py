@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_report
-from pytest_dwsconv.plugin.reports import ASKED, NOTICER, pytest_dwsconv_judge, pytest_runtest_makereport
+from pytest_dwsconv.plugin.reports import ASKED, LATENCIES, NOTICER, pytest_dwsconv_judge, pytest_runtest_makereport
 
 pytest_plugins = ("pytest_dwsconv.plugin.edgetpu",)
 """Loaded along with this one."""
@@ -170,8 +170,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[ASKED] = bool(wanted) or _checked(config)
     if not config.stash[ASKED]:
         return
+    from pytest_dwsconv.plugin.latencies import Tabled
     from pytest_dwsconv.plugin.noticing import Noticer
 
+    if (tabled := Tabled.of(config)) is not None:
+        config.stash[LATENCIES] = tabled
+        config.pluginmanager.register(tabled, "dwsconv-latencies")
     if not hasattr(config, "workerinput"):
         from pytest_dwsconv.plugin.summary import Summary, output
 

@@ -14,11 +14,14 @@ import pytest
 from pytest_dwsconv.baseline import Baseline, current
 from pytest_dwsconv.budget import held
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.plugin.configured import budget_for, rules
+from pytest_dwsconv.plugin.configured import allowed, rules
+from pytest_dwsconv.plugin.latencies import Unmeasured
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.render import Run
+    from pytest_dwsconv.budget import Held
+    from pytest_dwsconv.plugin.latencies import Latencies
+    from pytest_dwsconv.render import Run, Users
     from pytest_dwsconv.report import Report
 
 PLACE = Path(".dwsconv") / "baseline.json"
@@ -53,25 +56,40 @@ class Checks:
         if self._percent is not None or self._update:
             self._baseline = self._read()
 
-    def run(self, run: Run, latencies: Mapping[Report, Mapping[str, float]]) -> Findings:
+    def run(self, run: Run, latencies: Latencies) -> Findings:
         """Check every model of the run; the budget's state joins its users."""
         found = Findings()
         for report, users in run.items():
-            try:
-                budget = budget_for(report, users, self._table)
-                limits = held(report, budget) if budget is not None else ()
-            except InputError as error:
-                found.unknown.append(str(error))
-                continue
+            limits = self._held(report, users, latencies, found)
             users.held += [limit for limit in limits if limit not in users.held]
             found.faults += [limit.violation for limit in limits if limit.violation]
         found.notices += [
             f"dws_budgets {rule.pattern} is for no model of this run"
             for rule in self._table
-            if rule.pattern != "*" and run and not any(rule.is_for(*row) for row in run.items())
+            if rule.pattern != "*"
+            and run
+            and not any(rule.is_for(report.model, users.targets, users.tests) for report, users in run.items())
         ]
-        self._compare(run, latencies, found)
+        self._compare(run, latencies.medians(), found)
         return found
+
+    def _held(self, report: Report, users: Users, latencies: Latencies, found: Findings) -> list[Held]:
+        """How a model stands to the table; what cannot be told joins what is found."""
+        own = allowed(report, users, self._table)
+        limits: list[Held] = []
+        try:
+            limits += held(report, own.budget) if own.budget is not None else ()
+        except InputError as error:
+            found.unknown.append(str(error))
+        for target, limit in own.latencies.items():
+            latency = latencies.held(report, target, limit)
+            if not isinstance(latency, Unmeasured):
+                limits += latency
+            elif latency.required:
+                found.faults.append(latency.sentence)
+            else:
+                found.unknown.append(latency.sentence)
+        return limits
 
     def _compare(self, run: Run, latencies: Mapping[Report, Mapping[str, float]], found: Findings) -> None:
         models = current({report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies)

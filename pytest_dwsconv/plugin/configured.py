@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
@@ -59,18 +59,32 @@ def _named(line: str, shapes: Shapes) -> NamedModel:
         return NamedModel(target, own, Budget.of(limits) if limits else None)
 
 
+class LatencyLimit(NamedTuple):
+    """A latency, as in "5ms", that models may have on a target."""
+
+    target: str
+    limit: str
+
+
 class Rule(NamedTuple):
     """Limits for the models that a pattern is for."""
 
     pattern: str
     limits: dict[str, float | str | None]
+    latency: LatencyLimit | None = None
 
-    def is_for(self, report: Report, users: Users) -> bool:
-        """A pattern with a slash or of a file is for models its tests report, one with a colon for a target."""
+    def is_for(self, model: str, targets: Collection[str], tests: Collection[str]) -> bool:
+        """A pattern with a slash or of a file is for models its tests report, one with a colon for a target.
+
+        Args:
+            model: the class.
+            targets: those that reported a model of it.
+            tests: the same, by node id.
+        """
         pattern = self.pattern
         if "/" in pattern or ".py" in pattern:
-            return any(_under(pattern, test) for test in users.tests)
-        names = users.targets if ":" in pattern else {report.model}
+            return any(_under(pattern, test) for test in tests)
+        names = targets if ":" in pattern else [model]
         return pattern in names or any(fnmatchcase(name, pattern) for name in names)
 
 
@@ -95,20 +109,29 @@ def _rule(line: str) -> Rule:
         raise pytest.UsageError(f"dws_budgets {line!r} is not a pattern and limits, as in Small* params=5M macs=600M")
     with usage_errors(f"dws_budgets {line!r}: "):
         limits = _limits(words)
-        if Budget.of(limits).latency is not None:
-            raise pytest.UsageError(
-                f"dws_budgets {line!r}: latency is measured where the model is, limit it in dws_models or in a test"
-            )
-    return Rule(pattern, limits)
+        budget = Budget.of(limits)
+    if budget.latency is None:
+        return Rule(pattern, limits)
+    rest = {name: limit for name, limit in limits.items() if name not in ("latency", "target")}
+    return Rule(pattern, rest, LatencyLimit(str(budget.target), str(budget.latency)))
 
 
-def budget_for(report: Report, users: Users, table: Sequence[Rule]) -> Budget | None:
-    """The budget of a model; of lines that set the same limit for it the last wins."""
+class Allowed(NamedTuple):
+    """What a model may cost: a budget on what its report tells, if any, and latencies by their targets."""
+
+    budget: Budget | None
+    latencies: dict[str, str]
+
+
+def allowed(report: Report, users: Users, table: Sequence[Rule]) -> Allowed:
+    """The limits of a model; of lines that set the same limit for it the last wins."""
     limits: dict[str, float | str | None] = {}
+    latencies: dict[str, str] = {}
     for rule in table:
-        if rule.is_for(report, users):
+        if rule.is_for(report.model, users.targets, users.tests):
             limits |= rule.limits
-    return Budget.of(limits) if limits else None
+            latencies |= [rule.latency] if rule.latency else []
+    return Allowed(Budget.of(limits) if limits else None, latencies)
 
 
 def _limits(words: Iterable[str]) -> dict[str, float | str | None]:

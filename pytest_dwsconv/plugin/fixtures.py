@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.reports import MADE, Made, Subject, analyze_under_hooks
+from pytest_dwsconv.plugin.reports import LATENCIES, MADE, Made, Subject, analyze_under_hooks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,10 @@ class ReportFixture:
             report = analyze_under_hooks(item.ihook, item.config, model, input_size, **options)
         except DwsconvError as error:  # the user's to mend: one sentence, without the way it took through here
             raise error.with_traceback(None) from None
-        item.stash.setdefault(MADE, Made()).add(Subject(report, model))
+        subject = Subject(report, model)
+        item.stash.setdefault(MADE, Made()).add(subject)
+        if (latencies := item.config.stash.get(LATENCIES, None)) is not None:
+            latencies.due(subject, item.nodeid)
         return report
 
 

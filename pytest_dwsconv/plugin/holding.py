@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.plugin.configured import strict
+from pytest_dwsconv.plugin.latencies import Latency, Unmeasured, measured
 from pytest_dwsconv.plugin.reports import MADE, Made, Subject
 
 if TYPE_CHECKING:
     from pytest_dwsconv.budget import Budget, Held
-    from pytest_dwsconv.measurement import LatencyBackend, Measurement
     from pytest_dwsconv.report import Report
-
-
-class Latency(NamedTuple):
-    """A median latency in seconds, and the conditions it was measured under."""
-
-    conditions: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -78,42 +70,15 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
     Raises:
         InputError: a limit is on what the report does not tell, for want of an input size or of the model.
     """
-    from pytest_dwsconv.budget import Held, Unit, held, parse_quantity
-    from pytest_dwsconv.measurement import LatencyLimit
+    from pytest_dwsconv.budget import held
 
     limits = held(subject.report, budget)
     if budget.latency is None:
         return Standing(limits)
-    target = str(budget.target)
-    unknown = f"the latency of {subject.report.model} on {target} is unknown"
-    try:
-        backend: LatencyBackend | None = hook.pytest_dwsconv_latency_backend(config=config, target=target)
-    except pytest.skip.Exception as skip:
-        return Standing(limits, unknown=f"{unknown}: {skip.msg}", skipped=True)
-    if backend is None:
-        return Standing(limits, unknown=f"{unknown}: no plugin measures it")
-    measured = _measured(backend, subject)
-    excess = LatencyLimit(budget.latency).excess(measured)
-    limit = parse_quantity(budget.latency, Unit.SECONDS)
-    row = Held("latency", f"median latency measured on {target}", Unit.SECONDS, limit, measured.median, excess)
-    return Standing((*limits, row), Latency(_conditions(target, measured), measured.median))
-
-
-def _measured(backend: LatencyBackend, subject: Subject) -> Measurement:
-    report, model = subject.report, subject.model
-    if model is None:
-        raise InputError(f"the latency of {report.model} cannot be measured on a report: give the budget the model")
-    if len(report.input_shapes) != 1:
-        raise InputError(f"the latency of {report.model} needs the shape of one input, as in (1, 3, 224, 224)")
-    return backend.measure(model, report.input_shapes[0])
-
-
-def _conditions(target: str, measured: Measurement) -> str:
-    """What two latencies must have in common to be compared: the hardware, the runtime, torch and its threads."""
-    import torch
-
-    where = f"{target}: {measured.device} of {measured.machine}"
-    return f"{where}, {measured.runtime}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    outcome = measured(hook, config, subject, str(budget.target))
+    if isinstance(outcome, Unmeasured):
+        return Standing(limits, unknown=outcome.sentence, skipped=outcome.skipped)
+    return Standing((*limits, outcome.held(budget.latency)), outcome)
 
 
 def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:

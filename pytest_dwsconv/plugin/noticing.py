@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from inspect import BoundArguments, signature
-from io import StringIO
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
@@ -18,7 +17,8 @@ from weakref import ref
 import pytest
 
 from pytest_dwsconv.errors import DwsconvError
-from pytest_dwsconv.plugin.reports import MADE, Made, analyze_under_hooks, packed
+from pytest_dwsconv.plugin.aside import ENDS, aside, first_line
+from pytest_dwsconv.plugin.reports import LATENCIES, MADE, Made, Subject, analyze_under_hooks, packed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,8 +58,9 @@ class Noticer:
         self._uninstall()
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self) -> None:
-        self._test = _Test()
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        latencies = item.config.stash.get(LATENCIES, None)
+        self._test = _Test() if latencies is None else _Test(partial(latencies.targets, test=item.nodeid))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
@@ -122,14 +123,17 @@ class Noticer:
             self._known[key] = self._analyzed(item, noticed)
         except _ChangedError as error:
             return _sentence(noticed.type, error)
-        except _ENDS as error:  # reason: whatever a stranger's module does, the run goes on and says so
+        except ENDS as error:  # reason: whatever a stranger's module does, the run goes on and says so
             self._known[key] = _sentence(noticed.type, error)
         return self._known[key]
 
     def _analyzed(self, item: pytest.Item, noticed: _Noticed) -> Packed:
-        with _unheard(), _uncovered():
+        with aside():
             module, inputs = noticed.module(), noticed.inputs()
-            return packed(analyze_under_hooks(item.ihook, item.config, module, None, example_inputs=inputs))
+            report = analyze_under_hooks(item.ihook, item.config, module, None, example_inputs=inputs)
+        if noticed.targets:
+            item.config.stash[LATENCIES].join(item, Subject(report, module))
+        return packed(report)
 
     def _add(self, item: pytest.Item, outcome: Packed | str) -> None:
         made = item.stash.setdefault(MADE, Made())
@@ -137,33 +141,6 @@ class Noticer:
             made.failures.append(outcome)
         else:
             made.noticed.append(outcome)
-
-
-_ENDS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
-"""How a forward may end: all but the user's wish to stop."""
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """A block whose warnings and prints are nobody's: the test has had its own, and its filters may raise errors."""
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def _uncovered() -> Iterator[None]:
-    """A block whose lines coverage.py, if somebody runs it, does not count: no test has run them."""
-    coverage = sys.modules.get("coverage")
-    current = coverage.Coverage.current() if coverage is not None else None
-    if current is None:
-        yield
-        return
-    current.stop()
-    try:
-        yield
-    finally:
-        current.start()
 
 
 def _at_work() -> bool:
@@ -189,10 +166,12 @@ class _Noticed:
     is gone after the test, nothing refers to it, and another takes its attributes over.
     """
 
-    def __init__(self, module: nn.Module, called: Architecture, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, module: nn.Module, called: Architecture, begun: _Begun, targets: tuple[str, ...]) -> None:
         self.type = type(module)
+        self.targets = targets
+        """What its latency is to be measured on."""
         self._called = called
-        self._args, self._kwargs = args, kwargs
+        self._args, self._kwargs = begun.args, begun.kwargs
         self._module: Callable[[], nn.Module | None] = ref(module)
         self._attributes = vars(module)
         if hasattr(self.type, "__del__"):
@@ -234,9 +213,11 @@ class _Noticed:
 class _Test:
     """The outermost calls of one test; any thread may add to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, targets: Callable[[str], tuple[str, ...]] = lambda model: ()) -> None:
         self.noticed: dict[object, _Noticed | None] = {}
         self.failures: list[str] = []
+        self._targets = targets
+        """What models of a class are to be measured on."""
         self._architectures: dict[int, tuple[ref[nn.Module], Architecture]] = {}
         self._lock = threading.Lock()
 
@@ -271,7 +252,8 @@ class _Test:
             called = architecture(module)
             called = called.steady(begun.architecture) if begun.architecture is not None else called
             self._architectures[id(module)] = ref(module), called
-        key = (called, summary((begun.args, begun.kwargs)))
+        targets = self._targets(type(getattr(module, "_orig_mod", module)).__name__)
+        key = (called, summary((begun.args, begun.kwargs)), targets)
         with self._lock:
             if key in self.noticed:
                 return
@@ -279,7 +261,7 @@ class _Test:
                 raise OverflowError(
                     f"a test called models in more than {_MOST_KINDS} ways, and this is one of the rest"
                 )
-            self.noticed[key] = None if key in known else _Noticed(module, called, begun.args, begun.kwargs)
+            self.noticed[key] = None if key in known else _Noticed(module, called, begun, targets)
 
     def _seen(self, module: nn.Module) -> Architecture | None:
         """What makes the module the same as others, if it was worked out in this test."""
@@ -305,9 +287,7 @@ _MOST_KINDS = 200
 
 
 def _sentence(kind: type, error: BaseException) -> str:
-    lines = str(error).splitlines() or ["no message"]
-    name = "" if isinstance(error, DwsconvError) else f"{type(error).__name__}: "
-    return f"{kind.__name__}: {name}{lines[0]}"
+    return f"{kind.__name__}: {first_line(error)}"
 
 
 # --------------------------------------------------------------------------- waiting for torch

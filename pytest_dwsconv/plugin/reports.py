@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_dwsconv.budget import Held
-    from pytest_dwsconv.plugin.holding import Latency
+    from pytest_dwsconv.plugin.latencies import Latency, Tabled, Unmeasured
     from pytest_dwsconv.plugin.noticing import Noticer
     from pytest_dwsconv.report import Finding, Report
     from pytest_dwsconv.rules import Judgement
@@ -40,7 +40,7 @@ class Made:
         self.noticed: list[Packed] = []
         self.failures: list[str] = []
         self.held: list[tuple[Report, Sequence[Held]]] = []
-        self.latencies: list[tuple[Report, Latency]] = []
+        self.latencies: list[tuple[Report, Latency | Unmeasured]] = []
         self.sections: list[tuple[str, str]] = []
 
     def add(self, subject: Subject) -> None:
@@ -52,13 +52,15 @@ class Made:
 
         A report that was held to a budget may be one that this test did not make.
         """
+        from pytest_dwsconv.plugin.latencies import to_plain
+
         made = [subject.report for subject in self.subjects]
         others = [report for report, _ in self.held if report not in made]
         return {
             "reports": [*map(packed, self.unsent + others), *self.noticed],
             "failures": self.failures,
             "held": [(packed(report)[0], [limit.to_dict() for limit in limits]) for report, limits in self.held],
-            "latencies": [(packed(report)[0], *latency) for report, latency in self.latencies],
+            "latencies": [(packed(report)[0], to_plain(outcome)) for report, outcome in self.latencies],
         }
 
 
@@ -74,6 +76,7 @@ def packed(report: Report) -> Packed:
 ASKED = pytest.StashKey[bool]()
 MADE = pytest.StashKey[Made]()
 NOTICER: pytest.StashKey[Noticer] = pytest.StashKey()
+LATENCIES: pytest.StashKey[Tabled] = pytest.StashKey()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -112,7 +115,7 @@ def analyze_under_hooks(hook: Any, config: pytest.Config, model: nn.Module, shap
     """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts."""
     from pytest_dwsconv.analysis import analyze, rejudged
 
-    with _unnoticed(config):
+    with unnoticed(config):
         report = analyze(model, shapes, **options)
     return rejudged(report, lambda finding: _overruled(hook, config, finding))
 
@@ -127,8 +130,8 @@ def _overruled(hook: Any, config: pytest.Config, finding: Finding) -> Judgement:
 
 
 @contextmanager
-def _unnoticed(config: pytest.Config) -> Iterator[None]:
-    """The forward of an analysis is not one of the test's calls."""
+def unnoticed(config: pytest.Config) -> Iterator[None]:
+    """A block whose calls are this plugin's, not the test's."""
     noticer = config.stash.get(NOTICER, None)
     if noticer is None:
         yield

@@ -12,10 +12,11 @@ import pytest
 from pytest_dwsconv.plugin.checks import Checks, Findings
 from pytest_dwsconv.plugin.configured import NamedModel, named_models, strict, usage_errors
 from pytest_dwsconv.plugin.holding import standing
-from pytest_dwsconv.plugin.reports import Subject, analyze_under_hooks
+from pytest_dwsconv.plugin.latencies import Latencies, from_plain
+from pytest_dwsconv.plugin.reports import LATENCIES, Subject, analyze_under_hooks
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.budget import Held
+    from pytest_dwsconv.budget import Budget, Held
     from pytest_dwsconv.measurement import Measurement
     from pytest_dwsconv.render import Users
     from pytest_dwsconv.report import Report
@@ -63,7 +64,7 @@ class Summary:
         self._measured: dict[Measurement, set[str]] = {}
         self._received: dict[str, Report] = {}
         self._failures: dict[str, set[str]] = {}
-        self._latencies: dict[Report, dict[str, float]] = {}
+        self._latencies = Latencies()
         self._strict = strict(config)
         self._models = named_models(config)
         self._checks = Checks(config)
@@ -79,16 +80,23 @@ class Summary:
         subject = _analyze_named(config, named)
         self._add(subject.report, target=named.target)
         if named.budget is not None:
-            try:
-                found = standing(config.hook, config, subject, named.budget)
-            except pytest.fail.Exception as failed:  # the device that is required is not there
-                self._findings.faults.append(str(failed.msg))
-                return
-            self._hold(subject.report, found.limits)
-            self._findings.faults += found.violations
-            self._findings.unknown += [found.unknown] if found.unknown else []
-            if found.latency is not None:
-                self._latencies.setdefault(subject.report, {}).update([found.latency])
+            self._hold_named(subject, named.budget)
+        if (tabled := config.stash.get(LATENCIES, None)) is not None:
+            targets = tabled.targets(subject.report.model, factory=named.target)
+            for outcome in tabled.outcomes(config.hook, subject, targets):
+                self._latencies.add(subject.report, outcome)
+
+    def _hold_named(self, subject: Subject, budget: Budget) -> None:
+        try:
+            found = standing(self._config.hook, self._config, subject, budget)
+        except pytest.fail.Exception as failed:  # the device that is required is not there
+            self._findings.faults.append(str(failed.msg))
+            return
+        self._hold(subject.report, found.limits)
+        self._findings.faults += found.violations
+        self._findings.unknown += [found.unknown] if found.unknown else []
+        if found.latency is not None:
+            self._latencies.add(subject.report, found.latency)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         from pytest_dwsconv.measurement import Measurement
@@ -109,9 +117,9 @@ class Summary:
         for digest, limits in message.get("held", ()):
             if digest in self._received:
                 self._hold(self._received[digest], [Held.from_dict(limit) for limit in limits])
-        for digest, conditions, seconds in message.get("latencies", ()):
+        for digest, outcome in message.get("latencies", ()):
             if digest in self._received:
-                self._latencies.setdefault(self._received[digest], {})[conditions] = seconds
+                self._latencies.add(self._received[digest], from_plain(outcome))
         for failure in message.get("failures", ()):
             self._failures.setdefault(failure, set()).add(nodeid)
 

@@ -1,0 +1,52 @@
+"""What this plugin runs for itself beside the tests: a stranger's forward, or a stranger's backend."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+
+import pytest
+
+from pytest_dwsconv.errors import DwsconvError
+
+ENDS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
+"""How it may end: all but the user's wish to stop."""
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """A block that is nobody's: no test sees its warnings and prints, or is said to have covered its lines."""
+    with _unheard(), _uncovered():
+        yield
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """A block whose warnings and prints are dropped: the test has had its own, and its filters may raise errors."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _uncovered() -> Iterator[None]:
+    """A block whose lines coverage.py, if somebody runs it, does not count: no test has run them."""
+    coverage = sys.modules.get("coverage")
+    current = coverage.Coverage.current() if coverage is not None else None
+    if current is None:
+        yield
+        return
+    current.stop()
+    try:
+        yield
+    finally:
+        current.start()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, after its type where that is not one of ours."""
+    lines = str(error).splitlines() or ["no message"]
+    return lines[0] if isinstance(error, DwsconvError) else f"{type(error).__name__}: {lines[0]}"
