@@ -304,6 +304,33 @@ def test_torch_is_waited_for_and_not_imported(pytester: pytest.Pytester) -> None
     assert reported(pytester) == [("Small", [IMAGE], ["test_second"])]
 
 
+def test_a_compiled_function_hides_its_models_and_is_said_to(pytester: pytest.Pytester) -> None:
+    source = """
+model = Small()
+compiled = torch.compile(lambda x: model(x) + 1, backend="eager", fullgraph=True)
+def test_hidden(): compiled(IMAGE)
+def test_by_itself(): torch.compile(Small(4), backend="eager")(IMAGE)
+def test_in_place():
+    model = Small(4)
+    model.compile(backend="aot_eager")
+    model(IMAGE).sum().backward()
+def test_exported(): torch.export.export(Small(), (IMAGE,), strict=True)
+def test_reset(): torch._dynamo.reset()
+def test_hidden_again(): compiled(IMAGE)
+"""
+    result = run(pytester, source, "--dws-strict")
+    result.assert_outcomes(passed=6)
+    assert result.ret == 0
+    assert reported(pytester) == [("Small", [IMAGE], ["test_by_itself", "test_in_place"])]
+    result.stdout.fnmatch_lines(
+        [
+            "*= dwsconv: notices =*",
+            "torch.compile has compiled a function, and a model that is called inside one is not seen: *",
+            "In test_them.py::test_hidden, test_them.py::test_hidden_again",
+        ]
+    )
+
+
 def test_without_a_report_calls_are_untouched(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         "from torch import nn\ndef test_it(): assert nn.Module.__call__ is nn.Module._wrapped_call_impl"
@@ -315,10 +342,9 @@ def test_a_failed_import_of_torch_is_tried_again(tmp_path: Path) -> None:
     """The watch stays until the module is there, and steps aside for everything else."""
     code = f"""
 import sys
-from pytest_dwsconv.plugin.noticing import _Watch
+from pytest_dwsconv.plugin.awaiting import Awaited
 seen = []
-watch = _Watch(lambda module: seen.append(module.__name__))
-sys.meta_path.insert(0, watch)
+Awaited("torch.nn.modules.module", lambda module: seen.append(module.__name__))
 sys.path.insert(0, {str(tmp_path)!r})
 package = {str(tmp_path / "torch" / "nn" / "modules")!r}
 import os

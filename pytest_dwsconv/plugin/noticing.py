@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from inspect import BoundArguments, signature
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -18,6 +15,7 @@ import pytest
 
 from pytest_dwsconv.errors import DwsconvError
 from pytest_dwsconv.plugin.aside import ENDS, aside, first_line
+from pytest_dwsconv.plugin.awaiting import Awaited, Compilations
 from pytest_dwsconv.plugin.reports import LATENCIES, MADE, Made, Subject, analyze_under_hooks, packed
 
 if TYPE_CHECKING:
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
 
     from pytest_dwsconv.plugin.identity import Architecture
     from pytest_dwsconv.plugin.reports import Packed
-
-HOME = "torch.nn.modules.module"
-"""Where ``nn.Module`` is defined."""
 
 
 class Noticer:
@@ -46,19 +41,17 @@ class Noticer:
         self._test = _Test()
         self._threads = threading.local()
         self._uninstall: Callable[[], None] = lambda: None
-        self._watch = _Watch(self._install)
-        if HOME in sys.modules:
-            self._install(sys.modules[HOME])
-        else:
-            sys.meta_path.insert(0, self._watch)
+        self._awaited = Awaited("torch.nn.modules.module", self._install)
+        self._compilations = Compilations(self._compiling)
 
     def pytest_unconfigure(self) -> None:
-        if self._watch in sys.meta_path:
-            sys.meta_path.remove(self._watch)
+        self._awaited.forget()
+        self._compilations.forget()
         self._uninstall()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self._compilations.listen_again()
         latencies = item.config.stash.get(LATENCIES, None)
         self._test = _Test() if latencies is None else _Test(partial(latencies.targets, test=item.nodeid))
 
@@ -70,6 +63,8 @@ class Noticer:
             outcomes = [self._outcome(item, key, noticed) for key, noticed in test.noticed.items()]
             for outcome in (*outcomes, *test.failures):
                 self._add(item, outcome)
+            if test.compiled:
+                item.stash.setdefault(MADE, Made()).notices.append(_COMPILED)
 
     @contextmanager
     def outermost(self) -> Iterator[None]:
@@ -85,6 +80,11 @@ class Noticer:
         return getattr(self._threads, "inside", False)
 
     # -- during a test
+
+    def _compiling(self) -> None:
+        """Note a function that is compiled: the compiler runs models inside it without calling them."""
+        if not self._inside():
+            self._test.compiled = True
 
     def _install(self, home: Any) -> None:
         module_class = home.Module
@@ -216,6 +216,8 @@ class _Test:
     def __init__(self, targets: Callable[[str], tuple[str, ...]] = lambda model: ()) -> None:
         self.noticed: dict[object, _Noticed | None] = {}
         self.failures: list[str] = []
+        self.compiled = False
+        """Whether a function was."""
         self._targets = targets
         """What models of a class are to be measured on."""
         self._architectures: dict[int, tuple[ref[nn.Module], Architecture]] = {}
@@ -282,39 +284,13 @@ class _Begun(NamedTuple):
     architecture: Architecture | None
 
 
+_COMPILED = (
+    "torch.compile has compiled a function, and a model that is called inside one is not seen: call the model itself "
+    "in a test, or give it to dws_report."
+)
 _MOST_KINDS = 200
 """Of calls in one test: more are a loop over some number that every call is given."""
 
 
 def _sentence(kind: type, error: BaseException) -> str:
     return f"{kind.__name__}: {first_line(error)}"
-
-
-# --------------------------------------------------------------------------- waiting for torch
-
-
-class _Watch(MetaPathFinder):
-    """Finds nothing itself; calls back once the home of ``nn.Module`` has been imported."""
-
-    def __init__(self, imported: Callable[[ModuleType], None]) -> None:
-        self._imported = imported
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != HOME:
-            return None
-        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((found for found in others if found is not None), None)
-        if spec is not None and spec.loader is not None:
-            self._follow(spec.loader)
-        return spec
-
-    def _follow(self, loader: Any) -> None:
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self._imported(module)
-
-        loader.exec_module = exec_module

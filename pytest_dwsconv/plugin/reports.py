@@ -39,6 +39,7 @@ class Made:
         self.unsent: list[Report] = []
         self.noticed: list[Packed] = []
         self.failures: list[str] = []
+        self.notices: list[str] = []
         self.held: list[tuple[Report, Sequence[Held]]] = []
         self.latencies: list[tuple[Report, Latency | Unmeasured]] = []
         self.sections: list[tuple[str, str]] = []
@@ -59,6 +60,7 @@ class Made:
         return {
             "reports": [*map(packed, self.unsent + others), *self.noticed],
             "failures": self.failures,
+            "notices": self.notices,
             "held": [(packed(report)[0], [limit.to_dict() for limit in limits]) for report, limits in self.held],
             "latencies": [(packed(report)[0], to_plain(outcome)) for report, outcome in self.latencies],
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,6 +64,7 @@ class Summary:
         self._measured: dict[Measurement, set[str]] = {}
         self._received: dict[str, Report] = {}
         self._failures: dict[str, set[str]] = {}
+        self._notices: dict[str, set[str]] = {}
         self._latencies = Latencies()
         self._strict = strict(config)
         self._models = named_models(config)
@@ -103,7 +104,9 @@ class Summary:
 
         for data in report.__dict__.pop("dwsconv_measured", ()):
             self._measured.setdefault(Measurement.from_dict(data), set()).add(report.nodeid)
-        self._receive(report.__dict__.pop("dwsconv", {}), report.nodeid)
+        message = report.__dict__.pop("dwsconv", {})
+        self._receive(message, report.nodeid)
+        self._hear(message, report.nodeid)
 
     def _receive(self, message: dict[str, Any], nodeid: str) -> None:
         """Take in what ``Made.message`` sent."""
@@ -120,8 +123,12 @@ class Summary:
         for digest, outcome in message.get("latencies", ()):
             if digest in self._received:
                 self._latencies.add(self._received[digest], from_plain(outcome))
-        for failure in message.get("failures", ()):
-            self._failures.setdefault(failure, set()).add(nodeid)
+
+    def _hear(self, message: dict[str, Any], nodeid: str) -> None:
+        """Take in the sentences that ``Made.message`` sent."""
+        for kind, heard in (("failures", self._failures), ("notices", self._notices)):
+            for sentence in message.get(kind, ()):
+                heard.setdefault(sentence, set()).add(nodeid)
 
     def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
         from pytest_dwsconv.render import Users
@@ -188,10 +195,11 @@ class Summary:
                 terminalreporter.write_line(text)
         for form, path in self._written:
             terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
-        called = [f"{failure}\nCalled by {', '.join(sorted(tests))}" for failure, tests in self._failures.items()]
-        _section(terminalreporter, "notices", self._findings.notices)
+        _section(terminalreporter, "notices", _with_tests(self._notices, "In") + self._findings.notices)
         severity = {"red" if self._strict else "yellow": True}
-        _section(terminalreporter, "not known", sorted(called) + self._findings.unknown, **severity)
+        _section(
+            terminalreporter, "not known", _with_tests(self._failures, "Called by") + self._findings.unknown, **severity
+        )
         _section(terminalreporter, "over budget", self._findings.faults, red=True)
         _section(terminalreporter, "not written", self._findings.unwritten, red=True)
 
@@ -201,6 +209,10 @@ def _section(reporter: pytest.TerminalReporter, title: str, lines: Sequence[str]
         reporter.section(f"dwsconv: {title}", **markup)
         for line in lines:
             reporter.write_line(line)
+
+
+def _with_tests(sentences: Mapping[str, Collection[str]], where: str) -> list[str]:
+    return sorted(f"{sentence}\n{where} {', '.join(sorted(tests))}" for sentence, tests in sentences.items())
 
 
 def _analyze_named(config: pytest.Config, named: NamedModel) -> Subject:
