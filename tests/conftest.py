@@ -15,8 +15,14 @@ def _imported() -> None:
 
 
 @pytest.fixture
-def inner(_imported: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Runs of pytest inside a test."""
     # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
     return pytester
+
+
+@pytest.fixture
+def inner(_imported: None, project: pytest.Pytester) -> pytest.Pytester:
+    """The same, of tests that import torch into this process."""
+    return project

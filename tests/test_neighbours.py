@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inner_runs import written
 
 NETS = """
 import torch
@@ -36,16 +37,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def nets(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
-    pytester.makeini("[pytest]")
-    pytester.makepyfile(nets=NETS, test_them=HEADER + TESTS)
+def nets(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]")
+    project.makepyfile(nets=NETS, test_them=HEADER + TESTS)
 
 
 def reported(pytester: pytest.Pytester) -> dict[int, list[str]]:
     """The tests that used each width."""
-    models = json.loads((pytester.path / "out.json").read_text())["models"]
-    return {row["report"]["findings"][0]["spec"]["out_channels"]: row["tests"] for row in models}
+    return {row["report"]["findings"][0]["spec"]["out_channels"]: row["tests"] for row in written(pytester)}
 
 
 EXPECTED = {width: [f"test_them.py::test_each[{again}-{width}]" for again in (0, 1)] for width in (4, 5, 6)} | {

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from inner_runs import run_reporting, written
 from torch import nn
 
 from pytest_dwsconv import analyze
@@ -59,21 +60,15 @@ def nets(inner: pytest.Pytester) -> None:
     inner.makepyfile(nets=NETS)
 
 
-def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:
-    pytester.makepyfile(test_them=f"import torch\nfrom torch import nn\nfrom nets import *\n{source}")
-    return pytester.runpytest("--dws-report=json:out.json", *arguments)
-
-
 def reported(pytester: pytest.Pytester) -> list[tuple[str, Any, list[str]]]:
     """Model, input shapes and the tests that used it, of each report of the last run."""
-    models = json.loads((pytester.path / "out.json").read_text())["models"]
     return [
         (
             row["report"]["model"],
             [tuple(shape) for shape in row["report"]["input_shapes"]],
             [name.partition("::")[2] for name in row["tests"]],
         )
-        for row in models
+        for row in written(pytester)
     ]
 
 
@@ -88,13 +83,13 @@ def test_none(): assert IMAGE.sum() == 0
 def test_other_input(): Small()(torch.zeros(2, 3, 9, 9))
 def test_other_width(): nn.Sequential(Small(4), nn.Flatten())(IMAGE)
 """
-    run(pytester, source).assert_outcomes(passed=5)
+    run_reporting(pytester, source).assert_outcomes(passed=5)
     assert reported(pytester) == [
         ("Small", [IMAGE], ["test_one", "test_two"]),
         ("Small", [(2, 3, 9, 9)], ["test_other_input"]),
         ("Sequential", [IMAGE], ["test_other_width"]),
     ]
-    (first, *_) = json.loads((pytester.path / "out.json").read_text())["models"]
+    (first, *_) = written(pytester)
     namespace: dict[str, Any] = {}
     exec(NETS, namespace)
     assert first["report"] == json.loads(analyze(namespace["Small"](), IMAGE).to_json())
@@ -117,7 +112,7 @@ def test_other_width(): nn.Sequential(Small(4), nn.Flatten())(IMAGE)
     ],
 )
 def test_ways_to_call(pytester: pytest.Pytester, body: str, shapes: Any) -> None:
-    result = run(pytester, f"def test_it():\n    {body}")
+    result = run_reporting(pytester, f"def test_it():\n    {body}")
     result.assert_outcomes(passed=1)
     ((_, found, tests),) = reported(pytester)
     assert (sorted(found), tests) == (sorted(shapes), ["test_it"])
@@ -136,7 +131,7 @@ def test_ways_to_call(pytester: pytest.Pytester, body: str, shapes: Any) -> None
     ],
 )
 def test_what_is_no_call_of_a_model(pytester: pytest.Pytester, body: str) -> None:
-    result = run(pytester, f"import torch.fx, pytest\ndef test_it(): {body}")
+    result = run_reporting(pytester, f"import torch.fx, pytest\ndef test_it(): {body}")
     result.assert_outcomes(passed=1)
     assert reported(pytester) == []
     result.stdout.no_fnmatch_line("*not known*")
@@ -162,7 +157,7 @@ def test_wrong_shape(): Small()(torch.zeros(1, 4, 8, 8))
 def test_leaves(): Skips()(IMAGE)
 def test_after(): Small(9)(IMAGE)
 """
-    result = run(pytester, source, "--dws-strict")
+    result = run_reporting(pytester, source, "--dws-strict")
     result.assert_outcomes(passed=2, failed=1, skipped=1)
     result.stdout.no_fnmatch_line("*not known*")
     assert [row[2] for row in reported(pytester)] == [["test_after"], ["test_fails"]]
@@ -183,7 +178,7 @@ def test_while_another_runs():
             return super().forward(x)
     Slow()(IMAGE)
 """
-    run(pytester, source).assert_outcomes(passed=2)
+    run_reporting(pytester, source).assert_outcomes(passed=2)
     models = json.loads((pytester.path / "out.json").read_text())["models"]
     widths = {(row["report"]["model"], row["report"]["findings"][0]["spec"]["out_channels"]) for row in models}
     assert widths == {("Small", width) for width in (3, 4, 5, 6, 7)} | {("Slow", 8)}
@@ -208,7 +203,7 @@ def test_both(dws_report):
     dws_report(model, IMAGE.shape)
     model(IMAGE)
 """
-    run(pytester, source).assert_outcomes(passed=4)
+    run_reporting(pytester, source).assert_outcomes(passed=4)
     assert [row[2] for row in reported(pytester)] == [
         ["test_both", "test_same_report"],
         ["test_setup"],
@@ -218,7 +213,7 @@ def test_both(dws_report):
 
 def test_a_model_that_cannot_be_analysed_is_in_the_summary(pytester: pytest.Pytester) -> None:
     source = "def test_odd(): Odd()(torch.zeros(1, 1, 8, 8))\ndef test_fine(): Small()(IMAGE)"
-    result = run(pytester, source)
+    result = run_reporting(pytester, source)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -229,14 +224,16 @@ def test_a_model_that_cannot_be_analysed_is_in_the_summary(pytester: pytest.Pyte
     )
     assert [row[0] for row in reported(pytester)] == ["Small"]
     for strict in (["--dws-strict"], ["-o", "dws_strict=true"]):
-        result = run(pytester, source, *strict)
+        result = run_reporting(pytester, source, *strict)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.assert_outcomes(passed=2)
     scripted = "def test_it(): torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))(IMAGE)"
-    run(pytester, scripted).stdout.fnmatch_lines(["RecursiveScriptModule: a ScriptModule has no Python forward *"])
+    run_reporting(pytester, scripted).stdout.fnmatch_lines(
+        ["RecursiveScriptModule: a ScriptModule has no Python forward *"]
+    )
     nested = "def test_it(): nn.Linear(2, 2)(torch.nested.nested_tensor([torch.ones(1, 2), torch.ones(3, 2)]))"
-    run(pytester, nested, "-W", "ignore").stdout.fnmatch_lines(["*passed*"])
-    assert run(pytester, "def test_fine(): Small()(IMAGE)", "--dws-strict").ret == 0
+    run_reporting(pytester, nested, "-W", "ignore").stdout.fnmatch_lines(["*passed*"])
+    assert run_reporting(pytester, "def test_fine(): Small()(IMAGE)", "--dws-strict").ret == 0
 
 
 def test_the_model_is_left_as_found_and_nothing_is_kept(pytester: pytest.Pytester) -> None:
@@ -266,7 +263,7 @@ def test_references():
     assert gone() is None
 """
     before = nn.Module.__call__, list(sys.meta_path)
-    run(pytester, source).assert_outcomes(passed=3)
+    run_reporting(pytester, source).assert_outcomes(passed=3)
     assert (nn.Module.__call__, sys.meta_path) == before
 
 
@@ -279,7 +276,7 @@ def test_flaky():
     assert len(tries) == 3
 """
     pytest.importorskip("pytest_rerunfailures")
-    result = run(pytester, source, "--reruns=3")
+    result = run_reporting(pytester, source, "--reruns=3")
     result.assert_outcomes(passed=1)
     assert reported(pytester) == [("Small", [IMAGE], ["test_flaky"])]
 
@@ -318,7 +315,7 @@ def test_exported(): torch.export.export(Small(), (IMAGE,), strict=True)
 def test_reset(): torch._dynamo.reset()
 def test_hidden_again(): compiled(IMAGE)
 """
-    result = run(pytester, source, "--dws-strict")
+    result = run_reporting(pytester, source, "--dws-strict")
     result.assert_outcomes(passed=6)
     assert result.ret == 0
     assert reported(pytester) == [("Small", [IMAGE], ["test_by_itself", "test_in_place"])]

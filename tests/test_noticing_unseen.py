@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+from inner_runs import run_reporting, written
 
 NETS = """
 import gc, sys, warnings, weakref
@@ -30,15 +30,9 @@ def nets(inner: pytest.Pytester) -> None:
     inner.makepyfile(nets=NETS)
 
 
-def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:
-    pytester.makepyfile(test_them=f"from nets import *\n{source}")
-    return pytester.runpytest("--dws-report=json:out.json", *arguments)
-
-
-def parameters(folder: Path) -> dict[str, int]:
+def parameters(pytester: pytest.Pytester) -> dict[str, int]:
     """Of each model by the first test that called it."""
-    models = json.loads((folder / "out.json").read_text())["models"]
-    return {row["tests"][0].partition("::")[2]: row["report"]["params"] for row in models}
+    return {row["tests"][0].partition("::")[2]: row["report"]["params"] for row in written(pytester)}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +113,7 @@ def test_it(): Private()(IMAGE)
     ],
 )
 def test_a_test_sees_no_difference(pytester: pytest.Pytester, source: str) -> None:
-    result = run(pytester, source)
+    result = run_reporting(pytester, source)
     assert result.ret == 0
     result.stdout.no_fnmatch_line("*noticing.py*")
 
@@ -141,7 +135,7 @@ def test_lazy(): PartLazy()(IMAGE)
 def test_private(): Private()(IMAGE)
 def test_skips(): Skips().to("meta")
 """
-    result = run(pytester, source)
+    result = run_reporting(pytester, source)
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["PartLazy: aux is lazy: *", "Private: RuntimeError: not yours"])
 
@@ -163,7 +157,7 @@ def test_it(kind):
     CALLS.clear()
     kind()(IMAGE)
 """
-    result = run(pytester, source)
+    result = run_reporting(pytester, source)
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["Exits: SystemExit: only once", "Called by *", "Skips: Skipped: only once"])
 
@@ -181,10 +175,10 @@ def test_counts_calls():
     model.eval()(IMAGE)
     model.train().calls = 2
 """
-    result = run(pytester, source)
+    result = run_reporting(pytester, source)
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["Net: it was changed after the test called it*", "Called by *::test_changes"])
-    assert parameters(pytester.path) == {"test_untouched": 314, "test_counts_calls": 200}
+    assert parameters(pytester) == {"test_untouched": 314, "test_counts_calls": 200}
 
 
 def test_models_that_differ_in_what_they_hold_are_told_apart(pytester: pytest.Pytester) -> None:
@@ -204,7 +198,7 @@ def test_it(stride, side):
     for _ in range(2):
         Strided([stride, stride])(SimpleNamespace(x=torch.zeros(1, 3, side, side)))
 """
-    run(pytester, source).assert_outcomes(passed=4)
+    run_reporting(pytester, source).assert_outcomes(passed=4)
     models = json.loads((pytester.path / "out.json").read_text())["models"]
     sides = {((side - 3) // stride + 1) ** 2 for side in (8, 16) for stride in (1, 2)}
     assert {row["report"]["macs"] for row in models} == {side * 3 * 4 * 9 for side in sides}
@@ -245,7 +239,7 @@ def test_tracing_by_torch_fx_that_was_imported_by_the_test_file(pytester: pytest
     )
     result = pytester.runpytest_subprocess("--dws-report=json:out.json")
     result.assert_outcomes(passed=1)
-    assert parameters(pytester.path) == {}
+    assert parameters(pytester) == {}
 
 
 def test_a_loop_over_numbers_ends_in_a_sentence(pytester: pytest.Pytester) -> None:
@@ -255,7 +249,7 @@ def test_it():
     for count in range(1, 250):
         model(torch.zeros(count, 2))
 """
-    result = run(pytester, source)
+    result = run_reporting(pytester, source)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["Linear: *called models in more than 200 ways*"])
     assert len(json.loads((pytester.path / "out.json").read_text())["models"]) == 200

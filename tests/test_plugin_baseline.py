@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from inner_runs import is_one_sentence
 
 from pytest_dwsconv.baseline import SCHEMA_VERSION
 
@@ -37,12 +38,6 @@ def baseline(pytester: pytest.Pytester) -> Path:
 def made(pytester: pytest.Pytester, baseline: Path) -> Path:
     assert pytester.runpytest("--dws-update").ret == 0
     return baseline
-
-
-def one_sentence(result: pytest.RunResult, sentence: str) -> None:
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert len([line for line in result.stderr.lines if line]) == 1
-    result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
 
 
 def test_update_writes_it_and_says_what_changed(
@@ -140,7 +135,7 @@ def test_it_is_refused_under_ci_unless_forced(
     pytester: pytest.Pytester, baseline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", "true")
-    one_sentence(pytester.runpytest("--dws-update"), "--dws-update is refused where CI is set: update *")
+    is_one_sentence(pytester.runpytest("--dws-update"), "--dws-update is refused where CI is set: update *")
     assert not baseline.exists()
     assert pytester.runpytest("--dws-update=force").ret == 0
     assert pytester.runpytest("--dws-fail-on-increase").ret == 0
@@ -151,26 +146,28 @@ def test_it_is_refused_under_ci_unless_forced(
 def test_options_and_files_that_cannot_be_used(pytester: pytest.Pytester, baseline: Path) -> None:
     pytester.makepyfile(test_it="def test_it(): assert False, 'must not run'")
     compare, update = "--dws-fail-on-increase", "--dws-update"
-    one_sentence(pytester.runpytest(compare), "there is no baseline *baseline.json: make it with --dws-update and *")
-    one_sentence(pytester.runpytest(f"{compare}=more"), "dws-fail-on-increase 'more' is not a percentage: write *")
-    one_sentence(pytester.runpytest(f"{compare}=-1"), "dws-fail-on-increase '-1' is not a percentage: write a *")
-    one_sentence(pytester.runpytest(f"{compare}=nan"), "dws-fail-on-increase 'nan' is not a percentage: write a *")
-    one_sentence(pytester.runpytest(f"{update}=now"), "dws-update 'now' is not force: write --dws-update, or *")
-    one_sentence(pytester.runpytest(f"{update}=force", "-o", "dws_strict=maybe"), "dws_strict is not true or false: *")
+    is_one_sentence(pytester.runpytest(compare), "there is no baseline *baseline.json: make it with --dws-update and *")
+    is_one_sentence(pytester.runpytest(f"{compare}=more"), "dws-fail-on-increase 'more' is not a percentage: write *")
+    is_one_sentence(pytester.runpytest(f"{compare}=-1"), "dws-fail-on-increase '-1' is not a percentage: write a *")
+    is_one_sentence(pytester.runpytest(f"{compare}=nan"), "dws-fail-on-increase 'nan' is not a percentage: write a *")
+    is_one_sentence(pytester.runpytest(f"{update}=now"), "dws-update 'now' is not force: write --dws-update, or *")
+    is_one_sentence(
+        pytester.runpytest(f"{update}=force", "-o", "dws_strict=maybe"), "dws_strict is not true or false: *"
+    )
     baseline.parent.mkdir()
     baseline.write_text("{")
     for option in (compare, update):
-        one_sentence(pytester.runpytest(option), "the baseline *baseline.json cannot be used (not a baseline: *): *")
+        is_one_sentence(pytester.runpytest(option), "the baseline *baseline.json cannot be used (not a baseline: *): *")
     assert baseline.read_text() == "{"
     baseline.unlink()
     baseline.mkdir()
-    one_sentence(pytester.runpytest(compare), "the baseline *baseline.json cannot be read: *Is a directory*")
+    is_one_sentence(pytester.runpytest(compare), "the baseline *baseline.json cannot be read: *Is a directory*")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written(pytester: pytest.Pytester, baseline: Path) -> None:
     baseline.parent.mkdir(mode=0o500)
-    one_sentence(pytester.runpytest("--dws-update"), "there is no baseline *: name a folder that can be written")
+    is_one_sentence(pytester.runpytest("--dws-update"), "there is no baseline *: name a folder that can be written")
 
 
 def test_a_write_that_fails_leaves_the_baseline_as_it_was(pytester: pytest.Pytester, made: Path) -> None:

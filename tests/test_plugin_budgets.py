@@ -1,36 +1,12 @@
 from __future__ import annotations
 
 import pytest
-
-NETS = """
-from torch import nn
-
-class Small(nn.Module):
-    '''5440 parameters, 1012 with its two 3 x 3 convolutions separable.'''
-
-    def __init__(self, width=32):
-        super().__init__()
-        self.stem = nn.Conv2d(4, 16, 3, bias=False)
-        self.body = nn.Conv2d(16, width, 3, bias=False)
-        self.head = nn.Conv2d(width, 8, 1, bias=False)
-
-    def forward(self, x):
-        return self.head(self.body(self.stem(x)))
-
-class Plain(nn.Linear):
-    def __init__(self):
-        super().__init__(3, 2)
-"""
+from inner_runs import NETS, is_one_sentence, run
 
 
 @pytest.fixture(autouse=True)
 def nets(inner: pytest.Pytester) -> None:
     inner.makepyfile(nets=NETS)
-
-
-def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:
-    pytester.makepyfile(test_them=f"import pytest\nfrom nets import *\n{source}")
-    return pytester.runpytest(*arguments)
 
 
 class TestMarker:
@@ -208,9 +184,7 @@ class TestConfiguration:
         self, pytester: pytest.Pytester, line: str, sentence: str
     ) -> None:
         result = run(pytester, "def test_it(): print('ran')", "-s", "-o", line)
-        assert result.ret == pytest.ExitCode.USAGE_ERROR
-        assert len([shown for shown in result.stderr.lines if shown]) == 1
-        result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
+        is_one_sentence(result, sentence)
         result.stdout.no_fnmatch_line("ran")
 
 

@@ -24,10 +24,7 @@ def pytest_dwsconv_latency_backend(config, target):
 """
 
 
-@pytest.fixture(autouse=True)
-def alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+pytestmark = pytest.mark.usefixtures("project")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from inner_runs import run, written
 
 NETS = """
 import torch
@@ -66,10 +67,10 @@ def nets(inner: pytest.Pytester) -> None:
     inner.makeconftest(BENCH)
 
 
-def run(pytester: pytest.Pytester, source: str, *arguments: str, table: str = "") -> pytest.RunResult:
+def run_with(pytester: pytest.Pytester, table: str, source: str, *arguments: str) -> pytest.RunResult:
+    """Run these tests with a table of budgets."""
     pytester.makeini("[pytest]\ndws_budgets =\n" + "".join(f"  {line}\n" for line in table.splitlines()))
-    pytester.makepyfile(test_them=f"import pytest\nfrom nets import *\n{source}")
-    return pytester.runpytest(*arguments)
+    return run(pytester, source, *arguments)
 
 
 def measured(pytester: pytest.Pytester) -> list[str]:
@@ -144,19 +145,19 @@ class TestTable:
     )
     def test_a_model_over_it_fails_the_run(self, pytester: pytest.Pytester, body: str, workers: list[str]) -> None:
         source = f"def test_it(dws_report, dws_budget): {body}"
-        result = run(pytester, source, "-W", "error", "--dws-report=json:out.json", *workers, table=self.LIMIT)
+        result = run_with(pytester, self.LIMIT, source, "-W", "error", "--dws-report=json:out.json", *workers)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.assert_outcomes(passed=1)
         result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", SMALL_TOOK])
         assert measured(pytester) == ["Small 32 on bench"]
-        (model,) = json.loads((pytester.path / "out.json").read_text())["models"]
+        (model,) = written(pytester)
         (held,) = (limit for limit in model["budget"] if limit["name"] == "latency")
         assert (held["limit"], held["actual"], held["violation"]) == (0.004, 0.005, SMALL_TOOK)
         assert model["tests"] == ["test_them.py::test_it"]
 
     def test_a_model_within_it_passes(self, pytester: pytest.Pytester) -> None:
         table = "* latency=4ms target=bench\nSmall latency=5ms target=bench params=1k\nSmall params=2k"
-        result = run(pytester, "def test_it(): Small()(IMAGE)", "--dws-report", table=table)
+        result = run_with(pytester, table, "def test_it(): Small()(IMAGE)", "--dws-report")
         assert result.ret == 0
         result.stdout.fnmatch_lines(["within budget: 5ms median latency measured on bench, at most 5ms"])
 
@@ -168,20 +169,20 @@ def test_three(dws_budget): dws_budget(Small(48), (1, 4, 12, 12), latency="1s", 
 def test_four(): Small(48)(IMAGE)
 """
         table = "Small latency=1s target=bench\nSmall latency=1s target=bench-b\ntest_them.py::test_one params=1M"
-        result = run(pytester, source, "--dws-model=nets:Small(8)", "--dws-input-size=1,4,12,12", table=table)
+        result = run_with(pytester, table, source, "--dws-model=nets:Small(8)", "--dws-input-size=1,4,12,12")
         assert result.ret == 0
         found = [f"Small {filters} on {bench}" for filters in (8, 16, 32, 48) for bench in ("bench", "bench-b")]
         assert sorted(measured(pytester), key=lambda line: (int(line.split()[1]), line)) == found
 
     def test_a_path_is_for_models_of_its_tests(self, pytester: pytest.Pytester) -> None:
         source = "def test_one(): Small()(IMAGE)\ndef test_two(): Small()(IMAGE)\ndef test_rest(): Small(16)(IMAGE)"
-        result = run(pytester, source, table="test_them.py::test_two latency=4ms target=bench")
+        result = run_with(pytester, "test_them.py::test_two latency=4ms target=bench", source)
         result.stdout.fnmatch_lines([SMALL_TOOK])
         assert measured(pytester) == ["Small 32 on bench"]
 
     def test_a_target_is_for_named_models(self, pytester: pytest.Pytester) -> None:
         arguments = ("--dws-model=nets:Small", "--dws-input-size=1,4,12,12")
-        result = run(pytester, "def test_it(): Small(16)(IMAGE)", *arguments, table="nets:* latency=4ms target=bench")
+        result = run_with(pytester, "nets:* latency=4ms target=bench", "def test_it(): Small(16)(IMAGE)", *arguments)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.stdout.fnmatch_lines([SMALL_TOOK])
         assert measured(pytester) == ["Small 32 on bench"]
@@ -214,7 +215,7 @@ def test_four(): Small(48)(IMAGE)
     ) -> None:
         for strict in ([], ["--dws-strict"]):
             table = f"Small latency=4ms target={target}"
-            result = run(pytester, f"def test_it(dws_report): {body}", *strict, table=table)
+            result = run_with(pytester, table, f"def test_it(dws_report): {body}", *strict)
             assert result.ret == (pytest.ExitCode.TESTS_FAILED if strict else 0)
             result.assert_outcomes(passed=1)
             result.stdout.fnmatch_lines(["*= dwsconv: not known =*", sentence])
@@ -226,19 +227,19 @@ from pytest_dwsconv import analyze
 report = analyze(Small(), (1, 4, 12, 12))
 def test_it(dws_budget): dws_budget(report, params="2k")
 """
-        result = run(pytester, source, "--dws-strict", table=self.LIMIT)
+        result = run_with(pytester, self.LIMIT, source, "--dws-strict")
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.stdout.fnmatch_lines(["the latency of Small on bench is unknown: no test or target had the model at *"])
 
     def test_what_a_backend_prints_and_warns_of_is_no_tests(self, pytester: pytest.Pytester) -> None:
         source = "def test_it(dws_report): dws_report(Small(), (1, 4, 12, 12))"
-        result = run(pytester, source, "-s", "-W", "error", table="* latency=1s target=bench-loud")
+        result = run_with(pytester, "* latency=1s target=bench-loud", source, "-s", "-W", "error")
         assert result.ret == 0
         result.stdout.no_fnmatch_line("*warm*")
         assert measured(pytester) == ["Small 32 on bench-loud"]
 
     def test_a_device_that_is_required(self, pytester: pytest.Pytester) -> None:
-        result = run(pytester, "def test_it(): Small()(IMAGE)", table="* latency=4ms target=lost")
+        result = run_with(pytester, "* latency=4ms target=lost", "def test_it(): Small()(IMAGE)")
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", "one is required"])
 
@@ -251,11 +252,11 @@ def test_then():
     assert model.training
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 """
-        run(pytester, source, table=self.LIMIT).assert_outcomes(passed=2)
+        run_with(pytester, self.LIMIT, source).assert_outcomes(passed=2)
         assert measured(pytester) == ["Small 32 on bench"]
 
     def test_it_joins_the_baseline(self, pytester: pytest.Pytester) -> None:
-        run(pytester, "def test_it(): Small()(IMAGE)", "--dws-update=force", table="* latency=1s target=bench")
+        run_with(pytester, "* latency=1s target=bench", "def test_it(): Small()(IMAGE)", "--dws-update=force")
         (model,) = json.loads((pytester.path / ".dwsconv" / "baseline.json").read_text())["models"].values()
         ((conditions, seconds),) = model["latency"].items()
         assert conditions.startswith("bench: cpu of bench-1, torch 2, torch ")

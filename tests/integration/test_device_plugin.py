@@ -22,10 +22,8 @@ def test_latency(edgetpu_latency, number):
 
 
 @pytest.fixture(autouse=True)
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    # reason: hypothesis' plugin imports itself anew in every inner run, most of a second each time
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
-    (pytester.path / "net_edgetpu.tflite").write_bytes(edgetpu_model())
+def model_file(project: pytest.Pytester) -> None:
+    (project.path / "net_edgetpu.tflite").write_bytes(edgetpu_model())
 
 
 def test_a_path_and_bytes_are_measured(pytester: pytest.Pytester, standin: StandIn) -> None:

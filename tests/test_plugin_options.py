@@ -1,0 +1,194 @@
+"""``--dws-report``, ``--dws-model`` and ``--dws-input-size``, and the same words in the configuration file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from inner_runs import NETS, PARAMS, SEPARABLE, TITLE, is_one_sentence
+
+from pytest_dwsconv.report import Report
+
+
+@pytest.fixture(autouse=True)
+def nets(inner: pytest.Pytester) -> None:
+    inner.makepyfile(nets=NETS)
+
+
+class TestReportOption:
+    def test_a_named_model_is_reported(self, pytester: pytest.Pytester) -> None:
+        pytester.makepyfile("def test_plain(): pass")
+        result = pytester.runpytest("--dws-report", "--dws-model=nets:Small", "--dws-input-size=1,4,12,12")
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(
+            [
+                TITLE,
+                "Small, input 1 x 4 x 12 x 12 (forward on meta tensors)",
+                f"stem *Conv2d *3 x 3 *16 x 10 x 10 *576 *{576 * 100:,} *candidate *100 *{100 * 100:,} *5.76x",
+                "head *Conv2d *1 x 1 *8 x 8 x 8 *256 *DWS104 *- *- *-",
+                f"whole model *{PARAMS:,} *{SEPARABLE:,} *{PARAMS / SEPARABLE:.2f}x",
+                "Reported by nets:Small",
+            ]
+        )
+
+    def test_naming_a_model_on_the_command_line_asks_for_the_report(self, pytester: pytest.Pytester) -> None:
+        result = pytester.runpytest("--dws-model", "nets:Small", "--dws-model", "nets:Plain")
+        result.stdout.fnmatch_lines(
+            ["Plain has no convolutions, so nothing *", "Reported by nets:Plain", "Reported by nets:Small"]
+        )
+
+    def test_without_any_model_it_says_how_to_name_one(self, pytester: pytest.Pytester) -> None:
+        result = pytester.runpytest("--dws-report")
+        result.stdout.fnmatch_lines([TITLE, "No model was reported: name one with --dws-model, or use *"])
+
+    @pytest.mark.parametrize("arguments", [["--dws-report", "here"], ["here", "--dws-report"]])
+    def test_it_does_not_swallow_a_path(self, pytester: pytest.Pytester, arguments: list[str]) -> None:
+        for folder in ("here", "elsewhere"):
+            (pytester.mkdir(folder) / f"test_{folder}.py").write_text("def test_it(marked): pass")
+        conftest = "import pytest\ndef pytest_addoption(parser): parser.addoption('--early')\n"
+        fixture = "@pytest.fixture\ndef marked(pytestconfig): assert pytestconfig.getoption('early') == 'yes'"
+        (pytester.path / "here" / "conftest.py").write_text(conftest + fixture)
+        result = pytester.runpytest(*arguments, "--early=yes")
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines([TITLE])
+
+    def test_it_does_not_swallow_a_path_after_addopts(self, pytester: pytest.Pytester) -> None:
+        pytester.makeini("[pytest]\naddopts = --dws-report")
+        path = pytester.makepyfile("def test_it(): pass")
+        result = pytester.runpytest(path, "--", "--dws-report")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["ERROR: file or directory not found: --dws-report"])
+        pytester.runpytest(path).stdout.fnmatch_lines([TITLE])
+
+    def test_json_is_written_and_read_back(self, pytester: pytest.Pytester) -> None:
+        pytester.makepyfile(
+            """
+            from nets import Small
+            def test_one(dws_report):
+                dws_report(Small())
+            """
+        )
+        result = pytester.runpytest("--dws-report=json:out.json", "--dws-report=text:out.txt", "--dws-model=nets:Small")
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(["*- dwsconv json report: *out.json -*", "*- dwsconv text report: *out.txt -*"])
+        data = json.loads((pytester.path / "out.json").read_text())
+        (model,) = data["models"]
+        assert (data["schema_version"], model["targets"]) == (1, ["nets:Small"])
+        assert model["tests"] == ["test_json_is_written_and_read_back.py::test_one"]
+        report = Report.from_dict(model["report"])
+        assert (report.params, report.separable_params) == (PARAMS, SEPARABLE)
+        text = (pytester.path / "out.txt").read_text()
+        assert text.startswith(str(report))
+        assert text.endswith("\n\nReported by nets:Small, test_json_is_written_and_read_back.py::test_one\n")
+
+    def test_json_without_a_path_is_printed(self, pytester: pytest.Pytester) -> None:
+        result = pytester.runpytest("--dws-report=json", "--dws-model=nets:Plain")
+        output = result.stdout.str()
+        data = json.loads(output[output.index("\n{") : output.index("\n}") + 2])
+        assert data["models"][0]["report"]["params"] == 8
+
+    def test_quiet_is_one_line_a_model(self, pytester: pytest.Pytester) -> None:
+        result = pytester.runpytest("-q", "--dws-report", "--dws-model=nets:Small")
+        lines = result.stdout.lines
+        start = next(index for index, line in enumerate(lines) if "dwsconv:" in line)
+        assert lines[start + 1] == "Small: 5,440 params, 1,012 with 2 candidates separable (5.38x)"
+        assert lines[start + 2] == "no tests ran" or lines[start + 2].startswith("no tests ran in")
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["--dws-report=xml"], "dws-report 'xml' is not text or json or *, with :PATH after it if wanted"),
+            (["--dws-report="], "dws-report '' is not text or json or *, with :PATH after it if wanted"),
+            (["--dws-report=json:"], "dws-report 'json:' is not text or json or *, with :PATH after it if wanted"),
+            (["--dws-report=json:no/such/folder.json"], "dws-report *folder.json cannot be written, name a file in*"),
+            (["--dws-report=json:nets.py/folder.json"], "dws-report *folder.json cannot be written, name a file in*"),
+            (["--dws-report=json:."], "dws-report 'json:.': * cannot be written, name a file in an existing folder"),
+            (["--dws-model=nets"], "model 'nets' is not written module:factory, as in *"),
+            (["--dws-model=no_such:Net"], "model 'no_such:Net' cannot be built, there is no module no_such: *"),
+            (
+                ["--dws-model=nets:Smal"],
+                "model 'nets:Smal' cannot be built, there is no Smal there: did you mean Small?",
+            ),
+            (["--dws-model=nets:broken"], "model 'nets:broken' cannot be built, *RuntimeError: no weights"),
+            (["--dws-model=nets:Small", "--dws-input-size=big"], "input size 'big' is not a shape: *"),
+            (["--dws-model=nets:Small", "--dws-input-size=1,3,8,8"], "*Small*1, 3, 8, 8*"),
+        ],
+    )
+    def test_bad_input_is_one_sentence(self, pytester: pytest.Pytester, arguments: list[str], sentence: str) -> None:
+        pytester.makepyfile("def test_plain(): assert False, 'must not run'")
+        files = set(pytester.path.iterdir())
+        result = pytester.runpytest("--dws-report=json:out.json", *arguments)
+        is_one_sentence(result, sentence)
+        result.stdout.no_fnmatch_line("*must not run*")
+        assert {path.name for path in set(pytester.path.iterdir()) - files} <= {"__pycache__"}
+
+    def test_paths_start_from_the_working_folder(
+        self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytester.makeini("[pytest]")
+        monkeypatch.chdir(pytester.mkdir("folder"))
+        pytester.runpytest("--dws-report=json:out.json", "--dws-model=nets:Plain")
+        assert (pytester.path / "folder" / "out.json").is_file()
+
+    def test_a_run_on_wrong_paths_writes_nothing(self, pytester: pytest.Pytester) -> None:
+        result = pytester.runpytest("--dws-report=json:out.json", "nowhere.py")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert not (pytester.path / "out.json").exists()
+
+    def test_a_file_that_becomes_unwritable_is_one_sentence(self, pytester: pytest.Pytester) -> None:
+        pytester.makepyfile("import os\ndef test_plain(): os.mkdir('out.json')")
+        result = pytester.runpytest("--dws-report=json:out.json")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.assert_outcomes(passed=1)
+        said = [line for line in result.stdout.lines if line.startswith("dws-report")]
+        assert said == [f"dws-report: {pytester.path / 'out.json'} cannot be written: Is a directory"]
+        assert not [line for line in result.stderr.lines if line]
+
+
+class TestIni:
+    def test_the_same_words(self, pytester: pytest.Pytester) -> None:
+        pytester.makeini(
+            """
+            [pytest]
+            dws_report =
+                text
+                json:from_ini.json
+            dws_models =
+                nets:Small
+                nets:Plain
+            """
+        )
+        folder = pytester.mkdir("folder")
+        result = pytester.runpytest("--rootdir", pytester.path, folder)
+        result.stdout.fnmatch_lines([TITLE, "Reported by nets:Plain", "Reported by nets:Small"])
+        assert len(json.loads((pytester.path / "from_ini.json").read_text())["models"]) == 2
+
+    def test_the_command_line_wins(self, pytester: pytest.Pytester) -> None:
+        pytester.makeini("[pytest]\ndws_report = json:no.json\ndws_models = nets:broken\ndws_input_size = 1,4,8,8")
+        result = pytester.runpytest("--dws-report=text", "--dws-model=nets:Small")
+        result.stdout.fnmatch_lines(["Small, input 1 x 4 x 8 x 8 *"])
+        assert not (pytester.path / "no.json").exists()
+
+    def test_toml(self, pytester: pytest.Pytester) -> None:
+        pytester.makepyprojecttoml(
+            '[tool.pytest.ini_options]\ndws_report = ["text"]\ndws_models = ["nets:Small"]\ndws_input_size = "1x4x8x8"'
+        )
+        pytester.runpytest().stdout.fnmatch_lines(["Small, input 1 x 4 x 8 x 8 *"])
+
+    @pytest.mark.parametrize(
+        ("line", "sentence"),
+        [
+            ("dws_report = true", "dws-report 'true' is not text or json*"),
+            ("dws_report = text json", "dws-report 'text json' is not text or json*"),
+            ("dws_report = text\ndws_models = Small", "model 'Small' is not written module:factory*"),
+        ],
+    )
+    def test_odd_values(self, pytester: pytest.Pytester, line: str, sentence: str) -> None:
+        pytester.makeini(f"[pytest]\n{line}")
+        is_one_sentence(pytester.runpytest(), sentence)
+
+    def test_empty_values_ask_for_nothing(self, pytester: pytest.Pytester) -> None:
+        pytester.makeini("[pytest]\ndws_report =\ndws_models =\ndws_input_size =")
+        result = pytester.runpytest()
+        assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+        result.stdout.no_fnmatch_line("*separable*")
