@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.report import Report
+from pytest_dwsconv.versioned import of_version, parsed
 
 SCHEMA_VERSION = 1
 
@@ -100,14 +101,11 @@ class Baseline:
         Raises:
             FormatError: ``text`` is not JSON, of another schema version, or not a baseline.
         """
+        data = of_version(parsed(text, "baseline"), SCHEMA_VERSION, "baseline", "use the release that wrote it")
         try:
-            data = json.loads(text)
-            version = data["schema_version"]
-            if version == SCHEMA_VERSION:
-                return cls({name: _entry(row) for name, row in data["models"].items()})
+            return cls({name: _entry(row) for name, row in data["models"].items()})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FormatError(f"not a baseline: {type(error).__name__}: {error}") from error
-        raise FormatError(f"a baseline of schema version {version!r}, and this release reads version {SCHEMA_VERSION}")
 
     def to_json(self) -> str:
         """Sorted, so that a change shows as a change of few lines."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from inner_runs import NETS, PARAMS, SEPARABLE, TITLE, is_one_sentence
+from inner_runs import NETS, PARAMS, SEPARABLE, TITLE, is_one_sentence, written
 
 from pytest_dwsconv.report import Report
 
@@ -143,6 +143,100 @@ class TestReportOption:
         said = [line for line in result.stdout.lines if line.startswith("dws-report")]
         assert said == [f"dws-report: {pytester.path / 'out.json'} cannot be written: Is a directory"]
         assert not [line for line in result.stderr.lines if line]
+
+
+def layers(result: pytest.RunResult) -> list[str]:
+    """The first column of the tables, in order."""
+    known = ("stem", "body", "head", "net.0", "net.1")
+    return [line.split()[0] for line in result.stdout.lines if line.split() and line.split()[0] in known]
+
+
+class TestView:
+    """Which convolutions a report in text shows, and how."""
+
+    MODEL = ("--dws-model=nets:Small", "--dws-input-size=1,4,12,12")
+
+    @pytest.mark.parametrize(
+        ("arguments", "shown"),
+        [
+            (["--dws-sort=params"], ["body", "stem", "head"]),
+            (["--dws-sort=name"], ["body", "head", "stem"]),
+            (["--dws-match=*e*", "--dws-match=nothing"], ["stem", "head"]),
+            (["--dws-match=*e*", "--dws-sort=params"], ["stem", "head"]),
+            (["--dws-depth=1", "--dws-sort=macs"], ["body", "stem", "head"]),
+            (["-o", "dws_sort=macs"], ["body", "stem", "head"]),
+            (["-o", "dws_match=body", "--dws-match=head"], ["head"]),
+            (["-o", "dws_depth=1", "-o", "dws_sort=params", "--dws-sort=name"], ["body", "head", "stem"]),
+        ],
+    )
+    def test_options_and_keys(self, pytester: pytest.Pytester, arguments: list[str], shown: list[str]) -> None:
+        result = pytester.runpytest(*self.MODEL, *arguments)
+        assert result.ret == 0
+        assert layers(result) == shown
+        result.stdout.fnmatch_lines([f"whole model *{PARAMS:,} *"])
+
+    def test_sums_of_parts(self, pytester: pytest.Pytester) -> None:
+        pytester.makepyfile(deep="from nets import *\ndef build(): return nn.Sequential(Small(), nn.Conv2d(8, 8, 3))")
+        arguments = ("--dws-model=deep:build", "--dws-depth=1", "--dws-report=text:out.txt", "--dws-report")
+        result = pytester.runpytest(*arguments)
+        result.stdout.fnmatch_lines([f"0 (3 convolutions) *{PARAMS:,} *{SEPARABLE:,} *", "1 (1 convolution) *584 *"])
+        assert "0 (3 convolutions)" in (pytester.path / "out.txt").read_text()
+
+    def test_what_is_left_out_is_said(self, pytester: pytest.Pytester) -> None:
+        result = pytester.runpytest(*self.MODEL, "--dws-match=stem", "--dws-match=b*")
+        result.stdout.fnmatch_lines(["2 of 3 convolutions: those called stem or b[*]", f"whole model *{PARAMS:,} *"])
+        result.stdout.no_fnmatch_line("*dwsconv: notices*")
+        result = pytester.runpytest(*self.MODEL, "--dws-match=nothing")
+        result.stdout.fnmatch_lines(
+            [
+                "None of its 3 convolutions is called nothing",
+                "*= dwsconv: notices =*",
+                "dws-match 'nothing' is the name of no convolution of this run",
+            ]
+        )
+
+    def test_the_column_sorted_by_is_shown(self, pytester: pytest.Pytester) -> None:
+        result = pytester.runpytest(*self.MODEL, "--dws-sort=macs_share")
+        result.stdout.fnmatch_lines(["*saving *MACs", " *share", "body *", "stem *", "head *"])
+
+    def test_it_asks_for_text_and_other_forms_have_all_of_it(self, pytester: pytest.Pytester) -> None:
+        pytester.makepyfile("from nets import *\ndef test_it(dws_report): dws_report(Small())")
+        pytester.runpytest("--dws-sort=params").stdout.fnmatch_lines([TITLE, "body *", "stem *", "head *"])
+        result = pytester.runpytest("--dws-match=stem", "--dws-depth=1", "--dws-report=json:out.json")
+        result.stdout.no_fnmatch_line(TITLE)
+        (model,) = written(pytester)
+        assert [finding["name"] for finding in model["report"]["findings"]] == ["stem", "body", "head"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["--dws-sort=speed"], "dws-sort: there is no column 'speed'; take name, type, kernel, *"),
+            (["--dws-depth=1", "--dws-sort=kernel"], "dws-sort: a table by depth has no column 'kernel'; take name, *"),
+            (["--dws-depth=0"], "dws-depth is a whole number from 1, not 0"),
+            (["--dws-depth=one"], "dws-depth is a whole number from 1, not 'one'"),
+            (["-o", "dws_depth=-1"], "dws-depth is a whole number from 1, not '-1'"),
+        ],
+    )
+    def test_what_cannot_be_shown(self, pytester: pytest.Pytester, arguments: list[str], sentence: str) -> None:
+        pytester.makepyfile("def test_plain(): assert False, 'must not run'")
+        is_one_sentence(pytester.runpytest("--dws-report", *arguments), sentence)
+
+
+def test_ignored_patterns_that_match_nothing_are_a_notice(pytester: pytest.Pytester) -> None:
+    """In no model of the run: models may share a list."""
+    pytester.makepyfile(
+        """
+        from nets import *
+        from pytest_dwsconv import Policy
+        policy = Policy(ignore=("stem", "mix", "boddy"))
+        def test_one(dws_report): dws_report(Small(), policy=policy)
+        def test_two(dws_report): dws_report(Twice(), policy=policy)
+        """
+    )
+    result = pytester.runpytest("--dws-report", "--dws-strict")
+    assert result.ret == 0
+    said = [line for line in result.stdout.lines if line.startswith("ignore")]
+    assert said == ["ignore 'boddy' is the name of no convolution of this run"]
 
 
 class TestIni:

@@ -86,6 +86,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the input shape of the models named by --dws-model; several inputs are separated by ;",
     )
     group.addoption(
+        "--dws-sort",
+        metavar="COLUMN",
+        help="sort the convolutions of a report in text by a column: macs, params, saving and so on",
+    )
+    group.addoption(
+        "--dws-match",
+        action="append",
+        metavar="PATTERN",
+        help="show only convolutions of such names, as in 'layer3.*'; may be repeated",
+    )
+    group.addoption(
+        "--dws-depth",
+        metavar="N",
+        help="show sums by the parts of a model, N names deep, in the place of its convolutions",
+    )
+    group.addoption(
         "--dws-strict",
         action="store_true",
         default=None,
@@ -119,6 +135,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "and of lines for the same model the last wins",
         type="linelist",
     )
+    parser.addini("dws_sort", "as --dws-sort")
+    parser.addini("dws_match", "as --dws-match, one a line", type="linelist")
+    parser.addini("dws_depth", "as --dws-depth")
     parser.addini("dws_fail_on_increase", "as --dws-fail-on-increase, a number", default="")
     parser.addini("dws_strict", "as --dws-strict", type="bool", default=False)
 
@@ -202,11 +221,12 @@ def _limited(config: pytest.Config) -> bool:
 def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
     """What is asked for on the command line, or else in the ini file, and the folder its paths start from.
 
-    Naming a model on the command line asks for text.
+    Naming a model on the command line asks for text, and so does saying how it is to be shown.
     """
     given, configured = config.getoption("dws_report"), config.getini("dws_report")
     if given is None and configured:
         return configured, config.rootpath
     if given is None:
-        given = ["text"] if config.getoption("dws_model") else []
+        asking = ("dws_model", "dws_sort", "dws_match", "dws_depth")
+        given = ["text"] if any(map(config.getoption, asking)) else []
     return given, config.invocation_params.dir

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -16,7 +16,7 @@ from pytest_dwsconv.targets import parse_input_size
 
 if TYPE_CHECKING:
     from pytest_dwsconv.plugin.reports import Shapes
-    from pytest_dwsconv.render import Users
+    from pytest_dwsconv.render import Users, View
     from pytest_dwsconv.report import Report
 
 _LINE = re.compile(r"([^\s(]+(?:\(.*\))?)(.*)")
@@ -136,6 +136,25 @@ def allowed(report: Report, users: Users, table: Sequence[Rule]) -> Allowed:
 
 def _limits(words: Iterable[str]) -> dict[str, float | str | None]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def view(config: pytest.Config) -> View:
+    """Which convolutions are shown, and how.
+
+    Raises:
+        pytest.UsageError: there is no such column, or the depth is no whole number from 1.
+    """
+    from pytest_dwsconv.render import View
+
+    sort, match, depth = (_setting(config, f"dws_{name}") for name in ("sort", "match", "depth"))
+    with usage_errors("dws-"):
+        return View(sort or None, match or (), (int(depth) if str(depth).isdecimal() else depth) if depth else None)
+
+
+def _setting(config: pytest.Config, name: str) -> Any:
+    """An option, or else its key in the ini file."""
+    given = config.getoption(name)
+    return config.getini(name) if given is None else given
 
 
 @contextmanager

@@ -40,7 +40,9 @@ class ReportFixture:
         except DwsconvError as error:  # the user's to mend: one sentence, without the way it took through here
             raise error.with_traceback(None) from None
         subject = Subject(report, model)
-        item.stash.setdefault(MADE, Made()).add(subject)
+        made = item.stash.setdefault(MADE, Made())
+        made.add(subject)
+        made.ignored += () if policy is None else policy.ignore
         if (latencies := item.config.stash.get(LATENCIES, None)) is not None:
             latencies.due(subject, item.nodeid)
         return report

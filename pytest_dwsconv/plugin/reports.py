@@ -40,6 +40,8 @@ class Made:
         self.noticed: list[Packed] = []
         self.failures: list[str] = []
         self.notices: list[str] = []
+        self.ignored: list[str] = []
+        """Patterns of convolutions to leave alone."""
         self.held: list[tuple[Report, Sequence[Held]]] = []
         self.latencies: list[tuple[Report, Latency | Unmeasured]] = []
         self.sections: list[tuple[str, str]] = []
@@ -61,6 +63,7 @@ class Made:
             "reports": [*map(packed, self.unsent + others), *self.noticed],
             "failures": self.failures,
             "notices": self.notices,
+            "ignored": self.ignored,
             "held": [(packed(report)[0], [limit.to_dict() for limit in limits]) for report, limits in self.held],
             "latencies": [(packed(report)[0], to_plain(outcome)) for report, outcome in self.latencies],
         }

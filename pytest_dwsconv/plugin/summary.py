@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_dwsconv.plugin.checks import Checks, Findings
-from pytest_dwsconv.plugin.configured import NamedModel, named_models, strict, usage_errors
+from pytest_dwsconv.plugin.configured import NamedModel, named_models, strict, usage_errors, view
 from pytest_dwsconv.plugin.holding import standing
 from pytest_dwsconv.plugin.latencies import Latencies, from_plain
 from pytest_dwsconv.plugin.reports import LATENCIES, Subject, analyze_under_hooks
+from pytest_dwsconv.rules import matches
 
 if TYPE_CHECKING:
     from pytest_dwsconv.budget import Budget, Held
@@ -59,12 +60,14 @@ class Summary:
     def __init__(self, config: pytest.Config, outputs: list[Output]) -> None:
         self._config = config
         self._outputs = outputs
+        self._view = view(config)
         self._written: list[Output] = []
         self._run: dict[Report, Users] = {}
         self._measured: dict[Measurement, set[str]] = {}
         self._received: dict[str, Report] = {}
         self._failures: dict[str, set[str]] = {}
         self._notices: dict[str, set[str]] = {}
+        self._ignored: set[str] = set()
         self._latencies = Latencies()
         self._strict = strict(config)
         self._models = named_models(config)
@@ -126,6 +129,7 @@ class Summary:
 
     def _hear(self, message: dict[str, Any], nodeid: str) -> None:
         """Take in the sentences that ``Made.message`` sent."""
+        self._ignored.update(message.get("ignored", ()))
         for kind, heard in (("failures", self._failures), ("notices", self._notices)):
             for sentence in message.get(kind, ()):
                 heard.setdefault(sentence, set()).add(nodeid)
@@ -153,16 +157,28 @@ class Summary:
             self._findings.unknown += checked.unknown
             self._findings.notices += checked.notices
             self._findings.unwritten += checked.unwritten
+            self._findings.notices += self._without_effect()
         for output in self._outputs:
             if output.path is not None:
                 self._write(output.form, output.path)
         session.exitstatus = self._outcome(exitstatus)
 
+    def _without_effect(self) -> list[str]:
+        """Patterns that no convolution of the run is called by: most likely mistyped."""
+        names = [(finding.name, *finding.aliases) for report in self._run for finding in report.findings]
+        patterns = [("dws-match", pattern) for pattern in self._view.match]
+        patterns += [("ignore", pattern) for pattern in sorted(self._ignored)]
+        return [
+            f"{option} {pattern!r} is the name of no convolution of this run"
+            for option, pattern in patterns
+            if names and not any(matches(found, (pattern,)) for found in names)
+        ]
+
     def _write(self, form: str, path: Path) -> None:
         from pytest_dwsconv.render import write_run
 
         try:
-            write_run(form, self._run, path, self._measured)
+            write_run(form, self._run, path, self._measured, self._view)
         except OSError as error:
             self._findings.unwritten.append(f"dws-report: {path} cannot be written: {error.strerror}")
         else:
@@ -180,19 +196,10 @@ class Summary:
         return pytest.ExitCode.OK if any(users.targets for users in self._run.values()) else exitstatus
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        from pytest_dwsconv.render import render_run
-
-        writer = self._config.get_terminal_writer()
-        # reason: where there is no terminal, its width is made up
-        width = writer.fullwidth if terminalreporter.isatty else None
         for form, path in self._outputs:
             if path is None:
                 terminalreporter.section(TITLE)
-                verbosity = self._config.get_verbosity()
-                text = render_run(
-                    form, self._run, verbosity, width=width, colour=writer.hasmarkup, measured=self._measured
-                )
-                terminalreporter.write_line(text)
+                terminalreporter.write_line(self._text(form, bool(terminalreporter.isatty)))
         for form, path in self._written:
             terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
         _section(terminalreporter, "notices", _with_tests(self._notices, "In") + self._findings.notices)
@@ -202,6 +209,20 @@ class Summary:
         )
         _section(terminalreporter, "over budget", self._findings.faults, red=True)
         _section(terminalreporter, "not written", self._findings.unwritten, red=True)
+
+    def _text(self, form: str, on_terminal: bool) -> str:
+        from pytest_dwsconv.render import render_run
+
+        writer = self._config.get_terminal_writer()
+        return render_run(
+            form,
+            self._run,
+            self._config.get_verbosity(),
+            width=writer.fullwidth if on_terminal else None,  # reason: where there is no terminal, its width is made up
+            colour=writer.hasmarkup,
+            measured=self._measured,
+            view=self._view,
+        )
 
 
 def _section(reporter: pytest.TerminalReporter, title: str, lines: Sequence[str], **markup: Any) -> None:

@@ -8,12 +8,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from pytest_dwsconv.render.arranging import View
 from pytest_dwsconv.render.measured import NOTHING, Measured
 from pytest_dwsconv.render.run import Run, Style, Users, in_order
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.writing import replace_content
 
-__all__ = ["FILES_ONLY", "FORMS", "Measured", "Run", "Style", "Users", "render_report", "render_run", "write_run"]
+__all__ = [
+    "FILES_ONLY",
+    "FORMS",
+    "Measured",
+    "Run",
+    "Style",
+    "Users",
+    "View",
+    "render_report",
+    "render_run",
+    "write_run",
+]
 
 
 Form = Callable[[Run, Measured, Style], str]
@@ -43,6 +55,7 @@ def render_run(
     width: int | None = None,
     colour: bool = False,
     measured: Measured = NOTHING,
+    view: View = View(),
 ) -> str:
     """All reports of a run and what it measured, in an order that does not depend on which came first.
 
@@ -53,8 +66,9 @@ def render_run(
         width: columns of the terminal that text is for; None for a file, where lines may be as long as they are.
         colour: whether text may have colours.
         measured: the latencies measured, with the tests that took them.
+        view: which convolutions text shows, and how; the other forms have all of them.
     """
-    return FORMS[form](in_order(run), measured, Style(verbosity, width, colour))
+    return FORMS[form](in_order(run), measured, Style(verbosity, width, colour, view))
 
 
 def render_report(form: str, report: Report) -> str:
@@ -62,7 +76,7 @@ def render_report(form: str, report: Report) -> str:
     return render_run(form, {report: Users()}, verbosity=1)
 
 
-def write_run(form: str, run: Run, path: Path, measured: Measured = NOTHING) -> None:
+def write_run(form: str, run: Run, path: Path, measured: Measured = NOTHING, view: View = View()) -> None:
     """Write a run to a file, all or nothing, in place of what it holds.
 
     Markdown joins what a job's summary on GitHub holds already. That is the file which the environment variable
@@ -73,7 +87,7 @@ def write_run(form: str, run: Run, path: Path, measured: Measured = NOTHING) -> 
     """
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     joins = form == "markdown" and summary is not None and path.resolve() == Path(summary).resolve()
-    data = (render_run(form, run, verbosity=1, measured=measured) + "\n").encode()
+    data = (render_run(form, run, verbosity=1, measured=measured, view=view) + "\n").encode()
     if joins:
         with path.open("ab") as file:
             file.write(data)

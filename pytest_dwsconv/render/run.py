@@ -8,6 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from pytest_dwsconv.budget import Held
+from pytest_dwsconv.render.arranging import View
 from pytest_dwsconv.render.table import plain
 from pytest_dwsconv.report import Report
 
@@ -35,11 +36,15 @@ Run = Mapping[Report, Users]
 
 
 class Style(NamedTuple):
-    """How much is shown: below 0 one line a model, above 0 everything; and, on a terminal, its width and colours."""
+    """How much is shown: below 0 one line a model, above 0 everything; and, on a terminal, its width and colours.
+
+    ``view`` is which convolutions text shows.
+    """
 
     verbosity: int = 0
     width: int | None = None
     colour: bool = False
+    view: View = View()
 
     def paint(self, text: str, code: str) -> str:
         """The text in this colour, by its number in ECMA-48."""

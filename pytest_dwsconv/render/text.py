@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 
+from pytest_dwsconv.render.arranging import View
 from pytest_dwsconv.render.measured import Measured, table
 from pytest_dwsconv.render.run import Run, Style, Users, users_line
-from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, label, totals
+from pytest_dwsconv.render.table import TOTAL_COLUMNS, Column, count, label, plain, totals
 from pytest_dwsconv.render.words import (
     NO_MODEL,
     brief,
@@ -59,7 +60,7 @@ def render(report: Report, style: Style = _PLAIN) -> str:
     """The whole report: its layers, totals, reasons, memory, and what was not counted."""
     blocks = [
         style.paint(heading(report), _BOLD),
-        _layers(report.findings, style) if report.findings else _wrapped(no_convolutions(report), style),
+        _convolutions(report, style),
         _table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style) if report.findings else "",
         _lines([str(reason) for reason in reasons(report.findings)], style),
         _lines(remarks(report), style),
@@ -67,6 +68,28 @@ def render(report: Report, style: Style = _PLAIN) -> str:
         _wrapped(not_counted(report), style),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _convolutions(report: Report, style: Style) -> str:
+    """The convolutions that are to be shown, or their sums by parts of the model."""
+    view, findings = style.view, report.findings
+    if not findings:
+        return _wrapped(no_convolutions(report), style)
+    shown = view.rows(findings)
+    if not shown:
+        return _wrapped(f"None of its {count(len(findings), 'convolution')} is called {_patterns(view)}", style)
+    if view.depth is None:
+        table = _layers(shown, style)
+    else:
+        table = _table(TOTAL_COLUMNS, [part.texts() for part in view.parts(findings)], style)
+    if len(shown) == len(findings):
+        return table
+    some = f"{len(shown)} of {count(len(findings), 'convolution')}: those called {_patterns(view)}"
+    return f"{table}\n\n{_wrapped(some, style)}"
+
+
+def _patterns(view: View) -> str:
+    return " or ".join(map(plain, view.match))
 
 
 def layers(findings: Iterable[Finding]) -> str:
@@ -80,14 +103,15 @@ def largest(report: Report, count: int = 5) -> str:
 
 
 def _layers(findings: Sequence[Finding], style: Style) -> str:
-    rows = [[column.text(finding) for column in COLUMNS] for finding in findings]
-    shown = _fitting(COLUMNS, rows, style)
-    verdict = next(index for index, column in enumerate(COLUMNS) if column.value is label)
+    columns = style.view.columns
+    rows = [[column.text(finding) for column in columns] for finding in findings]
+    shown = _fitting(columns, rows, style)
+    verdict = next(index for index, column in enumerate(columns) if column.value is label)
     for row, finding in zip(rows, findings, strict=True):
         row[verdict] = style.paint(row[verdict], _COLOURS[finding.verdict])
-    left_out = ", ".join(column.label for column in COLUMNS if column not in shown)
+    left_out = ", ".join(column.label for column in columns if column not in shown)
     said = _wrapped(f"Left out for want of width: {left_out} (-v shows all)", style) if left_out else ""
-    return "\n\n".join(filter(None, [tabulated(COLUMNS, rows, shown), said]))
+    return "\n\n".join(filter(None, [tabulated(columns, rows, shown), said]))
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> str:
