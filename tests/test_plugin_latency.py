@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from inner_runs import run, written
+from inner_runs import is_one_sentence, run, written
 
 NETS = """
 import torch
@@ -131,6 +131,13 @@ def test_latency_of_a_configured_model(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*= dwsconv: not known =*", "the latency of Small on moon is unknown: *"])
     result = run(pytester, "", "-o", f"dws_models={line.format('moon')}", "--dws-strict")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_a_configured_model_whose_measuring_fails(pytester: pytest.Pytester) -> None:
+    line = "nets:Small(128) 1,4,12,12 params=1 latency=4ms target=bench"
+    result = run(pytester, "def test_it(): print('ran')", "-s", "-o", f"dws_models={line}")
+    is_one_sentence(result, "the latency of Small on bench is unknown: RuntimeError: too hot")
+    result.stdout.no_fnmatch_line("ran")
 
 
 class TestTable:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_dwsconv.errors import DwsconvError
+from pytest_dwsconv.plugin.aside import ENDS, first_line
 from pytest_dwsconv.plugin.checks import Checks, Findings
 from pytest_dwsconv.plugin.configured import NamedModel, named_models, strict, usage_errors, view
 from pytest_dwsconv.plugin.holding import standing
-from pytest_dwsconv.plugin.latencies import Latencies, from_plain
+from pytest_dwsconv.plugin.latencies import Latencies, from_plain, unknown_latency
 from pytest_dwsconv.plugin.reports import LATENCIES, Subject, analyze_under_hooks
 from pytest_dwsconv.rules import matches
 
@@ -96,6 +98,11 @@ class Summary:
         except pytest.fail.Exception as failed:  # the device that is required is not there
             self._findings.faults.append(str(failed.msg))
             return
+        except DwsconvError:
+            raise
+        except ENDS as error:  # a stranger's backend
+            unknown = unknown_latency(subject.report, str(budget.target))
+            raise pytest.UsageError(f"{unknown}: {first_line(error)}") from error
         self._hold(subject.report, found.limits)
         self._findings.faults += found.violations
         self._findings.unknown += [found.unknown] if found.unknown else []
