@@ -202,8 +202,9 @@ class TestView:
     def test_it_asks_for_text_and_other_forms_have_all_of_it(self, pytester: pytest.Pytester) -> None:
         pytester.makepyfile("from nets import *\ndef test_it(dws_report): dws_report(Small())")
         pytester.runpytest("--dws-sort=params").stdout.fnmatch_lines([TITLE, "body *", "stem *", "head *"])
-        result = pytester.runpytest("--dws-match=stem", "--dws-depth=1", "--dws-report=json:out.json")
-        result.stdout.no_fnmatch_line(TITLE)
+        for json_too in ("--dws-report=json:out.json", "-odws_report=json:out.json"):
+            result = pytester.runpytest("--dws-match=stem", "--dws-depth=1", json_too)
+            result.stdout.fnmatch_lines([TITLE, "stem (1 convolution) *"])
         (model,) = written(pytester)
         assert [finding["name"] for finding in model["report"]["findings"]] == ["stem", "body", "head"]
 

@@ -221,12 +221,13 @@ def _limited(config: pytest.Config) -> bool:
 def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
     """What is asked for on the command line, or else in the ini file, and the folder its paths start from.
 
-    Naming a model on the command line asks for text, and so does saying how it is to be shown.
+    Naming a model on the command line asks for text where no form is asked for, and saying how text is to be shown
+    does so in any case.
     """
     given, configured = config.getoption("dws_report"), config.getini("dws_report")
-    if given is None and configured:
-        return configured, config.rootpath
-    if given is None:
-        asking = ("dws_model", "dws_sort", "dws_match", "dws_depth")
-        given = ["text"] if any(map(config.getoption, asking)) else []
-    return given, config.invocation_params.dir
+    folder = config.rootpath if given is None and configured else config.invocation_params.dir
+    wanted: list[str] = given or configured or (["text"] if config.getoption("dws_model") else [])
+    shown = any(map(config.getoption, ("dws_sort", "dws_match", "dws_depth")))
+    if shown and not any(value.partition(":")[0] == "text" for value in wanted):
+        wanted = [*wanted, "text"]
+    return wanted, folder

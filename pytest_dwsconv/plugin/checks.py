@@ -101,7 +101,8 @@ class Checks:
                 found.notices += [f"{PLACE} is updated:" if changes else f"{PLACE} is up to date.", *changes]
         elif self._percent is not None:
             compared = self._baseline.compared(models, self._percent)
-            found.faults += compared.increases
+            accept = "If that is meant, take it over with --dws-update."
+            found.faults += [f"{increase} {accept}" for increase in compared.increases]
             tighten = "It is smaller than the baseline: tighten that with --dws-update."
             found.notices += [f"{decrease} {tighten}" for decrease in compared.decreases]
             found.notices += [f"{missing}: add it with --dws-update." for missing in compared.missing]
