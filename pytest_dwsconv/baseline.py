@@ -227,7 +227,8 @@ def _pairs(before: Entry, after: Entry, latency: bool) -> Iterable[tuple[str, De
 def _change(noun: str, old: Decimal | int, new: Decimal | int) -> str:
     difference = new - old
     share = f", {100 * difference / old:+.2f} %" if old else ""
-    return f"{new:,} {noun}, {old:,} in the baseline ({difference:+,}{share})"
+    form = ",.3f" if isinstance(new, Decimal) else ","
+    return f"{new:{form}} {noun}, {old:{form}} in the baseline ({difference:+{form}}{share})"
 
 
 def _entry(row: Any) -> Entry:

@@ -135,7 +135,7 @@ def test_latency_is_compared_under_the_same_conditions_and_with_a_percentage_onl
     def compared(conditions: str, seconds: float, percent: int) -> Any:
         return baseline.compared([Current(NAME, NAME, (), Entry(100, None, {conditions: seconds}))], Decimal(percent))
 
-    assert compared("bench, torch 2, 4 threads", 0.005, 20).increases == [
+    assert compared("bench, torch 2, 4 threads", 0.00500012345, 20).increases == [
         f"{NAME} has 5.000 ms median latency (bench, torch 2, 4 threads), 4.000 in the baseline (+1.000, +25.00 %)."
     ]
     nothing: Any = ([], [], [])

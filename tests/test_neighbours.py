@@ -134,3 +134,4 @@ def test_the_example_of_the_documentation(pytester: pytest.Pytester) -> None:
             " *Net*1,868*test_model.py::test_forward, test_model.py::test_is_quick_enough",
         ]
     )
+    pytester.runpytest_subprocess("-p", "no:dwsconv", "test_model.py").assert_outcomes(passed=2)

@@ -3,6 +3,7 @@
 import platform
 import time
 
+import pytest
 import torch
 
 from pytest_dwsconv.measurement import Measurement
@@ -38,16 +39,19 @@ class ThisProcessor:
         return time.perf_counter() - start
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_dwsconv_latency_backend(config, target):
     return ThisProcessor() if target == "cpu" else None
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_dwsconv_judge(config, finding):
     if finding.name == "stem":
         return Judgement(Verdict.INELIGIBLE, "ACME1", "the stem reads the camera's image, keep it")
     return None
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_dwsconv_report(config, nodeid, report):
     TESTS.setdefault((report.params, report.model), set()).add(nodeid)
 
