@@ -50,7 +50,7 @@ IMAGE = torch.zeros(1, 3, 8, 8)
 @pytest.fixture(scope="module", autouse=True)
 def compilers() -> None:
     """These too must have been imported before the first inner run."""
-    torch.compile(nn.Conv2d(1, 1, 3), backend="eager")(torch.zeros(1, 1, 8, 8))
+    torch.compile(nn.Conv2d(1, 1, 3), backend="aot_eager")(torch.zeros(1, 1, 8, 8)).sum().backward()
     torch.export.export(nn.Conv2d(1, 1, 3), (torch.zeros(1, 1, 8, 8),))
     torch.jit.trace(nn.Conv2d(1, 1, 3), torch.zeros(1, 1, 8, 8))
 

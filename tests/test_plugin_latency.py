@@ -145,10 +145,14 @@ class TestTable:
 
     LIMIT = "Small latency=4ms target=bench"
 
-    @pytest.mark.parametrize("workers", [[], ["-n2"]])
     @pytest.mark.parametrize(
-        "body",
-        ["Small()(IMAGE)", "dws_report(Small(), (1, 4, 12, 12))", "dws_budget(Small(), (1, 4, 12, 12), params=1e6)"],
+        ("body", "workers"),
+        [
+            ("Small()(IMAGE)", []),
+            ("Small()(IMAGE)", ["-n2"]),
+            ("dws_report(Small(), (1, 4, 12, 12))", []),
+            ("dws_budget(Small(), (1, 4, 12, 12), params=1e6)", []),
+        ],
     )
     def test_a_model_over_it_fails_the_run(self, pytester: pytest.Pytester, body: str, workers: list[str]) -> None:
         source = f"def test_it(dws_report, dws_budget): {body}"
