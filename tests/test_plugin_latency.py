@@ -250,9 +250,11 @@ def test_it(dws_budget): dws_budget(report, params="2k")
         assert measured(pytester) == ["Small 32 on bench-loud"]
 
     def test_a_device_that_is_required(self, pytester: pytest.Pytester) -> None:
-        result = run_with(pytester, "* latency=4ms target=lost", "def test_it(): Small()(IMAGE)")
+        source = "def test_it(): Small()(IMAGE); Small(16)(IMAGE)"
+        result = run_with(pytester, "* latency=4ms target=lost", source)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", "one is required"])
+        assert result.outlines.count("one is required") == 1
 
     def test_the_model_is_left_as_found(self, pytester: pytest.Pytester) -> None:
         source = """

@@ -85,10 +85,10 @@ class Checks:
             latency = latencies.held(report, target, limit)
             if not isinstance(latency, Unmeasured):
                 limits += latency
-            elif latency.required:
-                found.faults.append(latency.sentence)
-            else:
-                found.unknown.append(latency.sentence)
+                continue
+            said = found.faults if latency.required else found.unknown
+            if latency.sentence not in said:  # several models may have the same one
+                said.append(latency.sentence)
         return limits
 
     def _compare(self, run: Run, latencies: Mapping[Report, Mapping[str, float]], found: Findings) -> None:
