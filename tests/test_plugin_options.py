@@ -110,6 +110,10 @@ class TestReportOption:
                 "model 'nets:Smal' cannot be built, there is no Smal there: did you mean Small?",
             ),
             (["--dws-model=nets:broken"], "model 'nets:broken' cannot be built, *RuntimeError: no weights"),
+            (
+                ["--dws-input-size=1,4,8,8"],
+                "dws-input-size is the input of a named model: name the model with --dws-m*",
+            ),
             (["--dws-model=nets:Small", "--dws-input-size=big"], "input size 'big' is not a shape: *"),
             (["--dws-model=nets:Small", "--dws-input-size=1,3,8,8"], "*Small*1, 3, 8, 8*"),
         ],

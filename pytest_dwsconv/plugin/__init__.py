@@ -185,6 +185,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
+    if config.getoption("dws_input_size") and not (config.getoption("dws_model") or config.getini("dws_models")):
+        raise pytest.UsageError("dws-input-size is the input of a named model: name the model with --dws-model")
     wanted, folder = _wanted(config)
     config.stash[ASKED] = bool(wanted) or _checked(config)
     if not config.stash[ASKED]:
