@@ -24,6 +24,12 @@ class Plain(nn.Linear):
     def __init__(self):
         super().__init__(3, 2)
 
+class Closed:
+    __slots__ = ("inside",)
+
+    def __getattr__(self, name):
+        raise RuntimeError("closed") if name == "inside" else AttributeError(name)
+
 IMAGE = torch.ones(1, 4, 12, 12)
 """
 
@@ -213,6 +219,11 @@ def test_four(): Small(48)(IMAGE)
                 "bench",
                 "model = Small(); dws_report(model, (1, 4, 12, 12)); model.norm = nn.Identity()",
                 "the latency of Small on bench is unknown: the test changed the model after it was analysed",
+            ),
+            (
+                "bench",
+                "model = Small(); model.closed = Closed(); dws_report(model, (1, 4, 12, 12))",
+                "the latency of Small on bench is unknown: whether the test has changed the model cannot be told",
             ),
             (
                 "bench",

@@ -13,6 +13,8 @@ from pytest_dwsconv.plugin.configured import Rule, rules
 from pytest_dwsconv.plugin.reports import MADE, Made, Subject, packed, unnoticed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pytest_dwsconv.budget import Held
     from pytest_dwsconv.measurement import LatencyBackend, Measurement
     from pytest_dwsconv.plugin.identity import Architecture
@@ -101,7 +103,7 @@ class Tabled:
     def __init__(self, config: pytest.Config, table: Sequence[Rule]) -> None:
         self._config = config
         self._table = table
-        self._due: list[tuple[Subject, Architecture]] = []
+        self._due: list[tuple[Subject, Architecture | None]] = []
 
     @classmethod
     def of(cls, config: pytest.Config) -> Tabled | None:
@@ -117,10 +119,8 @@ class Tabled:
 
     def due(self, subject: Subject, test: str) -> None:
         """Measure this model once its test has ended, if it is to be measured."""
-        from pytest_dwsconv.plugin.identity import architecture
-
         if subject.model is not None and self.targets(subject.report.model, test=test):
-            self._due.append((subject, architecture(subject.model)))
+            self._due.append((subject, _architecture(subject.model)))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
@@ -128,19 +128,16 @@ class Tabled:
         if call.when == "teardown":
             due, self._due = self._due, []
             for subject, before in due:
-                self.join(item, subject, before)
+                self.join(item, subject, _change(subject, before))
 
-    def join(self, item: pytest.Item, subject: Subject, before: Architecture | None = None) -> None:
-        """Measure a model of this test, unless it is not any more what it was ``before``."""
-        from pytest_dwsconv.plugin.identity import architecture
-
-        report, model = subject.report, subject.model
-        made = item.stash.setdefault(MADE, Made())
+    def join(self, item: pytest.Item, subject: Subject, change: str = "") -> None:
+        """Measure a model of this test, unless a change to it speaks against that."""
+        report, made = subject.report, item.stash.setdefault(MADE, Made())
         targets = self.targets(report.model, test=item.nodeid)
-        if model is not None and before is not None and not before.still(architecture(model)):
-            reason = "the test changed the model after it was analysed"
-            unknown = (Unmeasured(target, f"{unknown_latency(report, target)}: {reason}") for target in targets)
-            made.latencies += [(report, outcome) for outcome in unknown]
+        if change:
+            made.latencies += [
+                (report, Unmeasured(target, f"{unknown_latency(report, target)}: {change}")) for target in targets
+            ]
             return
         made.latencies += [(report, outcome) for outcome in self.outcomes(item.ihook, subject, targets)]
 
@@ -167,6 +164,24 @@ class Tabled:
             return Unmeasured(target, str(failed.msg), required=True)
         except ENDS as error:  # reason: whatever a stranger's backend does, the run goes on and says so
             return Unmeasured(target, f"{unknown}: {first_line(error)}")
+
+
+def _architecture(model: nn.Module) -> Architecture | None:
+    """Nothing where what the model holds does not let itself be looked at."""
+    from pytest_dwsconv.plugin.identity import architecture
+
+    try:
+        return architecture(model)
+    except Exception:  # reason: what this plugin cannot do is not the test's error
+        return None
+
+
+def _change(subject: Subject, before: Architecture | None) -> str:
+    """Why the model is not measured, if it is not what it was, or that cannot be told."""
+    now = None if subject.model is None else _architecture(subject.model)
+    if before is None or now is None:
+        return "whether the test has changed the model cannot be told"
+    return "" if before.still(now) else "the test changed the model after it was analysed"
 
 
 # --------------------------------------------------------------------------- on the process that prints
