@@ -59,7 +59,7 @@ def analyze(
     if not isinstance(policy, Policy):
         raise InputError(f"policy is a Policy, such as Policy(depth_multiplier=2), not {policy!r}")
     inventory = _checked(model)
-    parameters = inventory.parameters()
+    parameters = inventory.parameters
     inputs = _inputs(parameters, input_size, example_inputs)
     recorded = None if inputs is None else trace(inventory, *inputs)
     sites = find_sites(inventory, recorded)
@@ -90,7 +90,7 @@ def _checked(model: Any) -> Inventory:
         name = next(name for name, module in inventory.modules.items() if isinstance(module, torch.jit.ScriptModule))
         which = f"{name} is a ScriptModule and" if name else "a ScriptModule"
         raise InputError(f"{which} has no Python forward to record; analyze the model before scripting it")
-    if any(map(is_lazy, inventory.parameters())):
+    if any(map(is_lazy, inventory.parameters)):
         name = next(name for name, tensor in inventory.tensors() if is_lazy(tensor)).rpartition(".")[0]
         raise InputError(f"{name or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
     return inventory
@@ -286,7 +286,8 @@ def _not_counted(recorded: Trace) -> tuple[tuple[str, int], ...]:
     counts: Counter[str] = Counter()
     for step in recorded.steps:
         if step.counted is not None:
-            counts.update(step.counted.uncounted)
+            if step.counted.uncounted:
+                counts.update(step.counted.uncounted)
         elif step.op.startswith("call_"):
             name = _plain_name(operator_name(step, recorded.inventory))
             if name not in operators.MOVES:

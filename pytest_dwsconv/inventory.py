@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -50,6 +51,7 @@ class Inventory:
                     if isinstance(value, Tensor):
                         yield prefix + name, value
 
+    @cached_property
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter once."""
         found = {}

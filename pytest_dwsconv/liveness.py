@@ -32,7 +32,7 @@ _ALLOCATING = frozenset(
 )
 """Names of functions whose one result has memory of its own, unless they are told where to write it."""
 _CONVERSIONS = frozenset("to float half double type type_as cpu cuda".split())
-_IDLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_IDLE = frozenset({nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d})
 """Modules whose result, in evaluation, is their argument."""
 
 
@@ -184,9 +184,9 @@ def _shares(step: Step, modules: Mapping[str, nn.Module]) -> bool | None:
 
 
 def _module_shares(module: nn.Module, step: Step) -> bool | None:
-    if isinstance(module, _IDLE) or module.__dict__.get("inplace"):
+    if type(module) in _IDLE or module.__dict__.get("inplace"):
         return True
-    return None if isinstance(module, nn.Flatten) or step.layout is None else False
+    return None if type(module) is nn.Flatten or step.layout is None else False
 
 
 def _converts_nothing(step: Step) -> bool:

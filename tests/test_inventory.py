@@ -26,8 +26,8 @@ def test_modules_and_parameters_are_those_of_pytorch_in_its_order() -> None:
     model = Holder()
     inventory = Inventory(model)
     assert list(inventory.modules.items()) == list(model.named_modules())
-    assert list(map(id, inventory.parameters())) == list(map(id, model.parameters()))
-    assert len(inventory.parameters()) == len(set(map(id, inventory.parameters()))) == 7
+    assert list(map(id, inventory.parameters)) == list(map(id, model.parameters()))
+    assert len(inventory.parameters) == len(set(map(id, inventory.parameters))) == 7
 
 
 def test_a_shared_module_has_all_its_names() -> None:
