@@ -29,6 +29,9 @@ class Measurement:
     ``device`` is the device's path, or "cpu". ``runtime`` is the package that ran the model, ``library`` and
     ``library_version`` the file of libedgetpu and what it calls itself, and ``clock`` its variant: "std", "max" or
     "unknown". The last three are empty for a CPU.
+
+    Raises:
+        InputError: ``samples`` are not numbers above 0, or there is none.
     """
 
     model: str
@@ -42,6 +45,16 @@ class Measurement:
     clock: str
     first_invoke: float
     samples: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        try:
+            seconds = tuple(map(float, self.samples))
+        except (TypeError, ValueError):
+            seconds = ()
+        if not seconds or not all(0 < sample < math.inf for sample in seconds):
+            wanted = "samples are the seconds of one invoke or more, numbers above 0"
+            raise InputError(f"{self.model} was not measured: {wanted}, not {self.samples!r}")
+        object.__setattr__(self, "samples", seconds)
 
     def percentile(self, percent: float) -> float:
         """The latency that ``percent`` of the samples do not exceed, interpolated linearly between two samples.
@@ -96,7 +109,7 @@ class Measurement:
         data = of_version(data, SCHEMA_VERSION, "measurement", "measure again")
         try:
             values = {field.name: data[field.name] for field in fields(cls)}
-            return cls(**values | {"samples": tuple(float(sample) for sample in values["samples"])})
+            return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"not a whole measurement: {type(error).__name__}: {error}") from error
 

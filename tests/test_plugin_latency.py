@@ -53,8 +53,10 @@ class Bench:
             raise RuntimeError("too hot\\nto handle")
         with open("measured.txt", "a") as file:
             file.write(f"{type(model).__name__} {filters} on {self.name}\\n")
+        if self.name == "bench-hasty":
+            return 0.005
         middle = 0.005 * filters / 32
-        samples = (middle - 0.001, middle + 0.001, middle)
+        samples = () if self.name == "bench-idle" else (middle - 0.001, middle + 0.001, middle)
         return Measurement("Small", "", f"{self.name}-1", "cpu", "3.11", "torch 2", "", "", "", 0.1, samples)
 
 def pytest_dwsconv_latency_backend(config, target):
@@ -259,6 +261,31 @@ def test_it(dws_budget): dws_budget(report, params="2k")
         assert result.ret == 0
         result.stdout.no_fnmatch_line("*warm*")
         assert measured(pytester) == ["Small 32 on bench-loud"]
+
+    @pytest.mark.parametrize(
+        ("model", "target", "reason"),
+        [
+            ("Small()", "bench-hasty", "Small was not measured: the backend must return a Measurement, not 0.005"),
+            ("Small()", "bench-idle", "Small was not measured: samples are the seconds of one invoke *, not ()"),
+            (
+                "Small().to('meta')",
+                "bench",
+                "Small is on the meta device, where nothing is computed: make it on another",
+            ),
+        ],
+    )
+    def test_what_is_no_measurement_is_not_known(
+        self, pytester: pytest.Pytester, model: str, target: str, reason: str
+    ) -> None:
+        source = f"def test_it(dws_report): dws_report({model}, (1, 4, 12, 12))"
+        result = run_with(pytester, f"* latency=4ms target={target}", source)
+        assert result.ret == 0
+        unknown = f"the latency of Small on {target} is unknown: {reason}"
+        result.stdout.fnmatch_lines(["*= dwsconv: not known =*", unknown])
+        source = f"def test_it(dws_budget): dws_budget({model}, (1, 4, 12, 12), latency='4ms', target='{target}')"
+        result = run_with(pytester, "", source)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines([f"*InputError: {reason}"])
 
     def test_a_device_that_is_required(self, pytester: pytest.Pytester) -> None:
         source = "def test_it(): Small()(IMAGE); Small(16)(IMAGE)"

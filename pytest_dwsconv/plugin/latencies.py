@@ -55,7 +55,8 @@ def measured(hook: Any, config: pytest.Config, subject: Subject, target: str) ->
     """Measure a model on a target.
 
     Raises:
-        InputError: there is no model, or not the shape of its one input.
+        InputError: there is no model, not the shape of its one input, nothing that it could compute, or the backend
+            has not measured.
     """
     unknown = unknown_latency(subject.report, target)
     try:
@@ -78,12 +79,19 @@ def unknown_latency(report: Report, target: str) -> str:
 
 
 def _measurement(backend: LatencyBackend, subject: Subject) -> Measurement:
+    from pytest_dwsconv.measurement import Measurement
+
     report, model = subject.report, subject.model
     if model is None:
         raise InputError(f"the latency of {report.model} cannot be measured on a report: give the budget the model")
     if len(report.input_shapes) != 1:
         raise InputError(f"the latency of {report.model} needs the shape of one input, as in (1, 3, 224, 224)")
-    return backend.measure(model, report.input_shapes[0])
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(f"{report.model} is on the meta device, where nothing is computed: make it on another")
+    measurement: object = backend.measure(model, report.input_shapes[0])
+    if not isinstance(measurement, Measurement):
+        raise InputError(f"{report.model} was not measured: the backend must return a Measurement, not {measurement!r}")
+    return measurement
 
 
 def _conditions(target: str, measurement: Measurement) -> str:
