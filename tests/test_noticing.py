@@ -314,16 +314,19 @@ def test_in_place():
 def test_exported(): torch.export.export(Small(), (IMAGE,), strict=True)
 def test_reset(): torch._dynamo.reset()
 def test_hidden_again(): compiled(IMAGE)
+def test_hidden_after_all():
+    torch._dynamo.reset()
+    compiled(IMAGE)
 """
     result = run_reporting(pytester, source, "--dws-strict")
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=7)
     assert result.ret == 0
     assert reported(pytester) == [("Small", [IMAGE], ["test_by_itself", "test_in_place"])]
     result.stdout.fnmatch_lines(
         [
             "*= dwsconv: notices =*",
             "torch.compile has compiled a function, and a model that is called inside one is not seen: *",
-            "In test_them.py::test_hidden, test_them.py::test_hidden_again",
+            "In test_them.py::test_hidden, test_them.py::test_hidden_after_all, test_them.py::test_hidden_again",
         ]
     )
 

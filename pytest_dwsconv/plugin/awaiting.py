@@ -52,23 +52,35 @@ class Compilations:
 
     def __init__(self, begun: Callable[[], None]) -> None:
         self._begun = begun
-        self._handler: Any = None
+        self._forget: Callable[[], None] = lambda: None
         self._awaited = Awaited("torch._dynamo.callback", self._listen)
 
     def _listen(self, home: ModuleType) -> None:
-        self._handler = getattr(home, "callback_handler", None)
-        self.listen_again()
+        """Listen, and again whenever ``torch._dynamo.reset`` has made the handler forget who does."""
+        handler: Any = getattr(home, "callback_handler", None)
+        if handler is None:
+            return
+        clear = handler.clear
 
-    def listen_again(self) -> None:
-        """``torch._dynamo.reset`` has forgotten who listens."""
-        if self._handler is not None and self._start not in self._handler.start_callbacks:
-            self._handler.register_start_callback(self._start)
+        def clear_others() -> None:
+            try:
+                clear()
+            finally:
+                handler.register_start_callback(self._start)
+
+        def forget() -> None:
+            handler.clear = clear
+            if self._start in handler.start_callbacks:
+                handler.remove_start_callback(self._start)
+
+        handler.register_start_callback(self._start)
+        handler.clear = clear_others
+        self._forget = forget
 
     def forget(self) -> None:
         """Call back no more."""
         self._awaited.forget()
-        if self._handler is not None and self._start in self._handler.start_callbacks:
-            self._handler.remove_start_callback(self._start)
+        self._forget()
 
     def _start(self, *arguments: Any) -> None:
         """Releases of torch that say why they compile do so for backward passes and the like too."""

@@ -51,7 +51,6 @@ class Noticer:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        self._compilations.listen_again()
         latencies = item.config.stash.get(LATENCIES, None)
         self._test = _Test() if latencies is None else _Test(partial(latencies.targets, test=item.nodeid))
 
