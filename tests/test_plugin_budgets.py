@@ -106,9 +106,24 @@ class TestConfiguration:
         result = run(pytester, "def test_it(): pass")
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.assert_outcomes(passed=1)
-        result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", self.OVER])
+        reporter = "Reported by nets:Small(width=32)"
+        result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", self.OVER, reporter], consecutive=True)
         result.stdout.no_fnmatch_line("*depthwise separable candidates*")
         assert run(pytester, "", "-o", "dws_models=nets:Small params=6k").ret == 0
+
+    @pytest.mark.parametrize("workers", [[], ["-n2"]])
+    def test_models_of_one_name_over_it_are_told_apart(self, pytester: pytest.Pytester, workers: list[str]) -> None:
+        pytester.makeini("[pytest]\ndws_budgets =\n  Small params=5k")
+        source = """
+import pytest, torch
+@pytest.mark.parametrize("side", [24, 12, 8])
+def test_it(side): Small()(torch.ones(1, 4, side, side))
+"""
+        result = run(pytester, source, *workers)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        tests = [f"Reported by test_them.py::test_it[[]{side}]" for side in (12, 24, 8)]
+        lines = [line for test in tests for line in (self.OVER, test)]
+        result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", *lines], consecutive=True)
 
     @pytest.mark.parametrize(
         ("lines", "sentences"),

@@ -39,7 +39,7 @@ class TestReportOption:
 
     def test_without_any_model_it_says_how_to_name_one(self, pytester: pytest.Pytester) -> None:
         result = pytester.runpytest("--dws-report")
-        result.stdout.fnmatch_lines([TITLE, "No model was reported: name one with --dws-model, or use *"])
+        result.stdout.fnmatch_lines([TITLE, "No model was reported: call one in a test, name one *"])
 
     @pytest.mark.parametrize("arguments", [["--dws-report", "here"], ["here", "--dws-report"]])
     def test_it_does_not_swallow_a_path(self, pytester: pytest.Pytester, arguments: list[str]) -> None:

@@ -49,6 +49,7 @@ class Checks:
 
     def __init__(self, config: pytest.Config) -> None:
         self._table = rules(config)
+        self._verbosity = config.get_verbosity()
         self._percent = _percent(config)
         self._update = _update(config)
         self._path = config.rootpath / PLACE
@@ -58,11 +59,15 @@ class Checks:
 
     def run(self, run: Run, latencies: Latencies) -> Findings:
         """Check every model of the run; the budget's state joins its users."""
+        from pytest_dwsconv.render.run import in_order, users_line
+
         found = Findings()
-        for report, users in run.items():
+        for report in in_order(run):
+            users = run[report]
             limits = self._held(report, users, latencies, found)
             users.held += [limit for limit in limits if limit not in users.held]
-            found.faults += [limit.violation for limit in limits if limit.violation]
+            line = users_line(users, self._verbosity)
+            found.faults += [f"{limit.violation}\n{line}" for limit in limits if limit.violation]
         found.notices += [
             f"dws_budgets {rule.pattern} is for no model of this run"
             for rule in self._table

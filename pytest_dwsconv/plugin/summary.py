@@ -86,13 +86,13 @@ class Summary:
         subject = _analyze_named(config, named)
         self._add(subject.report, target=named.target)
         if named.budget is not None:
-            self._hold_named(subject, named.budget)
+            self._hold_named(subject, named.budget, named.target)
         if (tabled := config.stash.get(LATENCIES, None)) is not None:
             targets = tabled.targets(subject.report.model, factory=named.target)
             for outcome in tabled.outcomes(config.hook, subject, targets):
                 self._latencies.add(subject.report, outcome)
 
-    def _hold_named(self, subject: Subject, budget: Budget) -> None:
+    def _hold_named(self, subject: Subject, budget: Budget, target: str) -> None:
         try:
             found = standing(self._config.hook, self._config, subject, budget)
         except pytest.fail.Exception as failed:  # the device that is required is not there
@@ -104,7 +104,7 @@ class Summary:
             unknown = unknown_latency(subject.report, str(budget.target))
             raise pytest.UsageError(f"{unknown}: {first_line(error)}") from error
         self._hold(subject.report, found.limits)
-        self._findings.faults += found.violations
+        self._findings.faults += [f"{violation}\nReported by {target}" for violation in found.violations]
         self._findings.unknown += [found.unknown] if found.unknown else []
         if found.latency is not None:
             self._latencies.add(subject.report, found.latency)
@@ -205,7 +205,7 @@ class Summary:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for form, path in self._outputs:
             if path is None:
-                terminalreporter.section(TITLE)
+                terminalreporter.write_sep("=", TITLE)
                 terminalreporter.write_line(self._text(form, bool(terminalreporter.isatty)))
         for form, path in self._written:
             terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
@@ -234,7 +234,7 @@ class Summary:
 
 def _section(reporter: pytest.TerminalReporter, title: str, lines: Sequence[str], **markup: Any) -> None:
     if lines:
-        reporter.section(f"dwsconv: {title}", **markup)
+        reporter.write_sep("=", f"dwsconv: {title}", **markup)
         for line in lines:
             reporter.write_line(line)
 

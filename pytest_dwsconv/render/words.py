@@ -11,7 +11,7 @@ from pytest_dwsconv.conv import Trait
 from pytest_dwsconv.render.table import count, label, plain, ratio, sides
 from pytest_dwsconv.report import MIB, Finding, Memory, Report
 
-NO_MODEL = "No model was reported: name one with --dws-model, or use the fixture dws_report in a test."
+NO_MODEL = "No model was reported: call one in a test, name one with --dws-model, or use the fixture dws_report."
 
 
 def heading(report: Report) -> str:
