@@ -53,6 +53,8 @@ class Bench:
             raise RuntimeError("too hot\\nto handle")
         with open("measured.txt", "a") as file:
             file.write(f"{type(model).__name__} {filters} on {self.name}\\n")
+        if self.name == "bench-stop":
+            pytest.exit("the bench is closed", returncode=9)
         if self.name == "bench-hasty":
             return 0.005
         middle = 0.005 * filters / 32
@@ -66,7 +68,9 @@ def pytest_dwsconv_latency_backend(config, target):
         raise pytest.fail.Exception("one is required", pytrace=False)
     return Bench(target) if target.startswith("bench") else None
 """
-SMALL_TOOK = "Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.000 ms (1.000 ms over)."
+SMALL_TOOK = (
+    "On bench Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.000 ms (1.000 ms over)."
+)
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +137,7 @@ def test_latency_of_a_configured_model(pytester: pytest.Pytester) -> None:
     line = "nets:Small 1,4,12,12 latency=4ms target={}"
     result = run(pytester, "", "-o", f"dws_models={line.format('bench')}")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["Small took 5.000 ms, measured *, the limit is 4.000 ms (1.000 ms over)."])
+    result.stdout.fnmatch_lines(["On bench Small took 5.000 ms, measured *, the limit is 4.000 ms (1.000 ms over)."])
     result = run(pytester, "", "-o", f"dws_models={line.format('moon')}")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*= dwsconv: not known =*", "the latency of Small on moon is unknown: *"])
@@ -286,6 +290,13 @@ def test_it(dws_budget): dws_budget(report, params="2k")
         result = run_with(pytester, "", source)
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines([f"*InputError: {reason}"])
+
+    @pytest.mark.parametrize("setting", ["dws_budgets=Small", "dws_models=nets:Small 1,4,12,12"])
+    def test_a_backend_may_stop_the_run(self, pytester: pytest.Pytester, setting: str) -> None:
+        source = "def test_it(): Small()(IMAGE)\ndef test_then(): pass"
+        result = run(pytester, source, "-o", f"{setting} latency=4ms target=bench-stop")
+        assert result.ret == 9
+        (result.stdout if "budgets" in setting else result.stderr).fnmatch_lines(["*Exit: the bench is closed*"])
 
     def test_a_device_that_is_required(self, pytester: pytest.Pytester) -> None:
         source = "def test_it(): Small()(IMAGE); Small(16)(IMAGE)"

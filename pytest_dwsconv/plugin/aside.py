@@ -13,7 +13,7 @@ import pytest
 from pytest_dwsconv.errors import DwsconvError
 
 ENDS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
-"""How it may end: all but the user's wish to stop."""
+"""How it may end: all but the user's wish to stop, of which ``pytest.exit`` has to be caught before."""
 
 
 @contextmanager

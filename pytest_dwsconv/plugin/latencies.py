@@ -34,9 +34,10 @@ class Latency(NamedTuple):
         from pytest_dwsconv.measurement import LatencyLimit
 
         excess = LatencyLimit(limit).excess(self.measurement)
+        violation = f"On {self.target} {excess}" if excess else ""
         noun = f"median latency measured on {self.target}"
         allowed = parse_quantity(limit, Unit.SECONDS)
-        return Held("latency", noun, Unit.SECONDS, allowed, self.measurement.median, excess)
+        return Held("latency", noun, Unit.SECONDS, allowed, self.measurement.median, violation)
 
 
 class Unmeasured(NamedTuple):
@@ -170,7 +171,9 @@ class Tabled:
                 return measured(hook, self._config, subject, target)
         except pytest.fail.Exception as failed:  # reason: the device that is required is not there
             return Unmeasured(target, str(failed.msg), required=True)
-        except ENDS as error:  # reason: whatever a stranger's backend does, the run goes on and says so
+        except pytest.exit.Exception:
+            raise
+        except ENDS as error:  # reason: whatever else a stranger's backend does, the run goes on and says so
             return Unmeasured(target, f"{unknown}: {first_line(error)}")
 
 

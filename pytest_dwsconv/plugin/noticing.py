@@ -122,7 +122,9 @@ class Noticer:
             self._known[key] = self._analyzed(item, noticed)
         except _ChangedError as error:
             return _sentence(noticed.type, error)
-        except ENDS as error:  # reason: whatever a stranger's module does, the run goes on and says so
+        except pytest.exit.Exception:
+            raise
+        except ENDS as error:  # reason: whatever else a stranger's module does, the run goes on and says so
             self._known[key] = _sentence(noticed.type, error)
         return self._known[key]
 

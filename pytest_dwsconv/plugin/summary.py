@@ -98,7 +98,7 @@ class Summary:
         except pytest.fail.Exception as failed:  # the device that is required is not there
             self._findings.faults.append(str(failed.msg))
             return
-        except DwsconvError:
+        except (DwsconvError, pytest.exit.Exception):
             raise
         except ENDS as error:  # a stranger's backend
             unknown = unknown_latency(subject.report, str(budget.target))
