@@ -39,10 +39,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytest_dwsconv import analyze, distill, rewrite
-from pytest_dwsconv.calibrating import calibrate
 from pytest_dwsconv.conv import Order
-from pytest_dwsconv.estimating import estimate
-from pytest_dwsconv.fitting import Problem
+from pytest_dwsconv.fit.alternating import Problem
+from pytest_dwsconv.fit.calibrating import calibrate
+from pytest_dwsconv.fit.estimating import estimate
 from pytest_dwsconv.planning import PlanEntry
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replacing import swap
@@ -108,7 +108,7 @@ class Fashion:
 
 def pointwise_only(fashion: Fashion) -> nn.Module:
     """One least-squares solution of each pointwise part, its depthwise part left as the decomposition gave it."""
-    from pytest_dwsconv import calibrating, fitting
+    from pytest_dwsconv.fit import alternating, calibrating
 
     def half(problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
         channels, multiplier, taps = depthwise.shape
@@ -119,12 +119,12 @@ def pointwise_only(fashion: Fashion) -> nn.Module:
         solved = torch.linalg.lstsq(inner, right).solution.view(channels, multiplier, -1)
         return depthwise, solved.permute(2, 1, 0)
 
-    saved = fitting._depthwise_first, calibrating.RELAXATIONS
-    fitting._depthwise_first, calibrating.RELAXATIONS = half, 0
+    saved = alternating._depthwise_first, calibrating.RELAXATIONS
+    alternating._depthwise_first, calibrating.RELAXATIONS = half, 0
     try:
         return fashion.rewritten(init="fit", order="depthwise_first", refine=0)
     finally:
-        fitting._depthwise_first, calibrating.RELAXATIONS = saved
+        alternating._depthwise_first, calibrating.RELAXATIONS = saved
 
 
 def cp_factorised(fashion: Fashion) -> nn.Module:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pytest_dwsconv.analysis import analyze
     from pytest_dwsconv.budget import Budget
     from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order
-    from pytest_dwsconv.distilling import distill
     from pytest_dwsconv.errors import DwsconvError
+    from pytest_dwsconv.fit.distilling import distill
     from pytest_dwsconv.fxpass import DepthwiseSeparablePass
     from pytest_dwsconv.planning import Plan
     from pytest_dwsconv.report import Finding, Report
@@ -27,8 +27,8 @@ _HOMES = {
     "analysis": ("analyze",),
     "budget": ("Budget",),
     "conv": ("ConvSpec", "Cost", "Kind", "Order"),
-    "distilling": ("distill",),
     "errors": ("DwsconvError",),
+    "fit.distilling": ("distill",),
     "fxpass": ("DepthwiseSeparablePass",),
     "planning": ("Plan",),
     "report": ("Finding", "Report"),

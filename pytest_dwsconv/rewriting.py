@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pytest_dwsconv.allocating import Budgets, allocate, parse_budgets
 from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.allocating import Budgets, allocate, parse_budgets
 from pytest_dwsconv.planning import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replacing import (
@@ -36,7 +36,7 @@ from pytest_dwsconv.rules import Policy, matches
 from pytest_dwsconv.sites import module_spec
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.calibrating import Calibration
+    from pytest_dwsconv.fit.calibrating import Calibration
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             With ``init="fresh"`` there is no error to compare, and ``"auto"`` is ``depthwise_first``. With
             ``init="fit"`` both are fitted, and the smaller error of the outputs wins.
         init: ``"svd"``, the nearest separable kernel (see ``factorize``); ``"fit"``, the kernels whose outputs on
-            ``calibration`` are nearest to the original's (see ``calibrating``); ``"fresh"``, new random weights of
+            ``calibration`` are nearest to the original's (see ``fit.calibrating``); ``"fresh"``, new random weights of
             matched variance, for a network still to be trained.
         calibration: batches of inputs without labels, each a tensor, a tuple of positional arguments or a mapping of
             keyword arguments. Every eighth is held out to measure on. A few hundred samples are enough. With a
             process group initialised each process passes its own batches, and all get the same fit.
         refine: after ``init="fit"``, passes over the calibration batches in which all replacements, and the scales
-            and shifts of batch normalisation, are improved together (see ``recovery``); kept only if the held-out
+            and shifts of batch normalisation, are improved together (see ``fit.recovery``); kept only if the held-out
             batches gain. 0 leaves it at the closed form.
         budget: instead of a depth multiplier: what the whole model may have, as a number of parameters such as
             ``"100k"``, or several limits as a mapping with ``params``, ``macs``, ``size`` (bytes in float32) and
@@ -203,7 +203,7 @@ def _choices(
 
 
 def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order | None, budget: Budgets) -> Plan:
-    from pytest_dwsconv.estimating import estimate
+    from pytest_dwsconv.fit.estimating import estimate
 
     limits = parse_budgets(budget)
     with as_found(list(model.modules())):
@@ -212,7 +212,7 @@ def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order 
 
 
 def _calibrated(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: list[Any]) -> Calibration:
-    from pytest_dwsconv.calibrating import calibrate
+    from pytest_dwsconv.fit.calibrating import calibrate
 
     with as_found(list(model.modules())):
         return calibrate(model, choices, batches)
@@ -220,7 +220,7 @@ def _calibrated(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], ba
 
 def _settle(model: nn.Module, fit: Calibration, passes: int) -> bool:
     """Put the fitted constants where they belong, and recover; whether new normalisation statistics were kept."""
-    from pytest_dwsconv.recovery import reestimate_normalisation, refine
+    from pytest_dwsconv.fit.recovery import reestimate_normalisation, refine
 
     for fitted in fit.fitted.values():
         fitted.settle()

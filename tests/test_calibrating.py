@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv.calibrating import split
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.matching import Seen
-from pytest_dwsconv.recovery import _pieces
+from pytest_dwsconv.fit.calibrating import split
+from pytest_dwsconv.fit.matching import Seen
+from pytest_dwsconv.fit.recovery import _pieces
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
 from pytest_dwsconv.separable import CONVS, SeparableConvNd
 
@@ -212,7 +212,7 @@ def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(monkeypatch:
     make, shape = NETWORKS["residual"]
     data = batches(*shape)
     model = trained_like(make(), data)
-    monkeypatch.setattr("pytest_dwsconv.recovery.LEARNING_RATE", 1e3)
+    monkeypatch.setattr("pytest_dwsconv.fit.recovery.LEARNING_RATE", 1e3)
     left_out, undone = (rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (0, 2))
     for name, value in undone.state_dict().items():
         assert torch.equal(value, left_out.state_dict()[name]), name
@@ -240,20 +240,19 @@ class Stop(KeyboardInterrupt):
     pass
 
 
-@pytest.mark.parametrize("where", ["fitting.fit", "recovery.refine", "recovery._measure", "recovery._descend"])
+@pytest.mark.parametrize("where", ["calibrating.fit", "recovery.refine", "recovery._measure", "recovery._descend"])
 def test_an_interrupted_fit_leaves_the_model_as_found(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     make, shape = NETWORKS["residual"]
     data = batches(*shape)
     model = trained_like(make(), data).train()
     before, modules = copy.deepcopy(model.state_dict()), dict(model.named_modules())
-    home = "calibrating.fit" if where == "fitting.fit" else where
     calls = []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
         raise Stop
 
-    monkeypatch.setattr(f"pytest_dwsconv.{home}", interrupted)
+    monkeypatch.setattr(f"pytest_dwsconv.fit.{where}", interrupted)
     with pytest.raises(Stop):
         rewrite(model, init="fit", calibration=data, inplace=True)
     assert calls

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.distilling import distill
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.distilling import distill
 from pytest_dwsconv.rewriting import rewrite
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.matching import Seen, holders, mean_mismatch, mismatch, seen, snapshot, watching
-from pytest_dwsconv.moments import place_in_group
+from pytest_dwsconv.fit.matching import Seen, holders, mean_mismatch, mismatch, seen, snapshot, watching
+from pytest_dwsconv.fit.moments import place_in_group
+from pytest_dwsconv.fit.recovery import warm_cosine
 from pytest_dwsconv.preserving import as_found
-from pytest_dwsconv.recovery import warm_cosine
 from pytest_dwsconv.separable import SeparableConvNd
 
 Batches = Iterable[Any]

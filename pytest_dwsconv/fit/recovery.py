@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
-from pytest_dwsconv.locating import NORMS
-from pytest_dwsconv.matching import Seen, holders, mean_mismatch, mismatch, restore, seen, snapshot, watching
-from pytest_dwsconv.moments import all_reduce, place_in_group
+from pytest_dwsconv.fit.locating import NORMS
+from pytest_dwsconv.fit.matching import Seen, holders, mean_mismatch, mismatch, restore, seen, snapshot, watching
+from pytest_dwsconv.fit.moments import all_reduce, place_in_group
+from pytest_dwsconv.fit.replaying import arguments
 from pytest_dwsconv.preserving import as_found
-from pytest_dwsconv.replaying import arguments
 
 LEARNING_RATE = 1e-2
 STEP = 32

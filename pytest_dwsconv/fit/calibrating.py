@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.factorize import Factors, decompose
-from pytest_dwsconv.fitting import Problem, fit
-from pytest_dwsconv.locating import Call, calls
-from pytest_dwsconv.moments import Cross, Moments, all_reduce, place_in_group
+from pytest_dwsconv.fit.alternating import Problem, fit
+from pytest_dwsconv.fit.locating import Call, calls
+from pytest_dwsconv.fit.moments import Cross, Moments, all_reduce, place_in_group
+from pytest_dwsconv.fit.recovery import Reference
+from pytest_dwsconv.fit.replaying import Data, Override, Run
+from pytest_dwsconv.fit.sensitivity import sensitivities
 from pytest_dwsconv.planning import PlanEntry
-from pytest_dwsconv.recovery import Reference
 from pytest_dwsconv.replacing import replacement
-from pytest_dwsconv.replaying import Data, Override, Run
-from pytest_dwsconv.sensitivity import sensitivities
 from pytest_dwsconv.separable import SeparableConvNd, dense_kernel
 
 FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 10, 3, 2

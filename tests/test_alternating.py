@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pytest_dwsconv import fitting
 from pytest_dwsconv.conv import ConvSpec, Order
 from pytest_dwsconv.factorize import Factors, decompose
-from pytest_dwsconv.fitting import Problem, fit
-from pytest_dwsconv.moments import Cross, Moments, padded, patches
+from pytest_dwsconv.fit import alternating
+from pytest_dwsconv.fit.alternating import Problem, fit
+from pytest_dwsconv.fit.moments import Cross, Moments, padded, patches
 from pytest_dwsconv.planning import PlanEntry
 from pytest_dwsconv.separable import CONVS, dense_kernel
 
@@ -63,8 +63,8 @@ def test_moments_do_not_depend_on_how_the_batch_is_cut(monkeypatch: pytest.Monke
     conv, x = make(2, padding=1), torch.randn(6, 8, 9, 8, dtype=torch.float64)
     whole = Moments(conv)
     whole.add(x)
-    monkeypatch.setattr("pytest_dwsconv.moments.CHUNK_BYTES", 1)
-    monkeypatch.setattr("pytest_dwsconv.moments.BAND", 5)
+    monkeypatch.setattr("pytest_dwsconv.fit.moments.CHUNK_BYTES", 1)
+    monkeypatch.setattr("pytest_dwsconv.fit.moments.BAND", 5)
     cut = Moments(conv)
     cut.add(x)
     torch.testing.assert_close(cut.finish().gram, whole.finish().gram)
@@ -111,7 +111,7 @@ def test_a_kernel_that_is_separable_is_found_again(order: Order, groups: int, mu
 @pytest.mark.parametrize("order", list(Order))
 @pytest.mark.parametrize("multiplier", [1, 2])
 def test_no_gradient_is_left(monkeypatch: pytest.MonkeyPatch, order: Order, multiplier: int) -> None:
-    monkeypatch.setattr(fitting, "TOLERANCE", 0.0)
+    monkeypatch.setattr(alternating, "TOLERANCE", 0.0)
     problem, entry = random_problem(1, 4, 5, 9), entry_of(1, 4, 5, order, multiplier)
     if order is Order.POINTWISE_FIRST:  # whose output channels are fitted one by one
         problem = Problem(problem.gram, problem.cross, torch.diag_embed(problem.weight.diagonal(dim1=1, dim2=2)))
@@ -130,8 +130,8 @@ def test_iterating_and_factorising_agree(monkeypatch: pytest.MonkeyPatch, multip
     problem, entry = random_problem(1, 6, 7, 9), entry_of(1, 6, 7, Order.DEPTHWISE_FIRST, multiplier)
     start = start_of(problem, entry)
     direct = problem.loss(kernel_of(fit(problem, entry, start, 5), entry))
-    monkeypatch.setattr(fitting, "DIRECT", 0)
-    monkeypatch.setattr(fitting, "CG_STEPS", 500)
+    monkeypatch.setattr(alternating, "DIRECT", 0)
+    monkeypatch.setattr(alternating, "CG_STEPS", 500)
     assert problem.loss(kernel_of(fit(problem, entry, start, 5), entry)) == pytest.approx(direct, rel=1e-4)
 
 
@@ -160,5 +160,5 @@ def test_a_step_that_makes_it_worse_is_not_taken() -> None:
     def worse(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         return first * 3, second
 
-    found = fitting._alternate(problem, start, worse, torch.mul, 5)
+    found = alternating._alternate(problem, start, worse, torch.mul, 5)
     assert torch.equal(found[0], start[0])

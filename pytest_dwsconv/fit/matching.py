@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.moments import all_reduce
+from pytest_dwsconv.fit.moments import all_reduce
+from pytest_dwsconv.fit.replaying import arguments, floating
 from pytest_dwsconv.preserving import as_found
-from pytest_dwsconv.replaying import arguments, floating
 
 
 class Seen(NamedTuple):
