@@ -125,14 +125,25 @@ def test_no_gradient_is_left(monkeypatch: pytest.MonkeyPatch, order: Order, mult
     assert loss.item() < problem.loss(kernel_of(start, entry))
 
 
+@pytest.mark.parametrize("order", list(Order))
 @pytest.mark.parametrize("multiplier", [1, 2])
-def test_iterating_and_factorising_agree(monkeypatch: pytest.MonkeyPatch, multiplier: int) -> None:
-    problem, entry = random_problem(1, 6, 7, 9), entry_of(1, 6, 7, Order.DEPTHWISE_FIRST, multiplier)
+def test_iterating_and_factorising_agree(monkeypatch: pytest.MonkeyPatch, multiplier: int, order: Order) -> None:
+    problem, entry = random_problem(1, 6, 7, 9), entry_of(1, 6, 7, order, multiplier)
     start = start_of(problem, entry)
     direct = problem.loss(kernel_of(fit(problem, entry, start, 5), entry))
     monkeypatch.setattr(alternating, "DIRECT", 0)
     monkeypatch.setattr(alternating, "CG_STEPS", 500)
+    monkeypatch.setattr(alternating, "CG_GAIN", 0)
     assert problem.loss(kernel_of(fit(problem, entry, start, 5), entry)) == pytest.approx(direct, rel=1e-4)
+
+
+@pytest.mark.parametrize("order", list(Order))
+def test_one_channel_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch, order: Order) -> None:
+    problem, entry = random_problem(1, 6, 7, 9), entry_of(1, 6, 7, order, 2)
+    whole = fit(problem, entry, start_of(problem, entry), 3)
+    monkeypatch.setattr(alternating, "CHUNK_NUMBERS", 1)
+    for part, same in zip(fit(problem, entry, start_of(problem, entry), 3), whole, strict=True):
+        torch.testing.assert_close(part, same)
 
 
 @pytest.mark.parametrize("order", list(Order))

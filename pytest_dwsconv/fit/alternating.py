@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from pytest_dwsconv.planning import PlanEntry
 
 DIRECT = 1500
 """Unknowns up to which a normal matrix is formed and factorised; above, it is iterated on without being formed."""
-CHUNK_NUMBERS = 16 * 1024 * 1024
-CG_STEPS = 40
+CHUNK_NUMBERS = 4 * 1024 * 1024
+CG_STEPS, CG_GAIN = 40, 1e-3
 TOLERANCE = 1e-4
 
 
@@ -142,30 +143,61 @@ def _pointwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
     gram = problem.gram[0].view(channels, taps, channels, taps)
     cross = problem.cross[0].view(filters, channels, taps)
     own = Problem(problem.gram, problem.cross, torch.diag(problem.weight[0].diagonal())[None])
-    together = max(1, CHUNK_NUMBERS // (multiplier * channels * taps * max(channels, taps)))
 
     def kernel(d: Tensor, p: Tensor) -> Tensor:
         return torch.einsum("mrc,mrk->mck", p, d).reshape(filters, -1)
 
+    def image(d: Tensor, p: Tensor) -> Tensor:
+        return (kernel(d, p) @ problem.gram[0]).view(filters, channels, taps)
+
+    def best_taps(d: Tensor, p: Tensor) -> Tensor:
+        right = torch.einsum("mrc,mck->mrk", p, cross)
+        if multiplier * taps <= DIRECT:
+            return _solve_in_parts(partial(_normal_of_taps, gram), p, right, multiplier * taps * channels * taps)
+        blocks = torch.einsum("mrc,ckdk,msd->mkrs", p, gram, p).flatten(0, 1)
+        product = partial(torch.einsum, "mck,mrc->mkr")
+        return _conjugate_gradients(lambda v: product(image(v.mT, p), p), right.mT, d.mT, blocks).mT
+
+    def best_channels(d: Tensor, p: Tensor) -> Tensor:
+        right = torch.einsum("mrk,mck->mrc", d, cross)
+        if multiplier * channels <= DIRECT:
+            return _solve_in_parts(partial(_normal_of_channels, gram), d, right, (multiplier * channels) ** 2)
+        blocks = torch.einsum("mrk,ckcl,msl->mcrs", d, gram, d).flatten(0, 1)
+        product = partial(torch.einsum, "mck,mrk->mcr")
+        return _conjugate_gradients(lambda v: product(image(d, v.mT), d), right.mT, p.mT, blocks).mT
+
     def step(d: Tensor, p: Tensor) -> Halves:
-        parts = zip(cross.split(together), d.split(together), p.split(together), strict=True)
-        solved = [_solve_filters(gram, *part) for part in parts]
-        return torch.cat([d for d, _ in solved]), torch.cat([p for _, p in solved])
+        d = best_taps(d, p)
+        return d, best_channels(d, p)
 
     depthwise, pointwise = _alternate(own, (depthwise, pointwise), step, kernel, rounds)
     share = (_norms(depthwise, 2) / _norms(pointwise, 2)).sqrt()  # (M, r, 1)
     return depthwise / share, pointwise * share
 
 
-def _solve_filters(gram: Tensor, cross: Tensor, d: Tensor, p: Tensor) -> Halves:
-    """Both half-steps for some output channels: taps given channels, then channels given taps."""
+def _solve_in_parts(normal: Callable[[Tensor], Tensor], fixed: Tensor, right: Tensor, numbers: int) -> Tensor:
+    """Solve every output channel's system given the other half; one needs room for so many numbers."""
+    together = max(1, CHUNK_NUMBERS // numbers)
+    parts = zip(fixed.split(together), right.split(together), strict=True)
+    return torch.cat([_solve(normal(f), r.reshape(len(r), -1, 1)).view(r.shape) for f, r in parts])
+
+
+def _normal_of_taps(gram: Tensor, p: Tensor) -> Tensor:
+    """The normal matrices (M, r k, r k) of the taps, given pointwise weights (M, r, C)."""
+    filters, _, channels = p.shape
+    half = (p.flatten(0, 1) @ gram.flatten(1)).view(filters, -1, channels, gram.shape[1])  # (M, r k, C, k)
+    return (p[:, None] @ half).flatten(2)
+
+
+def _normal_of_channels(gram: Tensor, d: Tensor) -> Tensor:
+    """The normal matrices (M, r C, r C) of the pointwise weights, given taps (M, r, k)."""
     filters, multiplier, taps = d.shape
-    half = torch.einsum("mrc,ckdl->mrkdl", p, gram)
-    normal = torch.einsum("mrkdl,msd->mrksl", half, p).reshape(filters, multiplier * taps, -1)
-    d = _solve(normal, torch.einsum("mrc,mck->mrk", p, cross).reshape(filters, -1, 1)).view(d.shape)
-    half = torch.einsum("dlck,mrk->dlcmr", gram, d)  # gram is symmetric: summed over its last axis it is not copied
-    normal = torch.einsum("dlcmr,msl->mrcsd", half, d).reshape(filters, p[0].numel(), -1)
-    return d, _solve(normal, torch.einsum("mrk,mck->mrc", d, cross).reshape(filters, -1, 1)).view(p.shape)
+    pairs = torch.einsum("mrk,msl->mrskl", d, d).reshape(-1, taps * taps)
+    parts = [
+        (pairs @ rows.permute(1, 3, 0, 2).reshape(taps * taps, -1)).view(filters, multiplier, multiplier, len(rows), -1)
+        for rows in gram.split(max(1, CHUNK_NUMBERS // gram[0].numel()))
+    ]
+    return torch.cat(parts, 3).transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 def _norms(part: Tensor, dim: int) -> Tensor:
@@ -199,9 +231,10 @@ def _conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, sta
         return torch.cholesky_solve(v.reshape(-1, size, 1), factor).view(v.shape)
 
     v, rest = start, right - product(start)
-    goal = 1e-10 * float((right * condition(right)).sum())
     direction = conditioned = condition(rest)
     energy = (rest * conditioned).sum()
+    # reason: the other half moves next, so what is left of an error need only be small beside what was there
+    goal = max(1e-10 * float((right * condition(right)).sum()), CG_GAIN * float(energy))
     for _ in range(CG_STEPS):
         if float(energy) <= goal:
             break
