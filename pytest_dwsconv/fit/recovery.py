@@ -21,7 +21,9 @@ from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.replaying import arguments
 from pytest_dwsconv.preserving import as_found
 
-LEARNING_RATE = 1e-2
+LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
+INNER = 10.0
+"""What activations count for beside the outputs: they tell much more of each sample."""
 STEP = 32
 """Samples that a step of the refinement takes at most: many small steps gain more from few data than few large ones."""
 
@@ -128,7 +130,7 @@ def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], pass
     count = torch.tensor(float(own))
     all_reduce(count)
     steps = -(-int(count) // world)  # a pass, the same number in every process
-    optimiser = torch.optim.Adam(tensors, lr=LEARNING_RATE)
+    optimiser = torch.optim.Adam(tensors, lr=LEARNING_RATE, betas=BETAS)
     schedule = warm_cosine(optimiser, passes * steps)
     shuffle = torch.Generator().manual_seed(0)
     with watching(model, reference.names) as see:
@@ -138,7 +140,7 @@ def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], pass
                 optimiser.zero_grad(set_to_none=False)
                 if own:
                     batch, wanted = pieces[order[step % own]]
-                    mismatch(see(model, batch), wanted).backward()
+                    mismatch(see(model, batch), wanted, INNER).backward()
                 _average_gradients(tensors, world)
                 optimiser.step()
                 schedule.step()
