@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.calibrating import split
-from pytest_dwsconv.fit.matching import Seen
+from pytest_dwsconv.fit.matching import Seen, fast_layout
 from pytest_dwsconv.fit.recovery import _pieces
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
 from pytest_dwsconv.separable import CONVS, SeparableConvNd
@@ -234,6 +234,33 @@ def test_batches_are_refined_on_in_pieces(batch: Any) -> None:
 def test_a_batch_whose_samples_cannot_be_told_apart_stays_whole(other: Any) -> None:
     batch, wanted = (torch.ones(70, 1), other), Seen([torch.ones(70)], {})
     assert _pieces(batch, wanted) == [(batch, wanted)]
+
+
+class Flattening(nn.Module):
+    """Takes a view that only one layout in memory has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).view(len(x), -1)  # type: ignore[no-any-return]
+
+
+class Strided(Flattening):
+    """Reads its input as it lies in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.as_strided(x, x.shape, (512, 64, 8, 1)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("make", "last"), [(lambda: sequence(2), True), (Flattening, False), (Strided, False)])
+def test_channels_lie_last_where_the_model_takes_them_so(make: Callable[[], nn.Module], last: bool) -> None:
+    x = torch.randn(4, 8, 8, 8)
+    [found, number] = fast_layout(make().eval(), x)([x, 3])
+    assert torch.equal(found, x)
+    assert number == 3
+    assert found.is_contiguous(memory_format=torch.channels_last) is last
 
 
 class Stop(KeyboardInterrupt):

@@ -16,7 +16,17 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
 from pytest_dwsconv.fit.locating import NORMS
-from pytest_dwsconv.fit.matching import Seen, holders, mean_mismatch, mismatch, restore, seen, snapshot, watching
+from pytest_dwsconv.fit.matching import (
+    Seen,
+    fast_layout,
+    holders,
+    mean_mismatch,
+    mismatch,
+    restore,
+    seen,
+    snapshot,
+    watching,
+)
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.replaying import arguments
 from pytest_dwsconv.preserving import as_found
@@ -133,14 +143,15 @@ def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], pass
     optimiser = torch.optim.Adam(tensors, lr=LEARNING_RATE, betas=BETAS)
     schedule = warm_cosine(optimiser, passes * steps)
     shuffle = torch.Generator().manual_seed(0)
+    lay_out = fast_layout(model, pieces[0][0]) if own else None
     with watching(model, reference.names) as see:
         for _ in tqdm(range(passes), desc="refining", disable=None, unit="pass"):
             order = torch.randperm(own, generator=shuffle).tolist()
             for step in range(steps):
                 optimiser.zero_grad(set_to_none=False)
-                if own:
+                if lay_out is not None:
                     batch, wanted = pieces[order[step % own]]
-                    mismatch(see(model, batch), wanted, INNER).backward()
+                    mismatch(see(model, lay_out(batch)), wanted, INNER).backward()
                 _average_gradients(tensors, world)
                 optimiser.step()
                 schedule.step()
