@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from pytest_dwsconv import operators
 
@@ -68,9 +68,9 @@ class AtenCounter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         packet = getattr(func, "_overloadpacket", func)
-        if packet in _ATEN_FLOPS:
+        if formula := _formulas().get(packet):
             out = func(*args, **kwargs)
-            self.macs += _ATEN_FLOPS[packet](*args, **kwargs, out_val=out) // 2
+            self.macs += formula(*args, **kwargs, out_val=out) // 2
             self.counted = True
             if packet is torch.ops.aten.convolution:
                 self.convolutions.append(_conv_call(args, out))
@@ -102,11 +102,12 @@ def _conv_call(args: Sequence[Any], out: Tensor) -> ConvCall:
     )
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+@cache
+def _formulas() -> Mapping[Any, Callable[..., Any]]:
+    """Twice the multiply-accumulates by operator; imported when first needed, for this may import triton."""
+    from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+    def attention(query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
-_ATEN_FLOPS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    **flop_registry,
-}
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention, **flop_registry}

@@ -184,3 +184,19 @@ class LatencyBackend(Protocol):
 
     def measure(self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None) -> Measurement:
         """Measure a module, the bytes of a ``.tflite`` file or the path of one; ``shape`` is a module's input shape."""
+
+
+def measured_by(
+    backend: LatencyBackend, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None, name: str
+) -> Measurement:
+    """What a backend measures, which may be anybody's.
+
+    Raises:
+        InputError: the model, called ``name``, is on the meta device, or what the backend returns is no measurement.
+    """
+    if not isinstance(model, (bytes, str, PathLike)) and any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(f"{name} is on the meta device, where nothing is computed: make it on another")
+    measurement: object = backend.measure(model, shape)
+    if not isinstance(measurement, Measurement):
+        raise InputError(f"{name} was not measured: the backend must return a Measurement, not {measurement!r}")
+    return measurement

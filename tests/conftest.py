@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from pytest_dwsconv import analyze
@@ -11,6 +12,7 @@ pytest_plugins = ["pytester", "standin"]
 @pytest.fixture(scope="session")
 def _imported() -> None:
     """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
+    torch.compile(nn.ReLU())  # its compiler too, which much else imports at the first need
     str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
 
 

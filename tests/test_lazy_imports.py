@@ -69,3 +69,17 @@ def test_an_unknown_public_name(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="module 'pytest_dwsconv' has no attribute 'analyse'"):
         pytest_dwsconv.analyse  # noqa: B018  # reading it is the test
     assert "analyze" in dir(pytest_dwsconv)
+
+
+def test_layers_answered_by_their_shapes_bring_no_more_of_pytorch(tmp_path: Path) -> None:
+    """Its flop counter imports triton where that is installed, and Python shapes of operators its compiler."""
+    code = """
+import sys
+from torch import nn
+loaded = set(sys.modules)
+from pytest_dwsconv import analyze
+layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+assert analyze(nn.Sequential(*layers, nn.Linear(8, 10)), (1, 3, 32, 32)).macs
+print(sorted(name for name in set(sys.modules) - loaded if not name.startswith("pytest_dwsconv")))
+"""
+    assert "torch" not in run(code, tmp_path) and "triton" not in run(code, tmp_path)

@@ -24,7 +24,7 @@ def pytest_dwsconv_latency_backend(config, target):
 """
 
 
-pytestmark = pytest.mark.usefixtures("project")
+pytestmark = pytest.mark.usefixtures("inner")
 
 
 @pytest.fixture
@@ -319,6 +319,39 @@ def test_a_model_that_cannot_be_read_fails_in_one_sentence(pytester: pytest.Pyte
     result.stdout.fnmatch_lines("E*InputError: absent.tflite cannot be read: No such file or directory; give the path*")
     result.stdout.no_fnmatch_line("*pytest_dwsconv?edgetpu?device.py*")
     result.stdout.no_fnmatch_line("*FileNotFoundError*")
+
+
+def test_a_backend_that_has_not_measured_fails_in_one_sentence(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+class Hasty:
+    def measure(self, model, shape=None):
+        return 0.005
+
+def pytest_dwsconv_latency_backend(config, target):
+    return Hasty() if target == "edgetpu" else None
+""")
+    pytester.makepyfile("""
+from torch import nn
+
+def test_file(edgetpu_latency):
+    edgetpu_latency("net.tflite", max="12ms")
+
+def test_model(edgetpu_latency):
+    edgetpu_latency(nn.Conv2d(3, 4, 3), (1, 3, 8, 8), max="12ms")
+
+def test_nowhere(edgetpu_latency):
+    edgetpu_latency(nn.Conv2d(3, 4, 3, device="meta"), (1, 3, 8, 8), max="12ms")
+""")
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "E*InputError: net.tflite was not measured: the backend must return a Measurement, not 0.005",
+            "E*InputError: Conv2d was not measured: the backend must return a Measurement, not 0.005",
+            "E*InputError: Conv2d is on the meta device, where nothing is computed: make it on another",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*pytest_dwsconv?measurement.py*")
 
 
 # --------------------------------------------------------------------------- reports

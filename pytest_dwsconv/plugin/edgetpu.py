@@ -178,14 +178,14 @@ class LatencyFixture:
     ) -> Measurement:
         __tracebackhide__ = True
         from pytest_dwsconv.errors import DwsconvError
-        from pytest_dwsconv.measurement import LatencyLimit
+        from pytest_dwsconv.measurement import LatencyLimit, measured_by
 
         config, hook = self._item.config, self._item.ihook
         try:
             limit = LatencyLimit(max, percentile, tolerance)
             with _skipping(config):
                 backend = hook.pytest_dwsconv_latency_backend(config=config, target=TARGET)
-                measurement: Measurement = backend.measure(model, shape)
+                measurement = measured_by(backend, model, shape, _name(model))
         except DwsconvError as error:  # the user's to mend: one sentence, without the way it took through here
             raise error.with_traceback(None) from None
         self._item.stash.setdefault(_MADE, _Made()).add(measurement)
@@ -193,6 +193,11 @@ class LatencyFixture:
         if excess:
             pytest.fail(f"{excess}\n{measurement}")
         return measurement
+
+
+def _name(model: object) -> str:
+    """A model in a sentence: the path of its file, or else its class."""
+    return str(model) if isinstance(model, (str, PathLike)) else type(model).__name__
 
 
 # --------------------------------------------------------------------------- measurements of a test

@@ -80,19 +80,14 @@ def unknown_latency(report: Report, target: str) -> str:
 
 
 def _measurement(backend: LatencyBackend, subject: Subject) -> Measurement:
-    from pytest_dwsconv.measurement import Measurement
+    from pytest_dwsconv.measurement import measured_by
 
     report, model = subject.report, subject.model
     if model is None:
         raise InputError(f"the latency of {report.model} cannot be measured on a report: give the budget the model")
     if len(report.input_shapes) != 1:
         raise InputError(f"the latency of {report.model} needs the shape of one input, as in (1, 3, 224, 224)")
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise InputError(f"{report.model} is on the meta device, where nothing is computed: make it on another")
-    measurement: object = backend.measure(model, report.input_shapes[0])
-    if not isinstance(measurement, Measurement):
-        raise InputError(f"{report.model} was not measured: the backend must return a Measurement, not {measurement!r}")
-    return measurement
+    return measured_by(backend, model, report.input_shapes[0], report.model)
 
 
 def _conditions(target: str, measurement: Measurement) -> str:
