@@ -91,7 +91,8 @@ def _checked(model: Any) -> Inventory:
         which = f"{name} is a ScriptModule and" if name else "a ScriptModule"
         raise InputError(f"{which} has no Python forward to record; analyze the model before scripting it")
     if any(map(is_lazy, inventory.parameters)):
-        name = next(name for name, tensor in inventory.tensors() if is_lazy(tensor)).rpartition(".")[0]
+        lazy = next(parameter for parameter in inventory.parameters if is_lazy(parameter))
+        name = inventory.parameter_names[id(lazy)][0].rpartition(".")[0]
         raise InputError(f"{name or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
     return inventory
 

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from functools import cached_property
-from typing import cast
-
 import torch
 from torch import Tensor, nn
-
-_PLAIN = frozenset({bool, int, float, str, tuple, list, set, dict, OrderedDict, type(None)})
-
 
 _MOST_NAMES = 32
 
@@ -25,6 +17,12 @@ class Inventory:
         """Each module under its first name; the root's is the empty string."""
         self.names: dict[int, list[str]] = {}
         """The names of a module, by its identity: all, or the first of very many."""
+        self.parameter_names: dict[int, list[str]] = {}
+        """The names that modules hold a parameter under, by its identity, each module under its first."""
+        self.parameters: list[nn.Parameter] = []
+        """Every parameter once."""
+        self.buffers: list[tuple[str, Tensor]] = []
+        """Every buffer with its name; one that modules share under each."""
         self._walk(root, "", set())
 
     def _walk(self, module: nn.Module, name: str, within: set[int]) -> None:
@@ -33,6 +31,7 @@ class Inventory:
         names.append(name)
         if len(names) == 1:
             self.modules[name] = module
+            self._note_tensors(module, f"{name}." if name else "")
         if key in within or len(names) > _MOST_NAMES:  # a module that holds itself, or one that very many share
             return
         within.add(key)
@@ -41,25 +40,16 @@ class Inventory:
                 self._walk(child, f"{name}.{child_name}" if name else child_name, within)
         within.remove(key)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters, buffers and tensors kept as attributes, with their names; a shared one under each."""
-        for module_name, module in self.modules.items():
-            prefix = f"{module_name}." if module_name else ""
-            several = not _PLAIN.issuperset(map(type, module.__dict__.values()))
-            for table in (module._parameters, module._buffers, module.__dict__ if several else {}):
-                for name, value in table.items():
-                    if isinstance(value, Tensor):
-                        yield prefix + name, value
-
-    @cached_property
-    def parameters(self) -> list[nn.Parameter]:
-        """Every parameter once."""
-        found = {}
-        for module in self.modules.values():
-            for parameter in module._parameters.values():
-                if parameter is not None:
-                    found[id(parameter)] = parameter
-        return list(found.values())
+    def _note_tensors(self, module: nn.Module, prefix: str) -> None:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                names = self.parameter_names.setdefault(id(parameter), [])
+                names.append(prefix + name)
+                if len(names) == 1:
+                    self.parameters.append(parameter)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                self.buffers.append((prefix + name, buffer))
 
     def holds_parameter(self, name: str) -> bool:
         """Whether this is the name of a parameter."""
@@ -68,9 +58,5 @@ class Inventory:
 
     def device(self) -> torch.device:
         """Where the model is: the device of its first parameter, else of its first buffer, else the CPU."""
-        for table in ("_parameters", "_buffers"):
-            for module in self.modules.values():
-                for tensor in module.__dict__[table].values():
-                    if tensor is not None:
-                        return cast("torch.device", tensor.device)
-        return torch.device("cpu")
+        tensors: list[Tensor] = [*self.parameters[:1], *(buffer for _, buffer in self.buffers[:1])]
+        return tensors[0].device if tensors else torch.device("cpu")

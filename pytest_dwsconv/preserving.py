@@ -23,8 +23,10 @@ _PLAIN = frozenset({bool, int, float, str, type(None), torch.Tensor, nn.Paramete
 
 
 @contextmanager
-def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
+def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
     """Put all ``modules`` in evaluation mode for the block, then put everything back.
+
+    The block is given the attributes of each module as they were.
 
     Put back are the attributes of all modules (training flags, hooks, compiled calls, caches assigned by a
     forward, lists and dictionaries appended to), their parameter, buffer and child tables, the attributes of plain
@@ -38,7 +40,7 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[None]:
         for module in modules:
             module.__dict__["training"] = False
             module.__dict__.pop("_compiled_call_impl", None)  # else the call leaves Python for the compiler
-        yield
+        yield [attributes for _, attributes in saved.attributes]
     finally:
         saved.restore()
         _set_random_state(state)
@@ -94,10 +96,10 @@ class _Snapshot:
 
     def restore(self) -> None:
         for current, attributes in self.attributes:
-            if current.keys() != attributes.keys():
+            current.update(attributes)
+            if len(current) != len(attributes):
                 for name in current.keys() - attributes.keys():
                     del current[name]
-            current.update(attributes)
         if any(self.empty):
             for container in self.empty:
                 container.clear()

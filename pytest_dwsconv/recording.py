@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import count
 from math import prod
 from typing import Any, NamedTuple
@@ -71,9 +72,11 @@ class Recorder(TorchFunctionMode):
         self.real = real
         self.steps: list[Step] = []
         self.names = {id(module): name for name, module in inventory.modules.items()}
-        self.leaves: dict[int, str] = {}
-        for name, tensor in inventory.tensors():
-            self.leaves.setdefault(id(tensor), name)
+        self.leaves = {parameter: names[0] for parameter, names in inventory.parameter_names.items()}
+        for name, buffer in inventory.buffers:
+            self.leaves.setdefault(id(buffer), name)
+        self.attributes: Mapping[str, Mapping[str, Any]] = {}
+        """The attributes that each module had before the forward."""
         self.device = inventory.device()
         self.stand_ins: dict[int, Tensor] = {}
         self.changed: set[int] = set()
@@ -129,7 +132,7 @@ class Recorder(TorchFunctionMode):
 
     def _stand_in(self, tensor: Tensor) -> Tensor:
         """A copy of one of the model's own tensors; of one from outside the model with its values, which may decide."""
-        name = self.leaves.get(id(tensor))
+        name = self._name_of(tensor)
         if name is None:
             if tensor.is_meta and not (self.real or self.transforms or self.device.type == "meta"):
                 raise TracingError(
@@ -147,6 +150,20 @@ class Recorder(TorchFunctionMode):
         self.stand_ins[id(tensor)] = copy
         self.add("get_attr", name, copy)
         return copy
+
+    def _name_of(self, tensor: Tensor) -> str | None:
+        """The name of one of the model's own tensors: a parameter, a buffer or, rarely, a plain attribute."""
+        return self.leaves.get(id(tensor)) or self._plain_attributes.get(id(tensor))
+
+    @cached_property
+    def _plain_attributes(self) -> dict[int, str]:
+        """Names of the tensors that modules held as plain attributes before the forward, by identity."""
+        found: dict[int, str] = {}
+        for prefix, attributes in self.attributes.items():
+            for name, value in attributes.items():
+                if isinstance(value, Tensor):
+                    found.setdefault(id(value), f"{prefix}.{name}".lstrip("."))
+        return found
 
     def _may_decide(self, tensor: Tensor) -> bool:
         """Whether to keep the values of one of the model's own tensors: of a few numbers that are not learned."""
@@ -210,7 +227,7 @@ class Recorder(TorchFunctionMode):
         """The tensor whose layout or values are to be read in place of one among a reader's arguments."""
         stand_in = self.stand_ins.get(id(value)) if isinstance(value, Tensor) else None
         if stand_in is None:
-            return value.detach().clone() if name == "numpy" and id(value) in self.leaves else value
+            return value.detach().clone() if name == "numpy" and self._name_of(value) else value
         if name in _READERS or not stand_in.is_meta:
             return stand_in
         if id(stand_in) in self.changed or (not stand_in.is_inference() and stand_in._version):

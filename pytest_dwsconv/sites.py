@@ -70,7 +70,7 @@ def find_sites(inventory: Inventory, recorded: Trace | None) -> list[Site]:
 
 
 def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
-    tied = _held_twice(inventory)
+    tied = {parameter for parameter, names in inventory.parameter_names.items() if len(names) > 1}
     sites = {}
     for name, module in inventory.modules.items():
         if _is_convolution(module):
@@ -81,17 +81,6 @@ def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
     return sites
 
 
-def _held_twice(inventory: Inventory) -> set[int]:
-    """The identities of parameters that more than one module holds, or one under two names."""
-    once: set[int] = set()
-    twice: set[int] = set()
-    for module in inventory.modules.values():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                (twice if id(parameter) in once else once).add(id(parameter))
-    return twice
-
-
 def _is_convolution(module: nn.Module) -> bool:
     return isinstance(module, _ConvNd) or (
         type(module).__module__.startswith(_QUANTIZED_PACKAGES)
@@ -100,8 +89,13 @@ def _is_convolution(module: nn.Module) -> bool:
     )
 
 
+_INT = frozenset({int})
+
+
 def _sides(value: Any, rank: int) -> tuple[int, ...]:
     """One entry a side, as Python's own numbers: models are built from NumPy's too."""
+    if type(value) is tuple and len(value) == rank and _INT.issuperset(map(type, value)):
+        return value
     return tuple(map(int, operators.per_side(value, rank)))
 
 
@@ -112,7 +106,8 @@ def module_spec(module: nn.Module) -> ConvSpec:
     in_channels, out_channels, kernel_size = conv.in_channels, conv.out_channels, tuple(conv.kernel_size)
     weight = module._parameters.get("weight")
     if weight is not None and not conv.transposed:  # which may have been pruned by hand
-        out_channels, in_channels, kernel_size = weight.shape[0], weight.shape[1] * conv.groups, tuple(weight.shape[2:])
+        out_channels, held, *sides = weight.shape
+        in_channels, kernel_size = held * conv.groups, tuple(sides)
     return ConvSpec(
         rank=rank,
         in_channels=int(in_channels),

@@ -92,7 +92,7 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
     inputs = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
     own_args, own_kwargs = tree_map(_own_inputs(recorder), (tuple(args), kwargs))
     try:
-        with _undisturbed(inventory), seeing_modules(recorder), recorder:
+        with _undisturbed(inventory) as recorder.attributes, seeing_modules(recorder), recorder:
             out = inventory.root(*own_args, **own_kwargs)
             if isinstance(out, Generator):
                 out = tuple(out)
@@ -118,10 +118,10 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
 
 
 @contextmanager
-def _undisturbed(inventory: Inventory) -> Iterator[None]:
-    """Evaluation mode, no gradients, and the model as found afterwards."""
-    with as_found(inventory.modules.values()), torch.inference_mode(False), torch.no_grad():
-        yield
+def _undisturbed(inventory: Inventory) -> Iterator[Mapping[str, Mapping[str, Any]]]:
+    """Evaluation mode, no gradients, and the model as found afterwards; the attributes that its modules have now."""
+    with as_found(inventory.modules.values()) as found, torch.inference_mode(False), torch.no_grad():
+        yield dict(zip(inventory.modules, found, strict=True))
 
 
 def _own_inputs(recorder: Recorder) -> Callable[[Any], Any]:

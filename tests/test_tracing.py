@@ -272,6 +272,31 @@ def test_tensors_and_containers_inside_containers_are_as_found() -> None:
     assert model(x).shape == (1, 2, 4, 4)
 
 
+OUTSIDE = torch.ones(4, requires_grad=True)
+
+
+class Holds(nn.Module):
+    """Reads a tensor that it holds as a plain attribute, and one from outside that its forward comes to hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.within = nn.Module()
+        self.within.scale = torch.full((4,), 2.0, requires_grad=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.within.shift = OUTSIDE
+        return x * self.within.scale + self.within.shift
+
+
+def test_plain_attributes_are_the_models_own_as_they_were_before_the_forward() -> None:
+    model, x = Holds(), torch.rand(2, 4)
+    trace_ = trace(model, (x,))
+    assert [step.target for step in trace_.steps if step.op == "get_attr"] == ["within.scale", "_constant0"]
+    assert trace_.constants["_constant0"] is OUTSIDE
+    assert not hasattr(model.within, "shift")
+    assert torch.equal(trace_.graph_module()(x), model(x))
+
+
 class Threads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
