@@ -1,8 +1,9 @@
 """How long analysis takes, beside other counters: interleaved in one process, medians, as ratios to the fastest peer.
 
-Every tool runs as its documentation shows. Each round runs every tool once, so that all see the same machine. This
-project's memory of operators is emptied before each of its runs: what is timed is the first analysis of a process,
-imports aside. Peak extra memory is measured in a fresh process for each tool.
+Every tool runs as its documentation shows. Each row is a fresh process, or what ran before would tell in it. Each round
+runs every tool once, so that all see the same machine. This project's memory of operators is emptied before each of its
+runs: what is timed is the first analysis of a process, imports aside. Peak extra memory is measured in a fresh process
+for each tool.
 
     python benchmarks/analyze.py [--rounds 5] [--only resnet50]
 """
@@ -160,18 +161,19 @@ def times(row: str, rounds: int) -> dict[str, float | None]:
     return {tool: statistics.median(taken[tool][1:]) if tool in models else None for tool in TOOLS}
 
 
-def peak_extra_memory(row: str, tool: str) -> float | None:
-    """MiB that one analysis adds to the most this process held before it, in a fresh process."""
-    command = [sys.executable, __file__, "--memory-of", json.dumps([row, tool])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return float(done.stdout) if done.returncode == 0 else None
+def in_fresh_process(measure: Callable[..., object], *args: object) -> Any:
+    """What a function of this file returns in a process of its own; None where it fails."""
+    command = [sys.executable, __file__, "--alone", json.dumps([measure.__name__, *args])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def _measure_memory(row: str, tool: str) -> None:
+def peak_extra_memory(row: str, tool: str) -> float:
+    """MiB that one analysis adds to the most this process held before it."""
     run(tool, nn.Sequential(nn.Conv2d(3, 4, 3)), (1, 3, 8, 8))  # what a tool imports and prepares is not the model's
     build, shape = ROWS[row]
     model = build()
-    print(extra_memory(lambda: run(tool, model, shape)))
+    return extra_memory(lambda: run(tool, model, shape))
 
 
 def extra_memory(work: Callable[[], object]) -> float:
@@ -191,12 +193,12 @@ def _status(key: str) -> int:
 def compare(rows: list[str], rounds: int) -> None:
     table, memory = [], []
     for row in rows:
-        seconds = times(row, rounds)
+        seconds: dict[str, float | None] = in_fresh_process(times, row, rounds)
         peers = {tool: value for tool, value in seconds.items() if tool != OURS and value is not None}
         fastest = min(peers, key=lambda tool: peers[tool]) if peers else ""
         share = seconds[OURS] / peers[fastest] if fastest and seconds[OURS] else None  # type: ignore[operator]
         table.append([row, share, fastest, *(value and value * 1e3 for value in seconds.values())])
-        memory.append([row, *(peak_extra_memory(row, tool) for tool in TOOLS)])
+        memory.append([row, *(in_fresh_process(peak_extra_memory, row, tool) for tool in TOOLS)])
     print("\nMedian time, ms; share is this project's time over the fastest peer's")
     print(tabulate(table, ["model", "share", "fastest peer", *TOOLS], floatfmt=("", ".3f", "", *[".1f"] * 7)))
     print("\nPeak extra memory, MiB")
@@ -219,10 +221,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", action="append", choices=ROWS, help="one row; may be repeated")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.memory_of:
-        return _measure_memory(*json.loads(options.memory_of))
+    if options.alone:
+        name, *args = json.loads(options.alone)
+        return print(json.dumps(globals()[name](*args)))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
     compare(options.only or list(ROWS), options.rounds)
     growth(options.rounds)
