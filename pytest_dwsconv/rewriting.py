@@ -101,7 +101,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     order: Order | str = AUTO,
     init: str = "svd",
     calibration: Iterable[Any] | None = None,
-    refine: int = 40,
+    refine: int = 20,
     budget: Budgets | None = None,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
