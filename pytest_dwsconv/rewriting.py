@@ -101,7 +101,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     order: Order | str = AUTO,
     init: str = "svd",
     calibration: Iterable[Any] | None = None,
-    refine: int = 40,
+    refine: int = 20,
     budget: Budgets | None = None,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
@@ -151,6 +151,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     """
     wanted = parse_order(order)
     check_init(init, (*INITS, FIT))
+    _check_passes(refine)
     batches = _batches(calibration, init, budget)
     policy = Policy(subclasses=subclasses, select=patterns(select), ignore=patterns(ignore))
     Policy(depth_multiplier=depth_multiplier)  # raises InputError unless it is a whole number from 1
@@ -174,6 +175,11 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         _check_in_use(plan, before, after)
         renormalised = _settle(rewritten, fit, refine) if fit else False
     return RewriteResult(rewritten, plan, before, after, errors, *_output_errors(fit), renormalised)
+
+
+def _check_passes(refine: object) -> None:
+    if isinstance(refine, bool) or not isinstance(refine, int) or refine < 0:
+        raise InputError(f"refine must be a whole number of passes from 0, which leaves them out, not {refine!r}")
 
 
 def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | None) -> list[Any]:

@@ -357,6 +357,15 @@ def test_what_cannot_be_used(options: dict[str, Any], message: str) -> None:
         rewrite(nn.Conv2d(8, 12, 3), **options)
 
 
+@pytest.mark.parametrize("refine", [-1, 2.0, True, "40", None])
+def test_passes_that_are_no_number_of_them_are_refused_before_any_work(refine: Any) -> None:
+    data = iter(batches(4, 8, 8, 8))
+    with pytest.raises(InputError) as caught:
+        rewrite(nn.Conv2d(8, 12, 3), init="fit", calibration=data, refine=refine)
+    assert str(caught.value) == f"refine must be a whole number of passes from 0, which leaves them out, not {refine!r}"
+    assert len(list(data)) == 6
+
+
 class Root(nn.Module):
     """Gives its second convolution NaN for negative inputs."""
 

@@ -29,6 +29,7 @@ from pytest_dwsconv.fit.matching import (
 )
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.replaying import arguments
+from pytest_dwsconv.fit.rotating import RotatedAdam
 from pytest_dwsconv.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
@@ -92,7 +93,7 @@ def refine(model: nn.Module, reference: Reference, passes: int) -> bool:
     """Improve all replacements together by ``passes`` over the calibration batches; whether the result was kept.
 
     Least squares fits one layer after the other; each knows what those before it did wrong, and none what those
-    after it cannot mend. Adam on the mismatch of outputs and activations lets them settle together. Only the
+    after it cannot mend. Descending on the mismatch of outputs and activations lets them settle together. Only the
     replacements and the scales and shifts of batch normalisation move, its statistics do not.
     """
     before = reference.held_out_mismatch(model)
@@ -140,7 +141,7 @@ def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], pass
     count = torch.tensor(float(own))
     all_reduce(count)
     steps = -(-int(count) // world)  # a pass, the same number in every process
-    optimiser = torch.optim.Adam(tensors, lr=LEARNING_RATE, betas=BETAS)
+    optimiser = RotatedAdam(tensors, lr=LEARNING_RATE, betas=BETAS)
     schedule = warm_cosine(optimiser, passes * steps)
     shuffle = torch.Generator().manual_seed(0)
     lay_out = fast_layout(model, pieces[0][0]) if own else None
