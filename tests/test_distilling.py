@@ -248,6 +248,22 @@ def test_what_cannot_be_used_is_refused_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+def test_statistics_of_normalisation_rest_in_the_last_quarter() -> None:
+    student, teacher = pair()
+    mean = student.get_submodule("0.1").get_buffer("running_mean")
+    means = []
+
+    def noting() -> Iterator[Tensor]:
+        for batch in batches(8):
+            means.append(mean.clone())
+            yield batch
+
+    distill(student, teacher, noting(), steps=8)
+    means.append(mean.clone())
+    moved = [not torch.equal(before, after) for before, after in zip(means, means[1:], strict=False)]
+    assert moved == [True] * 6 + [False] * 2
+
+
 def test_training_under_no_grad_and_inference_mode() -> None:
     student, teacher = pair()
     before, made = error(student, teacher), batches()

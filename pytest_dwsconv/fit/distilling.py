@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pytest_dwsconv.errors import InputError, TracingError
+from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.matching import Seen, holders, mean_mismatch, mismatch, restore, seen, snapshot, watching
 from pytest_dwsconv.fit.moments import place_in_group
-from pytest_dwsconv.fit.recovery import warm_cosine
+from pytest_dwsconv.fit.recovery import BETAS, warm_cosine
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.separable import SeparableConvNd
 
@@ -27,6 +28,8 @@ Batches = Iterable[Any]
 
 INNER = 0.3
 """What activations count for at first, beside the outputs; it falls to 0, for in the end only the outputs matter."""
+SETTLED = 0.75
+"""The part of the steps after which the statistics of batch normalisation stay as they are, as they will in use."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     The loss compares the outputs, and the outputs of every module that holds a separable convolution, with the same
     module's in the teacher: squared error over squared variation. The mean over modules counts for 0.3 of the outputs
     at first, and less with every step, down to nothing.
-    Adam, with a learning rate that rises over the first tenth of the steps and then falls along a cosine. Under
+    Adam, with a learning rate that rises over the first tenth of the steps and then falls along a cosine. For the last
+    quarter of the steps batch normalisation computes with its running statistics, as it will in use. Under
     ``torchrun``, with a process group initialised, each process passes its own batches and gradients are averaged by
     ``DistributedDataParallel``.
 
@@ -133,7 +137,8 @@ class _Training:
         self.student, self.teacher, (self.ours, self.theirs) = student, teacher, see
         self.names, self.held, self.held_wanted = held
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=learning_rate)
+        self.norms = [module for module in student.modules() if isinstance(module, (*NORMS, nn.SyncBatchNorm))]
+        self.optimiser = torch.optim.Adam(self.parameters, lr=learning_rate, betas=BETAS)
         self.schedule = warm_cosine(self.optimiser, steps)
         self.steps, self.step, self.best_step = steps, 0, 0
         self.history: dict[int, float] = {}
@@ -149,6 +154,9 @@ class _Training:
 
     def train(self, batch: Any) -> None:
         self.student.train()
+        if self.step >= SETTLED * self.steps:
+            for norm in self.norms:
+                norm.eval()
         self.optimiser.zero_grad()
         self.loss(batch).backward()
         self.optimiser.step()
