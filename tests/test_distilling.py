@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ def test_statistics_of_normalisation_rest_in_the_last_quarter() -> None:
 
     distill(student, teacher, noting(), steps=8)
     means.append(mean.clone())
-    moved = [not torch.equal(before, after) for before, after in zip(means, means[1:], strict=False)]
+    moved = [not torch.equal(before, after) for before, after in pairwise(means)]
     assert moved == [True] * 6 + [False] * 2
 
 
