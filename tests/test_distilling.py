@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.distilling import distill
 from pytest_dwsconv.rewriting import rewrite
 
@@ -57,46 +61,213 @@ def test_training_stops_when_held_out_data_gain_no_more() -> None:
         student, teacher, batches(), steps=60, learning_rate=10.0, held_out=batches(1), check_every=5, patience=2
     )
     assert (done.steps, done.best_step) == (10, 0)
-    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert same(student.state_dict(), before)
+
+
+def test_an_error_that_is_not_a_number_is_never_the_least() -> None:
+    student, teacher = pair()
+    before = copy.deepcopy(student.state_dict())
+    blinding = [torch.full((16, 8, 8, 8), math.nan)]
+    done = distill(student, teacher, blinding, steps=2, held_out=batches(1), check_every=1)
+    assert [math.isnan(loss) for loss in done.held_out_loss.values()] == [False, True, True]
+    assert done.best_step == 0
+    assert same(student.state_dict(), before)
 
 
 class Stop(KeyboardInterrupt):
     pass
 
 
+def stopping_after(count: int) -> Iterator[Tensor]:
+    yield from (batches() * count)[:count]
+    raise Stop
+
+
+OPTIONS: dict[str, Any] = {"steps": 20, "held_out": batches(1), "check_every": 5, "patience": 9}
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
 def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"steps": 20, "held_out": batches(1), "check_every": 5, "patience": 9}
     whole, teacher = pair()
-    expected = distill(whole, teacher, batches(), **options)
-
-    def breaking() -> Any:
-        yield from batches()
-        yield from batches()[:5]
-        raise Stop
-
+    expected = distill(whole, teacher, batches(), **OPTIONS)
     path = tmp_path / "checkpoint.pt"
     stopped, teacher = pair()
     with pytest.raises(Stop):
-        distill(stopped, teacher, breaking(), checkpoint=path, **options)
+        distill(stopped, teacher, stopping_after(11), checkpoint=path, **OPTIONS)
     resumed, teacher = pair()
-    found = distill(resumed, teacher, batches(), checkpoint=path, **options)
+    found = distill(resumed, teacher, batches(), checkpoint=path, **OPTIONS)
     assert found == expected
-    for name, value in resumed.state_dict().items():
-        torch.testing.assert_close(value, whole.state_dict()[name])
+    assert same(resumed.state_dict(), whole.state_dict())
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    again, teacher = pair()
+    assert distill(again, teacher, batches(), checkpoint=path, **OPTIONS) == expected
+    assert same(again.state_dict(), whole.state_dict())
+
+
+def test_patience_outlasts_a_stop(tmp_path: Path) -> None:
+    """With a rate that only does harm, the check at step 0 stays the best, before the stop and after it."""
+    options = OPTIONS | {"learning_rate": 10.0, "patience": 2}
+    student, teacher = pair()
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        distill(student, teacher, stopping_after(7), checkpoint=path, **options)
+    for _ in range(2):
+        done = distill(student, teacher, batches(), checkpoint=path, **options)
+        assert (done.steps, done.best_step) == (10, 0)
+
+
+def test_an_interrupted_training_leaves_the_best_weights_checked() -> None:
+    stopped, teacher = pair()
+    with pytest.raises(Stop):
+        distill(stopped, teacher, stopping_after(13), **OPTIONS)
+    expected, teacher = pair()
+    done = distill(expected, teacher, batches(), **OPTIONS | {"held_out": batches(1), "patience": 2})
+    assert min(done.held_out_loss, key=lambda step: done.held_out_loss[step]) == done.best_step == 20
+    ten, teacher = pair()
+    with pytest.raises(Stop):
+        distill(ten, teacher, stopping_after(10), **OPTIONS)
+    assert same(stopped.state_dict(), ten.state_dict())
+    assert not any(module._forward_hooks for model in (stopped, teacher) for module in model.modules())
+
+
+def test_an_interrupted_training_without_held_out_batches_leaves_the_latest_weights() -> None:
+    (stopped, teacher), (untrained, _) = pair(), pair()
+    with pytest.raises(Stop):
+        distill(stopped, teacher, stopping_after(3), steps=20)
+    assert error(stopped, teacher) < error(untrained, teacher)
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     student, teacher = pair()
     path = tmp_path / "checkpoint.pt"
     distill(student, teacher, batches(), steps=2, checkpoint=path)
+    other = rewrite(teacher).model
+    before = copy.deepcopy(other.state_dict())
     with pytest.raises(InputError, match="is not a checkpoint of this student"):
-        distill(rewrite(teacher).model, teacher, batches(), steps=2, checkpoint=path)
+        distill(other, teacher, batches(), steps=2, checkpoint=path)
+    assert same(other.state_dict(), before)
     path.write_bytes(b"?")
     with pytest.raises(InputError, match="remove it to start anew"):
         distill(student, teacher, batches(), steps=2, checkpoint=path)
 
 
-def test_without_batches() -> None:
-    with pytest.raises(InputError, match="distill has no batches"):
-        distill(*pair(), [], steps=2)
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_generator_that_ends_too_early(count: int) -> None:
+    (student, teacher), (untrained, _) = pair(), pair()
+    message = f"ended after {count} of 9 steps" if count else "batches gives none: pass a list or a data loader"
+    with pytest.raises(InputError, match=message):
+        distill(student, teacher, iter(batches(count)), steps=9)
+    assert same(student.state_dict(), untrained.state_dict()) == (not count)
+
+
+def test_a_generator_of_as_many_batches_as_steps() -> None:
+    student, teacher = pair()
+    assert distill(student, teacher, iter(batches(3)), steps=3).steps == 3
+
+
+def pairs_with_labels() -> list[Any]:
+    return [(x, torch.zeros(len(x))) for x in batches()]
+
+
+class Renamed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.features(x)
+        return out
+
+
+def wider() -> nn.Module:
+    teacher = network()
+    teacher[3] = nn.Linear(8, 7)
+    return teacher.eval()
+
+
+def auxiliary() -> nn.Module:
+    """As those networks that give more in training than in evaluation."""
+    student = pair()[0]
+    student.register_forward_hook(lambda module, args, out: (out, out) if module.training else out)
+    return student
+
+
+REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    **{
+        f"{name} {value}": (lambda n=name, v=value: {n: v}, f"{name} must be a whole number from 1, not {value!r}")
+        for name in ("steps", "check_every", "patience")
+        for value in (True, 2.0, 0, -1, "3")
+    },
+    **{
+        f"rate {value}": (
+            lambda v=value: {"learning_rate": v},
+            f"learning_rate must be a finite number above 0, not {value!r}",
+        )
+        for value in (True, 0, -0.1, math.inf, math.nan, "0.1")
+    },
+    "result for student": (lambda: {"student": rewrite(network())}, "student must be a torch.nn.Module, not Rewrite"),
+    "name of teacher": (lambda: {"teacher": "net"}, "teacher must be a torch.nn.Module, not str"),
+    "the wrong way round": (
+        lambda: dict(zip(("teacher", "student"), pair(), strict=True)),
+        "student, a Sequential, has no separable convolution: pass what was rewritten as student",
+    ),
+    "one network": (lambda: dict.fromkeys(("teacher", "student"), pair()[0]), "student and teacher share parameters"),
+    "frozen": (lambda: {"student": pair()[0].requires_grad_(False)}, "student has no parameter that can be trained"),
+    "another teacher": (lambda: {"teacher": Renamed().eval()}, "teacher, a Renamed, has no module '0'"),
+    "other outputs": (lambda: {"teacher": wider()}, "the outputs on the first of batches are [(16, 5)] and [(16, 7)]"),
+    "more in training": (lambda: {"student": auxiliary()}, "are [(16, 5), (16, 5)] and [(16, 5)]"),
+    "one tensor": (lambda: {"batches": batches()[0]}, "batches is one tensor, not batches"),
+    "one tensor held out": (lambda: {"held_out": batches()[0]}, "held_out is one tensor, not batches"),
+    "no batches": (lambda: {"batches": 5}, "batches must be batches, as a list or a data loader gives them, not int"),
+    "empty": (lambda: {"batches": []}, "batches gives none"),
+    "labels": (lambda: {"batches": pairs_with_labels()}, "failed on the first of batches: TypeError"),
+    "labels held out": (lambda: {"held_out": pairs_with_labels()}, "failed on the first of held_out: TypeError"),
+    "no folder": (lambda: {"checkpoint": "nowhere/a.pt"}, "checkpoint must be a file that can be written"),
+    "a folder": (lambda: {"checkpoint": "."}, "it is a directory"),
+    "no path": (lambda: {"checkpoint": 5}, "checkpoint must be a file that can be written, not 5"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_before_anything_is_trained(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, message = REFUSED[case]
+    student, teacher = pair()
+    given = {"student": student, "teacher": teacher, "batches": batches(), "steps": 2, "held_out": batches(1)} | make()
+    networks = [network for network in (given["student"], given["teacher"]) if isinstance(network, nn.Module)]
+    before = [copy.deepcopy(network.state_dict()) for network in networks]
+    with pytest.raises(DwsconvError, match=re.escape(message)) as raised:
+        distill(**given)
+    assert type(raised.value) is (TracingError if case.startswith("labels") else InputError)
+    assert all(same(network.state_dict(), its) for network, its in zip(networks, before, strict=True))
+    assert not any(module.training for network in networks for module in network.modules())
+    assert not list(tmp_path.iterdir())
+
+
+def test_statistics_of_normalisation_rest_in_the_last_quarter() -> None:
+    student, teacher = pair()
+    mean = student.get_submodule("0.1").get_buffer("running_mean")
+    means = []
+
+    def noting() -> Iterator[Tensor]:
+        for batch in batches(8):
+            means.append(mean.clone())
+            yield batch
+
+    distill(student, teacher, noting(), steps=8)
+    means.append(mean.clone())
+    moved = [not torch.equal(before, after) for before, after in pairwise(means)]
+    assert moved == [True] * 6 + [False] * 2
+
+
+def test_training_under_no_grad_and_inference_mode() -> None:
+    student, teacher = pair()
+    before, made = error(student, teacher), batches()
+    with torch.inference_mode():
+        distill(student, teacher, made, steps=10, learning_rate=1e-2)
+    assert error(student, teacher) < before
