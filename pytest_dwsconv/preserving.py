@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from operator import is_
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -50,37 +51,40 @@ class _Snapshot:
     """The attributes of modules, and what is in the containers among them and inside these."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.attributes = [(module.__dict__, dict(module.__dict__)) for module in modules]
+        self.attributes = [(module.__dict__, module.__dict__.copy()) for module in modules]
         self.empty: list[Any] = []
         self.filled: list[tuple[Any, Any]] = []
         self.others: list[tuple[Callable[[Any], object], Any]] = []
         """How to put back what is no container, and what."""
         self._seen: tuple[set[int], set[int]] = (set(), set())
         """Identities of what was kept outside of plain objects, and inside."""
-        for _, attributes in self.attributes:
-            self._keep(attributes.values())
+        self._keep(chain.from_iterable(attributes.values() for _, attributes in self.attributes))
 
     def _keep(self, values: Iterable[Any], within_object: bool = False) -> None:
-        for value in values:
+        for value in values:  # thousands in a whole model, most of them plain or empty
             kind = type(value)
-            if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
+            if kind in _COMMON:
+                if not value:
+                    self.empty.append(value)
+                elif kind is not tuple or not _PLAIN.issuperset(map(type, value)):
+                    self._keep_filled(value, within_object)
+            elif kind in _PLAIN or isinstance(value, nn.Module):  # the latter is put back by itself
                 continue
-            if not (kind in _COMMON or isinstance(value, _HOLDERS)):
+            elif isinstance(value, _HOLDERS):
+                self._keep_filled(value, within_object)
+            else:
                 self._keep_other(value, within_object)
-            elif not value:
-                self.empty.append(value)
-            elif id(value) not in self._seen[within_object]:
-                self._seen[within_object].add(id(value))
-                if not isinstance(value, tuple):
-                    self.filled.append((value, _copy(value)))
-                contents = value.values() if isinstance(value, dict) else value
-                if not _PLAIN.issuperset(map(type, contents)):
-                    self._keep(contents, within_object)
+
+    def _keep_filled(self, container: Any, within_object: bool) -> None:
+        if id(container) in self._seen[within_object]:
+            return
+        self._seen[within_object].add(id(container))
+        if not isinstance(container, tuple):
+            self.filled.append((container, _copy(container)))
+        self._keep(container.values() if isinstance(container, dict) else container, within_object)
 
     def _keep_other(self, value: Any, within_object: bool) -> None:
         """What an object holds, but not what the objects in it hold: that may be everything there is."""
-        if isinstance(value, nn.Module):  # put back by itself
-            return
         self.others += _generator_state(value)
         if within_object or id(value) in self._seen[within_object]:
             return
@@ -90,7 +94,8 @@ class _Snapshot:
             self.others += variables
             self._keep((content for _, content in variables), within_object=True)
         elif isinstance(value, MethodType):
-            self._keep_other(value.__self__, within_object)
+            if not isinstance(value.__self__, nn.Module):
+                self._keep_other(value.__self__, within_object)
         elif not isinstance(value, _APART) and type(attributes := getattr(value, "__dict__", None)) is dict:
             self._keep((attributes,), within_object=True)
 
@@ -100,9 +105,8 @@ class _Snapshot:
             if len(current) != len(attributes):
                 for name in current.keys() - attributes.keys():
                     del current[name]
-        if any(self.empty):
-            for container in self.empty:
-                container.clear()
+        for container in filter(None, self.empty):
+            container.clear()
         for container, copy in self.filled:
             _refill(container, copy)
         for put_back, state in self.others:

@@ -247,7 +247,7 @@ class Keeps(nn.Module):
         self.anchors: list[Any] = [torch.ones(6), {"half": torch.ones(6)}]
         self.cache: dict[str, list[Tensor]] = {"keys": []}
         self.recent: deque[Tensor] = deque(maxlen=2)
-        self.pair = ([1.0], [2.0])
+        self.pair = ([1.0], [2.0], torch.Size())
 
     def forward(self, x: Tensor) -> Tensor:
         self.anchors[0].add_(1)
@@ -267,7 +267,7 @@ def test_tensors_and_containers_inside_containers_are_as_found() -> None:
     assert not vars(model.anchors[1]["half"])
     assert model.cache == {"keys": []}
     assert not model.recent
-    assert model.pair == ([1.0], [2.0])
+    assert model.pair == ([1.0], [2.0], torch.Size())
     copy.deepcopy(model)
     assert model(x).shape == (1, 2, 4, 4)
 
