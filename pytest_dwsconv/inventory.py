@@ -29,15 +29,17 @@ class Inventory:
         key = id(module)
         names = self.names.setdefault(key, [])
         names.append(name)
+        prefix = f"{name}." if name else ""
         if len(names) == 1:
             self.modules[name] = module
-            self._note_tensors(module, f"{name}." if name else "")
-        if key in within or len(names) > _MOST_NAMES:  # a module that holds itself, or one that very many share
-            return
+            if module._parameters or module._buffers:
+                self._note_tensors(module, prefix)
+        if not module._modules or key in within or len(names) > _MOST_NAMES:
+            return  # the last two are a module that holds itself, and one that very many share
         within.add(key)
         for child_name, child in module._modules.items():
             if child is not None:
-                self._walk(child, f"{name}.{child_name}" if name else child_name, within)
+                self._walk(child, prefix + child_name, within)
         within.remove(key)
 
     def _note_tensors(self, module: nn.Module, prefix: str) -> None:

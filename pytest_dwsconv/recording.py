@@ -71,10 +71,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.real = real
         self.steps: list[Step] = []
-        self.names = {id(module): name for name, module in inventory.modules.items()}
-        self.leaves = {parameter: names[0] for parameter, names in inventory.parameter_names.items()}
-        for name, buffer in inventory.buffers:
-            self.leaves.setdefault(id(buffer), name)
+        self.inventory = inventory
         self.attributes: Mapping[str, Mapping[str, Any]] = {}
         """The attributes that each module had before the forward."""
         self.device = inventory.device()
@@ -153,7 +150,15 @@ class Recorder(TorchFunctionMode):
 
     def _name_of(self, tensor: Tensor) -> str | None:
         """The name of one of the model's own tensors: a parameter, a buffer or, rarely, a plain attribute."""
-        return self.leaves.get(id(tensor)) or self._plain_attributes.get(id(tensor))
+        return self._registered.get(id(tensor)) or self._plain_attributes.get(id(tensor))
+
+    @cached_property
+    def _registered(self) -> dict[int, str]:
+        """Names of the parameters and buffers that the modules had before the forward, by identity."""
+        found = {parameter: names[0] for parameter, names in self.inventory.parameter_names.items()}
+        for name, buffer in self.inventory.buffers:
+            found.setdefault(id(buffer), name)
+        return found
 
     @cached_property
     def _plain_attributes(self) -> dict[int, str]:
@@ -265,7 +270,7 @@ class Recorder(TorchFunctionMode):
     # -- modules
 
     def call_module(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        name = self.names.get(id(module), "")
+        name = self.inventory.names.get(id(module), [""])[0]
         self.stack.append(name)
         try:
             out = NotImplemented
@@ -365,8 +370,8 @@ def seeing_modules(recorder: Recorder) -> Iterator[None]:
 
     def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != recorder.thread:
-            if id(module) in recorder.names:
-                recorder.elsewhere = recorder.names[id(module)]
+            if id(module) in recorder.inventory.names:
+                recorder.elsewhere = recorder.inventory.names[id(module)][0]
             return original(module, *args, **kwargs)
         return recorder.call_module(original, module, args, kwargs)
 
