@@ -168,8 +168,7 @@ def _finding(site: Site, policy: Policy, model_params: int, model_macs: int | No
     params = None if before is None else before.params
     if Trait.NO_PARAMETER in spec.traits:
         params = 0
-    executed = site.origin in (Origin.META, Origin.REAL)
-    macs = site.macs if executed else 0 if site.origin is Origin.NOT_EXECUTED else None
+    macs = None if site.origin is Origin.ATTRIBUTES else site.macs
     return Finding(
         name=site.name,
         spec=spec,

@@ -63,8 +63,9 @@ class Policy:
 
     def leaves_out(self, *names: str) -> bool:
         """Whether the patterns leave out a convolution known by any of these names."""
-        selected = not self.select or matches(names, self.select)
-        return not selected or matches(names, self.ignore)
+        if self.select and not matches(names, self.select):
+            return True
+        return bool(self.ignore) and matches(names, self.ignore)
 
 
 def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
@@ -287,6 +288,9 @@ RULES: tuple[Rule, ...] = (
 )
 """Asked from the top; the first row that applies settles the verdict."""
 
+_WITHOUT_TRAITS = tuple(rule for rule in RULES if not rule.applies_to.traits)
+"""The rows to ask about a convolution without traits: where the example has one, the row is about it."""
+
 CANDIDATE_CODE = "DWS001"
 
 
@@ -296,7 +300,7 @@ def judge(spec: ConvSpec, policy: Policy = Policy()) -> Judgement:
     With a channel count not known (a name in source) a saving cannot be computed, but from a few output channels
     on there always is one: such a site is a candidate, and the reason says what was assumed.
     """
-    for rule in RULES:
+    for rule in RULES if spec.traits else _WITHOUT_TRAITS:
         if rule.applies(spec, policy):
             return Judgement(rule.verdict, rule.code, rule.reason)
     return Judgement(Verdict.CANDIDATE, CANDIDATE_CODE, f"{spec.kind.value} convolution{_assumption(spec, policy)}")

@@ -64,6 +64,8 @@ def find_sites(inventory: Inventory, recorded: Trace | None) -> list[Site]:
         return list(sites.values())
     order: dict[str, Site] = {}
     for step in recorded.steps:
+        if step.op == "call_module" and step.counted is None:
+            continue  # most modules: neither a convolution nor in one
         for site in _called_by(step, recorded, sites):
             order.setdefault(site.name, site)
     return [*order.values(), *(site for name, site in sites.items() if name not in order)]
@@ -71,9 +73,10 @@ def find_sites(inventory: Inventory, recorded: Trace | None) -> list[Site]:
 
 def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
     tied = {parameter for parameter, names in inventory.parameter_names.items() if len(names) > 1}
+    convolutions = {kind for kind in set(map(type, inventory.modules.values())) if _holds_convolutions(kind)}
     sites = {}
     for name, module in inventory.modules.items():
-        if _is_convolution(module):
+        if type(module) in convolutions and _is_convolution(module):
             aliases = tuple(inventory.names[id(module)][1:])
             site = sites[name] = Site(name, type(module).__name__, module_spec(module), origin, aliases)
             if tied and any(id(parameter) in tied for parameter in module._parameters.values()):
@@ -81,12 +84,13 @@ def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
     return sites
 
 
+def _holds_convolutions(kind: type[nn.Module]) -> bool:
+    """Whether modules of this class may be convolutions."""
+    return issubclass(kind, _ConvNd) or kind.__module__.startswith(_QUANTIZED_PACKAGES)
+
+
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) or (
-        type(module).__module__.startswith(_QUANTIZED_PACKAGES)
-        and hasattr(module, "kernel_size")
-        and hasattr(module, "groups")
-    )
+    return isinstance(module, _ConvNd) or (hasattr(module, "kernel_size") and hasattr(module, "groups"))
 
 
 _INT = frozenset({int})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,12 @@ from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Policy, Rule, Verdict, j
 def test_each_rule_settles_its_own_example(rule: Rule) -> None:
     judgement = judge(rule.applies_to)
     assert (judgement.code, judgement.verdict, judgement.reason) == (rule.code, rule.verdict, rule.reason)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.applies_to.traits], ids=lambda rule: rule.code)
+def test_a_rule_whose_example_has_a_trait_is_about_it(rule: Rule) -> None:
+    """``judge`` asks no such rule about a convolution without traits."""
+    assert not rule.applies(replace(rule.applies_to, traits=()), Policy())
 
 
 def test_codes_are_unique_and_tell_the_verdict() -> None:
