@@ -18,7 +18,7 @@ from torch.nn.modules import conv
 
 from pytest_dwsconv.analysis import analyze, rejudged
 from pytest_dwsconv.conv import ConvSpec
-from pytest_dwsconv.operators import CONV_MODULES, TRANSPOSED_MODULES
+from pytest_dwsconv.operators import CONVOLUTIONS
 from pytest_dwsconv.report import Finding, Report
 from pytest_dwsconv.rules import Judgement, Policy, Verdict
 from pytest_dwsconv.sites import module_spec
@@ -26,7 +26,6 @@ from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.sites import Evidence, Position, Site, by_position
 from pytest_dwsconv.targets import build_from_file
 
-_EXACT = {*CONV_MODULES, *TRANSPOSED_MODULES}
 _BUILT_AT = "_dwsconv_built_at"
 """The attribute that holds a convolution's Position: deep copies, as those of a repeated layer, have it too."""
 
@@ -90,7 +89,7 @@ def recording(path: Path) -> Iterator[dict[Position, list[ConvSpec]]]:
     def init(module: Any, *args: Any, **kwargs: Any) -> None:
         original(module, *args, **kwargs)
         caller = _caller()
-        if type(module) in _EXACT and caller is not None and os.path.realpath(caller.f_code.co_filename) == own:
+        if type(module) in CONVOLUTIONS and caller is not None and os.path.realpath(caller.f_code.co_filename) == own:
             position = _position(caller)
             built[position].append(module_spec(module))
             vars(module)[_BUILT_AT] = position

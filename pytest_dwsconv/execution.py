@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import zip_longest
 from typing import Any, cast
 
 import torch
@@ -214,12 +213,10 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
     """The shape of two shapes together; None where they do not fit."""
-    if one == other:
-        return one
-    pairs = list(zip_longest(reversed(one), reversed(other), fillvalue=1))
-    if any(1 not in pair and pair[0] != pair[1] for pair in pairs):
+    try:
+        return one if one == other else torch._C._infer_size(one, other)
+    except RuntimeError:
         return None
-    return torch.Size([b if a == 1 else a for a, b in reversed(pairs)])
 
 
 def on_meta(args: Any, kwargs: Any) -> Any:

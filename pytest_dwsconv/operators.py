@@ -24,6 +24,7 @@ TRANSPOSED_MODULES: dict[type[nn.Module], int] = {
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
 }
+CONVOLUTIONS = frozenset({*CONV_MODULES, *TRANSPOSED_MODULES})
 
 
 def per_side(value: Any, rank: int) -> Shape:
@@ -84,7 +85,8 @@ def _same(module: Any, x: Tensor) -> Shape:
 def _batch_norm(rank: int) -> Callable[[Any, Tensor], Shape | None]:
     def shape(module: Any, x: Tensor) -> Shape | None:
         shape = x.shape
-        fits = len(shape) == rank + 2 and shape[1] == module.num_features and module.running_mean is not None
+        running_mean = module._buffers.get("running_mean")  # which PyTorch finds there in four times as long
+        fits = len(shape) == rank + 2 and shape[1] == module.num_features and running_mean is not None
         return shape if fits else None
 
     return shape
@@ -138,7 +140,7 @@ _ELEMENTWISE_MODULES = (
 )  # fmt: skip
 
 LEAVES: dict[type[nn.Module], Callable[[Any, Tensor], Shape | None]] = {
-    **dict.fromkeys((*CONV_MODULES, *TRANSPOSED_MODULES), _conv),
+    **dict.fromkeys(CONV_MODULES, _conv),
     **dict.fromkeys(TRANSPOSED_MODULES, lambda module, x: None),
     **dict.fromkeys(_ELEMENTWISE_MODULES, _same),
     nn.Linear: _linear,
@@ -165,8 +167,7 @@ CONTIGUOUS = frozenset({nn.LayerNorm, nn.Linear})
 
 WEIGHTED = frozenset(
     {
-        *CONV_MODULES, *TRANSPOSED_MODULES, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm,
-        nn.GroupNorm, nn.PReLU,
+        *CONVOLUTIONS, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.PReLU,
     }
 )  # fmt: skip
 """Those of them that have a weight among their parameters."""
@@ -264,10 +265,7 @@ def conv_macs(weight: Sequence[int], input_shape: Sequence[int], output_shape: S
 
     ``weight`` is (M, C/G, *sides), or (C, M/G, *sides) when transposed; shapes (N, C, *sides) or (C, *sides).
     """
-    rank = len(weight) - 2
-    shape = input_shape if transposed else output_shape
-    batch = shape[0] if len(shape) == rank + 2 else 1
-    return batch * prod(shape[len(shape) - rank :]) * prod(weight)
+    return prod(input_shape if transposed else output_shape) * prod(weight[1:])  # of shape and weight, one has M or C
 
 
 def recurrent_macs(args: Sequence[Any]) -> int:

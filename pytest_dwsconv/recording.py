@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import count
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -186,9 +185,8 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, (tuple, list)):
             if not value:
                 return value, value
-            pairs = [self.read(item, reads) for item in value]
-            plain: Callable[[Iterator[Any]], Any] = tuple if isinstance(value, tuple) else list
-            return plain(pair[0] for pair in pairs), plain(pair[1] for pair in pairs)
+            items, steps = zip(*[self.read(item, reads) for item in value], strict=True)
+            return (items, steps) if isinstance(value, tuple) else (list(items), list(steps))
         if isinstance(value, dict):
             read = {key: self.read(item, reads) for key, item in value.items()}
             return {key: pair[0] for key, pair in read.items()}, {key: pair[1] for key, pair in read.items()}
@@ -326,11 +324,9 @@ def _altered(module: nn.Module) -> bool:
 
 def _module_macs(module: Any, x: Tensor, out: Sequence[int]) -> Counted | None:
     kind = type(module)
-    if kind is nn.Linear:
-        return Counted(prod(out) * x.shape[-1])
-    if issubclass(kind, _ConvNd):
+    if kind in operators.CONVOLUTIONS:
         return Counted(operators.conv_macs(module._parameters["weight"].shape, x.shape, out, module.transposed))
-    return None
+    return Counted(prod(out) * x.shape[-1]) if kind is nn.Linear else None
 
 
 def _empty(shape: Sequence[int], like: Tensor, kind: type[nn.Module]) -> Tensor:

@@ -18,7 +18,6 @@ from pytest_dwsconv.record import Step
 from pytest_dwsconv.report import Origin
 from pytest_dwsconv.tracing import Trace
 
-_EXACT = {**operators.CONV_MODULES, **operators.TRANSPOSED_MODULES}
 _QUANTIZED_PACKAGES = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat")
 
 
@@ -138,7 +137,7 @@ def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
     if type(module).__module__.startswith(_QUANTIZED_PACKAGES):
         return (Trait.QUANTIZED,)
     kind = type_before_parametrizations(module) if "parametrizations" in module._modules else type(module)
-    exact = kind in _EXACT and "forward" not in module.__dict__
+    exact = kind in operators.CONVOLUTIONS and "forward" not in module.__dict__
     traits = () if exact else (Trait.SUBCLASS,)
     own = "weight" in module._parameters and "bias" in module._parameters
     if not own:
