@@ -59,7 +59,10 @@ _MOST_VALUES = 1 << 16
 
 def transformed() -> bool:
     """Whether a transform such as ``torch.vmap`` is at work, under which a tensor's shape is not its whole shape."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return _innermost_transform() is not None
+
+
+_innermost_transform = torch._C._functorch.peek_interpreter_stack
 
 
 def _quick(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None] | None:

@@ -38,10 +38,11 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
     saved = _Snapshot(modules)
     state = _random_state()
     try:
-        for module in modules:
-            module.__dict__["training"] = False
-            module.__dict__.pop("_compiled_call_impl", None)  # else the call leaves Python for the compiler
-        yield [attributes for _, attributes in saved.attributes]
+        for current in saved.current:
+            current["training"] = False
+            if "_compiled_call_impl" in current:
+                del current["_compiled_call_impl"]  # else the call leaves Python for the compiler
+        yield saved.attributes
     finally:
         saved.restore()
         _set_random_state(state)
@@ -51,14 +52,15 @@ class _Snapshot:
     """The attributes of modules, and what is in the containers among them and inside these."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.attributes = [(module.__dict__, module.__dict__.copy()) for module in modules]
+        self.current = [module.__dict__ for module in modules]
+        self.attributes = list(map(dict.copy, self.current))
         self.empty: list[Any] = []
         self.filled: list[tuple[Any, Any]] = []
         self.others: list[tuple[Callable[[Any], object], Any]] = []
         """How to put back what is no container, and what."""
         self._seen: tuple[set[int], set[int]] = (set(), set())
         """Identities of what was kept outside of plain objects, and inside."""
-        self._keep(chain.from_iterable(attributes.values() for _, attributes in self.attributes))
+        self._keep(chain.from_iterable(map(dict.values, self.attributes)))
 
     def _keep(self, values: Iterable[Any], within_object: bool = False) -> None:
         for value in values:  # thousands in a whole model, most of them plain or empty
@@ -100,7 +102,7 @@ class _Snapshot:
             self._keep((attributes,), within_object=True)
 
     def restore(self) -> None:
-        for current, attributes in self.attributes:
+        for current, attributes in zip(self.current, self.attributes, strict=True):
             current.update(attributes)
             if len(current) != len(attributes):
                 for name in current.keys() - attributes.keys():
