@@ -169,31 +169,29 @@ def _finding(site: Site, policy: Policy, model_params: int, model_macs: int | No
     if Trait.NO_PARAMETER in spec.traits:
         params = 0
     macs = None if site.origin is Origin.ATTRIBUTES else site.macs
-    return Finding.of(
-        {
-            "name": site.name,
-            "spec": spec,
-            "verdict": judgement.verdict,
-            "code": judgement.code,
-            "reason": judgement.reason,
-            "params": params,
-            "macs": macs,
-            "separable_params": None if after is None else after.params,
-            "separable_macs": None if after is None else after.macs,
-            "origin": site.origin,
-            "type_name": site.type_name,
-            "calls": len(site.calls),
-            "aliases": site.aliases,
-            "input_bytes": _bytes(spec.input_shape, site.element_size),
-            "output_bytes": _bytes(spec.output_shape, site.element_size),
-            "arithmetic_intensity": _intensity(before, traffic(spec, params or 0), site.element_size),
-            "separable_intensity": None
-            if one is None
-            else _separable_intensity(one, spec, policy.order, policy.depth_multiplier, site.element_size),
-            "params_share": _share(params, model_params),
-            "macs_share": _share(macs, model_macs),
-            "followed_by": site.followed_by,
-        }
+    return Finding(
+        name=site.name,
+        spec=spec,
+        verdict=judgement.verdict,
+        code=judgement.code,
+        reason=judgement.reason,
+        params=params,
+        macs=macs,
+        separable_params=None if after is None else after.params,
+        separable_macs=None if after is None else after.macs,
+        origin=site.origin,
+        type_name=site.type_name,
+        calls=len(site.calls),
+        aliases=site.aliases,
+        input_bytes=_bytes(spec.input_shape, site.element_size),
+        output_bytes=_bytes(spec.output_shape, site.element_size),
+        arithmetic_intensity=_intensity(before, traffic(spec, params or 0), site.element_size),
+        separable_intensity=None
+        if one is None
+        else _separable_intensity(one, spec, policy.order, policy.depth_multiplier, site.element_size),
+        params_share=_share(params, model_params),
+        macs_share=_share(macs, model_macs),
+        followed_by=site.followed_by,
     )
 
 

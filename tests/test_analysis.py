@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -527,9 +527,3 @@ def test_a_convolution_promoted_by_another_judge_gets_its_intensity() -> None:
     assert promoted.separable_intensity == expected.separable_intensity
     demoted = rejudged(analyze(model, IMAGE), lambda finding: Judgement(Verdict.INELIGIBLE, "X2", "never"))
     assert all(finding.separable_intensity is None for finding in demoted.findings)
-
-
-def test_a_finding_has_all_its_fields_and_no_other() -> None:
-    for finding in analyze(pair(), IMAGE).findings:
-        assert list(vars(finding)) == [field.name for field in fields(Finding)]
-        assert Finding(**vars(finding)) == finding
