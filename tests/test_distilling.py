@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pytest_dwsconv.fit.distilling import distill
 from pytest_dwsconv.rewriting import rewrite
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3))
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
@@ -197,13 +198,13 @@ def auxiliary() -> nn.Module:
 
 REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     **{
-        f"{name} {value}": (lambda n=name, v=value: {n: v}, f"{name} must be a whole number from 1, not {value!r}")
+        f"{name} {value}": (partial(dict, [(name, value)]), f"{name} must be a whole number from 1, not {value!r}")
         for name in ("steps", "check_every", "patience")
         for value in (True, 2.0, 0, -1, "3")
     },
     **{
         f"rate {value}": (
-            lambda v=value: {"learning_rate": v},
+            partial(dict, learning_rate=value),
             f"learning_rate must be a finite number above 0, not {value!r}",
         )
         for value in (True, 0, -0.1, math.inf, math.nan, "0.1")
@@ -238,7 +239,8 @@ def test_what_cannot_be_used_is_refused_before_anything_is_trained(
     monkeypatch.chdir(tmp_path)
     make, message = REFUSED[case]
     student, teacher = pair()
-    given = {"student": student, "teacher": teacher, "batches": batches(), "steps": 2, "held_out": batches(1)} | make()
+    given: dict[str, Any] = {"student": student, "teacher": teacher, "batches": batches(), "steps": 2}
+    given |= {"held_out": batches(1), **make()}
     networks = [network for network in (given["student"], given["teacher"]) if isinstance(network, nn.Module)]
     before = [copy.deepcopy(network.state_dict()) for network in networks]
     with pytest.raises(DwsconvError, match=re.escape(message)) as raised:

@@ -284,8 +284,10 @@ class Holds(nn.Module):
         self.within.scale = torch.full((4,), 2.0, requires_grad=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.within.shift = OUTSIDE
-        return x * self.within.scale + self.within.shift
+        within: Any = self.within
+        within.shift = OUTSIDE
+        out: Tensor = x * within.scale + within.shift
+        return out
 
 
 def test_plain_attributes_are_the_models_own_as_they_were_before_the_forward() -> None:
