@@ -68,7 +68,7 @@ class DepthwiseSeparablePass(PassBase):
         check_init(init)
         Policy(depth_multiplier=depth_multiplier)  # raises InputError unless it is a whole number from 1
         self.depth_multiplier, self.order, self.init = depth_multiplier, parse_order(order), init
-        self.policy = Policy(functional=True, select=patterns(select), ignore=patterns(ignore))
+        self.policy = Policy(functional=True, select=patterns(select, "select"), ignore=patterns(ignore, "ignore"))
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         sites = [*_module_sites(graph_module, self.policy), *_functional_sites(graph_module, self.policy)]

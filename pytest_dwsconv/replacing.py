@@ -13,6 +13,7 @@ from pytest_dwsconv.conv import ConvSpec, Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.factorize import Factors, decompose, fresh
 from pytest_dwsconv.planning import PlanEntry, equal_cost
+from pytest_dwsconv.rules import checked_patterns
 from pytest_dwsconv.separable import SEPARABLE_CONVS, SeparableConvNd
 
 AUTO = "auto"
@@ -37,14 +38,9 @@ def check_init(init: str, known: Sequence[str] = INITS) -> None:
         raise InputError(f"init must be one of {', '.join(map(repr, known))}, not {init!r}")
 
 
-def patterns(given: Sequence[str] | None) -> tuple[str, ...]:
-    """Patterns as a Policy takes them; one string is a mistake, for it would be read letter by letter."""
-    if isinstance(given, str):
-        raise InputError(f"select and ignore take a list of patterns, not one string: [{given!r}]")
-    for pattern in given or ():
-        if not isinstance(pattern, str):
-            raise InputError(f"select and ignore take shell-style patterns such as 'layer3.*', not {pattern!r}")
-    return tuple(given or ())
+def patterns(given: Sequence[str] | None, asked_by: str) -> tuple[str, ...]:
+    """Shell-style patterns as a Policy takes them; None is none."""
+    return () if given is None else checked_patterns(given, asked_by)
 
 
 def choose(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.conv import Order
@@ -75,6 +76,8 @@ class RewriteResult:
         lines += _errors("relative weight error", self.errors)
         lines += _errors("relative output error, calibration data", self.calibration_errors)
         lines += _errors("relative output error, held-out data", self.held_out_errors)
+        if self.calibration_errors and not self.held_out_errors:
+            lines.append("nothing was held out to judge by, so nothing was refined: pass several batches")
         return "\n".join(lines)
 
 
@@ -131,16 +134,17 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             matched variance, for a network still to be trained.
         calibration: batches of inputs without labels, each a tensor, a tuple of positional arguments or a mapping of
             keyword arguments. Every eighth is held out to measure on. A few hundred samples are enough. With a
-            process group initialised each process passes its own batches, and all get the same fit.
+            process group initialised each process passes its own batches, and all get the same fit. Of a single
+            batch nothing is held out, so that nothing is refined.
         refine: after ``init="fit"``, passes over the calibration batches in which all replacements, and the scales
             and shifts of batch normalisation, are improved together (see ``fit.recovery``); kept only if the held-out
             batches gain. 0 leaves it at the closed form.
-        budget: instead of a depth multiplier: what the whole model may have, as a number of parameters such as
+        budget: in place of ``depth_multiplier``: what the whole model may have, as a number of parameters such as
             ``"100k"``, or several limits as a mapping with ``params``, ``macs``, ``size`` (bytes in float32) and
             ``int8`` (bytes with weights in int8). Which layers are replaced, in which order and at which multiplier
             is chosen so that the loss predicted from ``calibration`` is least.
         select: shell-style patterns of the qualified names to replace; all by default.
-        ignore: patterns of the names to leave alone.
+        ignore: patterns of the names to leave alone. A pattern that no convolution matches is an error, here as there.
         subclasses: replace instances of subclasses of ``nn.ConvNd`` too; what their own forward does besides
             the convolution is lost.
         inplace: change ``model`` itself. It is left as found if anything fails.
@@ -153,27 +157,30 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     check_init(init, (*INITS, FIT))
     _check_passes(refine)
     batches = _batches(calibration, init, budget)
-    policy = Policy(subclasses=subclasses, select=patterns(select), ignore=patterns(ignore))
+    policy = Policy(subclasses=subclasses, select=patterns(select, "select"), ignore=patterns(ignore, "ignore"))
     Policy(depth_multiplier=depth_multiplier)  # raises InputError unless it is a whole number from 1
+    if budget is not None and depth_multiplier != 1:
+        raise InputError("a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not both")
     if input_size is None and example_inputs is None and batches:
         example_inputs = batches[0]
     before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
-    _check_selected(policy, before)
+    _check_patterns(policy, before)
     target = model if inplace else _copied(model)
     if budget is None:
         choices = _choices(target, before, depth_multiplier, wanted, init)
     else:
         choices = {entry.name: [entry] for entry in _planned(target, before, batches, wanted, budget).entries}
-    fit = _calibrated(target, choices, batches) if init == FIT and choices else None
-    plan = Plan(
-        tuple(fit.fitted[name].entry if fit and name in fit.fitted else few[0] for name, few in choices.items())
-    )
-    swaps, errors = _replacements(target, plan, init, inplace, fit)
-    with _undone_on_failure(target, swaps):
-        rewritten = swap(target, swaps)
-        after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
-        _check_in_use(plan, before, after)
-        renormalised = _settle(rewritten, fit, refine) if fit else False
+    with _own_buffers_as_found(target):
+        fit = _calibrated(target, choices, batches) if init == FIT and choices else None
+        plan = Plan(
+            tuple(fit.fitted[name].entry if fit and name in fit.fitted else few[0] for name, few in choices.items())
+        )
+        swaps, errors = _replacements(target, plan, init, inplace, fit)
+        with _undone_on_failure(target, swaps):
+            rewritten = swap(target, swaps)
+            after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
+            _check_in_use(plan, before, after)
+            renormalised = _settle(rewritten, fit, refine) if fit else False
     return RewriteResult(rewritten, plan, before, after, errors, *_output_errors(fit), renormalised)
 
 
@@ -190,7 +197,12 @@ def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | Non
         raise InputError(f"init={init!r} makes no use of calibration; pass init='fit'")
     if isinstance(calibration, Tensor):
         raise InputError("calibration is one tensor; pass batches, as in calibration=images.split(64)")
-    return list(calibration or ())
+    return tree_map(_recordable, list(calibration or ()))  # type: ignore[no-any-return]  # torch leaves it open
+
+
+def _recordable(leaf: Any) -> Any:
+    """A tensor that gradients can be computed of; one made under ``torch.inference_mode`` cannot."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 def _choices(
@@ -244,6 +256,21 @@ def _output_errors(fit: Calibration | None) -> tuple[dict[str, float], dict[str,
 
 
 @contextmanager
+def _own_buffers_as_found(model: nn.Module) -> Iterator[None]:
+    """Put back what forwards write into buffers, such as a count of calls; those of normalisation are the fit's."""
+    norms = {id(b) for module in model.modules() if isinstance(module, _BatchNorm) for b in module.buffers()}
+    buffers = [b for b in model.buffers() if id(b) not in norms and not b.is_inference()]  # the last cannot be written
+    saved = [(buffer, buffer._version, buffer.detach().clone()) for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, value in saved:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+@contextmanager
 def _undone_on_failure(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
     """Put the convolutions back, and the values of biases and buffers, if the block does not end well."""
     norms = [p for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()]
@@ -259,11 +286,12 @@ def _undone_on_failure(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -
         raise
 
 
-def _check_selected(policy: Policy, report: Report) -> None:
-    """A pattern to select that no convolution matches is a slip of the pen."""
-    for pattern in policy.select:
-        if not any(matches((found.name, *found.aliases), (pattern,)) for found in report.findings):
-            raise InputError(f"select: no convolution of {report.model} has a name like {pattern!r}")
+def _check_patterns(policy: Policy, report: Report) -> None:
+    """A pattern that no convolution matches is a slip of the pen."""
+    for argument, patterns_given in (("select", policy.select), ("ignore", policy.ignore)):
+        for pattern in patterns_given:
+            if not any(matches((found.name, *found.aliases), (pattern,)) for found in report.findings):
+                raise InputError(f"{argument}: no convolution of {report.model} has a name like {pattern!r}")
 
 
 def _check_in_use(plan: Plan, before: Report, after: Report) -> None:

@@ -17,7 +17,7 @@ from pytest_dwsconv.fit.calibrating import split
 from pytest_dwsconv.fit.matching import Seen, fast_layout
 from pytest_dwsconv.fit.recovery import _pieces
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
-from pytest_dwsconv.separable import CONVS, SeparableConvNd
+from pytest_dwsconv.separable import CONVS, SeparableConv2d, SeparableConvNd
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +206,54 @@ def test_only_what_was_replaced_changes(inplace: bool) -> None:
     assert all(parameter.grad is None for parameter in result.model.parameters())
     if not inplace:
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer."""
+
+    calls: Tensor
+
+    def __init__(self, classes: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.classes = classes
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.body(x).mean((2, 3))
+        return out.argmax(1) if self.classes else out
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_buffers_that_a_forward_writes_are_as_found(inplace: bool) -> None:
+    model = Counting().eval()
+    result = rewrite(model, init="fit", calibration=batches(4, 8, 8, 8), inplace=inplace, refine=1)
+    assert type(result.model.body[0]) is SeparableConv2d  # type: ignore[index]
+    assert model.calls == result.model.calls == 0
+
+
+def test_a_network_without_scores_is_refused() -> None:
+    with pytest.raises(InputError, match="Counting gives no output of floating point"):
+        rewrite(Counting(classes=True).eval(), init="fit", calibration=batches(4, 8, 8, 8))
+
+
+def test_batches_without_samples_are_refused() -> None:
+    with pytest.raises(InputError, match="calibration batch 1 holds no sample"):
+        rewrite(Counting().eval(), init="fit", calibration=[*batches(4, 8, 8, 8)[:1], torch.zeros(0, 8, 8, 8)])
+
+
+def test_batches_made_in_inference_mode_serve_as_well() -> None:
+    with torch.inference_mode():
+        data = [x * 1 for x in batches(4, 8, 8, 8)]
+    result = rewrite(Counting().eval(), init="fit", calibration=data, refine=1)
+    assert result.held_out_errors["body.0"] < 1
+
+
+def test_a_single_batch_is_said_to_leave_nothing_to_judge_by() -> None:
+    result = rewrite(Counting().eval(), init="fit", calibration=batches(4, 8, 8, 8)[:1])
+    assert "nothing was held out to judge by, so nothing was refined" in str(result)
 
 
 def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -564,11 +564,22 @@ def test_a_convolution_that_would_go_on_running_is_refused() -> None:
     assert type(model.conv) is nn.Conv2d
 
 
-def test_a_pattern_that_selects_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="no convolution of Net has a name like 'nope'"):
-        rewrite(Net(), select=["stem", "nope"])
-    with pytest.raises(InputError, match="shell-style patterns"):
-        rewrite(Net(), select=[1])  # type: ignore[list-item]
+@pytest.mark.parametrize("argument", ["select", "ignore"])
+def test_a_pattern_that_no_convolution_has_is_refused(argument: str) -> None:
+    given: Any = {argument: ["stem", "nope"]}
+    with pytest.raises(InputError, match=f"{argument}: no convolution of Net has a name like 'nope'"):
+        rewrite(Net(), **given)
+
+
+@pytest.mark.parametrize("given", ["stem", [1], 5])
+def test_what_is_no_list_of_patterns_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="select takes a list of patterns"):
+        rewrite(Net(), select=given)
+
+
+def test_a_budget_and_a_multiplier_are_one_too_many() -> None:
+    with pytest.raises(InputError, match="pass budget or depth_multiplier, not both"):
+        rewrite(Net(), init="fit", calibration=[torch.randn(2, 8, 8, 8)], budget="1k", depth_multiplier=2)
 
 
 def test_weights_made_in_inference_mode_can_be_trained() -> None:

@@ -121,7 +121,7 @@ class Data:
         self.batches: list[Any] = list(batches)
         if not self.batches:
             raise InputError("calibration has no batches: give at least one, as tensors of the model's inputs")
-        _check_finite(self.batches)
+        _check_values(self.batches)
         graphs: dict[Any, Recording] = {}
         self.recordings: list[Recording] = []
         for batch in self.batches:
@@ -156,6 +156,11 @@ class Data:
     def _reproduces(self, model: nn.Module, index: int) -> bool:
         args, kwargs = arguments(self.batches[index])
         expected, found = floating(model(*args, **kwargs)), self.outputs(index, {})
+        if not expected:
+            raise InputError(
+                f"{type(model).__name__} gives no output of floating point, which a fit could be judged by; fit the "
+                "part that gives scores, or use init='svd'"
+            )
         return len(expected) == len(found) and all(
             a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * _size(a), equal_nan=True)
             for a, b in zip(expected, found, strict=True)
@@ -178,9 +183,11 @@ def _size(tensor: Tensor) -> float:
     return float(finite.double().square().mean().sqrt()) if finite.numel() else 0.0
 
 
-def _check_finite(batches: Sequence[Any]) -> None:
+def _check_values(batches: Sequence[Any]) -> None:
     for index, batch in enumerate(batches):
         for tensor in floating(arguments(batch)):
+            if not tensor.numel():
+                raise InputError(f"calibration batch {index} holds no sample: its shape is {tuple(tensor.shape)}")
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"calibration batch {index} holds NaN or infinite values")
 
