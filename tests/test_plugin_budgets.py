@@ -188,6 +188,10 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
             ("dws_models=nets:Small macs=1", "the budget limits MACs and none were counted for Small: *"),
             ("dws_models=nets:Small latency=1ms", "dws_models *: a budget's latency and target go together, *"),
             ("dws_budgets=params=5k", "dws_budgets 'params=5k' is not a pattern and limits, as in *"),
+            (
+                "dws_budgets=* params=1k params=2k",
+                "dws_budgets '* params=1k params=2k': params has two limits; give one",
+            ),
             ("dws_budgets=Small", "dws_budgets 'Small' is not a pattern and limits, as in *"),
             ("dws_budgets=Small 5k", "dws_budgets 'Small 5k' is not a pattern and limits, as in *"),
             ("dws_budgets=* parms=5k", "dws_budgets '* parms=5k': a budget has no argument 'parms': it takes *"),

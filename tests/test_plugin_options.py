@@ -103,6 +103,7 @@ class TestReportOption:
             (["--dws-report=json:no/such/folder.json"], "dws-report *folder.json cannot be written, name a file in*"),
             (["--dws-report=json:nets.py/folder.json"], "dws-report *folder.json cannot be written, name a file in*"),
             (["--dws-report=json:."], "dws-report 'json:.': * cannot be written, name a file in an existing folder"),
+            (["--dws-report=html:./out.json"], "dws-report: json and html both go to *out.json; name two files"),
             (["--dws-model=nets"], "model 'nets' is not written module:factory, as in *"),
             (["--dws-model=no_such:Net"], "model 'no_such:Net' cannot be built, there is no module no_such: *"),
             (

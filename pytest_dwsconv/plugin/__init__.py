@@ -198,10 +198,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[LATENCIES] = tabled
         config.pluginmanager.register(tabled, "dwsconv-latencies")
     if not hasattr(config, "workerinput"):
-        from pytest_dwsconv.plugin.summary import Summary, output
+        from pytest_dwsconv.plugin.summary import Summary, outputs
 
-        outputs = [output(value, folder) for value in wanted]
-        config.pluginmanager.register(Summary(config, outputs), "dwsconv-summary")
+        config.pluginmanager.register(Summary(config, outputs(wanted, folder)), "dwsconv-summary")
     config.stash[NOTICER] = Noticer(config)
     config.pluginmanager.register(config.stash[NOTICER], "dwsconv-noticer")
 

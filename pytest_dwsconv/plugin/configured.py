@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_dwsconv.budget import Budget
-from pytest_dwsconv.errors import DwsconvError
+from pytest_dwsconv.errors import DwsconvError, InputError
 from pytest_dwsconv.targets import parse_input_size
 
 if TYPE_CHECKING:
@@ -135,7 +135,13 @@ def allowed(report: Report, users: Users, table: Sequence[Rule]) -> Allowed:
 
 
 def _limits(words: Iterable[str]) -> dict[str, float | str | None]:
-    return {name: value for name, _, value in (word.partition("=") for word in words)}
+    limits: dict[str, float | str | None] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name in limits:
+            raise InputError(f"{name} has two limits; give one")
+        limits[name] = value
+    return limits
 
 
 def view(config: pytest.Config) -> View:

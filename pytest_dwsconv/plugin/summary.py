@@ -37,7 +37,24 @@ class Output(NamedTuple):
     path: Path | None
 
 
-def output(value: str, folder: Path) -> Output:
+def outputs(values: Sequence[str], folder: Path) -> list[Output]:
+    """Where the report goes.
+
+    Raises:
+        pytest.UsageError: a value cannot be used, or two forms go to one file.
+    """
+    found = [_output(value, folder) for value in values]
+    taken: dict[Path, str] = {}
+    for form, path in found:
+        if path is None or (path.exists() and not path.is_file()):  # a device takes several
+            continue
+        other = taken.setdefault(path.resolve(), form)
+        if other != form:
+            raise pytest.UsageError(f"dws-report: {other} and {form} both go to {path}; name two files")
+    return found
+
+
+def _output(value: str, folder: Path) -> Output:
     from pytest_dwsconv.render import FILES_ONLY, FORMS
 
     form, colon, name = value.partition(":")
