@@ -175,6 +175,7 @@ def test_an_update_keeps_what_did_not_run_and_says_what_changed() -> None:
             "a baseline of schema version 2 cannot be read; this release reads version 1: use the",
         ),
         ('{"schema_version": 1}', "not a baseline: KeyError: 'models'"),
+        ("[" * 100_000, "not a baseline in JSON"),
         ('{"schema_version": 1, "models": []}', "not a baseline"),
         ('{"schema_version": 1, "models": {"a": {"params": 1}}}', "not a baseline: KeyError: 'macs'"),
         ('{"schema_version": 1, "models": {"a": {"params": -1, "macs": 1}}}', "-1 is not a whole number from 0"),

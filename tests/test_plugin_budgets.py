@@ -141,6 +141,7 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
             ),
             (["*.py::test_wide params=10k"], ["Small has 10.3k *"]),
             (["edge/* params=10k"], ["Small has 10.3k *"]),
+            (["./edge/ params=10k"], ["Small has 10.3k *"]),
             (["nets:* params=1"], []),
             (["Other params=1"], []),
         ],

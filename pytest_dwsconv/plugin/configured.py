@@ -89,6 +89,7 @@ class Rule(NamedTuple):
 
 
 def _under(pattern: str, test: str) -> bool:
+    pattern = pattern.removeprefix("./")
     folder = pattern.rstrip("/")
     return test == folder or test.startswith((f"{folder}/", f"{folder}::")) or fnmatchcase(test, pattern)
 
