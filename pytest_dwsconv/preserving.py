@@ -70,9 +70,9 @@ class _Snapshot:
                     self.empty.append(value)
                 elif kind is not tuple or not _PLAIN.issuperset(map(type, value)):
                     self._keep_filled(value, within_object)
-            elif kind in _PLAIN or isinstance(value, nn.Module):  # the latter is put back by itself
+            elif kind in _PLAIN or issubclass(kind, nn.Module):  # the latter is put back by itself
                 continue
-            elif isinstance(value, _HOLDERS):
+            elif issubclass(kind, _HOLDERS):  # by its type, because a proxy's __class__ may be of what is gone
                 self._keep_filled(value, within_object)
             else:
                 self._keep_other(value, within_object)
@@ -81,25 +81,27 @@ class _Snapshot:
         if id(container) in self._seen[within_object]:
             return
         self._seen[within_object].add(id(container))
-        if not isinstance(container, tuple):
-            self.filled.append((container, _copy(container)))
-        self._keep(container.values() if isinstance(container, dict) else container, within_object)
+        kind, copy = type(container), _copy(container)
+        if not issubclass(kind, tuple):
+            self.filled.append((container, copy))
+        self._keep(dict.values(container) if issubclass(kind, dict) else copy, within_object)
 
     def _keep_other(self, value: Any, within_object: bool) -> None:
         """What an object holds, but not what the objects in it hold: that may be everything there is."""
-        self.others += _generator_state(value)
+        with suppress(Exception):  # reason: only the snapshot asks for a state, which some refuse (SystemRandom)
+            self.others += _generator_state(value)
         if within_object or id(value) in self._seen[within_object]:
             return
         self._seen[within_object].add(id(value))
-        if isinstance(value, FunctionType):
+        kind = type(value)
+        if kind is FunctionType:
             variables = list(_variables(value))
             self.others += variables
             self._keep((content for _, content in variables), within_object=True)
-        elif isinstance(value, MethodType):
-            if not isinstance(value.__self__, nn.Module):
-                self._keep_other(value.__self__, within_object)
-        elif not isinstance(value, _APART) and type(attributes := getattr(value, "__dict__", None)) is dict:
-            self._keep((attributes,), within_object=True)
+        elif kind is MethodType:
+            self._keep((value.__self__,), within_object)
+        elif not issubclass(kind, _APART):
+            self._keep(_attributes(value), within_object=True)
 
     def restore(self) -> None:
         for current, attributes in zip(self.current, self.attributes, strict=True):
@@ -117,26 +119,45 @@ class _Snapshot:
 
 def _copy(container: Any) -> Any:
     """What is in a container; by the methods of its base class, because its own may do more."""
-    if isinstance(container, OrderedDict):
+    kind = type(container)
+    if kind is dict or kind is list:
+        return container.copy()
+    if issubclass(kind, OrderedDict):
         return list(OrderedDict.items(container))
-    return dict.copy(container) if isinstance(container, dict) else list(container)
+    if issubclass(kind, dict):
+        return dict(dict.items(container))
+    return list(_base(kind).__iter__(container))
+
+
+def _base(kind: type) -> Any:
+    return next(holder for holder in _HOLDERS if issubclass(kind, holder))
 
 
 def _refill(container: Any, copy: Any) -> None:
-    if isinstance(container, OrderedDict):
+    kind = type(container)
+    if issubclass(kind, OrderedDict):
         OrderedDict.clear(container)
         for key, value in copy:
             OrderedDict.__setitem__(container, key, value)
         return
-    if isinstance(container, dict) and _same(container, copy):
+    if issubclass(kind, dict) and _same(container, copy):
         return  # reason: it may be the attributes of an object that another thread is using
-    kind: Any = next(kind for kind in (dict, list, set, deque) if isinstance(container, kind))
-    kind.clear(container)
-    (kind.extend if kind in (list, deque) else kind.update)(container, copy)
+    base = _base(kind)
+    base.clear(container)
+    (base.extend if base in (list, deque) else base.update)(container, copy)
 
 
 def _same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
-    return list(one) == list(other) and all(map(is_, one.values(), other.values()))
+    if dict.__len__(one) != len(other):
+        return False
+    return all(map(is_, dict.keys(one), other)) and all(map(is_, dict.values(one), other.values()))
+
+
+def _attributes(value: Any) -> Iterator[dict[str, Any]]:
+    """The dictionary of an object's attributes, if it has one."""
+    with suppress(Exception):  # reason: only the snapshot asks for it, and a proxy answers for what may be gone
+        if type(attributes := getattr(value, "__dict__", None)) is dict:
+            yield attributes
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object], Any]]:
@@ -151,11 +172,12 @@ def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object]
 
 def _generator_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
     """How to put back what makes random numbers, if ``value`` does."""
-    if isinstance(value, torch.Generator):
+    kind = type(value)
+    if issubclass(kind, torch.Generator):
         yield value.set_state, value.get_state()
-    elif isinstance(value, random.Random):
+    elif issubclass(kind, random.Random):
         yield value.setstate, value.getstate()
-    elif type(value).__module__.startswith("numpy.random") and hasattr(value, "bit_generator"):
+    elif kind.__module__.startswith("numpy.random") and hasattr(value, "bit_generator"):
         yield partial(setattr, value.bit_generator, "state"), value.bit_generator.state
 
 
