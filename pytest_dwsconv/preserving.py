@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from operator import is_
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
     The block is given the attributes of each module as they were.
 
     Put back are the attributes of all modules (training flags, hooks, compiled calls, caches assigned by a
-    forward, lists and dictionaries appended to), their parameter, buffer and child tables, the attributes of plain
+    forward, lists and dictionaries appended to), their parameter, buffer and child tables, the attributes and slots of
     objects among them, the variables that their hooks use, and the random state of torch, ``random`` and NumPy. The
     values of tensors are the tracer's to protect: it hands the forward stand-ins. The flags are set directly, because
     a model's own ``train`` and ``eval`` may do more.
@@ -51,7 +52,7 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
 class _Snapshot:
     """The attributes of modules, and what is in the containers among them and inside these."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Collection[nn.Module]) -> None:
         self.current = [module.__dict__ for module in modules]
         self.attributes = list(map(dict.copy, self.current))
         self.empty: list[Any] = []
@@ -61,6 +62,9 @@ class _Snapshot:
         self._seen: tuple[set[int], set[int]] = (set(), set())
         """Identities of what was kept outside of plain objects, and inside."""
         self._keep(chain.from_iterable(map(dict.values, self.attributes)))
+        slotted = {kind for kind in set(map(type, modules)) if _slots(kind)}
+        for module in modules if slotted else ():
+            self._keep_variables(_in_slots(module))
 
     def _keep(self, values: Iterable[Any], within_object: bool = False) -> None:
         for value in values:  # thousands in a whole model, most of them plain or empty
@@ -85,23 +89,32 @@ class _Snapshot:
         if not issubclass(kind, tuple):
             self.filled.append((container, copy))
         self._keep(dict.values(container) if issubclass(kind, dict) else copy, within_object)
+        if kind not in _COMMON and not within_object:
+            self._keep_attributes(container)
 
     def _keep_other(self, value: Any, within_object: bool) -> None:
         """What an object holds, but not what the objects in it hold: that may be everything there is."""
         with suppress(Exception):  # reason: only the snapshot asks for a state, which some refuse (SystemRandom)
-            self.others += _generator_state(value)
+            self.others += _own_state(value)
         if within_object or id(value) in self._seen[within_object]:
             return
         self._seen[within_object].add(id(value))
         kind = type(value)
         if kind is FunctionType:
-            variables = list(_variables(value))
-            self.others += variables
-            self._keep((content for _, content in variables), within_object=True)
+            self._keep_variables(_variables(value))
         elif kind is MethodType:
             self._keep((value.__self__,), within_object)
         elif not issubclass(kind, _APART):
-            self._keep(_attributes(value), within_object=True)
+            self._keep_attributes(value)
+
+    def _keep_attributes(self, value: Any) -> None:
+        self._keep(_attributes(value), within_object=True)
+        self._keep_variables(_in_slots(value))
+
+    def _keep_variables(self, variables: Iterable[tuple[Callable[[Any], object], Any]]) -> None:
+        kept = list(variables)
+        self.others += kept
+        self._keep((content for _, content in kept), within_object=True)
 
     def restore(self) -> None:
         for current, attributes in zip(self.current, self.attributes, strict=True):
@@ -170,15 +183,47 @@ def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object]
             yield partial(function.__globals__.__setitem__, name), function.__globals__[name]
 
 
-def _generator_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
-    """How to put back what makes random numbers, if ``value`` does."""
-    kind = type(value)
+def _slots(kind: type) -> list[MemberDescriptorType]:
+    """What instances of a class hold outside of a dictionary."""
+    bases = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
+    return [member for base in bases for member in base.values() if isinstance(member, MemberDescriptorType)]
+
+
+def _in_slots(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
+    """How to set each slot of an object, and what is in it; past the object's own way, which may forbid it."""
+    for slot in _slots(type(value)):
+        try:
+            content = slot.__get__(value)
+        except AttributeError:
+            yield partial(_empty_slot, slot, value), None
+        else:
+            yield partial(slot.__set__, value), content
+
+
+def _empty_slot(slot: MemberDescriptorType, value: Any, _: None) -> None:
+    with suppress(AttributeError):  # reason: nobody may have filled it
+        slot.__delete__(value)
+
+
+def _own_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
+    """How to put back what ``value`` has no attribute for, if it makes random numbers or is an array of Python's."""
+    kind, numpy = type(value), sys.modules.get("numpy.random")
     if issubclass(kind, torch.Generator):
         yield value.set_state, value.get_state()
     elif issubclass(kind, random.Random):
         yield value.setstate, value.getstate()
-    elif kind.__module__.startswith("numpy.random") and hasattr(value, "bit_generator"):
+    elif issubclass(kind, (bytearray, array)):
+        base: Any = bytearray if issubclass(kind, bytearray) else array
+        yield partial(_rewrite, base, value), base.__getitem__(value, slice(None))
+    elif numpy and issubclass(kind, numpy.RandomState):
+        yield value.set_state, value.get_state(legacy=False)
+    elif numpy and issubclass(kind, numpy.Generator):
         yield partial(setattr, value.bit_generator, "state"), value.bit_generator.state
+
+
+def _rewrite(kind: Any, value: Any, content: Any) -> None:
+    with suppress(BufferError):  # reason: memory that a tensor has come to share keeps its length
+        kind.__setitem__(value, slice(None), content)
 
 
 def _random_state() -> dict[str, Any]:

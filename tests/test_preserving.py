@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 import weakref
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -35,16 +38,8 @@ def gone() -> Any:
     return weakref.proxy(nn.ReLU())
 
 
-class Unbound:
-    """As werkzeug's LocalProxy is outside of its context."""
-
-    @property
-    def __class__(self) -> Any:
-        return refuse()
-
-    @property
-    def __dict__(self) -> Any:
-        return refuse()
+Unbound = type("Unbound", (), {"__class__": property(refuse), "__dict__": property(refuse)})
+"""As werkzeug's LocalProxy is outside of its context."""
 
 
 @pytest.mark.parametrize("kind", HOLDERS)
@@ -76,3 +71,135 @@ def test_keys_are_told_apart_by_what_they_are() -> None:
         del held[one]
         held[other] = 1
     assert [id(key) for key in held] == [id(one)]
+
+
+@dataclass(slots=True)
+class Slotted:
+    n: int = 0
+    seen: list[int] = field(default_factory=list)
+    late: int = field(init=False)
+
+
+class Deeper(Slotted):
+    __slots__ = ("__private",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__private = 0
+
+    def bump(self) -> int:
+        self.__private += 1
+        return self.__private
+
+
+class Logged(dict[str, int]):
+    __slots__ = ("__dict__", "count")
+    count: int
+    log: list[int]
+    other: int
+
+
+class Tagged(list[int]):
+    tags: list[str]
+
+
+def change_slots(held: Slotted) -> None:
+    held.n += 1
+    held.seen.append(1)
+    held.late = 1
+
+
+def look_at_slots(held: Slotted) -> Any:
+    return held.n, list(held.seen), hasattr(held, "late")
+
+
+def logged() -> Logged:
+    held = Logged(a=1)
+    held.count, held.log = 0, [1]
+    return held
+
+
+def change_logged(held: Logged) -> None:
+    held["b"], held.count = 2, 1
+    held.log.append(2)
+    held.other = 1
+
+
+def tagged() -> Tagged:
+    held = Tagged([1])
+    held.tags = ["a"]
+    return held
+
+
+def change_tagged(held: Tagged) -> None:
+    held.append(2)
+    held.tags.append("b")
+
+
+CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], object], Callable[[Any], Any]]] = {
+    "slots": (Slotted, change_slots, look_at_slots),
+    "inherited slots": (Deeper, change_slots, look_at_slots),
+    "slots of objects in a list": (
+        lambda: [Slotted()],
+        lambda held: change_slots(held[0]),
+        lambda held: look_at_slots(held[0]),
+    ),
+    "a dictionary with attributes": (logged, change_logged, lambda held: (dict(held), held.count, repr(vars(held)))),
+    "a list with attributes": (tagged, change_tagged, lambda held: (list(held), list(held.tags))),
+    "numpy.random.RandomState": (
+        lambda: np.random.RandomState(0),
+        lambda held: held.standard_normal(),
+        lambda held: repr(held.get_state()),
+    ),
+    "numpy.random.Generator": (
+        lambda: np.random.default_rng(0),
+        lambda held: held.random(),
+        lambda held: repr(held.bit_generator.state),
+    ),
+    "bytearray": (lambda: bytearray(b"ab"), lambda held: held.append(1), bytes),
+    "array.array": (lambda: array("i", [1]), lambda held: held.append(2), list),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_a_module_holds_is_put_back(what: str) -> None:
+    make, change, look = CHANGES[what]
+    held = make()
+    before = look(held)
+    with as_found([holding(held)]):
+        change(held)
+        assert look(held) != before
+    assert look(held) == before
+
+
+def test_a_private_slot_is_put_back() -> None:
+    held = Deeper()
+    with as_found([holding(held)]):
+        assert held.bump() == 1
+    assert held.bump() == 1
+
+
+class InSlots(nn.Module):
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+
+def test_slots_of_a_module_are_put_back() -> None:
+    model = InSlots()
+    with as_found([model, nn.ReLU()]):
+        model.count += 1
+    assert model.count == 0
+
+
+def test_an_array_whose_memory_is_shared_keeps_its_length_and_hinders_nothing() -> None:
+    held, after = bytearray(b"ab"), random.Random(0)
+    expected = after.getstate()
+    with as_found([holding([held, after])]):
+        held.append(1)
+        view = memoryview(held)
+        after.random()
+    assert len(view) == 3
+    assert after.getstate() == expected
