@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
+import signal
 import weakref
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.preserving import as_found, uninterrupted
+from pytest_dwsconv.tracing import trace
 
 
 def refuse(*_: Any) -> Any:
@@ -203,3 +206,136 @@ def test_an_array_whose_memory_is_shared_keeps_its_length_and_hinders_nothing() 
         after.random()
     assert len(view) == 3
     assert after.getstate() == expected
+
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+class Slow(random.Random):
+    """Ctrl-C is pressed while its state is read, or put back."""
+
+    def __init__(self, when: str) -> None:
+        self.when = ""
+        super().__init__(0)
+        self.when = when
+
+    def getstate(self) -> Any:
+        if self.when == "read":
+            interrupt()
+        return super().getstate()
+
+    def setstate(self, state: Any) -> None:
+        if self.when == "put back":
+            interrupt()
+        super().setstate(state)
+
+
+class Interrupted(nn.Module):
+    """Changes what it can; Ctrl-C comes in its forward, or before or after by what it holds."""
+
+    calls: Tensor
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.when = when
+        self.generators = [Slow(when), random.Random(0)]
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        self.seen.append(1)
+        self.generators[1].random()
+        random.random()
+        if self.when == "forward":
+            interrupt()
+            raise AssertionError("Ctrl-C comes at once")
+        out: Tensor = self.conv(x)
+        return out
+
+    def state(self) -> Any:
+        generators = [random.Random.getstate(generator) for generator in self.generators]
+        tensors = [id(tensor) for tensor in self.state_dict(keep_vars=True).values()]
+        return generators, tensors, list(self.seen), [module.training for module in self.modules()], random.getstate()
+
+
+@pytest.mark.parametrize("when", ["read", "forward", "put back"])
+def test_ctrl_c_leaves_a_model_and_torch_as_found(when: str) -> None:
+    model = Interrupted(when)
+    before, call, handler = model.state(), nn.Module._call_impl, signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trace(model, (torch.rand(1, 3, 8, 8),))
+    assert model.state() == before
+    assert nn.Module._call_impl is call
+    assert torch._C._len_torch_function_stack() == 0
+    assert signal.getsignal(signal.SIGINT) is handler
+    model.when = model.generators[0].when = ""  # type: ignore[attr-defined]  # reason: the first is a Slow
+    assert len(trace(model, (torch.rand(1, 3, 8, 8),)).steps) > 1
+
+
+def test_ctrl_c_while_a_model_is_put_back_comes_when_it_is() -> None:
+    model = Interrupted("put back")
+    before = model.state()
+
+    def use() -> None:
+        with as_found(list(model.modules())):
+            model(torch.rand(1, 3, 8, 8))
+            model.register_buffer("late", torch.zeros(1))
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert model.state() == before
+
+
+def test_ctrl_c_is_held_back_and_comes_once() -> None:
+    done = []
+
+    def press_twice() -> None:
+        with uninterrupted():
+            interrupt()
+            interrupt()
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        press_twice()
+    assert done
+
+
+def test_ctrl_c_that_was_held_back_comes_where_it_may() -> None:
+    with uninterrupted() as interruptible:
+        interrupt()
+        with pytest.raises(KeyboardInterrupt), interruptible:
+            raise AssertionError("Ctrl-C comes before this")
+        with pytest.raises(KeyboardInterrupt), interruptible:
+            interrupt()
+
+
+def test_a_handler_that_outlives_its_block_holds_nothing_back() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with uninterrupted():
+        kept = signal.getsignal(signal.SIGINT)
+    assert kept is not handler
+    signal.signal(signal.SIGINT, kept)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def handler_within() -> Any:
+    with uninterrupted() as interruptible, interruptible:
+        return signal.getsignal(signal.SIGINT)
+
+
+def test_what_is_no_function_of_python_stays_and_so_it_does_in_other_threads() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handler_within).result() is handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert handler_within() is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
