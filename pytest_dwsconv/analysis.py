@@ -84,7 +84,12 @@ def _checked(model: Any) -> Inventory:
     if not isinstance(model, nn.Module):
         raise InputError(f"analyze takes a torch.nn.Module, not {type(model).__name__}; build the model first")
     compiled_from = getattr(model, "_orig_mod", None)
-    inventory = Inventory(model if compiled_from is None else compiled_from)
+    try:
+        inventory = Inventory(model if compiled_from is None else compiled_from)
+    except AttributeError as error:  # reason: what every module has is made by nn.Module's __init__
+        raise InputError(
+            f"{type(error.obj).__name__} has no parts yet: call super().__init__() in its __init__"
+        ) from error
     kinds = {type(module) for module in inventory.modules.values()}
     if any(issubclass(kind, torch.jit.ScriptModule) for kind in kinds):
         name = next(name for name, module in inventory.modules.items() if isinstance(module, torch.jit.ScriptModule))

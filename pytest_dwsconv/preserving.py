@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
+import threading
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import chain
 from operator import is_
-from types import FunctionType, MethodType, ModuleType
+from types import FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -30,7 +33,7 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
     The block is given the attributes of each module as they were.
 
     Put back are the attributes of all modules (training flags, hooks, compiled calls, caches assigned by a
-    forward, lists and dictionaries appended to), their parameter, buffer and child tables, the attributes of plain
+    forward, lists and dictionaries appended to), their parameter, buffer and child tables, the attributes and slots of
     objects among them, the variables that their hooks use, and the random state of torch, ``random`` and NumPy. The
     values of tensors are the tracer's to protect: it hands the forward stand-ins. The flags are set directly, because
     a model's own ``train`` and ``eval`` may do more.
@@ -44,14 +47,62 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
                 del current["_compiled_call_impl"]  # else the call leaves Python for the compiler
         yield saved.attributes
     finally:
-        saved.restore()
-        _set_random_state(state)
+        with uninterrupted():
+            saved.restore()
+            _set_random_state(state)
+
+
+class _Held:
+    """A handler of Ctrl-C that keeps it for later, except where it is entered as a context."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], object]) -> None:
+        self.handler = handler
+        self.holding = True
+        self._signals: list[tuple[int, FrameType | None]] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append((number, frame))
+        if not self.holding:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Hand over what has come, and from now on what comes."""
+        self.holding = False
+        if self._signals:
+            last = self._signals.pop()
+            self._signals.clear()
+            self.handler(*last)
+
+    def __enter__(self) -> None:
+        self.deliver()
+
+    def __exit__(self, *_: object) -> None:
+        self.holding = True
+
+
+@contextmanager
+def uninterrupted() -> Iterator[AbstractContextManager[None]]:
+    """Hold Ctrl-C back for the block: it comes when the block is over, or in it where what it is given is entered.
+
+    Threads other than the main one are not interrupted anyway, and what is no function of Python is left in place.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield nullcontext()
+        return
+    held = _Held(handler)
+    try:
+        signal.signal(signal.SIGINT, held)
+        yield held
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        held.deliver()
 
 
 class _Snapshot:
     """The attributes of modules, and what is in the containers among them and inside these."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Collection[nn.Module]) -> None:
         self.current = [module.__dict__ for module in modules]
         self.attributes = list(map(dict.copy, self.current))
         self.empty: list[Any] = []
@@ -61,6 +112,9 @@ class _Snapshot:
         self._seen: tuple[set[int], set[int]] = (set(), set())
         """Identities of what was kept outside of plain objects, and inside."""
         self._keep(chain.from_iterable(map(dict.values, self.attributes)))
+        slotted = {kind for kind in set(map(type, modules)) if _slots(kind)}
+        for module in modules if slotted else ():
+            self._keep_variables(_in_slots(module))
 
     def _keep(self, values: Iterable[Any], within_object: bool = False) -> None:
         for value in values:  # thousands in a whole model, most of them plain or empty
@@ -70,9 +124,9 @@ class _Snapshot:
                     self.empty.append(value)
                 elif kind is not tuple or not _PLAIN.issuperset(map(type, value)):
                     self._keep_filled(value, within_object)
-            elif kind in _PLAIN or isinstance(value, nn.Module):  # the latter is put back by itself
+            elif kind in _PLAIN or issubclass(kind, nn.Module):  # the latter is put back by itself
                 continue
-            elif isinstance(value, _HOLDERS):
+            elif issubclass(kind, _HOLDERS):  # by its type, because a proxy's __class__ may be of what is gone
                 self._keep_filled(value, within_object)
             else:
                 self._keep_other(value, within_object)
@@ -81,25 +135,36 @@ class _Snapshot:
         if id(container) in self._seen[within_object]:
             return
         self._seen[within_object].add(id(container))
-        if not isinstance(container, tuple):
-            self.filled.append((container, _copy(container)))
-        self._keep(container.values() if isinstance(container, dict) else container, within_object)
+        kind, copy = type(container), _copy(container)
+        if not issubclass(kind, tuple):
+            self.filled.append((container, copy))
+        self._keep(dict.values(container) if issubclass(kind, dict) else copy, within_object)
+        if kind not in _COMMON and not within_object:
+            self._keep_attributes(container)
 
     def _keep_other(self, value: Any, within_object: bool) -> None:
         """What an object holds, but not what the objects in it hold: that may be everything there is."""
-        self.others += _generator_state(value)
+        with suppress(Exception):  # reason: only the snapshot asks for a state, which some refuse (SystemRandom)
+            self.others += _own_state(value)
         if within_object or id(value) in self._seen[within_object]:
             return
         self._seen[within_object].add(id(value))
-        if isinstance(value, FunctionType):
-            variables = list(_variables(value))
-            self.others += variables
-            self._keep((content for _, content in variables), within_object=True)
-        elif isinstance(value, MethodType):
-            if not isinstance(value.__self__, nn.Module):
-                self._keep_other(value.__self__, within_object)
-        elif not isinstance(value, _APART) and type(attributes := getattr(value, "__dict__", None)) is dict:
-            self._keep((attributes,), within_object=True)
+        kind = type(value)
+        if kind is FunctionType:
+            self._keep_variables(_variables(value))
+        elif kind is MethodType:
+            self._keep((value.__self__,), within_object)
+        elif not issubclass(kind, _APART):
+            self._keep_attributes(value)
+
+    def _keep_attributes(self, value: Any) -> None:
+        self._keep(_attributes(value), within_object=True)
+        self._keep_variables(_in_slots(value))
+
+    def _keep_variables(self, variables: Iterable[tuple[Callable[[Any], object], Any]]) -> None:
+        kept = list(variables)
+        self.others += kept
+        self._keep((content for _, content in kept), within_object=True)
 
     def restore(self) -> None:
         for current, attributes in zip(self.current, self.attributes, strict=True):
@@ -117,26 +182,45 @@ class _Snapshot:
 
 def _copy(container: Any) -> Any:
     """What is in a container; by the methods of its base class, because its own may do more."""
-    if isinstance(container, OrderedDict):
+    kind = type(container)
+    if kind is dict or kind is list:
+        return container.copy()
+    if issubclass(kind, OrderedDict):
         return list(OrderedDict.items(container))
-    return dict.copy(container) if isinstance(container, dict) else list(container)
+    if issubclass(kind, dict):
+        return dict(dict.items(container))
+    return list(_base(kind).__iter__(container))
+
+
+def _base(kind: type) -> Any:
+    return next(holder for holder in _HOLDERS if issubclass(kind, holder))
 
 
 def _refill(container: Any, copy: Any) -> None:
-    if isinstance(container, OrderedDict):
+    kind = type(container)
+    if issubclass(kind, OrderedDict):
         OrderedDict.clear(container)
         for key, value in copy:
             OrderedDict.__setitem__(container, key, value)
         return
-    if isinstance(container, dict) and _same(container, copy):
+    if issubclass(kind, dict) and _same(container, copy):
         return  # reason: it may be the attributes of an object that another thread is using
-    kind: Any = next(kind for kind in (dict, list, set, deque) if isinstance(container, kind))
-    kind.clear(container)
-    (kind.extend if kind in (list, deque) else kind.update)(container, copy)
+    base = _base(kind)
+    base.clear(container)
+    (base.extend if base in (list, deque) else base.update)(container, copy)
 
 
 def _same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
-    return list(one) == list(other) and all(map(is_, one.values(), other.values()))
+    if dict.__len__(one) != len(other):
+        return False
+    return all(map(is_, dict.keys(one), other)) and all(map(is_, dict.values(one), other.values()))
+
+
+def _attributes(value: Any) -> Iterator[dict[str, Any]]:
+    """The dictionary of an object's attributes, if it has one."""
+    with suppress(Exception):  # reason: only the snapshot asks for it, and a proxy answers for what may be gone
+        if type(attributes := getattr(value, "__dict__", None)) is dict:
+            yield attributes
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object], Any]]:
@@ -149,14 +233,47 @@ def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object]
             yield partial(function.__globals__.__setitem__, name), function.__globals__[name]
 
 
-def _generator_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
-    """How to put back what makes random numbers, if ``value`` does."""
-    if isinstance(value, torch.Generator):
+def _slots(kind: type) -> list[MemberDescriptorType]:
+    """What instances of a class hold outside of a dictionary."""
+    bases = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
+    return [member for base in bases for member in base.values() if isinstance(member, MemberDescriptorType)]
+
+
+def _in_slots(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
+    """How to set each slot of an object, and what is in it; past the object's own way, which may forbid it."""
+    for slot in _slots(type(value)):
+        try:
+            content = slot.__get__(value)
+        except AttributeError:
+            yield partial(_empty_slot, slot, value), None
+        else:
+            yield partial(slot.__set__, value), content
+
+
+def _empty_slot(slot: MemberDescriptorType, value: Any, _: None) -> None:
+    with suppress(AttributeError):  # reason: nobody may have filled it
+        slot.__delete__(value)
+
+
+def _own_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
+    """How to put back what ``value`` has no attribute for, if it makes random numbers or is an array of Python's."""
+    kind, numpy = type(value), sys.modules.get("numpy.random")
+    if issubclass(kind, torch.Generator):
         yield value.set_state, value.get_state()
-    elif isinstance(value, random.Random):
+    elif issubclass(kind, random.Random):
         yield value.setstate, value.getstate()
-    elif type(value).__module__.startswith("numpy.random") and hasattr(value, "bit_generator"):
+    elif issubclass(kind, (bytearray, array)):
+        base: Any = bytearray if issubclass(kind, bytearray) else array
+        yield partial(_rewrite, base, value), base.__getitem__(value, slice(None))
+    elif numpy and issubclass(kind, numpy.RandomState):
+        yield value.set_state, value.get_state(legacy=False)
+    elif numpy and issubclass(kind, numpy.Generator):
         yield partial(setattr, value.bit_generator, "state"), value.bit_generator.state
+
+
+def _rewrite(kind: Any, value: Any, content: Any) -> None:
+    with suppress(BufferError):  # reason: memory that a tensor has come to share keeps its length
+        kind.__setitem__(value, slice(None), content)
 
 
 def _random_state() -> dict[str, Any]:

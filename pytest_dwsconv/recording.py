@@ -11,7 +11,7 @@ import operator
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import count
 from math import prod
@@ -27,6 +27,7 @@ from pytest_dwsconv.counting import Counted
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.execution import devices, like_on_meta, on_meta, run, transformed
 from pytest_dwsconv.inventory import Inventory
+from pytest_dwsconv.preserving import uninterrupted
 from pytest_dwsconv.record import Layout, Step
 
 
@@ -357,11 +358,11 @@ _LOCK = threading.RLock()
 
 
 @contextmanager
-def seeing_modules(recorder: Recorder) -> Iterator[None]:
+def seeing_modules(recorder: Recorder) -> Iterator[AbstractContextManager[None]]:
     """Let the recorder see every module call of this thread, in what ``nn.Module.__call__`` calls.
 
     To replace ``__call__`` itself, as ``torch.fx.Tracer`` does, costs more: it is a slot, which Python then updates
-    in every class of modules.
+    in every class of modules. Ctrl-C is held back, except in the context that the block is given.
     """
 
     def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -376,14 +377,14 @@ def seeing_modules(recorder: Recorder) -> Iterator[None]:
             return original_script(function, *args, **kwargs)
         return recorder.call_scripted(original_script, function, args, kwargs)
 
-    with _LOCK:
+    with _LOCK, uninterrupted() as interruptible:  # in this order: waiting for another thread can be interrupted
         classes: Any = nn.Module  # reason: torch leaves the method without types
         scripts: Any = torch.jit.ScriptFunction
         original, original_script, limit = classes._call_impl, scripts.__call__, sys.getrecursionlimit()
-        classes._call_impl, scripts.__call__ = call, call_scripted
-        sys.setrecursionlimit(2 * limit)  # a module takes twice as many frames here as alone
         try:
-            yield
+            classes._call_impl, scripts.__call__ = call, call_scripted
+            sys.setrecursionlimit(2 * limit)  # a module takes twice as many frames here as alone
+            yield interruptible
         finally:
             classes._call_impl, scripts.__call__ = original, original_script
             sys.setrecursionlimit(limit)

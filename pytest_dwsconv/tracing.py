@@ -92,7 +92,12 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
     inputs = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
     own_args, own_kwargs = tree_map(_own_inputs(recorder), (tuple(args), kwargs))
     try:
-        with _undisturbed(inventory) as recorder.attributes, seeing_modules(recorder), recorder:
+        with (
+            seeing_modules(recorder) as interruptible,
+            _undisturbed(inventory) as recorder.attributes,
+            recorder,
+            interruptible,
+        ):
             out = inventory.root(*own_args, **own_kwargs)
             if isinstance(out, Generator):
                 out = tuple(out)

@@ -313,6 +313,17 @@ def test_bad_arguments(model: Any, input_size: Any, message: str) -> None:
         analyze(model, input_size)
 
 
+class Unmade(nn.Module):
+    def __init__(self) -> None:
+        """Forgets what it extends."""
+
+
+@pytest.mark.parametrize("model", [Unmade(), nn.Sequential(nn.Conv2d(3, 4, 3), Unmade())])
+def test_a_module_that_was_never_made_is_named_with_the_cure(model: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"Unmade has no parts yet: call super\(\).__init__\(\) in its __init__$"):
+        analyze(model, (1, 3, 8, 8))
+
+
 @pytest.mark.parametrize("policy", [None, "x"])
 def test_a_policy_of_another_type(policy: Any) -> None:
     with pytest.raises(InputError, match=r"policy is a Policy, such as Policy\(depth_multiplier=2\), not "):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -324,3 +325,19 @@ def test_an_argument_may_have_any_name() -> None:
     x = torch.zeros(1, 3, 8, 8)
     report = analyze(nn.ModuleDict({"it": Named()})["it"], example_inputs={"module": x, "original": x})
     assert report.macs == 8 * 8 * 81
+
+
+def test_an_interrupt_while_module_calls_are_being_replaced_puts_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    call: Any = nn.Module._call_impl
+    limit, real = sys.getrecursionlimit(), sys.setrecursionlimit
+
+    def interrupted(new: int) -> None:
+        real(new)
+        if new != limit:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "setrecursionlimit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trace(nn.ReLU(), (torch.rand(2),))
+    assert nn.Module._call_impl is call
+    assert sys.getrecursionlimit() == limit
