@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.distilling import distill
+from pytest_dwsconv.fit.matching import fast_layout, mean_mismatch, seen
 from pytest_dwsconv.rewriting import rewrite
 
 
@@ -196,6 +197,11 @@ def auxiliary() -> nn.Module:
     return student
 
 
+def made_for_inference(role: str) -> dict[str, nn.Module]:
+    with torch.inference_mode():
+        return {role: copy.deepcopy(pair()[role == "teacher"])}
+
+
 REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     **{
         f"{name} {value}": (partial(dict, [(name, value)]), f"{name} must be a whole number from 1, not {value!r}")
@@ -220,6 +226,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "another teacher": (lambda: {"teacher": Renamed().eval()}, "teacher, a Renamed, has no module '0'"),
     "other outputs": (lambda: {"teacher": wider()}, "the outputs on the first of batches are [(16, 5)] and [(16, 7)]"),
     "more in training": (lambda: {"student": auxiliary()}, "are [(16, 5), (16, 5)] and [(16, 5)]"),
+    **{
+        f"inference {role}": (partial(made_for_inference, role), f"{role} was made under torch.inference_mode")
+        for role in ("student", "teacher")
+    },
     "one tensor": (lambda: {"batches": batches()[0]}, "batches is one tensor, not batches"),
     "one tensor held out": (lambda: {"held_out": batches()[0]}, "held_out is one tensor, not batches"),
     "no batches": (lambda: {"batches": 5}, "batches must be batches, as a list or a data loader gives them, not int"),
@@ -269,7 +279,49 @@ def test_statistics_of_normalisation_rest_in_the_last_quarter() -> None:
 
 def test_training_under_no_grad_and_inference_mode() -> None:
     student, teacher = pair()
-    before, made = error(student, teacher), batches()
+    before = error(student, teacher)
     with torch.inference_mode():
-        distill(student, teacher, made, steps=10, learning_rate=1e-2)
+        made = [x * 1 for x in batches()]
+        distill(student, teacher, made, steps=10, learning_rate=1e-2, held_out=made[:1])
     assert error(student, teacher) < before
+
+
+class Counting(nn.Module):
+    """It writes a buffer in place, and has extra state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = network()
+        self.register_buffer("calls", torch.zeros(()))
+        self.notes = ["as made"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        calls = self.get_buffer("calls")
+        calls += 1
+        out: Tensor = self.features(x)
+        return out
+
+    def get_extra_state(self) -> dict[str, list[str]]:
+        return {"notes": self.notes}
+
+    def set_extra_state(self, state: dict[str, list[str]]) -> None:
+        self.notes = state["notes"]
+
+
+def test_buffers_that_a_forward_writes_and_extra_state(tmp_path: Path) -> None:
+    teacher = Counting().eval()
+    student = rewrite(teacher).model
+    path = tmp_path / "checkpoint.pt"
+    for _ in range(2):
+        distill(student, teacher, batches(), steps=3, held_out=batches(2), check_every=1, checkpoint=path)
+        assert teacher.get_buffer("calls") == 0
+        assert student.get_buffer("calls") <= 3, "checks count, too"
+        assert student.get_extra_state() == {"notes": ["as made"]}
+
+
+def test_measuring_leaves_buffers_as_they_were() -> None:
+    model, held = Counting(), batches(2)
+    wanted = seen(model, ["features.0"], held)
+    assert mean_mismatch(model, ["features.0"], held, wanted) == 0
+    fast_layout(model, held[0])
+    assert model.get_buffer("calls") == 0

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from math import inf
-from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pytest_dwsconv.errors import InputError, TracingError
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.checking import check_alike, check_batches, check_networks, check_numbers, separable_names
 from pytest_dwsconv.fit.locating import NORMS
-from pytest_dwsconv.fit.matching import Seen, holders, mean_mismatch, mismatch, restore, seen, snapshot, watching
+from pytest_dwsconv.fit.matching import (
+    Seen,
+    buffers_as_found,
+    holders,
+    mean_mismatch,
+    mismatch,
+    seen,
+    snapshot,
+    watching,
+)
 from pytest_dwsconv.fit.moments import place_in_group
 from pytest_dwsconv.fit.recovery import BETAS, warm_cosine
 from pytest_dwsconv.preserving import as_found
-from pytest_dwsconv.separable import SeparableConvNd
 
 Batches = Iterable[Any]
 
@@ -93,20 +101,21 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             before ``steps`` and cannot be gone through again.
         TracingError: a network fails on the first of the batches.
     """
-    _check_numbers(learning_rate, steps=steps, check_every=check_every, patience=patience)
-    _check_networks(student, teacher)
-    _check_batches("batches", batches)
-    _check_batches("held_out", held_out)
+    check_numbers(learning_rate, steps=steps, check_every=check_every, patience=patience)
+    check_networks(student, teacher)
+    check_batches("batches", batches)
+    check_batches("held_out", held_out)
     path = _writable(checkpoint)
-    names = holders(_separable(student))
+    names = holders(separable_names(student))
     held = list(held_out)
     stream = _cycle(batches, steps)
     first = next(stream)
     for what, batch in (("batches", first), *(("held_out", one) for one in held[:1])):
-        _check_alike(student, teacher, names, what, batch)
+        check_alike(student, teacher, names, what, batch)
     held_wanted = seen(teacher, names, held)
     flags = {module: module.training for module in student.modules()}
     with ExitStack() as stack:
+        stack.enter_context(buffers_as_found(teacher))
         stack.enter_context(as_found(list(teacher.modules())))
         theirs = stack.enter_context(watching(teacher, names))
         ours = stack.enter_context(watching(student, names))
@@ -142,7 +151,7 @@ class _Training:
         self.schedule = warm_cosine(self.optimiser, steps)
         self.steps, self.step, self.best_step = steps, 0, 0
         self.history: dict[int, float] = {}
-        self.best: dict[str, Tensor] | None = None
+        self.best: dict[str, Any] | None = None
         self.run: nn.Module = student
         if place_in_group()[1] > 1:
             self.run = nn.parallel.DistributedDataParallel(student)
@@ -248,47 +257,6 @@ def _cycle(batches: Batches, steps: int) -> Iterator[Any]:
     )
 
 
-def _check_batches(name: str, batches: Any) -> None:
-    if isinstance(batches, Tensor):
-        raise InputError(f"{name} is one tensor, not batches: pass {name}=images.split(128)")
-    if isinstance(batches, (str, Mapping)) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
-        raise InputError(f"{name} must be batches, as a list or a data loader gives them, not {type(batches).__name__}")
-
-
-def _check_numbers(learning_rate: Any, **counts: Any) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise InputError(f"{name} must be a whole number from 1, not {value!r}")
-    if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real) or not 0 < float(learning_rate) < inf:
-        raise InputError(f"learning_rate must be a finite number above 0, not {learning_rate!r}")
-
-
-def _check_networks(student: Any, teacher: Any) -> None:
-    for name, network in (("student", student), ("teacher", teacher)):
-        if not isinstance(network, nn.Module):
-            raise InputError(f"{name} must be a torch.nn.Module, not {type(network).__name__}: rewrite gives .model")
-    if not _separable(student):
-        raise InputError(
-            f"student, a {type(student).__name__}, has no separable convolution: pass what was rewritten as student, "
-            "and the original as teacher"
-        )
-    theirs = {id(parameter) for parameter in teacher.parameters()}
-    if any(id(parameter) in theirs for parameter in student.parameters()):
-        raise InputError("student and teacher share parameters, so that both would be trained: rewrite a copy")
-    if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise InputError("student has no parameter that can be trained: call student.requires_grad_(True) first")
-    missing = set(holders(_separable(student))) - dict(teacher.named_modules()).keys()
-    if missing:
-        raise InputError(
-            f"teacher, a {type(teacher).__name__}, has no module {min(missing)!r}, whose outputs the student has to "
-            "give: pass the network that was rewritten"
-        )
-
-
-def _separable(network: nn.Module) -> list[str]:
-    return [name for name, module in network.named_modules() if isinstance(module, SeparableConvNd)]
-
-
 def _writable(checkpoint: str | PathLike[str] | None) -> Path | None:
     if checkpoint is None:
         return None
@@ -303,38 +271,3 @@ def _writable(checkpoint: str | PathLike[str] | None) -> Path | None:
     except (OSError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint must be a file that can be written, not {checkpoint!r}: {error}") from error
     return path
-
-
-def _check_alike(student: nn.Module, teacher: nn.Module, names: Sequence[str], what: str, batch: Any) -> None:
-    """Both networks on one batch, as training will run them: what cannot be compared is found before it starts."""
-    wanted = _shapes("teacher", teacher, names, what, batch, training=False)
-    found = _shapes("student", student, names, what, batch, training=what == "batches")
-    if not wanted["outputs"]:
-        raise InputError("teacher gives no output of floating point, so there is nothing to learn from")
-    for place, shapes in wanted.items():
-        if found.get(place) != shapes:
-            raise InputError(
-                f"student and teacher must give tensors of the same shapes, but the {place} on the first of {what} "
-                f"are {found.get(place)} and {shapes}: pass the network that was rewritten as teacher"
-            )
-
-
-def _shapes(
-    role: str, network: nn.Module, names: Sequence[str], what: str, batch: Any, *, training: bool
-) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes of the outputs, and of what the named modules give; the network is left as it was."""
-    buffers = dict(network.named_buffers())
-    saved = snapshot(buffers)
-    with as_found(list(network.modules())), torch.no_grad(), watching(network, names) as see:
-        network.train(training)
-        try:
-            given = see(network, batch)
-        except Exception as error:  # whatever the user's own forward raises
-            raise TracingError(
-                f"{role} failed on the first of {what}: {type(error).__name__}: {error}; {what} must give inputs of "
-                "the network, without labels"
-            ) from error
-        finally:
-            restore(buffers, saved)
-    inner = {f"outputs of {name}": tensors for name, tensors in given.inner.items()}
-    return {place: [tuple(one.shape) for one in ones] for place, ones in {"outputs": given.outputs, **inner}.items()}
