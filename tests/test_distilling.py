@@ -66,14 +66,42 @@ def test_training_stops_when_held_out_data_gain_no_more() -> None:
     assert same(student.state_dict(), before)
 
 
-def test_an_error_that_is_not_a_number_is_never_the_least() -> None:
+def with_nan(count: int) -> list[Tensor]:
+    """Batches of which the last has one value that is no number."""
+    made = batches(count)
+    made[-1][0, 0, 0, 0] = math.nan
+    return made
+
+
+@pytest.mark.parametrize("held_out", [[], batches(1)])
+def test_a_loss_that_is_not_a_number_ends_training(held_out: list[Tensor]) -> None:
+    options: dict[str, Any] = {"steps": 9, "held_out": held_out, "check_every": 2}
     student, teacher = pair()
     before = copy.deepcopy(student.state_dict())
-    blinding = [torch.full((16, 8, 8, 8), math.nan)]
-    done = distill(student, teacher, blinding, steps=2, held_out=batches(1), check_every=1)
-    assert [math.isnan(loss) for loss in done.held_out_loss.values()] == [False, True, True]
-    assert done.best_step == 0
+    with pytest.raises(InputError, match="the loss of step 4 is nan: lower learning_rate, take NaN"):
+        distill(student, teacher, with_nan(4), **options)
+    stopped, teacher = pair()
+    with pytest.raises(Stop):
+        distill(stopped, teacher, stopping_after(3), **options)
+    assert same(student.state_dict(), stopped.state_dict() if held_out else before)
+
+
+def test_weights_too_small_a_type_for_training_leave_the_student_as_it_was() -> None:
+    student, teacher = (network.half() for network in pair())
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(InputError, match=r"not finite after 1 steps: .* or use float32"):
+        distill(student, teacher, [x.half() for x in batches()], steps=1)
     assert same(student.state_dict(), before)
+
+
+def test_gradients_are_left_as_they_were() -> None:
+    student, teacher = pair()
+    first, *others = student.parameters()
+    first.grad = gradient = torch.ones_like(first)
+    distill(student, teacher, batches(), steps=2)
+    assert first.grad is gradient
+    assert bool((gradient == 1).all())
+    assert all(parameter.grad is None for parameter in others)
 
 
 class Stop(KeyboardInterrupt):
@@ -230,6 +258,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         f"inference {role}": (partial(made_for_inference, role), f"{role} was made under torch.inference_mode")
         for role in ("student", "teacher")
     },
+    "NaN held out": (lambda: {"held_out": with_nan(2)}, "on held_out is nan before any training: "),
     "one tensor": (lambda: {"batches": batches()[0]}, "batches is one tensor, not batches"),
     "one tensor held out": (lambda: {"held_out": batches()[0]}, "held_out is one tensor, not batches"),
     "no batches": (lambda: {"batches": 5}, "batches must be batches, as a list or a data loader gives them, not int"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
-from math import inf
+from math import inf, isfinite
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from pytest_dwsconv.fit.matching import (
     snapshot,
     watching,
 )
-from pytest_dwsconv.fit.moments import place_in_group
+from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.recovery import BETAS, warm_cosine
 from pytest_dwsconv.preserving import as_found
 
@@ -89,8 +89,9 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             that was never stopped.
 
     An interrupted or failed training leaves the student with the best weights checked so far, which with ``held_out``
-    are never worse than those it came with, and without with the latest. What is raised below, except for batches
-    that end too early, is raised before any training, with student and teacher as found.
+    are never worse than those it came with, and without with the latest; where these are of no use, as the loss is NaN
+    or infinite, with those it came with. What is raised below, except for such a loss and for batches that end too
+    early, is raised before any training, with student and teacher as found.
 
     Returns:
         The steps taken, the step whose weights the student has, and the held-out errors.
@@ -98,7 +99,7 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     Raises:
         InputError: an argument cannot be used; the student has nothing to train, or gives other tensors than the
             teacher; the checkpoint is of another student, or cannot be written; there are no batches, or they ended
-            before ``steps`` and cannot be gone through again.
+            before ``steps`` and cannot be gone through again; the loss of a step is NaN or infinite.
         TracingError: a network fails on the first of the batches.
     """
     check_numbers(learning_rate, steps=steps, check_every=check_every, patience=patience)
@@ -115,6 +116,7 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     held_wanted = seen(teacher, names, held)
     flags = {module: module.training for module in student.modules()}
     with ExitStack() as stack:
+        stack.enter_context(_gradients_as_found(student))
         stack.enter_context(buffers_as_found(teacher))
         stack.enter_context(as_found(list(teacher.modules())))
         theirs = stack.enter_context(watching(teacher, names))
@@ -124,6 +126,16 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         if path is not None and path.exists():
             training.load(path)
         return _train(training, chain([first], stream), check_every, patience, path)
+
+
+@contextmanager
+def _gradients_as_found(network: nn.Module) -> Iterator[None]:
+    found = [(parameter, parameter.grad) for parameter in network.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in found:
+            parameter.grad = gradient
 
 
 def _set_training(flags: Mapping[nn.Module, bool]) -> None:
@@ -151,6 +163,7 @@ class _Training:
         self.schedule = warm_cosine(self.optimiser, steps)
         self.steps, self.step, self.best_step = steps, 0, 0
         self.history: dict[int, float] = {}
+        self.came = snapshot(student.state_dict())
         self.best: dict[str, Any] | None = None
         self.run: nn.Module = student
         if place_in_group()[1] > 1:
@@ -167,13 +180,34 @@ class _Training:
             for norm in self.norms:
                 norm.eval()
         self.optimiser.zero_grad()
-        self.loss(batch).backward()
+        loss = self.loss(batch)
+        self._check_finite(loss)
+        loss.backward()
         self.optimiser.step()
         self.schedule.step()
         self.step += 1
 
+    def _check_finite(self, loss: Tensor) -> None:
+        """Stop before anything is learned from a loss that no weights can lessen; in all processes, or none."""
+        total = loss.detach().float().clone()
+        all_reduce(total)
+        if not isfinite(float(total)):
+            self._stop(f"the loss of step {self.step + 1} is {float(total)}")
+
+    def _stop(self, reason: str) -> NoReturn:
+        self.student.load_state_dict(self.came)
+        raise InputError(f"{reason}: lower learning_rate, take NaN and infinity out of the batches, or use float32")
+
+    def begin(self) -> None:
+        """Check the student as it came: what cannot be judged then, never can."""
+        self.check()
+        if not all(isfinite(loss) for loss in self.history.values()):
+            self._stop(f"the error of the outputs on held_out is {self.history[0]} before any training")
+
     def check(self) -> None:
         """Note the held-out loss, and the weights where it is the least so far; NaN never is."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            self._stop(f"the student's weights are not finite after {self.step} steps")
         loss = mean_mismatch(self.student, self.names, self.held, self.held_wanted, inner=0.0)
         if loss is None:
             return
@@ -219,7 +253,7 @@ def _train(
     training: _Training, batches: Iterator[Any], check_every: int, patience: int, path: Path | None
 ) -> Distilled:
     if not training.step:
-        training.check()
+        training.begin()
     ended = training.step >= training.steps or training.waited >= patience
     stream = () if ended else islice(batches, training.step, training.steps)
     try:
