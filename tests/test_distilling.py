@@ -176,12 +176,83 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     distill(student, teacher, batches(), steps=2, checkpoint=path)
     other = rewrite(teacher).model
     before = copy.deepcopy(other.state_dict())
-    with pytest.raises(InputError, match="is not a checkpoint of this student"):
+    with pytest.raises(InputError, match="is not a checkpoint of this student: remove it to start anew"):
         distill(other, teacher, batches(), steps=2, checkpoint=path)
     assert same(other.state_dict(), before)
-    path.write_bytes(b"?")
-    with pytest.raises(InputError, match="remove it to start anew"):
+
+
+@pytest.mark.parametrize("content", [b"", b"?", b"some text\nin two lines\n"])
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+    student, teacher = pair()
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as raised:
         distill(student, teacher, batches(), steps=2, checkpoint=path)
+    start_anew = "remove it to start anew, or pass another path"
+    assert str(raised.value) == f"{path} is not a checkpoint that distill can read: {start_anew}"
+    assert path.read_bytes() == content
+
+
+def another_teacher() -> dict[str, Any]:
+    teacher = network().eval()
+    torch.nn.init.normal_(teacher.get_parameter("3.weight"))
+    return {"teacher": teacher, "student": rewrite(teacher, depth_multiplier=2).model}
+
+
+OTHER_TRAININGS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "teacher": (another_teacher, "is the checkpoint of a training with another teacher: remove it"),
+    "numbers": (lambda: {"steps": 3, "learning_rate": 1}, "with steps=2 and learning_rate=0.001: remove it"),
+    "held out": (lambda: {"held_out": []}, "of a training with held_out batches: pass them again, or remove it"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TRAININGS)
+def test_a_checkpoint_of_another_training_is_refused(case: str, tmp_path: Path) -> None:
+    make, message = OTHER_TRAININGS[case]
+    student, teacher = pair()
+    path = tmp_path / "checkpoint.pt"
+    options: dict[str, Any] = {"steps": 2, "held_out": batches(1), "checkpoint": path}
+    distill(student, teacher, batches(), **options)
+    written = path.read_bytes()
+    student, teacher = pair()
+    given: dict[str, Any] = {"student": student, "teacher": teacher, **options, **make()}
+    before = copy.deepcopy(given["student"].state_dict())
+    with pytest.raises(InputError, match=re.escape(message)):
+        distill(batches=batches(), **given)
+    assert same(given["student"].state_dict(), before)
+    assert path.read_bytes() == written
+
+
+def test_a_checkpoint_without_held_out_batches_is_not_judged_by_some(tmp_path: Path) -> None:
+    student, teacher = pair()
+    options: dict[str, Any] = {"steps": 2, "checkpoint": tmp_path / "checkpoint.pt"}
+    distill(student, teacher, batches(), **options)
+    with pytest.raises(InputError, match="of a training without held_out batches: pass none, or remove it"):
+        distill(student, teacher, batches(), held_out=batches(1), **options)
+
+
+def test_a_student_better_than_the_checkpoint_stays_as_it_came(tmp_path: Path) -> None:
+    """By the batches held out now, which can be others than the checkpoint was written with."""
+    trained, teacher = pair()
+    distill(trained, teacher, batches(), steps=40)
+    before = copy.deepcopy(trained.state_dict())
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        distill(pair()[0], teacher, stopping_after(7), checkpoint=path, **OPTIONS)
+    done = distill(
+        trained, teacher, batches(), checkpoint=path, **OPTIONS | {"held_out": batches(1, seed=5), "patience": 1}
+    )
+    assert (done.steps, done.best_step) == (5, 0)
+    assert same(trained.state_dict(), before)
+
+
+def test_files_beside_the_checkpoint_are_left_alone(tmp_path: Path) -> None:
+    student, teacher = pair()
+    other = tmp_path / "checkpoint.pt.partial"
+    other.write_text("precious")
+    distill(student, teacher, batches(), steps=2, checkpoint=tmp_path / "checkpoint.pt")
+    assert other.read_text() == "precious"
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.pt", other.name}
 
 
 @pytest.mark.parametrize("count", [0, 3])

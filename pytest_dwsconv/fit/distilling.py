@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from math import inf, isfinite
 from os import PathLike
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.checking import check_alike, check_batches, check_networks, check_numbers, separable_names
+from pytest_dwsconv.fit.checkpoint import START_ANEW, Checkpoint, fingerprint, writable
 from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.matching import (
     Seen,
@@ -84,9 +84,10 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             weights with the least are kept, and after ``patience`` checks without a new least training stops.
         check_every: steps between checks, and between checkpoints.
         patience: checks without improvement before training stops.
-        checkpoint: a file that is written at every check; if it is there already, training goes on from it. With the
-            same batches in the same order, and a student that draws no random numbers, the end is that of a training
-            that was never stopped.
+        checkpoint: a file that is written at every check; if it is there already, training goes on from it, whatever
+            weights the student came with. With the same batches in the same order, and a student that draws no random
+            numbers, the end is that of a training that was never stopped. Teacher, ``steps`` and ``learning_rate``
+            have to be those it was written with, and ``held_out`` given or not as then.
 
     An interrupted or failed training leaves the student with the best weights checked so far, which with ``held_out``
     are never worse than those it came with, and without with the latest; where these are of no use, as the loss is NaN
@@ -98,7 +99,7 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 
     Raises:
         InputError: an argument cannot be used; the student has nothing to train, or gives other tensors than the
-            teacher; the checkpoint is of another student, or cannot be written; there are no batches, or they ended
+            teacher; the checkpoint is of another training, or cannot be written; there are no batches, or they ended
             before ``steps`` and cannot be gone through again; the loss of a step is NaN or infinite.
         TracingError: a network fails on the first of the batches.
     """
@@ -106,7 +107,9 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     check_networks(student, teacher)
     check_batches("batches", batches)
     check_batches("held_out", held_out)
-    path = _writable(checkpoint)
+    path = writable(checkpoint)
+    terms = {"steps": int(steps), "learning_rate": float(learning_rate)}
+    file = Checkpoint(path, {"teacher": fingerprint(teacher), **terms}) if path is not None else None
     names = holders(separable_names(student))
     held = list(held_out)
     stream = _cycle(batches, steps)
@@ -123,9 +126,7 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         ours = stack.enter_context(watching(student, names))
         stack.callback(_set_training, flags)
         training = _Training(student, teacher, (ours, theirs), (names, held, held_wanted), learning_rate, steps)
-        if path is not None and path.exists():
-            training.load(path)
-        return _train(training, chain([first], stream), check_every, patience, path)
+        return _train(training, chain([first], stream), check_every, patience, file)
 
 
 @contextmanager
@@ -208,7 +209,7 @@ class _Training:
         """Note the held-out loss, and the weights where it is the least so far; NaN never is."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
             self._stop(f"the student's weights are not finite after {self.step} steps")
-        loss = mean_mismatch(self.student, self.names, self.held, self.held_wanted, inner=0.0)
+        loss = self.held_out_loss()
         if loss is None:
             return
         least = inf if self.best is None else self.history[self.best_step]
@@ -216,55 +217,71 @@ class _Training:
         if loss < least:
             self.best_step, self.best = self.step, snapshot(self.student.state_dict())
 
+    def held_out_loss(self) -> float | None:
+        return mean_mismatch(self.student, self.names, self.held, self.held_wanted, inner=0.0)
+
     @property
     def waited(self) -> int:
         """Checks since the least held-out loss."""
         return sum(step > self.best_step for step in self.history)
 
-    def save(self, path: Path) -> None:
-        """Write everything needed to go on, by way of a second file, so that there is always a whole one."""
-        if place_in_group()[0]:
-            return
+    def save(self, checkpoint: Checkpoint) -> None:
         names = ("step", "best_step", "history", "best")
-        state = {name: getattr(self, name) for name in names} | {
-            "student": self.student.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        }
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        parts = {name: getattr(self, name).state_dict() for name in ("student", "optimiser", "schedule")}
+        checkpoint.write({name: getattr(self, name) for name in names} | parts)
 
-    def load(self, path: Path) -> None:
-        found = snapshot(self.student.state_dict())
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from what was saved, if anything was; called once ``begin`` has judged the student as it came."""
+        state = checkpoint.read()
+        if state is None:
+            return
+        if bool(state["history"]) != bool(self.history):
+            had, again = ("with", "pass them again") if state["history"] else ("without", "pass none")
+            raise InputError(
+                f"{checkpoint.path} is the checkpoint of a training {had} held_out batches: {again}, or {START_ANEW}"
+            )
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.student.load_state_dict(state["student"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.schedule.load_state_dict(state["schedule"])
-            self.step, self.best_step = state["step"], state["best_step"]
-            self.history, self.best = state["history"], state["best"]
-        except Exception as error:  # whatever a file that is no checkpoint makes torch raise
-            self.student.load_state_dict(found)
-            raise InputError(f"{path} is not a checkpoint of this student: {error}; remove it to start anew") from error
+            self._take(state)
+        except Exception as error:  # whatever the state of something else makes torch raise
+            self.student.load_state_dict(self.came)
+            raise InputError(f"{checkpoint.path} is not a checkpoint of this student: {START_ANEW}") from error
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        came = self.history
+        self.step, self.best_step = state["step"], state["best_step"]
+        self.history, self.best = state["history"], state["best"]
+        if self.best is not None:
+            self._judge_again(self.best, came[0])
+        for name in ("student", "optimiser", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+
+    def _judge_again(self, best: Mapping[str, Any], came: float) -> None:
+        """The best weights saved, by what is held out now; the student may have come with better ones."""
+        self.student.load_state_dict(best)
+        loss = self.held_out_loss()
+        if loss is not None and loss <= came:
+            self.history[self.best_step] = loss
+        else:
+            self.history[0], self.best_step, self.best = came, 0, self.came
 
 
 def _train(
-    training: _Training, batches: Iterator[Any], check_every: int, patience: int, path: Path | None
+    training: _Training, batches: Iterator[Any], check_every: int, patience: int, checkpoint: Checkpoint | None
 ) -> Distilled:
-    if not training.step:
-        training.begin()
-    ended = training.step >= training.steps or training.waited >= patience
-    stream = () if ended else islice(batches, training.step, training.steps)
     try:
+        training.begin()
+        if checkpoint is not None:
+            training.load(checkpoint)
+        ended = training.step >= training.steps or training.waited >= patience
+        stream = () if ended else islice(batches, training.step, training.steps)
         with tqdm(stream, initial=training.step, total=training.steps, disable=None, unit="step") as bar:
             for batch in bar:
                 training.train(batch)
                 if training.step % check_every and training.step < training.steps:
                     continue
                 training.check()
-                if path is not None:
-                    training.save(path)
+                if checkpoint is not None:
+                    training.save(checkpoint)
                 if training.history:
                     bar.set_postfix(held_out=f"{training.history[training.step]:.4f}")
                 if training.waited >= patience:
@@ -289,19 +306,3 @@ def _cycle(batches: Batches, steps: int) -> Iterator[Any]:
         f"batches ended after {count} of {steps} steps: what is gone through but once, as a generator, has to give "
         "one for every step; pass a list or a data loader, which start again"
     )
-
-
-def _writable(checkpoint: str | PathLike[str] | None) -> Path | None:
-    if checkpoint is None:
-        return None
-    try:
-        path = Path(checkpoint)
-        if path.is_dir():
-            raise IsADirectoryError("it is a directory")
-        if not place_in_group()[0]:
-            trial = path.with_name(path.name + ".partial")
-            trial.touch()
-            trial.unlink()
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint must be a file that can be written, not {checkpoint!r}: {error}") from error
-    return path
