@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -168,6 +171,40 @@ def test_an_interrupted_training_without_held_out_batches_leaves_the_latest_weig
     with pytest.raises(Stop):
         distill(stopped, teacher, stopping_after(3), steps=20)
     assert error(stopped, teacher) < error(untrained, teacher)
+
+
+STOPPED_BY_TWO = """
+import sys
+import torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from test_distilling import OPTIONS, Stop, batches, distill, pair
+
+dist.init_process_group("gloo")
+student, teacher = pair()
+
+def own():
+    yield from batches(7, seed=dist.get_rank())
+    raise Stop
+
+try:
+    distill(student, teacher, own(), **OPTIONS)
+except Stop:
+    pass
+both = [None, None]
+dist.all_gather_object(both, student.state_dict())
+assert all(torch.equal(value, both[1][name]) for name, value in both[0].items())
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_keep_the_same_statistics_of_normalisation(tmp_path: Path) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED_BY_TWO)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, str(script), str(Path(__file__).parent)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:

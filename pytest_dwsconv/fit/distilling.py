@@ -11,6 +11,7 @@ from os import PathLike
 from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -209,6 +210,7 @@ class _Training:
         """Note the held-out loss, and the weights where it is the least so far; NaN never is."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
             self._stop(f"the student's weights are not finite after {self.step} steps")
+        _share_buffers(self.student)
         loss = self.held_out_loss()
         if loss is None:
             return
@@ -263,6 +265,16 @@ class _Training:
             self.history[self.best_step] = loss
         else:
             self.history[0], self.best_step, self.best = came, 0, self.came
+
+
+@torch.no_grad()
+def _share_buffers(network: nn.Module) -> None:
+    """Give all processes those of the first, as the next step would: all judge and keep what the checkpoint has."""
+    if place_in_group()[1] > 1:
+        for buffer in network.buffers():
+            shared = buffer.contiguous()
+            dist.broadcast(shared, 0)
+            buffer.copy_(shared)
 
 
 def _train(
