@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.distilling import distill
+from pytest_dwsconv.fit.matching import fast_layout, mean_mismatch, seen
 from pytest_dwsconv.rewriting import rewrite
 
 
@@ -65,14 +69,42 @@ def test_training_stops_when_held_out_data_gain_no_more() -> None:
     assert same(student.state_dict(), before)
 
 
-def test_an_error_that_is_not_a_number_is_never_the_least() -> None:
+def with_nan(count: int) -> list[Tensor]:
+    """Batches of which the last has one value that is no number."""
+    made = batches(count)
+    made[-1][0, 0, 0, 0] = math.nan
+    return made
+
+
+@pytest.mark.parametrize("held_out", [[], batches(1)])
+def test_a_loss_that_is_not_a_number_ends_training(held_out: list[Tensor]) -> None:
+    options: dict[str, Any] = {"steps": 9, "held_out": held_out, "check_every": 2}
     student, teacher = pair()
     before = copy.deepcopy(student.state_dict())
-    blinding = [torch.full((16, 8, 8, 8), math.nan)]
-    done = distill(student, teacher, blinding, steps=2, held_out=batches(1), check_every=1)
-    assert [math.isnan(loss) for loss in done.held_out_loss.values()] == [False, True, True]
-    assert done.best_step == 0
+    with pytest.raises(InputError, match="the loss of step 4 is nan: lower learning_rate, take NaN"):
+        distill(student, teacher, with_nan(4), **options)
+    stopped, teacher = pair()
+    with pytest.raises(Stop):
+        distill(stopped, teacher, stopping_after(3), **options)
+    assert same(student.state_dict(), stopped.state_dict() if held_out else before)
+
+
+def test_weights_too_small_a_type_for_training_leave_the_student_as_it_was() -> None:
+    student, teacher = (network.half() for network in pair())
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(InputError, match=r"not finite after 1 steps: .* or use float32"):
+        distill(student, teacher, [x.half() for x in batches()], steps=1)
     assert same(student.state_dict(), before)
+
+
+def test_gradients_are_left_as_they_were() -> None:
+    student, teacher = pair()
+    first, *others = student.parameters()
+    first.grad = gradient = torch.ones_like(first)
+    distill(student, teacher, batches(), steps=2)
+    assert first.grad is gradient
+    assert bool((gradient == 1).all())
+    assert all(parameter.grad is None for parameter in others)
 
 
 class Stop(KeyboardInterrupt):
@@ -141,18 +173,123 @@ def test_an_interrupted_training_without_held_out_batches_leaves_the_latest_weig
     assert error(stopped, teacher) < error(untrained, teacher)
 
 
+STOPPED_BY_TWO = """
+import sys
+import torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from test_distilling import OPTIONS, Stop, batches, distill, pair
+
+dist.init_process_group("gloo")
+student, teacher = pair()
+
+def own():
+    yield from batches(7, seed=dist.get_rank())
+    raise Stop
+
+try:
+    distill(student, teacher, own(), **OPTIONS)
+except Stop:
+    pass
+both = [None, None]
+dist.all_gather_object(both, student.state_dict())
+assert all(torch.equal(value, both[1][name]) for name, value in both[0].items())
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_keep_the_same_statistics_of_normalisation(tmp_path: Path) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED_BY_TWO)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, str(script), str(Path(__file__).parent)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     student, teacher = pair()
     path = tmp_path / "checkpoint.pt"
     distill(student, teacher, batches(), steps=2, checkpoint=path)
     other = rewrite(teacher).model
     before = copy.deepcopy(other.state_dict())
-    with pytest.raises(InputError, match="is not a checkpoint of this student"):
+    with pytest.raises(InputError, match="is not a checkpoint of this student: remove it to start anew"):
         distill(other, teacher, batches(), steps=2, checkpoint=path)
     assert same(other.state_dict(), before)
-    path.write_bytes(b"?")
-    with pytest.raises(InputError, match="remove it to start anew"):
+
+
+@pytest.mark.parametrize("content", [b"", b"?", b"some text\nin two lines\n"])
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+    student, teacher = pair()
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as raised:
         distill(student, teacher, batches(), steps=2, checkpoint=path)
+    start_anew = "remove it to start anew, or pass another path"
+    assert str(raised.value) == f"{path} is not a checkpoint that distill can read: {start_anew}"
+    assert path.read_bytes() == content
+
+
+def another_teacher() -> dict[str, Any]:
+    teacher = network().eval()
+    torch.nn.init.normal_(teacher.get_parameter("3.weight"))
+    return {"teacher": teacher, "student": rewrite(teacher, depth_multiplier=2).model}
+
+
+OTHER_TRAININGS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "teacher": (another_teacher, "is the checkpoint of a training with another teacher: remove it"),
+    "numbers": (lambda: {"steps": 3, "learning_rate": 1}, "with steps=2 and learning_rate=0.001: remove it"),
+    "held out": (lambda: {"held_out": []}, "of a training with held_out batches: pass them again, or remove it"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TRAININGS)
+def test_a_checkpoint_of_another_training_is_refused(case: str, tmp_path: Path) -> None:
+    make, message = OTHER_TRAININGS[case]
+    student, teacher = pair()
+    path = tmp_path / "checkpoint.pt"
+    options: dict[str, Any] = {"steps": 2, "held_out": batches(1), "checkpoint": path}
+    distill(student, teacher, batches(), **options)
+    written = path.read_bytes()
+    student, teacher = pair()
+    given: dict[str, Any] = {"student": student, "teacher": teacher, **options, **make()}
+    before = copy.deepcopy(given["student"].state_dict())
+    with pytest.raises(InputError, match=re.escape(message)):
+        distill(batches=batches(), **given)
+    assert same(given["student"].state_dict(), before)
+    assert path.read_bytes() == written
+
+
+def test_a_checkpoint_without_held_out_batches_is_not_judged_by_some(tmp_path: Path) -> None:
+    student, teacher = pair()
+    options: dict[str, Any] = {"steps": 2, "checkpoint": tmp_path / "checkpoint.pt"}
+    distill(student, teacher, batches(), **options)
+    with pytest.raises(InputError, match="of a training without held_out batches: pass none, or remove it"):
+        distill(student, teacher, batches(), held_out=batches(1), **options)
+
+
+def test_a_student_better_than_the_checkpoint_stays_as_it_came(tmp_path: Path) -> None:
+    """By the batches held out now, which can be others than the checkpoint was written with."""
+    trained, teacher = pair()
+    distill(trained, teacher, batches(), steps=40)
+    before = copy.deepcopy(trained.state_dict())
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        distill(pair()[0], teacher, stopping_after(7), checkpoint=path, **OPTIONS)
+    done = distill(
+        trained, teacher, batches(), checkpoint=path, **OPTIONS | {"held_out": batches(1, seed=5), "patience": 1}
+    )
+    assert (done.steps, done.best_step) == (5, 0)
+    assert same(trained.state_dict(), before)
+
+
+def test_files_beside_the_checkpoint_are_left_alone(tmp_path: Path) -> None:
+    student, teacher = pair()
+    other = tmp_path / "checkpoint.pt.partial"
+    other.write_text("precious")
+    distill(student, teacher, batches(), steps=2, checkpoint=tmp_path / "checkpoint.pt")
+    assert other.read_text() == "precious"
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.pt", other.name}
 
 
 @pytest.mark.parametrize("count", [0, 3])
@@ -196,6 +333,11 @@ def auxiliary() -> nn.Module:
     return student
 
 
+def made_for_inference(role: str) -> dict[str, nn.Module]:
+    with torch.inference_mode():
+        return {role: copy.deepcopy(pair()[role == "teacher"])}
+
+
 REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     **{
         f"{name} {value}": (partial(dict, [(name, value)]), f"{name} must be a whole number from 1, not {value!r}")
@@ -220,6 +362,11 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "another teacher": (lambda: {"teacher": Renamed().eval()}, "teacher, a Renamed, has no module '0'"),
     "other outputs": (lambda: {"teacher": wider()}, "the outputs on the first of batches are [(16, 5)] and [(16, 7)]"),
     "more in training": (lambda: {"student": auxiliary()}, "are [(16, 5), (16, 5)] and [(16, 5)]"),
+    **{
+        f"inference {role}": (partial(made_for_inference, role), f"{role} was made under torch.inference_mode")
+        for role in ("student", "teacher")
+    },
+    "NaN held out": (lambda: {"held_out": with_nan(2)}, "on held_out is nan before any training: "),
     "one tensor": (lambda: {"batches": batches()[0]}, "batches is one tensor, not batches"),
     "one tensor held out": (lambda: {"held_out": batches()[0]}, "held_out is one tensor, not batches"),
     "no batches": (lambda: {"batches": 5}, "batches must be batches, as a list or a data loader gives them, not int"),
@@ -269,7 +416,49 @@ def test_statistics_of_normalisation_rest_in_the_last_quarter() -> None:
 
 def test_training_under_no_grad_and_inference_mode() -> None:
     student, teacher = pair()
-    before, made = error(student, teacher), batches()
+    before = error(student, teacher)
     with torch.inference_mode():
-        distill(student, teacher, made, steps=10, learning_rate=1e-2)
+        made = [x * 1 for x in batches()]
+        distill(student, teacher, made, steps=10, learning_rate=1e-2, held_out=made[:1])
     assert error(student, teacher) < before
+
+
+class Counting(nn.Module):
+    """It writes a buffer in place, and has extra state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = network()
+        self.register_buffer("calls", torch.zeros(()))
+        self.notes = ["as made"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        calls = self.get_buffer("calls")
+        calls += 1
+        out: Tensor = self.features(x)
+        return out
+
+    def get_extra_state(self) -> dict[str, list[str]]:
+        return {"notes": self.notes}
+
+    def set_extra_state(self, state: dict[str, list[str]]) -> None:
+        self.notes = state["notes"]
+
+
+def test_buffers_that_a_forward_writes_and_extra_state(tmp_path: Path) -> None:
+    teacher = Counting().eval()
+    student = rewrite(teacher).model
+    path = tmp_path / "checkpoint.pt"
+    for _ in range(2):
+        distill(student, teacher, batches(), steps=3, held_out=batches(2), check_every=1, checkpoint=path)
+        assert teacher.get_buffer("calls") == 0
+        assert student.get_buffer("calls") <= 3, "checks count, too"
+        assert student.get_extra_state() == {"notes": ["as made"]}
+
+
+def test_measuring_leaves_buffers_as_they_were() -> None:
+    model, held = Counting(), batches(2)
+    wanted = seen(model, ["features.0"], held)
+    assert mean_mismatch(model, ["features.0"], held, wanted) == 0
+    fast_layout(model, held[0])
+    assert model.get_buffer("calls") == 0

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
-from math import inf
-from numbers import Integral, Real
+from math import inf, isfinite
 from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pytest_dwsconv.errors import InputError, TracingError
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.checking import check_alike, check_batches, check_networks, check_numbers, separable_names
+from pytest_dwsconv.fit.checkpoint import START_ANEW, Checkpoint, fingerprint, writable
 from pytest_dwsconv.fit.locating import NORMS
-from pytest_dwsconv.fit.matching import Seen, holders, mean_mismatch, mismatch, restore, seen, snapshot, watching
-from pytest_dwsconv.fit.moments import place_in_group
+from pytest_dwsconv.fit.matching import (
+    Seen,
+    buffers_as_found,
+    holders,
+    mean_mismatch,
+    mismatch,
+    seen,
+    snapshot,
+    watching,
+)
+from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.recovery import BETAS, warm_cosine
 from pytest_dwsconv.preserving import as_found
-from pytest_dwsconv.separable import SeparableConvNd
 
 Batches = Iterable[Any]
 
@@ -76,45 +85,59 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             weights with the least are kept, and after ``patience`` checks without a new least training stops.
         check_every: steps between checks, and between checkpoints.
         patience: checks without improvement before training stops.
-        checkpoint: a file that is written at every check; if it is there already, training goes on from it. With the
-            same batches in the same order, and a student that draws no random numbers, the end is that of a training
-            that was never stopped.
+        checkpoint: a file that is written at every check; if it is there already, training goes on from it, whatever
+            weights the student came with. With the same batches in the same order, and a student that draws no random
+            numbers, the end is that of a training that was never stopped. Teacher, ``steps`` and ``learning_rate``
+            have to be those it was written with, and ``held_out`` given or not as then.
 
     An interrupted or failed training leaves the student with the best weights checked so far, which with ``held_out``
-    are never worse than those it came with, and without with the latest. What is raised below, except for batches
-    that end too early, is raised before any training, with student and teacher as found.
+    are never worse than those it came with, and without with the latest; where these are of no use, as the loss is NaN
+    or infinite, with those it came with. What is raised below, except for such a loss and for batches that end too
+    early, is raised before any training, with student and teacher as found.
 
     Returns:
         The steps taken, the step whose weights the student has, and the held-out errors.
 
     Raises:
         InputError: an argument cannot be used; the student has nothing to train, or gives other tensors than the
-            teacher; the checkpoint is of another student, or cannot be written; there are no batches, or they ended
-            before ``steps`` and cannot be gone through again.
+            teacher; the checkpoint is of another training, or cannot be written; there are no batches, or they ended
+            before ``steps`` and cannot be gone through again; the loss of a step is NaN or infinite.
         TracingError: a network fails on the first of the batches.
     """
-    _check_numbers(learning_rate, steps=steps, check_every=check_every, patience=patience)
-    _check_networks(student, teacher)
-    _check_batches("batches", batches)
-    _check_batches("held_out", held_out)
-    path = _writable(checkpoint)
-    names = holders(_separable(student))
+    check_numbers(learning_rate, steps=steps, check_every=check_every, patience=patience)
+    check_networks(student, teacher)
+    check_batches("batches", batches)
+    check_batches("held_out", held_out)
+    path = writable(checkpoint)
+    terms = {"steps": int(steps), "learning_rate": float(learning_rate)}
+    file = Checkpoint(path, {"teacher": fingerprint(teacher), **terms}) if path is not None else None
+    names = holders(separable_names(student))
     held = list(held_out)
     stream = _cycle(batches, steps)
     first = next(stream)
     for what, batch in (("batches", first), *(("held_out", one) for one in held[:1])):
-        _check_alike(student, teacher, names, what, batch)
+        check_alike(student, teacher, names, what, batch)
     held_wanted = seen(teacher, names, held)
     flags = {module: module.training for module in student.modules()}
     with ExitStack() as stack:
+        stack.enter_context(_gradients_as_found(student))
+        stack.enter_context(buffers_as_found(teacher))
         stack.enter_context(as_found(list(teacher.modules())))
         theirs = stack.enter_context(watching(teacher, names))
         ours = stack.enter_context(watching(student, names))
         stack.callback(_set_training, flags)
         training = _Training(student, teacher, (ours, theirs), (names, held, held_wanted), learning_rate, steps)
-        if path is not None and path.exists():
-            training.load(path)
-        return _train(training, chain([first], stream), check_every, patience, path)
+        return _train(training, chain([first], stream), check_every, patience, file)
+
+
+@contextmanager
+def _gradients_as_found(network: nn.Module) -> Iterator[None]:
+    found = [(parameter, parameter.grad) for parameter in network.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in found:
+            parameter.grad = gradient
 
 
 def _set_training(flags: Mapping[nn.Module, bool]) -> None:
@@ -142,7 +165,8 @@ class _Training:
         self.schedule = warm_cosine(self.optimiser, steps)
         self.steps, self.step, self.best_step = steps, 0, 0
         self.history: dict[int, float] = {}
-        self.best: dict[str, Tensor] | None = None
+        self.came = snapshot(student.state_dict())
+        self.best: dict[str, Any] | None = None
         self.run: nn.Module = student
         if place_in_group()[1] > 1:
             self.run = nn.parallel.DistributedDataParallel(student)
@@ -158,14 +182,36 @@ class _Training:
             for norm in self.norms:
                 norm.eval()
         self.optimiser.zero_grad()
-        self.loss(batch).backward()
+        loss = self.loss(batch)
+        self._check_finite(loss)
+        loss.backward()
         self.optimiser.step()
         self.schedule.step()
         self.step += 1
 
+    def _check_finite(self, loss: Tensor) -> None:
+        """Stop before anything is learned from a loss that no weights can lessen; in all processes, or none."""
+        total = loss.detach().float().clone()
+        all_reduce(total)
+        if not isfinite(float(total)):
+            self._stop(f"the loss of step {self.step + 1} is {float(total)}")
+
+    def _stop(self, reason: str) -> NoReturn:
+        self.student.load_state_dict(self.came)
+        raise InputError(f"{reason}: lower learning_rate, take NaN and infinity out of the batches, or use float32")
+
+    def begin(self) -> None:
+        """Check the student as it came: what cannot be judged then, never can."""
+        self.check()
+        if not all(isfinite(loss) for loss in self.history.values()):
+            self._stop(f"the error of the outputs on held_out is {self.history[0]} before any training")
+
     def check(self) -> None:
         """Note the held-out loss, and the weights where it is the least so far; NaN never is."""
-        loss = mean_mismatch(self.student, self.names, self.held, self.held_wanted, inner=0.0)
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            self._stop(f"the student's weights are not finite after {self.step} steps")
+        _share_buffers(self.student)
+        loss = self.held_out_loss()
         if loss is None:
             return
         least = inf if self.best is None else self.history[self.best_step]
@@ -173,55 +219,81 @@ class _Training:
         if loss < least:
             self.best_step, self.best = self.step, snapshot(self.student.state_dict())
 
+    def held_out_loss(self) -> float | None:
+        return mean_mismatch(self.student, self.names, self.held, self.held_wanted, inner=0.0)
+
     @property
     def waited(self) -> int:
         """Checks since the least held-out loss."""
         return sum(step > self.best_step for step in self.history)
 
-    def save(self, path: Path) -> None:
-        """Write everything needed to go on, by way of a second file, so that there is always a whole one."""
-        if place_in_group()[0]:
-            return
+    def save(self, checkpoint: Checkpoint) -> None:
         names = ("step", "best_step", "history", "best")
-        state = {name: getattr(self, name) for name in names} | {
-            "student": self.student.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        }
-        partial = path.with_name(path.name + ".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        parts = {name: getattr(self, name).state_dict() for name in ("student", "optimiser", "schedule")}
+        checkpoint.write({name: getattr(self, name) for name in names} | parts)
 
-    def load(self, path: Path) -> None:
-        found = snapshot(self.student.state_dict())
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from what was saved, if anything was; called once ``begin`` has judged the student as it came."""
+        state = checkpoint.read()
+        if state is None:
+            return
+        if bool(state["history"]) != bool(self.history):
+            had, again = ("with", "pass them again") if state["history"] else ("without", "pass none")
+            raise InputError(
+                f"{checkpoint.path} is the checkpoint of a training {had} held_out batches: {again}, or {START_ANEW}"
+            )
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.student.load_state_dict(state["student"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.schedule.load_state_dict(state["schedule"])
-            self.step, self.best_step = state["step"], state["best_step"]
-            self.history, self.best = state["history"], state["best"]
-        except Exception as error:  # whatever a file that is no checkpoint makes torch raise
-            self.student.load_state_dict(found)
-            raise InputError(f"{path} is not a checkpoint of this student: {error}; remove it to start anew") from error
+            self._take(state)
+        except Exception as error:  # whatever the state of something else makes torch raise
+            self.student.load_state_dict(self.came)
+            raise InputError(f"{checkpoint.path} is not a checkpoint of this student: {START_ANEW}") from error
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        came = self.history
+        self.step, self.best_step = state["step"], state["best_step"]
+        self.history, self.best = state["history"], state["best"]
+        if self.best is not None:
+            self._judge_again(self.best, came[0])
+        for name in ("student", "optimiser", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+
+    def _judge_again(self, best: Mapping[str, Any], came: float) -> None:
+        """The best weights saved, by what is held out now; the student may have come with better ones."""
+        self.student.load_state_dict(best)
+        loss = self.held_out_loss()
+        if loss is not None and loss <= came:
+            self.history[self.best_step] = loss
+        else:
+            self.history[0], self.best_step, self.best = came, 0, self.came
+
+
+@torch.no_grad()
+def _share_buffers(network: nn.Module) -> None:
+    """Give all processes those of the first, as the next step would: all judge and keep what the checkpoint has."""
+    if place_in_group()[1] > 1:
+        for buffer in network.buffers():
+            shared = buffer.contiguous()
+            dist.broadcast(shared, 0)
+            buffer.copy_(shared)
 
 
 def _train(
-    training: _Training, batches: Iterator[Any], check_every: int, patience: int, path: Path | None
+    training: _Training, batches: Iterator[Any], check_every: int, patience: int, checkpoint: Checkpoint | None
 ) -> Distilled:
-    if not training.step:
-        training.check()
-    ended = training.step >= training.steps or training.waited >= patience
-    stream = () if ended else islice(batches, training.step, training.steps)
     try:
+        training.begin()
+        if checkpoint is not None:
+            training.load(checkpoint)
+        ended = training.step >= training.steps or training.waited >= patience
+        stream = () if ended else islice(batches, training.step, training.steps)
         with tqdm(stream, initial=training.step, total=training.steps, disable=None, unit="step") as bar:
             for batch in bar:
                 training.train(batch)
                 if training.step % check_every and training.step < training.steps:
                     continue
                 training.check()
-                if path is not None:
-                    training.save(path)
+                if checkpoint is not None:
+                    training.save(checkpoint)
                 if training.history:
                     bar.set_postfix(held_out=f"{training.history[training.step]:.4f}")
                 if training.waited >= patience:
@@ -246,95 +318,3 @@ def _cycle(batches: Batches, steps: int) -> Iterator[Any]:
         f"batches ended after {count} of {steps} steps: what is gone through but once, as a generator, has to give "
         "one for every step; pass a list or a data loader, which start again"
     )
-
-
-def _check_batches(name: str, batches: Any) -> None:
-    if isinstance(batches, Tensor):
-        raise InputError(f"{name} is one tensor, not batches: pass {name}=images.split(128)")
-    if isinstance(batches, (str, Mapping)) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
-        raise InputError(f"{name} must be batches, as a list or a data loader gives them, not {type(batches).__name__}")
-
-
-def _check_numbers(learning_rate: Any, **counts: Any) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise InputError(f"{name} must be a whole number from 1, not {value!r}")
-    if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real) or not 0 < float(learning_rate) < inf:
-        raise InputError(f"learning_rate must be a finite number above 0, not {learning_rate!r}")
-
-
-def _check_networks(student: Any, teacher: Any) -> None:
-    for name, network in (("student", student), ("teacher", teacher)):
-        if not isinstance(network, nn.Module):
-            raise InputError(f"{name} must be a torch.nn.Module, not {type(network).__name__}: rewrite gives .model")
-    if not _separable(student):
-        raise InputError(
-            f"student, a {type(student).__name__}, has no separable convolution: pass what was rewritten as student, "
-            "and the original as teacher"
-        )
-    theirs = {id(parameter) for parameter in teacher.parameters()}
-    if any(id(parameter) in theirs for parameter in student.parameters()):
-        raise InputError("student and teacher share parameters, so that both would be trained: rewrite a copy")
-    if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise InputError("student has no parameter that can be trained: call student.requires_grad_(True) first")
-    missing = set(holders(_separable(student))) - dict(teacher.named_modules()).keys()
-    if missing:
-        raise InputError(
-            f"teacher, a {type(teacher).__name__}, has no module {min(missing)!r}, whose outputs the student has to "
-            "give: pass the network that was rewritten"
-        )
-
-
-def _separable(network: nn.Module) -> list[str]:
-    return [name for name, module in network.named_modules() if isinstance(module, SeparableConvNd)]
-
-
-def _writable(checkpoint: str | PathLike[str] | None) -> Path | None:
-    if checkpoint is None:
-        return None
-    try:
-        path = Path(checkpoint)
-        if path.is_dir():
-            raise IsADirectoryError("it is a directory")
-        if not place_in_group()[0]:
-            trial = path.with_name(path.name + ".partial")
-            trial.touch()
-            trial.unlink()
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint must be a file that can be written, not {checkpoint!r}: {error}") from error
-    return path
-
-
-def _check_alike(student: nn.Module, teacher: nn.Module, names: Sequence[str], what: str, batch: Any) -> None:
-    """Both networks on one batch, as training will run them: what cannot be compared is found before it starts."""
-    wanted = _shapes("teacher", teacher, names, what, batch, training=False)
-    found = _shapes("student", student, names, what, batch, training=what == "batches")
-    if not wanted["outputs"]:
-        raise InputError("teacher gives no output of floating point, so there is nothing to learn from")
-    for place, shapes in wanted.items():
-        if found.get(place) != shapes:
-            raise InputError(
-                f"student and teacher must give tensors of the same shapes, but the {place} on the first of {what} "
-                f"are {found.get(place)} and {shapes}: pass the network that was rewritten as teacher"
-            )
-
-
-def _shapes(
-    role: str, network: nn.Module, names: Sequence[str], what: str, batch: Any, *, training: bool
-) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes of the outputs, and of what the named modules give; the network is left as it was."""
-    buffers = dict(network.named_buffers())
-    saved = snapshot(buffers)
-    with as_found(list(network.modules())), torch.no_grad(), watching(network, names) as see:
-        network.train(training)
-        try:
-            given = see(network, batch)
-        except Exception as error:  # whatever the user's own forward raises
-            raise TracingError(
-                f"{role} failed on the first of {what}: {type(error).__name__}: {error}; {what} must give inputs of "
-                "the network, without labels"
-            ) from error
-        finally:
-            restore(buffers, saved)
-    inner = {f"outputs of {name}": tensors for name, tensors in given.inner.items()}
-    return {place: [tuple(one.shape) for one in ones] for place, ones in {"outputs": given.outputs, **inner}.items()}

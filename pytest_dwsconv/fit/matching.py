@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
 
     def see(runner: nn.Module, batch: Any) -> Seen:
         inner.clear()
-        args, kwargs = arguments(batch)
+        args, kwargs = tree_map(_normal, arguments(batch))
         outputs = floating(runner(*args, **kwargs))
         return Seen(outputs, dict(inner))
 
@@ -44,10 +45,26 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
             handle.remove()
 
 
+def _normal(leaf: Any) -> Any:
+    """Autograd keeps nothing that was made under inference mode, but takes a copy of it."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+
+@contextmanager
+def buffers_as_found(model: nn.Module) -> Iterator[None]:
+    """Put back what the forward writes into buffers in place; those of inference mode cannot be written here."""
+    buffers = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_inference()}
+    saved = snapshot(buffers)
+    try:
+        yield
+    finally:
+        restore(buffers, saved)
+
+
 @torch.no_grad()
 def seen(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> list[Seen]:
     """What the model gives for each batch in evaluation mode."""
-    with as_found(list(model.modules())), watching(model, names) as see:
+    with buffers_as_found(model), as_found(list(model.modules())), watching(model, names) as see:
         return [see(model, batch) for batch in batches]
 
 
@@ -59,7 +76,8 @@ def fast_layout(model: nn.Module, batch: Any) -> Callable[[Any], Any]:
     """
     changed = tree_map(_channels_last, batch)
     try:
-        pairs = list(zip(_outputs(model, batch), _outputs(model, changed), strict=True))
+        with buffers_as_found(model):
+            pairs = list(zip(_outputs(model, batch), _outputs(model, changed), strict=True))
     except RuntimeError:
         return lambda batch: batch
     alike = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in pairs)
@@ -104,15 +122,18 @@ def mean_mismatch(
 ) -> float | None:
     """The mean over batches, of all processes, in evaluation mode; None without any."""
     sums = torch.zeros(2, dtype=torch.float64)
-    with as_found(list(model.modules())), watching(model, names) as see:
+    with buffers_as_found(model), as_found(list(model.modules())), watching(model, names) as see:
         for batch, target in zip(batches, wanted, strict=True):
             sums += torch.tensor([float(mismatch(see(model, batch), target, inner)), 1.0], dtype=torch.float64)
     all_reduce(sums)
     return float(sums[0] / sums[1]) if float(sums[1]) else None
 
 
-def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+def snapshot(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of tensors, or of a state_dict, which can hold a module's extra state beside them."""
+    return {
+        name: value.detach().clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in state.items()
+    }
 
 
 @torch.no_grad()
