@@ -18,6 +18,7 @@ from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.allocating import Budgets, allocate, parse_budgets
+from pytest_dwsconv.fit.matching import buffers_as_found
 from pytest_dwsconv.planning import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replacing import (
@@ -170,7 +171,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         choices = _choices(target, before, depth_multiplier, wanted, init)
     else:
         choices = {entry.name: [entry] for entry in _planned(target, before, batches, wanted, budget).entries}
-    with _own_buffers_as_found(target):
+    with buffers_as_found(target, besides=_statistics(target)):  # those are the fit's to set
         fit = _calibrated(target, choices, batches) if init == FIT and choices else None
         plan = Plan(
             tuple(fit.fitted[name].entry if fit and name in fit.fitted else few[0] for name, few in choices.items())
@@ -255,19 +256,9 @@ def _output_errors(fit: Calibration | None) -> tuple[dict[str, float], dict[str,
     )
 
 
-@contextmanager
-def _own_buffers_as_found(model: nn.Module) -> Iterator[None]:
-    """Put back what forwards write into buffers, such as a count of calls; those of normalisation are the fit's."""
-    norms = {id(b) for module in model.modules() if isinstance(module, _BatchNorm) for b in module.buffers()}
-    buffers = [b for b in model.buffers() if id(b) not in norms and not b.is_inference()]  # the last cannot be written
-    saved = [(buffer, buffer._version, buffer.detach().clone()) for buffer in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, version, value in saved:
-                if buffer._version != version:
-                    buffer.copy_(value)
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """The buffers of batch normalisation."""
+    return [buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers()]
 
 
 @contextmanager

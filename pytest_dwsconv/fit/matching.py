@@ -51,9 +51,10 @@ def _normal(leaf: Any) -> Any:
 
 
 @contextmanager
-def buffers_as_found(model: nn.Module) -> Iterator[None]:
+def buffers_as_found(model: nn.Module, besides: Sequence[Tensor] = ()) -> Iterator[None]:
     """Put back what the forward writes into buffers in place; those of inference mode cannot be written here."""
-    buffers = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_inference()}
+    left = set(map(id, besides))
+    buffers = {name: b for name, b in model.named_buffers() if not b.is_inference() and id(b) not in left}
     saved = snapshot(buffers)
     try:
         yield
