@@ -93,8 +93,15 @@ def test_weights_too_small_a_type_for_training_leave_the_student_as_it_was() -> 
     student, teacher = (network.half() for network in pair())
     before = copy.deepcopy(student.state_dict())
     with pytest.raises(InputError, match=r"not finite after 1 steps: .* or use float32"):
-        distill(student, teacher, [x.half() for x in batches()], steps=1)
+        distill(student, teacher, [x.half() for x in batches()], steps=1, learning_rate=1.3e5)
     assert same(student.state_dict(), before)
+
+
+def test_half_precision_is_trained() -> None:
+    student, teacher = (network.half() for network in pair())
+    data = [x.half() for x in batches()]
+    found = distill(student, teacher, data, steps=40, learning_rate=1e-2, held_out=data)
+    assert found.held_out_loss[found.best_step] < found.held_out_loss[0]
 
 
 def test_gradients_are_left_as_they_were() -> None:
@@ -419,7 +426,7 @@ def test_training_under_no_grad_and_inference_mode() -> None:
     before = error(student, teacher)
     with torch.inference_mode():
         made = [x * 1 for x in batches()]
-        distill(student, teacher, made, steps=10, learning_rate=1e-2, held_out=made[:1])
+        distill(student, teacher, made, steps=40, learning_rate=1e-2, held_out=made[:1])
     assert error(student, teacher) < before
 
 

@@ -100,3 +100,21 @@ def test_half_precision_weights_keep_their_moments_in_single() -> None:
     assert weight.dtype == torch.bfloat16
     assert optimiser.state[weight]["square"].dtype == torch.float32
     assert not torch.equal(weight, torch.ones(4, 6, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_that_goes_on_from_its_state_takes_the_same_steps(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    gradients = [torch.randn(4, 6).to(dtype) for _ in range(30)]
+    weights = [nn.Parameter(torch.ones(4, 6, dtype=dtype)) for _ in range(2)]
+    whole = RotatedAdam(weights[:1], lr=0.125, betas=BETAS)
+    for number, gradient in enumerate(gradients):
+        if number == 15:
+            saved, at = whole.state_dict(), weights[0].detach().clone()
+            other = RotatedAdam(weights[1:], lr=0.125, betas=BETAS)
+            other.load_state_dict(saved)
+            weights[1].data.copy_(at)
+        for weight, optimiser in zip(weights, (whole, other) if number >= 15 else (whole,), strict=False):
+            weight.grad = gradient.clone()
+            optimiser.step()
+    assert torch.equal(*weights)

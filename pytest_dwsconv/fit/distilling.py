@@ -31,6 +31,7 @@ from pytest_dwsconv.fit.matching import (
 )
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.recovery import BETAS, warm_cosine
+from pytest_dwsconv.fit.rotating import RotatedAdam
 from pytest_dwsconv.preserving import as_found
 
 Batches = Iterable[Any]
@@ -69,10 +70,10 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     The loss compares the outputs, and the outputs of every module that holds a separable convolution, with the same
     module's in the teacher: squared error over squared variation. The mean over modules counts for 0.3 of the outputs
     at first, and less with every step, down to nothing.
-    Adam, with a learning rate that rises over the first tenth of the steps and then falls along a cosine. For the last
-    quarter of the steps batch normalisation computes with its running statistics, as it will in use. Under
-    ``torchrun``, with a process group initialised, each process passes its own batches and gradients are averaged by
-    ``DistributedDataParallel``.
+    The optimiser is SOAP (Vyas et al. 2024), with a learning rate that rises over the first tenth of the steps and then
+    falls along a cosine. For the last quarter of the steps batch normalisation computes with its running statistics, as
+    it will in use. Under ``torchrun``, with a process group initialised, each process passes its own batches and
+    gradients are averaged by ``DistributedDataParallel``.
 
     Args:
         student: a rewritten network; trained in place, as far as its parameters require gradients.
@@ -161,7 +162,7 @@ class _Training:
         self.names, self.held, self.held_wanted = held
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self.norms = [module for module in student.modules() if isinstance(module, (*NORMS, nn.SyncBatchNorm))]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=learning_rate, betas=BETAS)
+        self.optimiser = RotatedAdam(self.parameters, lr=learning_rate, betas=BETAS)
         self.schedule = warm_cosine(self.optimiser, steps)
         self.steps, self.step, self.best_step = steps, 0, 0
         self.history: dict[int, float] = {}

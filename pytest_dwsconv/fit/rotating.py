@@ -7,11 +7,13 @@ the means of G G^T and G^T G are good guesses of these combinations, and Adam do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 EVERY = 10
 """Steps from one update of the directions to the next; each is one step of orthogonal iteration."""
@@ -40,6 +42,17 @@ class RotatedAdam(Optimizer):
                 if parameter.grad is not None:
                     update = _update(self.state[parameter], _matrix(parameter.grad), *group["betas"])
                     parameter.add_(update.view(parameter.shape).to(parameter.dtype), alpha=-group["lr"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As any optimiser does, without giving what is kept in float32 the narrower dtype of a parameter."""
+        super().load_state_dict(state_dict)
+        for kept, saved in zip(self.state.values(), state_dict["state"].values(), strict=True):
+            place = partial(_placed, device=kept["mean"].device)
+            kept.update(tree_map(place, saved))
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    return value.to(device, copy=True) if isinstance(value, Tensor) else value
 
 
 def _matrix(gradient: Tensor) -> Tensor:
