@@ -117,26 +117,3 @@ def test_hooks_may_go_but_tell_models_apart() -> None:
     handle.remove()
     assert hooked != architecture(module)
     assert hooked.still(architecture(module))
-
-
-class Refusing(list[int]):
-    def __len__(self) -> int:
-        raise RuntimeError("not now")
-
-
-class Proxy:
-    """As a proxy of what a web framework holds, outside of a request."""
-
-    @property
-    def __class__(self) -> Any:
-        raise RuntimeError("no request")
-
-    @__class__.setter
-    def __class__(self, kind: Any) -> None: ...
-
-
-@pytest.mark.parametrize("make", [Refusing, Proxy])
-def test_what_refuses_to_be_looked_at_is_the_same_as_itself(make: Callable[[], Any]) -> None:
-    value, other = make(), make()
-    assert architecture(holding(value)) == architecture(holding(value))
-    assert architecture(holding(value)) != architecture(holding(other))

@@ -108,7 +108,7 @@ class _Describer:
         kind = type(value)
         if kind in _VALUES:
             return kind, value
-        if issubclass(kind, (Shaped, *_ITSELF)):
+        if isinstance(value, (Shaped, *_ITSELF)):
             return value
         self._left -= 1
         if self._left < 0:
@@ -118,8 +118,6 @@ class _Describer:
         self._within.add(id(value))
         try:
             return kind, self._parts(value)
-        except Exception:  # reason: what refuses to be looked at is known to be itself
-            return _Same(value)
         finally:
             self._within.discard(id(value))
 
