@@ -33,7 +33,7 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
 
     def see(runner: nn.Module, batch: Any) -> Seen:
         inner.clear()
-        args, kwargs = tree_map(_normal, arguments(batch))
+        args, kwargs = tree_map(recordable, arguments(batch))
         outputs = floating(runner(*args, **kwargs))
         return Seen(outputs, dict(inner))
 
@@ -45,8 +45,8 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
             handle.remove()
 
 
-def _normal(leaf: Any) -> Any:
-    """Autograd keeps nothing that was made under inference mode, but takes a copy of it."""
+def recordable(leaf: Any) -> Any:
+    """A leaf that gradients can be computed of: a copy of a tensor that was made under ``torch.inference_mode``."""
     return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
