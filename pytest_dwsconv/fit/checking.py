@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.errors import InputError, TracingError
-from pytest_dwsconv.fit.matching import buffers_as_found, holders, watching
+from pytest_dwsconv.fit.matching import buffers_as_found, compared, watching
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.separable import SeparableConvNd
 
@@ -48,7 +48,7 @@ def check_networks(student: Any, teacher: Any) -> None:
         raise InputError("student and teacher share parameters, so that both would be trained: rewrite a copy")
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise InputError("student has no parameter that can be trained: call student.requires_grad_(True) first")
-    missing = set(holders(separable_names(student))) - dict(teacher.named_modules()).keys()
+    missing = set(compared(student, separable_names(student))) - dict(teacher.named_modules()).keys()
     if missing:
         raise InputError(
             f"teacher, a {type(teacher).__name__}, has no module {min(missing)!r}, whose outputs the student has to "

@@ -22,7 +22,7 @@ from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.matching import (
     Seen,
     buffers_as_found,
-    holders,
+    compared,
     mean_mismatch,
     mismatch,
     seen,
@@ -30,12 +30,14 @@ from pytest_dwsconv.fit.matching import (
     watching,
 )
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
-from pytest_dwsconv.fit.recovery import BETAS, warm_cosine
+from pytest_dwsconv.fit.recovery import warm_cosine
 from pytest_dwsconv.fit.rotating import RotatedAdam
 from pytest_dwsconv.preserving import as_found
 
 Batches = Iterable[Any]
 
+BETAS = (0.9, 0.95)
+"""Decay of the means of gradients and of their squares: short, for in a few hundred steps much changes."""
 INNER = 0.3
 """What activations count for at first, beside the outputs; it falls to 0, for in the end only the outputs matter."""
 SETTLED = 0.75
@@ -67,9 +69,9 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 ) -> Distilled:
     """Train ``student`` to give what ``teacher`` gives, on unlabelled inputs.
 
-    The loss compares the outputs, and the outputs of every module that holds a separable convolution, with the same
-    module's in the teacher: squared error over squared variation. The mean over modules counts for 0.3 of the outputs
-    at first, and less with every step, down to nothing.
+    The loss compares the outputs, and the outputs of what holds every second separable convolution, with those of the
+    teacher: squared error over squared variation. The mean over these modules counts for 0.3 of the outputs at first,
+    and less with every step, down to nothing.
     The optimiser is SOAP (Vyas et al. 2024), with a learning rate that rises over the first tenth of the steps and then
     falls along a cosine. For the last quarter of the steps batch normalisation computes with its running statistics, as
     it will in use. Under ``torchrun``, with a process group initialised, each process passes its own batches and
@@ -112,7 +114,7 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     path = writable(checkpoint)
     terms = {"steps": int(steps), "learning_rate": float(learning_rate)}
     file = Checkpoint(path, {"teacher": fingerprint(teacher), **terms}) if path is not None else None
-    names = holders(separable_names(student))
+    names = compared(student, separable_names(student))
     held = list(held_out)
     stream = _cycle(batches, steps)
     first = next(stream)

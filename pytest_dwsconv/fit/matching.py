@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -14,6 +15,9 @@ from torch.utils._pytree import tree_map
 from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.replaying import arguments, floating
 from pytest_dwsconv.preserving import as_found
+
+PAIR = 2
+"""Replacements from one comparison of activations to the next."""
 
 
 class Seen(NamedTuple):
@@ -97,9 +101,20 @@ def _channels_last(leaf: Any) -> Any:
     return leaf.contiguous(memory_format=formats[leaf.dim()])
 
 
-def holders(names: Sequence[str]) -> list[str]:
-    """The modules that hold those of these names directly, without the model itself."""
-    return [name for name in dict.fromkeys(name.rpartition(".")[0] for name in names) if name]
+def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
+    """The modules to compare beside the outputs: what holds every second replacement, counted from the last.
+
+    Where that holds more than two, or runs nothing itself, it is the replacement. Two at a time are freer to make up
+    for each other than one, and long stretches without a target learn the samples by heart.
+    """
+    crowd = Counter(name.rpartition(".")[0] for name in replaced)
+
+    def place(name: str) -> str:
+        holder = name.rpartition(".")[0]
+        lists = isinstance(model.get_submodule(holder), (nn.ModuleList, nn.ModuleDict))
+        return name if not holder or lists or crowd[holder] > PAIR else holder
+
+    return list(dict.fromkeys(place(name) for name in replaced[::-1][::PAIR]))[::-1]
 
 
 def mismatch(found: Seen, wanted: Seen, inner: float = 1.0) -> Tensor:

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.matching import (
     Seen,
+    compared,
     fast_layout,
-    holders,
     mean_mismatch,
     mismatch,
     restore,
@@ -45,7 +45,7 @@ class Reference:
     def __init__(
         self, model: nn.Module, replaced: Sequence[str], batches: Sequence[Any], held_out: Sequence[Any]
     ) -> None:
-        self.names, self.replaced = holders(replaced), replaced
+        self.names, self.replaced = compared(model, replaced), replaced
         self.batches, self.held_out = batches, held_out
         self.wanted = seen(model, self.names, batches)
         self.held_wanted = seen(model, self.names, held_out)

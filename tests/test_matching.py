@@ -1,0 +1,61 @@
+"""Where a converted network is compared with its original."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+from torch import Tensor, nn
+
+from pytest_dwsconv.fit.matching import compared
+
+
+def conv() -> nn.Conv2d:
+    return nn.Conv2d(4, 4, 3)
+
+
+class Block(nn.Module):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        for index in range(count):
+            self.add_module(f"c{index}", conv())
+
+    def forward(self, x: Tensor) -> Tensor:
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+def flat(count: int) -> nn.Module:
+    return Block(count)
+
+
+def nested(*counts: int) -> nn.Module:
+    return nn.Sequential(OrderedDict((f"b{index}", Block(count)) for index, count in enumerate(counts)))
+
+
+def listed() -> nn.Module:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList([conv(), conv()])
+
+    return Listed()
+
+
+CASES = {
+    "flat": (flat(5), ["c0", "c2", "c4"]),
+    "flat, the last counts": (flat(4), ["c1", "c3"]),
+    "a single one": (flat(1), ["c0"]),
+    "pairs": (nested(2, 2), ["b0", "b1"]),
+    "pairs after a single one": (nested(1, 2, 2), ["b0", "b1", "b2"]),
+    "single ones": (nested(1, 1, 1), ["b0", "b2"]),
+    "a long stretch in a part": (nested(4), ["b0.c1", "b0.c3"]),
+    "a list, which has no outputs": (listed(), ["convs.1"]),
+}
+
+
+@pytest.mark.parametrize(("network", "expected"), CASES.values(), ids=CASES)
+def test_every_second_replacement_is_compared(network: nn.Module, expected: list[str]) -> None:
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    assert compared(network, names) == expected
