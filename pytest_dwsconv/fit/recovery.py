@@ -149,7 +149,7 @@ def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], pass
         for _ in tqdm(range(passes), desc="refining", disable=None, unit="pass"):
             order = torch.randperm(own, generator=shuffle).tolist()
             for step in range(steps):
-                optimiser.zero_grad(set_to_none=False)
+                optimiser.zero_grad()
                 if lay_out is not None:
                     batch, wanted = pieces[order[step % own]]
                     mismatch(see(model, lay_out(batch)), wanted, INNER).backward()

@@ -38,9 +38,11 @@ class RotatedAdam(Optimizer):
         """Move every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update = _update(self.state[parameter], _matrix(parameter.grad), *group["betas"])
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if moving:
+                gradients = [_matrix(parameter.grad) for parameter in moving]
+                updates = _updates([self.state[parameter] for parameter in moving], gradients, *group["betas"])
+                for parameter, update in zip(moving, updates, strict=True):
                     parameter.add_(update.view(parameter.shape).to(parameter.dtype), alpha=-group["lr"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -61,18 +63,26 @@ def _matrix(gradient: Tensor) -> Tensor:
     return flat.to(torch.promote_types(flat.dtype, torch.float32))
 
 
-def _update(state: dict[str, Any], gradient: Tensor, mean_decay: float, square_decay: float) -> Tensor:
-    """What to take off the weight at a learning rate of 1."""
-    if not state:
-        state.update(_fresh(gradient))
-    state["step"] += 1
-    if state["bases"]:
-        _follow(state, gradient, square_decay)
-    state["mean"].lerp_(gradient, 1 - mean_decay)
-    state["square"].lerp_(_turned(gradient, state["bases"]).square(), 1 - square_decay)
-    mean = _turned(state["mean"], state["bases"]) / (1 - mean_decay ** state["step"])
-    square = state["square"] / (1 - square_decay ** state["step"])
-    return _turned(mean / (square.sqrt() + 1e-8), [basis.T for basis in state["bases"]])
+def _updates(
+    states: list[dict[str, Any]], gradients: list[Tensor], mean_decay: float, square_decay: float
+) -> list[Tensor]:
+    """What to take off each weight at a learning rate of 1."""
+    for state, gradient in zip(states, gradients, strict=True):
+        if not state:
+            state.update(_fresh(gradient))
+        state["step"] += 1
+        if state["bases"]:
+            _follow(state, gradient, square_decay)
+    bases, means, squares = ([state[part] for state in states] for part in ("bases", "mean", "square"))
+    turned = list(map(_turned, gradients, bases))
+    torch._foreach_lerp_(means, gradients, 1 - mean_decay)
+    torch._foreach_lerp_(squares, torch._foreach_mul(turned, turned), 1 - square_decay)
+    steps = [state["step"] for state in states]
+    mean = torch._foreach_div(list(map(_turned, means, bases)), [1 - mean_decay**step for step in steps])
+    root = torch._foreach_sqrt(torch._foreach_div(squares, [1 - square_decay**step for step in steps]))
+    torch._foreach_add_(root, 1e-8)
+    back = [[basis.T for basis in pair] for pair in bases]
+    return list(map(_turned, torch._foreach_div(mean, root), back))
 
 
 def _fresh(gradient: Tensor) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def _fresh(gradient: Tensor) -> dict[str, Any]:
 def _follow(state: dict[str, Any], gradient: Tensor, decay: float) -> None:
     """Add the gradient to the moments of both sides; from time to time turn the bases towards their eigenvectors."""
     for side, (moment, along) in enumerate(zip(state["moments"], (gradient, gradient.T), strict=True)):
-        moment.lerp_(along @ along.T, 1 - decay)
+        moment.addmm_(along, along.T, beta=decay, alpha=1 - decay)
         if state["step"] % EVERY == 1:
             state["bases"][side] = torch.linalg.qr(moment @ state["bases"][side]).Q
 
