@@ -43,6 +43,11 @@ def listed() -> nn.Module:
     return Listed()
 
 
+def normalised() -> nn.Module:
+    parts = [part for _ in range(3) for part in (conv(), nn.BatchNorm2d(4), nn.ReLU())]
+    return nn.Sequential(*parts, conv())
+
+
 CASES = {
     "flat": (flat(5), ["c0", "c2", "c4"]),
     "flat, the last counts": (flat(4), ["c1", "c3"]),
@@ -51,6 +56,7 @@ CASES = {
     "pairs after a single one": (nested(1, 2, 2), ["b0", "b1", "b2"]),
     "single ones": (nested(1, 1, 1), ["b0", "b2"]),
     "a long stretch in a part": (nested(4), ["b0.c1", "b0.c3"]),
+    "normalisation takes off what a fit adds": (normalised(), ["4", "9"]),
     "a list, which has no outputs": (listed(), ["convs.1"]),
 }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.replaying import arguments, floating
 from pytest_dwsconv.preserving import as_found
@@ -104,17 +105,28 @@ def _channels_last(leaf: Any) -> Any:
 def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
     """The modules to compare beside the outputs: what holds every second replacement, counted from the last.
 
-    Where that holds more than two, or runs nothing itself, it is the replacement. Two at a time are freer to make up
-    for each other than one, and long stretches without a target learn the samples by heart.
+    Where that holds more than two, or runs nothing itself, it is the replacement, with the batch normalisation after
+    it, which takes off a constant that the replacement may add. Two at a time are freer to make up for each other than
+    one, and long stretches without a target learn the samples by heart.
     """
     crowd = Counter(name.rpartition(".")[0] for name in replaced)
 
     def place(name: str) -> str:
         holder = name.rpartition(".")[0]
         lists = isinstance(model.get_submodule(holder), (nn.ModuleList, nn.ModuleDict))
-        return name if not holder or lists or crowd[holder] > PAIR else holder
+        return _with_norm(model, name) if not holder or lists or crowd[holder] > PAIR else holder
 
     return list(dict.fromkeys(place(name) for name in replaced[::-1][::PAIR]))[::-1]
+
+
+def _with_norm(model: nn.Module, name: str) -> str:
+    """The batch normalisation registered right after this module, which then reads it; otherwise itself."""
+    holder, _, own = name.rpartition(".")
+    siblings = list(model.get_submodule(holder).named_children())
+    after = [name for name, _ in siblings].index(own) + 1
+    if after < len(siblings) and isinstance(siblings[after][1], NORMS):
+        return f"{holder}.{siblings[after][0]}" if holder else siblings[after][0]
+    return name
 
 
 def mismatch(found: Seen, wanted: Seen, inner: float = 1.0) -> Tensor:
