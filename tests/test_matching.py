@@ -48,6 +48,14 @@ def normalised() -> nn.Module:
     return nn.Sequential(*parts, conv())
 
 
+def normalised_elsewhere() -> nn.Module:
+    network = Block(0)
+    for index in range(3):
+        network.add_module(f"c{index}", nn.Conv2d(4, 4, 3, bias=index == 0))
+    network.add_module("n0", nn.BatchNorm2d(4))
+    return network
+
+
 CASES = {
     "flat": (flat(5), ["c0", "c2", "c4"]),
     "flat, the last counts": (flat(4), ["c1", "c3"]),
@@ -57,6 +65,7 @@ CASES = {
     "single ones": (nested(1, 1, 1), ["b0", "b2"]),
     "a long stretch in a part": (nested(4), ["b0.c1", "b0.c3"]),
     "normalisation takes off what a fit adds": (normalised(), ["4", "9"]),
+    "who takes it off cannot be told": (normalised_elsewhere(), ["c0", "n0"]),
     "a list, which has no outputs": (listed(), ["convs.1"]),
 }
 

@@ -111,22 +111,27 @@ def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
     """
     crowd = Counter(name.rpartition(".")[0] for name in replaced)
 
-    def place(name: str) -> str:
+    def place(name: str) -> str | None:
         holder = name.rpartition(".")[0]
         lists = isinstance(model.get_submodule(holder), (nn.ModuleList, nn.ModuleDict))
         return _with_norm(model, name) if not holder or lists or crowd[holder] > PAIR else holder
 
-    return list(dict.fromkeys(place(name) for name in replaced[::-1][::PAIR]))[::-1]
+    places = dict.fromkeys(place(name) for name in replaced[::-1][::PAIR])
+    return [found for found in places if found is not None][::-1]
 
 
-def _with_norm(model: nn.Module, name: str) -> str:
-    """The batch normalisation registered right after this module, which then reads it; otherwise itself."""
+def _with_norm(model: nn.Module, name: str) -> str | None:
+    """The batch normalisation registered right after this module, which then reads it; otherwise itself.
+
+    None where the constant may be taken off elsewhere: no bias holds it, and a normalisation stands farther away.
+    """
     holder, _, own = name.rpartition(".")
-    siblings = list(model.get_submodule(holder).named_children())
-    after = [name for name, _ in siblings].index(own) + 1
-    if after < len(siblings) and isinstance(siblings[after][1], NORMS):
-        return f"{holder}.{siblings[after][0]}" if holder else siblings[after][0]
-    return name
+    siblings: Any = model.get_submodule(holder)._modules  # reason: named_children has a module under one name only
+    after = list(siblings)[list(siblings).index(own) + 1 :][:1]
+    if after and isinstance(siblings[after[0]], NORMS):
+        return f"{holder}.{after[0]}" if holder else after[0]
+    elsewhere = any(isinstance(sibling, NORMS) for sibling in siblings.values())
+    return None if elsewhere and siblings[own].bias is None else name
 
 
 def mismatch(found: Seen, wanted: Seen, inner: float = 1.0) -> Tensor:
