@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.fit.matching import compared
+from pytest_dwsconv.fit.recovery import Reference
 
 
 def conv() -> nn.Conv2d:
@@ -74,3 +76,13 @@ CASES = {
 def test_every_second_replacement_is_compared(network: nn.Module, expected: list[str]) -> None:
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     assert compared(network, names) == expected
+
+
+def test_a_flat_network_is_refined_towards_its_activations() -> None:
+    batch = torch.rand(2, 4, 16, 16)
+    reference = Reference(flat(4), [f"c{index}" for index in range(4)], [batch], [])
+    (wanted,) = reference.wanted
+    assert {name: [tuple(one.shape) for one in ones] for name, ones in wanted.inner.items()} == {
+        "c1": [(2, 4, 12, 12)],
+        "c3": [(2, 4, 8, 8)],
+    }
