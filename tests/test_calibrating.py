@@ -146,7 +146,7 @@ def test_a_fit_is_nearer_than_the_nearest_kernels(name: str, order: str) -> None
 
 def test_refining_all_layers_together_gains_more() -> None:
     make, shape = NETWORKS["residual"]
-    data, unseen = batches(*shape, count=8), batches(*shape, count=12)[8:]
+    data, unseen = batches(*shape, count=16), batches(*shape, count=20)[16:]
     model = trained_like(make(), data)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -154,7 +154,7 @@ def test_refining_all_layers_together_gains_more() -> None:
         output_error(found.model, model, unseen)
         for found in (rewrite(model, init="fit", calibration=data, refine=passes) for passes in (0, 8))
     ]
-    assert errors[1] < 0.98 * errors[0]
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_full_multiplier_stays_exact() -> None:

@@ -62,6 +62,7 @@ CASES = {
     "flat": (flat(5), ["c0", "c2", "c4"]),
     "flat, the last counts": (flat(4), ["c1", "c3"]),
     "a single one": (flat(1), ["c0"]),
+    "nothing else": (conv(), []),
     "pairs": (nested(2, 2), ["b0", "b1"]),
     "pairs after a single one": (nested(1, 2, 2), ["b0", "b1", "b2"]),
     "single ones": (nested(1, 1, 1), ["b0", "b2"]),

@@ -112,6 +112,8 @@ def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
     crowd = Counter(name.rpartition(".")[0] for name in replaced)
 
     def place(name: str) -> str | None:
+        if not name:  # the model is the replacement, its outputs are compared as such
+            return None
         holder = name.rpartition(".")[0]
         lists = isinstance(model.get_submodule(holder), (nn.ModuleList, nn.ModuleDict))
         return _with_norm(model, name) if not holder or lists or crowd[holder] > PAIR else holder
