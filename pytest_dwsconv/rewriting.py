@@ -139,7 +139,8 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             batch nothing is held out, so that nothing is refined.
         refine: after ``init="fit"``, passes over the calibration batches in which all replacements, and the scales
             and shifts of batch normalisation, are improved together (see ``fit.recovery``); kept only if the held-out
-            batches gain. 0 leaves it at the closed form.
+            batches gain. 0 leaves it at the closed form. Passes beyond 20 see samples mixed from those of the batches
+            (see ``fit.sampling``), and are kept only if the held-out batches gain by them in turn.
         budget: in place of ``depth_multiplier``: what the whole model may have, as a number of parameters such as
             ``"100k"``, or several limits as a mapping with ``params``, ``macs``, ``size`` (bytes in float32) and
             ``int8`` (bytes with weights in int8). Which layers are replaced, in which order and at which multiplier
@@ -167,6 +168,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
     _check_patterns(policy, before)
     target = model if inplace else _copied(model)
+    original = _kept(model, refine) if inplace and init == FIT else model
     if budget is None:
         choices = _choices(target, before, depth_multiplier, wanted, init)
     else:
@@ -181,7 +183,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             rewritten = swap(target, swaps)
             after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
             _check_in_use(plan, before, after)
-            renormalised = _settle(rewritten, fit, refine) if fit else False
+            renormalised = _settle(rewritten, fit, refine, original) if fit else False
     return RewriteResult(rewritten, plan, before, after, errors, *_output_errors(fit), renormalised)
 
 
@@ -232,14 +234,14 @@ def _calibrated(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], ba
         return calibrate(model, choices, batches)
 
 
-def _settle(model: nn.Module, fit: Calibration, passes: int) -> bool:
+def _settle(model: nn.Module, fit: Calibration, passes: int, original: nn.Module) -> bool:
     """Put the fitted constants where they belong, and recover; whether new normalisation statistics were kept."""
     from pytest_dwsconv.fit.recovery import reestimate_normalisation, refine
 
     for fitted in fit.fitted.values():
         fitted.settle()
     renormalised = reestimate_normalisation(model, fit.reference)
-    refine(model, fit.reference, passes)
+    refine(model, original, fit.reference, passes)
     return renormalised
 
 
@@ -356,10 +358,17 @@ def _convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv
     return conv
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _copied(model: nn.Module, advice: str = "pass inplace=True") -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
         raise InputError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); pass inplace=True"
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); {advice}"
         ) from error
+
+
+def _kept(model: nn.Module, passes: int) -> nn.Module:
+    """The model, or a copy if the refinement still asks it when the model itself is rewritten."""
+    from pytest_dwsconv.fit.recovery import AS_THEY_ARE
+
+    return _copied(model, f"pass refine={AS_THEY_ARE} or less") if passes > AS_THEY_ARE else model

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.calibrating import split
-from pytest_dwsconv.fit.matching import Seen, fast_layout
-from pytest_dwsconv.fit.recovery import _pieces
+from pytest_dwsconv.fit.matching import fast_layout
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
 from pytest_dwsconv.separable import CONVS, SeparableConv2d, SeparableConvNd
 
@@ -157,6 +156,57 @@ def test_refining_all_layers_together_gains_more() -> None:
     assert errors[1] < 0.9 * errors[0]
 
 
+def test_passes_beyond_those_over_the_batches_as_they_are_gain_more() -> None:
+    make, shape = NETWORKS["residual"]
+    data, unseen = batches(*shape, count=16), batches(*shape, count=40)[16:]
+    model = trained_like(make(), data)
+    state, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    first, longer = (rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (20, 60))
+    assert output_error(longer, model, unseen) < 0.97 * output_error(first, model, unseen)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks for module in model.modules())
+    rewrite(model, init="fit", calibration=data, refine=60, inplace=True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, longer.state_dict()[name]), name
+
+
+class Scaled(nn.Module):
+    """Takes a number beside the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = sequence(2)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.body(x) * scale  # type: ignore[no-any-return]
+
+
+def test_passes_over_batches_that_cannot_be_mixed_see_them_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [(x, torch.tensor(2.0)) for x in batches(4, 8, 8, 8)]
+    model = Scaled().eval()
+    found = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
+    monkeypatch.setattr("pytest_dwsconv.fit.recovery.AS_THEY_ARE", 24)
+    wanted = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+class Uncopyable(nn.Conv2d):
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        raise RuntimeError("no")
+
+
+def test_a_model_that_cannot_be_copied_is_refined_in_place_on_the_batches_as_they_are() -> None:
+    model = nn.Sequential(Uncopyable(8, 12, 3), nn.Conv2d(12, 8, 3))
+    data = batches(4, 8, 8, 8)
+    before = list(model)
+    with pytest.raises(InputError, match=r"Sequential cannot be copied \(RuntimeError: no\); pass refine=20 or less"):
+        rewrite(model, init="fit", calibration=data, refine=21, inplace=True, ignore=["0"])
+    assert list(model) == before
+    rewrite(model, init="fit", calibration=data, refine=20, inplace=True, ignore=["0"])
+    assert isinstance(model[1], SeparableConv2d)
+
+
 def test_full_multiplier_stays_exact() -> None:
     make, shape = NETWORKS["residual"]
     data = batches(*shape)
@@ -266,24 +316,6 @@ def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(monkeypatch:
         assert torch.equal(value, left_out.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("batch", [torch.arange(70.0).view(70, 1), (torch.arange(70.0).view(70, 1), torch.ones(70))])
-def test_batches_are_refined_on_in_pieces(batch: Any) -> None:
-    inputs = batch if isinstance(batch, Tensor) else batch[0]
-    wanted = Seen([2 * inputs], {"a": [3 * inputs, 4 * inputs]})
-    pieces = _pieces(batch, wanted)
-    assert [len(part.outputs[0]) for _, part in pieces] == [32, 32, 6]
-    for piece, part in pieces:
-        own = piece if isinstance(piece, Tensor) else piece[0]
-        assert torch.equal(part.outputs[0], 2 * own)
-        assert torch.equal(part.inner["a"][1], 4 * own)
-
-
-@pytest.mark.parametrize("other", [torch.ones(2), 70, torch.tensor(1.0)])
-def test_a_batch_whose_samples_cannot_be_told_apart_stays_whole(other: Any) -> None:
-    batch, wanted = (torch.ones(70, 1), other), Seen([torch.ones(70)], {})
-    assert _pieces(batch, wanted) == [(batch, wanted)]
-
-
 class Flattening(nn.Module):
     """Takes a view that only one layout in memory has."""
 
@@ -315,7 +347,9 @@ class Stop(KeyboardInterrupt):
     pass
 
 
-@pytest.mark.parametrize("where", ["calibrating.fit", "recovery.refine", "recovery._measure", "recovery._descend"])
+@pytest.mark.parametrize(
+    "where", ["calibrating.fit", "recovery.refine", "recovery._measure", "recovery._descend", "sampling._pasted"]
+)
 def test_an_interrupted_fit_leaves_the_model_as_found(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     make, shape = NETWORKS["residual"]
     data = batches(*shape)
@@ -329,7 +363,7 @@ def test_an_interrupted_fit_leaves_the_model_as_found(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(f"pytest_dwsconv.fit.{where}", interrupted)
     with pytest.raises(Stop):
-        rewrite(model, init="fit", calibration=data, inplace=True)
+        rewrite(model, init="fit", calibration=data, refine=21, inplace=True)
     assert calls
     assert dict(model.named_modules()) == modules
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

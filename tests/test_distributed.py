@@ -29,7 +29,7 @@ result = rewrite(model, init="fit", calibration=data[rank::world], refine=0)
 errors = [dict(result.errors), dict(result.calibration_errors), dict(result.held_out_errors)]
 if rank == 0:
     torch.save((result.model.state_dict(), errors), f"{folder}/fit{world}.pt")
-refined = rewrite(model, init="fit", calibration=data[rank::world], refine=2).model
+refined = rewrite(model, init="fit", calibration=data[rank::world], refine=22).model
 own = data[rank::world]
 done = distill(refined, model, own, steps=4, check_every=2, held_out=own, checkpoint=f"{folder}/c{world}.pt")
 assert done.steps == 4

@@ -5,19 +5,19 @@ Both are judged on held-out batches, and undone where these get no better.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import cos, pi
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
 from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.matching import (
-    Seen,
+    buffers_as_found,
     compared,
     fast_layout,
     mean_mismatch,
@@ -30,13 +30,12 @@ from pytest_dwsconv.fit.matching import (
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.replaying import arguments
 from pytest_dwsconv.fit.rotating import RotatedAdam
+from pytest_dwsconv.fit.sampling import Mixer, Mixtures, Pieces, Source
 from pytest_dwsconv.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
-INNER = 10.0
-"""What activations count for beside the outputs: they tell much more of each sample."""
-STEP = 32
-"""Samples that a step of the refinement takes at most: many small steps gain more from few data than few large ones."""
+AS_THEY_ARE = 20
+"""Passes over the samples as they are; then these are known by heart, and mixing them gains more."""
 
 
 class Reference:
@@ -89,25 +88,50 @@ def _measure(model: nn.Module, norms: Sequence[Any], batches: Sequence[Any]) -> 
             statistic.div_(float(count))
 
 
-def refine(model: nn.Module, reference: Reference, passes: int) -> bool:
-    """Improve all replacements together by ``passes`` over the calibration batches; whether the result was kept.
+def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: int) -> None:
+    """Improve all replacements together by ``passes`` over the calibration batches.
 
     Least squares fits one layer after the other; each knows what those before it did wrong, and none what those
     after it cannot mend. Descending on the mismatch of outputs and activations lets them settle together. Only the
     replacements and the scales and shifts of batch normalisation move, its statistics do not.
+
+    After ``AS_THEY_ARE`` passes the samples are known by heart. Those that follow mix them and ask ``original``; where
+    they cannot be mixed, they are gone through as they are. Either part is undone if the held-out batches do not gain.
     """
-    before = reference.held_out_mismatch(model)
     tensors = _moving(model, reference.replaced)
-    if before is None or not passes or not tensors:
-        return False
-    saved = snapshot(tensors)
+    if not tensors or reference.held_out_mismatch(model) is None:
+        return
+    mixer = _mixer(reference) if passes > AS_THEY_ARE else None
+    plain = passes if mixer is None else AS_THEY_ARE
+    if plain:
+        _improve(model, reference, tensors, plain, Pieces(reference.batches, reference.wanted), "refining")
+    if mixer is not None:
+        with (
+            buffers_as_found(original),
+            as_found(list(original.modules())),
+            watching(original, reference.names) as see,
+        ):
+            _improve(model, reference, tensors, passes - plain, Mixtures(mixer, partial(see, original)), "refining on mixtures")
+
+
+def _mixer(reference: Reference) -> Mixer | None:
+    """What mixes the samples of this process; None if that of any process cannot."""
+    own = Mixer.of(reference.batches, reference.wanted)
+    without = torch.tensor(float(own is None))
+    all_reduce(without)
+    return None if float(without) else own
+
+
+def _improve(
+    model: nn.Module, reference: Reference, tensors: dict[str, Tensor], passes: int, source: Source, what: str
+) -> None:
+    """Descend, and undo it unless the held-out batches gain."""
+    before, saved = reference.held_out_mismatch(model), snapshot(tensors)
     with as_found(list(model.modules())), _requiring_gradients(model, tensors):
-        _descend(model, reference, list(tensors.values()), passes)
+        _descend(model, reference.names, list(tensors.values()), source, passes, what)
     after = reference.held_out_mismatch(model)
-    if after is not None and after < before:
-        return True
-    restore(tensors, saved)
-    return False
+    if before is None or after is None or not after < before:
+        restore(tensors, saved)
 
 
 def _moving(model: nn.Module, replaced: Sequence[str]) -> dict[str, Tensor]:
@@ -134,44 +158,30 @@ def _requiring_gradients(model: nn.Module, tensors: Mapping[str, Tensor]) -> Ite
             parameter.grad = gradient
 
 
-def _descend(model: nn.Module, reference: Reference, tensors: list[Tensor], passes: int) -> None:
+def _descend(
+    model: nn.Module, names: Sequence[str], tensors: list[Tensor], source: Source, passes: int, what: str
+) -> None:
     world = place_in_group()[1]
-    pieces = [piece for pair in zip(reference.batches, reference.wanted, strict=True) for piece in _pieces(*pair)]
-    own = len(pieces)
+    shuffle = torch.Generator().manual_seed(0)
+    own = len(source.order(torch.Generator()))
     count = torch.tensor(float(own))
     all_reduce(count)
     steps = -(-int(count) // world)  # a pass, the same number in every process
     optimiser = RotatedAdam(tensors, lr=LEARNING_RATE, betas=BETAS)
     schedule = warm_cosine(optimiser, passes * steps)
-    shuffle = torch.Generator().manual_seed(0)
-    lay_out = fast_layout(model, pieces[0][0]) if own else None
-    with watching(model, reference.names) as see:
-        for _ in tqdm(range(passes), desc="refining", disable=None, unit="pass"):
-            order = torch.randperm(own, generator=shuffle).tolist()
+    lay_out: Callable[[Any], Any] | None = None
+    with watching(model, names) as see:
+        for number in tqdm(range(passes), desc=what, disable=None, unit="pass"):
+            order = source.order(shuffle)
             for step in range(steps):
                 optimiser.zero_grad()
-                if lay_out is not None:
-                    batch, wanted = pieces[order[step % own]]
-                    mismatch(see(model, lay_out(batch)), wanted, INNER).backward()
+                if own:
+                    batch, wanted = source.take(order[step % own], shuffle)
+                    lay_out = lay_out or fast_layout(model, batch)
+                    mismatch(see(model, lay_out(batch)), wanted, source.inner(number / passes)).backward()
                 _average_gradients(tensors, world)
                 optimiser.step()
                 schedule.step()
-
-
-def _pieces(batch: Any, wanted: Seen) -> list[tuple[Any, Seen]]:
-    """A batch and what it gives in pieces of at most ``STEP`` samples, or whole where samples cannot be told apart."""
-    leaves, form = tree_flatten((batch, wanted))
-    size = _samples(leaves)
-    if size is None or size <= STEP:
-        return [(batch, wanted)]
-    cut = zip(*(leaf.split(STEP) for leaf in leaves), strict=True)
-    return [tree_unflatten(list(part), form) for part in cut]
-
-
-def _samples(leaves: Sequence[Any]) -> int | None:
-    """The first dimension that all have in common; None where there is none."""
-    sizes = {leaf.shape[0] if isinstance(leaf, Tensor) and leaf.dim() else None for leaf in leaves}
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 def warm_cosine(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:

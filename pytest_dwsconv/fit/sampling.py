@@ -1,0 +1,161 @@
+"""What the steps of the joint refinement see: the calibration batches in pieces, or samples mixed from them.
+
+After some passes over few samples a network knows them by heart. Pasted boxes (CutMix, Yun et al. 2019) give as many
+others as are asked for, and no label has to be mixed, for the original computes the targets. Boxes of similar samples
+keep them near to what real ones look like, which counts where the replacements can hardly represent even those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from pytest_dwsconv.fit.matching import Seen
+
+STEP = 32
+"""Samples that a step takes at most: many small steps gain more from few data than few large ones."""
+INNER = 10.0
+"""What activations count for beside the outputs: they tell much more of each sample."""
+SIDES = 0.15, 0.6
+"""The least and greatest side of a box, as a share of the sample's."""
+NEAREST, AMONG = 16, 1024
+"""Boxes come from the samples whose outputs are the nearest, of about so many at most."""
+
+
+class Source(Protocol):
+    """Batches with what the original gives for them."""
+
+    def order(self, shuffle: Generator) -> Sequence[Any]:
+        """The names of the batches of one pass."""
+        ...
+
+    def take(self, which: Any, shuffle: Generator) -> tuple[Any, Seen]:
+        """The batch of this name."""
+        ...
+
+    def inner(self, done: float) -> float:
+        """What activations count for, beside the outputs, when this share of the passes is done."""
+        ...
+
+
+class Pieces:
+    """The batches as they are, in pieces of at most ``STEP`` samples."""
+
+    def __init__(self, batches: Sequence[Any], wanted: Sequence[Seen]) -> None:
+        self.pieces = [piece for pair in zip(batches, wanted, strict=True) for piece in pieces(*pair)]
+
+    def order(self, shuffle: Generator) -> list[int]:
+        found: list[int] = torch.randperm(len(self.pieces), generator=shuffle).tolist()
+        return found
+
+    def take(self, which: int, shuffle: Generator) -> tuple[Any, Seen]:
+        return self.pieces[which]
+
+    def inner(self, done: float) -> float:
+        return INNER
+
+
+def pieces(batch: Any, wanted: Seen) -> list[tuple[Any, Seen]]:
+    """A batch and what it gives in pieces of at most ``STEP`` samples, or whole where samples cannot be told apart."""
+    leaves, form = tree_flatten((batch, wanted))
+    size = samples(leaves)
+    if size is None or size <= STEP:
+        return [(batch, wanted)]
+    cut = zip(*(leaf.split(STEP) for leaf in leaves), strict=True)
+    return [tree_unflatten(list(part), form) for part in cut]
+
+
+def samples(leaves: Sequence[Any]) -> int | None:
+    """The first dimension that all have in common; None where there is none."""
+    sizes = {leaf.shape[0] if isinstance(leaf, Tensor) and leaf.dim() else None for leaf in leaves}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+class Mixtures(NamedTuple):
+    """Mixed samples, anew for each step, and a function that tells what the original gives for them."""
+
+    mixer: Mixer
+    see: Callable[[Any], Seen]
+
+    def order(self, shuffle: Generator) -> Sequence[Tensor]:
+        found: Sequence[Tensor] = torch.randperm(len(self.mixer), generator=shuffle).split(STEP)
+        return found
+
+    def take(self, which: Tensor, shuffle: Generator) -> tuple[Any, Seen]:
+        with torch.no_grad():
+            batch = self.mixer.mixed(which, shuffle)
+            return batch, self.see(batch)
+
+    def inner(self, done: float) -> float:
+        return float(INNER ** (1 - done))  # outputs matter in the end, and these can no longer be learned by heart
+
+
+class Mixer:
+    """All samples of some batches, as tensors of shape (N, ...), and which of them are similar."""
+
+    def __init__(self, leaves: Sequence[Tensor], form: TreeSpec, near: Tensor) -> None:
+        self.leaves, self.form, self.near = leaves, form, near
+
+    @classmethod
+    def of(cls, batches: Sequence[Any], wanted: Sequence[Seen]) -> Mixer | None:
+        """The samples of ``batches``; those are similar for which the original gives, in ``wanted``, similar outputs.
+
+        None where samples cannot be told apart, are not of one shape, or have no extent beside their channels.
+        """
+        flat = [(*tree_flatten(batch), seen.outputs) for batch, seen in zip(batches, wanted, strict=True)]
+        if any(samples([*leaves, *outputs]) is None for leaves, _, outputs in flat):
+            return None
+        kinds = {(str(form), *((x.shape[1:], x.dtype) for x in (*leaves, *outputs))) for leaves, form, outputs in flat}
+        if len(kinds) != 1 or all(leaf.dim() < 3 for leaf in flat[0][0]):
+            return None
+        leaves = [torch.cat(parts) for parts in zip(*(leaves for leaves, _, _ in flat), strict=True)]
+        outputs = [torch.cat(parts) for parts in zip(*(outputs for _, _, outputs in flat), strict=True)]
+        near = _nearest(outputs)
+        return cls(leaves, flat[0][1], near) if near.numel() else None
+
+    def __len__(self) -> int:
+        return len(self.near)
+
+    def mixed(self, chosen: Tensor, shuffle: Generator) -> Any:
+        """A batch of these samples, each with a box of a similar one, at the same place in all tensors of a sample."""
+        own = [leaf[chosen] for leaf in self.leaves]
+        column = torch.randint(self.near.shape[1], chosen.shape, generator=shuffle)
+        other = [leaf[self.near[chosen, column]] for leaf in self.leaves]
+        axes, (low, high) = max(leaf.dim() for leaf in own) - 2, SIDES
+        shares = low + (high - low) * torch.rand(len(chosen), axes, generator=shuffle)
+        places = torch.rand(len(chosen), axes, generator=shuffle)
+        mixed = [_pasted(*pair, shares, places) for pair in zip(own, other, strict=True)]
+        return tree_unflatten(mixed, self.form)
+
+
+def _nearest(outputs: Sequence[Tensor]) -> Tensor:
+    """For each sample those with the nearest outputs, (N, at most ``NEAREST``)."""
+    flat = [_in_units_of_variation(output.flatten(1).float().cpu()) for output in outputs]
+    points = torch.cat(flat, dim=1)
+    groups = torch.randperm(len(points), generator=Generator().manual_seed(0))
+    near = torch.empty(len(points), min(NEAREST, len(points) - 1), dtype=torch.long)
+    for group in groups.tensor_split(-(-len(points) // AMONG)):
+        distances = torch.cdist(points[group], points[group]).fill_diagonal_(torch.inf)
+        near[group] = group[distances.topk(near.shape[1], largest=False).indices]
+    return near
+
+
+def _in_units_of_variation(output: Tensor) -> Tensor:
+    """One column per number, scaled so that every output counts alike, whatever its units and its size."""
+    return output / (output.var(unbiased=False) * output.shape[1]).sqrt().clamp(min=1e-12)
+
+
+def _pasted(x: Tensor, other: Tensor, shares: Tensor, places: Tensor) -> Tensor:
+    """``x`` (N, C, ...), with a box of ``other`` in each sample; none where there is nothing beside the channels."""
+    inside = torch.ones_like(x[:, :1], dtype=torch.bool) if x.dim() > 2 else torch.zeros_like(x, dtype=torch.bool)
+    for axis, size in enumerate(x.shape[2:]):
+        length = (shares[:, axis] * size).round().clamp(min=1)
+        start = (places[:, axis] * (size - length + 1)).floor()
+        at = torch.arange(size)
+        along = (at >= start[:, None]) & (at < (start + length)[:, None])
+        inside &= along.view(len(x), *(1,) * (axis + 1), size, *(1,) * (x.dim() - axis - 3)).to(x.device)
+    return torch.where(inside, other, x)
