@@ -159,6 +159,7 @@ def fashion_table(fashion: Fashion) -> None:
         "fit, r = 1": {"init": "fit"},
         "fit by layers, r = 2": {"init": "fit", "refine": 0, "depth_multiplier": 2},
         "fit, r = 2": {"init": "fit", "depth_multiplier": 2},
+        "fit, r = 2, 100 passes": {"init": "fit", "depth_multiplier": 2, "refine": 100},
         "fit, planned at 100k": {"init": "fit", "budget": "100k"},
     }
     for name, options in fits.items():

@@ -111,7 +111,14 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
             as_found(list(original.modules())),
             watching(original, reference.names) as see,
         ):
-            _improve(model, reference, tensors, passes - plain, Mixtures(mixer, partial(see, original)), "refining on mixtures")
+            _improve(
+                model,
+                reference,
+                tensors,
+                passes - plain,
+                Mixtures(mixer, partial(see, original)),
+                "refining on mixtures",
+            )
 
 
 def _mixer(reference: Reference) -> Mixer | None:
