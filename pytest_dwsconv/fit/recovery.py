@@ -106,19 +106,10 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
     if plain:
         _improve(model, reference, tensors, plain, Pieces(reference.batches, reference.wanted), "refining")
     if mixer is not None:
-        with (
-            buffers_as_found(original),
-            as_found(list(original.modules())),
-            watching(original, reference.names) as see,
-        ):
-            _improve(
-                model,
-                reference,
-                tensors,
-                passes - plain,
-                Mixtures(mixer, partial(see, original)),
-                "refining on mixtures",
-            )
+        modules = list(original.modules())
+        with buffers_as_found(original), as_found(modules), watching(original, reference.names) as see:
+            mixtures = Mixtures(mixer, partial(see, original))
+            _improve(model, reference, tensors, passes - plain, mixtures, "refining on mixtures")
 
 
 def _mixer(reference: Reference) -> Mixer | None:
