@@ -15,6 +15,7 @@ from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.calibrating import split
 from pytest_dwsconv.fit.matching import fast_layout
+from pytest_dwsconv.fit.sampling import _pasted
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
 from pytest_dwsconv.separable import CONVS, SeparableConv2d, SeparableConvNd
 
@@ -189,6 +190,85 @@ def test_passes_over_batches_that_cannot_be_mixed_see_them_as_they_are(monkeypat
     monkeypatch.setattr("pytest_dwsconv.fit.recovery.AS_THEY_ARE", 24)
     wanted = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+class Scores(nn.Module):
+    """Gives one number a sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = sequence(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).mean((1, 2, 3))  # type: ignore[no-any-return]
+
+
+class Fixed(Scores):
+    """Takes batches of four alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.arange(1.0, 5.0)
+
+
+class Wary(Scores):
+    """Gives NaN where neighbours are far apart, as at the edge of a box they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (3 - x.diff().abs().amax((1, 2, 3))).sqrt()
+
+
+class Closing(Scores):
+    """Runs its body by a function that a copy shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run = lambda x: self.body(x).mean((1, 2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)  # type: ignore[no-any-return]
+
+
+LONGER: dict[str, tuple[Callable[[], nn.Module], list[Tensor], bool]] = {
+    "one number a sample": (Scores, batches(4, 8, 8, 8), True),
+    "batches of one size": (Fixed, batches(4, 8, 8, 8), True),
+    "no batches": (lambda: nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), batches(8, 9, 9), True),
+    "real samples alone": (Wary, [x / 9 + torch.randn(4, 1, 1, 1) * 9 for x in batches(4, 8, 8, 8)], False),
+    "a copy that runs the original's parts": (Closing, batches(4, 8, 8, 8), False),
+}
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_longer_refinements_of_unusual_networks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, data, mixed = LONGER[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    seen = []
+    monkeypatch.setattr("pytest_dwsconv.fit.recovery._improve", lambda *args: seen.append(args[3:]))
+    rewrite(model, init="fit", calibration=data, refine=22, inplace=True)
+    assert [(passes, what) for passes, _, what in seen] == (
+        [(20, "refining"), (2, "refining on mixtures")] if mixed else [(22, "refining")]
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, mixed) in LONGER.items() if mixed])
+def test_longer_refinements_run_on_batches_of_the_sizes_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, data, _ = LONGER[name]
+    shapes = []
+
+    def noted(x: Tensor, *others: Tensor) -> Tensor:
+        shapes.append(x.shape)
+        return _pasted(x, *others)
+
+    monkeypatch.setattr("pytest_dwsconv.fit.sampling._pasted", noted)
+    result = rewrite(make().eval(), init="fit", calibration=data, refine=22)
+    assert shapes == 3 * 5 * [data[0].shape]  # to try it once, and in two passes, for each batch not held out
+    assert all(bool(torch.isfinite(value).all()) for value in result.model.state_dict().values())
+
+
+def test_batches_that_require_gradients_get_none() -> None:
+    leaf = batches(4, 8, 8, 8)[0].requires_grad_()
+    rewrite(Scores().eval(), init="fit", calibration=[leaf, leaf * 2, leaf.detach() * 3], refine=1)
+    assert leaf.grad is None
 
 
 class Uncopyable(nn.Conv2d):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.matching import Seen
 from pytest_dwsconv.fit.sampling import SIDES, Mixer, Mixtures, pieces
 
@@ -41,8 +43,9 @@ def mixer(batches: list[Any], outputs: list[Tensor]) -> Mixer:
     return found
 
 
-def everything(of: Mixer, seed: int = 0) -> Any:
-    return of.mixed(torch.arange(len(of)), Generator().manual_seed(seed))
+def everything(of: Mixer) -> Any:
+    whole = of._replace(pieces=[torch.arange(len(of.near))])
+    return whole.mixed(0, Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("shape", [(3, 40), (3, 20, 24), (2, 10, 10, 10)])
@@ -86,23 +89,65 @@ def test_tensors_of_a_sample_are_cut_at_the_same_place() -> None:
     assert not torch.equal(mixed["image"], image)
 
 
-def test_each_mixture_is_new_and_of_all_samples_once_a_pass() -> None:
-    x = numbered(70, 1, 8, 8)
-    source = Mixtures(mixer([x], [torch.randn(70, 3)]), lambda batch: Seen([batch.sum((1, 2, 3))], {}))
+def test_each_mixture_is_new_and_of_as_many_samples_as_the_piece() -> None:
+    x = numbered(77, 1, 8, 8)
+    batches = [x[:70], x[70:]]
+    source = Mixtures(mixer(batches, [torch.randn(70, 3), torch.randn(7, 3)]), lambda x: Seen([x.sum((1, 2, 3))], {}))
     shuffle = Generator().manual_seed(0)
-    order = source.order(shuffle)
-    assert sorted(torch.cat(list(order)).tolist()) == list(range(70))
-    assert [len(part) for part in order] == [32, 32, 6]
-    (first, wanted), (second, _) = source.take(order[0], shuffle), source.take(order[0], shuffle)
-    assert torch.equal(wanted.outputs[0], first.sum((1, 2, 3)))
-    assert not torch.equal(first, second)
+    assert sorted(source.order(shuffle)) == [0, 1, 2, 3]
+    for which, piece in enumerate([x[:32], x[32:64], x[64:70], x[70:]]):
+        (first, wanted), (second, _) = source.take(which, shuffle), source.take(which, shuffle)
+        assert first.shape == piece.shape
+        assert torch.equal(wanted.outputs[0], first.sum((1, 2, 3)))
+        assert not torch.equal(first, second)
+        assert 0.5 < float((first == piece).float().mean()) < 1
+
+
+def refusing(batch: Tensor) -> Seen:
+    raise ValueError("real samples only")
+
+
+@pytest.mark.parametrize(
+    ("see", "message"),
+    [
+        (refusing, r"the original fails on mixed samples \(ValueError: real samples only\)"),
+        (lambda x: Seen([x.sum((1, 2, 3)).log()], {}), "the original gives NaN or infinity for mixed samples"),
+    ],
+)
+def test_an_original_that_takes_real_samples_alone_is_noticed(see: Callable[[Tensor], Seen], message: str) -> None:
+    source = Mixtures(mixer([-numbered(8, 1, 8, 8)], [torch.randn(8, 3)]), see)
+    assert not source.usable()
+    with pytest.raises(InputError, match=message):
+        source.take(0, Generator())
 
 
 def test_many_samples_are_compared_in_groups() -> None:
-    found = mixer([numbered(2500, 1, 2)], [torch.randn(2500, 2)])
-    assert len(found) == 2500
-    assert bool((found.near != torch.arange(2500)[:, None]).all())
-    assert all(len(set(row.tolist())) == len(row) for row in found.near[::100])
+    near = mixer([numbered(2500, 1, 2)], [torch.randn(2500, 2)]).near
+    assert len(near) == 2500
+    assert bool((near != torch.arange(2500)[:, None]).all())
+    assert all(len(set(row.tolist())) == len(row) for row in near[::100])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda x: [x, torch.full((len(x), 1), 5.0)], lambda x: [x + 3000], lambda x: [x[:, :1], x[:, 1:] * 2 - 7]],
+    ids=["one is constant", "far from 0", "in parts"],
+)
+def test_constants_in_the_outputs_hide_no_similarity(spoil: Callable[[Tensor], list[Tensor]]) -> None:
+    outputs = torch.randn(600, 2)
+    exact = mixer([numbered(600, 1, 2)], [outputs]).near
+    found = Mixer.of([numbered(600, 1, 2)], [Seen(spoil(outputs), {})])
+    assert found is not None
+    shared = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(exact, found.near, strict=True)]
+    assert sum(shared) > 0.9 * exact.numel()
+
+
+def test_one_number_a_sample_and_many_numbers_tell_which_are_similar() -> None:
+    group = torch.arange(60.0) % 3
+    dense = group.view(-1, 1, 1, 1) + 0.1 * torch.randn(60, 4, 50, 50)
+    for outputs in (group, dense):
+        near = mixer([numbered(60, 1, 4)], [outputs]).near
+        assert bool((near % 3 == torch.arange(60)[:, None] % 3).all())
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,10 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
 
 
 def recordable(leaf: Any) -> Any:
-    """A leaf that gradients can be computed of: a copy of a tensor that was made under ``torch.inference_mode``."""
-    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+    """A leaf that gradients can be computed past, and are not of: copied if made under ``torch.inference_mode``."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.clone() if leaf.is_inference() else leaf.detach()
 
 
 @contextmanager
@@ -83,11 +85,17 @@ def fast_layout(model: nn.Module, batch: Any) -> Callable[[Any], Any]:
     changed = tree_map(_channels_last, batch)
     try:
         with buffers_as_found(model):
-            pairs = list(zip(_outputs(model, batch), _outputs(model, changed), strict=True))
+            same = alike(_outputs(model, batch), _outputs(model, changed))
     except RuntimeError:
         return lambda batch: batch
-    alike = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max())) for a, b in pairs)
-    return (lambda batch: tree_map(_channels_last, batch)) if alike else (lambda batch: batch)
+    return (lambda batch: tree_map(_channels_last, batch)) if same else (lambda batch: batch)
+
+
+def alike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Whether these are as many tensors, and the same but for rounding."""
+    return len(found) == len(wanted) and all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in zip(found, wanted, strict=True)
+    )
 
 
 def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:

@@ -13,10 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.matching import (
+    Seen,
+    alike,
     buffers_as_found,
     compared,
     fast_layout,
@@ -97,33 +100,47 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
 
     After ``AS_THEY_ARE`` passes the samples are known by heart. Those that follow mix them and ask ``original``; where
     they cannot be mixed, they are gone through as they are. Either part is undone if the held-out batches do not gain.
+
+    Raises:
+        InputError: the original fails on mixed samples, which it did not at first.
     """
     tensors = _moving(model, reference.replaced)
     if not tensors or reference.held_out_mismatch(model) is None:
         return
-    mixer = _mixer(reference) if passes > AS_THEY_ARE else None
-    plain = passes if mixer is None else AS_THEY_ARE
-    if plain:
-        _improve(model, reference, tensors, plain, Pieces(reference.batches, reference.wanted), "refining")
-    if mixer is not None:
-        modules = list(original.modules())
-        with buffers_as_found(original), as_found(modules), watching(original, reference.names) as see:
-            mixtures = Mixtures(mixer, partial(see, original))
+    pieces = Pieces(reference.batches, reference.wanted)
+    if passes <= AS_THEY_ARE:
+        _improve(model, reference, tensors, passes, pieces, "refining")
+        return
+    modules = list(original.modules())
+    with buffers_as_found(original), as_found(modules), watching(original, reference.names) as see:
+        mixtures = _mixtures(reference, partial(see, original))
+        plain = passes if mixtures is None else AS_THEY_ARE
+        _improve(model, reference, tensors, plain, pieces, "refining")
+        if mixtures is not None:
             _improve(model, reference, tensors, passes - plain, mixtures, "refining on mixtures")
 
 
-def _mixer(reference: Reference) -> Mixer | None:
-    """What mixes the samples of this process; None if that of any process cannot."""
-    own = Mixer.of(reference.batches, reference.wanted)
-    without = torch.tensor(float(own is None))
+def _mixtures(reference: Reference, see: Callable[[Any], Seen]) -> Mixtures | None:
+    """The samples of this process mixed; None if those of any process cannot be."""
+    mixer = Mixer.of(reference.batches, reference.wanted)
+    own = Mixtures(mixer, see) if mixer is not None and _as_before(see, reference) else None
+    without = torch.tensor(float(own is None or not own.usable()))
     all_reduce(without)
     return None if float(without) else own
+
+
+@torch.no_grad()
+def _as_before(see: Callable[[Any], Seen], reference: Reference) -> bool:
+    """Whether the original, or its copy, gives what it gave: a copy may run modules of the rewritten network."""
+    return alike(tree_leaves(see(reference.batches[0])), tree_leaves(reference.wanted[0]))
 
 
 def _improve(
     model: nn.Module, reference: Reference, tensors: dict[str, Tensor], passes: int, source: Source, what: str
 ) -> None:
     """Descend, and undo it unless the held-out batches gain."""
+    if not passes:
+        return
     before, saved = reference.held_out_mismatch(model), snapshot(tensors)
     with as_found(list(model.modules())), _requiring_gradients(model, tensors):
         _descend(model, reference.names, list(tensors.values()), source, passes, what)

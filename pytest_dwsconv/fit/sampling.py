@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.matching import Seen
 
 STEP = 32
@@ -22,8 +23,8 @@ INNER = 10.0
 """What activations count for beside the outputs: they tell much more of each sample."""
 SIDES = 0.15, 0.6
 """The least and greatest side of a box, as a share of the sample's."""
-NEAREST, AMONG = 16, 1024
-"""Boxes come from the samples whose outputs are the nearest, of about so many at most."""
+NEAREST, AMONG, NUMBERS = 16, 1024, 4096
+"""Boxes come from the samples whose outputs are the nearest, of so many at most, by about so many of their numbers."""
 
 
 class Source(Protocol):
@@ -76,29 +77,52 @@ def samples(leaves: Sequence[Any]) -> int | None:
 
 
 class Mixtures(NamedTuple):
-    """Mixed samples, anew for each step, and a function that tells what the original gives for them."""
+    """The same pieces mixed, anew for each step, and a function that tells what the original gives for them."""
 
     mixer: Mixer
     see: Callable[[Any], Seen]
 
-    def order(self, shuffle: Generator) -> Sequence[Tensor]:
-        found: Sequence[Tensor] = torch.randperm(len(self.mixer), generator=shuffle).split(STEP)
+    def order(self, shuffle: Generator) -> list[int]:
+        found: list[int] = torch.randperm(len(self.mixer.pieces), generator=shuffle).tolist()
         return found
 
-    def take(self, which: Tensor, shuffle: Generator) -> tuple[Any, Seen]:
+    def take(self, which: int, shuffle: Generator) -> tuple[Any, Seen]:
+        """The piece of this number, mixed.
+
+        Raises:
+            InputError: the original fails on it, or gives NaN or infinity.
+        """
         with torch.no_grad():
             batch = self.mixer.mixed(which, shuffle)
-            return batch, self.see(batch)
+            try:
+                wanted = self.see(batch)
+            except Exception as error:  # whatever a user's forward raises
+                raise InputError(f"the original fails on mixed samples ({type(error).__name__}: {error})") from error
+        if not all(bool(torch.isfinite(output).all()) for output in wanted.outputs):
+            raise InputError("the original gives NaN or infinity for mixed samples")
+        return batch, wanted
+
+    def usable(self) -> bool:
+        """Whether the original takes a mixture of every piece; some take real samples alone."""
+        shuffle = Generator().manual_seed(0)
+        try:
+            for which in self.order(shuffle):
+                self.take(which, shuffle)
+        except InputError:
+            return False
+        return True
 
     def inner(self, done: float) -> float:
         return float(INNER ** (1 - done))  # outputs matter in the end, and these can no longer be learned by heart
 
 
-class Mixer:
-    """All samples of some batches, as tensors of shape (N, ...), and which of them are similar."""
+class Mixer(NamedTuple):
+    """All samples of some batches, as tensors of shape (N, ...), the pieces they come in, and which are similar."""
 
-    def __init__(self, leaves: Sequence[Tensor], form: TreeSpec, near: Tensor) -> None:
-        self.leaves, self.form, self.near = leaves, form, near
+    leaves: Sequence[Tensor]
+    form: TreeSpec
+    pieces: Sequence[Tensor]
+    near: Tensor
 
     @classmethod
     def of(cls, batches: Sequence[Any], wanted: Sequence[Seen]) -> Mixer | None:
@@ -107,21 +131,23 @@ class Mixer:
         None where samples cannot be told apart, are not of one shape, or have no extent beside their channels.
         """
         flat = [(*tree_flatten(batch), seen.outputs) for batch, seen in zip(batches, wanted, strict=True)]
-        if any(samples([*leaves, *outputs]) is None for leaves, _, outputs in flat):
+        sizes = [samples([*leaves, *outputs]) for leaves, _, outputs in flat]
+        if None in sizes:
             return None
         kinds = {(str(form), *((x.shape[1:], x.dtype) for x in (*leaves, *outputs))) for leaves, form, outputs in flat}
         if len(kinds) != 1 or all(leaf.dim() < 3 for leaf in flat[0][0]):
             return None
+        near = _nearest([outputs for _, _, outputs in flat])
+        if not near.numel():
+            return None
+        numbers = torch.arange(len(near)).split(sizes)
+        cut = [piece for batch in numbers for piece in batch.split(STEP)]
         leaves = [torch.cat(parts) for parts in zip(*(leaves for leaves, _, _ in flat), strict=True)]
-        outputs = [torch.cat(parts) for parts in zip(*(outputs for _, _, outputs in flat), strict=True)]
-        near = _nearest(outputs)
-        return cls(leaves, flat[0][1], near) if near.numel() else None
+        return cls(leaves, flat[0][1], cut, near)
 
-    def __len__(self) -> int:
-        return len(self.near)
-
-    def mixed(self, chosen: Tensor, shuffle: Generator) -> Any:
-        """A batch of these samples, each with a box of a similar one, at the same place in all tensors of a sample."""
+    def mixed(self, which: int, shuffle: Generator) -> Any:
+        """A piece, each sample with a box of a similar one, at the same place in all tensors of a sample."""
+        chosen = self.pieces[which]
         own = [leaf[chosen] for leaf in self.leaves]
         column = torch.randint(self.near.shape[1], chosen.shape, generator=shuffle)
         other = [leaf[self.near[chosen, column]] for leaf in self.leaves]
@@ -132,10 +158,9 @@ class Mixer:
         return tree_unflatten(mixed, self.form)
 
 
-def _nearest(outputs: Sequence[Tensor]) -> Tensor:
-    """For each sample those with the nearest outputs, (N, at most ``NEAREST``)."""
-    flat = [_in_units_of_variation(output.flatten(1).float().cpu()) for output in outputs]
-    points = torch.cat(flat, dim=1)
+def _nearest(outputs: Sequence[Sequence[Tensor]]) -> Tensor:
+    """For each sample of these batches those with the nearest outputs, (N, at most ``NEAREST``)."""
+    points = torch.cat([_in_units_of_variation(parts) for parts in zip(*outputs, strict=True)], dim=1)
     groups = torch.randperm(len(points), generator=Generator().manual_seed(0))
     near = torch.empty(len(points), min(NEAREST, len(points) - 1), dtype=torch.long)
     for group in groups.tensor_split(-(-len(points) // AMONG)):
@@ -144,9 +169,15 @@ def _nearest(outputs: Sequence[Tensor]) -> Tensor:
     return near
 
 
-def _in_units_of_variation(output: Tensor) -> Tensor:
-    """One column per number, scaled so that every output counts alike, whatever its units and its size."""
-    return output / (output.var(unbiased=False) * output.shape[1]).sqrt().clamp(min=1e-12)
+def _in_units_of_variation(parts: Sequence[Tensor]) -> Tensor:
+    """One output of all batches, (N, numbers), scaled so that every output counts alike; 0 where it is constant."""
+    flat = [part.reshape(len(part), -1) for part in parts]
+    apart = -(-flat[0].shape[1] // NUMBERS)
+    points = torch.cat([part[:, ::apart].double().cpu() for part in flat])
+    size = points.norm()
+    points -= points.mean(0)
+    spread = points.norm()
+    return (points / spread if spread > 1e-9 * size else torch.zeros_like(points)).float()
 
 
 def _pasted(x: Tensor, other: Tensor, shares: Tensor, places: Tensor) -> Tensor:
