@@ -222,10 +222,10 @@ class Closing(Scores):
 
     def __init__(self) -> None:
         super().__init__()
-        self.run = lambda x: self.body(x).mean((1, 2, 3))
+        self.run: Callable[[Tensor], Tensor] = lambda x: self.body(x).mean((1, 2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)  # type: ignore[no-any-return]
+        return self.run(x)
 
 
 LONGER: dict[str, tuple[Callable[[], nn.Module], list[Tensor], bool]] = {
