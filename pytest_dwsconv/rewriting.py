@@ -369,6 +369,6 @@ def _copied(model: nn.Module, advice: str = "pass inplace=True") -> nn.Module:
 
 def _kept(model: nn.Module, passes: int) -> nn.Module:
     """The model, or a copy if the refinement still asks it when the model itself is rewritten."""
-    from pytest_dwsconv.fit.recovery import AS_THEY_ARE
+    from pytest_dwsconv.fit.sampling import AS_THEY_ARE
 
     return _copied(model, f"pass refine={AS_THEY_ARE} or less") if passes > AS_THEY_ARE else model

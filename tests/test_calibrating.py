@@ -265,6 +265,23 @@ def test_longer_refinements_run_on_batches_of_the_sizes_given(name: str, monkeyp
     assert all(bool(torch.isfinite(value).all()) for value in result.model.state_dict().values())
 
 
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_network_that_fails_on_mixed_samples_at_last_is_left_as_found(
+    inplace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, data, _ = LONGER["real samples alone"]
+    model = make().eval()
+    modules, state = dict(model.named_modules()), copy.deepcopy(model.state_dict())
+    monkeypatch.setattr("pytest_dwsconv.fit.sampling.Mixtures.usable", lambda self: True)
+    with pytest.raises(
+        InputError, match=r"gives NaN or infinity for mixed samples; pass refine=20 or less, which mixes"
+    ):
+        rewrite(model, init="fit", calibration=data, refine=22, inplace=inplace)
+    assert dict(model.named_modules()) == modules
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_batches_that_require_gradients_get_none() -> None:
     leaf = batches(4, 8, 8, 8)[0].requires_grad_()
     rewrite(Scores().eval(), init="fit", calibration=[leaf, leaf * 2, leaf.detach() * 3], refine=1)

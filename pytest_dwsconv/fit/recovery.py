@@ -33,12 +33,10 @@ from pytest_dwsconv.fit.matching import (
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.replaying import arguments
 from pytest_dwsconv.fit.rotating import RotatedAdam
-from pytest_dwsconv.fit.sampling import Mixer, Mixtures, Pieces, Source
+from pytest_dwsconv.fit.sampling import AS_THEY_ARE, Mixer, Mixtures, Pieces, Source
 from pytest_dwsconv.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
-AS_THEY_ARE = 20
-"""Passes over the samples as they are; then these are known by heart, and mixing them gains more."""
 
 
 class Reference:

@@ -21,6 +21,8 @@ STEP = 32
 """Samples that a step takes at most: many small steps gain more from few data than few large ones."""
 INNER = 10.0
 """What activations count for beside the outputs: they tell much more of each sample."""
+AS_THEY_ARE = 20
+"""Passes over the samples as they are; then these are known by heart, and mixing them gains more."""
 SIDES = 0.15, 0.6
 """The least and greatest side of a box, as a share of the sample's."""
 NEAREST, AMONG, NUMBERS = 16, 1024, 4096
@@ -97,9 +99,9 @@ class Mixtures(NamedTuple):
             try:
                 wanted = self.see(batch)
             except Exception as error:  # whatever a user's forward raises
-                raise InputError(f"the original fails on mixed samples ({type(error).__name__}: {error})") from error
+                raise InputError(_refused(f"fails on mixed samples ({type(error).__name__}: {error})")) from error
         if not all(bool(torch.isfinite(output).all()) for output in wanted.outputs):
-            raise InputError("the original gives NaN or infinity for mixed samples")
+            raise InputError(_refused("gives NaN or infinity for mixed samples"))
         return batch, wanted
 
     def usable(self) -> bool:
@@ -114,6 +116,10 @@ class Mixtures(NamedTuple):
 
     def inner(self, done: float) -> float:
         return float(INNER ** (1 - done))  # outputs matter in the end, and these can no longer be learned by heart
+
+
+def _refused(why: str) -> str:
+    return f"the original {why}; pass refine={AS_THEY_ARE} or less, which mixes none"
 
 
 class Mixer(NamedTuple):
