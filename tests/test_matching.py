@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.fit.matching import compared
+from pytest_dwsconv.fit.matching import alike, compared
 from pytest_dwsconv.fit.recovery import Reference
 
 
@@ -87,3 +87,19 @@ def test_a_flat_network_is_refined_towards_its_activations() -> None:
         "c1": [(2, 4, 12, 12)],
         "c3": [(2, 4, 8, 8)],
     }
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "same"),
+    [
+        ([torch.tensor([1000.0, 0.5])], [torch.tensor([1000.0, 0.0])], True),
+        ([torch.tensor([1000.0, 2.0])], [torch.tensor([1000.0, 0.0])], False),
+        ([torch.ones(2)], [torch.ones(1)], False),
+        ([torch.ones(2)], [], False),
+        ([torch.ones(0)], [torch.ones(0)], True),
+        ([torch.tensor([torch.nan])], [torch.tensor([torch.nan])], False),
+        ([torch.tensor([torch.inf])], [torch.tensor([torch.inf])], False),
+    ],
+)
+def test_tensors_are_alike_if_they_differ_by_rounding(found: list[Tensor], wanted: list[Tensor], same: bool) -> None:
+    assert alike(found, wanted) is same

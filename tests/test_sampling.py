@@ -130,8 +130,13 @@ def test_many_samples_are_compared_in_groups() -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [lambda x: [x, torch.full((len(x), 1), 5.0)], lambda x: [x + 3000], lambda x: [x[:, :1], x[:, 1:] * 2 - 7]],
-    ids=["one is constant", "far from 0", "in parts"],
+    [
+        lambda x: [x, torch.full((len(x), 1), 5.0)],
+        lambda x: [x + 3000],
+        lambda x: [x[:, :1], x[:, 1:] * 2 - 7],
+        lambda x: [x, x[:, :0]],
+    ],
+    ids=["one is constant", "far from 0", "in parts", "one is empty"],
 )
 def test_constants_in_the_outputs_hide_no_similarity(spoil: Callable[[Tensor], list[Tensor]]) -> None:
     outputs = torch.randn(600, 2)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -92,10 +93,13 @@ def fast_layout(model: nn.Module, batch: Any) -> Callable[[Any], Any]:
 
 
 def alike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
-    """Whether these are as many tensors, and the same but for rounding."""
-    return len(found) == len(wanted) and all(
-        torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in zip(found, wanted, strict=True)
-    )
+    """Whether these are as many tensors, finite, and the same but for rounding."""
+    return len(found) == len(wanted) and all(map(_close, found, wanted))
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    size = float(wanted.abs().max()) if wanted.numel() else 0.0
+    return found.shape == wanted.shape and isfinite(size) and torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * size)
 
 
 def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:

@@ -178,7 +178,7 @@ def _nearest(outputs: Sequence[Sequence[Tensor]]) -> Tensor:
 def _in_units_of_variation(parts: Sequence[Tensor]) -> Tensor:
     """One output of all batches, (N, numbers), scaled so that every output counts alike; 0 where it is constant."""
     flat = [part.reshape(len(part), -1) for part in parts]
-    apart = -(-flat[0].shape[1] // NUMBERS)
+    apart = max(1, -(-flat[0].shape[1] // NUMBERS))
     points = torch.cat([part[:, ::apart].double().cpu() for part in flat])
     size = points.norm()
     points -= points.mean(0)
