@@ -23,7 +23,7 @@ from pytest_dwsconv.report import Finding, Report
 from pytest_dwsconv.rules import Judgement, Policy, Verdict
 from pytest_dwsconv.sites import module_spec
 from pytest_dwsconv.source.judging import by_rule
-from pytest_dwsconv.source.sites import Evidence, Position, Site, by_position
+from pytest_dwsconv.source.sites import SHARED_LINE, Evidence, Position, Site, by_position, shared_lines
 from pytest_dwsconv.targets import build_from_file
 
 _BUILT_AT = "_dwsconv_built_at"
@@ -41,19 +41,20 @@ class FileModel:
 
     def foretell(self, sites: Sequence[Site]) -> Report:
         """The report with the verdicts of the file's sites: what the rewritten file replaces, and nothing else."""
-        places = by_position([site.place for site in sites])
+        places = [site.place for site in sites]
         judgements = {site.place: site.judgement for site in sites}
+        at: dict[Position | None, Judgement] = {(line, None): SHARED_LINE for line in shared_lines(places)}
+        at |= {position: judgements[place] for position, place in by_position(places).items()}
 
         def judge_finding(finding: Finding) -> Judgement:
-            place = places.get(self.built_at[finding.name]) if finding.name in self.built_at else None
             own = Judgement(finding.verdict, finding.code, finding.reason)
-            ours = by_rule("DWS201", _BUILT_ELSEWHERE) if place is None else judgements[place]
+            ours = at.get(self.built_at.get(finding.name), _BUILT_ELSEWHERE)
             return ours if Verdict.CANDIDATE in (own.verdict, ours.verdict) else own
 
         return rejudged(self.report, judge_finding)
 
 
-_BUILT_ELSEWHERE = "no call of its class in this file builds it"
+_BUILT_ELSEWHERE = by_rule("DWS201", "no call of its class in this file builds it")
 
 
 def model_of_file(

@@ -25,7 +25,7 @@ def replace_content(path: Path, data: bytes) -> None:
 
 def _status(path: Path) -> os.stat_result | None:
     try:
-        return path.stat()
+        return os.stat(path)
     except FileNotFoundError:
         return None
 

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+
+# Before torch is imported: workers side by side, each with a thread per core, wait for each other most of the time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from torch import nn

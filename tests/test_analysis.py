@@ -359,7 +359,6 @@ def test_sides_may_be_any_whole_numbers() -> None:
     assert analyze(Shared(), tuple(shape)) == analyze(Shared(), (1, 4, 8, 8))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_script_modules_are_refused() -> None:
     with pytest.raises(InputError, match="a ScriptModule has no Python forward"):
         analyze(torch.jit.script(nn.ReLU()), (1, 4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,9 @@ class Net(nn.Sequential):
         )
 """
 
+COLUMNS = sys.version_info >= (3, 11)
+"""Whether this Python records where in its line a call begins; the last candidate is the second of its line."""
+
 
 def params(path: Path, model: str) -> int:
     return sum(parameter.numel() for parameter in build_from_file(path, model).parameters())
@@ -75,7 +80,7 @@ def net(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 )
 def test_the_table_foretells_what_the_rewritten_file_builds(net: Path, candidates: list[str]) -> None:
     report = foretold(net, "Net")
-    assert [finding.name for finding in report.candidates] == candidates
+    assert [finding.name for finding in report.candidates] == (candidates if COLUMNS else candidates[:-1])
     assert main(["--model", "Net", str(net)]) == 0
     assert params(net, "Net") == report.separable_params < report.params
 
@@ -93,6 +98,23 @@ def test_each_row_has_the_reason_that_holds_for_it(net: Path) -> None:
     assert "for 1 of the 2 built here, it is depthwise already" in findings["3"].reason
     assert findings["5.0"].reason == "no call of its class in this file builds it"
     assert findings["3"].separable_params is None
+
+
+def test_calls_that_cannot_be_told_apart_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "line.py"
+    source = (
+        "from torch import nn\n\n\ndef net():\n"
+        "    a, b = nn.Conv2d(8, 16, 3), nn.Conv2d(16, 32, 3)\n"
+        "    return nn.Sequential(a, b, nn.Conv2d(32, 32, 3))\n"
+    )
+    path.write_text(source)
+    command = [sys.executable, "-X", "no_debug_ranges", "-m", "pytest_dwsconv", "--model", "net", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [line for line in done.stdout.splitlines() if " DWS205 " in line]
+    assert [row.split()[0] for row in rows] == ["0", "1"]
+    assert done.stdout.count("line.py:5:") == done.stdout.count("which of them built what") == 2
+    assert "    a, b = nn.Conv2d(8, 16, 3), nn.Conv2d(16, 32, 3)\n" in path.read_text()
+    assert params(path, "net") == 8 * 16 * 9 + 16 + 16 * 32 * 9 + 32 + 32 * 9 + 32 * 32 + 32
 
 
 def test_the_example_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

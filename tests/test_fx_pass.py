@@ -184,6 +184,8 @@ WAYS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_with_another_user_are_left_alone(way: str) -> None:
+    if way == "stride from data" and torch.__version__ < "2.9":
+        pytest.skip("this torch.fx cannot trace it")
     model = Twice(WAYS[way])
     x = torch.randn(1, 8, 9, 9)
     found, modified = run(model, **FULL)

@@ -46,6 +46,8 @@ class Odd(nn.Module):
 IMAGE = torch.zeros(1, 3, 8, 8)
 """
 
+STRICT_EXPORT = pytest.mark.skipif(torch.__version__ < "2.10", reason="before 2.10, PyTorch calls what it exports")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def compilers() -> None:
@@ -126,7 +128,8 @@ def test_ways_to_call(pytester: pytest.Pytester, body: str, shapes: Any) -> None
         "nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))(IMAGE)",
         "Small()",
         "torch.fx.symbolic_trace(Small())",
-        "torch.export.export(Small().eval(), (IMAGE,))",
+        pytest.param("torch.export.export(Small().eval(), (IMAGE,), strict=True)", marks=STRICT_EXPORT),
+        "torch.export.export(Small().eval(), (IMAGE,), strict=False)",
         "torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))",
     ],
 )
@@ -311,7 +314,6 @@ def test_in_place():
     model = Small(4)
     model.compile(backend="aot_eager")
     model(IMAGE).sum().backward()
-def test_exported(): torch.export.export(Small(), (IMAGE,), strict=True)
 def test_reset(): torch._dynamo.reset()
 def test_hidden_again(): compiled(IMAGE)
 def test_hidden_after_all():
@@ -319,7 +321,7 @@ def test_hidden_after_all():
     compiled(IMAGE)
 """
     result = run_reporting(pytester, source, "--dws-strict")
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=6)
     assert result.ret == 0
     assert reported(pytester) == [("Small", [IMAGE], ["test_by_itself", "test_in_place"])]
     result.stdout.fnmatch_lines(

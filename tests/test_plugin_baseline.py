@@ -185,7 +185,7 @@ def test_a_write_that_fails_leaves_the_baseline_as_it_was(pytester: pytest.Pytes
         os.replace = full
         """
     )
-    pytester.makepyfile(nets=NETS.replace("16", "17"))
+    pytester.makepyfile(nets=NETS.replace("16", "160"))
     result = pytester.runpytest_subprocess("--dws-update", "-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.assert_outcomes(passed=1)

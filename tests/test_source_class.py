@@ -121,7 +121,6 @@ def test_it_copies_pickles_and_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(exported(x), new(x))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # reason: torch.jit.script, which people still use
 def test_it_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"import torch\nfrom torch import nn\n\n\n{class_text(2, 'Separable', 'torch', 'nn')}"
     (tmp_path / "scripted_separable.py").write_text(text)

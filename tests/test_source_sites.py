@@ -327,6 +327,6 @@ def test_a_proved_site_costs_what_was_built() -> None:
 def test_a_line_without_column_does_not_tell_two_calls_apart() -> None:
     text = "from torch import nn\nnn.Conv2d(a, b, k); nn.Conv2d(a, b, 3, groups=g)\n"
     found = rewrite_text(text, evidence={(2, None): [BUILT_STANDARD]}).sites
-    assert [site.judgement.code for site in found] == ["DWS203", "DWS204"]
+    assert [site.judgement.code for site in found] == ["DWS205", "DWS205"]
     found = rewrite_text(text, evidence={(2, 21): [BUILT_STANDARD]}).sites
     assert [site.judgement.code for site in found] == ["DWS203", "DWS001"]

@@ -92,9 +92,11 @@ class Noticer:
 
         def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             """In the place of torch's own, and doing as it does: with a frame more, warnings would point to here."""
-            run = original.__get__(module)
+            run: Any
             if torchs_own:
                 run = module._call_impl if module._compiled_call_impl is None else module._compiled_call_impl
+            else:
+                run = original.__get__(module)
             if _at_work() or self._inside():
                 return run(*args, **kwargs)
             with self.outermost():
@@ -148,9 +150,13 @@ def _at_work() -> bool:
     """Whether the call is a compiler's or a tracer's, which must find nothing here to compile or trace."""
     import torch
 
+    return _fx_tracing() or torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
+
+
+def _fx_tracing() -> bool:
     tracer = sys.modules.get("torch.fx._symbolic_trace")  # torch.fx keeps the call it finds when it is imported
-    tracing = getattr(tracer, "_is_fx_tracing_flag", False) or torch._C._get_tracing_state() is not None
-    return tracing or torch.compiler.is_compiling()
+    ask = getattr(tracer, "is_fx_symbolic_tracing", None)
+    return ask() if ask is not None else getattr(tracer, "_is_fx_tracing_flag", False)  # before PyTorch 2.9
 
 
 # --------------------------------------------------------------------------- what is kept of a call
