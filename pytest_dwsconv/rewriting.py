@@ -18,7 +18,7 @@ from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.allocating import Budgets, allocate, parse_budgets
-from pytest_dwsconv.fit.matching import buffers_as_found, recordable
+from pytest_dwsconv.fit.matching import buffers_as_found
 from pytest_dwsconv.planning import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replacing import (
@@ -200,7 +200,14 @@ def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | Non
         raise InputError(f"init={init!r} makes no use of calibration; pass init='fit'")
     if isinstance(calibration, Tensor):
         raise InputError("calibration is one tensor; pass batches, as in calibration=images.split(64)")
-    return tree_map(recordable, list(calibration or ()))  # type: ignore[no-any-return]  # torch leaves it open
+    return tree_map(_recordable, list(calibration or ()))  # type: ignore[no-any-return]  # torch leaves it open
+
+
+def _recordable(leaf: Any) -> Any:
+    """A leaf that gradients can be computed past, and are not of: copied if made under ``torch.inference_mode``."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.clone() if leaf.is_inference() else leaf.detach()
 
 
 def _choices(

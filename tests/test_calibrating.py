@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from pytest_dwsconv.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.calibrating import split
+from pytest_dwsconv.fit.distilling import distill
 from pytest_dwsconv.fit.matching import fast_layout
 from pytest_dwsconv.fit.sampling import _pasted
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
@@ -599,3 +600,36 @@ def test_a_forward_that_its_record_does_not_reproduce_is_refused() -> None:
 @pytest.mark.parametrize(("count", "held"), [(1, []), (2, [1]), (7, [6]), (8, [7]), (16, [7, 15]), (20, [7, 15])])
 def test_every_eighth_batch_is_held_out(count: int, held: list[int]) -> None:
     assert split(count) == ([i for i in range(count) if i not in held], held)
+
+
+def normalised(x: Tensor) -> Tensor:
+    return (x - 0.5) / 0.25
+
+
+def normalised_in_place(x: Tensor) -> Tensor:
+    x -= 0.5
+    return x.div_(0.25)
+
+
+class Normalising(nn.Module):
+    def __init__(self, normalise: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.normalise = normalise
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.normalise(x)).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_a_forward_may_write_into_its_input() -> None:
+    data, kept = batches(4, 8, 8, 8), batches(4, 8, 8, 8)
+    models = []
+    for normalise in (normalised, normalised_in_place):
+        original = Normalising(normalise)
+        model = rewrite(original, init="fit", calibration=data, refine=22).model
+        distill(model, original, data, steps=5, held_out=data[:1])
+        models.append(model)
+    assert all(torch.equal(*pair) for pair in zip(data, kept, strict=True))
+    for name, value in models[0].state_dict().items():
+        torch.testing.assert_close(models[1].state_dict()[name], value)

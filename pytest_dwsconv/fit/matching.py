@@ -39,7 +39,7 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
 
     def see(runner: nn.Module, batch: Any) -> Seen:
         inner.clear()
-        args, kwargs = tree_map(recordable, arguments(batch))
+        args, kwargs = arguments(batch)
         outputs = floating(runner(*args, **kwargs))
         return Seen(outputs, dict(inner))
 
@@ -49,13 +49,6 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
     finally:
         for handle in handles:
             handle.remove()
-
-
-def recordable(leaf: Any) -> Any:
-    """A leaf that gradients can be computed past, and are not of: copied if made under ``torch.inference_mode``."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    return leaf.clone() if leaf.is_inference() else leaf.detach()
 
 
 @contextmanager

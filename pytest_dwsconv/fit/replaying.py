@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.tracing import Trace, trace
@@ -20,7 +20,16 @@ Override = Callable[[Tensor], Tensor]
 """What a node computes instead, from its first argument."""
 
 
-def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def arguments(batch: Any) -> Arguments:
+    """A batch as arguments of one forward, which may write into them: they are copies, without gradients."""
+    copies: Arguments = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, given(batch))
+    return copies
+
+
+def given(batch: Any) -> Arguments:
     """A batch as the forward's arguments: a tensor, several positional ones, or keyword arguments by name."""
     if isinstance(batch, Mapping):
         return (), dict(batch)
@@ -49,7 +58,7 @@ class Recording:
 
     def start(self, batch: Any) -> dict[int, Any]:
         """The values of the placeholders."""
-        tensors = [item for item in tree_leaves(arguments(batch)) if isinstance(item, Tensor)]
+        tensors = [item for item in tree_leaves(given(batch)) if isinstance(item, Tensor)]
         places = (self.place[node] for node in self.nodes if node.op == "placeholder")
         return dict(zip(places, tensors, strict=True))
 
@@ -125,9 +134,9 @@ class Data:
         graphs: dict[Any, Recording] = {}
         self.recordings: list[Recording] = []
         for batch in self.batches:
-            shapes = tuple((tuple(t.shape), t.dtype) for t in tree_leaves(arguments(batch)) if isinstance(t, Tensor))
+            shapes = tuple((tuple(t.shape), t.dtype) for t in tree_leaves(given(batch)) if isinstance(t, Tensor))
             if shapes not in graphs:
-                args, kwargs = arguments(batch)
+                args, kwargs = given(batch)
                 graphs[shapes] = Recording(trace(model, args, kwargs))
             self.recordings.append(graphs[shapes])
         first = self.recordings[0]
@@ -185,7 +194,7 @@ def _size(tensor: Tensor) -> float:
 
 def _check_values(batches: Sequence[Any]) -> None:
     for index, batch in enumerate(batches):
-        for tensor in floating(arguments(batch)):
+        for tensor in floating(given(batch)):
             if not tensor.numel():
                 raise InputError(f"calibration batch {index} holds no sample: its shape is {tuple(tensor.shape)}")
             if not bool(torch.isfinite(tensor).all()):
