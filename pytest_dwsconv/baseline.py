@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from math import inf
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.errors import FormatError
@@ -239,4 +240,7 @@ def _entry(row: Any) -> Entry:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise ValueError(f"{number!r} is not a whole number from 0")
     seconds = {str(key): float(value) for key, value in latencies.items()}
+    for value in seconds.values():
+        if not 0 < value < inf:
+            raise ValueError(f"{value} is no latency, which is in seconds above 0")
     return Entry(params, macs, seconds, str(row.get("reported_by", "")))

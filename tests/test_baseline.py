@@ -24,7 +24,7 @@ ENTRIES = st.dictionaries(
         Entry,
         st.integers(0, 10**12),
         st.none() | st.integers(0, 10**15),
-        st.dictionaries(st.text(), st.floats(0, 100), max_size=2),
+        st.dictionaries(st.text(), st.floats(0, 100, exclude_min=True), max_size=2),
         st.text(),
     ),
     max_size=4,
@@ -182,6 +182,11 @@ def test_an_update_keeps_what_did_not_run_and_says_what_changed() -> None:
         ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": true}}}', "True is not a whole number from 0"),
         ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "size": 1}}}', "unknown keys in"),
         ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": "c"}}}}', "not a baseline"),
+        (
+            '{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": NaN}}}}',
+            "nan is no latency",
+        ),
+        ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": 0}}}}', "0.0 is no latency"),
     ],
 )
 def test_what_is_no_baseline(text: str, part: str) -> None:
