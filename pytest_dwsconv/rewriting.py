@@ -16,9 +16,11 @@ from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.conv import Order
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.fit.allocating import Budgets, allocate, parse_budgets
-from pytest_dwsconv.fit.matching import buffers_as_found
+from pytest_dwsconv.fit.checking import check_batches
+from pytest_dwsconv.fit.matching import autocast_off, buffers_as_found
+from pytest_dwsconv.fit.replaying import rejected
 from pytest_dwsconv.planning import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replacing import (
@@ -165,15 +167,21 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         raise InputError("a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not both")
     if input_size is None and example_inputs is None and batches:
         example_inputs = batches[0]
-    before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
+    try:
+        before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
+    except TracingError as error:
+        if batches and example_inputs is batches[0]:
+            raise rejected(0, error) from error
+        raise
     _check_patterns(policy, before)
     target = model if inplace else _copied(model)
     original = _kept(model, refine) if inplace and init == FIT else model
-    if budget is None:
-        choices = _choices(target, before, depth_multiplier, wanted, init)
-    else:
-        choices = {entry.name: [entry] for entry in _planned(target, before, batches, wanted, budget).entries}
-    with buffers_as_found(target, besides=_statistics(target)):  # those are the fit's to set
+    # reason: the statistics are the fit's to set
+    with autocast_off(target), buffers_as_found(target, besides=_statistics(target)):
+        if budget is None:
+            choices = _choices(target, before, depth_multiplier, wanted, init)
+        else:
+            choices = {entry.name: [entry] for entry in _planned(target, before, batches, wanted, budget).entries}
         fit = _calibrated(target, choices, batches) if init == FIT and choices else None
         plan = Plan(
             tuple(fit.fitted[name].entry if fit and name in fit.fitted else few[0] for name, few in choices.items())
@@ -198,9 +206,10 @@ def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | Non
         raise InputError(f"{what} needs calibration=batches: some hundred inputs of the model, without labels")
     if calibration is not None and init != FIT and budget is None:
         raise InputError(f"init={init!r} makes no use of calibration; pass init='fit'")
-    if isinstance(calibration, Tensor):
-        raise InputError("calibration is one tensor; pass batches, as in calibration=images.split(64)")
-    return tree_map(_recordable, list(calibration or ()))  # type: ignore[no-any-return]  # torch leaves it open
+    if calibration is None:
+        return []
+    check_batches("calibration", calibration)
+    return tree_map(_recordable, list(calibration))  # type: ignore[no-any-return]  # torch leaves it open
 
 
 def _recordable(leaf: Any) -> Any:
@@ -337,7 +346,8 @@ def _replacements(
         if inplace and conv is model:
             raise InputError("a model that is itself the convolution cannot be replaced in place; pass inplace=False")
         if fit and entry.name in fit.fitted:
-            swaps[conv], errors[entry.name] = fit.fitted[entry.name].module, fit.fitted[entry.name].weight_error
+            fitted = fit.fitted[entry.name]
+            swaps[conv], errors[entry.name] = fitted.module.train(conv.training), fitted.weight_error
             continue
         factors, error = initial(conv.weight, entry, "svd" if fit else init)
         swaps[conv] = replacement(conv, entry, factors)

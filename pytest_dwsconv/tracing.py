@@ -25,6 +25,8 @@ from pytest_dwsconv.record import Step, as_graph
 from pytest_dwsconv.recording import ModuleCall, Recorder, seeing_modules, size_in_bytes
 from pytest_dwsconv.report import Origin
 
+ADVICE = "Pass an input size or example_inputs that its forward accepts."
+
 
 @dataclass
 class Trace:
@@ -161,5 +163,5 @@ def _rejected(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> Tra
     cause = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     return TracingError(
         f"{type(model).__name__} rejected inputs of shape {', '.join(shapes) or '(none)'}: "
-        f"{type(error).__name__}{place}: {cause}. Pass an input size or example_inputs that its forward accepts."
+        f"{type(error).__name__}{place}: {cause}. {ADVICE}"
     )

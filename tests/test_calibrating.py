@@ -527,7 +527,7 @@ def test_a_half_precision_network() -> None:
         ({"init": "fit"}, "init='fit' needs calibration=batches"),
         ({"budget": "1k"}, "a budget needs calibration=batches"),
         ({"init": "svd", "calibration": [1]}, "init='svd' makes no use of calibration"),
-        ({"init": "fit", "calibration": torch.ones(4, 8, 8, 8)}, r"pass batches, as in calibration=images.split\(64\)"),
+        ({"init": "fit", "calibration": torch.ones(4, 8, 8, 8)}, r"pass calibration=images.split\(128\)"),
         ({"init": "fit", "calibration": [], "input_size": (1, 8, 8, 8)}, "calibration has no batches"),
         ({"init": "fit", "calibration": [torch.full((2, 8, 8, 8), float("nan"))]}, "calibration batch 0 holds NaN"),
     ],

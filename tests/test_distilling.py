@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.distilling import distill
-from pytest_dwsconv.fit.matching import fast_layout, mean_mismatch, seen
+from pytest_dwsconv.fit.matching import fast_layout, mean_mismatch, seen, variation
 from pytest_dwsconv.rewriting import rewrite
 
 
@@ -466,6 +466,6 @@ def test_buffers_that_a_forward_writes_and_extra_state(tmp_path: Path) -> None:
 def test_measuring_leaves_buffers_as_they_were() -> None:
     model, held = Counting(), batches(2)
     wanted = seen(model, ["features.0"], held)
-    assert mean_mismatch(model, ["features.0"], held, wanted) == 0
+    assert mean_mismatch(model, ["features.0"], held, wanted, variation(wanted)) == 0
     fast_layout(model, held[0])
     assert model.get_buffer("calls") == 0

@@ -188,7 +188,7 @@ def split(count: int) -> tuple[list[int], list[int]]:
     a single one is not.
     """
     rank, world = place_in_group()
-    total = torch.tensor(float(count))
+    total = torch.tensor(float(count), device="cpu")
     all_reduce(total)
     last = int(total) - 1
     held = [i for i in range(count) if (o := i * world + rank) % 8 == 7 or 0 < o == last < 7]
@@ -308,7 +308,7 @@ def _fitted(space: Space, entry: PlanEntry, factors: Factors, mean_y: Tensor) ->
 
 def weighted_loss(seen: Sequence[Observation], fitted: Fitted, weights: Mapping[int, Tensor]) -> float:
     """Sum over positions of e^T H e, where e is the error at the reference after the rectifier."""
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     for one in seen:
         error = _seen_through(one, one.reached(fitted(one.x))) - _seen_through(one, one.target)
         flat = error.movedim(-len(fitted.entry.kernel_size) - 1, 0).flatten(1).double()
@@ -322,7 +322,7 @@ def relative_error(seen: Sequence[Observation], fitted: Fitted) -> float | None:
 
     None where there is no data, or nothing varies.
     """
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(2, dtype=torch.float64, device="cpu")
     for one in seen:
         target, error = one.target - one.rest, one.reached(fitted(one.x)) - one.target
         axes = [axis for axis in range(target.dim()) if axis != target.dim() - len(fitted.entry.kernel_size) - 1]

@@ -20,6 +20,8 @@ from pytest_dwsconv.separable import SeparableConvNd
 def check_batches(name: str, batches: Any) -> None:
     if isinstance(batches, Tensor):
         raise InputError(f"{name} is one tensor, not batches: pass {name}=images.split(128)")
+    if hasattr(batches, "__array__"):
+        raise InputError(f"{name} is one array, not batches: pass {name}=torch.from_numpy(images).split(128)")
     if isinstance(batches, (str, Mapping)) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
         raise InputError(f"{name} must be batches, as a list or a data loader gives them, not {type(batches).__name__}")
 

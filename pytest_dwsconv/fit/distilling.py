@@ -21,17 +21,20 @@ from pytest_dwsconv.fit.checkpoint import START_ANEW, Checkpoint, fingerprint, w
 from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.matching import (
     Seen,
+    autocast_off,
     buffers_as_found,
     compared,
     mean_mismatch,
     mismatch,
     seen,
     snapshot,
+    variation,
     watching,
 )
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
-from pytest_dwsconv.fit.recovery import warm_cosine
+from pytest_dwsconv.fit.recovery import UNTRAINABLE, warm_cosine
 from pytest_dwsconv.fit.rotating import RotatedAdam
+from pytest_dwsconv.fit.variation import Variation
 from pytest_dwsconv.preserving import as_found
 
 Batches = Iterable[Any]
@@ -123,13 +126,15 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     held_wanted = seen(teacher, names, held)
     flags = {module: module.training for module in student.modules()}
     with ExitStack() as stack:
+        stack.enter_context(autocast_off(student))
         stack.enter_context(_gradients_as_found(student))
         stack.enter_context(buffers_as_found(teacher))
         stack.enter_context(as_found(list(teacher.modules())))
         theirs = stack.enter_context(watching(teacher, names))
         ours = stack.enter_context(watching(student, names))
         stack.callback(_set_training, flags)
-        training = _Training(student, teacher, (ours, theirs), (names, held, held_wanted), learning_rate, steps)
+        judging = (names, held, held_wanted, variation((*held_wanted, *seen(teacher, names, [first]))))
+        training = _Training(student, teacher, (ours, theirs), judging, learning_rate, steps)
         return _train(training, chain([first], stream), check_every, patience, file)
 
 
@@ -156,12 +161,12 @@ class _Training:
         student: nn.Module,
         teacher: nn.Module,
         see: tuple[Callable[..., Seen], Callable[..., Seen]],
-        held: tuple[Sequence[str], Sequence[Any], Sequence[Seen]],
+        judging: tuple[Sequence[str], Sequence[Any], Sequence[Seen], Variation],
         learning_rate: float,
         steps: int,
     ) -> None:
         self.student, self.teacher, (self.ours, self.theirs) = student, teacher, see
-        self.names, self.held, self.held_wanted = held
+        self.judging = judging
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self.norms = [module for module in student.modules() if isinstance(module, (*NORMS, nn.SyncBatchNorm))]
         self.optimiser = RotatedAdam(self.parameters, lr=learning_rate, betas=BETAS)
@@ -177,7 +182,8 @@ class _Training:
     def loss(self, batch: Any) -> Tensor:
         with torch.no_grad():
             wanted = self.theirs(self.teacher, batch)
-        return mismatch(self.ours(self.run, batch), wanted, INNER * (1 - self.step / self.steps))
+        varying = self.judging[-1]
+        return mismatch(self.ours(self.run, batch), wanted, varying, INNER * (1 - self.step / self.steps))
 
     def train(self, batch: Any) -> None:
         self.student.train()
@@ -187,6 +193,8 @@ class _Training:
         self.optimiser.zero_grad()
         loss = self.loss(batch)
         self._check_finite(loss)
+        if not loss.requires_grad:
+            self._stop(f"student {UNTRAINABLE}", "leave that out of its forward")
         loss.backward()
         self.optimiser.step()
         self.schedule.step()
@@ -199,9 +207,11 @@ class _Training:
         if not isfinite(float(total)):
             self._stop(f"the loss of step {self.step + 1} is {float(total)}")
 
-    def _stop(self, reason: str) -> NoReturn:
+    def _stop(
+        self, reason: str, advice: str = "lower learning_rate, take NaN and infinity out of the batches, or use float32"
+    ) -> NoReturn:
         self.student.load_state_dict(self.came)
-        raise InputError(f"{reason}: lower learning_rate, take NaN and infinity out of the batches, or use float32")
+        raise InputError(f"{reason}: {advice}")
 
     def begin(self) -> None:
         """Check the student as it came: what cannot be judged then, never can."""
@@ -223,7 +233,7 @@ class _Training:
             self.best_step, self.best = self.step, snapshot(self.student.state_dict())
 
     def held_out_loss(self) -> float | None:
-        return mean_mismatch(self.student, self.names, self.held, self.held_wanted, inner=0.0)
+        return mean_mismatch(self.student, *self.judging, inner=0.0)
 
     @property
     def waited(self) -> int:

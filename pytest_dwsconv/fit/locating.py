@@ -84,7 +84,7 @@ def _call(graph: Recording, node: fx.Node, name: str, conv: Any) -> Call:
     first = _padding(node, name) or node
     if not first.args or not isinstance(first.args[0], fx.Node):
         raise InputError(f"{name} gets its input by keyword, where it cannot be followed; leave it out with ignore")
-    scale = torch.ones(conv.out_channels, dtype=torch.float64)
+    scale = torch.ones(conv.out_channels, dtype=torch.float64, device="cpu")
     at, norm = node, None
     while (after := _linear_user(graph, at)) is not None:
         module = graph.modules.get(after.target)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from math import isfinite
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.replaying import arguments, floating
+from pytest_dwsconv.fit.variation import Variation, wide
 from pytest_dwsconv.preserving import as_found
 
 PAIR = 2
@@ -61,6 +62,15 @@ def buffers_as_found(model: nn.Module, besides: Sequence[Tensor] = ()) -> Iterat
         yield
     finally:
         restore(buffers, saved)
+
+
+@contextmanager
+def autocast_off(model: nn.Module) -> Iterator[None]:
+    """The precision of the weights, also where the caller has switched to another: sums of errors need it."""
+    with ExitStack() as stack:
+        for kind in {"cpu"} | {tensor.device.type for tensor in model.parameters()} - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @torch.no_grad()
@@ -141,30 +151,52 @@ def _with_norm(model: nn.Module, name: str) -> str | None:
     return None if elsewhere and siblings[own].bias is None else name
 
 
-def mismatch(found: Seen, wanted: Seen, inner: float = 1.0) -> Tensor:
+def variation(wanted: Iterable[Seen]) -> Variation:
+    """How much the outputs and the modules' outputs vary over these batches."""
+    found = Variation()
+    for one in wanted:
+        for name, tensors in _named(one).items():
+            found.add(name, tensors)
+    return found
+
+
+def _named(one: Seen) -> dict[str, list[Tensor]]:
+    """All by the names of the modules; the model's outputs by none."""
+    return {**one.inner, "": one.outputs}
+
+
+def mismatch(found: Seen, wanted: Seen, varying: Variation, inner: float = 1.0) -> Tensor:
     """Squared error over squared variation: of the outputs, plus ``inner`` times the mean over the modules."""
-    total = _distance(found.outputs, wanted.outputs)
-    parts = [_distance(found.inner[name], wanted.inner[name]) for name in found.inner] if inner else []
+
+    def distance(name: str) -> Tensor:
+        pairs = zip(_named(found)[name], _named(wanted)[name], strict=True)
+        return torch.stack([_distance(*pair, varying.least(name, index)) for index, pair in enumerate(pairs)]).mean()
+
+    parts = [distance(name) for name in found.inner] if inner else []
+    total = distance("")
     return total + inner * torch.stack(parts).mean() if parts else total
 
 
-def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    parts = [
-        (a - b).square().mean() / (b - b.mean()).square().mean().clamp(min=1e-12)
-        for a, b in zip(found, wanted, strict=True)
-    ]
-    return torch.stack(parts).mean()
+def _distance(found: Tensor, wanted: Tensor, least: float) -> Tensor:
+    found, wanted = wide(found), wide(wanted)
+    return (found - wanted).square().mean() / (wanted - wanted.mean()).square().mean().clamp(min=least)
 
 
 @torch.no_grad()
 def mean_mismatch(
-    model: nn.Module, names: Sequence[str], batches: Sequence[Any], wanted: Sequence[Seen], inner: float = 1.0
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Sequence[Any],
+    wanted: Sequence[Seen],
+    varying: Variation,
+    inner: float = 1.0,
 ) -> float | None:
     """The mean over batches, of all processes, in evaluation mode; None without any."""
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(2, dtype=torch.float64, device="cpu")
     with buffers_as_found(model), as_found(list(model.modules())), watching(model, names) as see:
         for batch, target in zip(batches, wanted, strict=True):
-            sums += torch.tensor([float(mismatch(see(model, batch), target, inner)), 1.0], dtype=torch.float64)
+            error = mismatch(see(model, batch), target, varying, inner)
+            sums += torch.tensor([float(error), 1.0], dtype=torch.float64, device="cpu")
     all_reduce(sums)
     return float(sums[0] / sums[1]) if float(sums[1]) else None
 

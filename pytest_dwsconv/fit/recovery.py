@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.matching import (
     Seen,
@@ -28,6 +29,7 @@ from pytest_dwsconv.fit.matching import (
     restore,
     seen,
     snapshot,
+    variation,
     watching,
 )
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
@@ -37,6 +39,7 @@ from pytest_dwsconv.fit.sampling import AS_THEY_ARE, Mixer, Mixtures, Pieces, So
 from pytest_dwsconv.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
+UNTRAINABLE = "computes without gradients (under torch.no_grad, or detached)"
 
 
 class Reference:
@@ -49,9 +52,10 @@ class Reference:
         self.batches, self.held_out = batches, held_out
         self.wanted = seen(model, self.names, batches)
         self.held_wanted = seen(model, self.names, held_out)
+        self.varying = variation((*self.wanted, *self.held_wanted))
 
     def held_out_mismatch(self, model: nn.Module) -> float | None:
-        return mean_mismatch(model, self.names, self.held_out, self.held_wanted)
+        return mean_mismatch(model, self.names, self.held_out, self.held_wanted, self.varying)
 
 
 @torch.no_grad()
@@ -80,7 +84,7 @@ def _measure(model: nn.Module, norms: Sequence[Any], batches: Sequence[Any]) -> 
         for batch in batches:
             args, kwargs = arguments(batch)
             model(*args, **kwargs)
-    count = torch.tensor(float(len(batches)))
+    count = torch.tensor(float(len(batches)), device="cpu")
     all_reduce(count)
     for norm in norms:
         for statistic in (norm.running_mean, norm.running_var):
@@ -100,7 +104,7 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
     they cannot be mixed, they are gone through as they are. Either part is undone if the held-out batches do not gain.
 
     Raises:
-        InputError: the original fails on mixed samples, which it did not at first.
+        InputError: the original fails on mixed samples, which it did not at first, or the forward cannot be trained.
     """
     tensors = _moving(model, reference.replaced)
     if not tensors or reference.held_out_mismatch(model) is None:
@@ -122,7 +126,7 @@ def _mixtures(reference: Reference, see: Callable[[Any], Seen]) -> Mixtures | No
     """The samples of this process mixed; None if those of any process cannot be."""
     mixer = Mixer.of(reference.batches, reference.wanted)
     own = Mixtures(mixer, see) if mixer is not None and _as_before(see, reference) else None
-    without = torch.tensor(float(own is None or not own.usable()))
+    without = torch.tensor(float(own is None or not own.usable()), device="cpu")
     all_reduce(without)
     return None if float(without) else own
 
@@ -141,7 +145,7 @@ def _improve(
         return
     before, saved = reference.held_out_mismatch(model), snapshot(tensors)
     with as_found(list(model.modules())), _requiring_gradients(model, tensors):
-        _descend(model, reference.names, list(tensors.values()), source, passes, what)
+        _descend(model, reference, list(tensors.values()), source, passes, what)
     after = reference.held_out_mismatch(model)
     if before is None or after is None or not after < before:
         restore(tensors, saved)
@@ -172,18 +176,18 @@ def _requiring_gradients(model: nn.Module, tensors: Mapping[str, Tensor]) -> Ite
 
 
 def _descend(
-    model: nn.Module, names: Sequence[str], tensors: list[Tensor], source: Source, passes: int, what: str
+    model: nn.Module, reference: Reference, tensors: list[Tensor], source: Source, passes: int, what: str
 ) -> None:
     world = place_in_group()[1]
     shuffle = torch.Generator().manual_seed(0)
     own = len(source.order(torch.Generator()))
-    count = torch.tensor(float(own))
+    count = torch.tensor(float(own), device="cpu")
     all_reduce(count)
     steps = -(-int(count) // world)  # a pass, the same number in every process
     optimiser = RotatedAdam(tensors, lr=LEARNING_RATE, betas=BETAS)
     schedule = warm_cosine(optimiser, passes * steps)
     lay_out: Callable[[Any], Any] | None = None
-    with watching(model, names) as see:
+    with watching(model, reference.names) as see:
         for number in tqdm(range(passes), desc=what, disable=None, unit="pass"):
             order = source.order(shuffle)
             for step in range(steps):
@@ -191,7 +195,11 @@ def _descend(
                 if own:
                     batch, wanted = source.take(order[step % own], shuffle)
                     lay_out = lay_out or fast_layout(model, batch)
-                    mismatch(see(model, lay_out(batch)), wanted, source.inner(number / passes)).backward()
+                    found = see(model, lay_out(batch))
+                    loss = mismatch(found, wanted, reference.varying, source.inner(number / passes))
+                    if not loss.requires_grad:
+                        raise InputError(f"{type(model).__name__} {UNTRAINABLE}; pass refine=0, which trains nothing")
+                    loss.backward()
                 _average_gradients(tensors, world)
                 optimiser.step()
                 schedule.step()

@@ -7,14 +7,16 @@ at one point of the network, over all batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.tracing import Trace, trace
+from pytest_dwsconv.errors import InputError, TracingError
+from pytest_dwsconv.fit.variation import Variation
+from pytest_dwsconv.tracing import ADVICE, Trace, trace
 
 Override = Callable[[Tensor], Tensor]
 """What a node computes instead, from its first argument."""
@@ -34,6 +36,12 @@ def given(batch: Any) -> Arguments:
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return (tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)), {}
+
+
+def rejected(index: int, error: TracingError) -> TracingError:
+    """The same of a batch, whose forward nobody chose inputs for."""
+    said = str(error).removesuffix(ADVICE).rstrip()
+    return TracingError(f"calibration batch {index}: {said} Batches hold inputs of the forward, without labels.")
 
 
 class Recording:
@@ -127,51 +135,71 @@ class Data:
     """Calibration batches with the graph of each; the model must stay in evaluation mode while they are run."""
 
     def __init__(self, model: nn.Module, batches: Iterable[Any]) -> None:
-        self.batches: list[Any] = list(batches)
+        self.batches: list[Any] = _ordered(list(batches))
         if not self.batches:
             raise InputError("calibration has no batches: give at least one, as tensors of the model's inputs")
         _check_values(self.batches)
+        if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
+            raise InputError(
+                f"{type(model).__name__} has weights on the meta device, which hold no values: load or initialise "
+                "them before the fit"
+            )
         graphs: dict[Any, Recording] = {}
         self.recordings: list[Recording] = []
-        for batch in self.batches:
-            shapes = tuple((tuple(t.shape), t.dtype) for t in tree_leaves(given(batch)) if isinstance(t, Tensor))
-            if shapes not in graphs:
-                args, kwargs = given(batch)
-                graphs[shapes] = Recording(trace(model, args, kwargs))
-            self.recordings.append(graphs[shapes])
-        first = self.recordings[0]
-        if any(other.signature != first.signature for other in graphs.values()):
-            raise InputError(
-                "the calibration batches take different paths through the forward; give batches of one kind"
-            )
+        for index, batch in enumerate(self.batches):
+            kind = _kind(batch)
+            if kind not in graphs:
+                graphs[kind] = self._recorded(model, index)
+            self.recordings.append(graphs[kind])
+        self.varying = Variation()
+        """That of the outputs, under no name."""
         self._check_reproduces(model)
 
     @property
     def graph(self) -> Recording:
         return self.recordings[0]
 
-    def _check_reproduces(self, model: nn.Module) -> None:
-        """A forward that decides by values, or computes with one that it has read, gives something else when run again.
-
-        The first batch may be the one that was recorded, so the last is looked at too.
-        """
-        if not all(self._reproduces(model, index) for index in {0, len(self.batches) - 1}):
+    def _recorded(self, model: nn.Module, index: int) -> Recording:
+        args, kwargs = given(self.batches[index])
+        try:
+            found = Recording(trace(model, args, kwargs))
+        except TracingError as error:
+            raise rejected(index, error) from error
+        if self.recordings and found.signature != self.graph.signature:
             raise InputError(
-                f"{type(model).__name__} cannot be run again from its recorded forward, so it cannot be fitted; "
-                "use init='svd'"
+                f"calibration batch {index} takes another path through the forward than batch 0; give batches of one "
+                "kind"
             )
+        return found
+
+    def _check_reproduces(self, model: nn.Module) -> None:
+        """A forward that decides by values, or computes with one it has read, gives something else when run again."""
+        for index in range(len(self.batches)):
+            if not self._reproduces(model, index):
+                raise InputError(
+                    f"{type(model).__name__} cannot be run again from its recorded forward, so it cannot be fitted: "
+                    f"calibration batch {index} gives something else then, as where the forward takes another path, "
+                    "computes with numbers it has read, or switches autocast; use init='svd'"
+                )
 
     @torch.no_grad()
     def _reproduces(self, model: nn.Module, index: int) -> bool:
         args, kwargs = arguments(self.batches[index])
-        expected, found = floating(model(*args, **kwargs)), self.outputs(index, {})
+        expected = floating(model(*args, **kwargs))
         if not expected:
             raise InputError(
-                f"{type(model).__name__} gives no output of floating point, which a fit could be judged by; fit the "
-                "part that gives scores, or use init='svd'"
+                f"{type(model).__name__} gives no output of floating point, by itself or in tuples, lists and "
+                "dictionaries, which a fit could be judged by; fit the part that gives scores, or use init='svd'"
             )
+        self.varying.add("", expected)
+        try:
+            found = self.outputs(index, {})
+        except RuntimeError:  # other types or shapes on the way than the forward makes
+            return False
         return len(expected) == len(found) and all(
-            a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * _size(a), equal_nan=True)
+            a.shape == b.shape
+            and a.dtype == b.dtype
+            and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * _size(a), equal_nan=True)
             for a, b in zip(expected, found, strict=True)
         )
 
@@ -181,6 +209,26 @@ class Data:
         values = recording.start(self.batches[index])
         recording.run(values, len(recording.nodes), overrides)
         return floating(values[len(recording.nodes) - 1])
+
+
+def _ordered(batches: list[Any]) -> list[Any]:
+    """Mappings with the keys of the first in its order, for inputs of a record are known by their place."""
+    first = batches[0] if batches else None
+    return [
+        {key: batch[key] for key in first}
+        if isinstance(first, Mapping) and isinstance(batch, Mapping) and batch.keys() == first.keys()
+        else batch
+        for batch in batches
+    ]
+
+
+def _kind(batch: Any) -> tuple[Any, ...]:
+    """What two batches have in common that are run by one record: all but the values of tensors."""
+    leaves, form = tree_flatten(given(batch))
+    return str(form), *(
+        (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else (type(leaf), repr(leaf))
+        for leaf in leaves
+    )
 
 
 def floating(value: Any) -> list[Tensor]:

@@ -52,7 +52,7 @@ class Pieces:
         self.pieces = [piece for pair in zip(batches, wanted, strict=True) for piece in pieces(*pair)]
 
     def order(self, shuffle: Generator) -> list[int]:
-        found: list[int] = torch.randperm(len(self.pieces), generator=shuffle).tolist()
+        found: list[int] = torch.randperm(len(self.pieces), generator=shuffle, device="cpu").tolist()
         return found
 
     def take(self, which: int, shuffle: Generator) -> tuple[Any, Seen]:
@@ -85,7 +85,7 @@ class Mixtures(NamedTuple):
     see: Callable[[Any], Seen]
 
     def order(self, shuffle: Generator) -> list[int]:
-        found: list[int] = torch.randperm(len(self.mixer.pieces), generator=shuffle).tolist()
+        found: list[int] = torch.randperm(len(self.mixer.pieces), generator=shuffle, device="cpu").tolist()
         return found
 
     def take(self, which: int, shuffle: Generator) -> tuple[Any, Seen]:
@@ -146,7 +146,7 @@ class Mixer(NamedTuple):
         near = _nearest([outputs for _, _, outputs in flat])
         if not near.numel():
             return None
-        numbers = torch.arange(len(near)).split(sizes)
+        numbers = torch.arange(len(near), device="cpu").split(sizes)
         cut = [piece for batch in numbers for piece in batch.split(STEP)]
         leaves = [torch.cat(parts) for parts in zip(*(leaves for leaves, _, _ in flat), strict=True)]
         return cls(leaves, flat[0][1], cut, near)
@@ -155,11 +155,11 @@ class Mixer(NamedTuple):
         """A piece, each sample with a box of a similar one, at the same place in all tensors of a sample."""
         chosen = self.pieces[which]
         own = [leaf[chosen] for leaf in self.leaves]
-        column = torch.randint(self.near.shape[1], chosen.shape, generator=shuffle)
+        column = torch.randint(self.near.shape[1], chosen.shape, generator=shuffle, device="cpu")
         other = [leaf[self.near[chosen, column]] for leaf in self.leaves]
         axes, (low, high) = max(leaf.dim() for leaf in own) - 2, SIDES
-        shares = low + (high - low) * torch.rand(len(chosen), axes, generator=shuffle)
-        places = torch.rand(len(chosen), axes, generator=shuffle)
+        shares = low + (high - low) * torch.rand(len(chosen), axes, generator=shuffle, device="cpu")
+        places = torch.rand(len(chosen), axes, generator=shuffle, device="cpu")
         mixed = [_pasted(*pair, shares, places) for pair in zip(own, other, strict=True)]
         return tree_unflatten(mixed, self.form)
 
@@ -167,8 +167,8 @@ class Mixer(NamedTuple):
 def _nearest(outputs: Sequence[Sequence[Tensor]]) -> Tensor:
     """For each sample of these batches those with the nearest outputs, (N, at most ``NEAREST``)."""
     points = torch.cat([_in_units_of_variation(parts) for parts in zip(*outputs, strict=True)], dim=1)
-    groups = torch.randperm(len(points), generator=Generator().manual_seed(0))
-    near = torch.empty(len(points), min(NEAREST, len(points) - 1), dtype=torch.long)
+    groups = torch.randperm(len(points), generator=Generator().manual_seed(0), device="cpu")
+    near = torch.empty(len(points), min(NEAREST, len(points) - 1), dtype=torch.long, device="cpu")
     for group in groups.tensor_split(-(-len(points) // AMONG)):
         distances = torch.cdist(points[group], points[group]).fill_diagonal_(torch.inf)
         near[group] = group[distances.topk(near.shape[1], largest=False).indices]
@@ -192,7 +192,7 @@ def _pasted(x: Tensor, other: Tensor, shares: Tensor, places: Tensor) -> Tensor:
     for axis, size in enumerate(x.shape[2:]):
         length = (shares[:, axis] * size).round().clamp(min=1)
         start = (places[:, axis] * (size - length + 1)).floor()
-        at = torch.arange(size)
+        at = torch.arange(size, device="cpu")
         along = (at >= start[:, None]) & (at < (start + length)[:, None])
         inside &= along.view(len(x), *(1,) * (axis + 1), size, *(1,) * (x.dim() - axis - 3)).to(x.device)
     return torch.where(inside, other, x)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pytest_dwsconv.fit.locating import Call
 from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.replaying import Data, floating
+from pytest_dwsconv.fit.variation import wide
 
 PROBES = 2
 DAMPING = 0.05
@@ -29,7 +30,7 @@ def sensitivities(data: Data, indices: Sequence[int], calls: Iterable[Call]) -> 
         calls: the places are those that these calls refer to.
     """
     at = {call.reference: call for call in calls}
-    sums = {place: torch.zeros(2 * [len(call.scale)], dtype=torch.float64) for place, call in sorted(at.items())}
+    sums = {place: call.scale.new_zeros(2 * [len(call.scale)]) for place, call in sorted(at.items())}
     for index in indices:
         for place, gradient in _gradients(data, index, list(sums)):
             flat = gradient.movedim(-at[place].rank - 1, 0).flatten(1).double()
@@ -44,6 +45,10 @@ def _damped(total: Tensor) -> Tensor:
     return total + DAMPING * level * eye if bool(level > 0) else eye
 
 
+def _spread(out: Tensor, least: float) -> Tensor:
+    return out.detach().var(correction=0).clamp(min=least).sqrt()
+
+
 def _gradients(data: Data, index: int, places: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
     """For each probe and place, the gradient there of the outputs summed with random signs."""
     recording = data.recordings[index]
@@ -54,14 +59,15 @@ def _gradients(data: Data, index: int, places: Sequence[int]) -> Iterator[tuple[
             at = place + 1
             values[place].requires_grad_() if values[place].is_leaf else None
         recording.run(values, len(recording.nodes), {}, keep, at)
-        outputs = [out / out.detach().std().clamp(min=1e-12) for out in floating(values[len(recording.nodes) - 1])]
-        outputs = [out for out in outputs if out.requires_grad and out.numel() > 1]
+        found = [wide(out) for out in floating(values[len(recording.nodes) - 1])]
+        outputs = [out / _spread(out, data.varying.least("", number)) for number, out in enumerate(found)]
+        outputs = [out for out in outputs if out.requires_grad]
     points = [values[place] for place in places]
     # reason: the same signs for every batch, so that the sums do not depend on which process has which
     generator = torch.Generator().manual_seed(0)
     for _ in range(PROBES if outputs and points else 0):
-        signs = [torch.randint(0, 2, out.shape, generator=generator).to(out) * 2 - 1 for out in outputs]
-        found = torch.autograd.grad(
+        signs = [torch.randint(0, 2, out.shape, generator=generator, device="cpu").to(out) * 2 - 1 for out in outputs]
+        gradients = torch.autograd.grad(
             outputs, points, signs, retain_graph=True, materialize_grads=True, allow_unused=True
         )
-        yield from zip(places, found, strict=True)
+        yield from zip(places, gradients, strict=True)
