@@ -94,6 +94,8 @@ def test_before_and_after(before: str, after: str) -> None:
     [
         ('"""Doc."""\ndef f():\n    from torch import nn\n    nn.Conv2d(3, 64, 3)\n',
          '"""Doc."""\n\nimport torch\n\n\nclass '),
+        ('"""Doc."""; import torch as t; t.nn.Conv2d(3, 64, 3)\n',
+         '"""Doc."""\n\nimport torch\n\n\nclass '),
         ("#!/usr/bin/env python\ndef f():\n    import torch\n    torch.nn.Conv2d(3, 64, 3)\n",
          "#!/usr/bin/env python\nimport torch\n\n\nclass "),
         ("from __future__ import annotations\nimport torch as t; x = t.nn.Conv2d(3, 64, 3)\n",

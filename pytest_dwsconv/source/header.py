@@ -18,7 +18,9 @@ _BLANK_LINES = re.compile(r"(?:[ \t\f]*(?:\r\n?|\n))*")
 
 _IMPORT = m.SimpleStatementLine(body=[m.ZeroOrMore(), m.Import() | m.ImportFrom(), m.ZeroOrMore()])
 _FUTURE = m.SimpleStatementLine(body=[m.ImportFrom(module=m.Name("__future__")), m.ZeroOrMore()])
-_DOCSTRING = m.SimpleStatementLine(body=[m.Expr(m.SimpleString() | m.ConcatenatedString())])
+_STRING = m.Expr(m.SimpleString() | m.ConcatenatedString())
+_DOCSTRING = m.SimpleStatementLine(body=[_STRING])
+_DOCSTRING_AND_MORE = m.SimpleStatementLine(body=[_STRING, m.AtLeastN(n=1)])
 _GUARDED = m.If() | m.Try() | m.TryStar() | m.With()
 
 
@@ -55,7 +57,17 @@ class Header:
             lines = f"\n{lines}"
         text = lines + "".join(f"\n\n{class_text(rank, name, torch, nn)}" for rank, name in new.items())
         text += "\n" * (2 - self._blank_lines(position))
+        if (span := self._after_docstring()) is not None:
+            return span, self._in_style(f"\n\n{text}")
         return (position, position), self._in_style(text)
+
+    def _after_docstring(self) -> Span | None:
+        """What is between the module's docstring and the first use, where both are on the first line."""
+        first = self._parsed.module.body[0]
+        if self._statements or not m.matches(first, _DOCSTRING_AND_MORE):
+            return None
+        docstring, after, *_ = cst.ensure_type(first, cst.SimpleStatementLine).body
+        return self._parsed.span(docstring)[1], self._parsed.span(after)[0]
 
     def _spellings(self) -> tuple[str, str, str]:
         """How the file calls ``torch`` and ``torch.nn`` at this point, and the import that this still needs."""
