@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from math import inf, isfinite
 from os import PathLike
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -133,8 +133,8 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         theirs = stack.enter_context(watching(teacher, names))
         ours = stack.enter_context(watching(student, names))
         stack.callback(_set_training, flags)
-        judging = (names, held, held_wanted, variation((*held_wanted, *seen(teacher, names, [first]))))
-        training = _Training(student, teacher, (ours, theirs), judging, learning_rate, steps)
+        judged = _Judged(names, held, held_wanted, variation((*held_wanted, *seen(teacher, names, [first]))))
+        training = _Training(student, teacher, (ours, theirs), judged, learning_rate, steps)
         return _train(training, chain([first], stream), check_every, patience, file)
 
 
@@ -153,6 +153,15 @@ def _set_training(flags: Mapping[nn.Module, bool]) -> None:
         module.training = flag
 
 
+class _Judged(NamedTuple):
+    """The modules that are compared beside the outputs, what is held out, and how much the teacher's tensors vary."""
+
+    names: Sequence[str]
+    batches: Sequence[Any]
+    wanted: Sequence[Seen]
+    varying: Variation
+
+
 class _Training:
     """Student, optimiser and schedule, with the weights that did best so far; what a checkpoint holds."""
 
@@ -161,12 +170,12 @@ class _Training:
         student: nn.Module,
         teacher: nn.Module,
         see: tuple[Callable[..., Seen], Callable[..., Seen]],
-        judging: tuple[Sequence[str], Sequence[Any], Sequence[Seen], Variation],
+        judged: _Judged,
         learning_rate: float,
         steps: int,
     ) -> None:
         self.student, self.teacher, (self.ours, self.theirs) = student, teacher, see
-        self.judging = judging
+        self.judged = judged
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self.norms = [module for module in student.modules() if isinstance(module, (*NORMS, nn.SyncBatchNorm))]
         self.optimiser = RotatedAdam(self.parameters, lr=learning_rate, betas=BETAS)
@@ -182,8 +191,8 @@ class _Training:
     def loss(self, batch: Any) -> Tensor:
         with torch.no_grad():
             wanted = self.theirs(self.teacher, batch)
-        varying = self.judging[-1]
-        return mismatch(self.ours(self.run, batch), wanted, varying, INNER * (1 - self.step / self.steps))
+        found, inner = self.ours(self.run, batch), INNER * (1 - self.step / self.steps)
+        return mismatch(found, wanted, self.judged.varying, inner)
 
     def train(self, batch: Any) -> None:
         self.student.train()
@@ -233,7 +242,7 @@ class _Training:
             self.best_step, self.best = self.step, snapshot(self.student.state_dict())
 
     def held_out_loss(self) -> float | None:
-        return mean_mismatch(self.student, *self.judging, inner=0.0)
+        return mean_mismatch(self.student, *self.judged, inner=0.0)
 
     @property
     def waited(self) -> int:
