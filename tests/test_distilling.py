@@ -469,3 +469,12 @@ def test_measuring_leaves_buffers_as_they_were() -> None:
     assert mean_mismatch(model, ["features.0"], held, wanted, variation(wanted)) == 0
     fast_layout(model, held[0])
     assert model.get_buffer("calls") == 0
+
+
+def test_precision_switched_around_the_call_is_left_aside() -> None:
+    losses = []
+    for enabled in (False, True):
+        student, teacher = pair()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(distill(student, teacher, batches(), steps=4, held_out=batches(1, seed=3)).held_out_loss)
+    assert losses[0] == losses[1]

@@ -123,7 +123,6 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     first = next(stream)
     for what, batch in (("batches", first), *(("held_out", one) for one in held[:1])):
         check_alike(student, teacher, names, what, batch)
-    held_wanted = seen(teacher, names, held)
     flags = {module: module.training for module in student.modules()}
     with ExitStack() as stack:
         stack.enter_context(autocast_off(student))
@@ -133,6 +132,7 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         theirs = stack.enter_context(watching(teacher, names))
         ours = stack.enter_context(watching(student, names))
         stack.callback(_set_training, flags)
+        held_wanted = seen(teacher, names, held)
         judged = _Judged(names, held, held_wanted, variation((*held_wanted, *seen(teacher, names, [first]))))
         training = _Training(student, teacher, (ours, theirs), judged, learning_rate, steps)
         return _train(training, chain([first], stream), check_every, patience, file)
