@@ -152,12 +152,12 @@ def _with_norm(model: nn.Module, name: str) -> str | None:
 
 
 def variation(wanted: Iterable[Seen]) -> Variation:
-    """How much the outputs and the modules' outputs vary over these batches."""
+    """How much the outputs and the modules' outputs vary over these batches, of all processes."""
     found = Variation()
     for one in wanted:
         for name, tensors in _named(one).items():
             found.add(name, tensors)
-    return found
+    return found.gather()
 
 
 def _named(one: Seen) -> dict[str, list[Tensor]]:

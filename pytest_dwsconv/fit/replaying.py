@@ -152,8 +152,9 @@ class Data:
                 graphs[kind] = self._recorded(model, index)
             self.recordings.append(graphs[kind])
         self.varying = Variation()
-        """That of the outputs, under no name."""
+        """That of the outputs, under no name, over all processes."""
         self._check_reproduces(model)
+        self.varying = self.varying.gather()
 
     @property
     def graph(self) -> Recording:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from pytest_dwsconv.fit.moments import place_in_group
 
 SHARE = 0.5
 """The least variation that a batch counts as having, as a share of that in all batches: one sample has none at all."""
@@ -26,7 +29,23 @@ class Variation:
             values = tensor.detach().double()
             values = values[torch.isfinite(values)]
             sums = torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()]).cpu()
-            self._sums[name, index] = self._sums.get((name, index), 0) + sums
+            self._include({(name, index): sums})
+
+    def gather(self) -> Variation:
+        """That of the batches of all processes of the default group, the same in each; alone, this one."""
+        world = place_in_group()[1]
+        if world == 1:
+            return self
+        parts: list[dict[tuple[str, int], Tensor]] = [{} for _ in range(world)]
+        dist.all_gather_object(parts, self._sums)
+        found = Variation()
+        for sums in parts:
+            found._include(sums)
+        return found
+
+    def _include(self, sums: Mapping[tuple[str, int], Tensor]) -> None:
+        for key, value in sums.items():
+            self._sums[key] = self._sums.get(key, 0) + value
 
     def least(self, name: str, index: int) -> float:
         """The squared variation to be assumed at least; of a constant its square, of zeros 1."""
