@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -34,6 +35,9 @@ A line that ends in '# dws: skip' is left alone. Settings are read from [tool.dw
 _BROKEN_PIPE = 141
 """What the shell reports for a command that wrote to a closed pipe."""
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a disk says that holds no more."""
+
 
 def entry() -> NoReturn:
     """Run the command and exit with its status."""
@@ -43,13 +47,24 @@ def entry() -> NoReturn:
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # reason: the exit flushes once more
+        _drop_output()
         status = _BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _drop_output()
+        _complain(f"standard output cannot be written: {error.strerror}")
+        status = 2
     except Exception:
         traceback.print_exc()
         print("dwsconv-rewrite: this is a fault of the command itself; please report it", file=sys.stderr)
         status = 2
     raise SystemExit(status)
+
+
+def _drop_output() -> None:
+    """Let what is still to be written go: the exit flushes once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,6 +126,8 @@ class _Command:
 
     def run(self) -> int:
         inputs = list(self._inputs())
+        if self._options.output == "":
+            raise InputError("-o is given an empty name: give that of a file, or - for standard output")
         if self._options.output is not None and len(inputs) > 1:
             raise InputError(f"-o takes the result of one file, and there are {len(inputs)}")
         model = self._model(inputs)

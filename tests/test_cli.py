@@ -109,12 +109,14 @@ def test_a_diff_alone_is_on_standard_output(model: Path, capsysbinary: pytest.Ca
     assert b"3 convolutions would be rewritten in 1 file, 1 left alone" in err
 
 
-def test_the_diff_makes_the_file(model: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    main(["--diff", "model.py"])
+@pytest.mark.parametrize("name", ["model.py", "my model.py"])
+def test_the_diff_makes_the_file(model: Path, capsysbinary: pytest.CaptureFixture[bytes], name: str) -> None:
+    model = model.rename(name)
+    main(["--diff", name])
     subprocess.run(["patch", "-p0"], input=capsysbinary.readouterr().out, check=True, capture_output=True)
     patched = model.read_bytes()
     model.write_text(BEFORE)
-    main(["model.py"])
+    main([name])
     assert patched == model.read_bytes()
 
 
@@ -271,6 +273,7 @@ def nothing(folder: Path) -> None:
         (read_only, ["ro.py"], "ro.py: it cannot be written: it is read-only"),
         (bad_settings, ["model.py"], "[tool.dwsconv] has no setting 'select'"),
         (nothing, ["-o", "new.py", "model.py", "other.py"], "-o takes the result of one file, and there are 2"),
+        (nothing, ["-o", "", "model.py"], "-o is given an empty name"),
         (nothing, ["-o", "no/new.py", "model.py"], "-o no/new.py: it cannot be written: No such file or directory"),
         (nothing, ["--input-size", "1,3,8,8", "model.py"], "--input-size is the input of a model"),
         (nothing, ["--model", "Net", "-"], "--model names something in a file"),
@@ -368,6 +371,17 @@ def test_a_reader_that_leaves_early_sees_no_traceback(model: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device to write to")
+def test_a_full_disk_behind_standard_output_is_one_sentence(model: Path) -> None:
+    command = [sys.executable, "-m", "pytest_dwsconv", "--diff", "model.py"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.endswith("dwsconv-rewrite: standard output cannot be written: No space left on device\n")
+    assert "Traceback" not in result.stderr
+    assert model.read_text() == BEFORE
 
 
 def test_a_rewrite_imports_no_torch(model: Path) -> None:

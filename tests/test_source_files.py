@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ def test_text_comes_back_to_the_byte(data: bytes) -> None:
         (b"x = 1\n\n\nx = '\xe4'\n", "not utf-8 text .byte 13"),
         (b"x = '\xe4'\n", "encoding cannot be told"),
         (b"# coding: klingon\n", "encoding cannot be told: unknown encoding: klingon"),
+        (b"# coding: rot13\n", "encoding cannot be told: 'rot13' is not a text encoding"),
+        (b"# coding: unicode_escape\nx = 1\n", "unicode_escape, would not keep it as it is: save it as UTF-8"),
     ],
 )
 def test_what_cannot_be_decoded_is_one_sentence(data: bytes, message: str) -> None:
@@ -50,6 +53,10 @@ def test_a_diff_is_fit_for_patch() -> None:
         b"--- m.py\n+++ m.py\n@@ -1,3 +1,3 @@\n # coding: latin-1\r\n-a\x0cb\r\n+c\r\n '\xe4'\n"
         b"\\ No newline at end of file\n"
     )
+
+
+def test_a_diff_has_the_bytes_of_the_name() -> None:
+    assert decode(b"a\n").diff("b\n", os.fsdecode(b"\xf6.py")).startswith(b"--- \xf6.py\n+++ \xf6.py\n")
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

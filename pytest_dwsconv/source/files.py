@@ -29,7 +29,7 @@ class SourceText:
     def diff(self, text: str, name: str) -> bytes:
         """Unified diff to another text, empty where there is none; fit for ``patch -p0``."""
         before, after = _lines(self.encode(self.text)), _lines(self.encode(text))
-        label = name.encode()
+        label = os.fsencode(name) + b"\t" * (" " in name)  # the tab is where patch takes the name to end
         lines = difflib.diff_bytes(difflib.unified_diff, before, after, label, label)
         return b"".join(line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n" for line in lines)
 
@@ -43,17 +43,23 @@ def decode(data: bytes) -> SourceText:
     """Decode by byte order mark or coding comment, UTF-8 without (PEP 263).
 
     Raises:
-        SourceError: the bytes do not fit the encoding, or it does not exist.
+        SourceError: the bytes do not fit the encoding, it does not exist, or would not give the same bytes again.
     """
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        return SourceText(data.decode(encoding), encoding)
+        source = SourceText(data.decode(encoding), encoding)
+        same = source.encode(source.text) == data
     except SyntaxError as error:
         raise SourceError(f"its encoding cannot be told: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise SourceError(
             f"it is not {error.encoding} text (byte {error.start}); name its encoding in a coding comment"
         ) from error
+    except LookupError as error:
+        raise SourceError(f"its encoding cannot be told: {error}") from error
+    if not same:
+        raise SourceError(f"its encoding, {encoding}, would not keep it as it is: save it as UTF-8 first")
+    return source
 
 
 def read(path: Path) -> SourceText:
