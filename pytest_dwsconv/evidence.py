@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch import nn
 from torch.nn.modules import conv
 
 from pytest_dwsconv.analysis import analyze, rejudged
@@ -69,21 +70,34 @@ def model_of_file(
     with recording(path) as built:
         model = build_from_file(path, name)
     original = getattr(model, "_orig_mod", model)  # reason: of a compiled model, the report names the parts of this one
-    positions = {
-        part: vars(module)[_BUILT_AT]
-        for part, module in original.named_modules(remove_duplicate=False)
-        if _BUILT_AT in vars(module)
+    parts = {
+        part: module for part, module in original.named_modules(remove_duplicate=False) if _BUILT_AT in vars(module)
     }
-    return FileModel(analyze(model, input_size, policy=policy), built, positions)
+    report = analyze(model, input_size, policy=policy)
+    specs = {id(parts[finding.name]): finding.spec for finding in report.findings if finding.name in parts}
+    return FileModel(report, _evidence([*built, *parts.values()], specs), {name: _place(parts[name]) for name in parts})
+
+
+def _evidence(modules: Sequence[nn.Module], specs: Mapping[int, ConvSpec]) -> Evidence:
+    """What was built at each position as it is in the finished model, where its weight may be tied or computed."""
+    found: dict[Position, list[ConvSpec]] = defaultdict(list)
+    for key, module in {id(module): module for module in modules}.items():
+        found[_place(module)].append(specs[key] if key in specs else module_spec(module))
+    return found
+
+
+def _place(module: nn.Module) -> Position:
+    position: Position = vars(module)[_BUILT_AT]
+    return position
 
 
 @contextmanager
-def recording(path: Path) -> Iterator[dict[Position, list[ConvSpec]]]:
+def recording(path: Path) -> Iterator[list[nn.Module]]:
     """Note every convolution that a call written in this file builds. PyTorch is as before afterwards.
 
     Those that other files build for this one, and subclasses, are not noted: no call here names them.
     """
-    built: dict[Position, list[ConvSpec]] = defaultdict(list)
+    built: list[nn.Module] = []
     own = os.path.realpath(path)
     original = conv._ConvNd.__init__
 
@@ -91,9 +105,8 @@ def recording(path: Path) -> Iterator[dict[Position, list[ConvSpec]]]:
         original(module, *args, **kwargs)
         caller = _caller()
         if type(module) in CONVOLUTIONS and caller is not None and os.path.realpath(caller.f_code.co_filename) == own:
-            position = _position(caller)
-            built[position].append(module_spec(module))
-            vars(module)[_BUILT_AT] = position
+            vars(module)[_BUILT_AT] = _position(caller)
+            built.append(module)
 
     conv._ConvNd.__init__ = init  # type: ignore[method-assign, assignment]  # put back below
     try:

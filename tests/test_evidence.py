@@ -100,6 +100,29 @@ def test_each_row_has_the_reason_that_holds_for_it(net: Path) -> None:
     assert findings["3"].separable_params is None
 
 
+@pytest.mark.parametrize(
+    ("helper", "codes"),
+    [
+        ("def helper(a, b): b.weight = a.weight", ["DWS109", "DWS109", "DWS001"]),
+        ("from torch.nn.utils.parametrizations import weight_norm\n\ndef helper(a, b): weight_norm(a)",
+         ["DWS108", "DWS001", "DWS001"]),
+    ],
+)  # fmt: skip
+def test_what_another_file_does_to_a_layer_is_evidence_too(tmp_path: Path, helper: str, codes: list[str]) -> None:
+    elsewhere = f"helping_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{elsewhere}.py").write_text(f"{helper}\n")
+    path = tmp_path / "net.py"
+    path.write_text(
+        f"from torch import nn\nfrom {elsewhere} import helper\n\n\nclass Net(nn.Sequential):\n"
+        "    def __init__(self):\n        a = nn.Conv2d(8, 8, 3)\n        b = nn.Conv2d(8, 8, 3)\n"
+        "        super().__init__(a, b, nn.Conv2d(8, 8, 3))\n        helper(a, b)\n"
+    )
+    report = foretold(path, "Net")
+    assert [finding.code for finding in report.findings] == codes
+    assert main(["--model", "Net", str(path)]) == 0
+    assert params(path, "Net") == report.separable_params < report.params
+
+
 def test_calls_that_cannot_be_told_apart_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "line.py"
     source = (
