@@ -42,7 +42,7 @@ class Net(nn.Module):
         ("for c in self.seq.children(): nn.init.zeros_(c.weight)", [YES, YES, NO, NO]),
         ("for i, c in enumerate(self.seq): nn.init.zeros_(c.weight)", [YES, YES, NO, NO]),
         ("for c in self.children(): nn.init.zeros_(c.weight)", [NO] * 4),
-        ("for c in self.modules(): nn.init.zeros_(c.weight)", [YES] * 4),
+        ("for c in self.modules(): nn.init.ones_(c.weight)", [YES] * 4),
         ("x = self.a; y = x; y.weight.data.zero_()", [NO, YES, YES, YES]),
         ("x, y = self.a, self.b; x.weight.data.zero_()", [NO, YES, YES, YES]),
         ("(x := self.a).weight.data.zero_()", [NO, YES, YES, YES]),
@@ -66,6 +66,27 @@ class Net(nn.Module):
         ("self.load_state_dict({})", [YES] * 4),
         ("prune.random_unstructured(self.a, 'weight', .3)", [NO, YES, YES, YES]),
         ("nn.utils.prune.random_unstructured(self.a, 'weight', .3)", [WRAPPED, YES, YES, YES]),
+        ("for p in self.a.parameters(): p.detach().zero_()", [NO, YES, YES, YES]),
+        ("for n, p in self.seq.named_parameters(): nn.init.zeros_(p)", [YES, YES, NO, NO]),
+        ("for p in self.a.parameters(): p.data = x", [NO, YES, YES, YES]),
+        ("for p in self.a.parameters(): p.requires_grad_(False)", [YES] * 4),
+        ("for p in self.a.parameters(): p.requires_grad = False", [YES] * 4),
+        ("for p in self.parameters(): p.zero_()", [YES] * 4),
+        ("n = sum(p.numel() for p in self.a.parameters())", [YES] * 4),
+        ("w, b = self.a.parameters()", [NO, YES, YES, YES]),
+        ("self.a._parameters['weight']", [NO, YES, YES, YES]),
+        ("self.get_parameter('a.weight')", [NO, YES, YES, YES]),
+        ("x = state['net.a.weight'] + state['fc.weight']", [NO, YES, YES, YES]),
+        ("self.a.stride = (1, 1)", [NO, YES, YES, YES]),
+        ("self.a.padding, self.b.dilation = 2, 2", [NO, NO, YES, YES]),
+        ("self.a.forward = f", [NO, YES, YES, YES]),
+        ("setattr(self.a, 'stride', 1)", [NO, YES, YES, YES]),
+        ("setattr(self.a, 'bias', None)", [NO, YES, YES, YES]),
+        ("setattr(self, 'stride', 1)", [YES] * 4),
+        ("self.stride = 1", [YES] * 4),
+        ("nn.utils.fusion.fuse_conv_bn_eval(self.a, self.bn)", [NO, YES, YES, YES]),
+        ("import torch\n        torch.ao.quantization.fuse_modules(self, [['a', 'bn']])", [NO, YES, YES, YES]),
+        ("assert issubclass(type(self.a), nn.Conv2d)", [OPEN, YES, YES, YES]),
         ("isinstance(self.a, nn.Conv2d) and f()", [OPEN, YES, YES, YES]),
         ("assert type(self.a) is nn.Conv2d", [OPEN, YES, YES, YES]),
         ("for c in self.children():\n            if isinstance(c, nn.Conv2d): f()", [OPEN] * 4),
@@ -110,6 +131,16 @@ def test_uses_in_a_module(statement: str, expected: list[str]) -> None:
         (f"class A(nn.Module):\n    def __init__(self):\n        self.c = {CONV}\nA().load_state_dict(x)", [YES]),
         (f"x = {CONV}\ndef f(x): return x.weight", [YES]),
         (f"def f():\n    m = {CONV}\n    return m\ndef g(self):\n    for m in self.modules(): m.weight", [YES]),
+        ("def zero_module(m):\n    for p in m.parameters(): p.detach().zero_()\n    return m\n"
+         f"x = zero_module({CONV}), {CONV}", [NO, YES]),
+        (f"class A(nn.Module):\n    def __init__(self):\n        for i in x: setattr(self, f'c{{i}}', {CONV})\n"
+         f"        self.d = {CONV}\n        self.c0.weight.data.zero_()", [NO, YES]),
+        (f"self.add_module('c' + str(i), {CONV})\nself.c0.weight", [NO]),
+        (f"net = nn.Sequential(OrderedDict([('c', {CONV}), ('d', {CONV})]))\nnet.c.weight", [NO, YES]),
+        (f"net = nn.ModuleDict({{'c': {CONV}, 'd': {CONV}}})\nnet.c.weight", [NO, YES]),
+        (f"class A(nn.Module):\n    @property\n    def c(self):\n        return self.d\n    def __init__(self):\n"
+         f"        self.d = {CONV}\n        self.c.weight", [NO]),
+        (f"for w in map(lambda c: c.weight, [{CONV}]): ...", [NO]),
         (f"def f(self, **options):\n    return g({CONV}, weight=options.weight)", [YES]),
     ],
 )  # fmt: skip
@@ -197,6 +228,28 @@ def test_every_way_to_ask_for_a_type_counts_before_a_bias(body: str, expected: s
     assert codes(LOOP.format(body)) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("if isinstance(m, nn.Conv2d): m.stride = 1", NO),
+        ("if isinstance(m, nn.Conv2d): m.dilation, m.padding = (2, 2), (2, 2)", NO),
+        ("if isinstance(m, nn.Conv2d) and m.stride == (2, 2): m.stride = (1, 1)", NO),
+        ("if isinstance(m, nn.Conv1d): m.stride = 1", YES),
+        ("if isinstance(m, nn.MaxPool2d): m.stride = 1", YES),
+        ("if isinstance(m, nn.Conv2d): f(m.stride)", YES),
+        ("if isinstance(m, nn.Conv2d): nn.init.zeros_(m.weight)", NO),
+        ("if isinstance(m, nn.Conv2d): nn.init.constant_(m.weight, 0.0)", NO),
+        ("if isinstance(m, nn.Conv2d): nn.init.constant_(m.weight, 0.5)", YES),
+        ("if isinstance(m, nn.Conv2d): m.weight.data.zero_()", NO),
+        ("if isinstance(m, nn.Conv2d): m.weight.data.fill_(0)", NO),
+        ("if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, 0, 0.1)", YES),
+        ("if isinstance(m, nn.BatchNorm2d): nn.init.zeros_(m.weight)", YES),
+    ],
+)
+def test_what_is_done_to_both_parts_alike(body: str, expected: str) -> None:
+    assert codes(LOOP.format(body)) == [expected]
+
+
 def test_a_function_that_is_applied_to_every_module_counts_as_a_loop() -> None:
     text = f"conv = {CONV}\ndef init(m):\n    if hasattr(m, 'bias'):\n        m.bias.data.zero_()\n"
     assert codes(text) == [YES]
@@ -217,6 +270,8 @@ def test_a_function_that_is_applied_to_every_module_counts_as_a_loop() -> None:
         "nn = fake()\nnn.Conv2d(3, 64, 3)",
         "from torch.nn import Conv2d\nclass Conv2d: ...\nConv2d(3, 64, 3)",
         "from torch.nn import *\nfrom mine import *\nConv2d(3, 64, 3)",
+        "from torch.nn import Conv2d\nfrom mine import *\nConv2d(3, 64, 3)",
+        "match x:\n    case {'nn': nn}: ...\nnn.Conv2d(3, 64, 3)",
     ],
 )
 def test_a_name_that_may_mean_something_else_is_listed_and_left_alone(text: str) -> None:
@@ -224,6 +279,20 @@ def test_a_name_that_may_mean_something_else_is_listed_and_left_alone(text: str)
     (site,) = (site for site in sites if site.place.is_call)
     assert site.judgement.code == "DWS205"
     assert "may be something else than PyTorch's" in site.judgement.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from mine import *\nG = 1\nnn.Conv2d(64, 64, 3, groups=G)", YES),
+        ("G = 1\nfrom mine import *\nnn.Conv2d(64, 64, 3, groups=G)", "DWS204"),
+        ("from mine import *\nnn.Conv2d(64, 64, 3)", YES),
+        ("g = 1\nmatch x:\n    case {'groups': g}: ...\nnn.Conv2d(64, 64, 3, groups=g)", "DWS204"),
+        ("g = 1\nx = [(g := n) for n in (2, 64)]\nnn.Conv2d(64, 64, 3, groups=g)", "DWS204"),
+    ],
+)
+def test_a_constant_that_something_unseen_may_bind_is_none(text: str, expected: str) -> None:
+    assert codes(text) == [expected]
 
 
 def test_reading_an_attribute_by_name_replaces_nothing() -> None:

@@ -14,7 +14,7 @@ from pytest_dwsconv.conv import ConvSpec, Trait
 from pytest_dwsconv.rules import Judgement, Verdict
 from pytest_dwsconv.source.calls import CALLEES, Callee, is_depthwise_by_spelling, spec_of_call, unknown_spec
 from pytest_dwsconv.source.flow import Flow
-from pytest_dwsconv.source.guards import unguarded_biases
+from pytest_dwsconv.source.guards import done_to_all, unguarded_biases
 from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.parsing import Parsed, Span, below
@@ -152,19 +152,21 @@ class _Finder:
     def places(self) -> Iterator[Place]:
         calls = [node for node, place in self._places.items() if isinstance(node, cst.Call) and place.is_call]
         uses = judge_uses(self._parsed, self._names, Flow(self._parsed, self._names, frozenset(calls))) if calls else {}
-        biases = self._biases() if calls else {}
+        alike = self._done_to_all() if calls else {}
         skipped = _skipped_lines(self._parsed.text)
         for node, place in self._places.items():
-            proved = place.proved or uses.get(node) or biases.get(place.spec.rank)
+            proved = place.proved or uses.get(node) or alike.get(place.spec.rank)
             position = self._parsed.positions[node]
             ignored = not skipped.isdisjoint(range(position.start.line, position.end.line + 1))
             unclear = proved is not None and proved.verdict is Verdict.CANNOT_TELL
             traits = (*place.spec.traits, *[Trait.IGNORED] * ignored, *[Trait.LEFT_OPEN] * unclear)
             yield replace(place, spec=replace(place.spec, traits=traits), proved=proved)
 
-    def _biases(self) -> dict[int, Judgement]:
-        """By the dimensions of the convolutions that some code takes the bias of for granted."""
+    def _done_to_all(self) -> dict[int, Judgement]:
+        """By the dimensions of the convolutions that some code changes, or takes the bias of for granted."""
         found: dict[int, Judgement] = {}
+        for one in done_to_all(self._parsed, self._names):
+            found |= dict.fromkeys(one.ranks, by_rule("DWS110", f"line {self._parsed.line(one.node)} {one.what}"))
         for bias in unguarded_biases(self._parsed, self._names):
             reason = (
                 f"line {self._parsed.line(bias.attribute)} takes the bias of every such convolution, and a depthwise "

@@ -34,7 +34,20 @@ _SELF_OR_PARTS = _PARTS | frozenset(
 )
 """Methods of modules and containers whose result is the object itself or what it holds."""
 
+_PROPERTY = m.Name("property") | m.Name("cached_property") | m.Attribute(attr=m.Name("cached_property"))
+
+_COMPUTED = "f'...'"
+"""Stands for every attribute that a name computed at run time may mean."""
+
 _TAKE_A_NAME = frozenset("getattr setattr add_module register_module get_submodule".split())
+
+
+_SET_A_NAME = frozenset("setattr add_module register_module".split())
+_TEXT = (
+    m.FormattedString()
+    | m.BinaryOperation(operator=m.Add() | m.Modulo())
+    | m.Call(func=m.Attribute(attr=m.Name("format")))
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,10 @@ class Flow:
             if note is not None:
                 note(self, node)
 
+    def reach_attribute(self, name: str) -> Reach:
+        """What an attribute of this name may stand for."""
+        return self._reach_of(name, False)
+
     def reach(self, node: cst.BaseExpression, through_classes: bool = True) -> Reach:
         """What ``node`` may stand for; not ``through_classes``: without the parts of the file's own modules."""
         reached = [self._reach_of(key, through_classes) for key in set(self._sources(node))]
@@ -80,7 +97,7 @@ class Flow:
             while waiting:
                 key = waiting.pop()
                 if not isinstance(key, cst.ClassDef) or through_classes:
-                    fresh = self._holds.get(key, set()) - seen
+                    fresh = self._held(key) - seen
                     seen |= fresh
                     waiting += fresh
             calls = self.convolutions.intersection(seen)
@@ -88,11 +105,17 @@ class Flow:
             self._reached[start, through_classes] = Reach(calls, resolved)
         return self._reached[start, through_classes]
 
+    def _held(self, key: _Key) -> set[_Key]:
+        """An attribute that the file sets nowhere may be one that it sets under a computed name."""
+        return self._holds.get(key) or (self._holds.get(_COMPUTED, set()) if isinstance(key, str) else set())
+
     # -- what the file defines
 
     def _define(self, node: cst.CSTNode) -> None:
         if isinstance(node, cst.FunctionDef):
             self._functions[self._key(node.name)].append(node)
+            if any(m.matches(each.decorator, _PROPERTY) for each in node.decorators):
+                self._holds[self._key(node.name)].add(node)
         elif isinstance(node, cst.ClassDef):
             self._classes[self._key(node.name)] = node
         elif isinstance(node, cst.Assign) and isinstance(node.value, cst.Lambda):
@@ -159,6 +182,12 @@ class Flow:
         if own is not None and (is_self(own) or m.matches(own, m.Call(func=m.Name("super")))):
             yield from self._own_parts(call)
 
+    def _note_keyed(self, node: cst.DictElement | cst.Tuple) -> None:
+        """Modules make attributes of keys: ``ModuleDict({"a": ...})``, ``OrderedDict([("a", ...)])``."""
+        key, value = (node.key, node.value) if isinstance(node, cst.DictElement) else _pair(node)
+        if isinstance(key, cst.SimpleString) and value is not None:
+            self._holds[str(key.evaluated_value)].update(self._sources(value))
+
     def _bind(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:
         if isinstance(target, (cst.Tuple, cst.List)):
             parts = [element.value for element in target.elements]
@@ -210,6 +239,8 @@ class Flow:
             yield from ((each, 1) for each in starts if self._enclosing(each, cst.ClassDef) is made)
 
     def _named(self, node: cst.BaseExpression) -> list[_Function]:
+        if isinstance(node, cst.Lambda):
+            return [node]
         return self._functions.get(self._key(node), []) if isinstance(node, (cst.Name, cst.Attribute)) else []
 
     def _class_named(self, node: cst.BaseExpression) -> cst.ClassDef | None:
@@ -315,9 +346,15 @@ _NOTES: Mapping[type[cst.CSTNode], Callable[[Flow, Any], None]] = {
     cst.Return: Flow._note_return,
     cst.Yield: Flow._note_return,
     cst.Lambda: Flow._note_lambda,
+    cst.DictElement: Flow._note_keyed,
+    cst.Tuple: Flow._note_keyed,
     cst.ClassDef: Flow._note_class,
     cst.Call: Flow._note_call,
 }
+
+
+def _pair(node: cst.Tuple) -> tuple[cst.BaseExpression | None, cst.BaseExpression | None]:
+    return (node.elements[0].value, node.elements[1].value) if len(node.elements) == 2 else (None, None)
 
 
 def is_self(node: cst.CSTNode) -> bool:
@@ -332,6 +369,8 @@ def _names_given(call: cst.Call) -> Iterator[str]:
         for argument in call.args:
             if isinstance(argument.value, cst.SimpleString):
                 yield from str(argument.value.evaluated_value).split(".")
+            elif m.matches(argument.value, _TEXT) and name in _SET_A_NAME:
+                yield _COMPUTED
 
 
 def _positional(function: _Function) -> Iterator[cst.Name]:

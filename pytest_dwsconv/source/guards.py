@@ -1,4 +1,4 @@
-"""Code that initialises convolutions: whether it asks for a bias before it takes it."""
+"""Code that changes convolutions by their type: whether it asks for a bias, and what it does to both parts alike."""
 
 from __future__ import annotations
 
@@ -43,25 +43,83 @@ def unguarded_biases(parsed: Parsed, names: Names) -> Iterator[UnguardedBias]:
                 yield UnguardedBias(bias, cst.ensure_type(bias.value, cst.Name).value, ranks)
 
 
+class ForAll(NamedTuple):
+    """Something done to every convolution of these dimensions, which the parts of a replacement do not stand."""
+
+    node: cst.CSTNode
+    what: str
+    ranks: frozenset[int]
+
+
+def done_to_all(parsed: Parsed, names: Names) -> Iterator[ForAll]:
+    """Every ``m.stride = 1`` and ``nn.init.zeros_(m.weight)`` that convolutions get to by the type of ``m``."""
+    for node in parsed.parents:
+        if m.matches(node, _SETTING_OF_A_NAME) and is_target(parsed, node):
+            attribute = cst.ensure_type(node, cst.Attribute)
+            what = f"sets the {attribute.attr.value} of every such convolution, and would set that of both parts"
+        elif m.matches(node, _WEIGHT_OF_A_NAME) and _is_zeroed(parsed, node):
+            attribute = cst.ensure_type(node, cst.Attribute)
+            what = "zeroes the weight of every such convolution, and two parts that are both zero cannot learn"
+        else:
+            continue
+        ranks = _Guards(parsed, names, attribute).ranks(whatever_is_asked=True)
+        if ranks:
+            yield ForAll(attribute, what, ranks)
+
+
+SETTINGS = frozenset(
+    "stride padding dilation kernel_size groups padding_mode forward _conv_forward in_channels out_channels".split()
+)
+"""What a replacement hands to its parts once."""
+
+_SETTING_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.OneOf(*map(m.Name, sorted(SETTINGS))))
+_WEIGHT_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.Name("weight"))
+_ZERO = m.Integer("0") | m.Float()
+_ZEROED = (
+    m.Call(func=m.Attribute(attr=m.Name("zeros_")))
+    | m.Call(func=m.Attribute(attr=m.Name("constant_")), args=[m.Arg(), m.Arg(_ZERO)])
+    | m.Call(func=m.Attribute(attr=m.Name("zero_")))
+    | m.Call(func=m.Attribute(attr=m.Name("fill_")), args=[m.Arg(_ZERO)])
+)
+
+
+def is_target(parsed: Parsed, node: cst.CSTNode) -> bool:
+    """Whether it is assigned to or deleted, by itself or in a tuple."""
+    for part, above in parsed.ancestors(node):
+        if not isinstance(above, (cst.Element, cst.Tuple, cst.List)):
+            return getattr(above, "target", None) is part
+    return False
+
+
+def _is_zeroed(parsed: Parsed, node: cst.CSTNode) -> bool:
+    """Whether the statement that it stands in sets it to 0."""
+    for _, above in parsed.ancestors(node):
+        if m.matches(above, _ZEROED):
+            return all(float(each.value) == 0 for each in below(above) if isinstance(each, cst.Float))
+        if isinstance(above, cst.BaseSmallStatement):
+            break
+    return False
+
+
 _BIAS_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.Name("bias"))
 
 
 class _Guards:
-    """What stands around one ``m.bias``."""
+    """What stands around one ``m.bias``, or another attribute."""
 
-    def __init__(self, parsed: Parsed, names: Names, bias: cst.Attribute) -> None:
+    def __init__(self, parsed: Parsed, names: Names, attribute: cst.Attribute) -> None:
         self._parsed = parsed
         self._names = names
-        self._bias = bias
+        self._attribute = attribute
 
-    def ranks(self) -> frozenset[int]:
-        """Of the convolutions that get here whether they have a bias or not."""
+    def ranks(self, whatever_is_asked: bool = False) -> frozenset[int]:
+        """Of the convolutions that get here, whether they have the attribute or not unless the code has asked."""
         ranks: frozenset[int] | None = None
-        for part, node in self._parsed.ancestors(self._bias):
-            if self._is_no_use(part, node):
+        for part, node in self._parsed.ancestors(self._attribute):
+            if not whatever_is_asked and self._is_no_use(part, node):
                 return frozenset()
             for condition in self._conditions(part, node):
-                if self._mentions_bias(condition.test):
+                if not whatever_is_asked and self._asks(condition.test):
                     return frozenset()
                 ranks = self._narrowed(ranks, condition)
             if isinstance(node, cst.MatchCase):
@@ -74,7 +132,7 @@ class _Guards:
 
     def _is_no_use(self, part: cst.CSTNode, node: cst.CSTNode) -> bool:
         """Where it is compared, replaced, or where errors are caught."""
-        if isinstance(node, cst.Comparison) or (isinstance(node, cst.AssignTarget) and node.target is self._bias):
+        if isinstance(node, cst.Comparison) or (isinstance(node, cst.AssignTarget) and node.target is self._attribute):
             return True
         return isinstance(node, (cst.Try, cst.TryStar)) and part is node.body
 
@@ -105,8 +163,8 @@ class _Guards:
         last = body.body[-1]
         return m.matches(last.body[-1] if isinstance(last, cst.SimpleStatementLine) else last, _LEAVES)
 
-    def _mentions_bias(self, test: cst.CSTNode) -> bool:
-        return any(m.matches(each, _BIAS_OF_A_NAME) and each.deep_equals(self._bias) for each in below(test))
+    def _asks(self, test: cst.CSTNode) -> bool:
+        return any(isinstance(each, cst.Attribute) and each.deep_equals(self._attribute) for each in below(test))
 
     # -- what a condition says about the type
 
@@ -125,7 +183,7 @@ class _Guards:
             every = isinstance(test.operator, cst.And) is holds
             return both[0].intersection(*both) if every else both[0].union(*both) if holds else None
         check = type_check(test)
-        if check is not None and check.subject.deep_equals(self._bias.value):
+        if check is not None and check.subject.deep_equals(self._attribute.value):
             return conv_ranks(check.types, self._names) if check.positive is holds else None
         return self._told_by_name(test) if holds is _is_positive(test) else None
 
@@ -149,8 +207,8 @@ class _Guards:
 
     def _walked(self) -> bool:
         """Whether the name stands for every module of a model in turn."""
-        name = cst.ensure_type(self._bias.value, cst.Name).value
-        for _, node in self._parsed.ancestors(self._bias):
+        name = cst.ensure_type(self._attribute.value, cst.Name).value
+        for _, node in self._parsed.ancestors(self._attribute):
             loops: list[cst.For | cst.CompFor] = [node] if isinstance(node, cst.For) else []
             if isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
                 loops = [each for each in below(node) if isinstance(each, cst.CompFor)]

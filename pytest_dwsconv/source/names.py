@@ -8,7 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import libcst as cst
 import libcst.matchers as m
 from libcst.helpers import get_absolute_module_for_import
-from libcst.metadata import QualifiedName, QualifiedNameSource, Scope, ScopeProvider
+from libcst.metadata import (
+    GlobalScope,
+    ImportAssignment,
+    QualifiedName,
+    QualifiedNameSource,
+    Scope,
+    ScopeProvider,
+)
 
 from pytest_dwsconv.source.parsing import Parsed
 
@@ -41,6 +48,9 @@ class Names:
         self._scopes: Mapping[cst.CSTNode, Scope | None] = parsed.wrapper.resolve(ScopeProvider)
         self._known = known
         self._values = dict(_assigned(parsed))
+        self._unseen = frozenset(_bound_unseen(parsed))
+        self._last_star = max((parsed.line(node) for node in _foreign_stars(parsed)), default=0)
+        self._line = parsed.line
         self._stars = [
             get_absolute_module_for_import(None, node) or ""
             for node in parsed.parents
@@ -79,7 +89,18 @@ class Names:
         if len(names) > 1:
             return next(((name, False) for name in imported if name in self._known), None)
         name = imported[0] if imported else self._from_alias(node, _ALIAS_DEPTH)
-        return None if name is None else (name, name.rpartition(".")[2] not in self._replaced)
+        if name is None:
+            return None
+        certain = name.rpartition(".")[2] not in self._replaced and not self._may_be_rebound(node, dotted)
+        return name, certain
+
+    def _may_be_rebound(self, node: cst.BaseExpression, dotted: str) -> bool:
+        """By a pattern, or by a star import below: of a class's own name, for nobody calls another thing ``nn``."""
+        if dotted.partition(".")[0] in self._unseen:
+            return True
+        scope = self._scopes.get(node) if self._last_star and "." not in dotted else None
+        bound = scope[dotted] if scope is not None else ()
+        return any(isinstance(each, ImportAssignment) and self._line(each.node) < self._last_star for each in bound)
 
     def _is_local(self, node: cst.BaseExpression, dotted: str) -> bool:
         """Whether it is certainly no name of an import: a quick answer for the many like ``self.conv1``."""
@@ -142,10 +163,14 @@ class Names:
         """The expression assigned to a name, where it is assigned exactly once."""
         scope = self._scopes.get(name)
         assignments = list(scope[name.value]) if scope is not None else []
-        if len(assignments) != 1:
+        if len(assignments) != 1 or name.value in self._unseen:
             return None
         node = getattr(assignments[0], "node", None)
-        return None if node is None else self._values.get(node)
+        if node is None:
+            return None
+        if self._last_star and isinstance(assignments[0].scope, GlobalScope) and self._line(node) < self._last_star:
+            return None
+        return self._values.get(node)
 
     def constant(self, node: cst.BaseExpression, depth: int = _ALIAS_DEPTH) -> object:
         """The value of a literal, of arithmetic on whole numbers, or of a name assigned once to such.
@@ -188,6 +213,28 @@ class Names:
             return calculate(left, right)
         except ZeroDivisionError as error:
             raise NotConstantError from error
+
+
+def _foreign_stars(parsed: Parsed) -> Iterator[cst.ImportFrom]:
+    """The star imports that may bind any name: those of other packages than PyTorch."""
+    for node in parsed.parents:
+        if not isinstance(node, cst.ImportFrom) or not isinstance(node.names, cst.ImportStar):
+            continue
+        if not (get_absolute_module_for_import(None, node) or "").startswith("torch."):
+            yield node
+
+
+def _bound_unseen(parsed: Parsed) -> Iterator[str]:
+    """Names that libcst's scopes do not see bound: by patterns, and by ``:=`` in a comprehension."""
+    for node in parsed.parents:
+        if isinstance(node, (cst.MatchAs, cst.MatchStar)) and node.name is not None:
+            yield node.name.value
+        elif isinstance(node, cst.MatchMapping) and node.rest is not None:
+            yield node.rest.value
+        elif isinstance(node, cst.NamedExpr) and any(
+            isinstance(each, cst.BaseComp) for _, each in parsed.ancestors(node)
+        ):
+            yield cst.ensure_type(node.target, cst.Name).value
 
 
 def _dotted(node: cst.BaseExpression) -> str | None:

@@ -15,6 +15,7 @@ _ALL_RANKS = frozenset({1, 2, 3})
 _BASE = "torch.nn.modules.conv._ConvNd"
 
 _IS_INSTANCE = m.Call(func=m.Name("isinstance"), args=[m.Arg(), m.Arg()])
+_IS_SUBCLASS = m.Call(func=m.Name("issubclass"), args=[m.Arg(m.Call(func=m.Name("type"), args=[m.Arg()])), m.Arg()])
 _TYPE_OF = m.Call(func=m.Name("type"), args=[m.Arg()]) | m.Attribute(attr=m.Name("__class__"))
 _NEGATED = (cst.NotEqual, cst.IsNot, cst.NotIn)
 
@@ -32,6 +33,9 @@ def type_check(node: cst.CSTNode) -> TypeCheck | None:
     if m.matches(node, _IS_INSTANCE):
         call = cst.ensure_type(node, cst.Call)
         return TypeCheck(call.args[0].value, call.args[1].value)
+    if m.matches(node, _IS_SUBCLASS):
+        call = cst.ensure_type(node, cst.Call)
+        return TypeCheck(_argument(call.args[0].value), call.args[1].value)
     if isinstance(node, cst.Comparison) and m.matches(node.left, _TYPE_OF):
         first = node.comparisons[0]
         subject = node.left.value if isinstance(node.left, cst.Attribute) else _argument(node.left)

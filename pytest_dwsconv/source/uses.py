@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import libcst as cst
+import libcst.matchers as m
 
 from pytest_dwsconv.rules import Judgement, Verdict
 from pytest_dwsconv.source.flow import Flow, is_self
+from pytest_dwsconv.source.guards import SETTINGS, is_target
 from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.parsing import Parsed, below
@@ -19,7 +21,15 @@ _REPARAMETRIZE = re.compile(
 _REPARAMETRIZER = re.compile(r"(?i)(weight|spectral)_?norm|orthogonal|register_parametrization|prune")
 """What files call those functions, torch's or their own."""
 
+_FUSE = re.compile(r"torch\.nn\.utils\.(fusion\.)?fuse_\w+|torch\.(ao\.)?quantization\.fuse_modules\w*")
+
 _STATE = frozenset({"load_state_dict", "state_dict", "get_parameter", "register_parameter"})
+_PARAMETERS = m.Call(func=m.Attribute(attr=m.Name("parameters") | m.Name("named_parameters")))
+_WRITTEN = re.compile(r"(?!requires_grad_|share_memory_)\w*[a-z]_")
+"""Methods of tensors that write into them."""
+
+_KEY = re.compile(r"(?:\w+\.)*([A-Za-z_]\w*)\.weight")
+"""The name of a weight in a state_dict, after the attribute that holds its layer."""
 _FORWARDING = frozenset(
     "append extend insert add_module register_module to cuda cpu half float train eval apply __init__".split()
 )
@@ -51,7 +61,16 @@ class _Uses:
                 self._look_at_call(node)
                 if mentioned:
                     self._look_at_wrapper(node)
+            elif isinstance(node, cst.SimpleString):
+                self._look_at_text(node)
+            elif isinstance(node, (cst.For, cst.CompFor, cst.Assign)):
+                self._look_at_parameters(node)
             self._look_at_type_check(node)
+
+    def _note_attribute(self, name: str, code: str, what: str) -> None:
+        """Note ``what`` against all that an attribute of this name may be."""
+        for call in self._flow.reach_attribute(name).calls:
+            self._against(call, by_rule(code, what))
 
     def _note(self, of: cst.BaseExpression, code: str, what: str, through_classes: bool = True) -> bool:
         """Note ``what`` against all that the expression reaches; False where that is nothing and may be anything."""
@@ -81,22 +100,35 @@ class _Uses:
         if name == "weight" and not (isinstance(parent, cst.Attribute) and parent.attr.value in _SAME):
             reason = f"{self._line(node)} uses its weight by name, and a replacement has none of its own"
             self._note(node.value, "DWS110", reason)
-        elif name == "bias" and getattr(parent, "target", None) is node:
-            self._note(node.value, "DWS110", f"{self._line(node)} sets its bias, and a replacement has none of its own")
+        elif name == "_parameters":
+            self._note(node.value, "DWS110", f"{self._line(node)} uses its parameters, and a replacement has others")
+        elif is_target(self._parsed, node):
+            self._look_at_setting(node, name, node.value)
+
+    def _look_at_setting(self, node: cst.CSTNode, name: str, of: cst.BaseExpression) -> None:
+        if name == "bias":
+            self._note(of, "DWS110", f"{self._line(node)} sets its bias, and a replacement has none of its own")
+        elif name in SETTINGS:
+            self._note(of, "DWS110", f"{self._line(node)} sets its {name}, which the parts of a replacement do not see")
 
     def _look_at_call(self, node: cst.Call) -> None:
         qualified = self._names.qualified(node.func) or ""
         if _REPARAMETRIZE.fullmatch(qualified) and node.args:
             self._look_at_reparametrizer(node)
+        elif _FUSE.fullmatch(qualified):
+            self._look_at_fusion(node)
         elif isinstance(node.func, cst.Attribute) and node.func.attr.value in _STATE:
             what = f"{self._line(node)} calls its {node.func.attr.value}, and a replacement has other parameters"
             self._note(node.func.value, "DWS110", what, through_classes=False)
         elif qualified != "builtins.hasattr":
-            self._look_at_named_weight(node, dynamic=qualified in _ATTRIBUTE_FUNCTIONS)
+            self._look_at_named_weight(node, qualified)
 
-    def _look_at_named_weight(self, node: cst.Call, dynamic: bool) -> None:
+    def _look_at_named_weight(self, node: cst.Call, qualified: str) -> None:
         """``f(conv, "weight")``, and ``getattr(conv, name)`` whatever the name is."""
         texts = [each.value for each in node.args if isinstance(each.value, cst.SimpleString)]
+        if qualified == "builtins.setattr" and texts and node.args:
+            self._look_at_setting(node, str(texts[0].evaluated_value), node.args[0].value)
+        dynamic = qualified in _ATTRIBUTE_FUNCTIONS
         if any(text.evaluated_value == "weight" for text in texts):
             reason = f"{self._line(node)} uses its weight by name, and a replacement has none of its own"
         elif dynamic and not texts:
@@ -105,6 +137,40 @@ class _Uses:
             return
         for argument in node.args[:1] if dynamic else node.args:
             self._note(argument.value, "DWS205" if dynamic and not texts else "DWS110", reason)
+
+    def _look_at_text(self, node: cst.SimpleString) -> None:
+        """A key of a state_dict, as ``"stem.conv.weight"``."""
+        key = _KEY.fullmatch(str(node.evaluated_value))
+        if key is not None:
+            what = f"{self._line(node)} names its weight, and a replacement has none of its own"
+            self._note_attribute(key[1], "DWS110", what)
+
+    def _look_at_fusion(self, node: cst.Call) -> None:
+        what = f"{self._line(node)} fuses it with what follows, which a replacement cannot be"
+        for argument in node.args:
+            self._note(argument.value, "DWS110", what, through_classes=False)
+            for text in below(argument.value):
+                if isinstance(text, cst.SimpleString):
+                    self._note_attribute(str(text.evaluated_value).rpartition(".")[2], "DWS110", what)
+
+    def _look_at_parameters(self, node: cst.For | cst.CompFor | cst.Assign) -> None:
+        """``for p in conv.parameters(): p.zero_()`` and ``w, b = conv.parameters()``; most loops only freeze."""
+        source = node.value if isinstance(node, cst.Assign) else node.iter
+        if not m.matches(source, _PARAMETERS):
+            return
+        tuples = isinstance(node, cst.Assign) and any(isinstance(each.target, cst.Tuple) for each in node.targets)
+        if tuples or (isinstance(node, cst.For) and any(self._writes(each) for each in below(node.body))):
+            of = cst.ensure_type(cst.ensure_type(source, cst.Call).func, cst.Attribute).value
+            what = f"{self._line(node)} writes or names its parameters, and a replacement has others"
+            self._note(of, "DWS110", what, through_classes=False)
+
+    def _writes(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.AssignTarget):
+            return m.matches(node.target, m.Attribute(attr=m.Name("data")))
+        if not isinstance(node, cst.Call):
+            return False
+        method = node.func.attr.value if isinstance(node.func, cst.Attribute) else ""
+        return _WRITTEN.fullmatch(method) is not None
 
     # -- reparametrizations
 
