@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -220,19 +221,30 @@ def test_the_bias_is_the_same_parameter() -> None:
     assert model.conv.bias is conv.bias
 
 
+class Parts(NamedTuple):
+    conv: nn.Module
+    word: str
+
+
 def test_convolutions_in_plain_attributes_are_replaced_too() -> None:
     class Listed(Wrap):
         def __init__(self) -> None:
             super().__init__(nn.Conv2d(16, 16, 3))
             self.stages: list[Any] = [self.conv, {"deep": (1, [self.conv])}]
             self.pair = (self.conv, "name")
+            self.parts = Parts(self.conv, "name")
+            self.queue = deque([self.conv], maxlen=3)
+            self.group, self.frozen = {self.conv, "name"}, frozenset({(self.conv, "name")})
             self.stages.append(self.stages)  # a cycle
             self.__dict__["direct"] = self.conv
 
     model: Any = rewrite(Listed()).model
     assert isinstance(model.conv, SeparableConv2d)
     found = [model.stages[0], model.stages[1]["deep"][1][0], model.pair[0], model.direct]
+    found += [model.parts.conv, model.queue[0], *model.group - {"name"}, *(conv for conv, _ in model.frozen)]
+    assert len(found) == 8
     assert all(conv is model.conv for conv in found)
+    assert (type(model.parts), model.parts.word, model.queue.maxlen) == (Parts, "name", 3)
 
 
 def test_convolutions_that_know_each_other_meet_their_replacements() -> None:
