@@ -98,10 +98,12 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
     user still remove their hooks.
 
     Raises:
-        InputError: the forward of ``conv`` was replaced on the instance, so it is no plain convolution.
+        InputError: the forward of ``conv`` was replaced on the instance, so it is no plain convolution, or
+            something of the replacement's own name is attached to it.
     """
     if "forward" in vars(conv):
         raise InputError(f"{entry.name}: its forward was replaced on the instance; leave it out with ignore")
+    _check_names(entry.name, conv)
     source: Any = conv
     new = SEPARABLE_CONVS[len(entry.kernel_size)](
         source.in_channels,
@@ -120,6 +122,15 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
     _set_parameters(new, factors, source.weight, source.bias)
     _take_over(new, conv)
     return new
+
+
+def _check_names(layer: str, conv: nn.Module) -> None:
+    attached = {*vars(conv), *(name for table in _TABLES for name in vars(conv)[table])}
+    if taken := sorted(_NEEDED & attached):
+        raise InputError(
+            f"{layer or 'the model itself'}: its attribute {taken[0]!r} has a name that the replacement needs; "
+            "rename it, or leave the layer out with ignore"
+        )
 
 
 def _set_parameters(new: SeparableConvNd, factors: Factors, weight: Tensor, bias: nn.Parameter | None) -> None:
@@ -150,7 +161,8 @@ _HOOKS = (
     "_is_full_backward_hook",
 )
 _TABLES = ("_parameters", "_buffers", "_modules")
-_PARTS = frozenset({"weight", "bias", "depthwise", "pointwise"})
+_NEEDED = frozenset({"depthwise", "pointwise", "order", "depth_multiplier"})
+_PARAMETERS = frozenset({"weight", "bias"})
 # reason: a compiled call is of the old forward; PyTorch drops it from copies, too
 _OWN = frozenset({*vars(nn.Conv2d(1, 1, 1, device="meta")), "_compiled_call_impl"})
 """Attributes that a convolution has by itself; all others were put there by the user."""
@@ -163,7 +175,7 @@ def _take_over(new: SeparableConvNd, conv: nn.Module) -> None:
     own = _OWN | vars(new).keys()
     vars(new).update({name: value for name, value in vars(conv).items() if name not in own})
     for table in _TABLES:
-        attached = {k: v for k, v in vars(conv)[table].items() if k not in _PARTS}
+        attached = {k: v for k, v in vars(conv)[table].items() if k not in _PARAMETERS}
         vars(new)[table].update(attached)
     new._non_persistent_buffers_set |= conv._non_persistent_buffers_set
 

@@ -6,7 +6,7 @@ import copy
 import pickle
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -202,16 +202,34 @@ def test_hooks_are_kept_and_their_handles_still_remove_them() -> None:
 def test_attached_attributes_are_kept() -> None:
     conv: Any = nn.Conv2d(16, 16, 3)
     conv.f, conv.i, conv.type = -1, 4, "Conv"  # as YOLO does
-    conv.order = conv.depth_multiplier = "theirs"
     conv.observer = nn.Identity()
     conv.register_buffer("seen", torch.ones(1), persistent=False)
-    new: Any = replaced(conv, order="depthwise_first")
+    new: Any = replaced(conv)
     assert (new.f, new.i, new.type) == (-1, 4, "Conv")
-    assert (new.order, new.depth_multiplier) == ("depthwise_first", 1)  # reason: the replacement runs by these
     assert isinstance(new.observer, nn.Identity)
     assert torch.equal(new.seen, torch.ones(1))
     assert "seen" not in new.state_dict()
     assert new.stride == (1, 1)
+
+
+ATTACHED: dict[str, Callable[[nn.Module, str], None]] = {
+    "attribute": lambda conv, name: setattr(conv, name, False),
+    "buffer": lambda conv, name: conv.register_buffer(name, torch.ones(1)),
+    "parameter": lambda conv, name: conv.register_parameter(name, nn.Parameter(torch.ones(1))),
+    "submodule": lambda conv, name: conv.add_module(name, nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("name", ["depthwise", "pointwise", "order", "depth_multiplier"])
+@pytest.mark.parametrize("kind", ATTACHED)
+def test_an_attribute_by_a_name_of_the_replacements_is_refused(kind: str, name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
+    ATTACHED[kind](model[0], name)
+    with pytest.raises(
+        InputError, match=f"0: its attribute '{name}' has a name that .* leave the layer out with ignore"
+    ):
+        rewrite(model)
+    assert list(separable(rewrite(model, ignore=["0"]).model)) == ["1"]
 
 
 def test_the_bias_is_the_same_parameter() -> None:
@@ -525,6 +543,12 @@ def patched() -> Net:
     return model
 
 
+def named_like_a_part() -> Net:
+    model = Net()
+    vars(model.tail)["depthwise"] = False
+    return model
+
+
 FAILURES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "infinite weight": (poisoned, {}, "tail: the kernel holds NaN or infinite values"),
     "cannot be copied": (Uncopyable, {"inplace": False}, "cannot be copied (TypeError: holds a socket); pass inplace"),
@@ -535,6 +559,7 @@ FAILURES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "multiplier": (Net, {"depth_multiplier": 0}, "depth_multiplier must be at least 1"),
     "select": (Net, {"select": "stem"}, "a list of patterns, not one string: ['stem']"),
     "forward patched": (patched, {"subclasses": True}, "tail: its forward was replaced on the instance"),
+    "name of a part": (named_like_a_part, {}, "tail: its attribute 'depthwise' has a name that the replacement needs"),
 }
 
 
