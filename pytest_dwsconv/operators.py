@@ -27,6 +27,11 @@ TRANSPOSED_MODULES: dict[type[nn.Module], int] = {
 CONVOLUTIONS = frozenset({*CONV_MODULES, *TRANSPOSED_MODULES})
 
 
+def own_forward(module: nn.Module) -> bool:
+    """Whether the instance has a forward of its own, or the part of one that a convolution computes in."""
+    return "forward" in module.__dict__ or "_conv_forward" in module.__dict__
+
+
 def per_side(value: Any, rank: int) -> Shape:
     """An int or a sequence of ints as one entry a side."""
     if isinstance(value, (tuple, list)):

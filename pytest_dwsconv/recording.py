@@ -318,7 +318,7 @@ def _altered(module: nn.Module) -> bool:
     return bool(
         attributes["_forward_hooks"]
         or attributes["_forward_pre_hooks"]
-        or "forward" in attributes
+        or operators.own_forward(module)
         or (type(module) in operators.WEIGHTED and "weight" not in attributes["_parameters"])
     )
 

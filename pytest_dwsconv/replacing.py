@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pytest_dwsconv.conv import ConvSpec, Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.factorize import Factors, decompose, fresh
+from pytest_dwsconv.operators import own_forward
 from pytest_dwsconv.planning import PlanEntry, equal_cost
 from pytest_dwsconv.rules import checked_patterns
 from pytest_dwsconv.separable import SEPARABLE_CONVS, SeparableConvNd
@@ -101,7 +102,7 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
         InputError: the forward of ``conv`` was replaced on the instance, so it is no plain convolution, or
             something of the replacement's own name is attached to it.
     """
-    if "forward" in vars(conv):
+    if own_forward(conv):
         raise InputError(f"{entry.name}: its forward was replaced on the instance; leave it out with ignore")
     _check_names(entry.name, conv)
     source: Any = conv

@@ -137,7 +137,7 @@ def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
     if type(module).__module__.startswith(_QUANTIZED_PACKAGES):
         return (Trait.QUANTIZED,)
     kind = type_before_parametrizations(module) if "parametrizations" in module._modules else type(module)
-    exact = kind in operators.CONVOLUTIONS and "forward" not in module.__dict__
+    exact = kind in operators.CONVOLUTIONS and not operators.own_forward(module)
     traits = () if exact else (Trait.SUBCLASS,)
     own = "weight" in module._parameters and "bias" in module._parameters
     if not own:

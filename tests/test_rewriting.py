@@ -311,6 +311,24 @@ def test_a_subclass_with_another_kind_of_weight_is_refused() -> None:
         rewrite(Wrap(Dynamic()), subclasses=True)
 
 
+def circular(model: nn.Sequential) -> nn.Sequential:
+    """Pads as a texture that repeats, without a subclass."""
+
+    def conv_forward(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
+
+    model[0]._conv_forward = conv_forward.__get__(model[0])
+    return model
+
+
+def test_a_convolution_that_pads_by_a_patch_is_left_alone() -> None:
+    model = circular(nn.Sequential(nn.Conv2d(16, 16, 3)))
+    x = torch.randn(1, 16, 6, 6)
+    result = rewrite(model, (1, 16, 6, 6), depth_multiplier=FULL)
+    assert [(row.code, row.output_shape) for row in result.report_before.findings] == [("DWS106", (1, 16, 6, 6))]
+    torch.testing.assert_close(result.model(x), model(x), rtol=0, atol=0)
+
+
 def test_select_and_ignore() -> None:
     assert set(separable(rewrite(Net(), select=["body.*", "tail"]).model)) == {"body.0", "tail"}
     assert set(separable(rewrite(Net(), ignore=["stem"]).model)) == {"body.0", "tail"}
@@ -543,6 +561,12 @@ def patched() -> Net:
     return model
 
 
+def tiled() -> Net:
+    model = Net()
+    model.tail._conv_forward = model.tail._conv_forward  # type: ignore[method-assign]
+    return model
+
+
 def named_like_a_part() -> Net:
     model = Net()
     vars(model.tail)["depthwise"] = False
@@ -559,6 +583,7 @@ FAILURES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "multiplier": (Net, {"depth_multiplier": 0}, "depth_multiplier must be at least 1"),
     "select": (Net, {"select": "stem"}, "a list of patterns, not one string: ['stem']"),
     "forward patched": (patched, {"subclasses": True}, "tail: its forward was replaced on the instance"),
+    "padding patched": (tiled, {"subclasses": True}, "tail: its forward was replaced on the instance"),
     "name of a part": (named_like_a_part, {}, "tail: its attribute 'depthwise' has a name that the replacement needs"),
 }
 
