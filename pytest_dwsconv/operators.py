@@ -71,7 +71,7 @@ def _conv(module: Any, x: Tensor) -> Shape | None:
     shape = x.shape
     if len(shape) <= rank or shape[-rank - 1] != channels * module.groups or x.dtype != weight.dtype:
         return None
-    if (module.padding_mode != "zeros" and module.padding != "valid") or x.is_complex():
+    if module.padding_mode != "zeros" or x.is_complex():
         return None
     return conv_output(shape, filters, tuple(kernel), module.stride, module.padding, module.dilation)
 

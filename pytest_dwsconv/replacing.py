@@ -121,6 +121,8 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
         device="meta",  # neither memory nor random numbers for weights that are set below
     )
     _set_parameters(new, factors, source.weight, source.bias)
+    # reason: modes other than zeros pad by this, whatever ``padding`` says
+    new.depthwise._reversed_padding_repeated_twice = source._reversed_padding_repeated_twice
     _take_over(new, conv)
     return new
 

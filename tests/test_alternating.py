@@ -157,6 +157,17 @@ def test_inputs_that_are_never_there_do_no_harm(order: Order) -> None:
     assert dead.loss(kernel_of(factors, entry)) <= dead.loss(kernel_of(start_of(problem, entry), entry))
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("changed", [{"_reversed_padding_repeated_twice": [2, 0, 2, 0]}, {"padding": (0, 0)}])
+def test_padding_changed_afterwards_is_the_convolutions(changed: dict[str, Any], mode: str) -> None:
+    conv, x = make(2, padding=1, padding_mode=mode), torch.randn(2, 8, 9, 8, dtype=torch.float64)
+    vars(conv).update(changed)
+    taps = patches(padded(x, conv), conv)[0]
+    with torch.no_grad():
+        expected = (conv(x) - conv.bias.view(-1, 1, 1)).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(conv.weight.flatten(1) @ taps, expected)
+
+
 def test_patches_are_what_unfold_gives() -> None:
     conv, x = make(2, stride=2, padding=1, dilation=2), torch.randn(2, 8, 11, 10, dtype=torch.float64)
     expected = F.unfold(x, 3, dilation=2, padding=1, stride=2).transpose(0, 1).flatten(1)

@@ -387,6 +387,15 @@ def test_traits_are_those_of_the_module() -> None:
     assert analyze(model).findings[0].spec.traits == (Trait.SUBCLASS,)
 
 
+@pytest.mark.parametrize("padding", [(0, 0), "valid"])
+def test_shapes_are_those_of_the_padding_that_runs(padding: Any) -> None:
+    """Modes other than zeros pad by an attribute beside ``padding``."""
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"))
+    model[0].padding = padding
+    report = analyze(model, (1, 4, 8, 8))
+    assert (report.findings[0].output_shape, report.macs) == ((1, 8, 8, 8), 64 * 8 * 36)
+
+
 def test_a_copy_has_the_same_report() -> None:
     model = every_kind()
     assert analyze(copy.deepcopy(model), (1, 4, 16, 16)) == analyze(model, (1, 4, 16, 16))

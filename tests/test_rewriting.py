@@ -122,6 +122,17 @@ def test_exact_with_unequal_sides(sides: tuple[Any, ...], order: Order) -> None:
     torch.testing.assert_close(replaced(conv, depth_multiplier=FULL, order=order)(x), conv(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("changed", [{"_reversed_padding_repeated_twice": [2, 0, 2, 0]}, {"padding": (0, 0)}])
+@pytest.mark.parametrize("mode", ["circular", "reflect", "zeros"])
+def test_exact_with_padding_changed_afterwards(mode: Any, changed: dict[str, Any], order: Order) -> None:
+    """Modes other than zeros pad by an attribute beside ``padding``."""
+    conv = nn.Conv2d(4, 16, 3, padding=1, padding_mode=mode)
+    vars(conv).update(changed)
+    x = torch.randn(2, 4, 9, 8)
+    torch.testing.assert_close(replaced(conv, depth_multiplier=FULL, order=order)(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("order", ["auto", *ORDERS])
 def test_a_network_at_full_multiplier_is_the_same_function(order: str) -> None:
     model = Net().eval()

@@ -5,6 +5,7 @@ They are sums, so they are gathered batch by batch, in float64, and added up ove
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
+
+from pytest_dwsconv.separable import CONVS
 
 Conv = Any
 """nn.Conv1d, 2d or 3d; PyTorch's stubs know no common type with all of their attributes."""
@@ -39,9 +42,18 @@ def padded(x: Tensor, conv: Conv) -> Tensor:
     """``x`` as the convolution itself would pad it, a batch dimension added where it has none."""
     if x.dim() == len(conv.kernel_size) + 1:
         x = x.unsqueeze(0)
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    sides = conv._reversed_padding_repeated_twice
+    mode, sides = conv.padding_mode, conv._reversed_padding_repeated_twice
+    if mode == "zeros":
+        mode, sides = "constant", _zeros_around(conv)
     return F.pad(x, sides, mode=mode) if any(sides) else x
+
+
+def _zeros_around(conv: Conv) -> Sequence[int]:
+    """The padding as ``F.pad`` takes it; what ``conv`` itself keeps is of the settings that it was made with."""
+    make: Any = CONVS[len(conv.kernel_size)]
+    alike = make(1, 1, conv.kernel_size, padding=conv.padding, dilation=conv.dilation, device="meta")
+    sides: Sequence[int] = alike._reversed_padding_repeated_twice
+    return sides
 
 
 def patches(x: Tensor, conv: Conv) -> Tensor:
