@@ -139,7 +139,8 @@ def fresh(weight: Tensor, groups: int, order: Order, depth_multiplier: int) -> F
     With independent parts of mean 0 every entry of the product has variance r var_d var_p. The depthwise part
     gets var_d = 1 / k, which hands its input's variance on, so var_p = v k / r, where v is the kernel's own
     variance, or that of PyTorch's default, 1 / (3 fan_in), where the kernel is constant, not finite or without
-    values (on the meta device). Entries are uniform, drawn from torch's global generator.
+    values (on the meta device). A kernel of zeros has the variance 0, so the pointwise part is zeros and the product
+    too, and training moves them by way of the depthwise part. Entries are uniform, drawn from torch's global generator.
 
     Raises:
         InputError: the kernel is not floating point.
@@ -169,5 +170,6 @@ def _variance(weight: Tensor) -> float:
     default = 1 / (3 * weight[0].numel())
     if weight.is_meta:
         return default
-    variance = float(weight.detach().to(device="cpu", dtype=torch.float64).var(correction=0))
-    return variance if 0 < variance < inf else default
+    values = weight.detach().to(device="cpu", dtype=torch.float64)
+    variance = float(values.var(correction=0))
+    return variance if 0 < variance < inf or not values.any() else default

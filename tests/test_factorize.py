@@ -249,6 +249,14 @@ def test_without_a_variance_of_its_own_it_is_pytorchs_default(weight: Tensor, or
     assert float(kernel.var()) == pytest.approx(1 / (3 * 32 * 9), rel=0.15)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn, torch.float64], ids=str)
+@pytest.mark.parametrize("order", ORDERS)
+def test_zeros_stay_zeros_that_gradients_can_move(order: Order, dtype: torch.dtype) -> None:
+    factors = fresh(torch.zeros(12, 4, 3, 3, dtype=dtype), 2, order, 2)
+    assert bool(factors.depthwise.double().any())
+    assert not bool(factors.pointwise.double().any())
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_on_the_meta_device_fresh_only_shapes(order: Order) -> None:
     state = torch.get_rng_state()

@@ -443,6 +443,20 @@ def test_fresh_weights_are_new_and_reproducible() -> None:
     assert torch.equal(one.model.state_dict()["stem.pointwise.bias"], model.state_dict()["stem.bias"])
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("init", ["svd", "fresh"])
+def test_a_layer_of_zeros_stays_one_and_can_be_trained(init: str, order: Order) -> None:
+    conv = nn.Conv2d(16, 16, 3)
+    nn.init.zeros_(conv.weight)
+    new = replaced(conv, init=init, order=order)
+    x = torch.randn(2, 16, 8, 8)
+    torch.testing.assert_close(new(x), conv(x), rtol=0, atol=0)
+    optimizer = torch.optim.SGD(new.parameters(), lr=0.1)
+    new(x).square().sum().backward()
+    optimizer.step()
+    assert bool(new.weight.any())
+
+
 # -- the result
 
 
