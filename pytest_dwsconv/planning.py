@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pytest_dwsconv.conv import ConvSpec, Cost, Order, cost, separable_cost
+from pytest_dwsconv.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.versioned import of_version, parsed
 
@@ -92,6 +92,8 @@ class PlanEntry:
                 )
         if spec.transposed:
             raise InputError(f"{self.name} is a transposed convolution, which cannot be replaced")
+        if Trait.QUANTIZED in spec.traits:
+            raise InputError(f"{self.name} is quantized or prepared for it; apply the plan to the float model first")
 
 
 @dataclass(frozen=True)

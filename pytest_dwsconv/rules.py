@@ -170,7 +170,7 @@ RULES: tuple[Rule, ...] = (
         "quantized",
         _NO,
         _trait(Trait.QUANTIZED),
-        "quantized weights cannot be factorised; rewrite the float model, then quantize it",
+        "it is quantized, or has a qconfig to become so; rewrite the float model, then prepare and quantize it",
         _conv3x3(Trait.QUANTIZED),
     ),
     Rule(

@@ -134,7 +134,7 @@ def _has_bias(conv: Any) -> bool:
 
 
 def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
-    if type(module).__module__.startswith(_QUANTIZED_PACKAGES):
+    if type(module).__module__.startswith(_QUANTIZED_PACKAGES) or module.__dict__.get("qconfig") is not None:
         return (Trait.QUANTIZED,)
     kind = type_before_parametrizations(module) if "parametrizations" in module._modules else type(module)
     exact = kind in operators.CONVOLUTIONS and not operators.own_forward(module)

@@ -689,6 +689,35 @@ def test_a_complex_convolution_is_left_alone() -> None:
     assert [row.code for row in result.report_before.findings] == ["DWS113"]
 
 
+def prepared() -> nn.Module:
+    from torch.ao.quantization import default_qconfig, fuse_modules, prepare
+
+    model: Any = nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)).eval()
+    model.qconfig, model[3].qconfig = default_qconfig, None
+    return prepare(fuse_modules(model, [["0", "1"]]))  # type: ignore[no-any-return]  # torch's own
+
+
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*quantiz")
+
+
+@DEPRECATED
+def test_what_is_prepared_for_quantization_is_left_alone() -> None:
+    result = rewrite(prepared(), (1, 16, 10, 10))
+    assert [(row.name, row.code) for row in result.report_before.findings] == [
+        ("0.0", "DWS102"),
+        ("2", "DWS102"),
+        ("3", "DWS001"),
+    ]
+    assert all(row.macs for row in result.report_before.findings)
+
+
+@DEPRECATED
+def test_a_plan_for_what_is_prepared_for_quantization_is_refused() -> None:
+    plan = rewrite(nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(3))), select=["2"]).plan
+    with pytest.raises(InputError, match="2 is quantized or prepared for it; apply the plan to the float model first"):
+        apply_plan(prepared(), plan)
+
+
 def test_a_weight_that_cannot_be_read_does_not_matter_to_fresh() -> None:
     assert separable(rewrite(poisoned(), init="fresh").model)
 
