@@ -323,6 +323,8 @@ def apply_plan(model: nn.Module, plan: Plan, *, init: str = "fresh", inplace: bo
         InputError: a layer of the plan is missing or is another convolution; the model is left as found.
     """
     check_init(init)
+    if not isinstance(plan, Plan):
+        raise InputError(f"the plan must be a Plan, such as result.plan or Plan.from_json(text), not {plan!r}")
     for entry in plan.entries:
         entry.check(module_spec(_convolution(model, entry.name)))
     target = model if inplace else _copied(model)
@@ -369,6 +371,10 @@ def _convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv
     for part in ("weight", "bias"):
         if part not in conv._parameters:
             raise InputError(f"the {part} of {name} is computed from other parameters; remove the parametrization")
+    if conv._parameters["weight"] is None:
+        raise InputError(
+            f"{name or 'the model itself'} has no weight, so it cannot be replaced; take it out of the plan"
+        )
     shape, usual = tuple(conv.weight.shape), (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
     if shape != usual:
         raise InputError(f"the weight of {name} is {shape}, not {usual}, so {type(conv).__name__} cannot be replaced")

@@ -98,9 +98,9 @@ def most_saving(spec: ConvSpec, policy: Policy = Policy()) -> float:
     """
     before, after = cost(spec), separable_cost(spec, policy.order, policy.depth_multiplier)
     if before is not None and after is not None:
-        return before.params / after.params
+        return before.params / max(1, after.params)
     taps, filters = prod(spec.kernel_size or ()), spec.out_channels
-    bound = taps if filters is None else taps * filters / (taps * (spec.groups or 1) + filters)
+    bound = taps if filters is None else taps * filters / max(1, taps * (spec.groups or 1) + filters)
     return bound / policy.depth_multiplier
 
 

@@ -143,7 +143,9 @@ def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
     if not own:
         return (*traits, Trait.REPARAMETRIZED)
     weight = module._parameters["weight"]
-    return (*traits, Trait.COMPLEX) if weight is not None and weight.is_complex() else traits
+    if weight is None:
+        return (*traits, Trait.NO_PARAMETER)
+    return (*traits, Trait.COMPLEX) if weight.is_complex() else traits
 
 
 def _called_by(step: Step, recorded: Trace, sites: dict[str, Site]) -> Iterator[Site]:

@@ -17,7 +17,7 @@ def parsed(text: str, kind: str) -> Any:
     """
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"not a {kind} in JSON: {error}") from error
 
 

@@ -88,6 +88,11 @@ def test_an_unreadable_plan_is_one_sentence(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_text_is_no_plan() -> None:
+    with pytest.raises(FormatError, match=r"not a plan in JSON: .* not NoneType"):
+        Plan.from_json(None)  # type: ignore[arg-type]  # that is the test
+
+
 def test_an_entry_is_lowered_to_the_exact_multiplier() -> None:
     spec = ConvSpec(2, 64, 4, (3, 3), bias=False)
     assert PlanEntry.of("a", spec, Order.DEPTHWISE_FIRST, 99).depth_multiplier == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -558,6 +559,14 @@ def test_a_plan_for_a_parametrized_layer_is_refused(part: str) -> None:
         apply_plan(model, Plan((entry(),)))
 
 
+@pytest.mark.parametrize("plan", ["x", None, {"layers": []}])
+def test_what_is_no_plan_is_refused(plan: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"the plan must be a Plan, such as result.plan or Plan.from_json\(text\), not"
+    ):
+        apply_plan(Net(), plan)
+
+
 # -- failures leave the model as found
 
 
@@ -716,6 +725,22 @@ def test_a_plan_for_what_is_prepared_for_quantization_is_refused() -> None:
     plan = rewrite(nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(3))), select=["2"]).plan
     with pytest.raises(InputError, match="2 is quantized or prepared for it; apply the plan to the float model first"):
         apply_plan(prepared(), plan)
+
+
+def test_a_convolution_without_channels_is_left_alone() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reason: PyTorch says that there is nothing to initialise
+        model = nn.Sequential(nn.Conv2d(0, 4, 3, bias=False), nn.Conv2d(4, 0, 3, bias=False))
+    assert [row.code for row in rewrite(model).report_before.findings] == ["DWS111"] * 2
+
+
+def test_a_convolution_without_a_weight_is_left_alone() -> None:
+    model: Any = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3))
+    model[0].weight = None
+    result = rewrite(model)
+    assert [row.code for row in result.report_before.findings] == ["DWS112", "DWS001"]
+    with pytest.raises(InputError, match="0 has no weight"):
+        apply_plan(model, Plan((entry("0"),)))
 
 
 def test_a_weight_that_cannot_be_read_does_not_matter_to_fresh() -> None:

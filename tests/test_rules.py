@@ -133,6 +133,20 @@ def test_bounds_where_a_number_is_not_known() -> None:
         assert most_saving(known) == most_saving(unknown)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ConvSpec(2, 0, 4, (3, 3), bias=False),
+        ConvSpec(2, 4, 0, (3, 3), bias=False),
+        ConvSpec(2, 0, 0, (3, 3)),
+        ConvSpec(2, None, 0, (3, 3)),
+        ConvSpec(2, None, 0, (0, 3)),
+    ],
+)
+def test_nothing_saves_nothing(spec: ConvSpec) -> None:
+    assert judge(spec).code == "DWS111"
+
+
 def test_one_string_for_patterns_is_an_error() -> None:
     with pytest.raises(InputError, match="select takes a list of patterns"):
         Policy(select="layer3.*")  # type: ignore[arg-type]  # that is the test
