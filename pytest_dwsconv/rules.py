@@ -282,7 +282,7 @@ RULES: tuple[Rule, ...] = (
         "saves nothing",
         _NO,
         _saves_nothing,
-        "the depthwise separable form would not have fewer parameters",
+        "the depthwise separable form would save nothing, or no more than min_saving asks for",
         _conv3x3(out_channels=1),
     ),
 )
