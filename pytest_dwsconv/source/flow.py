@@ -37,7 +37,7 @@ _SELF_OR_PARTS = _PARTS | frozenset(
 _PROPERTY = m.Name("property") | m.Name("cached_property") | m.Attribute(attr=m.Name("cached_property"))
 
 _COMPUTED = "f'...'"
-"""Stands for every attribute that a name computed at run time may mean."""
+"""Stands for every attribute that a name computed at run time may mean: those that the file sets by no other."""
 
 _TAKE_A_NAME = frozenset("getattr setattr add_module register_module get_submodule".split())
 
@@ -93,21 +93,19 @@ class Flow:
 
     def _reach_of(self, start: _Key, through_classes: bool) -> Reach:
         if (start, through_classes) not in self._reached:
-            waiting, seen = [start], {start}
+            unset = isinstance(start, str) and not self._holds.get(start)
+            waiting: list[_Key] = [_COMPUTED if unset else start]
+            seen = {start, *waiting}
             while waiting:
                 key = waiting.pop()
                 if not isinstance(key, cst.ClassDef) or through_classes:
-                    fresh = self._held(key) - seen
+                    fresh = self._holds.get(key, set()) - seen
                     seen |= fresh
                     waiting += fresh
             calls = self.convolutions.intersection(seen)
             resolved = any(isinstance(key, (cst.Call, cst.ClassDef, _Parts)) for key in seen)
             self._reached[start, through_classes] = Reach(calls, resolved)
         return self._reached[start, through_classes]
-
-    def _held(self, key: _Key) -> set[_Key]:
-        """An attribute that the file sets nowhere may be one that it sets under a computed name."""
-        return self._holds.get(key) or (self._holds.get(_COMPUTED, set()) if isinstance(key, str) else set())
 
     # -- what the file defines
 
