@@ -136,6 +136,7 @@ def test_uses_in_a_module(statement: str, expected: list[str]) -> None:
         (f"class A(nn.Module):\n    def __init__(self):\n        for i in x: setattr(self, f'c{{i}}', {CONV})\n"
          f"        self.d = {CONV}\n        self.c0.weight.data.zero_()", [NO, YES]),
         (f"self.add_module('c' + str(i), {CONV})\nself.c0.weight", [NO]),
+        (f"setattr(self, f'c{{i}}', {CONV})\nself.d0.weight", [YES]),
         (f"setattr(self, f'c{{i}}', {CONV})\nself.e = nn.Embedding(config.c0, 8)\nself.e.weight", [YES]),
         (f"net = nn.Sequential(OrderedDict([('c', {CONV}), ('d', {CONV})]))\nnet.c.weight", [NO, YES]),
         (f"net = nn.ModuleDict({{'c': {CONV}, 'd': {CONV}}})\nnet.c.weight", [NO, YES]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,13 @@ class _Parts(NamedTuple):
     of: cst.ClassDef
 
 
-_Key = str | Binding | cst.CSTNode | _Parts
+class _Computed(NamedTuple):
+    """The attributes whose names a pattern matches, as ``c.*`` those that ``setattr(self, f"c{i}", x)`` sets."""
+
+    pattern: str
+
+
+_Key = str | Binding | cst.CSTNode | _Parts | _Computed
 """An attribute by its name, a variable, a call, or a function or class of the file, which stands for its objects."""
 
 _WALKS = frozenset({"modules", "named_modules"})
@@ -35,9 +42,6 @@ _SELF_OR_PARTS = _PARTS | frozenset(
 """Methods of modules and containers whose result is the object itself or what it holds."""
 
 _PROPERTY = m.Name("property") | m.Name("cached_property") | m.Attribute(attr=m.Name("cached_property"))
-
-_COMPUTED = "f'...'"
-"""Stands for every attribute that a name computed at run time may mean: those that the file sets by no other."""
 
 _TAKE_A_NAME = frozenset("getattr setattr add_module register_module get_submodule".split())
 
@@ -94,7 +98,7 @@ class Flow:
     def _reach_of(self, start: _Key, through_classes: bool) -> Reach:
         if (start, through_classes) not in self._reached:
             unset = isinstance(start, str) and not self._holds.get(start)
-            waiting: list[_Key] = [_COMPUTED if unset else start]
+            waiting = self._computed(str(start)) if unset else [start]
             seen = {start, *waiting}
             while waiting:
                 key = waiting.pop()
@@ -106,6 +110,10 @@ class Flow:
             resolved = any(isinstance(key, (cst.Call, cst.ClassDef, _Parts)) for key in seen)
             self._reached[start, through_classes] = Reach(calls, resolved)
         return self._reached[start, through_classes]
+
+    def _computed(self, name: str) -> list[_Key]:
+        """What may set an attribute that the file sets under no name written in it."""
+        return [key for key in self._holds if isinstance(key, _Computed) and re.fullmatch(key.pattern, name)]
 
     # -- what the file defines
 
@@ -359,7 +367,14 @@ def is_self(node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Name) and node.value == "self"
 
 
-def _names_given(call: cst.Call) -> Iterator[str]:
+def _pattern(text: cst.BaseExpression) -> str:
+    """What the texts look like that an expression may give."""
+    parts = text.parts if isinstance(text, cst.FormattedString) else ()
+    known = [re.escape(part.value) if isinstance(part, cst.FormattedStringText) else ".*" for part in parts]
+    return "".join(known) or ".*"
+
+
+def _names_given(call: cst.Call) -> Iterator[str | _Computed]:
     """The attributes that a call like ``getattr(self, "conv")`` names in a string."""
     name = call.func.attr.value if isinstance(call.func, cst.Attribute) else None
     name = call.func.value if isinstance(call.func, cst.Name) else name
@@ -368,7 +383,7 @@ def _names_given(call: cst.Call) -> Iterator[str]:
             if isinstance(argument.value, cst.SimpleString):
                 yield from str(argument.value.evaluated_value).split(".")
             elif m.matches(argument.value, _TEXT) and name in _SET_A_NAME:
-                yield _COMPUTED
+                yield _Computed(_pattern(argument.value))
 
 
 def _positional(function: _Function) -> Iterator[cst.Name]:
