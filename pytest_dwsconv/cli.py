@@ -29,7 +29,8 @@ Find the convolutions that a PyTorch source file makes, and replace those that c
 Files are rewritten in place; what is changed and what is left alone, and why, is printed."""
 
 _EPILOG = """\
-exit status: 0 nothing to do, or done; 1 --check or --diff found something; 2 a file or an option cannot be used.
+exit status: 0 nothing to do, or done; 1 --check or --diff found something; 2 a file or an option cannot be used;
+141 what read the output stopped reading.
 A line that ends in '# dws: skip' is left alone. Settings are read from [tool.dwsconv] in pyproject.toml."""
 
 _BROKEN_PIPE = 141
@@ -70,7 +71,7 @@ def _drop_output() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments; the exit status."""
     try:
-        options = _parser().parse_args(argv)
+        options = _parser().parse_intermixed_args(argv)
     except SystemExit as exit_:  # reason: argparse has printed the help, or what is wrong
         return exit_.code if isinstance(exit_.code, int) else 2
     try:
@@ -95,10 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="run the file, build the model that this class, function or instance gives, show its table, and let "
-        "what each call built settle what its text leaves open",
+        help="run the file, build the model that this class, function or instance gives, with its arguments in "
+        "parentheses if it needs any, show its table, and let what each call built settle what its text leaves open",
     )
-    parser.add_argument("--input-size", metavar="SHAPE", help="input shape of the model: 1,3,224,224")
+    parser.add_argument(
+        "--input-size", metavar="SHAPE", help="input shape of the model: 1,3,224,224; several inputs are separated by ;"
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 

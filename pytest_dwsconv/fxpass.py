@@ -49,7 +49,7 @@ class DepthwiseSeparablePass(PassBase):
     in it serve ``order="auto"``. The graph module is changed in place, and a second run changes nothing.
 
     The arguments are those of ``rewrite``. Patterns see a module's names, or the name of a functional call's
-    weight.
+    weight; one that matches nothing is no error, for a pass may run again, or over several modules.
 
     Raises:
         InputError: an argument cannot be used, or, when run, a kernel cannot be factorised; the graph module is

@@ -155,6 +155,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 
     Raises:
         InputError: an argument cannot be used, the model cannot be copied, or a kernel cannot be factorised.
+        FormatError: an amount of the budget is not written as one.
         TracingError: the forward fails on the inputs.
     """
     wanted = parse_order(order)

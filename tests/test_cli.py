@@ -183,6 +183,12 @@ def test_standard_input_that_is_no_python_gives_no_output(monkeypatch: pytest.Mo
     assert "<stdin>: syntax error in line 1" in err
 
 
+def test_options_may_stand_between_paths(model: Path) -> None:
+    Path("other.py").write_text(CLEAN)
+    assert main(["model.py", "--check", "other.py"]) == 1
+    assert model.read_text() == BEFORE
+
+
 def test_folders_are_walked_and_files_taken_once(model: Path, capsys: Output) -> None:
     Path("pyproject.toml").write_text("[tool.dwsconv]\nexclude = ['old']\n")
     for name in ("pkg/a.py", "pkg/old/b.py", "pkg/.venv/c.py"):

@@ -84,6 +84,16 @@ def test_coverage_counts_what_tests_run_and_nothing_else(pytester: pytest.Pytest
     assert NETS.strip().splitlines()[missing - 1].strip() == "return self.conv(x) + 1"
 
 
+def test_what_a_fixture_analyses_is_not_covered(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("pytest_cov")
+    body = "    dws_report(Small(1), (1, 3, 8, 8))\n    dws_budget(Small(1), (1, 3, 8, 8), params='1M')\n"
+    pytester.makepyfile(test_asks=f"{HEADER}def test_asks(dws_report, dws_budget):\n{body}")
+    pytester.runpytest_subprocess("--cov=nets", "--cov-report=json", "test_asks.py").assert_outcomes(passed=1)
+    covered: dict[str, Any] = json.loads((pytester.path / "coverage.json").read_text())["files"]["nets.py"]
+    source = (pytester.path / "nets.py").read_text().splitlines()
+    assert any(source[line - 1].strip().startswith("return self.conv(x)") for line in covered["missing_lines"])
+
+
 def test_a_conftest_may_load_the_plugin_and_implement_its_hooks(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

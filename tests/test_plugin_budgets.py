@@ -9,6 +9,12 @@ def nets(inner: pytest.Pytester) -> None:
     inner.makepyfile(nets=NETS)
 
 
+def test_a_report_takes_no_inputs(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "def test_it(dws_report, dws_budget): dws_budget(dws_report(Small()), (1, 4, 8, 8), macs=1)")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*dws_budget takes inputs for a model only: a report has those it was made with"])
+
+
 class TestMarker:
     @pytest.mark.parametrize(
         ("limits", "sentence"),

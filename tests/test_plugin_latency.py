@@ -66,6 +66,8 @@ def pytest_dwsconv_latency_backend(config, target):
         pytest.skip("nobody has one")
     if target == "lost":
         raise pytest.fail.Exception("one is required", pytrace=False)
+    if target == "number":
+        return 3
     return Bench(target) if target.startswith("bench") else None
 """
 SMALL_TOOK = (
@@ -106,6 +108,13 @@ def test_fixture(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency="{limi
         result.assert_outcomes(passed=2 - failed, failed=failed)
         sentence = "*Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.500 ms (0.500 ms*"
         result.stdout.fnmatch_lines([sentence] * failed)
+
+    def test_what_is_no_backend_is_refused(self, pytester: pytest.Pytester) -> None:
+        result = run(pytester, self.SOURCE.format(limit="5ms", target="number"))
+        result.assert_outcomes(failed=2)
+        result.stdout.fnmatch_lines(
+            ["*pytest_dwsconv_latency_backend must return a backend, with a method*, not 3"] * 2
+        )
 
     def test_without_a_backend_it_is_unknown_and_says_so(self, pytester: pytest.Pytester) -> None:
         source = self.SOURCE.format(limit="1us", target="moon")

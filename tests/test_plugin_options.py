@@ -280,6 +280,7 @@ class TestIni:
         [
             ("dws_report = true", "dws-report 'true' is not text or json*"),
             ("dws_report = text json", "dws-report 'text json' is not text or json*"),
+            ("dws_strict = maybe", "dws_strict is not true or false: *"),
             ("dws_report = text\ndws_models = Small", "model 'Small' is not written module:factory*"),
         ],
     )

@@ -4,10 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from render_samples import conv, finding
+from render_samples import SMALL, conv, finding
 
 from pytest_dwsconv.budget import Budget, held
 from pytest_dwsconv.conv import ConvSpec, Trait
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render import Style, Users, render_report, render_run
 from pytest_dwsconv.render.text import largest, layers, render
 from pytest_dwsconv.render.words import brief
@@ -71,6 +72,11 @@ def row(text: str, name: str) -> list[str]:
     """The cells of the one line that starts with ``name``."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
     return line.split()
+
+
+def test_a_form_that_is_none_is_told() -> None:
+    with pytest.raises(InputError, match="there is no form 'plot' of a report: it is text, json"):
+        render_report("plot", SMALL)
 
 
 def test_the_worked_example() -> None:

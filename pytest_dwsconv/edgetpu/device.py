@@ -100,10 +100,22 @@ def measure(
 ) -> Measurement:
     """The latency of a ``.tflite`` model on the Edge TPU of a host, or on its CPU if ``device`` is "cpu".
 
+    Args:
+        host: where to measure.
+        tflite: the bytes of the model.
+        name: what the measurement is to call it.
+        device: which Edge TPU, as ``EdgeTpu`` takes it, or "cpu".
+        procedure: how often, and how long at most.
+
     Raises:
-        InputError: the model is not compiled for the Edge TPU, on which it would silently run on the CPU.
+        InputError: these are no bytes, or the model is not compiled for the Edge TPU, on which it would silently run on
+            the CPU.
         EdgeTpuError: it cannot be measured; the type tells why.
     """
+    if not isinstance(tflite, bytes):
+        raise InputError(
+            f"measure takes the bytes of a .tflite file, not {tflite!r:.80}: read it with Path.read_bytes()"
+        )
     if device == CPU:
         result = _run(host, "cpu", "", tflite, procedure)
     elif is_compiled(tflite):

@@ -187,6 +187,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     if config.getoption("dws_input_size") and not (config.getoption("dws_model") or config.getini("dws_models")):
         raise pytest.UsageError("dws-input-size is the input of a named model: name the model with --dws-model")
+    _check_strict(config)
     wanted, folder = _wanted(config)
     config.stash[ASKED] = bool(wanted) or _checked(config)
     if not config.stash[ASKED]:
@@ -203,6 +204,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Summary(config, outputs(wanted, folder)), "dwsconv-summary")
     config.stash[NOTICER] = Noticer(config)
     config.pluginmanager.register(config.stash[NOTICER], "dwsconv-noticer")
+
+
+def _check_strict(config: pytest.Config) -> None:
+    """Raise UsageError where the key is no truth value, which pytest tells whoever reads it first."""
+    try:
+        config.getini("dws_strict")
+    except (ValueError, pytest.UsageError):
+        from pytest_dwsconv.plugin.configured import strict
+
+        strict(config)
 
 
 def _checked(config: pytest.Config) -> bool:

@@ -19,7 +19,7 @@ ENDS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
 @contextmanager
 def aside() -> Iterator[None]:
     """A block that is nobody's: no test sees its warnings and prints, or is said to have covered its lines."""
-    with _unheard(), _uncovered():
+    with _unheard(), uncovered():
         yield
 
 
@@ -32,7 +32,7 @@ def _unheard() -> Iterator[None]:
 
 
 @contextmanager
-def _uncovered() -> Iterator[None]:
+def uncovered() -> Iterator[None]:
     """A block whose lines coverage.py, if somebody runs it, does not count: no test has run them."""
     coverage = sys.modules.get("coverage")
     current = coverage.Coverage.current() if coverage is not None else None

@@ -65,7 +65,7 @@ class BudgetFixture:
     ) -> Report:
         __tracebackhide__ = True
         from pytest_dwsconv.budget import Budget
-        from pytest_dwsconv.errors import DwsconvError
+        from pytest_dwsconv.errors import DwsconvError, InputError
         from pytest_dwsconv.plugin.holding import hold
         from pytest_dwsconv.report import Report
 
@@ -73,6 +73,8 @@ class BudgetFixture:
             budget = Budget.of(limits)
         except DwsconvError as error:
             raise error.with_traceback(None) from None
+        if isinstance(model, Report) and (input_size is not None or example_inputs is not None):
+            raise InputError("dws_budget takes inputs for a model only: a report has those it was made with")
         if isinstance(model, Report):
             subject = Subject(model, None)
         else:

@@ -66,6 +66,10 @@ def measured(hook: Any, config: pytest.Config, subject: Subject, target: str) ->
         return Unmeasured(target, f"{unknown}: {skip.msg}", skipped=True)
     if backend is None:
         return Unmeasured(target, f"{unknown}: no plugin measures it")
+    if not callable(getattr(backend, "measure", None)):
+        raise InputError(
+            f"pytest_dwsconv_latency_backend must return a backend, with a method measure, not {backend!r}"
+        )
     measurement = _measurement(backend, subject)
     config.stash.setdefault(_ASKED, set()).add((packed(subject.report)[0], target))
     return Latency(target, _conditions(target, measurement), measurement)

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.arranging import View
 from pytest_dwsconv.render.measured import NOTHING, Measured
 from pytest_dwsconv.render.run import Run, Style, Users, in_order
@@ -72,7 +73,13 @@ def render_run(
 
 
 def render_report(form: str, report: Report) -> str:
-    """One report by itself in one of ``FORMS``, with everything there is to show."""
+    """One report by itself in one of ``FORMS``, with everything there is to show.
+
+    Raises:
+        InputError: there is no such form.
+    """
+    if form not in FORMS:
+        raise InputError(f"there is no form {form!r} of a report: it is {', '.join(FORMS)}")
     return render_run(form, {report: Users()}, verbosity=1)
 
 

@@ -27,6 +27,8 @@ def plot(report: Report, ax: Axes | None = None, measure: str = "params") -> Axe
         raise MissingDependencyError(
             "a plot needs matplotlib, which is not installed: pip install 'pytest-dwsconv[plot]'"
         ) from error
+    if ax is not None and not hasattr(ax, "barh"):
+        raise InputError(f"ax must be matplotlib's Axes, not {ax!r}; what is plotted is named, as in measure='macs'")
     before, after = _bars(report, measure)
     if ax is None:
         height = min(2 + 0.22 * len(before), 15)
