@@ -226,7 +226,7 @@ RULES: tuple[Rule, ...] = (
         "subclass",
         _NO,
         lambda spec, policy: Trait.SUBCLASS in spec.traits and not policy.subclasses,
-        "it is a subclass or has its own forward, which may do more than a convolution; ask for subclasses to include one",
+        "it is a subclass or has its own forward, which may do more than convolve; ask for subclasses to include one",
         _conv3x3(Trait.SUBCLASS),
     ),
     Rule(

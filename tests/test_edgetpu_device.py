@@ -201,7 +201,7 @@ def test_a_model_for_the_cpu_is_refused(host: Host) -> None:
 
 def test_a_path_is_no_content(host: Host) -> None:
     with pytest.raises(InputError, match=r"measure takes the bytes of a .tflite file, not 'relu.tflite': read it"):
-        measure(host, "relu.tflite", device="cpu")  # type: ignore[arg-type]
+        measure(host, "relu.tflite", device="cpu")  # type: ignore[arg-type]  # what the test is about
 
 
 def test_a_compiled_model_is_taken_as_it_is(tmp_path: Path) -> None:
