@@ -178,6 +178,10 @@ def test_an_update_keeps_what_did_not_run_and_says_what_changed() -> None:
         ("[" * 100_000, "not a baseline in JSON"),
         ('{"schema_version": 1, "models": []}', "not a baseline"),
         ('{"schema_version": 1, "models": {"a": {"params": 1}}}', "not a baseline: KeyError: 'macs'"),
+        (
+            '{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "params": 2}}}',
+            "the key 'params' is there twice",
+        ),
         ('{"schema_version": 1, "models": {"a": {"params": -1, "macs": 1}}}', "-1 is not a whole number from 0"),
         ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": true}}}', "True is not a whole number from 0"),
         ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "size": 1}}}', "unknown keys in"),

@@ -270,6 +270,31 @@ def test_references():
     assert (nn.Module.__call__, sys.meta_path) == before
 
 
+def test_what_a_class_of_a_test_refers_to_is_not_kept(pytester: pytest.Pytester) -> None:
+    source = """
+import gc, weakref
+
+kept = []
+
+def test_it():
+    table = torch.ones(4)
+    class Local(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+        def forward(self, x):
+            return self.fc(x) * table
+    kept.append(weakref.ref(table))
+    Local()(torch.zeros(1, 4))
+
+def test_references():
+    gc.collect()
+    assert kept[0]() is None
+"""
+    run_reporting(pytester, source).assert_outcomes(passed=2)
+    assert [model for model, *_ in reported(pytester)] == ["Local"]
+
+
 def test_a_second_attempt_is_noticed_too(pytester: pytest.Pytester) -> None:
     source = """
 tries = []
@@ -377,4 +402,7 @@ def test_architecture() -> None:
     changed = Counts(4)
     changed.conv.stride = (2, 2)
     others = [Counts(5), Counts(4).double(), changed, nn.Sequential(Counts(4)), torch.nn.Linear(3, 4)]
+    once, tied, apart = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 4)
+    tied[1].weight = tied[0].weight
+    others += [nn.Sequential(once), nn.Sequential(once, once), nn.Sequential(once, apart), tied]
     assert len({architecture(model) for model in [Counts(4), *others]}) == 1 + len(others)

@@ -152,6 +152,9 @@ def test_options_and_files_that_cannot_be_used(pytester: pytest.Pytester, baseli
     compare, update = "--dws-fail-on-increase", "--dws-update"
     is_one_sentence(pytester.runpytest(compare), "there is no baseline *baseline.json: make it with --dws-update and *")
     is_one_sentence(pytester.runpytest(f"{compare}=more"), "dws-fail-on-increase 'more' is not a percentage: write *")
+    is_one_sentence(
+        pytester.runpytest(f"{compare}=", "-o", "dws_fail_on_increase=0"), "dws-fail-on-increase is empty: *"
+    )
     is_one_sentence(pytester.runpytest(f"{compare}=-1"), "dws-fail-on-increase '-1' is not a percentage: write a *")
     is_one_sentence(pytester.runpytest(f"{compare}=nan"), "dws-fail-on-increase 'nan' is not a percentage: write a *")
     is_one_sentence(pytester.runpytest(f"{update}=now"), "dws-update 'now' is not force: write --dws-update, or *")

@@ -9,6 +9,14 @@ def nets(inner: pytest.Pytester) -> None:
     inner.makepyfile(nets=NETS)
 
 
+def test_a_limit_that_cannot_be_checked_hides_no_other(pytester: pytest.Pytester) -> None:
+    source = "def test_it(dws_report): dws_report(Small())"
+    result = run(pytester, source, "-o", "dws_budgets=* params=5k macs=1G activations=1MB")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["Small has 5.44k parameters, the budget is 5k *"])
+    result.stdout.fnmatch_lines_random(["the budget limits MACs and *", "the budget limits activations and *"])
+
+
 def test_a_report_takes_no_inputs(pytester: pytest.Pytester) -> None:
     result = run(pytester, "def test_it(dws_report, dws_budget): dws_budget(dws_report(Small()), (1, 4, 8, 8), macs=1)")
     result.assert_outcomes(failed=1)

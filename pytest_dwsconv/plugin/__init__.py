@@ -105,7 +105,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dws-strict",
         action="store_true",
         default=None,
-        help="fail the run if a model it calls cannot be analysed, or a latency it limits cannot be measured",
+        help="fail a run that reports models, or holds them to something, if one that it calls cannot be analysed or a "
+        "latency that it limits cannot be measured",
     )
     group.addoption(
         "--dws-fail-on-increase",

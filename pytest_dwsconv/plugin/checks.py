@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_dwsconv.baseline import Baseline, current
-from pytest_dwsconv.budget import held
+from pytest_dwsconv.budget import Budget, held
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.plugin.configured import allowed, rules
 from pytest_dwsconv.plugin.latencies import Unmeasured
@@ -20,6 +20,7 @@ from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
     from pytest_dwsconv.budget import Held
+    from pytest_dwsconv.plugin.configured import Allowed
     from pytest_dwsconv.plugin.latencies import Latencies
     from pytest_dwsconv.render import Run, Users
     from pytest_dwsconv.report import Report
@@ -84,8 +85,8 @@ class Checks:
         limits: list[Held] = []
         try:
             limits += held(report, own.budget) if own.budget is not None else ()
-        except InputError as error:
-            found.unknown.append(str(error))
+        except InputError:  # reason: what cannot be told of one limit says nothing of the others
+            limits += self._held_singly(report, own, found)
         for target, limit in own.latencies.items():
             latency = latencies.held(report, target, limit)
             if not isinstance(latency, Unmeasured):
@@ -95,6 +96,13 @@ class Checks:
             if latency.sentence not in said:  # several models may have the same one
                 said.append(latency.sentence)
         return limits
+
+    def _held_singly(self, report: Report, own: Allowed, found: Findings) -> Iterator[Held]:
+        for name, limit in own.limits.items():
+            try:
+                yield from held(report, Budget.of({name: limit}))
+            except InputError as error:
+                found.unknown.append(str(error))
 
     def _compare(self, run: Run, latencies: Mapping[Report, Mapping[str, float]], found: Findings) -> None:
         models = current({report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies)
@@ -139,6 +147,8 @@ class Checks:
 def _percent(config: pytest.Config) -> Decimal | None:
     """The growth that is tolerated; None where nothing is compared."""
     given = config.getoption("dws_fail_on_increase")
+    if given == "":
+        raise pytest.UsageError("dws-fail-on-increase is empty: write a number from 0, as in 2.5, or leave it out")
     text = str(config.getini("dws_fail_on_increase") if given is None else given).strip().removesuffix("%")
     try:
         percent = Decimal(text) if text else None

@@ -121,6 +121,8 @@ class Allowed(NamedTuple):
     """What a model may cost: a budget on what its report tells, if any, and latencies by their targets."""
 
     budget: Budget | None
+    limits: dict[str, float | str | None]
+    """Those of the budget."""
     latencies: dict[str, str]
 
 
@@ -132,7 +134,7 @@ def allowed(report: Report, users: Users, table: Sequence[Rule]) -> Allowed:
         if rule.is_for(report.model, users.targets, users.tests):
             limits |= rule.limits
             latencies |= [rule.latency] if rule.latency else []
-    return Allowed(Budget.of(limits) if limits else None, latencies)
+    return Allowed(Budget.of(limits) if limits else None, limits, latencies)
 
 
 def _limits(words: Iterable[str]) -> dict[str, float | str | None]:

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
 _VALUES = frozenset({type(None), bool, int, float, complex, str, bytes, CodeType, torch.dtype, torch.device})
-_ITSELF = (type, BuiltinFunctionType, ModuleType, torch.memory_format, torch.layout)
+_ITSELF = (BuiltinFunctionType, ModuleType, torch.memory_format, torch.layout)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MOST_ITEMS = 256
 _MOST_PARTS = 5_000
@@ -83,7 +83,10 @@ def _not_settings() -> frozenset[str]:
 
 
 class _Describer:
-    """Turns values into comparable ones, down to what objects hold, as far as that is little."""
+    """Turns values into comparable ones, down to what objects hold, as far as that is little.
+
+    Classes are kept by weak references: one that a test defines may hold the test's variables.
+    """
 
     def __init__(self, names: dict[int, str]) -> None:
         self._names = names
@@ -92,8 +95,16 @@ class _Describer:
         self._within: set[int] = set()
 
     def architecture(self, modules: dict[str, nn.Module]) -> Architecture:
+        names = {id(module): name for name, module in modules.items()}
+        numbers: dict[int, int] = {}
         structure = tuple(
-            (name, type(module), _layouts(module._parameters), _layouts(module._buffers))
+            (
+                name,
+                ref(type(module)),
+                _layouts(module._parameters, numbers),
+                _layouts(module._buffers, numbers),
+                _children(module, names),
+            )
             for name, module in modules.items()
         )
         settings = (
@@ -108,16 +119,18 @@ class _Describer:
         kind = type(value)
         if kind in _VALUES:
             return kind, value
+        if isinstance(value, type):
+            return ref(value)
         if isinstance(value, (Shaped, *_ITSELF)):
             return value
         self._left -= 1
         if self._left < 0:
             return _Same(value)
         if id(value) in self._within:
-            return kind
+            return ref(kind)
         self._within.add(id(value))
         try:
-            return kind, self._parts(value)
+            return ref(kind), self._parts(value)
         finally:
             self._within.discard(id(value))
 
@@ -191,8 +204,18 @@ class _Same:
         return self._hash
 
 
-def _layouts(tensors: Mapping[str, Tensor | None]) -> tuple[object, ...]:
-    return tuple((name, _layout(tensor)) for name, tensor in tensors.items() if tensor is not None)
+def _layouts(tensors: Mapping[str, Tensor | None], numbers: dict[int, int]) -> tuple[object, ...]:
+    """Each with its number among those of the model: a tensor under two names has the same."""
+    return tuple(
+        (name, numbers.setdefault(id(tensor), len(numbers)), _layout(tensor))
+        for name, tensor in tensors.items()
+        if tensor is not None
+    )
+
+
+def _children(module: nn.Module, names: Mapping[int, str]) -> tuple[object, ...]:
+    """By the first name of each: a module may be there more than once."""
+    return tuple((name, names[id(child)]) for name, child in module._modules.items() if child is not None)
 
 
 def _layout(tensor: Tensor) -> object:
