@@ -70,8 +70,10 @@ def _drop_output() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments; the exit status."""
+    given, parser = sys.argv[1:] if argv is None else argv, _parser()
     try:
-        options = _parser().parse_intermixed_args(argv)
+        # reason: options may stand between paths, but argparse loses what follows a -- then
+        options = parser.parse_args(given) if "--" in given else parser.parse_intermixed_args(given)
     except SystemExit as exit_:  # reason: argparse has printed the help, or what is wrong
         return exit_.code if isinstance(exit_.code, int) else 2
     try:

@@ -189,6 +189,11 @@ def test_options_may_stand_between_paths(model: Path) -> None:
     assert model.read_text() == BEFORE
 
 
+def test_a_path_may_look_like_an_option(model: Path) -> None:
+    model.rename("-o.py")
+    assert main(["--check", "--", "-o.py"]) == 1
+
+
 def test_folders_are_walked_and_files_taken_once(model: Path, capsys: Output) -> None:
     Path("pyproject.toml").write_text("[tool.dwsconv]\nexclude = ['old']\n")
     for name in ("pkg/a.py", "pkg/old/b.py", "pkg/.venv/c.py"):

@@ -38,6 +38,8 @@ def test_text_comes_back_to_the_byte(data: bytes) -> None:
         (b"x = '\xe4'\n", "encoding cannot be told"),
         (b"# coding: klingon\n", "encoding cannot be told: unknown encoding: klingon"),
         (b"# coding: rot13\n", "encoding cannot be told: 'rot13' is not a text encoding"),
+        (b"# coding: punycode\n", "encoding cannot be told: "),
+        (b"# coding: undefined\n", "encoding cannot be told: "),
         (b"# coding: unicode_escape\nx = 1\n", "unicode_escape, would not keep it as it is: save it as UTF-8"),
     ],
 )

@@ -215,7 +215,7 @@ def _layouts(tensors: Mapping[str, Tensor | None], numbers: dict[int, int]) -> t
 
 def _children(module: nn.Module, names: Mapping[int, str]) -> tuple[object, ...]:
     """By the first name of each: a module may be there more than once."""
-    return tuple((name, names[id(child)]) for name, child in module._modules.items() if child is not None)
+    return tuple((name, names.get(id(child))) for name, child in module._modules.items() if child is not None)
 
 
 def _layout(tensor: Tensor) -> object:

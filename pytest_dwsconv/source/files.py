@@ -55,7 +55,7 @@ def decode(data: bytes) -> SourceText:
         raise SourceError(
             f"it is not {error.encoding} text (byte {error.start}); name its encoding in a coding comment"
         ) from error
-    except LookupError as error:
+    except (LookupError, UnicodeError) as error:
         raise SourceError(f"its encoding cannot be told: {error}") from error
     if not same:
         raise SourceError(f"its encoding, {encoding}, would not keep it as it is: save it as UTF-8 first")
