@@ -40,11 +40,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytest_dwsconv import analyze, distill, rewrite
-from pytest_dwsconv.conv import Order
+from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.alternating import Problem
 from pytest_dwsconv.fit.calibrating import calibrate
 from pytest_dwsconv.fit.estimating import estimate
-from pytest_dwsconv.planning import PlanEntry
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replacing import swap
 

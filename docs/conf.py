@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_dwsconv import __version__
-from pytest_dwsconv.rules import CANDIDATE_CODE, RULES
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES
 
 project = "pytest-dwsconv"
 author = "The pytest-dwsconv developers"

@@ -8,32 +8,34 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pytest_dwsconv._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pytest_dwsconv.analysis import analyze
-    from pytest_dwsconv.budget import Budget
-    from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order
+    from pytest_dwsconv.core.budget import Budget
+    from pytest_dwsconv.core.conv import ConvSpec, Cost, Kind, Order
+    from pytest_dwsconv.core.findings import Finding
+    from pytest_dwsconv.core.plan import Plan
+    from pytest_dwsconv.core.rules import Policy, Verdict, judge
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.fit.distilling import distill
     from pytest_dwsconv.fxpass import DepthwiseSeparablePass
-    from pytest_dwsconv.planning import Plan
-    from pytest_dwsconv.report import Finding, Report
+    from pytest_dwsconv.report import Report
     from pytest_dwsconv.rewriting import RewriteResult, apply_plan, rewrite
-    from pytest_dwsconv.rules import Policy, Verdict, judge
     from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "analysis": ("analyze",),
-    "budget": ("Budget",),
-    "conv": ("ConvSpec", "Cost", "Kind", "Order"),
+    "core.budget": ("Budget",),
+    "core.conv": ("ConvSpec", "Cost", "Kind", "Order"),
     "errors": ("DwsconvError",),
     "fit.distilling": ("distill",),
     "fxpass": ("DepthwiseSeparablePass",),
-    "planning": ("Plan",),
-    "report": ("Finding", "Report"),
+    "core.plan": ("Plan",),
+    "core.findings": ("Finding",),
+    "report": ("Report",),
     "rewriting": ("RewriteResult", "apply_plan", "rewrite"),
-    "rules": ("Policy", "Verdict", "judge"),
+    "core.rules": ("Policy", "Verdict", "judge"),
     "separable": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pytest_dwsconv import operators
-from pytest_dwsconv.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost, separable_traffic, traffic
+from pytest_dwsconv.core.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost, separable_traffic, traffic
+from pytest_dwsconv.core.findings import Finding, Memory, Origin
+from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.liveness import peak_activation_bytes
-from pytest_dwsconv.report import Finding, Memory, Origin, Report
-from pytest_dwsconv.rules import Judgement, Policy, Verdict, judge
+from pytest_dwsconv.report import Report
 from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
 from pytest_dwsconv.sites import Site, find_sites, operator_name
 from pytest_dwsconv.tracing import Trace, trace

@@ -18,10 +18,11 @@ from torch import nn
 from torch.nn.modules import conv
 
 from pytest_dwsconv.analysis import analyze, rejudged
-from pytest_dwsconv.conv import ConvSpec
+from pytest_dwsconv.core.conv import ConvSpec
+from pytest_dwsconv.core.findings import Finding
+from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
 from pytest_dwsconv.operators import CONVOLUTIONS
-from pytest_dwsconv.report import Finding, Report
-from pytest_dwsconv.rules import Judgement, Policy, Verdict
+from pytest_dwsconv.report import Report
 from pytest_dwsconv.sites import module_spec
 from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.sites import SHARED_LINE, Evidence, Position, Site, by_position, shared_lines

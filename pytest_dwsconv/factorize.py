@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pytest_dwsconv.conv import Order
+from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.measurement import LatencyBackend
-    from pytest_dwsconv.report import Finding, Report
-    from pytest_dwsconv.rules import Judgement
+    from pytest_dwsconv.core.findings import Finding
+    from pytest_dwsconv.core.measurement import LatencyBackend
+    from pytest_dwsconv.core.rules import Judgement
+    from pytest_dwsconv.report import Report
 
 
 @pytest.hookspec(firstresult=True)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.conv import ConvSpec, Order
+from pytest_dwsconv.core.conv import ConvSpec, Order
+from pytest_dwsconv.core.plan import PlanEntry, equal_cost
+from pytest_dwsconv.core.rules import checked_patterns
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.factorize import Factors, decompose, fresh
 from pytest_dwsconv.operators import own_forward
-from pytest_dwsconv.planning import PlanEntry, equal_cost
-from pytest_dwsconv.rules import checked_patterns
 from pytest_dwsconv.separable import SEPARABLE_CONVS, SeparableConvNd
 
 AUTO = "auto"

@@ -15,13 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.analysis import analyze
-from pytest_dwsconv.conv import Order
+from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
+from pytest_dwsconv.core.rules import Policy, matches
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.fit.allocating import Budgets, allocate, parse_budgets
 from pytest_dwsconv.fit.checking import check_batches
 from pytest_dwsconv.fit.matching import autocast_off, buffers_as_found
 from pytest_dwsconv.fit.replaying import rejected
-from pytest_dwsconv.planning import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.replacing import (
     AUTO,
@@ -36,7 +37,6 @@ from pytest_dwsconv.replacing import (
     swap,
 )
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rules import Policy, matches
 from pytest_dwsconv.sites import module_spec
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from pytest_dwsconv import operators
-from pytest_dwsconv.conv import ConvSpec, Trait, cost
+from pytest_dwsconv.core.conv import ConvSpec, Trait, cost
+from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.counting import ConvCall, Counted
 from pytest_dwsconv.inventory import Inventory
 from pytest_dwsconv.record import Step
-from pytest_dwsconv.report import Origin
 from pytest_dwsconv.tracing import Trace
 
 _QUANTIZED_PACKAGES = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_dwsconv.conv import ConvSpec, cost, separable_cost
-from pytest_dwsconv.report import Finding, Memory, Origin, Report
-from pytest_dwsconv.rules import Verdict, judge
+from pytest_dwsconv.core.conv import ConvSpec, cost, separable_cost
+from pytest_dwsconv.core.findings import Finding, Memory, Origin
+from pytest_dwsconv.core.rules import Verdict, judge
+from pytest_dwsconv.report import Report
 
 NASTY = "x|y\\`<b>*_[z](u)%3A,::\r\n\x1b[2J\u202e{0}</script>&amp;$1$http://a.b:smile:Ω"
 """Something that each form reads as more than text."""

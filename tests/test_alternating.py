@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pytest_dwsconv.conv import ConvSpec, Order
+from pytest_dwsconv.core.conv import ConvSpec, Order
+from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.factorize import Factors, decompose
 from pytest_dwsconv.fit import alternating
 from pytest_dwsconv.fit.alternating import Problem, fit
 from pytest_dwsconv.fit.moments import Cross, Moments, padded, patches
-from pytest_dwsconv.planning import PlanEntry
 from pytest_dwsconv.separable import CONVS, dense_kernel
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -16,10 +16,10 @@ from torch.nn.utils import parametrizations
 
 from pytest_dwsconv import Kind, Order, Policy, Report, Verdict, analyze
 from pytest_dwsconv.analysis import rejudged
-from pytest_dwsconv.conv import Trait
+from pytest_dwsconv.core.conv import Trait
+from pytest_dwsconv.core.findings import Finding, Origin
+from pytest_dwsconv.core.rules import Judgement
 from pytest_dwsconv.errors import InputError, TracingError
-from pytest_dwsconv.report import Finding, Origin
-from pytest_dwsconv.rules import Judgement
 
 
 def row(report: Report, name: str) -> Finding:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv.conv import Order
+from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.calibrating import split
 from pytest_dwsconv.fit.distilling import distill

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv.conv import Order
+from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.factorize import decompose, fresh
 from pytest_dwsconv.separable import dense_kernel

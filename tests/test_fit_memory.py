@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dwsconv.conv import Order
+from pytest_dwsconv.core.conv import Order
 
 FIT = """
 import torch
-from pytest_dwsconv.conv import ConvSpec, Order
+from pytest_dwsconv.core.conv import ConvSpec, Order
 from pytest_dwsconv.fit.alternating import Problem, fit
 from pytest_dwsconv.factorize import decompose
-from pytest_dwsconv.planning import PlanEntry
+from pytest_dwsconv.core.plan import PlanEntry
 
 def held(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024

@@ -23,7 +23,8 @@ def run(code: str, folder: Path) -> str:
         "import pytest_dwsconv.plugin",
         "import pytest_dwsconv.edgetpu",
         "from pytest_dwsconv.edgetpu import Compilation, ModelFile, compile_model, judge_model, read_model",
-        "import pytest_dwsconv.hookspecs, pytest_dwsconv.targets, pytest_dwsconv.budget, pytest_dwsconv.render.text",
+        "import pytest_dwsconv.hookspecs, pytest_dwsconv.targets, pytest_dwsconv.core.budget",
+        "import pytest_dwsconv.report, pytest_dwsconv.render.text",
         "from pytest_dwsconv import Budget, ConvSpec, Cost, Finding, Kind, Order, Policy, Report, Verdict, judge",
     ],
 )

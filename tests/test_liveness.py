@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pytest_dwsconv import analyze
+from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.report import Origin
 
 
 class Watched(TorchDispatchMode):

@@ -102,7 +102,7 @@ def test_a_conftest_may_load_the_plugin_and_implement_its_hooks(
     monkeypatch.setenv("PYTEST_ADDOPTS", "")
     pytester.makeconftest(
         """
-        from pytest_dwsconv.rules import Judgement, Verdict
+        from pytest_dwsconv.core.rules import Judgement, Verdict
         pytest_plugins = ["pytest_dwsconv.plugin"]
         def pytest_dwsconv_judge(finding): return Judgement(Verdict.INELIGIBLE, "ACME1", "stays")
         """

@@ -147,7 +147,7 @@ class TestHooks:
     def test_a_verdict_can_be_overridden(self, pytester: pytest.Pytester) -> None:
         pytester.makeconftest(
             """
-            from pytest_dwsconv.rules import Judgement, Verdict
+            from pytest_dwsconv.core.rules import Judgement, Verdict
             def pytest_dwsconv_judge(config, finding):
                 if finding.name == "stem":
                     return Judgement(Verdict.INELIGIBLE, "ACME1", "stems stay as they are")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from inner_runs import is_one_sentence
 
-from pytest_dwsconv.baseline import SCHEMA_VERSION
+from pytest_dwsconv.core.baseline import SCHEMA_VERSION
 
 NETS = """
 import os
@@ -212,7 +212,7 @@ def test_latency_is_kept_by_its_conditions(pytester: pytest.Pytester, baseline: 
     pytester.makeconftest(
         """
         import os
-        from pytest_dwsconv.measurement import Measurement
+        from pytest_dwsconv.core.measurement import Measurement
         class Bench:
             def measure(self, model, shape):
                 samples = (float(os.environ.get("SECONDS", "0.005")),)

@@ -10,7 +10,7 @@ from standin import NOT_RUN, StandIn
 
 # A board that answers without being measured: what it returns is what the tests below compute with.
 BOARD = """
-from pytest_dwsconv.measurement import Measurement
+from pytest_dwsconv.core.measurement import Measurement
 
 class Board:
     def measure(self, model, shape=None):

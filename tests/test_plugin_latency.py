@@ -35,7 +35,7 @@ IMAGE = torch.ones(1, 4, 12, 12)
 
 BENCH = """
 import pytest, warnings
-from pytest_dwsconv.measurement import Measurement
+from pytest_dwsconv.core.measurement import Measurement
 
 class Bench:
     '''Takes 5 ms for 32 filters, longer for more, and keeps a list of what it measured.'''

@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv import analyze
+from pytest_dwsconv.core.findings import Origin
+from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import TracingError
-from pytest_dwsconv.report import Origin, Report
-from pytest_dwsconv.rules import Policy
+from pytest_dwsconv.report import Report
 from pytest_dwsconv.tracing import trace
 
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED
 
-from pytest_dwsconv.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.render import Users, render_report, render_run
 from pytest_dwsconv.render.github import command
 from pytest_dwsconv.render.table import plain

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from render_samples import EMPTY, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.render import Run, Users, render_report, render_run
 
 VOID = {"meta", "input", "wbr", "rect", "line"}

@@ -11,10 +11,10 @@ from jsonschema import Draft202012Validator
 from torch import nn
 
 from pytest_dwsconv import Budget, ConvSpec, Finding, Report, analyze
-from pytest_dwsconv.budget import Held, held
+from pytest_dwsconv.core.budget import Held, held
+from pytest_dwsconv.core.findings import Memory, Origin
 from pytest_dwsconv.render import Users, render_report, render_run
 from pytest_dwsconv.render.json import schema
-from pytest_dwsconv.report import Memory, Origin
 
 REPORT_SCHEMA = {**schema(), "$ref": "#/$defs/report"}
 for key in ("properties", "required", "type"):

@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.render import Users, render_report, render_run, write_run
 from pytest_dwsconv.render.markdown import code, escape
 from pytest_dwsconv.render.table import plain

@@ -7,7 +7,7 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from pytest_dwsconv.measurement import Measurement
+from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.render import FORMS, render_run
 from pytest_dwsconv.render.json import schema
 

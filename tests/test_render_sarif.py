@@ -8,10 +8,10 @@ from typing import Any
 
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 from pytest_dwsconv.render import Users, render_report, render_run
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Verdict
 
 
 def one(run: dict[Report, Users]) -> dict[str, Any]:

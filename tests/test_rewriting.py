@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.conv import Order
+from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import DwsconvError, InputError
-from pytest_dwsconv.planning import Plan, PlanEntry
 from pytest_dwsconv.replacing import swap
 from pytest_dwsconv.rewriting import apply_plan, rewrite
 from pytest_dwsconv.separable import CONVS, SeparableConv2d, SeparableConvNd

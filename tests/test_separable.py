@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pytest_dwsconv.conv import ConvSpec, Order, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.separable import CONVS, SEPARABLE_CONVS, SeparableConv2d
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.conv import ConvSpec, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, separable_cost
 from pytest_dwsconv.source.template import class_text
 
 CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

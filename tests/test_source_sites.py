@@ -6,9 +6,9 @@ from textwrap import dedent
 
 import pytest
 
-from pytest_dwsconv.conv import ConvSpec
+from pytest_dwsconv.core.conv import ConvSpec
+from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
-from pytest_dwsconv.rules import Policy
 from pytest_dwsconv.source.edit import rewrite_text
 from pytest_dwsconv.source.sites import Evidence, Site
 

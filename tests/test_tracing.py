@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.counting import MACS
 from pytest_dwsconv.errors import TracingError
-from pytest_dwsconv.report import Origin
 from pytest_dwsconv.tracing import trace
 
 

@@ -10,11 +10,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.edgetpu.faults import result_of
 from pytest_dwsconv.edgetpu.hosts import Host
 from pytest_dwsconv.edgetpu.modelfile import CUSTOM_OPERATOR, content_of, read_model
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.measurement import Measurement
 
 if TYPE_CHECKING:
     from torch import nn

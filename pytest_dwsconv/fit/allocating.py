@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 
-from pytest_dwsconv.budget import Unit, humanize, parse_quantity
-from pytest_dwsconv.conv import Cost
+from pytest_dwsconv.core.conv import Cost
+from pytest_dwsconv.core.findings import Finding
+from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.planning import Plan, PlanEntry
-from pytest_dwsconv.report import Finding, Report
+from pytest_dwsconv.report import Report
 
 
 @dataclass(frozen=True)

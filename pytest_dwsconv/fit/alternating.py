@@ -15,9 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pytest_dwsconv.conv import Order
+from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.factorize import Factors
-from pytest_dwsconv.planning import PlanEntry
 
 DIRECT = 1500
 """Unknowns up to which a normal matrix is formed and factorised; above, it is iterated on without being formed."""

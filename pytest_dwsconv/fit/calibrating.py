@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.factorize import Factors, decompose
 from pytest_dwsconv.fit.alternating import Problem, fit
@@ -24,7 +25,6 @@ from pytest_dwsconv.fit.moments import Cross, Moments, all_reduce, place_in_grou
 from pytest_dwsconv.fit.recovery import Reference
 from pytest_dwsconv.fit.replaying import Data, Override, Run
 from pytest_dwsconv.fit.sensitivity import sensitivities
-from pytest_dwsconv.planning import PlanEntry
 from pytest_dwsconv.replacing import replacement
 from pytest_dwsconv.separable import SeparableConvNd, dense_kernel
 

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dwsconv.baseline import Baseline, current
-from pytest_dwsconv.budget import Budget, held
+from pytest_dwsconv.core.baseline import Baseline, current
+from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.plugin.configured import allowed, rules
 from pytest_dwsconv.plugin.latencies import Unmeasured
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.budget import Held
+    from pytest_dwsconv.core.budget import Held
+    from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.plugin.configured import Allowed
     from pytest_dwsconv.plugin.latencies import Latencies
     from pytest_dwsconv.render import Run, Users
-    from pytest_dwsconv.report import Report
 
 PLACE = Path(".dwsconv") / "baseline.json"
 
@@ -79,7 +79,7 @@ class Checks:
         self._compare(run, latencies.medians(), found)
         return found
 
-    def _held(self, report: Report, users: Users, latencies: Latencies, found: Findings) -> list[Held]:
+    def _held(self, report: ReportData, users: Users, latencies: Latencies, found: Findings) -> list[Held]:
         """How a model stands to the table; what cannot be told joins what is found."""
         own = allowed(report, users, self._table)
         limits: list[Held] = []
@@ -97,14 +97,14 @@ class Checks:
                 said.append(latency.sentence)
         return limits
 
-    def _held_singly(self, report: Report, own: Allowed, found: Findings) -> Iterator[Held]:
+    def _held_singly(self, report: ReportData, own: Allowed, found: Findings) -> Iterator[Held]:
         for name, limit in own.limits.items():
             try:
                 yield from held(report, Budget.of({name: limit}))
             except InputError as error:
                 found.unknown.append(str(error))
 
-    def _compare(self, run: Run, latencies: Mapping[Report, Mapping[str, float]], found: Findings) -> None:
+    def _compare(self, run: Run, latencies: Mapping[ReportData, Mapping[str, float]], found: Findings) -> None:
         models = current({report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies)
         if self._update:
             baseline, changes = self._baseline.updated(models)

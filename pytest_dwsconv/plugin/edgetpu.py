@@ -12,10 +12,10 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_dwsconv.core.measurement import LatencyBackend, Measurement
     from pytest_dwsconv.edgetpu.device import EdgeTpu
     from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
     from pytest_dwsconv.edgetpu.hosts import Host
-    from pytest_dwsconv.measurement import LatencyBackend, Measurement
 
 TARGET = "edgetpu"
 MODES = ("auto", "require", "off")
@@ -177,8 +177,8 @@ class LatencyFixture:
         tolerance: float | str = 0,
     ) -> Measurement:
         __tracebackhide__ = True
+        from pytest_dwsconv.core.measurement import LatencyLimit, measured_by
         from pytest_dwsconv.errors import DwsconvError
-        from pytest_dwsconv.measurement import LatencyLimit, measured_by
 
         config, hook = self._item.config, self._item.ihook
         try:

@@ -11,9 +11,9 @@ from pytest_dwsconv.plugin.reports import LATENCIES, MADE, Made, Subject, analyz
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_dwsconv.core.rules import Policy
     from pytest_dwsconv.plugin.reports import Shapes
     from pytest_dwsconv.report import Report
-    from pytest_dwsconv.rules import Policy
 
 
 class ReportFixture:
@@ -64,7 +64,7 @@ class BudgetFixture:
         **limits: float | str | None,
     ) -> Report:
         __tracebackhide__ = True
-        from pytest_dwsconv.budget import Budget
+        from pytest_dwsconv.core.budget import Budget
         from pytest_dwsconv.errors import DwsconvError, InputError
         from pytest_dwsconv.plugin.holding import hold
         from pytest_dwsconv.report import Report

@@ -13,7 +13,7 @@ from pytest_dwsconv.plugin.latencies import Latency, Unmeasured, measured
 from pytest_dwsconv.plugin.reports import MADE, Made, Subject
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.budget import Budget, Held
+    from pytest_dwsconv.core.budget import Budget, Held
     from pytest_dwsconv.report import Report
 
 
@@ -70,7 +70,7 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
     Raises:
         InputError: a limit is on what the report does not tell, for want of an input size or of the model.
     """
-    from pytest_dwsconv.budget import held
+    from pytest_dwsconv.core.budget import held
 
     limits = held(subject.report, budget)
     if budget.latency is None:
@@ -83,7 +83,7 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
 
 def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:
     """The largest convolutions of a model over its budget, and the replacements that would bring it within."""
-    from pytest_dwsconv.budget import enough
+    from pytest_dwsconv.core.budget import enough
     from pytest_dwsconv.render.text import largest, layers
 
     if report.findings:

@@ -15,10 +15,10 @@ from pytest_dwsconv.plugin.reports import MADE, Made, Subject, packed, unnoticed
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.budget import Held
-    from pytest_dwsconv.measurement import LatencyBackend, Measurement
+    from pytest_dwsconv.core.budget import Held
+    from pytest_dwsconv.core.findings import ReportData
+    from pytest_dwsconv.core.measurement import LatencyBackend, Measurement
     from pytest_dwsconv.plugin.identity import Architecture
-    from pytest_dwsconv.report import Report
 
 
 class Latency(NamedTuple):
@@ -30,8 +30,9 @@ class Latency(NamedTuple):
 
     def held(self, limit: float | str) -> Held:
         """How it stands to a limit in seconds, or as in "5ms"."""
-        from pytest_dwsconv.budget import Held, Unit, parse_quantity
-        from pytest_dwsconv.measurement import LatencyLimit
+        from pytest_dwsconv.core.budget import Held
+        from pytest_dwsconv.core.measurement import LatencyLimit
+        from pytest_dwsconv.core.quantities import Unit, parse_quantity
 
         excess = LatencyLimit(limit).excess(self.measurement)
         violation = f"On {self.target} {excess}" if excess else ""
@@ -79,12 +80,12 @@ _ASKED = pytest.StashKey[set[tuple[str, str]]]()
 """Reports by their digests, with the targets that this process has measured them on, or has tried to."""
 
 
-def unknown_latency(report: Report, target: str) -> str:
+def unknown_latency(report: ReportData, target: str) -> str:
     return f"the latency of {report.model} on {target} is unknown"
 
 
 def _measurement(backend: LatencyBackend, subject: Subject) -> Measurement:
-    from pytest_dwsconv.measurement import measured_by
+    from pytest_dwsconv.core.measurement import measured_by
 
     report, model = subject.report, subject.model
     if model is None:
@@ -201,10 +202,10 @@ class Latencies:
     """What is known of the latencies of a run's models. Of several under the same conditions the shortest counts."""
 
     def __init__(self) -> None:
-        self._measured: dict[Report, dict[str, Latency]] = {}
-        self._unmeasured: dict[Report, dict[str, Unmeasured]] = {}
+        self._measured: dict[ReportData, dict[str, Latency]] = {}
+        self._unmeasured: dict[ReportData, dict[str, Unmeasured]] = {}
 
-    def add(self, report: Report, outcome: Latency | Unmeasured) -> None:
+    def add(self, report: ReportData, outcome: Latency | Unmeasured) -> None:
         if isinstance(outcome, Unmeasured):
             self._unmeasured.setdefault(report, {}).setdefault(outcome.target, outcome)
             return
@@ -213,14 +214,14 @@ class Latencies:
         if outcome.measurement.median < best.measurement.median:
             known[outcome.conditions] = outcome
 
-    def medians(self) -> Mapping[Report, Mapping[str, float]]:
+    def medians(self) -> Mapping[ReportData, Mapping[str, float]]:
         """Seconds by conditions."""
         return {
             report: {conditions: latency.measurement.median for conditions, latency in known.items()}
             for report, known in self._measured.items()
         }
 
-    def held(self, report: Report, target: str, limit: float | str) -> list[Held] | Unmeasured:
+    def held(self, report: ReportData, target: str, limit: float | str) -> list[Held] | Unmeasured:
         """How a model stands to a limit, or why that is not known."""
         known = self._measured.get(report, {}).values()
         if found := [latency.held(limit) for latency in known if latency.target == target]:
@@ -237,7 +238,7 @@ def to_plain(outcome: Latency | Unmeasured) -> dict[str, Any]:
 
 def from_plain(data: Mapping[str, Any]) -> Latency | Unmeasured:
     """What ``to_plain`` described."""
-    from pytest_dwsconv.measurement import Measurement
+    from pytest_dwsconv.core.measurement import Measurement
 
     if "measurement" not in data:
         return Unmeasured(**data)

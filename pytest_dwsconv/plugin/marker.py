@@ -17,7 +17,7 @@ from pytest_dwsconv.plugin.reports import MADE, Subject
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.budget import Budget
+    from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.plugin.reports import Shapes
 
 _RETURNED = pytest.StashKey[Any]()
@@ -41,7 +41,7 @@ def dws_budget(  # noqa: PLR0913  # one argument a limit
 
     ``input_size`` is for models that the test takes or returns, which have no MACs without it.
     """
-    from pytest_dwsconv.budget import Budget
+    from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.targets import parse_input_size
 
     shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size

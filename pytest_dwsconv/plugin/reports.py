@@ -13,11 +13,12 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.budget import Held
+    from pytest_dwsconv.core.budget import Held
+    from pytest_dwsconv.core.findings import Finding
+    from pytest_dwsconv.core.rules import Judgement
     from pytest_dwsconv.plugin.latencies import Latency, Tabled, Unmeasured
     from pytest_dwsconv.plugin.noticing import Noticer
-    from pytest_dwsconv.report import Finding, Report
-    from pytest_dwsconv.rules import Judgement
+    from pytest_dwsconv.report import Report
 
     Shapes = Sequence[int] | Sequence[Sequence[int]] | None
     Packed = tuple[str, dict[str, Any]]
@@ -111,7 +112,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(trylast=True)
 def pytest_dwsconv_judge(finding: Finding) -> Judgement:
-    from pytest_dwsconv.rules import Judgement
+    from pytest_dwsconv.core.rules import Judgement
 
     return Judgement(finding.verdict, finding.code, finding.reason)
 
@@ -127,7 +128,7 @@ def analyze_under_hooks(hook: Any, config: pytest.Config, model: nn.Module, shap
 
 
 def _overruled(hook: Any, config: pytest.Config, finding: Finding) -> Judgement:
-    from pytest_dwsconv.rules import Judgement
+    from pytest_dwsconv.core.rules import Judgement
 
     judgement = hook.pytest_dwsconv_judge(config=config, finding=finding)
     if not isinstance(judgement, Judgement):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_dwsconv.core.rules import matches
 from pytest_dwsconv.errors import DwsconvError
 from pytest_dwsconv.plugin.aside import ENDS, first_line
 from pytest_dwsconv.plugin.checks import Checks, Findings
@@ -16,11 +17,11 @@ from pytest_dwsconv.plugin.configured import NamedModel, named_models, strict, u
 from pytest_dwsconv.plugin.holding import standing
 from pytest_dwsconv.plugin.latencies import Latencies, from_plain, unknown_latency
 from pytest_dwsconv.plugin.reports import LATENCIES, Subject, analyze_under_hooks
-from pytest_dwsconv.rules import matches
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.budget import Budget, Held
-    from pytest_dwsconv.measurement import Measurement
+    from pytest_dwsconv.core.budget import Budget, Held
+    from pytest_dwsconv.core.findings import ReportData
+    from pytest_dwsconv.core.measurement import Measurement
     from pytest_dwsconv.render import Users
     from pytest_dwsconv.report import Report
 
@@ -81,7 +82,7 @@ class Summary:
         self._outputs = outputs
         self._view = view(config)
         self._written: list[Output] = []
-        self._run: dict[Report, Users] = {}
+        self._run: dict[ReportData, Users] = {}
         self._measured: dict[Measurement, set[str]] = {}
         self._received: dict[str, Report] = {}
         self._failures: dict[str, set[str]] = {}
@@ -127,7 +128,7 @@ class Summary:
             self._latencies.add(subject.report, found.latency)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        from pytest_dwsconv.measurement import Measurement
+        from pytest_dwsconv.core.measurement import Measurement
 
         for data in report.__dict__.pop("dwsconv_measured", ()):
             self._measured.setdefault(Measurement.from_dict(data), set()).add(report.nodeid)
@@ -137,7 +138,7 @@ class Summary:
 
     def _receive(self, message: dict[str, Any], nodeid: str) -> None:
         """Take in what ``Made.message`` sent."""
-        from pytest_dwsconv.budget import Held
+        from pytest_dwsconv.core.budget import Held
         from pytest_dwsconv.report import Report
 
         for digest, data in message.get("reports", ()):

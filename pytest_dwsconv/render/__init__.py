@@ -8,11 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.arranging import View
 from pytest_dwsconv.render.measured import NOTHING, Measured
 from pytest_dwsconv.render.run import Run, Style, Users, in_order
-from pytest_dwsconv.report import Report
 from pytest_dwsconv.writing import replace_content
 
 __all__ = [
@@ -72,7 +72,7 @@ def render_run(
     return FORMS[form](in_order(run), measured, Style(verbosity, width, colour, view))
 
 
-def render_report(form: str, report: Report) -> str:
+def render_report(form: str, report: ReportData) -> str:
     """One report by itself in one of ``FORMS``, with everything there is to show.
 
     Raises:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_dwsconv.core.findings import Finding
+from pytest_dwsconv.core.rules import checked_patterns, matches
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, Total, count, integer, plain, sums
-from pytest_dwsconv.report import Finding
-from pytest_dwsconv.rules import checked_patterns, matches
 
 
 def _percent(share: float) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_dwsconv.core.findings import ReportData, saved_params
 from pytest_dwsconv.render.measured import Measured, in_order
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import plain
 from pytest_dwsconv.render.words import NO_MODEL, brief
-from pytest_dwsconv.report import Report, saved_params
 
 LARGEST = 5
 """So many layers are named."""
@@ -34,7 +34,7 @@ def command(kind: str, message: str, **properties: str) -> str:
     return f"::{kind} {written}::{_data(message)}"
 
 
-def _annotations(report: Report, users: Users) -> Iterator[str]:
+def _annotations(report: ReportData, users: Users) -> Iterator[str]:
     where = {} if users.file is None else {"file": users.file}
     for held in users.held:
         if held.violation:
@@ -42,7 +42,7 @@ def _annotations(report: Report, users: Users) -> Iterator[str]:
     yield command("notice", f"{brief(report)}{_most_saving(report)}", **where, title=f"dwsconv: {plain(report.model)}")
 
 
-def _most_saving(report: Report) -> str:
+def _most_saving(report: ReportData) -> str:
     """The candidates that save most, in a line of their own."""
     ordered = sorted(report.candidates, key=saved_params, reverse=True)[:LARGEST]
     names = ", ".join(plain(finding.name) for finding in ordered)

@@ -13,8 +13,11 @@ from importlib.resources import files
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_dwsconv import __version__
-from pytest_dwsconv.budget import Held, humanize
+from pytest_dwsconv._version import __version__
+from pytest_dwsconv.core.budget import Held
+from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.quantities import humanize
+from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render.measured import HEADERS, Measured, rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, Column, count, label, plain, ratio, totals
@@ -27,8 +30,6 @@ from pytest_dwsconv.render.words import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.report import Finding, Report
-from pytest_dwsconv.rules import Verdict
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -75,7 +76,7 @@ def _digest(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def _model(number: int, report: Report, users: Users) -> dict[str, Any]:
+def _model(number: int, report: ReportData, users: Users) -> dict[str, Any]:
     """What the template shows of one model."""
     return {
         "id": f"model-{number}",
@@ -108,7 +109,7 @@ class Figure(NamedTuple):
     saving: str = ""
 
 
-def _figures(report: Report) -> list[Figure]:
+def _figures(report: ReportData) -> list[Figure]:
     figures = [_figure("Parameters", report.params, report.separable_params)]
     if report.macs is None or report.separable_macs is None:
         figures.append(Figure("MACs", "not known", "give an input size to count them"))

@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from pytest_dwsconv.measurement import Measurement
-from pytest_dwsconv.report import Report
+from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.measurement import Measurement
 
 
-def properties(reports: Iterable[Report]) -> list[tuple[str, object]]:
+def properties(reports: Iterable[ReportData]) -> list[tuple[str, object]]:
     """Names and values for ``item.user_properties``: ``dwsconv.MODEL.params`` and so on, what is not known left out.
 
     MODEL is the model's class, with _ in place of what is neither letter nor digit, and a number from the second of
@@ -45,7 +45,7 @@ def _figures(measurement: Measurement) -> dict[str, object]:
     }
 
 
-def _values(report: Report) -> dict[str, object]:
+def _values(report: ReportData) -> dict[str, object]:
     return {
         "input": ";".join(",".join(map(str, shape)) for shape in report.input_shapes) or None,
         "params": report.params,

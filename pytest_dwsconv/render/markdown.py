@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.render.measured import HEADERS, Measured, rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, plain, totals
@@ -18,7 +19,6 @@ from pytest_dwsconv.render.words import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.report import Finding, Report
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=](?=.)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
 """What Markdown, or GitHub's additions to it, may read as more than the character; a colon makes links and emoji."""
@@ -49,7 +49,7 @@ def code(text: str) -> str:
     return f"<code>{escape(text)}</code>"
 
 
-def _model(report: Report, users: Users, style: Style) -> str:
+def _model(report: ReportData, users: Users, style: Style) -> str:
     blocks = [f"### {escape(report.model)}", escape(circumstances(report))]
     blocks.append("\n".join(f"- {'❌' if held.violation else '✅'} {escape(budget_line(held))}" for held in users.held))
     if report.findings:
@@ -60,7 +60,7 @@ def _model(report: Report, users: Users, style: Style) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _totals(report: Report) -> str:
+def _totals(report: ReportData) -> str:
     return _table(TOTAL_COLUMNS, ([escape(text) for text in row.texts()] for row in totals(report)))
 
 
@@ -78,7 +78,7 @@ def _table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [labels, rules, *rows])
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: ReportData) -> list[str]:
     memory = [f"{name}: {size}" for name, size in memory_rows(report.memory)] if report.memory else []
     lines = [*map(str, reasons(report.findings)), *remarks(report), *memory, not_counted(report)]
     return [line for line in lines if line]

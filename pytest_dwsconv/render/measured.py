@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_dwsconv.measurement import Measurement, milliseconds
+from pytest_dwsconv.core.measurement import Measurement, milliseconds
 
 Measured = Mapping[Measurement, set[str]]
 """Measurements, with the tests that took them by node id."""

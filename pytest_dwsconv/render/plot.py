@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import InputError, MissingDependencyError
 from pytest_dwsconv.render.table import count, plain, ratio
-from pytest_dwsconv.report import Finding, Report
-from pytest_dwsconv.rules import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ ROOM = 60
 """So many layers are named; of more there is no room for the names."""
 
 
-def plot(report: Report, ax: Axes | None = None, measure: str = "params") -> Axes:
+def plot(report: ReportData, ax: Axes | None = None, measure: str = "params") -> Axes:
     """What ``Report.plot`` says; layers run downward in the order of execution, as in the table."""
     try:
         from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def plot(report: Report, ax: Axes | None = None, measure: str = "params") -> Axe
     return ax
 
 
-def _bars(report: Report, measure: str) -> tuple[list[int], list[int]]:
+def _bars(report: ReportData, measure: str) -> tuple[list[int], list[int]]:
     """Of each convolution what it has, and what it has once it is replaced."""
     if measure not in NOUNS:
         raise InputError(f"measure {measure!r} cannot be plotted: it is {' or '.join(NOUNS)}")
@@ -69,6 +69,6 @@ def _name_layers(ax: Axes, findings: Sequence[Finding]) -> None:
     ax.set_yticks(range(len(findings)), [plain(finding.name) for finding in findings], parse_math=False, fontsize=8)
 
 
-def _title(report: Report) -> str:
+def _title(report: ReportData) -> str:
     candidates = count(len(report.candidates), "candidate")
     return f"{plain(report.model)}: {candidates}, {ratio(report.saving)} fewer parameters in all"

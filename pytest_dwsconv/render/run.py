@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
 
-from pytest_dwsconv.budget import Held
+from pytest_dwsconv.core.budget import Held
+from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.render.arranging import View
 from pytest_dwsconv.render.table import plain
-from pytest_dwsconv.report import Report
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Users:
         return next((file.replace("\\", "/") for file in files if file), None)
 
 
-Run = Mapping[Report, Users]
+Run = Mapping[ReportData, Users]
 
 
 class Style(NamedTuple):
@@ -51,7 +51,7 @@ class Style(NamedTuple):
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text
 
 
-def in_order(run: Run) -> dict[Report, Users]:
+def in_order(run: Run) -> dict[ReportData, Users]:
     """Models named as targets first, then by who reported them, and exceeded limits first.
 
     The order does not depend on which came first, so workers do not change it.
@@ -65,7 +65,7 @@ def _rank(held: Held) -> tuple[bool, Held]:
     return not held.violation, held
 
 
-def _place(row: tuple[Report, Users]) -> tuple[bool, list[str], str, str]:
+def _place(row: tuple[ReportData, Users]) -> tuple[bool, list[str], str, str]:
     report, users = row
     return not users.targets, sorted(chain(users.targets, users.tests)), report.model, repr(report.input_shapes)
 

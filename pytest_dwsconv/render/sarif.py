@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from pytest_dwsconv import __version__
+from pytest_dwsconv._version import __version__
+from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 from pytest_dwsconv.render.measured import Measured, json_rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, ratio
-from pytest_dwsconv.report import Finding, Report
-from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Verdict
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 BUDGET = "dwsconv-budget"
@@ -63,7 +63,7 @@ def _text(words: str) -> dict[str, str]:
     return {"text": words.replace("[", "\\[").replace("]", "\\]") if "](" in words else words}
 
 
-def _results(report: Report, users: Users) -> Iterator[dict[str, Any]]:
+def _results(report: ReportData, users: Users) -> Iterator[dict[str, Any]]:
     for held in users.held:
         if held.violation:
             model = {"name": report.model, "kind": "type"}
@@ -79,7 +79,7 @@ def _results(report: Report, users: Users) -> Iterator[dict[str, Any]]:
             yield _result(report, finding, users)
 
 
-def _result(report: Report, finding: Finding, users: Users) -> dict[str, Any]:
+def _result(report: ReportData, finding: Finding, users: Users) -> dict[str, Any]:
     layer = {"name": finding.name, "fullyQualifiedName": f"{report.model}.{finding.name}", "kind": "member"}
     candidate = finding.verdict is Verdict.CANDIDATE
     return {

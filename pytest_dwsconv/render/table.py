@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pytest_dwsconv.report import Finding, Report
-from pytest_dwsconv.rules import Verdict
+from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.rules import Verdict
 
 
 def plain(text: str) -> str:
@@ -122,7 +122,7 @@ _TOTALLED = ("params", "macs", "separable_params", "separable_macs", "saving")
 TOTAL_COLUMNS = (COLUMNS[0]._replace(label=""), *(column for column in COLUMNS if column.key in _TOTALLED))
 
 
-def totals(report: Report) -> tuple[Total, Total, Total]:
+def totals(report: ReportData) -> tuple[Total, Total, Total]:
     """The candidates, all convolutions and the whole model."""
     candidates, findings = report.candidates, report.findings
     whole = (report.params, report.macs, report.separable_params, report.separable_macs)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 
+from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render.arranging import View
 from pytest_dwsconv.render.measured import Measured, table
 from pytest_dwsconv.render.run import Run, Style, Users, users_line
@@ -21,8 +23,6 @@ from pytest_dwsconv.render.words import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.report import Finding, Report
-from pytest_dwsconv.rules import Verdict
 
 WIDTH = 100
 """Columns that sentences are wrapped at, also where the terminal is wider."""
@@ -48,7 +48,7 @@ def _reports(run: Run, style: Style) -> str:
     return "\n\n\n".join(_with_users(report, users, style) for report, users in run.items())
 
 
-def _with_users(report: Report, users: Users, style: Style) -> str:
+def _with_users(report: ReportData, users: Users, style: Style) -> str:
     limits = [
         style.paint(_wrapped(budget_line(limit), style), _RED if limit.violation else _GREEN) for limit in users.held
     ]
@@ -56,7 +56,7 @@ def _with_users(report: Report, users: Users, style: Style) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def render(report: Report, style: Style = _PLAIN) -> str:
+def render(report: ReportData, style: Style = _PLAIN) -> str:
     """The whole report: its layers, totals, reasons, memory, and what was not counted."""
     blocks = [
         style.paint(heading(report), _BOLD),
@@ -70,7 +70,7 @@ def render(report: Report, style: Style = _PLAIN) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def _convolutions(report: Report, style: Style) -> str:
+def _convolutions(report: ReportData, style: Style) -> str:
     """The convolutions that are to be shown, or their sums by parts of the model."""
     view, findings = style.view, report.findings
     if not findings:
@@ -97,7 +97,7 @@ def layers(findings: Iterable[Finding]) -> str:
     return _layers(list(findings), _PLAIN)
 
 
-def largest(report: Report, count: int = 5) -> str:
+def largest(report: ReportData, count: int = 5) -> str:
     """The table of the ``count`` convolutions with the most parameters."""
     return layers(sorted(report.findings, key=lambda finding: finding.params or 0, reverse=True)[:count])
 

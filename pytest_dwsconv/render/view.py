@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.arranging import View, column
 from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column
 from pytest_dwsconv.render.text import tabulated
-from pytest_dwsconv.report import Report
 
 
 def view(
-    report: Report,
+    report: ReportData,
     *,
     sort: str | None = None,
     match: Sequence[str] = (),

@@ -6,29 +6,30 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pytest_dwsconv.budget import Held, humanize
-from pytest_dwsconv.conv import Trait
+from pytest_dwsconv.core.budget import Held
+from pytest_dwsconv.core.conv import Trait
+from pytest_dwsconv.core.findings import MIB, Finding, Memory, ReportData
+from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.render.table import count, label, plain, ratio, sides
-from pytest_dwsconv.report import MIB, Finding, Memory, Report
 
 NO_MODEL = "No model was reported: call one in a test, name one with --dws-model, or use the fixture dws_report."
 
 
-def heading(report: Report) -> str:
+def heading(report: ReportData) -> str:
     """The model, what it was given, and how it was looked at."""
     return f"{plain(report.model)}, {circumstances(report)}"
 
 
-def circumstances(report: Report) -> str:
+def circumstances(report: ReportData) -> str:
     return f"{_given(report)} ({report.origin.value})"
 
 
-def _given(report: Report) -> str:
+def _given(report: ReportData) -> str:
     shapes = " and ".join(sides(shape) for shape in report.input_shapes)
     return f"input {shapes}" if shapes else "no input given"
 
 
-def brief(report: Report, *, among_others: bool = False) -> str:
+def brief(report: ReportData, *, among_others: bool = False) -> str:
     """The model's parameters before and after; among others of its name with what it was given."""
     if not report.findings:
         return no_convolutions(report)
@@ -37,7 +38,7 @@ def brief(report: Report, *, among_others: bool = False) -> str:
     return f"{name}: {report.params:,} params, {after} ({ratio(report.saving)})"
 
 
-def no_convolutions(report: Report) -> str:
+def no_convolutions(report: ReportData) -> str:
     return f"{plain(report.model)} has no convolutions, so nothing in it can be made depthwise separable."
 
 
@@ -60,7 +61,7 @@ def reasons(findings: Sequence[Finding]) -> list[Reason]:
     return [Reason(word, verdict, number, reason) for (word, verdict, reason), number in counts.items()]
 
 
-def remarks(report: Report) -> list[str]:
+def remarks(report: ReportData) -> list[str]:
     """What is special about some layers."""
     findings = report.findings
     lines = [f"{plain(f.name)} is also known as {', '.join(map(plain, f.aliases))}" for f in findings if f.aliases]
@@ -84,7 +85,7 @@ def memory_rows(memory: Memory) -> list[tuple[str, str]]:
     return [(label, f"{size / MIB:.2f}") for label, size in rows]
 
 
-def not_counted(report: Report) -> str:
+def not_counted(report: ReportData) -> str:
     names = (plain(name) if number == 1 else f"{plain(name)} x {number:,}" for name, number in report.not_counted)
     operators = ", ".join(names)
     return f"Not counted in MACs: {operators}" if operators else ""

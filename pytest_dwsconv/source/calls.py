@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import libcst as cst
 import libcst.matchers as m
 
-from pytest_dwsconv.conv import ConvSpec, Trait
+from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.source.names import Names, NotConstantError
 
 _MODULE = ("in_channels", "out_channels", "kernel_size", "stride", "padding")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.rules import Policy
 
 if sys.version_info >= (3, 11):
     import tomllib

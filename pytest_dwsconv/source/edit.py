@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
-from pytest_dwsconv.rules import Policy
 from pytest_dwsconv.source.finder import Annotation, find_places
 from pytest_dwsconv.source.header import Header
 from pytest_dwsconv.source.parsing import Parsed, Span, check_compiles

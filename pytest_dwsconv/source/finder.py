@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import libcst as cst
 
-from pytest_dwsconv.conv import ConvSpec, Trait
-from pytest_dwsconv.rules import Judgement, Verdict
+from pytest_dwsconv.core.conv import ConvSpec, Trait
+from pytest_dwsconv.core.rules import Judgement, Verdict
 from pytest_dwsconv.source.calls import CALLEES, Callee, is_depthwise_by_spelling, spec_of_call, unknown_spec
 from pytest_dwsconv.source.flow import Flow
 from pytest_dwsconv.source.guards import done_to_all, unguarded_biases

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pytest_dwsconv.conv import ConvSpec, Cost
-from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Judgement, Policy, Verdict, judge
+from pytest_dwsconv.core.conv import ConvSpec, Cost
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Judgement, Policy, Verdict, judge
 
 _RULES = {rule.code: rule for rule in RULES}
 _OPEN = (CANDIDATE_CODE, "DWS202", "DWS203", "DWS204", "DWS205")

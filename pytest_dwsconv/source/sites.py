@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_dwsconv.conv import ConvSpec, cost, separable_cost
-from pytest_dwsconv.rules import Judgement, Policy, Verdict, most_saving
+from pytest_dwsconv.core.conv import ConvSpec, cost, separable_cost
+from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, most_saving
 from pytest_dwsconv.source.finder import Place
 from pytest_dwsconv.source.judging import by_rule, judge_site, total_params
 

@@ -7,7 +7,7 @@ import re
 import libcst as cst
 import libcst.matchers as m
 
-from pytest_dwsconv.rules import Judgement, Verdict
+from pytest_dwsconv.core.rules import Judgement, Verdict
 from pytest_dwsconv.source.flow import Flow, is_self
 from pytest_dwsconv.source.guards import SETTINGS, is_target
 from pytest_dwsconv.source.judging import by_rule

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Run, Users, write_run
 from pytest_dwsconv.render.table import plain
-from pytest_dwsconv.rules import Verdict
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

@@ -16,6 +16,7 @@ import pytest
 from pythons import RUNTIMES, environment
 from standin import QUICK, Marked, StandIn
 
+from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure, measure
 from pytest_dwsconv.edgetpu.faults import (
     DeviceBusyError,
@@ -30,7 +31,6 @@ from pytest_dwsconv.edgetpu.faults import (
     WorkerCrashError,
 )
 from pytest_dwsconv.edgetpu.hosts import Host
-from pytest_dwsconv.measurement import Measurement
 
 pytest.importorskip("ai_edge_litert")
 

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft4Validator
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.render import Run, Users, render_run
 from pytest_dwsconv.render.sarif import SCHEMA
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.report import Origin
+from pytest_dwsconv.core.findings import Origin
 
 models: Any = pytest.importorskip("torchvision.models")
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv import Report, analyze, rewrite
-from pytest_dwsconv.report import Origin
+from pytest_dwsconv.core.findings import Origin
 from zoo.catalogue import Entry, Inputs, entries
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from pytest_dwsconv.measurement import Measurement
-from pytest_dwsconv.rules import Judgement, Verdict
+from pytest_dwsconv.core.measurement import Measurement
+from pytest_dwsconv.core.rules import Judgement, Verdict
 
 TESTS = {}
 

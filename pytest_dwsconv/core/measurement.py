@@ -10,9 +10,9 @@ from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_dwsconv.budget import Unit, parse_quantity
+from pytest_dwsconv.core.jsonio import of_version, parsed
+from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.versioned import of_version, parsed
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,108 +1,14 @@
-"""Quantities written by people (``4.2M``, ``7.6MiB``, ``5ms``), and budgets that a report is held to."""
+"""Budgets, and what a report that is held to one says."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from decimal import Decimal
-from enum import Enum
-from itertools import pairwise
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
+from pytest_dwsconv.core.quantities import Unit, digits_telling, humanize, parse_quantity, scale_of, written
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.report import Finding, Report, saved_params
-
-
-class Unit(str, Enum):
-    """What a quantity counts; it settles which suffixes are read and written."""
-
-    COUNT = "count"
-    BYTES = "bytes"
-    BINARY_BYTES = "bytes in powers of 1024"
-    SECONDS = "seconds"
-
-
-_SUFFIXES: dict[Unit, dict[str, Decimal]] = {
-    Unit.COUNT: {"": Decimal(1), "k": Decimal("1e3"), "M": Decimal("1e6"), "G": Decimal("1e9")},
-    Unit.BYTES: {"B": Decimal(1), "kB": Decimal("1e3"), "MB": Decimal("1e6"), "GB": Decimal("1e9")},
-    Unit.BINARY_BYTES: {
-        "B": Decimal(1),
-        "KiB": Decimal(1024),
-        "MiB": Decimal(1024**2),
-        "GiB": Decimal(1024**3),
-    },
-    Unit.SECONDS: {"us": Decimal("1e-6"), "ms": Decimal("1e-3"), "s": Decimal(1)},
-}
-"""From small to large."""
-
-_BYTES = {"": Decimal(1), **_SUFFIXES[Unit.BYTES], **_SUFFIXES[Unit.BINARY_BYTES]}
-_READ = {**_SUFFIXES, Unit.BYTES: _BYTES, Unit.BINARY_BYTES: _BYTES}
-_BYTES_ACCEPTED = "a number from 0, with B, kB, MB, GB, KiB, MiB or GiB if wanted, as in 7.6MiB"
-_ACCEPTED = {
-    Unit.COUNT: "a number from 0, with k, M or G if wanted, as in 600k or 4.2M",
-    Unit.BYTES: _BYTES_ACCEPTED,
-    Unit.BINARY_BYTES: _BYTES_ACCEPTED,
-    Unit.SECONDS: "a number from 0 with us, ms or s, as in 5ms",
-}
-_QUANTITY = re.compile(r"(\d+(?:_\d+)*(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
-
-
-def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
-    """The number in ``value``: a count, bytes or seconds. Numbers stand for themselves, text may have a suffix.
-
-    Case does not matter. ``k``, ``kB`` and so on are powers of 1000, ``KiB`` and so on of 1024.
-
-    Raises:
-        FormatError: ``value`` cannot be read; it lists what is accepted.
-    """
-    if not isinstance(value, bool) and isinstance(value, Real):
-        number = int(value) if isinstance(value, Integral) else float(value)  # of NumPy's numbers too
-        if 0 <= number < math.inf:
-            return number
-    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
-    factors = {suffix.lower(): factor for suffix, factor in _READ[unit].items()}
-    if match is None or match[2].lower() not in factors:
-        raise FormatError(f"{value!r} is not a quantity: write {_ACCEPTED[unit]}")
-    exact = Decimal(match[1]) * factors[match[2].lower()]
-    return int(exact) if exact == int(exact) else float(exact)
-
-
-def humanize(value: float, unit: Unit = Unit.COUNT) -> str:
-    """The number in the unit that suits it, at most two decimals: ``5.21M``."""
-    return _text(value, _scale(value, unit), 2)
-
-
-class _Scale(NamedTuple):
-    suffix: str
-    factor: float
-
-
-def _scale(value: float, unit: Unit) -> _Scale:
-    """The largest unit that the value fills once rounded to two decimals, or the smallest there is."""
-    scales = [_Scale(suffix, float(factor)) for suffix, factor in _SUFFIXES[unit].items()]
-    chosen = scales[0]
-    for smaller, larger in pairwise(scales):
-        if round(value / smaller.factor, 2) * smaller.factor >= larger.factor:
-            chosen = larger
-    return chosen
-
-
-def _text(value: float, scale: _Scale, digits: int) -> str:
-    number = f"{value / scale.factor:.{digits}f}"
-    return (number.rstrip("0").rstrip(".") if "." in number else number) + scale.suffix
-
-
-def _digits(value: float, limit: float, unit: Unit) -> int:
-    """The fewest decimals, from two, that show a value and its limit as different, and their difference too."""
-    scale, limit_scale = _scale(value, unit), _scale(limit, unit)
-    for digits in range(2, 15):
-        different = _text(value, scale, digits) != _text(limit, limit_scale, digits)
-        if different and round(abs(value - limit) / scale.factor, digits) > 0:
-            return digits
-    return 15
 
 
 @dataclass(frozen=True)
@@ -150,7 +56,7 @@ class _Limit:
 
     noun: str
     unit: Unit
-    actual: Callable[[Report], int | None]
+    actual: Callable[[ReportData], int | None]
     saved: Callable[[Finding], int]
 
 
@@ -213,10 +119,10 @@ class Violation:
     attainable: int
 
     def __str__(self) -> str:
-        digits = _digits(self.actual, self.limit, self.unit)
-        scale = _scale(self.actual, self.unit)
-        actual, over = (_text(number, scale, digits) for number in (self.actual, self.actual - self.limit))
-        limit = _text(self.limit, _scale(self.limit, self.unit), digits)
+        digits = digits_telling(self.actual, self.limit, self.unit)
+        scale = scale_of(self.actual, self.unit)
+        actual, over = (written(number, scale, digits) for number in (self.actual, self.actual - self.limit))
+        limit = written(self.limit, scale_of(self.limit, self.unit), digits)
         noun = LIMITS[self.name].noun if actual != "1" else LIMITS[self.name].noun.removesuffix("s")
         return f"{self.model} has {actual} {noun}, the budget is {limit} ({over} over). {self._advice()}"
 
@@ -230,11 +136,11 @@ class Violation:
     def _reached(self) -> str:
         if self.attainable == self.limit:
             return humanize(self.attainable, self.unit)
-        digits = _digits(self.attainable, self.limit, self.unit)
-        return _text(self.attainable, _scale(self.attainable, self.unit), digits)
+        digits = digits_telling(self.attainable, self.limit, self.unit)
+        return written(self.attainable, scale_of(self.attainable, self.unit), digits)
 
 
-def violations(report: Report, budget: Budget) -> tuple[Violation, ...]:
+def violations(report: ReportData, budget: Budget) -> tuple[Violation, ...]:
     """The limits of ``budget`` that the model exceeds, in the order of ``Budget``'s fields; latency is not among them.
 
     Raises:
@@ -267,7 +173,7 @@ class Held(NamedTuple):
         return cls(**{**data, "unit": Unit(data["unit"])})
 
 
-def held(report: Report, budget: Budget) -> tuple[Held, ...]:
+def held(report: ReportData, budget: Budget) -> tuple[Held, ...]:
     """Every limit of ``budget`` with how the model stands to it, in the order of ``Budget``'s fields.
 
     Raises:
@@ -288,7 +194,7 @@ def held(report: Report, budget: Budget) -> tuple[Held, ...]:
     )
 
 
-def enough(report: Report, budget: Budget) -> tuple[Finding, ...]:
+def enough(report: ReportData, budget: Budget) -> tuple[Finding, ...]:
     """Candidates whose replacement brings the model under every limit at once, none of which could be left out.
 
     Under a single limit they are the fewest there are. Empty where all candidates together would not do.
@@ -320,7 +226,7 @@ def _helps(finding: Finding, left: Mapping[str, float]) -> tuple[float, int]:
     return sum(min(LIMITS[name].saved(finding) / rest, 1.0) for name, rest in over.items()), saved_params(finding)
 
 
-def _actual(report: Report, name: str) -> int:
+def _actual(report: ReportData, name: str) -> int:
     actual = LIMITS[name].actual(report)
     if actual is None:
         raise InputError(
@@ -330,7 +236,7 @@ def _actual(report: Report, name: str) -> int:
     return actual
 
 
-def _violation(report: Report, budget: Budget, name: str, allowed: float, actual: int) -> Violation:
+def _violation(report: ReportData, budget: Budget, name: str, allowed: float, actual: int) -> Violation:
     saved = LIMITS[name].saved
     helpful = [finding for finding in report.candidates if saved(finding) > 0]
     attainable, replacements = actual, []

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.conv import ConvSpec, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Policy, Rule, Verdict, judge, most_saving
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.rules import CANDIDATE_CODE, RULES, Policy, Rule, Verdict, judge, most_saving
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)

@@ -8,7 +8,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from math import prod
 
-from pytest_dwsconv.conv import ConvSpec, Kind, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Kind, Order, Trait, cost, separable_cost
 from pytest_dwsconv.errors import InputError
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.baseline import Baseline, Current, Entry, current
+from pytest_dwsconv.core.baseline import Baseline, Current, Entry, current
+from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.errors import FormatError
-from pytest_dwsconv.report import Origin, Report
+from pytest_dwsconv.report import Report
 
 SMALL = Report("Small", (), 100, 2000, Origin.META, ((1, 3, 8, 8),))
 WIDE = Report("Small", (), 150, 3000, Origin.META, ((1, 3, 8, 8),))

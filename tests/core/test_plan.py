@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.conv import ConvSpec, Order, cost, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Order, cost, separable_cost
+from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.planning import Plan, PlanEntry, equal_cost
 
 ENTRY = PlanEntry("layer1.conv", Order.DEPTHWISE_FIRST, 2, 64, 128, (3, 3), 1, False)
 OTHER = PlanEntry("head", Order.POINTWISE_FIRST, 1, 8, 8, (5,), 2, True)
@@ -168,5 +168,5 @@ def test_params_before_is_the_cost_of_its_spec() -> None:
 
 
 def test_planning_needs_no_torch() -> None:
-    code = "import sys, pytest_dwsconv.planning; sys.exit('torch' in sys.modules)"
+    code = "import sys, pytest_dwsconv.core.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

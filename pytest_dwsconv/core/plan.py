@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pytest_dwsconv.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.jsonio import of_version, parsed
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.versioned import of_version, parsed
 
 SCHEMA_VERSION = 1
 

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.budget import Budget, Unit, Violation, enough, humanize, parse_quantity, violations
-from pytest_dwsconv.conv import ConvSpec
+from pytest_dwsconv.core.budget import Budget, Violation, enough, violations
+from pytest_dwsconv.core.conv import ConvSpec
+from pytest_dwsconv.core.findings import Finding, Origin
+from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
+from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.report import Finding, Origin, Report
-from pytest_dwsconv.rules import Verdict
+from pytest_dwsconv.report import Report
 
 
 def finding(name: str, params: int, separable: int | None, macs: int | None = None) -> Finding:

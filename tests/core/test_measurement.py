@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.measurement import LatencyLimit, Measurement
 
 MEASURED = Measurement(
     model="mobilenet.tflite",

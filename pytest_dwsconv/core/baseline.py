@@ -11,9 +11,9 @@ from decimal import Decimal
 from math import inf
 from typing import Any, NamedTuple
 
+from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.jsonio import of_version, parsed
 from pytest_dwsconv.errors import FormatError
-from pytest_dwsconv.report import Report
-from pytest_dwsconv.versioned import of_version, parsed
 
 SCHEMA_VERSION = 1
 
@@ -53,14 +53,16 @@ class Comparison(NamedTuple):
     missing: list[str]
 
 
-def current(run: Mapping[Report, Sequence[str]], latencies: Mapping[Report, Mapping[str, float]]) -> list[Current]:
+def current(
+    run: Mapping[ReportData, Sequence[str]], latencies: Mapping[ReportData, Mapping[str, float]]
+) -> list[Current]:
     """Name the models of a run by class and input shapes, and where that is not enough by who reported them first.
 
     Args:
         run: the reports, each with its targets and tests in order.
         latencies: median seconds by conditions, of reports that have any.
     """
-    groups: dict[str, dict[tuple[int, int], list[Report]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[tuple[int, int], list[ReportData]]] = defaultdict(lambda: defaultdict(list))
     for report in run:
         groups[_name(report)][report.params, report.macs or 0].append(report)
     found: dict[str, Current] = {}
@@ -74,11 +76,11 @@ def current(run: Mapping[Report, Sequence[str]], latencies: Mapping[Report, Mapp
     return list(found.values())
 
 
-def _cost(report: Report) -> tuple[int, int | None]:
+def _cost(report: ReportData) -> tuple[int, int | None]:
     return report.params, report.macs
 
 
-def _name(report: Report) -> str:
+def _name(report: ReportData) -> str:
     shapes = " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)
     return f"{report.model}, {f'input {shapes}' if shapes else 'no input'}"
 

@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.conv import ConvSpec, Cost, Kind, Order, Trait, cost, separable_cost, separable_traffic, traffic
+from pytest_dwsconv.core.conv import (
+    ConvSpec,
+    Cost,
+    Kind,
+    Order,
+    Trait,
+    cost,
+    separable_cost,
+    separable_traffic,
+    traffic,
+)
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

@@ -1,0 +1,102 @@
+"""Quantities as people write them: ``4.2M``, ``7.6MiB``, ``5ms``."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from enum import Enum
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import NamedTuple
+
+from pytest_dwsconv.errors import FormatError
+
+
+class Unit(str, Enum):
+    """What a quantity counts; it settles which suffixes are read and written."""
+
+    COUNT = "count"
+    BYTES = "bytes"
+    BINARY_BYTES = "bytes in powers of 1024"
+    SECONDS = "seconds"
+
+
+_SUFFIXES: dict[Unit, dict[str, Decimal]] = {
+    Unit.COUNT: {"": Decimal(1), "k": Decimal("1e3"), "M": Decimal("1e6"), "G": Decimal("1e9")},
+    Unit.BYTES: {"B": Decimal(1), "kB": Decimal("1e3"), "MB": Decimal("1e6"), "GB": Decimal("1e9")},
+    Unit.BINARY_BYTES: {
+        "B": Decimal(1),
+        "KiB": Decimal(1024),
+        "MiB": Decimal(1024**2),
+        "GiB": Decimal(1024**3),
+    },
+    Unit.SECONDS: {"us": Decimal("1e-6"), "ms": Decimal("1e-3"), "s": Decimal(1)},
+}
+"""From small to large."""
+
+_BYTES = {"": Decimal(1), **_SUFFIXES[Unit.BYTES], **_SUFFIXES[Unit.BINARY_BYTES]}
+_READ = {**_SUFFIXES, Unit.BYTES: _BYTES, Unit.BINARY_BYTES: _BYTES}
+_BYTES_ACCEPTED = "a number from 0, with B, kB, MB, GB, KiB, MiB or GiB if wanted, as in 7.6MiB"
+_ACCEPTED = {
+    Unit.COUNT: "a number from 0, with k, M or G if wanted, as in 600k or 4.2M",
+    Unit.BYTES: _BYTES_ACCEPTED,
+    Unit.BINARY_BYTES: _BYTES_ACCEPTED,
+    Unit.SECONDS: "a number from 0 with us, ms or s, as in 5ms",
+}
+_QUANTITY = re.compile(r"(\d+(?:_\d+)*(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
+
+
+def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
+    """The number in ``value``: a count, bytes or seconds. Numbers stand for themselves, text may have a suffix.
+
+    Case does not matter. ``k``, ``kB`` and so on are powers of 1000, ``KiB`` and so on of 1024.
+
+    Raises:
+        FormatError: ``value`` cannot be read; it lists what is accepted.
+    """
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = int(value) if isinstance(value, Integral) else float(value)  # of NumPy's numbers too
+        if 0 <= number < math.inf:
+            return number
+    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
+    factors = {suffix.lower(): factor for suffix, factor in _READ[unit].items()}
+    if match is None or match[2].lower() not in factors:
+        raise FormatError(f"{value!r} is not a quantity: write {_ACCEPTED[unit]}")
+    exact = Decimal(match[1]) * factors[match[2].lower()]
+    return int(exact) if exact == int(exact) else float(exact)
+
+
+def humanize(value: float, unit: Unit = Unit.COUNT) -> str:
+    """The number in the unit that suits it, at most two decimals: ``5.21M``."""
+    return written(value, scale_of(value, unit), 2)
+
+
+class Scale(NamedTuple):
+    suffix: str
+    factor: float
+
+
+def scale_of(value: float, unit: Unit) -> Scale:
+    """The largest unit that the value fills once rounded to two decimals, or the smallest there is."""
+    scales = [Scale(suffix, float(factor)) for suffix, factor in _SUFFIXES[unit].items()]
+    chosen = scales[0]
+    for smaller, larger in pairwise(scales):
+        if round(value / smaller.factor, 2) * smaller.factor >= larger.factor:
+            chosen = larger
+    return chosen
+
+
+def written(value: float, scale: Scale, digits: int) -> str:
+    number = f"{value / scale.factor:.{digits}f}"
+    return (number.rstrip("0").rstrip(".") if "." in number else number) + scale.suffix
+
+
+def digits_telling(value: float, limit: float, unit: Unit) -> int:
+    """The fewest decimals, from two, that show a value and its limit as different, and their difference too."""
+    scale, limit_scale = scale_of(value, unit), scale_of(limit, unit)
+    for digits in range(2, 15):
+        different = written(value, scale, digits) != written(limit, limit_scale, digits)
+        if different and round(abs(value - limit) / scale.factor, digits) > 0:
+            return digits
+    return 15
