@@ -46,8 +46,8 @@ def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path)
         "assert pytest.main(['-q', '--co']) == 5\n"
         "print(*sorted(name for name in sys.modules if name.startswith('pytest_dwsconv.')))"
     )
-    parts = [f"pytest_dwsconv.plugin.{part}" for part in ("edgetpu", "fixtures", "reports")]
-    assert run(code, tmp_path).split() == ["pytest_dwsconv.hookspecs", "pytest_dwsconv.plugin", *parts]
+    parts = ["_version", "hookspecs", "plugin", "plugin.edgetpu", "plugin.fixtures", "plugin.reports"]
+    assert run(code, tmp_path).split() == [f"pytest_dwsconv.{part}" for part in parts]
 
 
 def test_analyze_is_a_public_name_resolved_on_use(tmp_path: Path) -> None:

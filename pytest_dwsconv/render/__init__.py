@@ -10,9 +10,9 @@ from typing import cast
 
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render.arranging import View
-from pytest_dwsconv.render.measured import NOTHING, Measured
+from pytest_dwsconv.render.latencies import NOTHING, Measured
 from pytest_dwsconv.render.run import Run, Style, Users, in_order
+from pytest_dwsconv.render.view import View
 from pytest_dwsconv.writing import replace_content
 
 __all__ = [

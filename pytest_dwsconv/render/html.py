@@ -18,10 +18,9 @@ from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.render.measured import HEADERS, Measured, rows
+from pytest_dwsconv.render.latencies import HEADERS, Measured, rows
 from pytest_dwsconv.render.run import Run, Style, Users
-from pytest_dwsconv.render.table import COLUMNS, Column, count, label, plain, ratio, totals
-from pytest_dwsconv.render.words import (
+from pytest_dwsconv.render.sentences import (
     NO_MODEL,
     circumstances,
     memory_rows,
@@ -30,6 +29,7 @@ from pytest_dwsconv.render.words import (
     reasons,
     remarks,
 )
+from pytest_dwsconv.render.table import COLUMNS, Column, count, label, plain, ratio, totals
 
 if TYPE_CHECKING:
     from markupsafe import Markup

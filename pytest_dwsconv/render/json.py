@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from pytest_dwsconv.render.measured import Measured, json_rows
+from pytest_dwsconv.render.latencies import Measured, json_rows
 from pytest_dwsconv.render.run import Run, Style
 
 SCHEMA_VERSION = 1

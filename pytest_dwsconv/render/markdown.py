@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pytest_dwsconv.core.findings import Finding, ReportData
-from pytest_dwsconv.render.measured import HEADERS, Measured, rows
+from pytest_dwsconv.render.latencies import HEADERS, Measured, rows
 from pytest_dwsconv.render.run import Run, Style, Users
-from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, plain, totals
-from pytest_dwsconv.render.words import (
+from pytest_dwsconv.render.sentences import (
     NO_MODEL,
     budget_line,
     circumstances,
@@ -19,6 +18,7 @@ from pytest_dwsconv.render.words import (
     reasons,
     remarks,
 )
+from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, plain, totals
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=](?=.)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
 """What Markdown, or GitHub's additions to it, may read as more than the character; a colon makes links and emoji."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.render.arranging import View
 from pytest_dwsconv.render.table import plain
+from pytest_dwsconv.render.view import View
 
 
 @dataclass

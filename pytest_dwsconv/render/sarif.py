@@ -13,7 +13,7 @@ from urllib.parse import quote
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
-from pytest_dwsconv.render.measured import Measured, json_rows
+from pytest_dwsconv.render.latencies import Measured, json_rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, ratio
 

@@ -5,7 +5,7 @@ A quantity that a finding gains becomes visible everywhere with one more row in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData
@@ -145,3 +145,15 @@ def sums(findings: Sequence[Finding]) -> tuple[int, int | None, int, int | None]
 
 def _or_else(first: int | None, second: int | None) -> int:
     return first if first is not None else second or 0
+
+
+def tabulated(columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]) -> str:
+    """These rows, of all ``columns``, with the columns that are shown."""
+    from tabulate import SEPARATING_LINE, tabulate
+
+    places = [index for index, column in enumerate(columns) if column in shown]
+    header = [column.label.replace(" ", "\n") for column in shown]
+    # reason: given as headers, tabulate pads every column by two and the table would not fit 120 columns
+    body = [header, SEPARATING_LINE, *([row[place] for place in places] for row in rows)]
+    sides = ["right" if column.numeric else "left" for column in shown]
+    return tabulate(body, tablefmt="simple", disable_numparse=True, colalign=sides)

@@ -8,11 +8,9 @@ from textwrap import fill
 
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.render.arranging import View
-from pytest_dwsconv.render.measured import Measured, table
+from pytest_dwsconv.render.latencies import Measured, table
 from pytest_dwsconv.render.run import Run, Style, Users, users_line
-from pytest_dwsconv.render.table import TOTAL_COLUMNS, Column, count, label, plain, totals
-from pytest_dwsconv.render.words import (
+from pytest_dwsconv.render.sentences import (
     NO_MODEL,
     brief,
     budget_line,
@@ -23,6 +21,8 @@ from pytest_dwsconv.render.words import (
     reasons,
     remarks,
 )
+from pytest_dwsconv.render.table import TOTAL_COLUMNS, Column, count, label, plain, tabulated, totals
+from pytest_dwsconv.render.view import View
 
 WIDTH = 100
 """Columns that sentences are wrapped at, also where the terminal is wider."""
@@ -131,18 +131,6 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: St
             break
         shown.remove(last)
     return shown
-
-
-def tabulated(columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]) -> str:
-    """These rows, of all ``columns``, with the columns that are shown."""
-    from tabulate import SEPARATING_LINE, tabulate
-
-    places = [index for index, column in enumerate(columns) if column in shown]
-    header = [column.label.replace(" ", "\n") for column in shown]
-    # reason: given as headers, tabulate pads every column by two and the table would not fit 120 columns
-    body = [header, SEPARATING_LINE, *([row[place] for place in places] for row in rows)]
-    sides = ["right" if column.numeric else "left" for column in shown]
-    return tabulate(body, tablefmt="simple", disable_numparse=True, colalign=sides)
 
 
 def _lines(texts: Iterable[str], style: Style) -> str:

@@ -1,14 +1,115 @@
-"""The table of one report as somebody asked for it in Python."""
+"""Which convolutions of a report are shown, in which order, one by one or by the parts of the model.
+
+``View`` is the choice, ``view`` the table of it that ``Report.table`` gives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.rules import checked_patterns, matches
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render.arranging import View, column
-from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column
-from pytest_dwsconv.render.text import tabulated
+from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, Total, count, integer, plain, sums, tabulated
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _per_byte(intensity: float) -> str:
+    return f"{intensity:.1f}"
+
+
+ALL_COLUMNS: tuple[Column, ...] = (
+    *COLUMNS,
+    Column("code", "code", lambda finding: finding.code),
+    Column("calls", "calls", lambda finding: finding.calls, integer, numeric=True),
+    Column("params_share", "params share", lambda finding: finding.params_share, _percent, numeric=True),
+    Column("macs_share", "MACs share", lambda finding: finding.macs_share, _percent, numeric=True),
+    Column("input_bytes", "input bytes", lambda finding: finding.input_bytes, integer, numeric=True),
+    Column("output_bytes", "output bytes", lambda finding: finding.output_bytes, integer, numeric=True),
+    Column("intensity", "MACs/byte", lambda finding: finding.arithmetic_intensity, _per_byte, numeric=True),
+    Column(
+        "separable_intensity",
+        "separable MACs/byte",
+        lambda finding: finding.separable_intensity,
+        _per_byte,
+        numeric=True,
+    ),
+    Column("followed_by", "followed by", lambda finding: ", ".join(finding.followed_by) or None),
+)
+
+
+def column(key: str, asked_by: str) -> Column:
+    """The column that goes by this key.
+
+    Raises:
+        InputError: none does.
+    """
+    for found in ALL_COLUMNS:
+        if found.key == key:
+            return found
+    raise InputError(f"{asked_by}: there is no column {key!r}; take {', '.join(c.key for c in ALL_COLUMNS)}")
+
+
+@dataclass(frozen=True)
+class View:
+    """What ``Report.table`` describes: a column to sort by, patterns of names, and a depth.
+
+    Raises:
+        InputError: there is no such column, ``match`` is no list of strings, or ``depth`` no whole number from 1.
+    """
+
+    sort: str | None = None
+    match: Sequence[str] = ()
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        checked_patterns(self.match, "match")
+        if self.depth is None:
+            self._sorted_by  # noqa: B018  # looking it up is the test
+            return
+        if isinstance(self.depth, bool) or not isinstance(self.depth, int) or self.depth < 1:
+            raise InputError(f"depth is a whole number from 1, not {self.depth!r}")
+        keys = [found.key for found in TOTAL_COLUMNS]
+        if self.sort is not None and self.sort not in keys:
+            raise InputError(f"sort: a table by depth has no column {self.sort!r}; take {', '.join(keys)}")
+
+    @property
+    def _sorted_by(self) -> Column | None:
+        return None if self.sort is None else column(self.sort, "sort")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The usual ones, and the one that it is sorted by."""
+        sorted_by = self._sorted_by
+        return COLUMNS if sorted_by is None or sorted_by in COLUMNS else (*COLUMNS, sorted_by)
+
+    def shows(self, finding: Finding) -> bool:
+        return not self.match or matches((finding.name, *finding.aliases), tuple(self.match))
+
+    def rows(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Those shown: numbers from the largest, words from a to z, what is not known last, ties as they ran."""
+        found, by = [finding for finding in findings if self.shows(finding)], self._sorted_by
+        if by is None:
+            return found
+        known = [finding for finding in found if by.value(finding) is not None]
+        rest = [finding for finding in found if by.value(finding) is None]
+        return [*sorted(known, key=by.value, reverse=by.numeric), *rest]
+
+    def parts(self, findings: Sequence[Finding]) -> list[Total]:
+        """A row for each part of the model as many names deep, with the sums of the convolutions shown."""
+        parts: dict[str, list[Finding]] = {}
+        for finding in findings:
+            if self.shows(finding):
+                parts.setdefault(".".join(finding.name.split(".")[: self.depth]), []).append(finding)
+        rows = [Total(name, f"{plain(name)} ({count(len(p), 'convolution')})", *sums(p)) for name, p in parts.items()]
+        if self.sort is not None:
+            key = self.sort
+            rows.sort(key=lambda row: row.key if key == "name" else -(getattr(row, key) or 0))
+        return rows
 
 
 def view(

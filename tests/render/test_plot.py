@@ -84,7 +84,7 @@ def test_a_measure_in_the_place_of_the_axes_is_said() -> None:
 def test_without_matplotlib_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
-        "from pytest_dwsconv.report import Origin, Report\n"
+        "from pytest_dwsconv.core.findings import Origin\nfrom pytest_dwsconv.report import Report\n"
         "try: Report('Net', (), 0, None, Origin.META).plot()\n"
         "except ImportError as error: print(type(error).__name__, error)"
     )

@@ -12,8 +12,8 @@ from pytest_dwsconv.core.findings import Memory, Origin
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render import Style, Users, render_report, render_run
+from pytest_dwsconv.render.sentences import brief
 from pytest_dwsconv.render.text import largest, layers, render
-from pytest_dwsconv.render.words import brief
 from pytest_dwsconv.report import Report
 
 WORKED = ConvSpec(2, 100, 1000, (3, 3), bias=False, input_shape=(1, 100, 17, 17), output_shape=(1, 1000, 15, 15))
