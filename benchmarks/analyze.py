@@ -29,7 +29,8 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pytest_dwsconv import analyze, outcomes
+from pytest_dwsconv import analyze
+from pytest_dwsconv.tracing import memo as outcomes
 
 warnings.simplefilter("ignore")
 

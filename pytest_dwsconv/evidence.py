@@ -21,12 +21,12 @@ from pytest_dwsconv.analysis import analyze, rejudged
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
-from pytest_dwsconv.operators import CONVOLUTIONS
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.sites import module_spec
 from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.sites import SHARED_LINE, Evidence, Position, Site, by_position, shared_lines
 from pytest_dwsconv.targets import build_from_file
+from pytest_dwsconv.tracing.operators import CONVOLUTIONS
 
 _BUILT_AT = "_dwsconv_built_at"
 """The attribute that holds a convolution's Position: deep copies, as those of a repeated layer, have it too."""

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from pytest_dwsconv import operators
 from pytest_dwsconv.core.conv import ConvSpec, Trait, cost
 from pytest_dwsconv.core.findings import Origin
-from pytest_dwsconv.counting import ConvCall, Counted
-from pytest_dwsconv.inventory import Inventory
-from pytest_dwsconv.record import Step
-from pytest_dwsconv.tracing import Trace
+from pytest_dwsconv.tracing import operators
+from pytest_dwsconv.tracing.counting import ConvCall, Counted
+from pytest_dwsconv.tracing.inventory import Inventory
+from pytest_dwsconv.tracing.steps import Step
+from pytest_dwsconv.tracing.trace import Trace
 
 _QUANTIZED_PACKAGES = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat")
 

@@ -21,7 +21,7 @@ from pytest_dwsconv.edgetpu.modelfile import read_model
 from pytest_dwsconv.edgetpu.process import Finished, run_within
 from pytest_dwsconv.edgetpu.support import judge_model
 from pytest_dwsconv.errors import EdgeTpuWarning, ExportError, InputError, MissingExtraError
-from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.tracing.preserving import as_found
 
 PROGRAM, SAMPLES, RESULT, REFUSAL = "program.pt2", "samples.pt", "model.tflite", "refusal.txt"
 """What passes between this process and the one that converts, in their folder."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.fit.matching import buffers_as_found, compared, watching
-from pytest_dwsconv.preserving import as_found
 from pytest_dwsconv.separable import SeparableConvNd
+from pytest_dwsconv.tracing.preserving import as_found
 
 
 def check_batches(name: str, batches: Any) -> None:

@@ -35,7 +35,7 @@ from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.recovery import UNTRAINABLE, warm_cosine
 from pytest_dwsconv.fit.rotating import RotatedAdam
 from pytest_dwsconv.fit.variation import Variation
-from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.tracing.preserving import as_found
 
 Batches = Iterable[Any]
 

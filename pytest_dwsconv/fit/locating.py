@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv.counting import CONVOLUTIONS
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.replaying import Override, Recording
-from pytest_dwsconv.record import OWNER
+from pytest_dwsconv.tracing.counting import CONVOLUTIONS
+from pytest_dwsconv.tracing.steps import OWNER
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)

@@ -17,7 +17,7 @@ from pytest_dwsconv.fit.locating import NORMS
 from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.replaying import arguments, floating
 from pytest_dwsconv.fit.variation import Variation, wide
-from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.tracing.preserving import as_found
 
 PAIR = 2
 """Replacements from one comparison of activations to the next."""

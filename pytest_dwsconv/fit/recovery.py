@@ -36,7 +36,7 @@ from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.replaying import arguments
 from pytest_dwsconv.fit.rotating import RotatedAdam
 from pytest_dwsconv.fit.sampling import AS_THEY_ARE, Mixer, Mixtures, Pieces, Source
-from pytest_dwsconv.preserving import as_found
+from pytest_dwsconv.tracing.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
 UNTRAINABLE = "computes without gradients (under torch.no_grad, or detached)"

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.fit.variation import Variation
-from pytest_dwsconv.tracing import ADVICE, Trace, trace
+from pytest_dwsconv.tracing.trace import ADVICE, Trace, trace
 
 Override = Callable[[Tensor], Tensor]
 """What a node computes instead, from its first argument."""

@@ -161,7 +161,7 @@ class Tabled:
 
     def _outcome(self, hook: Any, subject: Subject, target: str) -> Latency | Unmeasured:
         """Measure a model in evaluation mode, and leave it as found."""
-        from pytest_dwsconv.preserving import as_found
+        from pytest_dwsconv.tracing.preserving import as_found
 
         unknown = unknown_latency(subject.report, target)
         if subject.model is None or len(subject.report.input_shapes) != 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pytest_dwsconv.inventory import Inventory
+from pytest_dwsconv.tracing.inventory import Inventory
 
 
 class Holder(nn.Module):

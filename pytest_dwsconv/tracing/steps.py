@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from pytest_dwsconv.counting import CONVOLUTIONS, MACS, UNCOUNTED, Counted
+from pytest_dwsconv.tracing.counting import CONVOLUTIONS, MACS, UNCOUNTED, Counted
 
 OWNER = "owner"
 """Key in ``node.meta``: qualified name of the innermost module running when a function was called."""

@@ -19,11 +19,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.errors import TracingError
-from pytest_dwsconv.execution import like_on_meta
-from pytest_dwsconv.inventory import Inventory
-from pytest_dwsconv.preserving import as_found
-from pytest_dwsconv.record import Step, as_graph
-from pytest_dwsconv.recording import ModuleCall, Recorder, seeing_modules, size_in_bytes
+from pytest_dwsconv.tracing.inventory import Inventory
+from pytest_dwsconv.tracing.preserving import as_found
+from pytest_dwsconv.tracing.recorder import ModuleCall, Recorder, seeing_modules, size_in_bytes
+from pytest_dwsconv.tracing.shapes import like_on_meta
+from pytest_dwsconv.tracing.steps import Step, as_graph
 
 ADVICE = "Pass an input size or example_inputs that its forward accepts."
 

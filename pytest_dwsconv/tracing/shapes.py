@@ -10,9 +10,10 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv import operators, outcomes
-from pytest_dwsconv.counting import AtenCounter, Counted
-from pytest_dwsconv.operators import META
+from pytest_dwsconv.tracing import memo as outcomes
+from pytest_dwsconv.tracing import operators
+from pytest_dwsconv.tracing.counting import AtenCounter, Counted
+from pytest_dwsconv.tracing.operators import META
 
 
 def run(func: Any, name: str, args: Any, kwargs: Any, real: bool, reads: bool) -> tuple[Any, Counted | None]:

@@ -23,7 +23,7 @@ from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.tracing import trace
+from pytest_dwsconv.tracing.trace import trace
 
 
 class Parts(nn.Module):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_dwsconv.counting import Counted
-from pytest_dwsconv.record import Layout
+from pytest_dwsconv.tracing.counting import Counted
+from pytest_dwsconv.tracing.steps import Layout
 
 _known: dict[Any, tuple[Any, Counted | None]] = {}
 _LIMIT = 10_000

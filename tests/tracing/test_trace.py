@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv.core.findings import Origin
-from pytest_dwsconv.counting import MACS
 from pytest_dwsconv.errors import TracingError
-from pytest_dwsconv.tracing import trace
+from pytest_dwsconv.tracing.counting import MACS
+from pytest_dwsconv.tracing.trace import trace
 
 
 class Residual(nn.Module):

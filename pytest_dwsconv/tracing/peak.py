@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv import operators
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.record import Step
-from pytest_dwsconv.tracing import Trace
+from pytest_dwsconv.tracing import operators
+from pytest_dwsconv.tracing.steps import Step
+from pytest_dwsconv.tracing.trace import Trace
 
 _ALLOCATING = frozenset(
     name

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv import execution, operators
+from pytest_dwsconv.tracing import operators
+from pytest_dwsconv.tracing import shapes as execution
 
 
 def answered(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

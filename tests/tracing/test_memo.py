@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pytest_dwsconv import outcomes
-from pytest_dwsconv.counting import Counted
-from pytest_dwsconv.outcomes import outcome
+from pytest_dwsconv.tracing import memo as outcomes
+from pytest_dwsconv.tracing.counting import Counted
+from pytest_dwsconv.tracing.memo import outcome
 
 Run = Callable[..., Any]
 

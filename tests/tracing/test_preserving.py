@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.preserving import as_found, uninterrupted
-from pytest_dwsconv.tracing import trace
+from pytest_dwsconv.tracing.preserving import as_found, uninterrupted
+from pytest_dwsconv.tracing.trace import trace
 
 
 def refuse(*_: Any) -> Any:

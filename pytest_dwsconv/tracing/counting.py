@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_dwsconv import operators
+from pytest_dwsconv.tracing import operators
 
 MACS = "macs"
 """Key in ``node.meta``: multiply-accumulates of a counted operator."""

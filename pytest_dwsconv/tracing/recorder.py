@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from pytest_dwsconv import operators
-from pytest_dwsconv.counting import Counted
 from pytest_dwsconv.errors import TracingError
-from pytest_dwsconv.execution import devices, like_on_meta, on_meta, run, transformed
-from pytest_dwsconv.inventory import Inventory
-from pytest_dwsconv.preserving import uninterrupted
-from pytest_dwsconv.record import Layout, Step
+from pytest_dwsconv.tracing import operators
+from pytest_dwsconv.tracing.counting import Counted
+from pytest_dwsconv.tracing.inventory import Inventory
+from pytest_dwsconv.tracing.preserving import uninterrupted
+from pytest_dwsconv.tracing.shapes import devices, like_on_meta, on_meta, run, transformed
+from pytest_dwsconv.tracing.steps import Layout, Step
 
 
 class ModuleCall(NamedTuple):

@@ -1,0 +1,1 @@
+"""One forward of a model, recorded: every operator with its shapes, and the model left as found."""
