@@ -45,7 +45,7 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.alternating import Problem
 from pytest_dwsconv.fit.calibrating import calibrate
 from pytest_dwsconv.fit.estimating import estimate
-from pytest_dwsconv.replacing import swap
+from pytest_dwsconv.separable.replacing import swap
 from pytest_dwsconv.tracing.preserving import as_found
 
 IMAGES = Path("/usr/share/datasets/fashion-mnist")

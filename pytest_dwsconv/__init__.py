@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.fxpass import DepthwiseSeparablePass
     from pytest_dwsconv.report import Report
     from pytest_dwsconv.rewriting import RewriteResult, apply_plan, rewrite
-    from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
+    from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
 
 _HOMES = {
     "analysis": ("analyze",),
@@ -36,7 +36,7 @@ _HOMES = {
     "report": ("Report",),
     "rewriting": ("RewriteResult", "apply_plan", "rewrite"),
     "core.rules": ("Policy", "Verdict", "judge"),
-    "separable": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
+    "separable.modules": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -19,7 +19,7 @@ from pytest_dwsconv.core.findings import Finding, Memory, Origin
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.separable import SeparableConv1d, SeparableConv2d, SeparableConv3d
+from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
 from pytest_dwsconv.sites import Site, find_sites, operator_name
 from pytest_dwsconv.tracing import operators
 from pytest_dwsconv.tracing.inventory import Inventory

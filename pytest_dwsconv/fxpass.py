@@ -13,8 +13,17 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from pytest_dwsconv.analysis import analyze
 from pytest_dwsconv.core.conv import ConvSpec, Order, Trait
 from pytest_dwsconv.core.rules import Policy, Verdict, judge
-from pytest_dwsconv.replacing import AUTO, check_init, choose, initial, parse_order, patterns, replacement, swap
-from pytest_dwsconv.separable import CONVS
+from pytest_dwsconv.separable.modules import CONVS
+from pytest_dwsconv.separable.replacing import (
+    AUTO,
+    check_init,
+    choose,
+    initial,
+    parse_order,
+    patterns,
+    replacement,
+    swap,
+)
 from pytest_dwsconv.sites import module_spec
 from pytest_dwsconv.tracing.operators import per_side
 

@@ -23,7 +23,8 @@ from pytest_dwsconv.fit.allocating import Budgets, allocate, parse_budgets
 from pytest_dwsconv.fit.checking import check_batches
 from pytest_dwsconv.fit.matching import autocast_off, buffers_as_found
 from pytest_dwsconv.fit.replaying import rejected
-from pytest_dwsconv.replacing import (
+from pytest_dwsconv.report import Report
+from pytest_dwsconv.separable.replacing import (
     AUTO,
     FIT,
     INITS,
@@ -35,7 +36,6 @@ from pytest_dwsconv.replacing import (
     replacement,
     swap,
 )
-from pytest_dwsconv.report import Report
 from pytest_dwsconv.sites import module_spec
 from pytest_dwsconv.tracing.preserving import as_found
 

@@ -18,7 +18,7 @@ from pytest_dwsconv.fit.distilling import distill
 from pytest_dwsconv.fit.matching import fast_layout
 from pytest_dwsconv.fit.sampling import _pasted
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
-from pytest_dwsconv.separable import CONVS, SeparableConv2d, SeparableConvNd
+from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ FIT = """
 import torch
 from pytest_dwsconv.core.conv import ConvSpec, Order
 from pytest_dwsconv.fit.alternating import Problem, fit
-from pytest_dwsconv.factorize import decompose
+from pytest_dwsconv.separable.factorize import decompose
 from pytest_dwsconv.core.plan import PlanEntry
 
 def held(key):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fxpass import DepthwiseSeparablePass
-from pytest_dwsconv.separable import SeparableConvNd
+from pytest_dwsconv.separable.modules import SeparableConvNd
 
 FULL = {"depth_multiplier": 99}
 

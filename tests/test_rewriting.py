@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import DwsconvError, InputError
-from pytest_dwsconv.replacing import swap
 from pytest_dwsconv.rewriting import apply_plan, rewrite
-from pytest_dwsconv.separable import CONVS, SeparableConv2d, SeparableConvNd
+from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
+from pytest_dwsconv.separable.replacing import swap
 
 ORDERS = list(Order)
 FULL = 10**6

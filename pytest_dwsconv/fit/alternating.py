@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.factorize import Factors
+from pytest_dwsconv.separable.factorize import Factors
 
 DIRECT = 1500
 """Unknowns up to which a normal matrix is formed and factorised; above, it is iterated on without being formed."""

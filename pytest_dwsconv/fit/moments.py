@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from pytest_dwsconv.separable import CONVS
+from pytest_dwsconv.separable.modules import CONVS
 
 Conv = Any
 """nn.Conv1d, 2d or 3d; PyTorch's stubs know no common type with all of their attributes."""

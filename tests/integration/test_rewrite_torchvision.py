@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pytest_dwsconv.rewriting import apply_plan, rewrite
-from pytest_dwsconv.separable import SeparableConvNd
+from pytest_dwsconv.separable.modules import SeparableConvNd
 
 models = pytest.importorskip("torchvision.models")
 

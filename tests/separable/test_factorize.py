@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.factorize import decompose, fresh
-from pytest_dwsconv.separable import dense_kernel
+from pytest_dwsconv.separable.factorize import decompose, fresh
+from pytest_dwsconv.separable.modules import dense_kernel
 
 ORDERS = list(Order)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.separable import CONVS, SEPARABLE_CONVS, SeparableConv2d
+from pytest_dwsconv.separable.modules import CONVS, SEPARABLE_CONVS, SeparableConv2d
 
 ORDERS = list(Order)
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

@@ -14,8 +14,8 @@ from pytest_dwsconv.core.conv import ConvSpec, Order
 from pytest_dwsconv.core.plan import PlanEntry, equal_cost
 from pytest_dwsconv.core.rules import checked_patterns
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.factorize import Factors, decompose, fresh
-from pytest_dwsconv.separable import SEPARABLE_CONVS, SeparableConvNd
+from pytest_dwsconv.separable.factorize import Factors, decompose, fresh
+from pytest_dwsconv.separable.modules import SEPARABLE_CONVS, SeparableConvNd
 from pytest_dwsconv.tracing.operators import own_forward
 
 AUTO = "auto"
