@@ -144,7 +144,7 @@ def _input(batch: object, shape: tuple[int, ...]) -> Tensor:
 
 def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float) -> bytes:
     _save(model, samples, folder)
-    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.converting", str(folder)]
+    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.converter", str(folder)]
     finished = run_within(timeout, command, folder)
     if finished.status != 0:
         raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(finished, folder / REFUSAL)}")

@@ -20,7 +20,7 @@ from tflite_files import custom_options, pack  # noqa: E402
 
 from pytest_dwsconv.edgetpu.package import Package, read_package  # noqa: E402  # needs what is asked for above
 
-MODELS = Path(__file__).parents[2] / "shared" / "edgetpu" / "models"
+MODELS = Path(__file__).parents[3] / "shared" / "edgetpu" / "models"
 PER_TENSOR = Quantization((0.5,), (-3,), 0)
 PER_CHANNEL = Quantization((0.5, 0.25), (0, 0), 3)
 IMAGE = Tensor("image", "INT8", (1, 8, 8, 4), quantization=PER_TENSOR)

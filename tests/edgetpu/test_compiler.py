@@ -171,7 +171,7 @@ class StandIn:
 def contents() -> tuple[bytes, bytes]:
     """A file, and one that is compiled."""
     pytest.importorskip("tflite", exc_type=ImportError)
-    from test_edgetpu_modelfile import COMPILED, PLAIN
+    from test_modelfile import COMPILED, PLAIN
     from tflite_files import pack
 
     return pack(PLAIN), pack(COMPILED)

@@ -183,7 +183,7 @@ def test_a_compiled_model_is_told_by_its_custom_operator(name: str, edgetpu_mode
 
 def test_a_model_that_only_mentions_the_operator_is_for_the_cpu() -> None:
     pytest.importorskip("tflite", exc_type=ImportError)
-    from test_edgetpu_modelfile import COMPILED, PLAIN
+    from test_modelfile import COMPILED, PLAIN
     from tflite_files import pack
 
     named = replace(PLAIN.inputs[0], name="edgetpu-custom-op")

@@ -10,7 +10,7 @@ from pytest_dwsconv.edgetpu.operators import REFUSED, SUPPORTED
 from pytest_dwsconv.edgetpu.support import Status, judge_model
 from pytest_dwsconv.errors import InputError
 
-MODELS = Path(__file__).parents[2] / "shared" / "edgetpu" / "models"
+MODELS = Path(__file__).parents[3] / "shared" / "edgetpu" / "models"
 MAPS, CPU, UNKNOWN = Status.MAPS, Status.CPU, Status.UNKNOWN
 
 
