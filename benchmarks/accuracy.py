@@ -42,9 +42,9 @@ from torch.nn import functional as F
 from pytest_dwsconv import analyze, distill, rewrite
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.fit.alternating import Problem
-from pytest_dwsconv.fit.calibrating import calibrate
-from pytest_dwsconv.fit.estimating import estimate
+from pytest_dwsconv.fit.calibration import calibrate
+from pytest_dwsconv.fit.estimates import estimate
+from pytest_dwsconv.fit.half_steps import Problem
 from pytest_dwsconv.separable.replacing import swap
 from pytest_dwsconv.tracing.preserving import as_found
 
@@ -116,7 +116,8 @@ class Fashion:
 
 def pointwise_only(fashion: Fashion) -> nn.Module:
     """One least-squares solution of each pointwise part, its depthwise part left as the decomposition gave it."""
-    from pytest_dwsconv.fit import alternating, calibrating
+    from pytest_dwsconv.fit import calibration as calibrating
+    from pytest_dwsconv.fit import half_steps as alternating
 
     def half(problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
         channels, multiplier, taps = depthwise.shape

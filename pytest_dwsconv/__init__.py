@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 from pytest_dwsconv._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.analysis import analyze
+    from pytest_dwsconv.analysis.analyze import analyze
     from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.core.conv import ConvSpec, Cost, Kind, Order
     from pytest_dwsconv.core.findings import Finding
     from pytest_dwsconv.core.plan import Plan
     from pytest_dwsconv.core.rules import Policy, Verdict, judge
     from pytest_dwsconv.errors import DwsconvError
-    from pytest_dwsconv.fit.distilling import distill
+    from pytest_dwsconv.fit.distillation import distill
     from pytest_dwsconv.fxpass import DepthwiseSeparablePass
     from pytest_dwsconv.report import Report
     from pytest_dwsconv.rewriting import RewriteResult, apply_plan, rewrite
     from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
 
 _HOMES = {
-    "analysis": ("analyze",),
+    "analysis.analyze": ("analyze",),
     "core.budget": ("Budget",),
     "core.conv": ("ConvSpec", "Cost", "Kind", "Order"),
     "errors": ("DwsconvError",),
-    "fit.distilling": ("distill",),
+    "fit.distillation": ("distill",),
     "fxpass": ("DepthwiseSeparablePass",),
     "core.plan": ("Plan",),
     "core.findings": ("Finding",),

@@ -17,12 +17,12 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import conv
 
-from pytest_dwsconv.analysis import analyze, rejudged
+from pytest_dwsconv.analysis.analyze import analyze, rejudged
+from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.sites import module_spec
 from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.sites import SHARED_LINE, Evidence, Position, Site, by_position, shared_lines
 from pytest_dwsconv.targets import build_from_file

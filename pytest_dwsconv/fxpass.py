@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from pytest_dwsconv.analysis import analyze
+from pytest_dwsconv.analysis.analyze import analyze
+from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import ConvSpec, Order, Trait
 from pytest_dwsconv.core.rules import Policy, Verdict, judge
 from pytest_dwsconv.separable.modules import CONVS
@@ -24,7 +25,6 @@ from pytest_dwsconv.separable.replacing import (
     replacement,
     swap,
 )
-from pytest_dwsconv.sites import module_spec
 from pytest_dwsconv.tracing.operators import per_side
 
 _ATEN = torch.ops.aten

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv.analysis import analyze
+from pytest_dwsconv.analysis.analyze import analyze
+from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.core.rules import Policy, matches
 from pytest_dwsconv.errors import InputError, TracingError
-from pytest_dwsconv.fit.allocating import Budgets, allocate, parse_budgets
-from pytest_dwsconv.fit.checking import check_batches
-from pytest_dwsconv.fit.matching import autocast_off, buffers_as_found
-from pytest_dwsconv.fit.replaying import rejected
+from pytest_dwsconv.fit.allocation import Budgets, allocate, parse_budgets
+from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
+from pytest_dwsconv.fit.preconditions import check_batches
+from pytest_dwsconv.fit.replay import rejected
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.separable.replacing import (
     AUTO,
@@ -36,11 +37,10 @@ from pytest_dwsconv.separable.replacing import (
     replacement,
     swap,
 )
-from pytest_dwsconv.sites import module_spec
 from pytest_dwsconv.tracing.preserving import as_found
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.fit.calibrating import Calibration
+    from pytest_dwsconv.fit.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _choices(
 
 
 def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order | None, budget: Budgets) -> Plan:
-    from pytest_dwsconv.fit.estimating import estimate
+    from pytest_dwsconv.fit.estimates import estimate
 
     limits = parse_budgets(budget)
     with as_found(list(model.modules())):
@@ -245,7 +245,7 @@ def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order 
 
 
 def _calibrated(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: list[Any]) -> Calibration:
-    from pytest_dwsconv.fit.calibrating import calibrate
+    from pytest_dwsconv.fit.calibration import calibrate
 
     with as_found(list(model.modules())):
         return calibrate(model, choices, batches)
@@ -393,6 +393,6 @@ def _copied(model: nn.Module, advice: str = "pass inplace=True") -> nn.Module:
 
 def _kept(model: nn.Module, passes: int) -> nn.Module:
     """The model, or a copy if the refinement still asks it when the model itself is rewritten."""
-    from pytest_dwsconv.fit.sampling import AS_THEY_ARE
+    from pytest_dwsconv.fit.samples import AS_THEY_ARE
 
     return _copied(model, f"pass refine={AS_THEY_ARE} or less") if passes > AS_THEY_ARE else model

@@ -52,7 +52,7 @@ def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path)
 
 def test_analyze_is_a_public_name_resolved_on_use(tmp_path: Path) -> None:
     code = "from pytest_dwsconv import analyze; import sys; print(analyze.__module__, 'torch' in sys.modules)"
-    assert run(code, tmp_path) == "pytest_dwsconv.analysis True"
+    assert run(code, tmp_path) == "pytest_dwsconv.analysis.analyze True"
 
 
 def test_the_names_for_the_edge_tpu() -> None:

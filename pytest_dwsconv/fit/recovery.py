@@ -17,8 +17,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.locating import NORMS
-from pytest_dwsconv.fit.matching import (
+from pytest_dwsconv.fit.comparison import (
     Seen,
     alike,
     buffers_as_found,
@@ -32,10 +31,11 @@ from pytest_dwsconv.fit.matching import (
     variation,
     watching,
 )
+from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
-from pytest_dwsconv.fit.replaying import arguments
-from pytest_dwsconv.fit.rotating import RotatedAdam
-from pytest_dwsconv.fit.sampling import AS_THEY_ARE, Mixer, Mixtures, Pieces, Source
+from pytest_dwsconv.fit.replay import arguments
+from pytest_dwsconv.fit.samples import AS_THEY_ARE, Mixer, Mixtures, Pieces, Source
+from pytest_dwsconv.fit.soap import RotatedAdam
 from pytest_dwsconv.tracing.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pytest_dwsconv.fit.locating import Call
+from pytest_dwsconv.fit.error_points import Call
 from pytest_dwsconv.fit.moments import all_reduce
-from pytest_dwsconv.fit.replaying import Data, floating
+from pytest_dwsconv.fit.replay import Data, floating
 from pytest_dwsconv.fit.variation import wide
 
 PROBES = 2

@@ -119,7 +119,7 @@ def pytest_dwsconv_judge(finding: Finding) -> Judgement:
 
 def analyze_under_hooks(hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any) -> Report:
     """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts."""
-    from pytest_dwsconv.analysis import analyze, rejudged
+    from pytest_dwsconv.analysis.analyze import analyze, rejudged
     from pytest_dwsconv.plugin.aside import uncovered
 
     with unnoticed(config), uncovered():

@@ -12,8 +12,8 @@ pytest.importorskip("litert_torch", exc_type=ImportError)
 pytest.importorskip("tflite", exc_type=ImportError)
 
 from standin import StandIn
-from test_edgetpu_compiler import StandIn as Compiler
-from test_edgetpu_modelfile import COMPILED, FEATURES
+from test_compiler import StandIn as Compiler
+from test_modelfile import COMPILED, FEATURES
 from tflite_files import pack
 
 ONE_OPERATOR = pack(replace(COMPILED, operators=COMPILED.operators[:1], outputs=(FEATURES,)))

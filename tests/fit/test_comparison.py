@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.fit.matching import alike, compared
+from pytest_dwsconv.fit.comparison import alike, compared
 from pytest_dwsconv.fit.recovery import Reference
 
 

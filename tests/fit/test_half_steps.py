@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.core.conv import ConvSpec, Order
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.fit import alternating
-from pytest_dwsconv.fit.alternating import Problem, fit
+from pytest_dwsconv.fit import half_steps as alternating
+from pytest_dwsconv.fit.half_steps import Problem, fit
 from pytest_dwsconv.fit.moments import Cross, Moments, padded, patches
 from pytest_dwsconv.separable.factorize import Factors, decompose
 from pytest_dwsconv.separable.modules import CONVS, dense_kernel

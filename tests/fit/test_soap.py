@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.fit import rotating
+from pytest_dwsconv.fit import soap as rotating
 from pytest_dwsconv.fit.recovery import warm_cosine
-from pytest_dwsconv.fit.rotating import RotatedAdam
+from pytest_dwsconv.fit.soap import RotatedAdam
 
 BETAS = (0.9, 0.99)
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
-from pytest_dwsconv.fit.distilling import distill
-from pytest_dwsconv.fit.matching import fast_layout, mean_mismatch, seen, variation
+from pytest_dwsconv.fit.comparison import fast_layout, mean_mismatch, seen, variation
+from pytest_dwsconv.fit.distillation import distill
 from pytest_dwsconv.rewriting import rewrite
 
 
@@ -184,7 +184,7 @@ STOPPED_BY_TWO = """
 import sys
 import torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
-from test_distilling import OPTIONS, Stop, batches, distill, pair
+from test_distillation import OPTIONS, Stop, batches, distill, pair
 
 dist.init_process_group("gloo")
 student, teacher = pair()

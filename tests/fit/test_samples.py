@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.matching import Seen
-from pytest_dwsconv.fit.sampling import SIDES, Mixer, Mixtures, pieces
+from pytest_dwsconv.fit.comparison import Seen
+from pytest_dwsconv.fit.samples import SIDES, Mixer, Mixtures, pieces
 
 
 @pytest.mark.parametrize("batch", [torch.arange(70.0).view(70, 1), (torch.arange(70.0).view(70, 1), torch.ones(70))])

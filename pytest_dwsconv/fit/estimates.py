@@ -12,10 +12,10 @@ from tqdm import tqdm
 from pytest_dwsconv.core.conv import Cost, Order, cost, separable_cost
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import PlanEntry, equal_cost, full_multiplier
-from pytest_dwsconv.fit.allocating import Option
-from pytest_dwsconv.fit.alternating import Problem, fit
-from pytest_dwsconv.fit.calibrating import Layer, Side, Space, layers_of, output_weight
-from pytest_dwsconv.fit.replaying import Data
+from pytest_dwsconv.fit.allocation import Option
+from pytest_dwsconv.fit.calibration import Layer, Side, Space, layers_of, output_weight
+from pytest_dwsconv.fit.half_steps import Problem, fit
+from pytest_dwsconv.fit.replay import Data
 from pytest_dwsconv.fit.sensitivity import sensitivities
 from pytest_dwsconv.separable.factorize import decompose
 from pytest_dwsconv.separable.modules import dense_kernel

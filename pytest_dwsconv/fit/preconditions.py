@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.errors import InputError, TracingError
-from pytest_dwsconv.fit.matching import buffers_as_found, compared, watching
+from pytest_dwsconv.fit.comparison import buffers_as_found, compared, watching
 from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.tracing.preserving import as_found
 

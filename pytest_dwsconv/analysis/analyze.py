@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pytest_dwsconv.analysis.sites import Site, find_sites, operator_name
 from pytest_dwsconv.core.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost, separable_traffic, traffic
 from pytest_dwsconv.core.findings import Finding, Memory, Origin
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
-from pytest_dwsconv.sites import Site, find_sites, operator_name
 from pytest_dwsconv.tracing import operators
 from pytest_dwsconv.tracing.inventory import Inventory
 from pytest_dwsconv.tracing.peak import peak_activation_bytes

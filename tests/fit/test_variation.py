@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.fit.distilling import distill
+from pytest_dwsconv.fit.distillation import distill
 from pytest_dwsconv.fit.variation import SHARE, Variation
 from pytest_dwsconv.rewriting import rewrite
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.replaying import Override, Recording
+from pytest_dwsconv.fit.replay import Override, Recording
 from pytest_dwsconv.tracing.counting import CONVOLUTIONS
 from pytest_dwsconv.tracing.steps import OWNER
 

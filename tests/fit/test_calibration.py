@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.calibrating import split
-from pytest_dwsconv.fit.distilling import distill
-from pytest_dwsconv.fit.matching import fast_layout
-from pytest_dwsconv.fit.sampling import _pasted
+from pytest_dwsconv.fit.calibration import split
+from pytest_dwsconv.fit.comparison import fast_layout
+from pytest_dwsconv.fit.distillation import distill
+from pytest_dwsconv.fit.samples import _pasted
 from pytest_dwsconv.rewriting import RewriteResult, rewrite
 from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
 
@@ -260,7 +260,7 @@ def test_longer_refinements_run_on_batches_of_the_sizes_given(name: str, monkeyp
         shapes.append(x.shape)
         return _pasted(x, *others)
 
-    monkeypatch.setattr("pytest_dwsconv.fit.sampling._pasted", noted)
+    monkeypatch.setattr("pytest_dwsconv.fit.samples._pasted", noted)
     result = rewrite(make().eval(), init="fit", calibration=data, refine=22)
     assert shapes == 3 * 5 * [data[0].shape]  # to try it once, and in two passes, for each batch not held out
     assert all(bool(torch.isfinite(value).all()) for value in result.model.state_dict().values())
@@ -273,7 +273,7 @@ def test_a_network_that_fails_on_mixed_samples_at_last_is_left_as_found(
     make, data, _ = LONGER["real samples alone"]
     model = make().eval()
     modules, state = dict(model.named_modules()), copy.deepcopy(model.state_dict())
-    monkeypatch.setattr("pytest_dwsconv.fit.sampling.Mixtures.usable", lambda self: True)
+    monkeypatch.setattr("pytest_dwsconv.fit.samples.Mixtures.usable", lambda self: True)
     with pytest.raises(
         InputError, match=r"gives NaN or infinity for mixed samples; pass refine=20 or less, which mixes"
     ):

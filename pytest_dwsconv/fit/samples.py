@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.matching import Seen
+from pytest_dwsconv.fit.comparison import Seen
 
 STEP = 32
 """Samples that a step takes at most: many small steps gain more from few data than few large ones."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from pytest_dwsconv import Kind, Order, Policy, Report, Verdict, analyze
-from pytest_dwsconv.analysis import rejudged
+from pytest_dwsconv.analysis.analyze import rejudged
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import Finding, Origin
 from pytest_dwsconv.core.rules import Judgement

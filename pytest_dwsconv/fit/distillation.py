@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.checking import check_alike, check_batches, check_networks, check_numbers, separable_names
 from pytest_dwsconv.fit.checkpoint import START_ANEW, Checkpoint, fingerprint, writable
-from pytest_dwsconv.fit.locating import NORMS
-from pytest_dwsconv.fit.matching import (
+from pytest_dwsconv.fit.comparison import (
     Seen,
     autocast_off,
     buffers_as_found,
@@ -31,9 +29,11 @@ from pytest_dwsconv.fit.matching import (
     variation,
     watching,
 )
+from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
+from pytest_dwsconv.fit.preconditions import check_alike, check_batches, check_networks, check_numbers, separable_names
 from pytest_dwsconv.fit.recovery import UNTRAINABLE, warm_cosine
-from pytest_dwsconv.fit.rotating import RotatedAdam
+from pytest_dwsconv.fit.soap import RotatedAdam
 from pytest_dwsconv.fit.variation import Variation
 from pytest_dwsconv.tracing.preserving import as_found
 

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.alternating import Problem, fit
-from pytest_dwsconv.fit.locating import Call, calls
+from pytest_dwsconv.fit.error_points import Call, calls
+from pytest_dwsconv.fit.half_steps import Problem, fit
 from pytest_dwsconv.fit.moments import Cross, Moments, all_reduce, place_in_group
 from pytest_dwsconv.fit.recovery import Reference
-from pytest_dwsconv.fit.replaying import Data, Override, Run
+from pytest_dwsconv.fit.replay import Data, Override, Run
 from pytest_dwsconv.fit.sensitivity import sensitivities
 from pytest_dwsconv.separable.factorize import Factors, decompose
 from pytest_dwsconv.separable.modules import SeparableConvNd, dense_kernel

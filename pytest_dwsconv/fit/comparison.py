@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv.fit.locating import NORMS
+from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import all_reduce
-from pytest_dwsconv.fit.replaying import arguments, floating
+from pytest_dwsconv.fit.replay import arguments, floating
 from pytest_dwsconv.fit.variation import Variation, wide
 from pytest_dwsconv.tracing.preserving import as_found
 

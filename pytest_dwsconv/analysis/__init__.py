@@ -1,0 +1,1 @@
+"""``analyze``: a recorded forward and the rules make a report."""
