@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.rules import Policy, Verdict, judge
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.fit.distillation import distill
-    from pytest_dwsconv.fxpass import DepthwiseSeparablePass
     from pytest_dwsconv.report import Report
-    from pytest_dwsconv.rewriting import RewriteResult, apply_plan, rewrite
+    from pytest_dwsconv.rewriting.fx_pass import DepthwiseSeparablePass
+    from pytest_dwsconv.rewriting.rewrite import RewriteResult, apply_plan, rewrite
     from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
 
 _HOMES = {
@@ -30,11 +30,11 @@ _HOMES = {
     "core.conv": ("ConvSpec", "Cost", "Kind", "Order"),
     "errors": ("DwsconvError",),
     "fit.distillation": ("distill",),
-    "fxpass": ("DepthwiseSeparablePass",),
+    "rewriting.fx_pass": ("DepthwiseSeparablePass",),
     "core.plan": ("Plan",),
     "core.findings": ("Finding",),
     "report": ("Report",),
-    "rewriting": ("RewriteResult", "apply_plan", "rewrite"),
+    "rewriting.rewrite": ("RewriteResult", "apply_plan", "rewrite"),
     "core.rules": ("Policy", "Verdict", "judge"),
     "separable.modules": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
 }

@@ -16,7 +16,7 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import DwsconvError, FormatError, InputError
 from pytest_dwsconv.fit.allocation import LIMITS, Option, allocate, parse_budgets
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rewriting import rewrite
+from pytest_dwsconv.rewriting.rewrite import rewrite
 
 
 def network() -> nn.Module:

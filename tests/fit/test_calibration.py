@@ -17,7 +17,7 @@ from pytest_dwsconv.fit.calibration import split
 from pytest_dwsconv.fit.comparison import fast_layout
 from pytest_dwsconv.fit.distillation import distill
 from pytest_dwsconv.fit.samples import _pasted
-from pytest_dwsconv.rewriting import RewriteResult, rewrite
+from pytest_dwsconv.rewriting.rewrite import RewriteResult, rewrite
 from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
 
 

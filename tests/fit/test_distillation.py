@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.comparison import fast_layout, mean_mismatch, seen, variation
 from pytest_dwsconv.fit.distillation import distill
-from pytest_dwsconv.rewriting import rewrite
+from pytest_dwsconv.rewriting.rewrite import rewrite
 
 
 def network() -> nn.Sequential:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.fit.distillation import distill
 from pytest_dwsconv.fit.variation import SHARE, Variation
-from pytest_dwsconv.rewriting import rewrite
+from pytest_dwsconv.rewriting.rewrite import rewrite
 
 
 def least(*batches: Tensor) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.rewriting import apply_plan, rewrite
+from pytest_dwsconv.rewriting.rewrite import apply_plan, rewrite
 from pytest_dwsconv.separable.modules import SeparableConvNd
 
 models = pytest.importorskip("torchvision.models")

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import DwsconvError, InputError
-from pytest_dwsconv.rewriting import apply_plan, rewrite
+from pytest_dwsconv.rewriting.rewrite import apply_plan, rewrite
 from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
 from pytest_dwsconv.separable.replacing import swap
 
 ORDERS = list(Order)
 FULL = 10**6
-MODELS = Path(__file__).parents[2] / "shared" / "models"
+MODELS = Path(__file__).parents[3] / "shared" / "models"
 
 
 @pytest.fixture(autouse=True)

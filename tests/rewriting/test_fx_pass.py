@@ -13,7 +13,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fxpass import DepthwiseSeparablePass
+from pytest_dwsconv.rewriting.fx_pass import DepthwiseSeparablePass
 from pytest_dwsconv.separable.modules import SeparableConvNd
 
 FULL = {"depth_multiplier": 99}

@@ -1,0 +1,1 @@
+"""Where analysis, factorisation and fit meet: rewrite(), apply_plan() and the torch.fx pass."""
