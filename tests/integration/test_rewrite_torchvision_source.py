@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.cli import main
-from pytest_dwsconv.evidence import model_of_file
+from pytest_dwsconv.command.cli import main
+from pytest_dwsconv.command.evidence import model_of_file
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.edit import rewrite_text
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dwsconv.cli import main
+from pytest_dwsconv.command.cli import main
+from pytest_dwsconv.command.evidence import FileModel, model_of_file
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.evidence import FileModel, model_of_file
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.edit import rewrite_text
 from pytest_dwsconv.targets import build_from_file
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "classifier.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "classifier.py"
 FILE = """\
 import copy
 import torch

@@ -18,7 +18,7 @@ from pytest_dwsconv._version import __version__
 from pytest_dwsconv.errors import DwsconvError, InputError, SourceError
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.evidence import FileModel
+    from pytest_dwsconv.command.evidence import FileModel
     from pytest_dwsconv.source.config import Config
     from pytest_dwsconv.source.edit import Rewrite
     from pytest_dwsconv.source.files import SourceText
@@ -187,7 +187,7 @@ class _Command:
         path = inputs[0].path if len(inputs) == 1 else None
         if path is None:
             raise InputError("--model names something in a file: give the path of that one file")
-        from pytest_dwsconv.evidence import model_of_file
+        from pytest_dwsconv.command.evidence import model_of_file
         from pytest_dwsconv.targets import parse_input_size
 
         shapes = None if options.input_size is None else parse_input_size(options.input_size)
