@@ -116,8 +116,8 @@ class Fashion:
 
 def pointwise_only(fashion: Fashion) -> nn.Module:
     """One least-squares solution of each pointwise part, its depthwise part left as the decomposition gave it."""
-    from pytest_dwsconv.fit import calibration as calibrating
-    from pytest_dwsconv.fit import half_steps as alternating
+    from pytest_dwsconv.fit import calibration
+    from pytest_dwsconv.fit import half_steps
 
     def half(problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
         channels, multiplier, taps = depthwise.shape
@@ -128,12 +128,12 @@ def pointwise_only(fashion: Fashion) -> nn.Module:
         solved = torch.linalg.lstsq(inner, right).solution.view(channels, multiplier, -1)
         return depthwise, solved.permute(2, 1, 0)
 
-    saved = alternating._depthwise_first, calibrating.RELAXATIONS
-    alternating._depthwise_first, calibrating.RELAXATIONS = half, 0
+    saved = half_steps._depthwise_first, calibration.RELAXATIONS
+    half_steps._depthwise_first, calibration.RELAXATIONS = half, 0
     try:
         return fashion.rewritten(init="fit", order="depthwise_first", refine=0)
     finally:
-        alternating._depthwise_first, calibrating.RELAXATIONS = saved
+        half_steps._depthwise_first, calibration.RELAXATIONS = saved
 
 
 def cp_factorised(fashion: Fashion) -> nn.Module:

@@ -23,7 +23,7 @@ def run(code: str, folder: Path) -> str:
         "import pytest_dwsconv.plugin",
         "import pytest_dwsconv.edgetpu",
         "from pytest_dwsconv.edgetpu import Compilation, ModelFile, compile_model, judge_model, read_model",
-        "import pytest_dwsconv.hookspecs, pytest_dwsconv.targets, pytest_dwsconv.core.budget",
+        "import pytest_dwsconv.plugin.hookspecs, pytest_dwsconv.targets, pytest_dwsconv.core.budget",
         "import pytest_dwsconv.report, pytest_dwsconv.render.text",
         "from pytest_dwsconv import Budget, ConvSpec, Cost, Finding, Kind, Order, Policy, Report, Verdict, judge",
     ],
@@ -46,7 +46,7 @@ def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path)
         "assert pytest.main(['-q', '--co']) == 5\n"
         "print(*sorted(name for name in sys.modules if name.startswith('pytest_dwsconv.')))"
     )
-    parts = ["_version", "hookspecs", "plugin", "plugin.edgetpu", "plugin.fixtures", "plugin.reports"]
+    parts = ["_version", *(f"plugin{part}" for part in ("", ".edgetpu", ".fixtures", ".hookspecs", ".reports"))]
     assert run(code, tmp_path).split() == [f"pytest_dwsconv.{part}" for part in parts]
 
 

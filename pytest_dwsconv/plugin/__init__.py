@@ -144,7 +144,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    from pytest_dwsconv import hookspecs
+    from pytest_dwsconv.plugin import hookspecs
 
     pluginmanager.add_hookspecs(hookspecs)
 
@@ -194,7 +194,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.stash[ASKED]:
         return
     from pytest_dwsconv.plugin.latencies import Tabled
-    from pytest_dwsconv.plugin.noticing import Noticer
+    from pytest_dwsconv.plugin.noticing.noticer import Noticer
 
     if (tabled := Tabled.of(config)) is not None:
         config.stash[LATENCIES] = tabled
@@ -212,7 +212,7 @@ def _check_strict(config: pytest.Config) -> None:
     try:
         config.getini("dws_strict")
     except (ValueError, pytest.UsageError):
-        from pytest_dwsconv.plugin.configured import strict
+        from pytest_dwsconv.plugin.settings import strict
 
         strict(config)
 
@@ -226,7 +226,7 @@ def _checked(config: pytest.Config) -> bool:
 def _limited(config: pytest.Config) -> bool:
     if not config.getini("dws_models"):
         return False
-    from pytest_dwsconv.plugin.configured import named_models
+    from pytest_dwsconv.plugin.settings import named_models
 
     return any(named.budget is not None for named in named_models(config))
 

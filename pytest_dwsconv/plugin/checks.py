@@ -14,15 +14,15 @@ import pytest
 from pytest_dwsconv.core.baseline import Baseline, current
 from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.plugin.configured import allowed, rules
 from pytest_dwsconv.plugin.latencies import Unmeasured
+from pytest_dwsconv.plugin.settings import allowed, rules
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Held
     from pytest_dwsconv.core.findings import ReportData
-    from pytest_dwsconv.plugin.configured import Allowed
     from pytest_dwsconv.plugin.latencies import Latencies
+    from pytest_dwsconv.plugin.settings import Allowed
     from pytest_dwsconv.render import Run, Users
 
 PLACE = Path(".dwsconv") / "baseline.json"

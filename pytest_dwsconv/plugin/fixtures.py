@@ -66,7 +66,7 @@ class BudgetFixture:
         __tracebackhide__ = True
         from pytest_dwsconv.core.budget import Budget
         from pytest_dwsconv.errors import DwsconvError, InputError
-        from pytest_dwsconv.plugin.holding import hold
+        from pytest_dwsconv.plugin.budgets import hold
         from pytest_dwsconv.report import Report
 
         try:

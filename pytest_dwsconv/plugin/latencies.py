@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.plugin.aside import ENDS, aside, first_line
-from pytest_dwsconv.plugin.configured import Rule, rules
+from pytest_dwsconv.plugin.isolation import ENDS, aside, first_line
 from pytest_dwsconv.plugin.reports import MADE, Made, Subject, packed, unnoticed
+from pytest_dwsconv.plugin.settings import Rule, rules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Held
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.measurement import LatencyBackend, Measurement
-    from pytest_dwsconv.plugin.identity import Architecture
+    from pytest_dwsconv.plugin.noticing.fingerprint import Architecture
 
 
 class Latency(NamedTuple):
@@ -179,7 +179,7 @@ class Tabled:
 
 def _architecture(model: nn.Module) -> Architecture | None:
     """Nothing where what the model holds does not let itself be looked at."""
-    from pytest_dwsconv.plugin.identity import architecture
+    from pytest_dwsconv.plugin.noticing.fingerprint import architecture
 
     try:
         return architecture(model)

@@ -72,7 +72,7 @@ def check_marker(item: pytest.Item) -> None:
 @contextmanager
 def held_to_marker(item: pytest.Item) -> Iterator[None]:
     """Hold the models of the test that runs in the block to its markers."""
-    from pytest_dwsconv.plugin.holding import hold
+    from pytest_dwsconv.plugin.budgets import hold
 
     with _keeping_returned(item):
         yield

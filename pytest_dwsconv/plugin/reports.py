@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import Finding
     from pytest_dwsconv.core.rules import Judgement
     from pytest_dwsconv.plugin.latencies import Latency, Tabled, Unmeasured
-    from pytest_dwsconv.plugin.noticing import Noticer
+    from pytest_dwsconv.plugin.noticing.noticer import Noticer
     from pytest_dwsconv.report import Report
 
     Shapes = Sequence[int] | Sequence[Sequence[int]] | None
@@ -120,7 +120,7 @@ def pytest_dwsconv_judge(finding: Finding) -> Judgement:
 def analyze_under_hooks(hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any) -> Report:
     """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts."""
     from pytest_dwsconv.analysis.analyze import analyze, rejudged
-    from pytest_dwsconv.plugin.aside import uncovered
+    from pytest_dwsconv.plugin.isolation import uncovered
 
     with unnoticed(config), uncovered():
         report = analyze(model, shapes, **options)

@@ -446,7 +446,7 @@ class Stop(KeyboardInterrupt):
 
 
 @pytest.mark.parametrize(
-    "where", ["calibrating.fit", "recovery.refine", "recovery._measure", "recovery._descend", "sampling._pasted"]
+    "where", ["calibration.fit", "recovery.refine", "recovery._measure", "recovery._descend", "samples._pasted"]
 )
 def test_an_interrupted_fit_leaves_the_model_as_found(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     make, shape = NETWORKS["residual"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.configured import strict
 from pytest_dwsconv.plugin.latencies import Latency, Unmeasured, measured
 from pytest_dwsconv.plugin.reports import MADE, Made, Subject
+from pytest_dwsconv.plugin.settings import strict
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Budget, Held

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.plugin.identity import architecture, shaped, summary
+from pytest_dwsconv.plugin.noticing.fingerprint import architecture, shaped, summary
 
 
 @dataclass

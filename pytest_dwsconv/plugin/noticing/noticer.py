@@ -14,14 +14,14 @@ from weakref import ref
 import pytest
 
 from pytest_dwsconv.errors import DwsconvError
-from pytest_dwsconv.plugin.aside import ENDS, aside, first_line
-from pytest_dwsconv.plugin.awaiting import Awaited, Compilations
+from pytest_dwsconv.plugin.isolation import ENDS, aside, first_line
+from pytest_dwsconv.plugin.noticing.import_hooks import Awaited, Compilations
 from pytest_dwsconv.plugin.reports import LATENCIES, MADE, Made, Subject, analyze_under_hooks, packed
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.plugin.identity import Architecture
+    from pytest_dwsconv.plugin.noticing.fingerprint import Architecture
     from pytest_dwsconv.plugin.reports import Packed
 
 
@@ -190,7 +190,7 @@ class _Noticed:
         Raises:
             DwsconvError: it has been changed since.
         """
-        from pytest_dwsconv.plugin.identity import architecture
+        from pytest_dwsconv.plugin.noticing.fingerprint import architecture
 
         module = self._module()
         if module is None:
@@ -207,7 +207,7 @@ class _Noticed:
         import torch
         from torch.utils._pytree import tree_map
 
-        from pytest_dwsconv.plugin.identity import Shaped
+        from pytest_dwsconv.plugin.noticing.fingerprint import Shaped
 
         def on_meta(value: Any) -> Any:
             return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Shaped) else value
@@ -246,7 +246,7 @@ class _Test:
             self._fail(module, error)
 
     def _begun(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
-        from pytest_dwsconv.plugin.identity import architecture, shaped
+        from pytest_dwsconv.plugin.noticing.fingerprint import architecture, shaped
 
         if next(module.parameters(), None) is None:
             return None
@@ -254,7 +254,7 @@ class _Test:
         return _Begun(kept_args, kept_kwargs, None if self._seen(module) else architecture(module))
 
     def _ended(self, module: nn.Module, begun: _Begun, known: dict[Any, Any]) -> None:
-        from pytest_dwsconv.plugin.identity import architecture, summary
+        from pytest_dwsconv.plugin.noticing.fingerprint import architecture, summary
 
         called = self._seen(module)
         if called is None:

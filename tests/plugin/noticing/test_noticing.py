@@ -12,7 +12,7 @@ from inner_runs import run_reporting, written
 from torch import nn
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.plugin.identity import architecture
+from pytest_dwsconv.plugin.noticing.fingerprint import architecture
 
 NETS = """
 import torch
@@ -369,7 +369,7 @@ def test_a_failed_import_of_torch_is_tried_again(tmp_path: Path) -> None:
     """The watch stays until the module is there, and steps aside for everything else."""
     code = f"""
 import sys
-from pytest_dwsconv.plugin.awaiting import Awaited
+from pytest_dwsconv.plugin.noticing.import_hooks import Awaited
 seen = []
 Awaited("torch.nn.modules.module", lambda module: seen.append(module.__name__))
 sys.path.insert(0, {str(tmp_path)!r})
