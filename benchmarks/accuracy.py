@@ -1,6 +1,8 @@
-"""What a trained network keeps when its convolutions are made depthwise separable, by method: prints tables.
+"""What a trained network keeps when its convolutions are made depthwise separable, by method:
+prints tables.
 
-Needs the images of Debian's package dataset-fashion-mnist, and a network for them with its weights::
+Needs the images of Debian's package dataset-fashion-mnist, and a network for them with its
+weights::
 
     python benchmarks/accuracy.py fashion --network fashion_resnet.py --weights fashion_resnet.pt
     python benchmarks/accuracy.py plans --network fashion_resnet.py --weights fashion_resnet.pt
@@ -13,9 +15,9 @@ Needs the images of Debian's package dataset-fashion-mnist, and a network for th
 
     python benchmarks/accuracy.py memory
 
-Calibration is 1,024 training images without labels; accuracy is on the first 4,000 test images, agreement with the
-original on these and on 6,000 training images that no method saw. Times are of the machine it runs on. Rows that need
-a package that is missing say so.
+Calibration is 1,024 training images without labels; accuracy is on the first 4,000 test images,
+agreement with the original on these and on 6,000 training images that no method saw. Times are of
+the machine it runs on. Rows that need a package that is missing say so.
 """
 
 from __future__ import annotations
@@ -96,7 +98,10 @@ class Fashion:
         seconds = time.perf_counter() - start
         found = outputs(model, self.test)
         right = (found.argmax(1) == self.labels).float().mean().item()
-        agree = [same_class(*pair) for pair in ((found, self.wanted), (outputs(model, self.more), self.more_wanted))]
+        agree = [
+            same_class(*pair)
+            for pair in ((found, self.wanted), (outputs(model, self.more), self.more_wanted))
+        ]
         size = sum(p.numel() for p in model.parameters())
         row = [name, size, f"{right:.2%}", *(f"{share:.2%}" for share in agree), f"{seconds:.1f}"]
         print(*row, sep=" | ", flush=True)
@@ -115,14 +120,19 @@ class Fashion:
 
 
 def pointwise_only(fashion: Fashion) -> nn.Module:
-    """One least-squares solution of each pointwise part, its depthwise part left as the decomposition gave it."""
-    from pytest_dwsconv.fit import calibration
-    from pytest_dwsconv.fit import half_steps
+    """One least-squares solution of each pointwise part, its depthwise part left as the
+    decomposition gave it.
+    """
+    from pytest_dwsconv.fit import calibration, half_steps
 
-    def half(problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+    def half(
+        problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int
+    ) -> tuple[Tensor, Tensor]:
         channels, multiplier, taps = depthwise.shape
         gram = problem.gram[0].view(channels, taps, channels, taps)
-        inner = torch.einsum("crk,ckdl,dsl->crds", depthwise, gram, depthwise).reshape(channels * multiplier, -1)
+        inner = torch.einsum("crk,ckdl,dsl->crds", depthwise, gram, depthwise).reshape(
+            channels * multiplier, -1
+        )
         cross = problem.cross[0].view(-1, channels, taps)
         right = torch.einsum("mck,crk->crm", cross, depthwise).reshape(channels * multiplier, -1)
         solved = torch.linalg.lstsq(inner, right).solution.view(channels, multiplier, -1)
@@ -137,14 +147,22 @@ def pointwise_only(fashion: Fashion) -> nn.Module:
 
 
 def cp_factorised(fashion: Fashion) -> nn.Module:
-    """tensorly-torch's CP factorisation of each 3 x 3 convolution, of the rank that costs what multiplier 1 does."""
+    """tensorly-torch's CP factorisation of each 3 x 3 convolution, of the rank that costs what
+    multiplier 1 does.
+    """
     from tltorch import FactorizedConv  # type: ignore[import-not-found]  # not among our dependencies
 
     model = copy.deepcopy(fashion.network)
     for entry in rewrite(fashion.network, SHAPE, ignore=STEM, order="depthwise_first").plan.entries:
         conv: Any = model.get_submodule(entry.name)
-        rank = entry.params_after // (entry.in_channels + entry.out_channels + sum(entry.kernel_size))
-        options = {"factorization": "cp", "implementation": "reconstructed", "decompose_weights": True}
+        rank = entry.params_after // (
+            entry.in_channels + entry.out_channels + sum(entry.kernel_size)
+        )
+        options = {
+            "factorization": "cp",
+            "implementation": "reconstructed",
+            "decompose_weights": True,
+        }
         new = FactorizedConv.from_conv(conv, rank=rank, **options)
         parent, _, name = entry.name.rpartition(".")
         setattr(model.get_submodule(parent), name, new)
@@ -165,8 +183,14 @@ def fashion_table(fashion: Fashion) -> None:
     }
     for name, options in fits.items():
         rows.append(fashion.row(name, partial(fashion.rewritten, **options)))
-    rows.append(fashion.row("pointwise parts refitted only, r = 1", lambda: pointwise_only(fashion)))
-    rows.append(fashion.row("SVD, r = 1, 400 steps", lambda: fashion.distilled(init="svd", order="depthwise_first")))
+    rows.append(
+        fashion.row("pointwise parts refitted only, r = 1", lambda: pointwise_only(fashion))
+    )
+    rows.append(
+        fashion.row(
+            "SVD, r = 1, 400 steps", lambda: fashion.distilled(init="svd", order="depthwise_first")
+        )
+    )
     rows.append(fashion.row("fit, r = 1, 400 steps", lambda: fashion.distilled(init="fit")))
     rows.append(_if_installed(fashion, "BSConv's replacer, r = 1", blueprint_replaced))
     rows.append(_if_installed(fashion, "CP (tensorly-torch), equal parameters", cp_factorised))
@@ -185,7 +209,14 @@ def _if_installed(fashion: Fashion, name: str, make: Callable[[Fashion], nn.Modu
     try:
         return fashion.row(name, lambda: make(fashion))
     except Exception as error:  # a peer that does not run is a result too
-        return [name, None, f"did not run: {type(error).__name__}: {str(error)[:60]}", None, None, None]
+        return [
+            name,
+            None,
+            f"did not run: {type(error).__name__}: {str(error)[:60]}",
+            None,
+            None,
+            None,
+        ]
 
 
 def plans_table(fashion: Fashion) -> None:
@@ -200,22 +231,31 @@ def plans_table(fashion: Fashion) -> None:
     for _ in range(PLANS):
         share = draw.uniform(0.1, 1)
         chosen = [draw.choice(its[1:]) for its in options.values() if draw.random() < share]
-        entries = {option.entry.name: [option.entry] for option in chosen if option.entry is not None}
+        entries = {
+            option.entry.name: [option.entry] for option in chosen if option.entry is not None
+        }
         model = fitted_with(fashion.network, entries, fashion.calibration[:4])
         real = (outputs(model, fashion.test[:1000]) - fashion.wanted[:1000]).square().mean().item()
         pairs.append((sum(option.loss for option in chosen), real))
     predicted, real_losses = (list(column) for column in zip(*pairs, strict=True))
-    print(f"rank correlation over {PLANS} random plans: {spearmanr(predicted, real_losses).statistic:.3f}")
+    print(
+        f"rank correlation over {PLANS} random plans: "
+        f"{spearmanr(predicted, real_losses).statistic:.3f}"
+    )
     rows = []
     for multiplier in (1, 2, 3):
         uniform = fashion.rewritten(init="fit", depth_multiplier=multiplier, refine=0)
         params = sum(parameter.numel() for parameter in uniform.parameters())
         rows.append(fashion.row(f"uniform, r = {multiplier}", partial(copy.deepcopy, uniform)))
-        rows.append(fashion.row("planned", partial(fashion.rewritten, init="fit", budget=params, refine=0)))
+        rows.append(
+            fashion.row("planned", partial(fashion.rewritten, init="fit", budget=params, refine=0))
+        )
     print(tabulate(rows, HEADERS, intfmt=","))
 
 
-def fitted_with(network: nn.Module, entries: dict[str, list[PlanEntry]], batches: list[Any]) -> nn.Module:
+def fitted_with(
+    network: nn.Module, entries: dict[str, list[PlanEntry]], batches: list[Any]
+) -> nn.Module:
     """The network with just these replacements, fitted by layers."""
     model = copy.deepcopy(network)
     if not entries:
@@ -239,7 +279,9 @@ def crops(side: int, count: int, seed: int) -> Tensor:
         photograph = draw.choice(photographs)
         size = draw.randint(side, min(200, *photograph.shape[:2]))
         top, left = (draw.randint(0, full - size) for full in photograph.shape[:2])
-        piece = torch.from_numpy(photograph[top : top + size, left : left + size].copy()).permute(2, 0, 1)[None]
+        piece = torch.from_numpy(photograph[top : top + size, left : left + size].copy()).permute(
+            2, 0, 1
+        )[None]
         pieces.append((F.interpolate(piece.float(), (side, side), mode="area") - 127.5) / 128)
     return torch.cat(pieces)
 
@@ -252,11 +294,18 @@ def mtcnn_table() -> None:
         network = make().eval()
         calibration, unseen = list(crops(side, CALIBRATION, 0).split(64)), crops(side, 1000, 1)
         for multiplier in (1, 2, 4):
-            methods: dict[str, dict[str, Any]] = {"SVD": {}, "fit": {"init": "fit", "calibration": calibration}}
+            methods: dict[str, dict[str, Any]] = {
+                "SVD": {},
+                "fit": {"init": "fit", "calibration": calibration},
+            }
             for init, options in methods.items():
-                model = rewrite(network, (1, 3, side, side), depth_multiplier=multiplier, **options).model
+                model = rewrite(
+                    network, (1, 3, side, side), depth_multiplier=multiplier, **options
+                ).model
                 params = [sum(p.numel() for p in one.parameters()) for one in (network, model)]
-                rows.append([make.__name__, init, multiplier, *params, *agreement(model, network, unseen)])
+                rows.append(
+                    [make.__name__, init, multiplier, *params, *agreement(model, network, unseen)]
+                )
                 print(*rows[-1], sep=" | ", flush=True)
     heads = [
         "network",
@@ -298,7 +347,15 @@ def memory_table() -> None:
     rows = []
     for channels, side in ((128, 8), (512, 3)):
         for order in Order:
-            command = [sys.executable, __file__, "memory", "--conv", str(channels), str(side), order.value]
+            command = [
+                sys.executable,
+                __file__,
+                "memory",
+                "--conv",
+                str(channels),
+                str(side),
+                order.value,
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             rows.append([channels, f"{side} x {side}", order.value, *done.stdout.split()])
             print(*rows[-1], sep=" | ", flush=True)
@@ -309,8 +366,11 @@ def memory_of(channels: int, side: int, order: str) -> None:
     """Print the extra peak memory, in MiB, and the CPU seconds of one fit, on 64 maps of 14 x 14."""
     torch.manual_seed(0)
     warm, batch = nn.Conv2d(8, 8, 3), torch.randn(2, 8, 8, 8)
-    rewrite(nn.Sequential(warm), batch.shape, init="fit", calibration=[batch, batch])  # what is loaded on first use
-    network = nn.Sequential(nn.Conv2d(channels, channels, side, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+    # what is loaded on first use
+    rewrite(nn.Sequential(warm), batch.shape, init="fit", calibration=[batch, batch])
+    network = nn.Sequential(
+        nn.Conv2d(channels, channels, side, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+    )
     batches = [torch.randn(16, channels, 14, 14) for _ in range(4)]
     start = time.process_time()
     options: dict[str, Any] = {"init": "fit", "calibration": batches, "order": order, "refine": 0}
@@ -319,11 +379,15 @@ def memory_of(channels: int, side: int, order: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="accuracy kept by depthwise separable rewrites, by method")
+    parser = argparse.ArgumentParser(
+        description="accuracy kept by depthwise separable rewrites, by method"
+    )
     parser.add_argument("table", choices=["fashion", "plans", "mtcnn", "svd", "memory"])
     parser.add_argument("--network", type=Path, help="a file with load(weights) -> network")
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--conv", nargs=3, metavar=("CHANNELS", "SIDE", "ORDER"), help="one row of memory alone")
+    parser.add_argument(
+        "--conv", nargs=3, metavar=("CHANNELS", "SIDE", "ORDER"), help="one row of memory alone"
+    )
     arguments = parser.parse_args()
     if arguments.conv:
         channels, side, order = arguments.conv

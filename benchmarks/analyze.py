@@ -1,8 +1,11 @@
-"""How long analysis takes, beside other counters: interleaved in one process, medians, as ratios to the fastest peer.
+"""How long analysis takes, beside other counters: interleaved in one process, medians, as ratios to
+the fastest peer.
 
-Every tool runs as its documentation shows. Each row is a fresh process, or what ran before would tell in it. Each round
-runs every tool once, so that all see the same machine. This project's memory of operators is emptied before each of its
-runs: what is timed is the first analysis of a process, imports aside. Peak extra memory is measured in a fresh process
+Every tool runs as its documentation shows. Each row is a fresh process, or what ran before would
+tell in it. Each round runs every tool once, so that all see the same machine. This project's memory
+of operators is emptied before each of its
+runs: what is timed is the first analysis of a process, imports aside. Peak extra memory is measured
+    in a fresh process
 for each tool.
 
     python benchmarks/analyze.py [--rounds 5] [--only resnet50]
@@ -61,7 +64,11 @@ def billion() -> nn.Module:
 def stack(layers: int, channels: int = 8) -> nn.Sequential:
     """As many 3 x 3 convolutions, each with a normalisation and an activation."""
     blocks = [
-        nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+        nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
         for _ in range(layers)
     ]
     return nn.Sequential(*blocks)
@@ -100,7 +107,9 @@ def fvcore(model: nn.Module, shape: Shape) -> None:
 def ptflops(model: nn.Module, shape: Shape) -> None:
     from ptflops import get_model_complexity_info
 
-    macs, _ = get_model_complexity_info(model, shape[1:], print_per_layer_stat=False, as_strings=False)
+    macs, _ = get_model_complexity_info(
+        model, shape[1:], print_per_layer_stat=False, as_strings=False
+    )
     if macs is None:
         raise RuntimeError("ptflops gave up")
 
@@ -147,7 +156,9 @@ def run(tool: str, model: nn.Module, shape: Shape) -> float:
 
 
 def times(row: str, rounds: int) -> dict[str, float | None]:
-    """Median seconds of each tool, None for one that fails; the first round warms up and is dropped."""
+    """Median seconds of each tool, None for one that fails; the first round warms up and is
+    dropped.
+    """
     build, shape = ROWS[row]
     models = {tool: build() for tool in TOOLS}
     taken: dict[str, list[float]] = {tool: [] for tool in TOOLS}
@@ -156,8 +167,12 @@ def times(row: str, rounds: int) -> dict[str, float | None]:
             try:
                 taken[tool].append(run(tool, models[tool], shape))
             except Exception as error:
-                print(f"{row}: {tool} fails: {type(error).__name__}: {str(error).strip()[:80]}", file=sys.stderr)
-                for module in models.pop(tool).modules():  # YOLO shares its activation among all models
+                print(
+                    f"{row}: {tool} fails: {type(error).__name__}: {str(error).strip()[:80]}",
+                    file=sys.stderr,
+                )
+                # YOLO shares its activation among all models
+                for module in models.pop(tool).modules():
                     module._forward_hooks.clear()
     return {tool: statistics.median(taken[tool][1:]) if tool in models else None for tool in TOOLS}
 
@@ -171,7 +186,8 @@ def in_fresh_process(measure: Callable[..., object], *args: object) -> Any:
 
 def peak_extra_memory(row: str, tool: str) -> float:
     """MiB that one analysis adds to the most this process held before it."""
-    run(tool, nn.Sequential(nn.Conv2d(3, 4, 3)), (1, 3, 8, 8))  # what a tool imports and prepares is not the model's
+    # what a tool imports and prepares is not the model's
+    run(tool, nn.Sequential(nn.Conv2d(3, 4, 3)), (1, 3, 8, 8))
     build, shape = ROWS[row]
     model = build()
     return extra_memory(lambda: run(tool, model, shape))
@@ -181,7 +197,8 @@ def extra_memory(work: Callable[[], object]) -> float:
     """MiB that the work adds, at its most, to what this process holds."""
     before = _status("VmRSS")
     with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")  # the high-water mark starts anew; that of getrusage is the parent's at first
+        # the high-water mark starts anew; that of getrusage is the parent's at first
+        reset.write("5")
     work()
     return (_status("VmHWM") - before) / 1024
 
@@ -195,13 +212,21 @@ def compare(rows: list[str], rounds: int) -> None:
     table, memory = [], []
     for row in rows:
         seconds: dict[str, float | None] = in_fresh_process(times, row, rounds)
-        peers = {tool: value for tool, value in seconds.items() if tool != OURS and value is not None}
+        peers = {
+            tool: value for tool, value in seconds.items() if tool != OURS and value is not None
+        }
         fastest = min(peers, key=lambda tool: peers[tool]) if peers else ""
         share = seconds[OURS] / peers[fastest] if fastest and seconds[OURS] else None  # type: ignore[operator]
         table.append([row, share, fastest, *(value and value * 1e3 for value in seconds.values())])
         memory.append([row, *(in_fresh_process(peak_extra_memory, row, tool) for tool in TOOLS)])
     print("\nMedian time, ms; share is this project's time over the fastest peer's")
-    print(tabulate(table, ["model", "share", "fastest peer", *TOOLS], floatfmt=("", ".3f", "", *[".1f"] * 7)))
+    print(
+        tabulate(
+            table,
+            ["model", "share", "fastest peer", *TOOLS],
+            floatfmt=("", ".3f", "", *[".1f"] * 7),
+        )
+    )
     print("\nPeak extra memory, MiB")
     print(tabulate(memory, ["model", *TOOLS], floatfmt=".1f"))
 

@@ -1,8 +1,10 @@
-"""What the pytest plugin costs: its import, a suite that does not use it, and a suite that runs ResNet-50 once.
+"""What the pytest plugin costs: its import, a suite that does not use it, and a suite that runs
+ResNet-50 once.
 
-Run it with ``python benchmarks/plugin.py``, from an environment that has the package and no need of others' plugins.
-Every pair of runs is interleaved, either first in turn, so that a busy moment meets both; the figures are medians, and
-times of the processor beside those of the clock, which suffers from whatever else the machine does.
+Run it with ``python benchmarks/plugin.py``, from an environment that has the package and no need of
+others' plugins. Every pair of runs is interleaved, either first in turn, so that a busy moment
+meets both; the figures are medians, and times of the processor beside those of the clock, which
+suffers from whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -95,12 +97,16 @@ def run(arguments: list[str], folder: Path) -> Cost:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, env=environment())
     clock, after = time.perf_counter() - start, os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
+    used = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return Cost(clock, used)
 
 
 def pair(without: list[str], having: list[str], folder: Path, swapped: bool) -> tuple[Cost, Cost]:
-    """One run of each, the second first if ``swapped``: of two alike, the later one tends to be the faster."""
+    """One run of each, the second first if ``swapped``: of two alike, the later one tends to be the
+    faster.
+    """
     if swapped:
         after = run(having, folder)
         return run(without, folder), after
@@ -133,23 +139,33 @@ def import_time(repeats: int) -> str:
     command = [sys.executable, "-c", IMPORT]
     # reason: without automatic loading, or pytest would load the plugin before it is timed
     alone = environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
-    runs = [subprocess.run(command, check=True, capture_output=True, text=True, env=alone) for _ in range(repeats + 1)]
+    runs = [
+        subprocess.run(command, check=True, capture_output=True, text=True, env=alone)
+        for _ in range(repeats + 1)
+    ]
     seconds = [float(done.stdout.splitlines()[-1]) for done in runs[1:]]
     return f"median {1000 * median(seconds):.2f} ms of the processor, fastest {1000 * min(seconds):.2f} ms"
 
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment, with byte code kept between runs as users have it."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | extra
+    return {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    } | extra
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=15, help="interleaved pairs of runs of each suite")
+    parser.add_argument(
+        "--pairs", type=int, default=15, help="interleaved pairs of runs of each suite"
+    )
     pairs = parser.parse_args().pairs
     print("import beyond pytest:      ", import_time(2 * pairs))
     print("1,000 tests, loaded or not:", compared(THOUSAND, ["-p", "no:dwsconv"], [], pairs))
-    print("ResNet-50 once, reported:  ", compared(RESNET50, ["-p", "no:dwsconv"], ["--dws-report"], pairs))
+    print(
+        "ResNet-50 once, reported:  ",
+        compared(RESNET50, ["-p", "no:dwsconv"], ["--dws-report"], pairs),
+    )
 
 
 if __name__ == "__main__":

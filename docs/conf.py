@@ -23,7 +23,14 @@ def rules_table() -> str:
     """One Markdown row a rule, in the order in which the judge asks them."""
     rows = [("code", "verdict", "rule", "reason"), ("---",) * 4]
     rows += [(f"`{rule.code}`", rule.verdict.value, rule.title, rule.reason) for rule in RULES]
-    rows += [(f"`{CANDIDATE_CODE}`", "candidate", "none of the above", "a standard or grouped convolution that saves")]
+    rows += [
+        (
+            f"`{CANDIDATE_CODE}`",
+            "candidate",
+            "none of the above",
+            "a standard or grouped convolution that saves",
+        )
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

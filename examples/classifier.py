@@ -37,7 +37,7 @@ class Classifier(nn.Module):
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 3, stride=2, padding=1),  # dws: skip - the first layer sees only three channels
+            nn.Conv2d(3, 32, 3, stride=2, padding=1),  # dws: skip - it sees only three channels
             nn.ReLU(),
             nn.Conv2d(32, 64, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(64),

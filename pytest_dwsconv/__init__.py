@@ -1,6 +1,7 @@
 """Find, cost and replace the standard convolutions that could be depthwise separable.
 
-Public names are resolved on first use (PEP 562): importing the package imports neither torch nor libcst.
+Public names are resolved on first use (PEP 562): importing the package imports neither torch nor
+libcst.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ class Report(ReportData):
         return text.render(self)
 
     def plot(self, ax: Axes | None = None, *, measure: str = "params") -> Axes:
-        """Bars of each convolution before and after, on ``ax`` or on axes of its own; needs the extra ``plot``.
+        """Bars of each convolution before and after, on ``ax`` or on axes of its own; needs the
+        extra ``plot``.
 
         Args:
             ax: where to draw.
@@ -49,12 +50,13 @@ class Report(ReportData):
         Args:
             sort: the key of the column to sort by: numbers from the largest, words from a to z.
             match: shell-style patterns of the names to show; all by default.
-            depth: one row for each part of the model this many names deep (1: ``layer1``, 2: ``layer1.0``), with the
-                sums of its convolutions.
-            columns: keys of the columns to show, such as ``["name", "macs", "macs_share", "intensity"]``.
+            depth: one row for each part of the model this many names deep (1: ``layer1``, 2:
+                ``layer1.0``), with the sums of its convolutions.
+            columns: keys of the columns to show, such as ``["name", "macs", "macs_share",
+                "intensity"]``.
 
         Raises:
-            InputError: there is no such column, ``depth`` is no whole number from 1, or ``match`` or ``columns`` is
-                no list of strings.
+            InputError: there is no such column, ``depth`` is no whole number from 1, or ``match``
+                or ``columns`` is no list of strings.
         """
         return view.view(self, sort=sort, match=match, depth=depth, columns=columns)

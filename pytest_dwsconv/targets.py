@@ -26,30 +26,38 @@ _serial = count(1)
 
 
 def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
-    """Build the model named ``pkg.mod:factory``: an ``nn.Module``, a class, or a function that returns one.
+    """Build the model named ``pkg.mod:factory``: an ``nn.Module``, a class, or a function that
+    returns one.
 
-    The working folder and ``folders`` are importable meanwhile; the part after the colon may be dotted. Arguments
-    are literals written as in Python, ``pkg.mod:factory(num_classes=10)``.
+    The working folder and ``folders`` are importable meanwhile; the part after the colon may be
+    dotted. Arguments are literals written as in Python, ``pkg.mod:factory(num_classes=10)``.
 
     Raises:
-        TargetError: there is no such module or name, or what it names gives no model; the cause is chained.
+        TargetError: there is no such module or name, or what it names gives no model; the cause is
+            chained.
     """
     module_name, colon, path = target.strip().partition(":")
     if not (module_name and colon and path):
-        raise TargetError(f"model {target!r} is not written module:factory, as in torchvision.models:resnet18")
+        raise TargetError(
+            f"model {target!r} is not written module:factory, as in torchvision.models:resnet18"
+        )
     with _importable(Path.cwd(), *folders):
         return _build(_import(module_name, target), path, target)
 
 
 def build_from_file(path: Path, name: str) -> nn.Module:
-    """Build the model called ``name`` (dotted if nested) in a source file, executed afresh on every call.
+    """Build the model called ``name`` (dotted if nested) in a source file, executed afresh on every
+    call.
 
-    The file's folder is importable meanwhile, and its relative imports work if it lies in a package.
+    The file's folder is importable meanwhile, and its relative imports work if it lies in a
+    package.
 
     Raises:
-        TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is chained.
+        TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is
+            chained.
     """
-    folder = own_folder = Path(os.path.realpath(path)).parent  # reason: resolve() raises on a loop before Python 3.13
+    # reason: resolve() raises on a loop before Python 3.13
+    folder = own_folder = Path(os.path.realpath(path)).parent
     package: list[str] = []
     while (folder / "__init__.py").is_file():
         package.insert(0, folder.name)
@@ -64,7 +72,8 @@ def build_from_file(path: Path, name: str) -> nn.Module:
 
 
 def parse_input_size(text: str) -> tuple[tuple[int, ...], ...]:
-    """The shapes in ``1,3,224,224`` or ``1x3x224x224``; several, one per input, are separated by ``;``.
+    """The shapes in ``1,3,224,224`` or ``1x3x224x224``; several, one per input, are separated by
+    ``;``.
 
     Raises:
         InputError: ``text`` is not written so.
@@ -76,7 +85,8 @@ def _shape(part: str, text: str) -> tuple[int, ...]:
     sides = [side.strip() for side in part.lower().replace("x", ",").split(",")]
     if not all(side.isascii() and side.isdigit() and int(side) for side in sides):
         raise InputError(
-            f"input size {text!r} is not a shape: write whole numbers from 1, batch first, as in 1,3,224,224"
+            f"input size {text!r} is not a shape: write whole numbers from 1, batch first, as in "
+            "1,3,224,224"
         )
     return tuple(int(side) for side in sides)
 
@@ -98,7 +108,9 @@ def _import(module_name: str, target: str) -> ModuleType:
         return import_module(module_name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and _is_part(error.name, module_name):
-            problem = f"there is no module {error.name}: install it, or run from the folder that holds it"
+            problem = (
+                f"there is no module {error.name}: install it, or run from the folder that holds it"
+            )
         else:
             problem = f"importing {module_name} raised {_summary(error)}"
         raise TargetError(f"model {target!r} cannot be built, {problem}") from error
@@ -110,8 +122,12 @@ def _is_part(missing: str | None, module_name: str) -> bool:
 
 
 def _execute(path: Path, module_name: str) -> ModuleType:
-    """Run a file as a module; no byte code is read or written, so an edit within the same second counts."""
-    spec = spec_from_file_location(module_name, path, loader=SourceFileLoader(module_name, str(path)))
+    """Run a file as a module; no byte code is read or written, so an edit within the same second
+    counts.
+    """
+    spec = spec_from_file_location(
+        module_name, path, loader=SourceFileLoader(module_name, str(path))
+    )
     assert spec is not None  # reason: only a location without a loader gives None
     module = module_from_spec(spec)
     try:
@@ -135,7 +151,9 @@ def _build(module: ModuleType, path: str, target: str) -> nn.Module:
     model = found if plain else _call(found, target, args, kwargs)
     if isinstance(model, nn.Module):
         return model
-    raise TargetError(f"model {target!r} gives {_a(model)}, not a torch.nn.Module: name what returns the model")
+    raise TargetError(
+        f"model {target!r} gives {_a(model)}, not a torch.nn.Module: name what returns the model"
+    )
 
 
 def _resolve(module: ModuleType, path: str, target: str) -> object:
@@ -146,8 +164,14 @@ def _resolve(module: ModuleType, path: str, target: str) -> object:
         except AttributeError as error:
             public = [name for name in dir(found) if not name.startswith("_")]
             close = get_close_matches(part, public, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "name a model, a class or a function"
-            raise TargetError(f"model {target!r} cannot be built, there is no {part} there: {hint}") from error
+            hint = (
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else "name a model, a class or a function"
+            )
+            raise TargetError(
+                f"model {target!r} cannot be built, there is no {part} there: {hint}"
+            ) from error
     return found
 
 
@@ -157,15 +181,23 @@ def _arguments(path: str, name: str, target: str) -> tuple[tuple[object, ...], d
         call = ast.parse(path, mode="eval").body
         if isinstance(call, ast.Call) and ast.unparse(call.func) == name:
             args = tuple(ast.literal_eval(argument) for argument in call.args)
-            kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+            kwargs = {
+                keyword.arg: ast.literal_eval(keyword.value)
+                for keyword in call.keywords
+                if keyword.arg
+            }
             if len(kwargs) == len(call.keywords):
                 return args, kwargs
     except (SyntaxError, ValueError):
         pass  # reason: the sentence below says what is accepted
-    raise TargetError(f"model {target!r}: its arguments must be literals, as in factory(num_classes=10)")
+    raise TargetError(
+        f"model {target!r}: its arguments must be literals, as in factory(num_classes=10)"
+    )
 
 
-def _call(factory: object, target: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+def _call(
+    factory: object, target: str, args: tuple[object, ...], kwargs: dict[str, object]
+) -> object:
     if not callable(factory):
         raise TargetError(f"model {target!r} is {_a(factory)}: name a model, a class or a function")
     try:
@@ -181,7 +213,9 @@ def _call(factory: object, target: str, args: tuple[object, ...], kwargs: dict[s
     try:
         return factory(*args, **kwargs)
     except (Exception, SystemExit) as error:
-        raise TargetError(f"model {target!r} cannot be built, calling it raised {_summary(error)}") from error
+        raise TargetError(
+            f"model {target!r} cannot be built, calling it raised {_summary(error)}"
+        ) from error
 
 
 def _a(value: object) -> str:

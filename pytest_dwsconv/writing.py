@@ -11,7 +11,8 @@ from pathlib import Path
 
 
 def replace_content(path: Path, data: bytes) -> None:
-    """Replace the file's content, all or nothing. Its mode, owner and links stay; a device or a pipe is written to.
+    """Replace the file's content, all or nothing. Its mode, owner and links stay; a device or a
+    pipe is written to.
 
     Raises:
         OSError: the file is read-only, or cannot be written for another reason.
@@ -51,7 +52,8 @@ def _mask() -> int:
 def _replace(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> bool:
     """Put a new file in the place of the old one; False, with nothing done, where that cannot be.
 
-    It cannot where the new file would have another owner, and where the old one is mounted by itself.
+    It cannot where the new file would have another owner, and where the old one is mounted by
+    itself.
     """
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -60,7 +62,8 @@ def _replace(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None
         if owner is not None and not _give(temporary, owner):
             os.unlink(temporary)
             return False
-        os.chmod(temporary, mode)  # reason: after the owner, whose change takes the set-user bit off
+        # reason: after the owner, whose change takes the set-user bit off
+        os.chmod(temporary, mode)
         os.replace(temporary, target)
     except BaseException as error:
         os.unlink(temporary)
@@ -84,7 +87,8 @@ def _give(file: str, owner: tuple[int, int]) -> bool:
 def _overwrite(target: Path, data: bytes) -> None:
     """Write into the file itself, which has to stay; on failure it gets its old content back."""
     old = target.read_bytes()
-    with target.open("r+b", buffering=0) as file:  # reason: unlike "wb", it keeps the space that the old content needs
+    # reason: unlike "wb", it keeps the space that the old content needs
+    with target.open("r+b", buffering=0) as file:
         try:
             _fill(file, data)
         except BaseException:

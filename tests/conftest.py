@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 
-# Before torch is imported: workers side by side, each with a thread per core, wait for each other most of the time.
+# Before torch is imported: workers side by side, each with a thread per core, wait for each other
+# most of the time.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,7 +18,9 @@ pytest_plugins = ["pytester", "standin"]
 
 @pytest.fixture(scope="session")
 def _imported() -> None:
-    """An inner run in this process forgets what it was first to import, and torch cannot be imported twice."""
+    """An inner run in this process forgets what it was first to import, and torch cannot be
+    imported twice.
+    """
     torch.compile(nn.ReLU())  # its compiler too, which much else imports at the first need
     str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
 

@@ -1,4 +1,6 @@
-"""What tests of pytest runs inside tests share: networks for them, how they are started, and how they are read."""
+"""What tests of pytest runs inside tests share: networks for them, how they are started, and how
+they are read.
+"""
 
 from __future__ import annotations
 

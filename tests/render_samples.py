@@ -37,7 +37,9 @@ def finding(name: str, spec: ConvSpec, calls: int = 1, aliases: tuple[str, ...] 
 
 def conv(channels: int, filters: int, side: int, output: int) -> ConvSpec:
     before, after = (1, channels, output, output), (1, filters, output, output)
-    return ConvSpec(2, channels, filters, (side, side), bias=False, input_shape=before, output_shape=after)
+    return ConvSpec(
+        2, channels, filters, (side, side), bias=False, input_shape=before, output_shape=after
+    )
 
 
 def totalled(model: str, *findings: Finding) -> Report:
@@ -89,5 +91,9 @@ WITHOUT_SHAPES = replace(
     memory=None,
 )
 LARGE = totalled(
-    "Large", *(finding(f"stage{n}.conv", conv(8 + n % 64, 16 + n % 128, 1 + 2 * (n % 3), 14)) for n in range(2000))
+    "Large",
+    *(
+        finding(f"stage{n}.conv", conv(8 + n % 64, 16 + n % 128, 1 + 2 * (n % 3), 14))
+        for n in range(2000)
+    ),
 )

@@ -1,4 +1,6 @@
-"""A libedgetpu without hardware, built from ``standin_libedgetpu.c``; ``conftest.py`` loads the fixtures."""
+"""A libedgetpu without hardware, built from ``standin_libedgetpu.c``; ``conftest.py`` loads the
+fixtures.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def host() -> Iterator[Host]:
 def command_lines() -> dict[int, str]:
     """The processes of this machine, by process number."""
     processes = Path("/proc").glob("[0-9]*")
-    return {int(process.name): _read(process / "cmdline").replace("\0", " ") for process in processes}
+    return {
+        int(process.name): _read(process / "cmdline").replace("\0", " ") for process in processes
+    }
 
 
 def _read(path: Path) -> str:
@@ -89,7 +93,9 @@ class Marked:
 
     def worker(self) -> int:
         """The worker, once it lists devices."""
-        return self._wait_for(lambda number, line: "libedgetpu" in _read(Path(f"/proc/{number}/maps")))
+        return self._wait_for(
+            lambda number, line: "libedgetpu" in _read(Path(f"/proc/{number}/maps"))
+        )
 
     def gateway(self) -> int:
         return self._wait_for(lambda number, line: "exec(eval(sys.stdin.readline()))" in line)
@@ -103,7 +109,9 @@ class Marked:
         raise AssertionError(f"not started: {self.processes()}")
 
     def _is_ours(self, number: int) -> bool:
-        return number != os.getpid() and self._mark in _read(Path(f"/proc/{number}/environ")).split("\0")
+        return number != os.getpid() and self._mark in _read(Path(f"/proc/{number}/environ")).split(
+            "\0"
+        )
 
 
 @pytest.fixture

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = tuple("torch libcst numpy scipy tabulate jinja2 tflite flatbuffers ai_edge_litert litert_torch".split())
+HEAVY = tuple(
+    "torch libcst numpy scipy tabulate jinja2 tflite flatbuffers ai_edge_litert "
+    "litert_torch".split()
+)
 NOTHING_HEAVY = f"import sys; print(sorted({set(HEAVY)} & set(sys.modules)))"
 
 
 def run(code: str, folder: Path) -> str:
     """What a fresh interpreter in ``folder`` prints last."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
     return done.stdout.splitlines()[-1]
 
 
@@ -22,10 +27,13 @@ def run(code: str, folder: Path) -> str:
         "import pytest_dwsconv",
         "import pytest_dwsconv.plugin",
         "import pytest_dwsconv.edgetpu",
-        "from pytest_dwsconv.edgetpu import Compilation, ModelFile, compile_model, judge_model, read_model",
-        "import pytest_dwsconv.plugin.hookspecs, pytest_dwsconv.targets, pytest_dwsconv.core.budget",
+        "from pytest_dwsconv.edgetpu import Compilation, ModelFile, compile_model, judge_model, "
+        "read_model",
+        "import pytest_dwsconv.plugin.hookspecs, pytest_dwsconv.targets, "
+        "pytest_dwsconv.core.budget",
         "import pytest_dwsconv.report, pytest_dwsconv.render.text",
-        "from pytest_dwsconv import Budget, ConvSpec, Cost, Finding, Kind, Order, Policy, Report, Verdict, judge",
+        "from pytest_dwsconv import Budget, ConvSpec, Cost, Finding, Kind, Order, Policy, Report, "
+        "Verdict, judge",
     ],
 )
 def test_importing_brings_nothing_heavy(statement: str, tmp_path: Path) -> None:
@@ -46,7 +54,10 @@ def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path)
         "assert pytest.main(['-q', '--co']) == 5\n"
         "print(*sorted(name for name in sys.modules if name.startswith('pytest_dwsconv.')))"
     )
-    parts = ["_version", *(f"plugin{part}" for part in ("", ".edgetpu", ".fixtures", ".hookspecs", ".reports"))]
+    parts = [
+        "_version",
+        *(f"plugin{part}" for part in ("", ".edgetpu", ".fixtures", ".hookspecs", ".reports")),
+    ]
     assert run(code, tmp_path).split() == [f"pytest_dwsconv.{part}" for part in parts]
 
 
@@ -60,7 +71,9 @@ def test_the_names_for_the_edge_tpu() -> None:
 
     assert set(edgetpu.__all__) <= set(dir(edgetpu))
     assert all(callable(getattr(edgetpu, name)) for name in edgetpu.__all__)
-    with pytest.raises(AttributeError, match=r"module 'pytest_dwsconv.edgetpu' has no attribute 'compile'"):
+    with pytest.raises(
+        AttributeError, match=r"module 'pytest_dwsconv.edgetpu' has no attribute 'compile'"
+    ):
         edgetpu.compile  # noqa: B018  # reading it is the test
 
 
@@ -73,7 +86,9 @@ def test_an_unknown_public_name(tmp_path: Path) -> None:
 
 
 def test_layers_answered_by_their_shapes_bring_no_more_of_pytorch(tmp_path: Path) -> None:
-    """Its flop counter imports triton where that is installed, and Python shapes of operators its compiler."""
+    """Its flop counter imports triton where that is installed, and Python shapes of operators its
+    compiler.
+    """
     code = """
 import sys
 from torch import nn

@@ -16,7 +16,9 @@ from pytest_dwsconv.errors import FormatError
 @pytest.fixture(scope="module")
 def report() -> Report:
     conv = nn.Conv2d(8, 8, 3)
-    model = nn.Sequential(conv, nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 4, 2), nn.Conv2d(4, 9, 3, padding="same"))
+    model = nn.Sequential(
+        conv, nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 4, 2), nn.Conv2d(4, 9, 3, padding="same")
+    )
     return analyze(model, (2, 8, 16, 16))
 
 
@@ -31,7 +33,9 @@ def test_json_round_trip(inputs: tuple[int, ...] | None) -> None:
 def test_to_dict_holds_plain_values_only(report: Report) -> None:
     def check(value: Any) -> None:
         assert type(value) in (dict, list, str, int, float, bool, type(None))
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        for item in (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        ):
             check(item)
 
     check(report.to_dict())
@@ -52,7 +56,9 @@ def test_reports_are_comparable_and_hashable(report: Report) -> None:
         ({"origin": "a guess"}, "not a whole report"),
     ],
 )
-def test_a_broken_report_is_one_clear_error(report: Report, change: dict[str, Any], message: str) -> None:
+def test_a_broken_report_is_one_clear_error(
+    report: Report, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(FormatError, match=message):
         Report.from_dict({**report.to_dict(), **change})
 

@@ -44,8 +44,15 @@ REFUSED = [
     ("Nett", "there is no Nett there: did you mean Net?"),
     ("Net.Iner", "there is no Iner there: did you mean Inner?"),
     ("zzz", "there is no zzz there: name a model, a class or a function"),
-    ("sized", "without arguments (missing a required argument: 'width'): write those it needs in parentheses, as"),
-    ("sized(1, wide=2)", "with these arguments (got an unexpected keyword argument 'wide'): write those it needs"),
+    (
+        "sized",
+        "without arguments (missing a required argument: 'width'): write those it needs in "
+        "parentheses, as",
+    ),
+    (
+        "sized(1, wide=2)",
+        "with these arguments (got an unexpected keyword argument 'wide'): write those it needs",
+    ),
     ("sized(width)", "its arguments must be literals, as in factory(num_classes=10)"),
     ("sized(**{'width': 1})", "its arguments must be literals"),
     ("sized(1", "its arguments must be literals"),
@@ -73,7 +80,9 @@ def assert_one_sentence(error: pytest.ExceptionInfo[DwsconvError], part: str) ->
 
 
 @pytest.mark.parametrize(("name", "type_name"), BUILT)
-def test_a_target_is_an_instance_a_class_or_a_function(nets: Path, name: str, type_name: str) -> None:
+def test_a_target_is_an_instance_a_class_or_a_function(
+    nets: Path, name: str, type_name: str
+) -> None:
     for model in (load_target(f"{nets.stem}:{name}"), build_from_file(nets, name)):
         assert isinstance(model, nn.Module)
         assert type(model).__name__ == type_name
@@ -81,7 +90,11 @@ def test_a_target_is_an_instance_a_class_or_a_function(nets: Path, name: str, ty
 
 @pytest.mark.parametrize(
     ("call", "given"),
-    [("sized(7)", (7, 2)), ("sized(depth=(1, 'a'), width=None)", (None, (1, "a"))), (" sized( -1 ) ", (-1, 2))],
+    [
+        ("sized(7)", (7, 2)),
+        ("sized(depth=(1, 'a'), width=None)", (None, (1, "a"))),
+        (" sized( -1 ) ", (-1, 2)),
+    ],
 )
 def test_a_factory_may_be_given_literals(nets: Path, call: str, given: object) -> None:
     assert load_target(f"{nets.stem}:{call}").given == given
@@ -105,7 +118,10 @@ def test_what_gives_no_model_is_refused_in_one_sentence(nets: Path, name: str, p
         ("torch", "is not written module:factory"),
         ("torch:", "is not written module:factory"),
         (":Net", "is not written module:factory"),
-        ("no_such_package:Net", "there is no module no_such_package: install it, or run from the folder"),
+        (
+            "no_such_package:Net",
+            "there is no module no_such_package: install it, or run from the folder",
+        ),
         ("torch.nn.no_such:Net", "there is no module torch.nn.no_such: install it"),
         ("..relative:Net", "importing ..relative raised TypeError"),
     ],
@@ -120,7 +136,9 @@ def test_a_module_that_fails_on_import_is_told_from_a_missing_one(tmp_path: Path
     (tmp_path / "needs_more.py").write_text("import no_such_dependency")
     with pytest.raises(TargetError) as error:
         load_target("needs_more:Net", [tmp_path])
-    assert_one_sentence(error, "importing needs_more raised ModuleNotFoundError: No module named 'no_such_depend")
+    assert_one_sentence(
+        error, "importing needs_more raised ModuleNotFoundError: No module named 'no_such_depend"
+    )
     assert isinstance(error.value.__cause__, ModuleNotFoundError)
 
 
@@ -131,11 +149,15 @@ def test_folders_are_importable_only_meanwhile(tmp_path: Path) -> None:
     assert sys.path == path
 
 
-def test_folders_go_before_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_go_before_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = f"twice_{tmp_path.name}"
     for number, folder in enumerate(("installed", "given"), start=1):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"{name}.py").write_text(f"from torch import nn\nmodel = nn.Conv2d(1, {number}, 1)")
+        (tmp_path / folder / f"{name}.py").write_text(
+            f"from torch import nn\nmodel = nn.Conv2d(1, {number}, 1)"
+        )
     monkeypatch.syspath_prepend(tmp_path / "installed")
     assert load_target(f"{name}:model", [tmp_path / "given"]).extra_repr().startswith("1, 2")
 
@@ -162,7 +184,9 @@ def test_a_file_that_cannot_be_executed(tmp_path: Path, text: str, part: str) ->
 
 
 def test_a_missing_file() -> None:
-    with pytest.raises(TargetError, match=re.escape("file no/such.py cannot be read: No such file or directory")):
+    with pytest.raises(
+        TargetError, match=re.escape("file no/such.py cannot be read: No such file or directory")
+    ):
         build_from_file(Path("no/such.py"), "Net")
 
 
@@ -183,7 +207,9 @@ def test_a_file_imports_its_neighbours(tmp_path: Path) -> None:
     package.mkdir(parents=True)
     for folder in (package, package.parent):
         (folder / "__init__.py").touch()
-    (package / "blocks.py").write_text("from torch import nn\ndef block(): return nn.Conv2d(1, 5, 3)")
+    (package / "blocks.py").write_text(
+        "from torch import nn\ndef block(): return nn.Conv2d(1, 5, 3)"
+    )
     (package / "relative.py").write_text("from .blocks import block")
     assert isinstance(build_from_file(package / "relative.py", "block"), nn.Conv2d)
     plain = tmp_path / "plain.py"

@@ -36,7 +36,9 @@ def test_writing_keeps_the_other_names_of_a_file(tmp_path: Path) -> None:
     assert one.samefile(two)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away"
+)
 def test_writing_keeps_the_owner(tmp_path: Path) -> None:
     file = tmp_path / "m.py"
     file.write_bytes(b"old")
@@ -57,7 +59,11 @@ def owned_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def another(path: object, *args: Any, **kwargs: Any) -> os.stat_result:
         status = stat(path, *args, **kwargs)  # type: ignore[arg-type]  # handed on as it comes
-        return os.stat_result((*status[:4], 4711, *status[5:])) if status.st_ino == keep.st_ino else status
+        return (
+            os.stat_result((*status[:4], 4711, *status[5:]))
+            if status.st_ino == keep.st_ino
+            else status
+        )
 
     def refuse(*args: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -75,7 +81,9 @@ def test_what_cannot_have_the_same_owner_is_written_in_place(owned_by_another: P
     assert len(list(owned_by_another.parent.iterdir())) == 1
 
 
-def test_writing_in_place_puts_the_old_content_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_in_place_puts_the_old_content_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "m.py"
     file.write_bytes(b"old")
     (tmp_path / "other.py").hardlink_to(file)
@@ -129,7 +137,9 @@ def test_a_read_only_file_stays_as_it_is(tmp_path: Path) -> None:
     assert file.read_bytes() == b"old"
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -140,7 +150,9 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
-def test_a_file_mounted_by_itself_is_written_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_mounted_by_itself_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def busy(*args: object) -> None:
         raise OSError(errno.EBUSY, "Device or resource busy")
 
@@ -150,10 +162,14 @@ def test_a_file_mounted_by_itself_is_written_in_place(tmp_path: Path, monkeypatc
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
 
 
-def test_a_file_in_a_folder_of_another_is_written_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_a_folder_of_another_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "m.py").write_bytes(b"old")
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and access(path, mode))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != tmp_path and access(path, mode)
+    )
     monkeypatch.setattr(tempfile, "mkstemp", None)
     replace_content(tmp_path / "m.py", b"new")
     assert (tmp_path / "m.py").read_bytes() == b"new"

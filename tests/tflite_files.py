@@ -1,4 +1,6 @@
-"""Write small ``.tflite`` files from the data that ``read_model`` reads them into, and compiled ones."""
+"""Write small ``.tflite`` files from the data that ``read_model`` reads them into, and compiled
+ones.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ MANY = 65  # elements: one more than read_model keeps
 OPTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "AVERAGE_POOL_2D": ("Pool2DOptions", {"activation": "FusedActivationFunction"}),
     "CONCATENATION": ("ConcatenationOptions", {"activation": "FusedActivationFunction"}),
-    "CONV_2D": ("Conv2DOptions", {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"}),
+    "CONV_2D": (
+        "Conv2DOptions",
+        {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"},
+    ),
     "FULLY_CONNECTED": ("FullyConnectedOptions", {"weights_format": "WeightsFormat"}),
 }
 
@@ -26,14 +31,17 @@ def pack(model: ModelFile) -> bytes:
     """The ``.tflite`` file that holds this model, with the packages of its compiled operators."""
     writer = _Writer(model)
     content = writer.finish()
-    for _ in range(2):  # the second time with the places behind the flatbuffer, now that its length is known
+    # the second time with the places behind the flatbuffer, now that its length is known
+    for _ in range(2):
         writer = _Writer(model, behind=len(content))
         content = writer.finish()
     return content + b"".join(writer.outside)
 
 
 class _Raw(bytes):
-    """Bytes that the flexbuffer writer takes for a string: the vendor's compiler stores them as one."""
+    """Bytes that the flexbuffer writer takes for a string: the vendor's compiler stores them as
+    one.
+    """
 
     def encode(self, encoding: str) -> bytes:
         return bytes(self)
@@ -46,7 +54,9 @@ class _Writer:
         self.outside: list[bytes] = []
         everything = [*model.inputs, *model.outputs]
         for operator in model.operators:
-            everything += [tensor for tensor in (*operator.inputs, *operator.outputs) if tensor is not None]
+            everything += [
+                tensor for tensor in (*operator.inputs, *operator.outputs) if tensor is not None
+            ]
         self.tensors = list(dict.fromkeys(everything))
         self.codes = list(dict.fromkeys((o.name, o.version, o.custom) for o in model.operators))
 
@@ -93,7 +103,9 @@ class _Writer:
     def graph(self) -> int:
         packages = iter(self.model.packages)
         tensors = self.tables(self.tensors, self.tensor)
-        compiled = [next(packages) if o.name == "edgetpu-custom-op" else None for o in self.model.operators]
+        compiled = [
+            next(packages) if o.name == "edgetpu-custom-op" else None for o in self.model.operators
+        ]
         pairs = list(zip(self.model.operators, compiled, strict=True))
         operators = self.tables(pairs, self.operator)
         inputs = self.ints([self.tensors.index(tensor) for tensor in self.model.inputs])
@@ -107,7 +119,9 @@ class _Writer:
 
     def operator(self, pair: tuple[Operator, Package | None]) -> int:
         operator, package = pair
-        inputs = self.ints([-1 if tensor is None else self.tensors.index(tensor) for tensor in operator.inputs])
+        inputs = self.ints(
+            [-1 if tensor is None else self.tensors.index(tensor) for tensor in operator.inputs]
+        )
         outputs = self.ints([self.tensors.index(tensor) for tensor in operator.outputs])
         custom = self.builder.CreateByteVector(custom_options(package)) if package else None
         kind, fields = OPTIONS.get(operator.name, ("", {}))
@@ -220,7 +234,10 @@ def _executable(kind: int, parameters: int, inputs: int, outputs: int) -> bytes:
 
 
 def _finished(
-    builder: Any, offsets: dict[int, int], numbers: dict[int, int] | None = None, mark: bytes | None = None
+    builder: Any,
+    offsets: dict[int, int],
+    numbers: dict[int, int] | None = None,
+    mark: bytes | None = None,
 ) -> bytes:
     builder.StartObject(17)
     for field, offset in offsets.items():

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pytest_dwsconv.analysis.sites import Site, find_sites, operator_name
-from pytest_dwsconv.core.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost, separable_traffic, traffic
+from pytest_dwsconv.core.conv import (
+    ConvSpec,
+    Cost,
+    Order,
+    Trait,
+    cost,
+    separable_cost,
+    separable_traffic,
+    traffic,
+)
 from pytest_dwsconv.core.findings import Finding, Memory, Origin
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
 from pytest_dwsconv.errors import InputError
@@ -38,17 +47,19 @@ def analyze(
     example_inputs: Any = None,
     policy: Policy = Policy(),
 ) -> Report:
-    """Report every convolution of ``model``: what it is, what it costs, whether it could be separable, what that saves.
+    """Report every convolution of ``model``: what it is, what it costs, whether it could be
+    separable, what that saves.
 
-    The forward runs once in evaluation mode, on meta tensors where the model allows it. The model is left as found.
+    The forward runs once in evaluation mode, on meta tensors where the model allows it. The model
+    is left as found.
 
     Args:
         model: any module; its own device, dtype and mode do not matter.
-        input_size: the shape of the input, ``(N, C, *sides)``, or several shapes for several inputs. The inputs take
-            the dtype of the model's first floating-point parameter.
-        example_inputs: instead of ``input_size``: a tensor, a tuple of positional arguments, a mapping of keyword
-            arguments, or both kinds as ``inspect.BoundArguments``. Their values are used only by a model that needs
-            data; ``()`` is a forward without inputs.
+        input_size: the shape of the input, ``(N, C, *sides)``, or several shapes for several
+            inputs. The inputs take the dtype of the model's first floating-point parameter.
+        example_inputs: instead of ``input_size``: a tensor, a tuple of positional arguments, a
+            mapping of keyword arguments, or both kinds as ``inspect.BoundArguments``. Their values
+            are used only by a model that needs data; ``()`` is a forward without inputs.
         policy: the replacement to reckon with, and what to leave alone.
 
     Without inputs the report has everything but shapes and MACs.
@@ -83,7 +94,9 @@ def analyze(
 
 def _checked(model: Any) -> Inventory:
     if not isinstance(model, nn.Module):
-        raise InputError(f"analyze takes a torch.nn.Module, not {type(model).__name__}; build the model first")
+        raise InputError(
+            f"analyze takes a torch.nn.Module, not {type(model).__name__}; build the model first"
+        )
     compiled_from = getattr(model, "_orig_mod", None)
     try:
         inventory = Inventory(model if compiled_from is None else compiled_from)
@@ -93,13 +106,22 @@ def _checked(model: Any) -> Inventory:
         ) from error
     kinds = {type(module) for module in inventory.modules.values()}
     if any(issubclass(kind, torch.jit.ScriptModule) for kind in kinds):
-        name = next(name for name, module in inventory.modules.items() if isinstance(module, torch.jit.ScriptModule))
+        name = next(
+            name
+            for name, module in inventory.modules.items()
+            if isinstance(module, torch.jit.ScriptModule)
+        )
         which = f"{name} is a ScriptModule and" if name else "a ScriptModule"
-        raise InputError(f"{which} has no Python forward to record; analyze the model before scripting it")
+        raise InputError(
+            f"{which} has no Python forward to record; analyze the model before scripting it"
+        )
     if any(map(is_lazy, inventory.parameters)):
         lazy = next(parameter for parameter in inventory.parameters if is_lazy(parameter))
         name = inventory.parameter_names[id(lazy)][0].rpartition(".")[0]
-        raise InputError(f"{name or type(model).__name__} is lazy: run one forward to fix its shape, then analyze")
+        raise InputError(
+            f"{name or type(model).__name__} is lazy: run one forward to fix its shape, then "
+            "analyze"
+        )
     return inventory
 
 
@@ -118,34 +140,46 @@ def _inputs(
         return example_inputs.args, example_inputs.kwargs
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
-    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,), {}
+    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (
+        example_inputs,
+    ), {}
 
 
 def _stand_in(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor of that shape without its memory."""
     if prod(shape) * dtype.itemsize > _LARGEST:
-        raise InputError(f"an input of shape {shape} is larger than any tensor can be; give a smaller input_size")
+        raise InputError(
+            f"an input of shape {shape} is larger than any tensor can be; give a smaller input_size"
+        )
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _shapes(input_size: Any) -> tuple[tuple[int, ...], ...]:
     """One shape or several as several, each side checked."""
     if isinstance(input_size, Tensor):
-        raise InputError("input_size is a shape such as (1, 3, 224, 224); pass tensors as example_inputs=")
+        raise InputError(
+            "input_size is a shape such as (1, 3, 224, 224); pass tensors as example_inputs="
+        )
     if not isinstance(input_size, Sequence) or isinstance(input_size, str) or not input_size:
         raise InputError(f"input_size is a shape such as (1, 3, 224, 224), not {input_size!r}")
     nested = isinstance(input_size[0], Sequence) and not isinstance(input_size[0], str)
     if nested and not all(isinstance(shape, Sequence) for shape in input_size):
-        raise InputError(f"input_size {input_size!r} mixes shapes and sides; several inputs take one shape each")
+        raise InputError(
+            f"input_size {input_size!r} mixes shapes and sides; several inputs take one shape each"
+        )
     return tuple(_sides(shape, input_size) for shape in (input_size if nested else (input_size,)))
 
 
 def _sides(shape: Sequence[Any], input_size: Any) -> tuple[int, ...]:
     sides = []
     for side in shape:
-        number = index(side) if isinstance(side, SupportsIndex) and not isinstance(side, bool) else 0
+        number = (
+            index(side) if isinstance(side, SupportsIndex) and not isinstance(side, bool) else 0
+        )
         if number < 1:
-            raise InputError(f"input_size {input_size!r} has the side {side!r}; sides are whole numbers from 1")
+            raise InputError(
+                f"input_size {input_size!r} has the side {side!r}; sides are whole numbers from 1"
+            )
         sides.append(number)
     return tuple(sides)
 
@@ -194,7 +228,9 @@ def _finding(site: Site, policy: Policy, model_params: int, model_macs: int | No
         arithmetic_intensity=_intensity(before, traffic(spec, params or 0), site.element_size),
         separable_intensity=None
         if one is None
-        else _separable_intensity(one, spec, policy.order, policy.depth_multiplier, site.element_size),
+        else _separable_intensity(
+            one, spec, policy.order, policy.depth_multiplier, site.element_size
+        ),
         params_share=_share(params, model_params),
         macs_share=_share(macs, model_macs),
         followed_by=site.followed_by,
@@ -219,11 +255,15 @@ def _intensity(one: Cost | None, elements: int | None, element_size: int | None)
 def _separable_intensity(
     one: Cost, spec: ConvSpec, order: Order, depth_multiplier: int, element_size: int | None
 ) -> float | None:
-    return _intensity(one, separable_traffic(spec, one.params, order, depth_multiplier), element_size)
+    return _intensity(
+        one, separable_traffic(spec, one.params, order, depth_multiplier), element_size
+    )
 
 
 def _over_calls(first: Cost, site: Site, spec: ConvSpec, policy: Policy) -> Cost:
-    """Cost of the replacement, of which ``first`` is that of the first call: its MACs summed over the calls."""
+    """Cost of the replacement, of which ``first`` is that of the first call: its MACs summed over
+    the calls.
+    """
     if site.origin is Origin.ATTRIBUTES:
         return first
     macs = 0
@@ -236,7 +276,9 @@ def _over_calls(first: Cost, site: Site, spec: ConvSpec, policy: Policy) -> Cost
 
 
 def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> Report:
-    """The report with other verdicts; a convolution that becomes a candidate gets the cost of its replacement."""
+    """The report with other verdicts; a convolution that becomes a candidate gets the cost of its
+    replacement.
+    """
 
     def again(finding: Finding) -> Finding:
         new = judge_finding(finding)
@@ -257,8 +299,13 @@ def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> R
 
 
 def _replacement(finding: Finding, report: Report) -> Cost | None:
-    """Cost of a replacement; its MACs scaled from the first call, whose shapes are known, to all of them."""
-    before, after = cost(finding.spec), separable_cost(finding.spec, report.order, report.depth_multiplier)
+    """Cost of a replacement; its MACs scaled from the first call, whose shapes are known, to all of
+    them.
+    """
+    before, after = (
+        cost(finding.spec),
+        separable_cost(finding.spec, report.order, report.depth_multiplier),
+    )
     if before is None or after is None or not (finding.macs and before.macs and after.macs):
         return None if after is None else Cost(after.params, None)
     return Cost(after.params, finding.macs * after.macs // before.macs)
@@ -269,7 +316,9 @@ def _replaced_intensity(finding: Finding, report: Report) -> float | None:
         return None
     one = separable_cost(finding.spec, report.order, report.depth_multiplier)
     element_size = finding.input_bytes // prod(finding.input_shape)
-    return one and _separable_intensity(one, finding.spec, report.order, report.depth_multiplier, element_size)
+    return one and _separable_intensity(
+        one, finding.spec, report.order, report.depth_multiplier, element_size
+    )
 
 
 def _memory(parameters: list[nn.Parameter], recorded: Trace) -> Memory:
@@ -302,7 +351,9 @@ def _not_counted(recorded: Trace) -> tuple[tuple[str, int], ...]:
 
 
 def _plain_name(name: str) -> str:
-    """The operator's word without what marks it as in place or as a method: add for ``add_``, ``__iadd__``."""
+    """The operator's word without what marks it as in place or as a method: add for ``add_``,
+    ``__iadd__``.
+    """
     if name in operators.MOVES or not name.endswith("_"):
         return name
     plain = name.strip("_")

@@ -1,4 +1,6 @@
-"""Where a model's convolutions are: registered modules and function calls, with every call of the recorded forward."""
+"""Where a model's convolutions are: registered modules and function calls, with every call of the
+recorded forward.
+"""
 
 from __future__ import annotations
 
@@ -72,12 +74,16 @@ def find_sites(inventory: Inventory, recorded: Trace | None) -> list[Site]:
 
 def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
     tied = {parameter for parameter, names in inventory.parameter_names.items() if len(names) > 1}
-    convolutions = {kind for kind in set(map(type, inventory.modules.values())) if _holds_convolutions(kind)}
+    convolutions = {
+        kind for kind in set(map(type, inventory.modules.values())) if _holds_convolutions(kind)
+    }
     sites = {}
     for name, module in inventory.modules.items():
         if type(module) in convolutions and _is_convolution(module):
             aliases = tuple(inventory.names[id(module)][1:])
-            site = sites[name] = Site(name, type(module).__name__, module_spec(module), origin, aliases)
+            site = sites[name] = Site(
+                name, type(module).__name__, module_spec(module), origin, aliases
+            )
             if tied and any(id(parameter) in tied for parameter in module._parameters.values()):
                 site.add_trait(Trait.TIED)
     return sites
@@ -89,7 +95,9 @@ def _holds_convolutions(kind: type[nn.Module]) -> bool:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) or (hasattr(module, "kernel_size") and hasattr(module, "groups"))
+    return isinstance(module, _ConvNd) or (
+        hasattr(module, "kernel_size") and hasattr(module, "groups")
+    )
 
 
 _INT = frozenset({int})
@@ -106,7 +114,11 @@ def module_spec(module: nn.Module) -> ConvSpec:
     """The numbers of a convolution module, with its traits and without shapes."""
     conv: Any = module
     rank = len(conv.kernel_size)
-    in_channels, out_channels, kernel_size = conv.in_channels, conv.out_channels, tuple(conv.kernel_size)
+    in_channels, out_channels, kernel_size = (
+        conv.in_channels,
+        conv.out_channels,
+        tuple(conv.kernel_size),
+    )
     weight = module._parameters.get("weight")
     if weight is not None and not conv.transposed:  # which may have been pruned by hand
         out_channels, held, *sides = weight.shape
@@ -134,9 +146,16 @@ def _has_bias(conv: Any) -> bool:
 
 
 def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
-    if type(module).__module__.startswith(_QUANTIZED_PACKAGES) or module.__dict__.get("qconfig") is not None:
+    if (
+        type(module).__module__.startswith(_QUANTIZED_PACKAGES)
+        or module.__dict__.get("qconfig") is not None
+    ):
         return (Trait.QUANTIZED,)
-    kind = type_before_parametrizations(module) if "parametrizations" in module._modules else type(module)
+    kind = (
+        type_before_parametrizations(module)
+        if "parametrizations" in module._modules
+        else type(module)
+    )
     exact = kind in operators.CONVOLUTIONS and not operators.own_forward(module)
     traits = () if exact else (Trait.SUBCLASS,)
     own = "weight" in module._parameters and "bias" in module._parameters
@@ -149,22 +168,29 @@ def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
 
 
 def _called_by(step: Step, recorded: Trace, sites: dict[str, Site]) -> Iterator[Site]:
-    """The sites whose convolutions this step runs, with the call noted on them; none for most steps."""
+    """The sites whose convolutions this step runs, with the call noted on them; none for most
+    steps.
+    """
     if step.op == "call_module" and step.target in sites:
         site = sites[step.target]
         assert step.counted is not None
-        site.called(_ModuleCall(_shape(step.reads[0]), _shape(step), step.counted.macs), step, recorded)
+        site.called(
+            _ModuleCall(_shape(step.reads[0]), _shape(step), step.counted.macs), step, recorded
+        )
         yield site
     elif step.op == "get_attr":
         _mark_read_elsewhere(step, sites)
     elif step.owner in sites and _runs_quantized(step, sites[step.owner]):
         site = sites[step.owner]
         step.counted = Counted(_quantized_macs(step, site.spec))
-        site.called(_ModuleCall(_shape(step.reads[0]), _shape(step), step.counted.macs), step, recorded)
+        site.called(
+            _ModuleCall(_shape(step.reads[0]), _shape(step), step.counted.macs), step, recorded
+        )
         yield site
     for index, call in enumerate(step.counted.convolutions if step.counted is not None else ()):
         site = _site_of(step, call, recorded, sites)
-        if index and Trait.COMPLEX in site.spec.traits:  # one convolution, which PyTorch takes apart into three
+        # one convolution, which PyTorch takes apart into three
+        if index and Trait.COMPLEX in site.spec.traits:
             site.macs += call.macs
         else:
             site.called(call, step, recorded)
@@ -172,9 +198,16 @@ def _called_by(step: Step, recorded: Trace, sites: dict[str, Site]) -> Iterator[
 
 
 def _runs_quantized(step: Step, site: Site) -> bool:
-    """Whether the step is the quantized convolution of this module, of which PyTorch counts nothing."""
+    """Whether the step is the quantized convolution of this module, of which PyTorch counts
+    nothing.
+    """
     name = str(getattr(step.target, "__name__", ""))
-    return Trait.QUANTIZED in site.spec.traits and name.startswith("conv") and step.counted is None and bool(step.reads)
+    return (
+        Trait.QUANTIZED in site.spec.traits
+        and name.startswith("conv")
+        and step.counted is None
+        and bool(step.reads)
+    )
 
 
 def _quantized_macs(step: Step, spec: ConvSpec) -> int:
@@ -190,7 +223,9 @@ def _mark_read_elsewhere(step: Step, sites: dict[str, Site]) -> None:
 
 
 def _site_of(step: Step, call: ConvCall, recorded: Trace, sites: dict[str, Site]) -> Site:
-    """The module whose forward made this function call or whose weight it reads, else a site of its own."""
+    """The module whose forward made this function call or whose weight it reads, else a site of its
+    own.
+    """
     weight = step.kwargs.get("weight", step.args[1] if len(step.args) > 1 else None)
     read = str(weight.target) if isinstance(weight, Step) and weight.op == "get_attr" else None
     if step.owner in sites and (read is None or read.startswith(f"{step.owner}.")):
@@ -201,8 +236,14 @@ def _site_of(step: Step, call: ConvCall, recorded: Trace, sites: dict[str, Site]
             return sites[name.rpartition(".")[0]]
     else:
         name = f"{step.owner}.{recorded.node(step).name}".lstrip(".")
-    traits = (Trait.FUNCTIONAL,) if recorded.inventory.holds_parameter(name) else (Trait.FUNCTIONAL, Trait.NO_PARAMETER)
-    new = Site(name, getattr(step.target, "__name__", "function"), _call_spec(call, traits), Origin.META)
+    traits = (
+        (Trait.FUNCTIONAL,)
+        if recorded.inventory.holds_parameter(name)
+        else (Trait.FUNCTIONAL, Trait.NO_PARAMETER)
+    )
+    new = Site(
+        name, getattr(step.target, "__name__", "function"), _call_spec(call, traits), Origin.META
+    )
     return sites.setdefault(name, new)
 
 
@@ -231,7 +272,9 @@ def _shape(step: Step) -> tuple[int, ...]:
 
 
 def _followers(step: Step, inventory: Inventory) -> Iterator[str]:
-    """The normalisation and then the activation that are the only ones to use a result, as far as there are."""
+    """The normalisation and then the activation that are the only ones to use a result, as far as
+    there are.
+    """
     for kind in (operators.NORMALISATIONS, operators.ACTIVATIONS):
         if len(step.users) == 1:
             name = operator_name(step.users[0], inventory)

@@ -58,7 +58,10 @@ def entry() -> NoReturn:
         status = 2
     except Exception:
         traceback.print_exc()
-        print("dwsconv-rewrite: this is a fault of the command itself; please report it", file=sys.stderr)
+        print(
+            "dwsconv-rewrite: this is a fault of the command itself; please report it",
+            file=sys.stderr,
+        )
         status = 2
     raise SystemExit(status)
 
@@ -90,19 +93,29 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a file, a folder, or - for standard input")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a file, a folder, or - for standard input"
+    )
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--diff", action="store_true", help="show the change as a diff and write nothing")
+    action.add_argument(
+        "--diff", action="store_true", help="show the change as a diff and write nothing"
+    )
     action.add_argument("--check", action="store_true", help="only tell what would change")
-    action.add_argument("-o", "--output", metavar="FILE", help="write the result there, not in place")
+    action.add_argument(
+        "-o", "--output", metavar="FILE", help="write the result there, not in place"
+    )
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="run the file, build the model that this class, function or instance gives, with its arguments in "
-        "parentheses if it needs any, show its table, and let what each call built settle what its text leaves open",
+        help="run the file, build the model that this class, function or instance gives, with its "
+        "arguments in "
+        "parentheses if it needs any, show its table, and let what each call built settle what its "
+        "text leaves open",
     )
     parser.add_argument(
-        "--input-size", metavar="SHAPE", help="input shape of the model: 1,3,224,224; several inputs are separated by ;"
+        "--input-size",
+        metavar="SHAPE",
+        help="input shape of the model: 1,3,224,224; several inputs are separated by ;",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -123,7 +136,8 @@ class _Command:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         if options.output == "/dev/stdout":
-            options.output = "-"  # reason: where a shell sends it to a file, that file is not ours to replace
+            # reason: where a shell sends it to a file, that file is not ours to replace
+            options.output = "-"
         self._failed = False
         self._counts = {"read": 0, "changed": 0, "alone": 0, "files": 0}
         result_on_stdout = options.diff or options.output == "-" or "-" in options.paths
@@ -132,7 +146,9 @@ class _Command:
     def run(self) -> int:
         inputs = list(self._inputs())
         if self._options.output == "":
-            raise InputError("-o is given an empty name: give that of a file, or - for standard output")
+            raise InputError(
+                "-o is given an empty name: give that of a file, or - for standard output"
+            )
         if self._options.output is not None and len(inputs) > 1:
             raise InputError(f"-o takes the result of one file, and there are {len(inputs)}")
         model = self._model(inputs)
@@ -154,7 +170,8 @@ class _Command:
         for name in self._options.paths:
             for found in self._found(name):
                 if found.path is not None:
-                    real = Path(os.path.realpath(found.path))  # reason: resolve() raises on a loop before Python 3.13
+                    # reason: resolve() raises on a loop before Python 3.13
+                    real = Path(os.path.realpath(found.path))
                     if real in seen:
                         continue
                     seen.add(real)
@@ -174,7 +191,10 @@ class _Command:
             self._fail(f"{name}: there are no Python files in this folder")
         left = [_Input(file, str(file), config) for file in files if not config.excludes(file)]
         if files and not left:
-            self._say(f"{name}: nothing to look at, exclude in {config.root / 'pyproject.toml'} leaves out every file")
+            self._say(
+                f"{name}: nothing to look at, exclude in {config.root / 'pyproject.toml'} leaves "
+                "out every file"
+            )
         return left
 
     def _model(self, inputs: Sequence[_Input]) -> FileModel | None:
@@ -182,7 +202,9 @@ class _Command:
         options = self._options
         if options.model is None:
             if options.input_size is not None:
-                raise InputError("--input-size is the input of a model: name the model with --model")
+                raise InputError(
+                    "--input-size is the input of a model: name the model with --model"
+                )
             return None
         path = inputs[0].path if len(inputs) == 1 else None
         if path is None:
@@ -235,11 +257,17 @@ class _Command:
     def _summary(self) -> str:
         from pytest_dwsconv.render.table import count
 
-        changed, alone, files = self._counts["changed"], self._counts["alone"], self._counts["files"]
+        changed, alone, files = (
+            self._counts["changed"],
+            self._counts["alone"],
+            self._counts["files"],
+        )
         if not changed:
             return f"nothing to rewrite, {alone} left alone" if alone else "no convolutions found"
         verb = "would be rewritten" if self._options.check or self._options.diff else "rewritten"
-        return f"{count(changed, 'convolution')} {verb} in {count(files, 'file')}, {alone} left alone"
+        return (
+            f"{count(changed, 'convolution')} {verb} in {count(files, 'file')}, {alone} left alone"
+        )
 
     def _say(self, message: str) -> None:
         print(message, file=self._messages)

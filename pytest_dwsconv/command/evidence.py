@@ -1,4 +1,6 @@
-"""The model of a source file: which call in the file built which convolutions, and what a rewrite makes of them."""
+"""The model of a source file: which call in the file built which convolutions, and what a rewrite
+makes of them.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,21 @@ from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.judging import by_rule
-from pytest_dwsconv.source.sites import SHARED_LINE, Evidence, Position, Site, by_position, shared_lines
+from pytest_dwsconv.source.sites import (
+    SHARED_LINE,
+    Evidence,
+    Position,
+    Site,
+    by_position,
+    shared_lines,
+)
 from pytest_dwsconv.targets import build_from_file
 from pytest_dwsconv.tracing.operators import CONVOLUTIONS
 
 _BUILT_AT = "_dwsconv_built_at"
-"""The attribute that holds a convolution's Position: deep copies, as those of a repeated layer, have it too."""
+"""The attribute that holds a convolution's Position: deep copies, as those of a repeated layer,
+have it too.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,10 +53,14 @@ class FileModel:
     """By the convolution's name in the model; without those that no call in the file built."""
 
     def foretell(self, sites: Sequence[Site]) -> Report:
-        """The report with the verdicts of the file's sites: what the rewritten file replaces, and nothing else."""
+        """The report with the verdicts of the file's sites: what the rewritten file replaces, and
+        nothing else.
+        """
         places = [site.place for site in sites]
         judgements = {site.place: site.judgement for site in sites}
-        at: dict[Position | None, Judgement] = {(line, None): SHARED_LINE for line in shared_lines(places)}
+        at: dict[Position | None, Judgement] = {
+            (line, None): SHARED_LINE for line in shared_lines(places)
+        }
         at |= {position: judgements[place] for position, place in by_position(places).items()}
 
         def judge_finding(finding: Finding) -> Judgement:
@@ -60,7 +75,10 @@ _BUILT_ELSEWHERE = by_rule("DWS201", "no call of its class in this file builds i
 
 
 def model_of_file(
-    path: Path, name: str, input_size: Sequence[Sequence[int]] | None = None, policy: Policy = Policy()
+    path: Path,
+    name: str,
+    input_size: Sequence[Sequence[int]] | None = None,
+    policy: Policy = Policy(),
 ) -> FileModel:
     """Run the file, build the model that ``name`` gives, and analyse it.
 
@@ -70,17 +88,30 @@ def model_of_file(
     """
     with recording(path) as built:
         model = build_from_file(path, name)
-    original = getattr(model, "_orig_mod", model)  # reason: of a compiled model, the report names the parts of this one
+    # reason: of a compiled model, the report names the parts of this one
+    original = getattr(model, "_orig_mod", model)
     parts = {
-        part: module for part, module in original.named_modules(remove_duplicate=False) if _BUILT_AT in vars(module)
+        part: module
+        for part, module in original.named_modules(remove_duplicate=False)
+        if _BUILT_AT in vars(module)
     }
     report = analyze(model, input_size, policy=policy)
-    specs = {id(parts[finding.name]): finding.spec for finding in report.findings if finding.name in parts}
-    return FileModel(report, _evidence([*built, *parts.values()], specs), {name: _place(parts[name]) for name in parts})
+    specs = {
+        id(parts[finding.name]): finding.spec
+        for finding in report.findings
+        if finding.name in parts
+    }
+    return FileModel(
+        report,
+        _evidence([*built, *parts.values()], specs),
+        {name: _place(parts[name]) for name in parts},
+    )
 
 
 def _evidence(modules: Sequence[nn.Module], specs: Mapping[int, ConvSpec]) -> Evidence:
-    """What was built at each position as it is in the finished model, where its weight may be tied or computed."""
+    """What was built at each position as it is in the finished model, where its weight may be tied
+    or computed.
+    """
     found: dict[Position, list[ConvSpec]] = defaultdict(list)
     for key, module in {id(module): module for module in modules}.items():
         found[_place(module)].append(specs[key] if key in specs else module_spec(module))
@@ -94,9 +125,11 @@ def _place(module: nn.Module) -> Position:
 
 @contextmanager
 def recording(path: Path) -> Iterator[list[nn.Module]]:
-    """Note every convolution that a call written in this file builds. PyTorch is as before afterwards.
+    """Note every convolution that a call written in this file builds. PyTorch is as before
+    afterwards.
 
-    Those that other files build for this one, and subclasses, are not noted: no call here names them.
+    Those that other files build for this one, and subclasses, are not noted: no call here names
+    them.
     """
     built: list[nn.Module] = []
     own = os.path.realpath(path)
@@ -105,7 +138,11 @@ def recording(path: Path) -> Iterator[list[nn.Module]]:
     def init(module: Any, *args: Any, **kwargs: Any) -> None:
         original(module, *args, **kwargs)
         caller = _caller()
-        if type(module) in CONVOLUTIONS and caller is not None and os.path.realpath(caller.f_code.co_filename) == own:
+        if (
+            type(module) in CONVOLUTIONS
+            and caller is not None
+            and os.path.realpath(caller.f_code.co_filename) == own
+        ):
             vars(module)[_BUILT_AT] = _position(caller)
             built.append(module)
 
@@ -117,7 +154,9 @@ def recording(path: Path) -> Iterator[list[nn.Module]]:
 
 
 def _caller() -> FrameType | None:
-    """The frame that called ``nn.Conv2d(...)``: the first one outside torch's own constructors and this file."""
+    """The frame that called ``nn.Conv2d(...)``: the first one outside torch's own constructors and
+    this file.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") in (__name__, conv.__name__):
         frame = frame.f_back
@@ -130,5 +169,6 @@ def _position(frame: FrameType) -> Position:
         line, _, column, _ = next(islice(frame.f_code.co_positions(), instruction, None))
         if line is not None and column is not None:
             before = linecache.getline(frame.f_code.co_filename, line).encode()[:column]
-            return line, len(before.decode()) + 1  # positions count UTF-8 bytes, columns count characters
+            # positions count UTF-8 bytes, columns count characters
+            return line, len(before.decode()) + 1
     return frame.f_lineno, None

@@ -1,1 +1,3 @@
-"""Plain numbers and verdicts: what the rest of the package computes with, by the standard library alone."""
+"""Plain numbers and verdicts: what the rest of the package computes with, by the standard library
+alone.
+"""

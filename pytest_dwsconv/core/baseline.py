@@ -1,4 +1,6 @@
-"""What models cost when somebody last agreed to it: a file of plain numbers that a run is compared with."""
+"""What models cost when somebody last agreed to it: a file of plain numbers that a run is compared
+with.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,11 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """The cost of one model; ``latencies`` are median seconds by the conditions they were measured under.
+    """The cost of one model; ``latencies`` are median seconds by the conditions they were measured
+    under.
 
-    ``reported_by`` is a test or target that reported the model, empty where that is not known. It tells models of one
-    class and input apart.
+    ``reported_by`` is a test or target that reported the model, empty where that is not known. It
+    tells models of one class and input apart.
     """
 
     params: int
@@ -37,7 +40,9 @@ class Entry:
 
 
 class Current(NamedTuple):
-    """A model of this run: its class and input, its name in messages, who reported it in order, and its cost."""
+    """A model of this run: its class and input, its name in messages, who reported it in order, and
+    its cost.
+    """
 
     kind: str
     name: str
@@ -56,13 +61,16 @@ class Comparison(NamedTuple):
 def current(
     run: Mapping[ReportData, Sequence[str]], latencies: Mapping[ReportData, Mapping[str, float]]
 ) -> list[Current]:
-    """Name the models of a run by class and input shapes, and where that is not enough by who reported them first.
+    """Name the models of a run by class and input shapes, and where that is not enough by who
+    reported them first.
 
     Args:
         run: the reports, each with its targets and tests in order.
         latencies: median seconds by conditions, of reports that have any.
     """
-    groups: dict[str, dict[tuple[int, int], list[ReportData]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[tuple[int, int], list[ReportData]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for report in run:
         groups[_name(report)][report.params, report.macs or 0].append(report)
     found: dict[str, Current] = {}
@@ -71,8 +79,12 @@ def current(
             reports = costs[cost]
             users = sorted(user for report in reports for user in run[report])
             name = _unused(kind if len(costs) == 1 else f"{kind}, in {users[0]}", found)
-            measured = {key: value for report in reports for key, value in latencies.get(report, {}).items()}
-            found[name] = Current(kind, name, tuple(users), Entry(*_cost(reports[0]), measured, users[0]))
+            measured = {
+                key: value for report in reports for key, value in latencies.get(report, {}).items()
+            }
+            found[name] = Current(
+                kind, name, tuple(users), Entry(*_cost(reports[0]), measured, users[0])
+            )
     return list(found.values())
 
 
@@ -104,7 +116,9 @@ class Baseline:
         Raises:
             FormatError: ``text`` is not JSON, of another schema version, or not a baseline.
         """
-        data = of_version(parsed(text, "baseline"), SCHEMA_VERSION, "baseline", "use the release that wrote it")
+        data = of_version(
+            parsed(text, "baseline"), SCHEMA_VERSION, "baseline", "use the release that wrote it"
+        )
         try:
             return cls({name: _entry(row) for name, row in data["models"].items()})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -118,13 +132,19 @@ class Baseline:
             | ({"reported_by": entry.reported_by} if entry.reported_by else {})
             for name, entry in self.entries.items()
         }
-        return json.dumps({"schema_version": SCHEMA_VERSION, "models": models}, indent=2, sort_keys=True) + "\n"
+        return (
+            json.dumps(
+                {"schema_version": SCHEMA_VERSION, "models": models}, indent=2, sort_keys=True
+            )
+            + "\n"
+        )
 
     def compared(self, models: Sequence[Current], percent: Decimal) -> Comparison:
-        """What grew by more than ``percent``, what shrank, and which models are not in the baseline.
+        """What grew by more than ``percent``, what shrank, and which models are not in the
+        baseline.
 
-        Latencies are compared where the conditions are the same and ``percent`` is above 0, for no two measurements
-        are equal.
+        Latencies are compared where the conditions are the same and ``percent`` is above 0, for no
+        two measurements are equal.
         """
         result = Comparison([], [], [])
         known = self._matched(models, _may_be)
@@ -145,25 +165,35 @@ class Baseline:
         entries, changes = dict(self.entries), []
         known = self._matched(models, self._is_rewritten)
         for model in models:
-            free = model.kind if model.kind not in entries else f"{model.kind}, in {model.entry.reported_by}"
+            free = (
+                model.kind
+                if model.kind not in entries
+                else f"{model.kind}, in {model.entry.reported_by}"
+            )
             name = known.get(model.name) or _unused(free, entries)
             old, new = entries.get(name), model.entry
             latencies = {**(old.latencies if old else {}), **new.latencies}
-            reporter = old.reported_by if old and old.reported_by in model.users else new.reported_by
+            reporter = (
+                old.reported_by if old and old.reported_by in model.users else new.reported_by
+            )
             entries[name] = Entry(new.params, new.macs, latencies, reporter)
             if old is None:
                 changes.append(f"{name}: new")
             elif old != entries[name]:
                 pairs = _pairs(old, new, latency=True)
-                words = [_change(noun, before, after) for noun, before, after in pairs if before != after]
-                changes.append(f"{name}: {', '.join(words) or 'what was not known before, or who reports it'}")
+                words = [
+                    _change(noun, before, after) for noun, before, after in pairs if before != after
+                ]
+                changes.append(
+                    f"{name}: {', '.join(words) or 'what was not known before, or who reports it'}"
+                )
         return Baseline(entries), changes
 
     def _matched(self, models: Sequence[Current], else_: _Alike) -> dict[str, str]:
         """The entry of each model that has one, by their names; no entry is that of two models.
 
-        Who reported a model goes before what it costs, for a model that grew is still the same. Where neither tells,
-        ``else_`` decides, and of several the largest are taken for the same.
+        Who reported a model goes before what it costs, for a model that grew is still the same.
+        Where neither tells, ``else_`` decides, and of several the largest are taken for the same.
         """
         found: dict[str, str] = {}
         largest_first = sorted(models, key=lambda model: model.entry.cost, reverse=True)
@@ -182,14 +212,22 @@ class Baseline:
         return found
 
     def _entry(self, name: str, kind: str) -> Entry:
-        """An entry with its reporter, which older files have in the name only, and where it is needed there."""
+        """An entry with its reporter, which older files have in the name only, and where it is
+        needed there.
+        """
         entry = self.entries[name]
-        written = re.sub(r" \(\d+\)$", "", name.removeprefix(f"{kind}, in ")) if name != kind else ""
+        written = (
+            re.sub(r" \(\d+\)$", "", name.removeprefix(f"{kind}, in ")) if name != kind else ""
+        )
         return entry if entry.reported_by else replace(entry, reported_by=written)
 
     def _is_rewritten(self, model: Current, entry: Entry) -> bool:
-        """Whether an update replaces an entry whose reporter is not among the model's, and not keeps it."""
-        alone = model.name == model.kind and sum(_is_of(name, model.kind) for name in self.entries) == 1
+        """Whether an update replaces an entry whose reporter is not among the model's, and not
+        keeps it.
+        """
+        alone = (
+            model.name == model.kind and sum(_is_of(name, model.kind) for name in self.entries) == 1
+        )
         return alone or not entry.reported_by
 
 
@@ -217,7 +255,9 @@ def _is_of(name: str, kind: str) -> bool:
     return name == kind or name.startswith((f"{kind}, in ", f"{kind} ("))
 
 
-def _pairs(before: Entry, after: Entry, latency: bool) -> Iterable[tuple[str, Decimal | int, Decimal | int]]:
+def _pairs(
+    before: Entry, after: Entry, latency: bool
+) -> Iterable[tuple[str, Decimal | int, Decimal | int]]:
     """Quantities that both know, by their nouns."""
     yield "parameters", before.params, after.params
     if before.macs is not None and after.macs is not None:

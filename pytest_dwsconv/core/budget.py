@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
-from pytest_dwsconv.core.quantities import Unit, digits_telling, humanize, parse_quantity, scale_of, written
+from pytest_dwsconv.core.quantities import (
+    Unit,
+    digits_telling,
+    humanize,
+    parse_quantity,
+    scale_of,
+    written,
+)
 from pytest_dwsconv.errors import FormatError, InputError
 
 
@@ -15,9 +22,10 @@ from pytest_dwsconv.errors import FormatError, InputError
 class Budget:
     """What a model may cost at most; ``None`` is no limit.
 
-    ``params``, ``macs`` and ``candidates`` are counts. ``size``, ``size_fp16`` and ``size_int8`` are the bytes of
-    the parameters at four, two and one bytes each, ``activations`` the bytes of activations at their peak.
-    ``latency`` is seconds on ``target``, and needs a measurement. Each is given as ``parse_quantity`` reads it.
+    ``params``, ``macs`` and ``candidates`` are counts. ``size``, ``size_fp16`` and ``size_int8``
+    are the bytes of the parameters at four, two and one bytes each, ``activations`` the bytes of
+    activations at their peak. ``latency`` is seconds on ``target``, and needs a measurement. Each
+    is given as ``parse_quantity`` reads it.
     """
 
     params: float | str | None = None
@@ -34,7 +42,9 @@ class Budget:
         if {_allowed(self, name) for name in (*LIMITS, "latency")} == {None}:
             raise InputError(f"a budget without a limit checks nothing: give any of {_accepted()}")
         if (self.latency is None) != (self.target is None):
-            raise InputError("a budget's latency and target go together, as in latency='5ms', target='edgetpu'")
+            raise InputError(
+                "a budget's latency and target go together, as in latency='5ms', target='edgetpu'"
+            )
 
     @classmethod
     def of(cls, arguments: Mapping[str, float | str | None]) -> Budget:
@@ -81,9 +91,14 @@ LIMITS = {
     "size_fp16": _size(2, "float16"),
     "size_int8": _size(1, "int8"),
     "activations": _Limit(
-        "of activations at their peak", Unit.BYTES, lambda report: report.peak_activations, lambda finding: 0
+        "of activations at their peak",
+        Unit.BYTES,
+        lambda report: report.peak_activations,
+        lambda finding: 0,
     ),
-    "candidates": _Limit("candidates", Unit.COUNT, lambda report: len(report.candidates), lambda finding: 1),
+    "candidates": _Limit(
+        "candidates", Unit.COUNT, lambda report: len(report.candidates), lambda finding: 1
+    ),
 }
 """What a report alone tells, by the name that ``Budget`` calls it."""
 
@@ -96,7 +111,11 @@ def _accepted() -> str:
 def _allowed(budget: Budget, name: str) -> float | None:
     value = getattr(budget, name)
     try:
-        return None if value is None else parse_quantity(value, LIMITS[name].unit if name in LIMITS else Unit.SECONDS)
+        return (
+            None
+            if value is None
+            else parse_quantity(value, LIMITS[name].unit if name in LIMITS else Unit.SECONDS)
+        )
     except FormatError as error:
         raise FormatError(f"the budget's {name} {error}") from error
 
@@ -105,9 +124,9 @@ def _allowed(budget: Budget, name: str) -> float | None:
 class Violation:
     """A limit that a model exceeds.
 
-    ``replacements`` are the fewest candidates whose replacement brings the model under ``limit``, the largest
-    saving first, and ``attainable`` is what it would then be. Where ``attainable`` is above ``limit`` they are
-    all that help.
+    ``replacements`` are the fewest candidates whose replacement brings the model under ``limit``,
+    the largest saving first, and ``attainable`` is what it would then be. Where ``attainable`` is
+    above ``limit`` they are all that help.
     """
 
     model: str
@@ -121,7 +140,9 @@ class Violation:
     def __str__(self) -> str:
         digits = digits_telling(self.actual, self.limit, self.unit)
         scale = scale_of(self.actual, self.unit)
-        actual, over = (written(number, scale, digits) for number in (self.actual, self.actual - self.limit))
+        actual, over = (
+            written(number, scale, digits) for number in (self.actual, self.actual - self.limit)
+        )
         limit = written(self.limit, scale_of(self.limit, self.unit), digits)
         noun = LIMITS[self.name].noun if actual != "1" else LIMITS[self.name].noun.removesuffix("s")
         return f"{self.model} has {actual} {noun}, the budget is {limit} ({over} over). {self._advice()}"
@@ -141,7 +162,8 @@ class Violation:
 
 
 def violations(report: ReportData, budget: Budget) -> tuple[Violation, ...]:
-    """The limits of ``budget`` that the model exceeds, in the order of ``Budget``'s fields; latency is not among them.
+    """The limits of ``budget`` that the model exceeds, in the order of ``Budget``'s fields; latency
+    is not among them.
 
     Raises:
         InputError: MACs or activations are limited and the report has none.
@@ -149,12 +171,15 @@ def violations(report: ReportData, budget: Budget) -> tuple[Violation, ...]:
     return tuple(
         _violation(report, budget, name, allowed, actual)
         for name in LIMITS
-        if (allowed := _allowed(budget, name)) is not None and (actual := _actual(report, name)) > allowed
+        if (allowed := _allowed(budget, name)) is not None
+        and (actual := _actual(report, name)) > allowed
     )
 
 
 class Held(NamedTuple):
-    """One limit that a model was held to, and what the model has; ``violation`` says it in words, empty within it."""
+    """One limit that a model was held to, and what the model has; ``violation`` says it in words,
+    empty within it.
+    """
 
     name: str
     noun: str
@@ -174,7 +199,8 @@ class Held(NamedTuple):
 
 
 def held(report: ReportData, budget: Budget) -> tuple[Held, ...]:
-    """Every limit of ``budget`` with how the model stands to it, in the order of ``Budget``'s fields.
+    """Every limit of ``budget`` with how the model stands to it, in the order of ``Budget``'s
+    fields.
 
     Raises:
         InputError: MACs are limited and the report has none.
@@ -195,14 +221,19 @@ def held(report: ReportData, budget: Budget) -> tuple[Held, ...]:
 
 
 def enough(report: ReportData, budget: Budget) -> tuple[Finding, ...]:
-    """Candidates whose replacement brings the model under every limit at once, none of which could be left out.
+    """Candidates whose replacement brings the model under every limit at once, none of which could
+    be left out.
 
-    Under a single limit they are the fewest there are. Empty where all candidates together would not do.
+    Under a single limit they are the fewest there are. Empty where all candidates together would
+    not do.
 
     Raises:
         InputError: MACs or activations are limited and the report has none.
     """
-    excess = {violation.name: violation.actual - violation.limit for violation in violations(report, budget)}
+    excess = {
+        violation.name: violation.actual - violation.limit
+        for violation in violations(report, budget)
+    }
     left, chosen = dict(excess), []
     helpful = list(report.candidates)
     while helpful and max(left.values(), default=0) > 0:
@@ -221,22 +252,29 @@ def enough(report: ReportData, budget: Budget) -> tuple[Finding, ...]:
 
 
 def _helps(finding: Finding, left: Mapping[str, float]) -> tuple[float, int]:
-    """The share of what is left over the limits that replacing this convolution takes off; then its parameters."""
+    """The share of what is left over the limits that replacing this convolution takes off; then its
+    parameters.
+    """
     over = {name: rest for name, rest in left.items() if rest > 0}
-    return sum(min(LIMITS[name].saved(finding) / rest, 1.0) for name, rest in over.items()), saved_params(finding)
+    return sum(
+        min(LIMITS[name].saved(finding) / rest, 1.0) for name, rest in over.items()
+    ), saved_params(finding)
 
 
 def _actual(report: ReportData, name: str) -> int:
     actual = LIMITS[name].actual(report)
     if actual is None:
         raise InputError(
-            f"the budget limits {'MACs' if name == 'macs' else name} and none were counted for {report.model}: "
+            f"the budget limits {'MACs' if name == 'macs' else name} and none were counted for "
+            f"{report.model}: "
             "give an input size, as in (1, 3, 224, 224)"
         )
     return actual
 
 
-def _violation(report: ReportData, budget: Budget, name: str, allowed: float, actual: int) -> Violation:
+def _violation(
+    report: ReportData, budget: Budget, name: str, allowed: float, actual: int
+) -> Violation:
     saved = LIMITS[name].saved
     helpful = [finding for finding in report.candidates if saved(finding) > 0]
     attainable, replacements = actual, []
@@ -261,7 +299,9 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _spoken(name: str) -> str:
-    """A layer's name in a sentence: those of a Sequential are numbers, and that of the model itself is empty."""
+    """A layer's name in a sentence: those of a Sequential are numbers, and that of the model itself
+    is empty.
+    """
     if not name:
         return "the model itself"
     return f"layer {name}" if name[0].isdigit() else name

@@ -1,4 +1,6 @@
-"""A convolution as plain numbers, and what it costs before and after it is made depthwise separable."""
+"""A convolution as plain numbers, and what it costs before and after it is made depthwise
+separable.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,8 @@ class Cost(NamedTuple):
 class ConvSpec:
     """One convolution. What is not known (a name in source, a shape never seen) is ``None``.
 
-    ``input_shape`` and ``output_shape`` are whole tensor shapes, ``(N, C, *sides)`` or unbatched ``(C, *sides)``;
-    every other tuple has ``rank`` entries.
+    ``input_shape`` and ``output_shape`` are whole tensor shapes, ``(N, C, *sides)`` or unbatched
+    ``(C, *sides)``; every other tuple has ``rank`` entries.
     """
 
     rank: int
@@ -104,7 +106,12 @@ class ConvSpec:
     @property
     def full_multiplier(self) -> dict[Order, int] | None:
         """The depth multiplier at which each order equals the convolution exactly."""
-        if self.in_channels is None or self.out_channels is None or self.kernel_size is None or not self.groups:
+        if (
+            self.in_channels is None
+            or self.out_channels is None
+            or self.kernel_size is None
+            or not self.groups
+        ):
             return None
         taps = prod(self.kernel_size)
         return {
@@ -133,8 +140,8 @@ def _numbers(spec: ConvSpec) -> tuple[int, int, int, int, int] | None:
 def cost(spec: ConvSpec) -> Cost | None:
     """Cost of the convolution as it is; None where a channel count or kernel side is not known.
 
-    Parameters M (C/G) k, and M more when biased. MACs o M (C/G) k, or i M (C/G) k when transposed: each input
-    site is scattered once. The bias is no multiplication and is not counted in MACs.
+    Parameters M (C/G) k, and M more when biased. MACs o M (C/G) k, or i M (C/G) k when transposed:
+    each input site is scattered once. The bias is no multiplication and is not counted in MACs.
     """
     numbers = _numbers(spec)
     if numbers is None:
@@ -145,10 +152,13 @@ def cost(spec: ConvSpec) -> Cost | None:
     return Cost(weights + bias, None if positions is None else positions * weights)
 
 
-def separable_cost(spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_multiplier: int = 1) -> Cost | None:
+def separable_cost(
+    spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_multiplier: int = 1
+) -> Cost | None:
     """Cost of the depthwise separable replacement; None where the original's cost is not known.
 
-    depthwise_first: parameters r C k + r C M / G, MACs o r C (k + M / G) (MobileNets, Howard et al. 2017).
+    depthwise_first: parameters r C k + r C M / G, MACs o r C (k + M / G) (MobileNets, Howard et al.
+        2017).
     pointwise_first: parameters r M C / G + r M k, MACs i r M C / G + o r M k (blueprint separable
     convolutions, Haase and Amthor 2020): its pointwise part runs at the input's resolution.
     """
@@ -167,21 +177,29 @@ def separable_cost(spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_m
 
 
 def traffic(spec: ConvSpec, params: int) -> int | None:
-    """Elements that one call reads and writes, each once: input, parameters and output; None without shapes."""
+    """Elements that one call reads and writes, each once: input, parameters and output; None
+    without shapes.
+    """
     if spec.input_shape is None or spec.output_shape is None:
         return None
     return prod(spec.input_shape) + params + prod(spec.output_shape)
 
 
-def separable_traffic(spec: ConvSpec, params: int, order: Order, depth_multiplier: int) -> int | None:
-    """As ``traffic``, for the replacement: what lies between its two parts is written and read again.
+def separable_traffic(
+    spec: ConvSpec, params: int, order: Order, depth_multiplier: int
+) -> int | None:
+    """As ``traffic``, for the replacement: what lies between its two parts is written and read
+    again.
 
-    That is r C channels at the output's resolution for depthwise_first, r M at the input's for pointwise_first.
+    That is r C channels at the output's resolution for depthwise_first, r M at the input's for
+    pointwise_first.
     """
     ends = traffic(spec, params)
     first = order is Order.DEPTHWISE_FIRST
     channels, positions = (
-        (spec.in_channels, spec.output_positions) if first else (spec.out_channels, spec.input_positions)
+        (spec.in_channels, spec.output_positions)
+        if first
+        else (spec.out_channels, spec.input_positions)
     )
     if ends is None or channels is None or positions is None:
         return None

@@ -1,4 +1,6 @@
-"""What an analysis found, as plain data: comparable, picklable, and the same after a trip through JSON."""
+"""What an analysis found, as plain data: comparable, picklable, and the same after a trip through
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,15 @@ class Origin(str, Enum):
 class Finding:
     """One convolution, its verdict, and its cost before and after.
 
-    ``macs`` and ``separable_macs`` are summed over ``calls``; the shapes in ``spec`` are those of the first call.
-    ``separable_params`` and ``separable_macs`` are the cost at the report's order and multiplier, for candidates
-    only. ``None`` means not known.
+    ``macs`` and ``separable_macs`` are summed over ``calls``; the shapes in ``spec`` are those of
+    the first call. ``separable_params`` and ``separable_macs`` are the cost at the report's order
+    and multiplier, for candidates only. ``None`` means not known.
 
-    Of the first call: ``input_bytes`` and ``output_bytes`` of its activations, and the arithmetic intensity before
-    and after, in MACs per byte when input, parameters, output and whatever lies between the two parts of the
-    replacement are each moved once (the roofline model, Williams et al. 2009). The shares are of the model's
-    parameters and MACs. ``followed_by`` names the normalisation and the activation that alone use the output.
+    Of the first call: ``input_bytes`` and ``output_bytes`` of its activations, and the arithmetic
+    intensity before and after, in MACs per byte when input, parameters, output and whatever lies
+    between the two parts of the replacement are each moved once (the roofline model, Williams et
+    al. 2009). The shares are of the model's parameters and MACs. ``followed_by`` names the
+    normalisation and the activation that alone use the output.
     """
 
     name: str
@@ -88,8 +91,8 @@ class Memory:
     """The estimate people know from torchsummary, in bytes.
 
     ``activations`` is twice the outputs of every module call (forward and backward); containers
-    (``Sequential``, ``ModuleList``, the separable convolutions of this package) and the model itself are not
-    counted again.
+    (``Sequential``, ``ModuleList``, the separable convolutions of this package) and the model
+    itself are not counted again.
     """
 
     inputs: int
@@ -105,9 +108,10 @@ class Memory:
 class ReportData:
     """All convolutions of one model, with the model's own totals; ``Report`` adds what prints it.
 
-    ``params`` and ``macs`` are of the whole model, ``macs`` over convolutions and matrix multiplications.
-    ``not_counted`` lists the other operators that ran, with how often: their arithmetic is in no total.
-    ``peak_activations`` is the bytes of activations in memory at once, as ``peak_activation_bytes`` reckons them.
+    ``params`` and ``macs`` are of the whole model, ``macs`` over convolutions and matrix
+    multiplications. ``not_counted`` lists the other operators that ran, with how often: their
+    arithmetic is in no total. ``peak_activations`` is the bytes of activations in memory at once,
+    as ``peak_activation_bytes`` reckons them.
     """
 
     model: str
@@ -186,7 +190,9 @@ class ReportData:
 
 def saved_params(finding: Finding) -> int:
     """Parameters that replacing this convolution takes off; 0 where it is no candidate."""
-    return (finding.params or 0) - (finding.separable_params or 0) if finding.separable_params else 0
+    return (
+        (finding.params or 0) - (finding.separable_params or 0) if finding.separable_params else 0
+    )
 
 
 def _plain(value: Any) -> Any:

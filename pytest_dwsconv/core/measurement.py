@@ -1,4 +1,6 @@
-"""A latency that was measured, as plain data: comparable, picklable, and the same after a trip through JSON."""
+"""A latency that was measured, as plain data: comparable, picklable, and the same after a trip
+through JSON.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,12 @@ SCHEMA_VERSION = 1
 class Measurement:
     """How long one model took on one device. Times are seconds.
 
-    ``samples`` are the invokes after the warm-up, in order; ``first_invoke`` comes before it and uploads the
-    parameters. ``host`` is the specification of the host ("" for this one) and ``machine`` what it calls itself;
-    ``device`` is the device's path, or "cpu". ``runtime`` is the package that ran the model, ``library`` and
-    ``library_version`` the file of libedgetpu and what it calls itself, and ``clock`` its variant: "std", "max" or
-    "unknown". The last three are empty for a CPU.
+    ``samples`` are the invokes after the warm-up, in order; ``first_invoke`` comes before it and
+    uploads the parameters. ``host`` is the specification of the host ("" for this one) and
+    ``machine`` what it calls itself; ``device`` is the device's path, or "cpu". ``runtime`` is the
+    package that ran the model, ``library`` and ``library_version`` the file of libedgetpu and what
+    it calls itself, and ``clock`` its variant: "std", "max" or "unknown". The last three are empty
+    for a CPU.
 
     Raises:
         InputError: ``samples`` are not numbers above 0, or there is none.
@@ -57,7 +60,8 @@ class Measurement:
         object.__setattr__(self, "samples", seconds)
 
     def percentile(self, percent: float) -> float:
-        """The latency that ``percent`` of the samples do not exceed, interpolated linearly between two samples.
+        """The latency that ``percent`` of the samples do not exceed, interpolated linearly between
+        two samples.
 
         Raises:
             InputError: ``percent`` is not between 0 and 100.
@@ -91,10 +95,18 @@ class Measurement:
         return f"{self.model}: measured {times}, {first}, on {self.device} of {self.machine}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers, with the schema's version and the figures of ``samples``."""
+        """Plain dictionaries, lists, strings and numbers, with the schema's version and the figures
+        of ``samples``.
+        """
         figures = {"median": self.median, "p90": self.p90, "p99": self.p99, "spread": self.spread}
         plain = asdict(self) | {"samples": list(self.samples)}
-        return {"schema_version": SCHEMA_VERSION, "obtained": "measured", "unit": "s", **figures, **plain}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "obtained": "measured",
+            "unit": "s",
+            **figures,
+            **plain,
+        }
 
     def to_json(self, indent: int | None = 2) -> str:
         return json.dumps(self.to_dict(), indent=indent)
@@ -111,7 +123,9 @@ class Measurement:
             values = {field.name: data[field.name] for field in fields(cls)}
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"not a whole measurement: {type(error).__name__}: {error}") from error
+            raise FormatError(
+                f"not a whole measurement: {type(error).__name__}: {error}"
+            ) from error
 
     @classmethod
     def from_json(cls, text: str) -> Measurement:
@@ -125,9 +139,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class LatencyLimit:
-    """What a model may take: ``max`` as in "12ms" or a number of seconds, at a percentile of the samples.
+    """What a model may take: ``max`` as in "12ms" or a number of seconds, at a percentile of the
+    samples.
 
-    ``tolerance`` is by how much the measurement may exceed that all the same: "30%", or 0.3 for the same.
+    ``tolerance`` is by how much the measurement may exceed that all the same: "30%", or 0.3 for the
+    same.
 
     Raises:
         InputError: the percentile is not between 0 and 100.
@@ -150,11 +166,19 @@ class LatencyLimit:
     def _share(self) -> float:
         value = self.tolerance
         try:
-            share = float(value.strip().removesuffix("%")) / 100 if isinstance(value, str) else float(value)
+            share = (
+                float(value.strip().removesuffix("%")) / 100
+                if isinstance(value, str)
+                else float(value)
+            )
         except (TypeError, ValueError):
             share = -1
-        if not 0 <= share < math.inf or (isinstance(value, str) and not value.strip().endswith("%")):
-            raise FormatError(f"{value!r} is not a tolerance: write a share from 0, as in '30%' or 0.3")
+        if not 0 <= share < math.inf or (
+            isinstance(value, str) and not value.strip().endswith("%")
+        ):
+            raise FormatError(
+                f"{value!r} is not a tolerance: write a share from 0, as in '30%' or 0.3"
+            )
         return share
 
     def excess(self, measurement: Measurement) -> str:
@@ -164,8 +188,10 @@ class LatencyLimit:
             return ""
         tolerated = f" + {self._share:.0%}" if self._share else ""
         return (
-            f"{measurement.model} took {milliseconds(actual)}, measured at the percentile {self.percentile:g} of "
-            f"{len(measurement.samples)} invokes, the limit is {milliseconds(self._seconds)}{tolerated} "
+            f"{measurement.model} took {milliseconds(actual)}, measured at the percentile "
+            f"{self.percentile:g} of "
+            f"{len(measurement.samples)} invokes, the limit is "
+            f"{milliseconds(self._seconds)}{tolerated} "
             f"({milliseconds(actual - allowed)} over)."
         )
 
@@ -182,21 +208,35 @@ def milliseconds(seconds: float) -> str:
 class LatencyBackend(Protocol):
     """Measures models on one target; what a ``pytest_dwsconv_latency_backend`` hook returns."""
 
-    def measure(self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None) -> Measurement:
-        """Measure a module, the bytes of a ``.tflite`` file or the path of one; ``shape`` is a module's input shape."""
+    def measure(
+        self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
+    ) -> Measurement:
+        """Measure a module, the bytes of a ``.tflite`` file or the path of one; ``shape`` is a
+        module's input shape.
+        """
 
 
 def measured_by(
-    backend: LatencyBackend, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None, name: str
+    backend: LatencyBackend,
+    model: nn.Module | bytes | str | PathLike[str],
+    shape: tuple[int, ...] | None,
+    name: str,
 ) -> Measurement:
     """What a backend measures, which may be anybody's.
 
     Raises:
-        InputError: the model, called ``name``, is on the meta device, or what the backend returns is no measurement.
+        InputError: the model, called ``name``, is on the meta device, or what the backend returns
+            is no measurement.
     """
-    if not isinstance(model, (bytes, str, PathLike)) and any(parameter.is_meta for parameter in model.parameters()):
-        raise InputError(f"{name} is on the meta device, where nothing is computed: make it on another")
+    if not isinstance(model, (bytes, str, PathLike)) and any(
+        parameter.is_meta for parameter in model.parameters()
+    ):
+        raise InputError(
+            f"{name} is on the meta device, where nothing is computed: make it on another"
+        )
     measurement: object = backend.measure(model, shape)
     if not isinstance(measurement, Measurement):
-        raise InputError(f"{name} was not measured: the backend must return a Measurement, not {measurement!r}")
+        raise InputError(
+            f"{name} was not measured: the backend must return a Measurement, not {measurement!r}"
+        )
     return measurement

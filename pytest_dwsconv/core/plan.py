@@ -17,7 +17,8 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """One convolution and its replacement. The numbers after the multiplier say which convolution is meant.
+    """One convolution and its replacement. The numbers after the multiplier say which convolution
+    is meant.
 
     Raises:
         InputError: a field is of the wrong type or out of range.
@@ -38,16 +39,23 @@ class PlanEntry:
         if not isinstance(self.bias, bool):
             raise InputError(f"{self.name}: bias must be true or false, not {self.bias!r}")
         if not 1 <= len(self.kernel_size) <= 3:
-            raise InputError(f"{self.name}: kernel_size must have 1 to 3 sides, not {self.kernel_size!r}")
+            raise InputError(
+                f"{self.name}: kernel_size must have 1 to 3 sides, not {self.kernel_size!r}"
+            )
         for name, value in self._numbers():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{self.name}: {name} must be a whole number from 1, not {value!r}")
+                raise InputError(
+                    f"{self.name}: {name} must be a whole number from 1, not {value!r}"
+                )
         if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise InputError(f"{self.name}: the channels must be divisible by groups ({self.groups})")
+            raise InputError(
+                f"{self.name}: the channels must be divisible by groups ({self.groups})"
+            )
         full = full_multiplier(self.spec, self.order)
         if self.depth_multiplier > full:
             raise InputError(
-                f"{self.name}: depth_multiplier {self.depth_multiplier} is above {full}, which is exact already"
+                f"{self.name}: depth_multiplier {self.depth_multiplier} is above {full}, which is "
+                "exact already"
             )
 
     def _numbers(self) -> Iterator[tuple[str, int]]:
@@ -57,7 +65,9 @@ class PlanEntry:
 
     @classmethod
     def of(cls, name: str, spec: ConvSpec, order: Order, depth_multiplier: int) -> PlanEntry:
-        """The entry that replaces the convolution ``spec``; a multiplier above the exact one is lowered to it."""
+        """The entry that replaces the convolution ``spec``; a multiplier above the exact one is
+        lowered to it.
+        """
         channels, filters, kernel_size, groups, bias = _known(spec)
         multiplier = min(depth_multiplier, full_multiplier(spec, order))
         return cls(name, order, multiplier, channels, filters, kernel_size, groups, bias)
@@ -88,12 +98,16 @@ class PlanEntry:
             planned, found = getattr(self, name), getattr(spec, name)
             if planned != found:
                 raise InputError(
-                    f"the plan is for another model: {self.name} has {name} {found} here and {planned} in the plan"
+                    f"the plan is for another model: {self.name} has {name} {found} here and "
+                    f"{planned} in the plan"
                 )
         if spec.transposed:
             raise InputError(f"{self.name} is a transposed convolution, which cannot be replaced")
         if Trait.QUANTIZED in spec.traits:
-            raise InputError(f"{self.name} is quantized or prepared for it; apply the plan to the float model first")
+            raise InputError(
+                f"{self.name} is quantized or prepared for it; apply the plan to the float model "
+                "first"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,8 +121,14 @@ class Plan:
     entries: tuple[PlanEntry, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "entries", tuple(sorted(self.entries, key=lambda entry: entry.name)))
-        twice = [name for name, count in Counter(entry.name for entry in self.entries).items() if count > 1]
+        object.__setattr__(
+            self, "entries", tuple(sorted(self.entries, key=lambda entry: entry.name))
+        )
+        twice = [
+            name
+            for name, count in Counter(entry.name for entry in self.entries).items()
+            if count > 1
+        ]
         if twice:
             raise InputError(f"{twice[0]} occurs twice in the plan")
 
@@ -154,8 +174,8 @@ def full_multiplier(spec: ConvSpec, order: Order) -> int:
 def equal_cost(spec: ConvSpec, depth_multiplier: int) -> dict[Order, int]:
     """Both orders' multipliers at the cost of ``depthwise_first`` at ``depth_multiplier``.
 
-    ``pointwise_first`` gets the largest multiplier whose parameters, and MACs where shapes are known, do not
-    exceed that cost; it is left out where even 1 does.
+    ``pointwise_first`` gets the largest multiplier whose parameters, and MACs where shapes are
+    known, do not exceed that cost; it is left out where even 1 does.
     """
     first, other = Order.DEPTHWISE_FIRST, Order.POINTWISE_FIRST
     reference = min(depth_multiplier, full_multiplier(spec, first))

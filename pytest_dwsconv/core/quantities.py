@@ -48,7 +48,8 @@ _QUANTITY = re.compile(r"(\d+(?:_\d+)*(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | r
 
 
 def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
-    """The number in ``value``: a count, bytes or seconds. Numbers stand for themselves, text may have a suffix.
+    """The number in ``value``: a count, bytes or seconds. Numbers stand for themselves, text may
+    have a suffix.
 
     Case does not matter. ``k``, ``kB`` and so on are powers of 1000, ``KiB`` and so on of 1024.
 
@@ -56,7 +57,8 @@ def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
         FormatError: ``value`` cannot be read; it lists what is accepted.
     """
     if not isinstance(value, bool) and isinstance(value, Real):
-        number = int(value) if isinstance(value, Integral) else float(value)  # of NumPy's numbers too
+        # of NumPy's numbers too
+        number = int(value) if isinstance(value, Integral) else float(value)
         if 0 <= number < math.inf:
             return number
     match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -93,7 +95,9 @@ def written(value: float, scale: Scale, digits: int) -> str:
 
 
 def digits_telling(value: float, limit: float, unit: Unit) -> int:
-    """The fewest decimals, from two, that show a value and its limit as different, and their difference too."""
+    """The fewest decimals, from two, that show a value and its limit as different, and their
+    difference too.
+    """
     scale, limit_scale = scale_of(value, unit), scale_of(limit, unit)
     for digits in range(2, 15):
         different = written(value, scale, digits) != written(limit, limit_scale, digits)

@@ -1,4 +1,6 @@
-"""Which convolutions can be made depthwise separable: one table of rules, the same for modules and for source."""
+"""Which convolutions can be made depthwise separable: one table of rules, the same for modules and
+for source.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,9 @@ class Judgement:
 class Policy:
     """What the judge is asked for: the replacement to reckon with, and what to leave alone.
 
-    ``select`` and ``ignore`` are shell-style patterns on qualified names (``layer3.*``); an empty ``select``
-    takes all. ``subclasses`` and ``functional`` let the judge look past the rules that leave those alone.
+    ``select`` and ``ignore`` are shell-style patterns on qualified names (``layer3.*``); an empty
+    ``select`` takes all. ``subclasses`` and ``functional`` let the judge look past the rules that
+    leave those alone.
     """
 
     depth_multiplier: int = 1
@@ -48,16 +51,21 @@ class Policy:
     def __post_init__(self) -> None:
         """Check the settings; an order may be given by its word, as for ``rewrite``."""
         if isinstance(self.depth_multiplier, bool) or not isinstance(self.depth_multiplier, int):
-            raise InputError(f"depth_multiplier must be a whole number, not {self.depth_multiplier!r}")
+            raise InputError(
+                f"depth_multiplier must be a whole number, not {self.depth_multiplier!r}"
+            )
         if self.depth_multiplier < 1:
             raise InputError(f"depth_multiplier must be at least 1, not {self.depth_multiplier}")
         try:
-            object.__setattr__(self, "order", Order(self.order))  # reason: the only way into a frozen dataclass
+            # reason: the only way into a frozen dataclass
+            object.__setattr__(self, "order", Order(self.order))
         except ValueError as error:
             words = " or ".join(repr(order.value) for order in Order)
             raise InputError(f"order must be {words}, not {self.order!r}") from error
         if not isinstance(self.min_saving, (int, float)) or not self.min_saving >= 1:
-            raise InputError(f"min_saving must be at least 1, not {self.min_saving!r}: less is no saving")
+            raise InputError(
+                f"min_saving must be at least 1, not {self.min_saving!r}: less is no saving"
+            )
         for field in ("select", "ignore"):
             object.__setattr__(self, field, checked_patterns(getattr(self, field), field))
 
@@ -81,7 +89,10 @@ def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
     patterns = tuple(given)
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise InputError(f"{asked_by} takes a list of patterns such as ['layer3.*'], and {pattern!r} is no string")
+            raise InputError(
+                f"{asked_by} takes a list of patterns such as ['layer3.*'], and {pattern!r} is no "
+                "string"
+            )
     return patterns
 
 
@@ -91,16 +102,19 @@ def matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
 
 
 def most_saving(spec: ConvSpec, policy: Policy = Policy()) -> float:
-    """Parameters of the original over parameters of the replacement; where a number is not known, the upper bound.
+    """Parameters of the original over parameters of the replacement; where a number is not known,
+    the upper bound.
 
-    The bound of depthwise_first is k M / (r (G k + M)), or k / r with M not known either: it follows from the
-    costs, and a bias, which both forms have, only lowers it.
+    The bound of depthwise_first is k M / (r (G k + M)), or k / r with M not known either: it
+    follows from the costs, and a bias, which both forms have, only lowers it.
     """
     before, after = cost(spec), separable_cost(spec, policy.order, policy.depth_multiplier)
     if before is not None and after is not None:
         return before.params / max(1, after.params)
     taps, filters = prod(spec.kernel_size or ()), spec.out_channels
-    bound = taps if filters is None else taps * filters / max(1, taps * (spec.groups or 1) + filters)
+    bound = (
+        taps if filters is None else taps * filters / max(1, taps * (spec.groups or 1) + filters)
+    )
     return bound / policy.depth_multiplier
 
 
@@ -126,7 +140,9 @@ def _saves_nothing(spec: ConvSpec, policy: Policy) -> bool:
 
 
 def _assumption(spec: ConvSpec, policy: Policy) -> str:
-    """From how many output channels on depthwise_first saves, r < k M / (k + M), where they are not known."""
+    """From how many output channels on depthwise_first saves, r < k M / (k + M), where they are not
+    known.
+    """
     if spec.out_channels is not None:
         return ""
     taps, multiplier = prod(spec.kernel_size or ()), policy.depth_multiplier
@@ -134,7 +150,12 @@ def _assumption(spec: ConvSpec, policy: Policy) -> str:
 
 
 def _conv3x3(*traits: Trait, **changes: object) -> ConvSpec:
-    arguments: dict[str, object] = {"in_channels": 64, "out_channels": 64, "kernel_size": (3, 3), **changes}
+    arguments: dict[str, object] = {
+        "in_channels": 64,
+        "out_channels": 64,
+        "kernel_size": (3, 3),
+        **changes,
+    }
     return ConvSpec(rank=2, traits=traits, **arguments)  # type: ignore[arg-type]  # a table row spelled short
 
 
@@ -155,7 +176,9 @@ RULES: tuple[Rule, ...] = (
         _UNSURE,
         _trait(Trait.REFERENCE),
         "the class is passed on as a value here, so what it is called with is not written here",
-        _conv3x3(Trait.REFERENCE, in_channels=None, out_channels=None, kernel_size=None, groups=None),
+        _conv3x3(
+            Trait.REFERENCE, in_channels=None, out_channels=None, kernel_size=None, groups=None
+        ),
     ),
     Rule(
         "DWS202",
@@ -170,7 +193,8 @@ RULES: tuple[Rule, ...] = (
         "quantized",
         _NO,
         _trait(Trait.QUANTIZED),
-        "it is quantized, or has a qconfig to become so; rewrite the float model, then prepare and quantize it",
+        "it is quantized, or has a qconfig to become so; rewrite the float model, then prepare and "
+        "quantize it",
         _conv3x3(Trait.QUANTIZED),
     ),
     Rule(
@@ -226,7 +250,8 @@ RULES: tuple[Rule, ...] = (
         "subclass",
         _NO,
         lambda spec, policy: Trait.SUBCLASS in spec.traits and not policy.subclasses,
-        "it is a subclass or has its own forward, which may do more than convolve; ask for subclasses to include one",
+        "it is a subclass or has its own forward, which may do more than convolve; ask for "
+        "subclasses to include one",
         _conv3x3(Trait.SUBCLASS),
     ),
     Rule(
@@ -289,7 +314,9 @@ RULES: tuple[Rule, ...] = (
 """Asked from the top; the first row that applies settles the verdict."""
 
 _WITHOUT_TRAITS = tuple(rule for rule in RULES if not rule.applies_to.traits)
-"""The rows to ask about a convolution without traits: where the example has one, the row is about it."""
+"""The rows to ask about a convolution without traits: where the example has one, the row is about
+it.
+"""
 
 CANDIDATE_CODE = "DWS001"
 
@@ -297,10 +324,15 @@ CANDIDATE_CODE = "DWS001"
 def judge(spec: ConvSpec, policy: Policy = Policy()) -> Judgement:
     """Judge one convolution by the first rule that applies; a candidate is what none applies to.
 
-    With a channel count not known (a name in source) a saving cannot be computed, but from a few output channels
-    on there always is one: such a site is a candidate, and the reason says what was assumed.
+    With a channel count not known (a name in source) a saving cannot be computed, but from a few
+    output channels on there always is one: such a site is a candidate, and the reason says what was
+    assumed.
     """
     for rule in RULES if spec.traits else _WITHOUT_TRAITS:
         if rule.applies(spec, policy):
             return Judgement(rule.verdict, rule.code, rule.reason)
-    return Judgement(Verdict.CANDIDATE, CANDIDATE_CODE, f"{spec.kind.value} convolution{_assumption(spec, policy)}")
+    return Judgement(
+        Verdict.CANDIDATE,
+        CANDIDATE_CODE,
+        f"{spec.kind.value} convolution{_assumption(spec, policy)}",
+    )

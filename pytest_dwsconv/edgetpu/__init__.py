@@ -1,4 +1,6 @@
-"""The Edge TPU: export, model files, compiler, device. Names are resolved on first use; nothing is imported before."""
+"""The Edge TPU: export, model files, compiler, device. Names are resolved on first use; nothing is
+imported before.
+"""
 
 from __future__ import annotations
 

@@ -20,10 +20,14 @@ _GRACE = 10  # seconds after the compiler's own time limit
 _MAPPED = "Mapped to Edge TPU"
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
-# What the compiler prints when it refuses a model, and what to do about it. The first that is found counts.
+# What the compiler prints when it refuses a model, and what to do about it. The first that is found
+# counts.
 _REFUSALS = (
     (r"Model not quantized", "export it as int8, as export_int8 does"),
-    (r"Didn't find op for builtin opcode .*", "that version of the operator is newer than the compiler"),
+    (
+        r"Didn't find op for builtin opcode .*",
+        "that version of the operator is newer than the compiler",
+    ),
     (r"only supports static-sized tensors.*", "export it with static shapes"),
     (r"Model could not be parsed", "check it with read_model and judge_model"),
     (r"Internal compiler error.*", "compile parts of the model to find the layer at fault"),
@@ -47,7 +51,9 @@ class OperatorCount:
 
 @dataclass(frozen=True)
 class CompilerReport:
-    """What the compiler printed of one model. Sizes are in bytes, as exact as two decimals; None where not printed."""
+    """What the compiler printed of one model. Sizes are in bytes, as exact as two decimals; None
+    where not printed.
+    """
 
     version: str
     on_chip_used: int | None
@@ -85,17 +91,19 @@ def compile_model(
 ) -> Compilation:
     """Compile a quantised ``.tflite`` file, given as its path or content, for the Edge TPU.
 
-    The compiler works in a temporary folder that is gone afterwards. It has succeeded only if it ended with exit
-    code 0, wrote the compiled file, and that file holds a part for the Edge TPU.
+    The compiler works in a temporary folder that is gone afterwards. It has succeeded only if it
+    ended with exit code 0, wrote the compiled file, and that file holds a part for the Edge TPU.
 
     Args:
         model: the file to compile.
         compiler: the program, if it is not ``edgetpu_compiler`` on PATH.
         timeout: seconds it may take; it is told so, and killed ten seconds later.
-        min_runtime_version: the lowest runtime version to compile for, 10 to 14; the compiler's newest by default.
+        min_runtime_version: the lowest runtime version to compile for, 10 to 14; the compiler's
+            newest by default.
 
     Raises:
-        CompilerError: there is no compiler, or it failed; what it printed is the error's ``output``.
+        CompilerError: there is no compiler, or it failed; what it printed is the error's
+            ``output``.
         InputError: the file cannot be read, is compiled already, or an argument cannot be used.
         FormatError: it is not a TFLite model.
     """
@@ -113,7 +121,11 @@ def compile_model(
     except TimeoutError as error:
         raise CompilerError(f"{_PROGRAM} was killed: {error}; give it a longer timeout") from error
     except OSError as error:
-        step = "check that program and the temporary folder" if error.errno != errno.ENOEXEC else _where_to_compile()
+        step = (
+            "check that program and the temporary folder"
+            if error.errno != errno.ENOEXEC
+            else _where_to_compile()
+        )
         raise CompilerError(f"{_PROGRAM} cannot be run: {error}; {step}") from error
 
 
@@ -121,8 +133,12 @@ def _program(compiler: str | Path | None) -> str:
     found = shutil.which(compiler or _PROGRAM)
     if found is not None:
         return str(Path(found).absolute())
-    missing = f"{compiler} is no program that can be run" if compiler else f"{_PROGRAM} is not on PATH"
-    raise CompilerError(f"{missing}; {_where_to_compile()}, or give a model that is compiled already")
+    missing = (
+        f"{compiler} is no program that can be run" if compiler else f"{_PROGRAM} is not on PATH"
+    )
+    raise CompilerError(
+        f"{missing}; {_where_to_compile()}, or give a model that is compiled already"
+    )
 
 
 def _where_to_compile() -> str:
@@ -143,16 +159,24 @@ def _compiled(command: list[str], content: bytes, folder: Path, limit: float) ->
     try:
         file = read_model(compiled)
     except FormatError as error:
-        raise CompilerError(f"{_PROGRAM} wrote a file that cannot be read: {error}", output) from error
+        raise CompilerError(
+            f"{_PROGRAM} wrote a file that cannot be read: {error}", output
+        ) from error
     try:
         report = parse_output(output)
     except FormatError as error:
         raise CompilerError(
-            f"{command[0]} did not print what {_PROGRAM} prints; see that it is the vendor's", output
+            f"{command[0]} did not print what {_PROGRAM} prints; see that it is the vendor's",
+            output,
         ) from error
     if not file.compiled:
-        reasons = ", ".join(f"{row.operator}: {row.status}" for row in report.on_cpu[:3]) or "no reason printed"
-        raise CompilerError(f"{_PROGRAM} mapped nothing to the Edge TPU ({reasons}); see judge_model", output)
+        reasons = (
+            ", ".join(f"{row.operator}: {row.status}" for row in report.on_cpu[:3])
+            or "no reason printed"
+        )
+        raise CompilerError(
+            f"{_PROGRAM} mapped nothing to the Edge TPU ({reasons}); see judge_model", output
+        )
     return Compilation(compiled, report, file)
 
 
@@ -162,7 +186,10 @@ def _failure(finished: Finished, output: str) -> str:
         found = re.search(pattern, output)
         if found:
             return f"{_PROGRAM} failed ({how}): {found.group().strip()}; {step}"
-    last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it printed nothing")
+    last = next(
+        (line.strip() for line in reversed(output.splitlines()) if line.strip()),
+        "it printed nothing",
+    )
     return f"{_PROGRAM} failed ({how}): {last}; run it by hand on the file that export_int8 returns"
 
 
@@ -174,7 +201,9 @@ def parse_output(text: str) -> CompilerReport:
     """
     version = re.search(r"^Edge TPU Compiler version (\S+)", text, re.MULTILINE)
     if version is None:
-        raise FormatError("the text does not name the Edge TPU compiler's version; give all that it printed")
+        raise FormatError(
+            "the text does not name the Edge TPU compiler's version; give all that it printed"
+        )
     return CompilerReport(
         version=version.group(1),
         on_chip_used=_size(text, "On-chip memory used for caching model parameters"),
@@ -188,7 +217,11 @@ def parse_output(text: str) -> CompilerReport:
 
 def _size(text: str, label: str) -> int | None:
     found = re.search(rf"^{label}: (\d+(?:\.\d+)?)(\w+)", text, re.MULTILINE)
-    return round(float(found.group(1)) * _UNITS[found.group(2)]) if found and found.group(2) in _UNITS else None
+    return (
+        round(float(found.group(1)) * _UNITS[found.group(2)])
+        if found and found.group(2) in _UNITS
+        else None
+    )
 
 
 def _number(text: str, label: str) -> int | None:
@@ -198,5 +231,7 @@ def _number(text: str, label: str) -> int | None:
 
 def _rows(text: str) -> tuple[OperatorCount, ...]:
     table = re.split(r"^Operator +Count +Status *$", text, maxsplit=1, flags=re.MULTILINE)
-    found = re.findall(r"^(\w+) +(\d+) +(\S.*?) *$", table[1], re.MULTILINE) if len(table) > 1 else []
+    found = (
+        re.findall(r"^(\w+) +(\d+) +(\S.*?) *$", table[1], re.MULTILINE) if len(table) > 1 else []
+    )
     return tuple(OperatorCount(operator, int(count), status) for operator, count, status in found)

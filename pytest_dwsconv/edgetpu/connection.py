@@ -1,7 +1,8 @@
 """A connection made by execnet of which every step has a time limit, and which leaves no process.
 
-``execnet.Group.makegateway`` waits for the other end for as long as that takes, and lets go of the process it started
-if that fails. So its two steps, a process and a gateway on its pipes, are taken here one by one.
+``execnet.Group.makegateway`` waits for the other end for as long as that takes, and lets go of the
+process it started if that fails. So its two steps, a process and a gateway on its pipes, are taken
+here one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class _Process(gateway_io.Popen2IOMaster):
     """The local process in a group of its own: the other Python may be a script that starts one."""
 
     def __init__(self, command: list[str]) -> None:
-        self.popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self.popen = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         pipes = (self.popen.stdin, self.popen.stdout)
         gateway_base.Popen2IO.__init__(self, *pipes, execmodel=gateway_base.get_execmodel("thread"))
 
@@ -46,14 +49,17 @@ class Connection:
         parsed = execnet.XSpec(f"{spec}//id=edgetpu//execmodel=thread")
         self.closed = False
         self._gateway: execnet.Gateway | None = None
-        self._io = _Process(gateway_io.popen_args(parsed) if parsed.popen else gateway_io.ssh_args(parsed))
+        self._io = _Process(
+            gateway_io.popen_args(parsed) if parsed.popen else gateway_io.ssh_args(parsed)
+        )
         with self._limited(limit):
             self._gateway = gateway_bootstrap.bootstrap(self._io, parsed)
             if self._io.popen.poll() is not None:
                 raise EOFError(f"exit code {self._io.popen.returncode}")
 
     def exchange(self, source: str, item: dict[str, Any], limit: float) -> dict[str, Any]:
-        """Run the source text there, send it the item, and return what it sends back. Any error ends the connection.
+        """Run the source text there, send it the item, and return what it sends back. Any error
+        ends the connection.
 
         Raises:
             TimeoutError: it sent nothing in ``limit`` seconds.
@@ -85,7 +91,9 @@ class Connection:
 
     @contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:
-        """Kill the local process when the time is up: that wakes whoever reads from it or writes to it."""
+        """Kill the local process when the time is up: that wakes whoever reads from it or writes to
+        it.
+        """
         expired = threading.Event()
 
         def expire() -> None:

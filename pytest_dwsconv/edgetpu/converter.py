@@ -1,6 +1,7 @@
 """The process in which a recorded forward becomes an int8 TFLite file: ``python -m ... FOLDER``.
 
-It is a process of its own because the converter may crash or hang, takes seconds to import, and prints.
+It is a process of its own because the converter may crash or hang, takes seconds to import, and
+prints.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def convert(folder: Path) -> bytes:
 
 
 def _network(program: torch.export.ExportedProgram) -> nn.Module:
-    """The network as modules: these keep the names of its layers, and the names of the tensors are made from them."""
+    """The network as modules: these keep the names of its layers, and the names of the tensors are
+    made from them.
+    """
     for node in program.graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
         if node.op == "call_function" and next(iter(stack.values()), ("root",))[0]:
@@ -91,15 +94,21 @@ def _quantized(plain: bytes, samples: Tensor) -> bytes:
     names, whole = qtyping.TFLOperationName, qtyping.QuantGranularity.TENSORWISE
     recipe = recipe_manager.RecipeManager()
     recipe.add_static_config(".*", names.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
-    # reason: with a scale per channel in fully connected layers old runtimes compute something else without a word
+    # reason: with a scale per channel in fully connected layers old runtimes compute something else
+    # without a word
     recipe.add_static_config(".*", names.FULLY_CONNECTED, 8, 8, whole)
     ((signature, arguments),) = Interpreter(model_content=plain).get_signature_list().items()
     inputs = [{arguments["inputs"][0]: sample[None].numpy()} for sample in samples]
-    # reason: the default averages the ranges of the inputs, and so cuts off what every second of them goes to
-    ranges = calibrator.Calibrator(plain, torch.get_num_threads(), qsv_update_func=qsv_utils.min_max_update)
+    # reason: the default averages the ranges of the inputs, and so cuts off what every second of
+    # them goes to
+    ranges = calibrator.Calibrator(
+        plain, torch.get_num_threads(), qsv_update_func=qsv_utils.min_max_update
+    )
     ranges.calibrate({signature: inputs}, recipe)
     chosen = quantizer.Quantizer(plain, recipe.get_quantization_recipe())
-    return bytes(chosen.quantize(ranges.get_model_qsvs(), enable_progress_report=False).quantized_model)
+    return bytes(
+        chosen.quantize(ranges.get_model_qsvs(), enable_progress_report=False).quantized_model
+    )
 
 
 def main(folder: Path) -> int:

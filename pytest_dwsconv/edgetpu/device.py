@@ -1,4 +1,6 @@
-"""Edge TPUs that are connected: list them, and measure models on them, in a process of its own on any host."""
+"""Edge TPUs that are connected: list them, and measure models on them, in a process of its own on
+any host.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,10 @@ class Device:
 class Procedure:
     """How a measurement is taken.
 
-    ``warmup`` invokes are dropped after the first, then ``runs`` are kept. ``waits`` are the seconds between attempts
-    to find and to open a device, one fewer than the attempts. ``limit`` is the seconds that all may take, and
-    ``claim_limit`` those to wait before that for a device that other test runs hold.
+    ``warmup`` invokes are dropped after the first, then ``runs`` are kept. ``waits`` are the
+    seconds between attempts to find and to open a device, one fewer than the attempts. ``limit`` is
+    the seconds that all may take, and ``claim_limit`` those to wait before that for a device that
+    other test runs hold.
     """
 
     warmup: int = 30
@@ -50,15 +53,23 @@ class Procedure:
     def __post_init__(self) -> None:
         whole = isinstance(self.runs, int) and isinstance(self.warmup, int)
         times = (self.limit, self.claim_limit, *self.waits)
-        if not whole or self.runs < 1 or self.warmup < 0 or not all(0 <= seconds < math.inf for seconds in times):
-            raise InputError(f"a measurement needs a run at least, whole counts and finite times from 0: {self}")
+        if (
+            not whole
+            or self.runs < 1
+            or self.warmup < 0
+            or not all(0 <= seconds < math.inf for seconds in times)
+        ):
+            raise InputError(
+                f"a measurement needs a run at least, whole counts and finite times from 0: {self}"
+            )
 
 
 USUAL = Procedure()
 
 
 class EdgeTpu:
-    """The Edge TPU of a host, or the one that ``device`` names there: ":1", "usb", "usb:0", "pci", "pci:1".
+    """The Edge TPU of a host, or the one that ``device`` names there: ":1", "usb", "usb:0", "pci",
+    "pci:1".
 
     Raises:
         InputError: ``device`` is none of these.
@@ -81,7 +92,8 @@ class EdgeTpu:
     def measure(
         self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None = None
     ) -> Measurement:
-        """The latency of a model; one that is not compiled for the Edge TPU is exported and compiled first.
+        """The latency of a model; one that is not compiled for the Edge TPU is exported and
+        compiled first.
 
         Args:
             model: a module, the bytes of a ``.tflite`` file, or the path of one.
@@ -96,9 +108,15 @@ class EdgeTpu:
 
 
 def measure(
-    host: Host, tflite: bytes, name: str = "model", *, device: str = "", procedure: Procedure = USUAL
+    host: Host,
+    tflite: bytes,
+    name: str = "model",
+    *,
+    device: str = "",
+    procedure: Procedure = USUAL,
 ) -> Measurement:
-    """The latency of a ``.tflite`` model on the Edge TPU of a host, or on its CPU if ``device`` is "cpu".
+    """The latency of a ``.tflite`` model on the Edge TPU of a host, or on its CPU if ``device`` is
+    "cpu".
 
     Args:
         host: where to measure.
@@ -108,13 +126,14 @@ def measure(
         procedure: how often, and how long at most.
 
     Raises:
-        InputError: these are no bytes, or the model is not compiled for the Edge TPU, on which it would silently run on
-            the CPU.
+        InputError: these are no bytes, or the model is not compiled for the Edge TPU, on which it
+            would silently run on the CPU.
         EdgeTpuError: it cannot be measured; the type tells why.
     """
     if not isinstance(tflite, bytes):
         raise InputError(
-            f"measure takes the bytes of a .tflite file, not {tflite!r:.80}: read it with Path.read_bytes()"
+            f"measure takes the bytes of a .tflite file, not {tflite!r:.80}: read it with "
+            "Path.read_bytes()"
         )
     if device == CPU:
         result = _run(host, "cpu", "", tflite, procedure)
@@ -122,13 +141,17 @@ def measure(
         result = _run(host, "edgetpu", check_device(device), tflite, procedure)
     else:
         raise InputError(
-            f"{name} is not compiled for the Edge TPU and would run on the CPU: compile it with edgetpu_compiler"
+            f"{name} is not compiled for the Edge TPU and would run on the CPU: compile it with "
+            "edgetpu_compiler"
         )
-    return Measurement(model=name, host=host.spec.text, **result | {"samples": tuple(result["samples"])})
+    return Measurement(
+        model=name, host=host.spec.text, **result | {"samples": tuple(result["samples"])}
+    )
 
 
 def is_compiled(tflite: bytes) -> bool:
-    """Whether the Edge TPU's custom operator is in the model; of one that cannot be read its runtime will tell.
+    """Whether the Edge TPU's custom operator is in the model; of one that cannot be read its
+    runtime will tell.
 
     Raises:
         MissingExtraError: the packages of the extra ``edgetpu`` are not installed.
@@ -141,7 +164,9 @@ def is_compiled(tflite: bytes) -> bool:
         return True
 
 
-def compiled(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None = None) -> tuple[bytes, str]:
+def compiled(
+    model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None = None
+) -> tuple[bytes, str]:
     """A model compiled for the Edge TPU, and its name.
 
     Raises:
@@ -157,7 +182,9 @@ def compiled(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, .
     return compile_model(tflite).content, name
 
 
-def _tflite(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None) -> tuple[bytes, str]:
+def _tflite(
+    model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
+) -> tuple[bytes, str]:
     if isinstance(model, bytes):
         return model, "model"
     if isinstance(model, (str, PathLike)):
@@ -168,7 +195,9 @@ def _tflite(model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ..
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} is no model: {_GIVE}")
     if shape is None:
-        raise InputError(f"{name} cannot be exported without an input shape: give one, as in (1, 3, 224, 224)")
+        raise InputError(
+            f"{name} cannot be exported without an input shape: give one, as in (1, 3, 224, 224)"
+        )
     from pytest_dwsconv.edgetpu.export import export_int8
 
     return export_int8(model, shape), name
@@ -181,11 +210,15 @@ def check_device(device: str) -> str:
         InputError: it cannot.
     """
     if not _DEVICE.fullmatch(device):
-        raise InputError(f"{device!r} is not a device: write :1, usb, usb:0, pci or pci:0, or nothing for any")
+        raise InputError(
+            f"{device!r} is not a device: write :1, usb, usb:0, pci or pci:0, or nothing for any"
+        )
     return device
 
 
 def _run(host: Host, task: str, device: str, tflite: bytes, procedure: Procedure) -> dict[str, Any]:
     header = json.dumps({"task": task, "device": device, **asdict(procedure)})
-    answer = host.run(header, tflite, procedure.limit + (procedure.claim_limit if task == "edgetpu" else 0))
+    answer = host.run(
+        header, tflite, procedure.limit + (procedure.claim_limit if task == "edgetpu" else 0)
+    )
     return result_of(answer, str(host.spec), procedure.limit)

@@ -1,4 +1,6 @@
-"""``export_int8``: a PyTorch model as an int8 TFLite file that the runtimes of the Edge TPU's age compute right."""
+"""``export_int8``: a PyTorch model as an int8 TFLite file that the runtimes of the Edge TPU's age
+compute right.
+"""
 
 from __future__ import annotations
 
@@ -42,25 +44,27 @@ def export_int8(
     calibration: Tensor | Iterable[Tensor] | None = None,
     timeout: float = 600,
 ) -> bytes:
-    """Export a model as a ``.tflite`` file, all in int8, for the Edge TPU compiler or for any TFLite runtime.
+    """Export a model as a ``.tflite`` file, all in int8, for the Edge TPU compiler or for any
+    TFLite runtime.
 
-    Inputs and outputs of four dimensions become channels-last, as TFLite has them: ``(1, 3, 224, 224)`` is
-    exported as ``(1, 224, 224, 3)``. Convolutions have a scale per output channel, fully connected layers one for
-    the whole weight. The model is converted by litert-torch and quantised by ai-edge-quantizer in a process of
-    its own, in a temporary folder that is gone afterwards. The model is left as found; a copy is made only of one
-    that is not in float32 on the CPU.
+    Inputs and outputs of four dimensions become channels-last, as TFLite has them: ``(1, 3, 224,
+    224)`` is exported as ``(1, 224, 224, 3)``. Convolutions have a scale per output channel, fully
+    connected layers one for the whole weight. The model is converted by litert-torch and quantised
+    by ai-edge-quantizer in a process of its own, in a temporary folder that is gone afterwards. The
+    model is left as found; a copy is made only of one that is not in float32 on the CPU.
 
     Args:
         model: a network of one input; evaluation mode is meant, whatever mode it is in.
         shape: the shape of the input in PyTorch's order, with batch size 1.
-        calibration: one batch of inputs, ``(N, *shape[1:])``, or several, such as the network will see; a few hundred
-            inputs fix the scales. Without them noise does, which is good enough to measure latency, and for nothing
-            else.
+        calibration: one batch of inputs, ``(N, *shape[1:])``, or several, such as the network will
+            see; a few hundred inputs fix the scales. Without them noise does, which is good enough
+            to measure latency, and for nothing else.
         timeout: seconds the conversion may take.
 
     Raises:
         InputError: an argument cannot be used.
-        ExportError: the model cannot be exported, or not in int8; the layer at fault is named where one is.
+        ExportError: the model cannot be exported, or not in int8; the layer at fault is named where
+            one is.
         MissingExtraError: the packages of the extra ``edgetpu`` are not installed.
 
     Warns:
@@ -76,16 +80,23 @@ def export_int8(
         with tempfile.TemporaryDirectory(prefix="dwsconv-export-") as folder:
             content = _converted(model, samples, Path(folder), timeout)
     except TimeoutError as error:
-        raise ExportError(f"exporting {name} was stopped: {error}; give it a longer timeout") from error
+        raise ExportError(
+            f"exporting {name} was stopped: {error}; give it a longer timeout"
+        ) from error
     except OSError as error:
-        raise ExportError(f"{name} cannot be exported: {error}; check the space in the temporary folder") from error
+        raise ExportError(
+            f"{name} cannot be exported: {error}; check the space in the temporary folder"
+        ) from error
     _warn(name, content)
     return content
 
 
 def _check(model: nn.Module, timeout: float) -> None:
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        raise InputError(f"export_int8 takes a torch.nn.Module, not {type(model).__name__}; build the model first")
+        raise InputError(
+            f"export_int8 takes a torch.nn.Module, not {type(model).__name__}; build the model "
+            "first"
+        )
     if not 0 < timeout < math.inf:
         raise InputError(f"timeout is {timeout}; give the seconds that exporting may take")
 
@@ -96,16 +107,23 @@ def _sides(shape: Sequence[int]) -> tuple[int, ...]:
     except TypeError:
         sides = ()
     if len(sides) < 2 or min(sides) < 1:
-        raise InputError(f"{shape!r} is no shape of an input; give whole numbers such as (1, 3, 224, 224)")
+        raise InputError(
+            f"{shape!r} is no shape of an input; give whole numbers such as (1, 3, 224, 224)"
+        )
     if sides[0] != 1:
-        raise InputError(f"the batch size in {sides} is {sides[0]}, and the Edge TPU takes 1; begin with 1")
+        raise InputError(
+            f"the batch size in {sides} is {sides[0]}, and the Edge TPU takes 1; begin with 1"
+        )
     return sides
 
 
 def _check_values(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor) or tensor.is_meta:
-            raise InputError(f"{name} of {type(model).__name__} has no values yet; initialise or load the model first")
+            raise InputError(
+                f"{name} of {type(model).__name__} has no values yet; initialise or load the model "
+                "first"
+            )
         if not tensor.isfinite().all():
             raise InputError(f"{name} of {type(model).__name__} is not finite; it has no int8 form")
 
@@ -123,10 +141,14 @@ def _samples(shape: tuple[int, ...], calibration: Tensor | Iterable[Tensor] | No
     try:
         batches = iter([calibration] if isinstance(calibration, Tensor) else calibration)
     except TypeError as error:
-        raise InputError(f"calibration is of type {type(calibration).__name__}; give tensors") from error
+        raise InputError(
+            f"calibration is of type {type(calibration).__name__}; give tensors"
+        ) from error
     inputs = [_input(batch, shape) for batch in batches]
     if not sum(map(len, inputs)):
-        raise InputError("calibration holds no input; give some, or leave it out to calibrate on noise")
+        raise InputError(
+            "calibration holds no input; give some, or leave it out to calibrate on noise"
+        )
     samples = torch.cat(inputs)
     if not samples.isfinite().all():
         raise InputError("a calibration input is not finite; give inputs without nan and inf")
@@ -135,10 +157,14 @@ def _samples(shape: tuple[int, ...], calibration: Tensor | Iterable[Tensor] | No
 
 def _input(batch: object, shape: tuple[int, ...]) -> Tensor:
     if not isinstance(batch, Tensor):
-        raise InputError(f"calibration holds a {type(batch).__name__}; give tensors: (x for x, label in loader)")
+        raise InputError(
+            f"calibration holds a {type(batch).__name__}; give tensors: (x for x, label in loader)"
+        )
     if batch.ndim != len(shape) or batch.shape[1:] != shape[1:]:
         wanted = ", ".join(map(str, shape[1:]))
-        raise InputError(f"a calibration batch is {tuple(batch.shape)}; give inputs of (N, {wanted})")
+        raise InputError(
+            f"a calibration batch is {tuple(batch.shape)}; give inputs of (N, {wanted})"
+        )
     return batch.detach().to("cpu", torch.float32)
 
 
@@ -147,7 +173,9 @@ def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float) 
     command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.converter", str(folder)]
     finished = run_within(timeout, command, folder)
     if finished.status != 0:
-        raise ExportError(f"{type(model).__name__} cannot be exported: {_reason(finished, folder / REFUSAL)}")
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported: {_reason(finished, folder / REFUSAL)}"
+        )
     return (folder / RESULT).read_bytes()
 
 
@@ -158,10 +186,13 @@ def _save(model: nn.Module, samples: Tensor, folder: Path) -> None:
         with as_found([*plain.modules()]), torch.no_grad():
             program = torch.export.export(plain, (samples[:1].clone(),))
     except Exception as error:  # whatever the user's forward or torch's exporter raises
-        message = f"torch.export cannot record the forward of {type(model).__name__}: {first_line(error)}"
+        message = (
+            f"torch.export cannot record the forward of {type(model).__name__}: {first_line(error)}"
+        )
         step = f"make it run on one tensor of {tuple(samples[:1].shape)}, without a branch on what is in a tensor"
         raise ExportError(f"{message}; {step}") from error
-    # reason: written to the file directly, a full disk does not raise: torch's writer ends the whole process
+    # reason: written to the file directly, a full disk does not raise: torch's writer ends the
+    # whole process
     recorded, stacked = io.BytesIO(), io.BytesIO()
     torch.export.save(program, recorded)
     torch.save(samples, stacked)
@@ -171,11 +202,16 @@ def _save(model: nn.Module, samples: Tensor, folder: Path) -> None:
 
 def _float_on_cpu(model: nn.Module) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
-    if all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors):
+    if all(
+        t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point())
+        for t in tensors
+    ):
         return model
     try:
         return copy.deepcopy(model).to("cpu", torch.float32)
-    except Exception as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
+    except (
+        Exception
+    ) as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
         reason = first_line(error)
         raise InputError(
             f"{type(model).__name__} cannot be copied ({reason}); move it to the CPU in float32"
@@ -185,7 +221,10 @@ def _float_on_cpu(model: nn.Module) -> nn.Module:
 def _reason(finished: Finished, refusal: Path) -> str:
     if refusal.is_file():
         return refusal.read_text(encoding="utf-8")
-    last = next((line.strip() for line in reversed(finished.stderr.splitlines()) if line.strip()), "it printed nothing")
+    last = next(
+        (line.strip() for line in reversed(finished.stderr.splitlines()) if line.strip()),
+        "it printed nothing",
+    )
     return f"the converter failed ({finished.ending}): {last}"
 
 

@@ -84,7 +84,8 @@ _FAULTS: dict[str, tuple[type[EdgeTpuError], str, str]] = {
     "unrelated pycoral": (
         UnrelatedPycoralError,
         "has the pycoral of PyPI, a program about coral reefs",
-        "uninstall it there; a TFLite runtime is enough, and the vendor's pycoral comes from its own index only",
+        "uninstall it there; a TFLite runtime is enough, and the vendor's pycoral comes from its "
+        "own index only",
     ),
     "library": (
         LibraryMissingError,
@@ -105,7 +106,8 @@ _FAULTS: dict[str, tuple[type[EdgeTpuError], str, str]] = {
     "open": (
         DeviceOpenError,
         "has an Edge TPU that cannot be opened",
-        "end other programs that may use it, then plug it in again, into a port that gives enough power",
+        "end other programs that may use it, then plug it in again, into a port that gives enough "
+        "power",
     ),
     "invoke": (
         DeviceLostError,
@@ -123,7 +125,9 @@ _FAULTS: dict[str, tuple[type[EdgeTpuError], str, str]] = {
         "install a newer runtime there, or export and compile the model again",
     ),
 }
-"""By the kind that the worker gives: the error, what is the matter with the host, and the next step."""
+"""By the kind that the worker gives: the error, what is the matter with the host, and the next
+step.
+"""
 
 
 def result_of(answer: Mapping[str, Any], where: str, limit: float) -> dict[str, Any]:
@@ -137,7 +141,11 @@ def result_of(answer: Mapping[str, Any], where: str, limit: float) -> dict[str, 
     Raises:
         EdgeTpuError: the worker told a fault, crashed or ran out of time.
     """
-    lines = [json.loads(line) for line in answer["printed"].splitlines() if line.startswith("{") and line.endswith("}")]
+    lines = [
+        json.loads(line)
+        for line in answer["printed"].splitlines()
+        if line.startswith("{") and line.endswith("}")
+    ]
     said = {name: value for line in lines for name, value in line.items()}
     if "result" in said:
         result: dict[str, Any] = said["result"]
@@ -153,16 +161,20 @@ def _ended(answer: Mapping[str, Any], where: str, limit: float, phase: str) -> E
     status = answer["status"]
     if answer["timed_out"] or -status == getattr(signal, "SIGALRM", None):
         return TimeLimitError(
-            f"the worker at {where} was still {phase} after {limit:g} s and was stopped: see whether the device "
+            f"the worker at {where} was still {phase} after {limit:g} s and was stopped: see "
+            "whether the device "
             "answers, or measure fewer runs"
         )
     how = f"exit code {status}" if status >= 0 else _signal_name(-status)
     said = "".join(f", {line}" for line in answer["errors"].strip().splitlines()[-1:])
-    return WorkerCrashError(f"the worker at {where} died while {phase} ({how}{said}): {_CAUSES.get(how, _OTHER_CAUSE)}")
+    return WorkerCrashError(
+        f"the worker at {where} died while {phase} ({how}{said}): {_CAUSES.get(how, _OTHER_CAUSE)}"
+    )
 
 
 _CAUSES = {
-    "SIGSEGV": "a libedgetpu built for another TFLite does that, install one built for the runtime there",
+    "SIGSEGV": "a libedgetpu built for another TFLite does that, install one built for the runtime "
+    "there",
     "SIGKILL": "something killed it, see whether the host is out of memory",
 }
 _OTHER_CAUSE = "run the model there by hand to see more"

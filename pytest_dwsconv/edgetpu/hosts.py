@@ -10,7 +10,12 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from pytest_dwsconv.edgetpu.faults import ConnectionLostError, EdgeTpuError, HostError, TimeLimitError
+from pytest_dwsconv.edgetpu.faults import (
+    ConnectionLostError,
+    EdgeTpuError,
+    HostError,
+    TimeLimitError,
+)
 from pytest_dwsconv.edgetpu.process import Finished, run_within
 from pytest_dwsconv.errors import InputError
 
@@ -18,8 +23,12 @@ if TYPE_CHECKING:
     from pytest_dwsconv.edgetpu.connection import Connection
 
 KEYS = ("python", "ssh", "ssh_config")
-SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
-"""Ask nothing, and give up on a host that is silent. They come last: ssh takes the first value of an option it sees."""
+SSH_OPTIONS = (
+    "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+)
+"""Ask nothing, and give up on a host that is silent. They come last: ssh takes the first value of
+an option it sees.
+"""
 
 OLDEST_PYTHON = (3, 8)
 GRACE = 15.0
@@ -32,10 +41,11 @@ _ANSWER = re.compile(r"^python (\d+) (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class HostSpec:
-    """A host as an option names it: ``python=/path/python3.9``, ``ssh=pi@raspberrypi``, both, or "" for this one.
+    """A host as an option names it: ``python=/path/python3.9``, ``ssh=pi@raspberrypi``, both, or ""
+    for this one.
 
-    ``python`` is a command: what a shell would divide is put in quotes. ``ssh`` may hold options of the ssh command,
-    and ``ssh_config`` names a file of them.
+    ``python`` is a command: what a shell would divide is put in quotes. ``ssh`` may hold options of
+    the ssh command, and ``ssh_config`` names a file of them.
     """
 
     text: str = ""
@@ -48,14 +58,15 @@ class HostSpec:
         """Read ``KEY=VALUE//KEY=VALUE``.
 
         Raises:
-            InputError: a key that is not known or comes twice, no value, a quote that is not closed, or
-                ``ssh_config`` without ``ssh``.
+            InputError: a key that is not known or comes twice, no value, a quote that is not
+                closed, or ``ssh_config`` without ``ssh``.
         """
         pairs = [part.partition("=")[::2] for part in text.split("//")] if text else []
         values = dict(pairs)
         if len(values) < len(pairs) or not all(values.values()) or not values.keys() <= set(KEYS):
             raise InputError(
-                f"{text!r} is not a host: write python=/path/python3.9, ssh=pi@raspberrypi, or both separated by //"
+                f"{text!r} is not a host: write python=/path/python3.9, ssh=pi@raspberrypi, or "
+                "both separated by //"
             )
         if "ssh_config" in values and "ssh" not in values:
             raise InputError(f"{text!r} has an ssh_config and no ssh: add ssh=HOST")
@@ -85,11 +96,19 @@ class HostSpec:
         if not self.ssh:
             return [*shlex.split(self._interpreter), "-c", _PROBE]
         config = ["-F", self.ssh_config] if self.ssh_config else []
-        return ["ssh", *config, *self.ssh.split(), *SSH_OPTIONS.split(), f'{self._interpreter} -c "{_PROBE}"']
+        return [
+            "ssh",
+            *config,
+            *self.ssh.split(),
+            *SSH_OPTIONS.split(),
+            f'{self._interpreter} -c "{_PROBE}"',
+        ]
 
 
 class Host:
-    """A connection to a host, made when first used and again after it broke. Close it, or use it in a ``with``."""
+    """A connection to a host, made when first used and again after it broke. Close it, or use it in
+    a ``with``.
+    """
 
     def __init__(self, spec: str = "", connect_limit: float = 30.0) -> None:
         self.spec = HostSpec.parse(spec)
@@ -128,11 +147,13 @@ class Host:
             return self._connection.exchange(_source("supervisor"), task, limit + GRACE)
         except TimeoutError as error:
             raise TimeLimitError(
-                f"{self.spec} gave no answer in {limit + GRACE:g} s and the connection was cut: see whether it is awake"
+                f"{self.spec} gave no answer in {limit + GRACE:g} s and the connection was cut: "
+                "see whether it is awake"
             ) from error
         except (EOFError, OSError) as error:
             raise ConnectionLostError(
-                f"the connection to {self.spec} broke while it measured: see whether the host is up, and measure again"
+                f"the connection to {self.spec} broke while it measured: see whether the host is "
+                "up, and measure again"
             ) from error
         except Exception as error:  # the supervisor's, as execnet tells it
             reason = str(error).strip().splitlines()[-1]
@@ -152,26 +173,35 @@ class Host:
         if self._connection is not None:
             return
         if find_spec("execnet") is None:
-            raise HostError("measuring needs execnet, which is not installed: pip install 'pytest-dwsconv[edgetpu]'")
+            raise HostError(
+                "measuring needs execnet, which is not installed: pip install "
+                "'pytest-dwsconv[edgetpu]'"
+            )
         self._probe()
         from pytest_dwsconv.edgetpu.connection import Connection
 
         try:
             self._connection = Connection(self.spec.execnet_spec, self._connect_limit)
         except Exception as error:  # of execnet's own kinds too
-            raise HostError(f"{self.spec} answered once and not again ({error!r}): see whether it is up") from error
+            raise HostError(
+                f"{self.spec} answered once and not again ({error!r}): see whether it is up"
+            ) from error
 
     def _probe(self) -> None:
-        """See that the host answers and its Python will do, within a time limit, which execnet has not."""
+        """See that the host answers and its Python will do, within a time limit, which execnet has
+        not.
+        """
         try:
             done = run_within(self._connect_limit, self.spec.probe)
         except TimeoutError as error:
             raise HostError(
-                f"{self.spec} did not answer in {self._connect_limit:g} s: see whether it is up and its Python starts"
+                f"{self.spec} did not answer in {self._connect_limit:g} s: see whether it is up "
+                "and its Python starts"
             ) from error
         except OSError as error:
             raise HostError(
-                f"{self.spec} cannot be used: {error.strerror}: {error.filename}; name a Python that starts, in quotes "
+                f"{self.spec} cannot be used: {error.strerror}: {error.filename}; name a Python "
+                "that starts, in quotes "
                 "if there is a space in its path"
             ) from error
         if done.status:
@@ -182,17 +212,23 @@ class Host:
             raise HostError(f"{self.spec} is no Python, it printed {printed[:80]!r}: {_NAME_ONE}")
         if found.group() != printed:
             raise HostError(
-                f"{self.spec} prints {printed[:80]!r} of its own accord: have the start-up files of its shell print "
+                f"{self.spec} prints {printed[:80]!r} of its own accord: have the start-up files "
+                "of its shell print "
                 "nothing"
             )
         if tuple(map(int, found.groups())) < OLDEST_PYTHON:
-            raise HostError(f"{self.spec} has Python {'.'.join(found.groups())} and needs 3.8 or newer: {_NAME_ONE}")
+            raise HostError(
+                f"{self.spec} has Python {'.'.join(found.groups())} and needs 3.8 or newer: "
+                f"{_NAME_ONE}"
+            )
 
 
 def _unreachable(spec: HostSpec, done: Finished) -> str:
     last = (done.stderr.strip().splitlines() or [done.ending])[-1]
     if spec.ssh and done.status == 255:
-        return f"{spec} cannot be reached ({last}): see that 'ssh {spec.ssh}' works without a question"
+        return (
+            f"{spec} cannot be reached ({last}): see that 'ssh {spec.ssh}' works without a question"
+        )
     return f"{spec} has no Python that starts ({last}): {_NAME_ONE}"
 
 

@@ -1,4 +1,6 @@
-"""Read a ``.tflite`` file, compiled for the Edge TPU or not, into plain data: no device, no interpreter."""
+"""Read a ``.tflite`` file, compiled for the Edge TPU or not, into plain data: no device, no
+interpreter.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,14 @@ _FEW = 64  # elements: axes, paddings, strides and target sizes are shorter, wei
 _OPTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "AVERAGE_POOL_2D": ("Pool2DOptions", {"activation": "FusedActivationFunction"}),
     "CONCATENATION": ("ConcatenationOptions", {"activation": "FusedActivationFunction"}),
-    "CONV_2D": ("Conv2DOptions", {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"}),
-    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"}),
+    "CONV_2D": (
+        "Conv2DOptions",
+        {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"},
+    ),
+    "DEPTHWISE_CONV_2D": (
+        "DepthwiseConv2DOptions",
+        {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"},
+    ),
     "FULLY_CONNECTED": ("FullyConnectedOptions", {"weights_format": "WeightsFormat"}),
     "MAX_POOL_2D": ("Pool2DOptions", {"activation": "FusedActivationFunction"}),
 }
@@ -35,7 +43,9 @@ _OPTIONS: dict[str, tuple[str, dict[str, str]]] = {
 
 @dataclass(frozen=True)
 class Quantization:
-    """real = scale * (integer - zero point); one scale for the tensor, or one per index of dimension ``axis``."""
+    """real = scale * (integer - zero point); one scale for the tensor, or one per index of
+    dimension ``axis``.
+    """
 
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
@@ -50,9 +60,9 @@ class Quantization:
 class Tensor:
     """One tensor of the graph.
 
-    ``values`` holds a constant of at most 64 integers (axes, paddings), else nothing. ``outside`` says that the
-    constant lies behind the flatbuffer instead of in it: runtimes before 2.14 (seen: 2.7) take such a tensor for one
-    without data, and some compute nonsense from it without a word.
+    ``values`` holds a constant of at most 64 integers (axes, paddings), else nothing. ``outside``
+    says that the constant lies behind the flatbuffer instead of in it: runtimes before 2.14 (seen:
+    2.7) take such a tensor for one without data, and some compute nonsense from it without a word.
     """
 
     name: str
@@ -68,7 +78,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator in order of execution: TFLite's own name for it, or the name of a custom operator."""
+    """One operator in order of execution: TFLite's own name for it, or the name of a custom
+    operator.
+    """
 
     name: str
     version: int
@@ -84,7 +96,9 @@ class Operator:
 
     @property
     def module(self) -> str:
-        """The PyTorch layer it came from where the file tells (``export_int8`` writes it), else nothing."""
+        """The PyTorch layer it came from where the file tells (``export_int8`` writes it), else
+        nothing.
+        """
         parameters = [tensor for tensor in self.inputs if tensor is not None and tensor.constant]
         # reason: a fused tensor is named after all its layers, the last one first
         which = -1 if any(len(tensor.shape) > 1 for tensor in parameters) else 0
@@ -93,7 +107,9 @@ class Operator:
 
     @property
     def activations(self) -> tuple[Tensor, ...]:
-        """The inputs and outputs that one inference computes: no parameter, no state kept between inferences."""
+        """The inputs and outputs that one inference computes: no parameter, no state kept between
+        inferences.
+        """
         tensors = [tensor for tensor in (*self.inputs, *self.outputs) if tensor is not None]
         return tuple(tensor for tensor in tensors if not tensor.constant and not tensor.variable)
 
@@ -111,7 +127,9 @@ class ModelFile:
 
     @property
     def compiled(self) -> bool:
-        """Whether the Edge TPU has a part in it: a file without the custom operator runs on the CPU alone."""
+        """Whether the Edge TPU has a part in it: a file without the custom operator runs on the CPU
+        alone.
+        """
         return bool(self.packages)
 
     @property
@@ -121,7 +139,9 @@ class ModelFile:
 
     @property
     def min_runtime_version(self) -> int:
-        """The lowest version of the Edge TPU runtime that runs it; 0 for a file that is not compiled."""
+        """The lowest version of the Edge TPU runtime that runs it; 0 for a file that is not
+        compiled.
+        """
         return max((package.min_runtime_version for package in self.packages), default=0)
 
     @property
@@ -156,7 +176,8 @@ def read_model(model: bytes | str | Path) -> ModelFile:
     content, name = content_of(model)
     if content[4:8] != _IDENTIFIER:
         raise FormatError(
-            f"{name} is not a TFLite model: it lacks the mark {_IDENTIFIER.decode()}; give a .tflite file"
+            f"{name} is not a TFLite model: it lacks the mark {_IDENTIFIER.decode()}; give a "
+            ".tflite file"
         )
     try:
         import tflite
@@ -164,8 +185,12 @@ def read_model(model: bytes | str | Path) -> ModelFile:
         raise MissingExtraError("reading a model file", "tflite") from error
     try:
         return _model(tflite, content)
-    except Exception as error:  # flatbuffers checks nothing: what a damaged file raises is anyone's guess
-        raise FormatError(f"{name} is damaged ({type(error).__name__}: {error}); write it again") from error
+    except (
+        Exception
+    ) as error:  # flatbuffers checks nothing: what a damaged file raises is anyone's guess
+        raise FormatError(
+            f"{name} is damaged ({type(error).__name__}: {error}); write it again"
+        ) from error
 
 
 def content_of(model: bytes | str | Path) -> tuple[bytes, str]:
@@ -179,16 +204,23 @@ def content_of(model: bytes | str | Path) -> tuple[bytes, str]:
     try:
         return Path(model).read_bytes(), str(model)
     except (TypeError, ValueError) as error:  # no path at all
-        raise InputError(f"{model!r:.80} is no model file; give the path or the bytes of a .tflite file") from error
+        raise InputError(
+            f"{model!r:.80} is no model file; give the path or the bytes of a .tflite file"
+        ) from error
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{model} cannot be read: {reason}; give the path of a .tflite file") from error
+        raise InputError(
+            f"{model} cannot be read: {reason}; give the path of a .tflite file"
+        ) from error
 
 
 def _model(tflite: Any, content: bytes) -> ModelFile:
     model = tflite.Model.GetRootAsModel(content, 0)
     graph = model.Subgraphs(0)
-    tensors = [_tensor(tflite, content, model, graph.Tensors(index)) for index in range(graph.TensorsLength())]
+    tensors = [
+        _tensor(tflite, content, model, graph.Tensors(index))
+        for index in range(graph.TensorsLength())
+    ]
     raw = [graph.Operators(index) for index in range(graph.OperatorsLength())]
     operators = tuple(_operator(tflite, model, operator, tensors) for operator in raw)
     return ModelFile(
@@ -221,16 +253,20 @@ def _operator(tflite: Any, model: Any, operator: Any, tensors: list[Tensor]) -> 
         name=name,
         version=code.Version(),
         inputs=tuple(tensors[index] if index >= 0 else None for index in inputs),
-        outputs=tuple(tensors[operator.Outputs(index)] for index in range(operator.OutputsLength())),
+        outputs=tuple(
+            tensors[operator.Outputs(index)] for index in range(operator.OutputsLength())
+        ),
         custom=custom,
         options=_options(tflite, operator, name),
     )
 
 
 def _builtin(code: Any) -> int:
-    """Which operator a code declares: of the old field and the one that 2.4 added a file may have either, or both.
+    """Which operator a code declares: of the old field and the one that 2.4 added a file may have
+    either, or both.
 
-    The accessor of that name is not used: it looks at the new field only where its number is too large for the old.
+    The accessor of that name is not used: it looks at the new field only where its number is too
+    large for the old.
     """
     from flatbuffers import number_types
 
@@ -264,7 +300,9 @@ def _tensor(tflite: Any, content: bytes, model: Any, tensor: Any) -> Tensor:
         shape=tuple(tensor.Shape(index) for index in range(tensor.ShapeLength())),
         constant=bool(data),
         variable=tensor.IsVariable(),
-        dynamic=any(tensor.ShapeSignature(index) < 0 for index in range(tensor.ShapeSignatureLength())),
+        dynamic=any(
+            tensor.ShapeSignature(index) < 0 for index in range(tensor.ShapeSignatureLength())
+        ),
         quantization=_quantization(tensor.Quantization()),
         values=_integers(dtype, data),
         outside=outside,
@@ -276,7 +314,9 @@ def _quantization(parameters: Any) -> Quantization | None:
         return None
     return Quantization(
         scales=tuple(parameters.Scale(index) for index in range(parameters.ScaleLength())),
-        zero_points=tuple(parameters.ZeroPoint(index) for index in range(parameters.ZeroPointLength())),
+        zero_points=tuple(
+            parameters.ZeroPoint(index) for index in range(parameters.ZeroPointLength())
+        ),
         axis=parameters.QuantizedDimension(),
     )
 
@@ -285,14 +325,23 @@ def _integers(dtype: str, data: bytes) -> tuple[int, ...] | None:
     width = {"INT8": 1, "INT32": 4, "INT64": 8}.get(dtype)
     if not data or width is None or len(data) > _FEW * width:
         return None
-    return tuple(int.from_bytes(data[at : at + width], "little", signed=True) for at in range(0, len(data), width))
+    return tuple(
+        int.from_bytes(data[at : at + width], "little", signed=True)
+        for at in range(0, len(data), width)
+    )
 
 
 def _name_of(table: Any, number: int) -> str:
-    names = (name for name, value in vars(table).items() if isinstance(value, int) and value == number)
-    return next(names, f"operator {number}" if table.__name__ == "BuiltinOperator" else f"type {number}")
+    names = (
+        name for name, value in vars(table).items() if isinstance(value, int) and value == number
+    )
+    return next(
+        names, f"operator {number}" if table.__name__ == "BuiltinOperator" else f"type {number}"
+    )
 
 
 def _layer(tensor: str, which: int) -> str:
-    """The name of a layer in the name that ``export_int8`` gives a tensor, nothing in any other name."""
+    """The name of a layer in the name that ``export_int8`` gives a tensor, nothing in any other
+    name.
+    """
     return ".".join(re.findall(rf"{LAYER_MARK}([^/;]+)", tensor.rstrip(";").split(";;")[which]))

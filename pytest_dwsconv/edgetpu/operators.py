@@ -1,6 +1,8 @@
-"""What the Edge TPU's vendor documents of each operator, as data; what nobody could confirm is marked as such.
+"""What the Edge TPU's vendor documents of each operator, as data; what nobody could confirm is
+marked as such.
 
-Names are TFLite's. An operator that is not in the table is not among those the vendor lists as supported.
+Names are TFLite's. An operator that is not in the table is not among those the vendor lists as
+supported.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ from dataclasses import dataclass
 from pytest_dwsconv.edgetpu.modelfile import Operator, Tensor
 
 Limit = Callable[[Operator], str]
-"""What is wrong with an operator, in words that follow "stays on the CPU:"; empty where nothing is."""
+"""What is wrong with an operator, in words that follow "stays on the CPU:"; empty where nothing is.
+"""
 
 
 @dataclass(frozen=True)
 class Row:
     """What is known of one operator.
 
-    ``runtime`` is the lowest runtime version the vendor documents (0: any). ``max_version`` is the highest version
-    of the operator that the compiler of 2021 accepts, inferred from its refusals. ``doubt`` says why nobody can tell
-    whether it maps; ``caveat`` is what the vendor adds to an operator that does.
+    ``runtime`` is the lowest runtime version the vendor documents (0: any). ``max_version`` is the
+    highest version of the operator that the compiler of 2021 accepts, inferred from its refusals.
+    ``doubt`` says why nobody can tell whether it maps; ``caveat`` is what the vendor adds to an
+    operator that does.
     """
 
     limits: tuple[Limit, ...] = ()
@@ -40,7 +44,11 @@ def _square_dilation(operator: Operator) -> str:
 
 
 def _default_weights(operator: Operator) -> str:
-    return "its weights are not in the default format" if operator.options.get("weights_format") else ""
+    return (
+        "its weights are not in the default format"
+        if operator.options.get("weights_format")
+        else ""
+    )
 
 
 def _per_tensor_weights(operator: Operator) -> str:
@@ -57,13 +65,19 @@ def _no_batch_reduction(operator: Operator) -> str:
 
 def _no_batch_padding(operator: Operator) -> str:
     data, amounts = _first_and_values(operator)
-    return "it pads the batch" if amounts is not None and len(data.shape) > 3 and any(amounts[:2]) else ""
+    return (
+        "it pads the batch"
+        if amounts is not None and len(data.shape) > 3 and any(amounts[:2])
+        else ""
+    )
 
 
 def _flat_alpha(operator: Operator) -> str:
     alpha = operator.inputs[1]
     return (
-        "" if alpha is None or all(side == 1 for side in alpha.shape[:-1]) else "its alpha has more than one dimension"
+        ""
+        if alpha is None or all(side == 1 for side in alpha.shape[:-1])
+        else "its alpha has more than one dimension"
     )
 
 
@@ -77,7 +91,9 @@ def _small_softmax(operator: Operator) -> str:
 def _unit_strides(operator: Operator) -> str:
     strides = operator.inputs[3]
     known = strides.values if strides is not None else None
-    return "" if known is None or all(stride == 1 for stride in known) else "its strides are not all 1"
+    return (
+        "" if known is None or all(stride == 1 for stride in known) else "its strides are not all 1"
+    )
 
 
 def _first_and_values(operator: Operator) -> tuple[Tensor, tuple[int, ...] | None]:
@@ -97,7 +113,9 @@ SUPPORTED: dict[str, Row] = {
     "QUANTIZE": Row(runtime=13, max_version=2),
     "TRANSPOSE_CONV": Row(runtime=13, max_version=3),
     "FULLY_CONNECTED": Row((_default_weights, _per_tensor_weights)),
-    **dict.fromkeys(("L2_NORMALIZATION", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "TANH"), Row()),
+    **dict.fromkeys(
+        ("L2_NORMALIZATION", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "TANH"), Row()
+    ),
     **dict.fromkeys(("LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM"), Row(runtime=14)),
     "MEAN": Row((_no_batch_reduction,)),
     "PAD": Row((_no_batch_padding,)),
@@ -107,7 +125,9 @@ SUPPORTED: dict[str, Row] = {
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), Row(doubt=_SIZES)),
     **dict.fromkeys(("SLICE", "SPACE_TO_DEPTH", "SPLIT", "SQUEEZE"), Row()),
     "STRIDED_SLICE": Row((_unit_strides,)),
-    **dict.fromkeys(("SQUARED_DIFFERENCE", "RSQRT", "TRANSPOSE"), Row(runtime=14, doubt=_UNCONFIRMED)),
+    **dict.fromkeys(
+        ("SQUARED_DIFFERENCE", "RSQRT", "TRANSPOSE"), Row(runtime=14, doubt=_UNCONFIRMED)
+    ),
     "SOFTMAX": Row((_small_softmax,)),
     "EXP": Row(max_version=1, doubt=_UNCONFIRMED),
     "HARD_SWISH": Row(doubt="seen left on the CPU, not verified"),
@@ -115,6 +135,7 @@ SUPPORTED: dict[str, Row] = {
 """The vendor's list, with what is only inferred or not verified."""
 
 REFUSED = frozenset(
-    "GATHER LEAKY_RELU PADV2 ARG_MAX CAST DIV FLOOR_DIV UNPACK DEQUANTIZE TFLite_Detection_PostProcess".split()
+    "GATHER LEAKY_RELU PADV2 ARG_MAX CAST DIV FLOOR_DIV UNPACK DEQUANTIZE "
+    "TFLite_Detection_PostProcess".split()
 )
 """Operators seen left on the CPU, with nothing documented to the contrary."""

@@ -1,4 +1,6 @@
-"""Run a program that may hang or crash: in a group of its own, within a time limit, leaving nothing behind."""
+"""Run a program that may hang or crash: in a group of its own, within a time limit, leaving nothing
+behind.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended. ``status`` is its exit code, or minus the number of the signal that ended it."""
+    """How a program ended. ``status`` is its exit code, or minus the number of the signal that
+    ended it.
+    """
 
     status: int
     stdout: str
@@ -31,11 +35,14 @@ class Finished:
             return f"ended by signal {-self.status}"
 
 
-def run_within(seconds: float, command: Sequence[str | Path], folder: Path | None = None) -> Finished:
-    """Run ``command``; it is killed if it is not done in time, and so is all it started that outlives it.
+def run_within(
+    seconds: float, command: Sequence[str | Path], folder: Path | None = None
+) -> Finished:
+    """Run ``command``; it is killed if it is not done in time, and so is all it started that
+    outlives it.
 
-    It runs in ``folder`` if there is one. Its temporary files go there too, so that they are gone with the folder
-    however it ends.
+    It runs in ``folder`` if there is one. Its temporary files go there too, so that they are gone
+    with the folder however it ends.
 
     Raises:
         TimeoutError: it was killed.
@@ -64,7 +71,9 @@ def run_within(seconds: float, command: Sequence[str | Path], folder: Path | Non
 
 
 def kill_all(process: subprocess.Popen[Any]) -> None:
-    """Kill a process that was started in a session of its own, and what it started, which may outlive it."""
+    """Kill a process that was started in a session of its own, and what it started, which may
+    outlive it.
+    """
     if os.name == "posix":
         with suppress(ProcessLookupError, PermissionError):  # nothing of the group is left
             os.killpg(process.pid, signal.SIGKILL)

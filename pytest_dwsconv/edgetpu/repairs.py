@@ -1,13 +1,16 @@
-"""Change a quantised TFLite file so that the runtimes of 2021 run it, and run it right; results stay what they were.
+"""Change a quantised TFLite file so that the runtimes of 2021 run it, and run it right; results
+stay what they were.
 
-What the quantizer writes is meant for runtimes of today. What is cured here, the rest being refused:
+What the quantizer writes is meant for runtimes of today. What is cured here, the rest being
+refused:
 
 - operators declared only in a field that readers of old files skip;
 - constants that lie behind the flatbuffer: old runtimes see a tensor without data;
 - PADV2 that pads with what stands for zero, which is PAD, and PAD the Edge TPU has;
 - TRANSPOSE before MEAN, which is MEAN over other dimensions;
 - an upper clamp so far above what int8 can hold that old runtimes overflow reckoning it;
-- a bias too large for 32 bits at the scale that its inputs and weights give it: the weights get a larger scale.
+- a bias too large for 32 bits at the scale that its inputs and weights give it: the weights get a
+  larger scale.
 """
 
 from __future__ import annotations
@@ -27,13 +30,23 @@ _ALIGNMENT = 16  # bytes, as TFLite's schema asks of constants
 _BIAS_LIMIT = 2.0**30  # half of what 32 bits hold: the sum of the products needs the other half
 _CLAMP_LIMIT = 2.0**31  # steps of the output's scale
 _OPERATORS = schema.BuiltinOperator
-_WEIGHTED = {_OPERATORS.CONV_2D, _OPERATORS.DEPTHWISE_CONV_2D, _OPERATORS.FULLY_CONNECTED, _OPERATORS.TRANSPOSE_CONV}
+_WEIGHTED = {
+    _OPERATORS.CONV_2D,
+    _OPERATORS.DEPTHWISE_CONV_2D,
+    _OPERATORS.FULLY_CONNECTED,
+    _OPERATORS.TRANSPOSE_CONV,
+}
 _ACTIVATIONS = schema.ActivationFunctionType
-_CLAMPS = {_ACTIVATIONS.RELU6: (6.0, _ACTIVATIONS.RELU), _ACTIVATIONS.RELU_N1_TO_1: (1.0, _ACTIVATIONS.NONE)}
+_CLAMPS = {
+    _ACTIVATIONS.RELU6: (6.0, _ACTIVATIONS.RELU),
+    _ACTIVATIONS.RELU_N1_TO_1: (1.0, _ACTIVATIONS.NONE),
+}
 
 
 class _Weighted(NamedTuple):
-    """The parameters of a convolution or fully connected layer, as positions among the tensors of its graph."""
+    """The parameters of a convolution or fully connected layer, as positions among the tensors of
+    its graph.
+    """
 
     operator: Any
     data: int
@@ -51,7 +64,9 @@ def repair(quantized: bytes, plain: bytes, last_layers: Sequence[str]) -> bytes:
     """
     model, source = _unpacked(quantized), _unpacked(plain)
     for code in model.operatorCodes:
-        code.deprecatedBuiltinCode = min(code.builtinCode, _OPERATORS.PLACEHOLDER_FOR_GREATER_OP_CODES)
+        code.deprecatedBuiltinCode = min(
+            code.builtinCode, _OPERATORS.PLACEHOLDER_FOR_GREATER_OP_CODES
+        )
     _transposed_means(model)
     for operator in model.subgraphs[0].operators:
         _pad(model, operator)
@@ -76,7 +91,9 @@ def _unpacked(content: bytes) -> Any:
 
 
 def _name_outputs(model: Any, layers: Sequence[str]) -> None:
-    """Put the layer into the name of each output, and of what stands before it where it is converted at the end."""
+    """Put the layer into the name of each output, and of what stands before it where it is
+    converted at the end.
+    """
     for position, layer in enumerate(layers):
         path = "/".join(f"{LAYER_MARK}{part}" for part in layer.split(".") if part)
         for tensor in model.subgraphs[0].tensors:
@@ -85,7 +102,9 @@ def _name_outputs(model: Any, layers: Sequence[str]) -> None:
 
 
 def _drop_unused(model: Any) -> None:
-    """Empty the constants that no operator reads any more; their places stay, so that no number changes."""
+    """Empty the constants that no operator reads any more; their places stay, so that no number
+    changes.
+    """
     graph = model.subgraphs[0]
     read = {int(index) for operator in graph.operators for index in operator.inputs}
     kept = {tensor.buffer for index, tensor in enumerate(graph.tensors) if index in read}
@@ -149,7 +168,9 @@ def _code_index(model: Any, builtin: int) -> int:
 
 
 def _transposed_means(model: Any) -> None:
-    """MEAN of a transposed tensor -> MEAN of the tensor itself, where what is left comes in the same order."""
+    """MEAN of a transposed tensor -> MEAN of the tensor itself, where what is left comes in the
+    same order.
+    """
     graph = model.subgraphs[0]
     made_by = {int(index): operator for operator in graph.operators for index in operator.outputs}
     for mean in graph.operators:
@@ -163,9 +184,13 @@ def _transposed_means(model: Any) -> None:
         if left == sorted(left):
             new = _added(model, graph.tensors[mean.inputs[1]], np.sort(order[axes]))
             mean.inputs = [transpose.inputs[0], new]
-    read = {int(index) for operator in graph.operators for index in operator.inputs} | set(map(int, graph.outputs))
+    read = {int(index) for operator in graph.operators for index in operator.inputs} | set(
+        map(int, graph.outputs)
+    )
     graph.operators = [
-        o for o in graph.operators if _code(model, o) != _OPERATORS.TRANSPOSE or int(o.outputs[0]) in read
+        o
+        for o in graph.operators
+        if _code(model, o) != _OPERATORS.TRANSPOSE or int(o.outputs[0]) in read
     ]
 
 
@@ -204,7 +229,9 @@ def _weighted(model: Any) -> list[_Weighted]:
 
 
 def _bias(model: Any, target: _Weighted, source: Any, original: _Weighted) -> None:
-    """Where a bias does not fit, requantise it and the weights of its channels at a scale at which it does."""
+    """Where a bias does not fit, requantise it and the weights of its channels at a scale at which
+    it does.
+    """
     tensors = model.subgraphs[0].tensors
     weight = tensors[target.weight]
     incoming, scales = _scales(tensors[target.data]), _scales(weight)
@@ -224,12 +251,16 @@ def _bias(model: Any, target: _Weighted, source: Any, original: _Weighted) -> No
         target.weight: _added(model, _scaled(weight, raised), integers),
         target.bias: _added(model, _scaled(bias_tensor, product), sums),
     }
-    target.operator.inputs = [places.get(int(index), int(index)) for index in target.operator.inputs]
+    target.operator.inputs = [
+        places.get(int(index), int(index)) for index in target.operator.inputs
+    ]
 
 
 def _floats(source: Any, index: int) -> Any:
     tensor = source.subgraphs[0].tensors[index]
-    return source.buffers[tensor.buffer].data.view(np.float32).reshape(tensor.shape).astype(np.float64)
+    return (
+        source.buffers[tensor.buffer].data.view(np.float32).reshape(tensor.shape).astype(np.float64)
+    )
 
 
 def _scaled(tensor: Any, scales: Any) -> Any:
@@ -242,7 +273,9 @@ def _scaled(tensor: Any, scales: Any) -> Any:
 
 
 def _added(model: Any, tensor: Any, values: Any) -> int:
-    """The place of a new constant like an old one, which stays what it was: other operators may share it."""
+    """The place of a new constant like an old one, which stays what it was: other operators may
+    share it.
+    """
     buffer, new = schema.BufferT(), copy.copy(tensor)
     buffer.data = values.reshape(-1).view(np.uint8)
     model.buffers.append(buffer)
@@ -259,7 +292,11 @@ def _check(model: ModelFile) -> None:
         step = "replace the layer" if module else "leave that to the code that calls it"
         for tensor in operator.activations:
             if tensor.dtype != "INT8":
-                raise ExportError(f"{where} has no int8 form, it works on {tensor.dtype.lower()}; {step}")
+                raise ExportError(
+                    f"{where} has no int8 form, it works on {tensor.dtype.lower()}; {step}"
+                )
             scales = tensor.quantization.scales if tensor.quantization else ()
             if not all(0 < scale < float("inf") for scale in scales):
-                raise ExportError(f"{where} computes values without a finite range; look for nan and inf in it")
+                raise ExportError(
+                    f"{where} computes values without a finite range; look for nan and inf in it"
+                )

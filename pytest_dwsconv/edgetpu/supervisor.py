@@ -1,6 +1,8 @@
-"""The far end of a connection: runs the worker in a process that may crash or hang, and tells how it ended.
+"""The far end of a connection: runs the worker in a process that may crash or hang, and tells how
+it ended.
 
-Stand-alone: sent to the host as text by execnet and run there, on Python 3.8 or newer with nothing installed.
+Stand-alone: sent to the host as text by execnet and run there, on Python 3.8 or newer with nothing
+installed.
 """
 
 from __future__ import annotations
@@ -13,16 +15,20 @@ from typing import Any
 def supervise(channel: Any) -> None:
     """Take one task off the channel and answer it with what the worker printed and how it ended.
 
-    The task is ``worker`` (source text), ``header`` (a line of JSON), ``model`` (bytes) and ``limit`` (seconds).
-    Whatever else comes, be it the end of the connection, kills the worker.
+    The task is ``worker`` (source text), ``header`` (a line of JSON), ``model`` (bytes) and
+    ``limit`` (seconds). Whatever else comes, be it the end of the connection, kills the worker.
     """
     task = channel.receive()
     command = [sys.executable, "-u", "-c", task["worker"]]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    worker = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     channel.setcallback(lambda _: worker.kill(), endmarker=None)
     timed_out = False
     try:
-        printed, errors = worker.communicate(task["header"].encode() + b"\n" + task["model"], timeout=task["limit"])
+        printed, errors = worker.communicate(
+            task["header"].encode() + b"\n" + task["model"], timeout=task["limit"]
+        )
     except subprocess.TimeoutExpired:
         timed_out = True
         worker.kill()

@@ -1,4 +1,6 @@
-"""Judge a ``.tflite`` file, before any compiler has seen it, by what the Edge TPU's vendor documents."""
+"""Judge a ``.tflite`` file, before any compiler has seen it, by what the Edge TPU's vendor
+documents.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """One operator, in order of execution. ``runtime`` is the lowest runtime version documented for it, 0 for any."""
+    """One operator, in order of execution. ``runtime`` is the lowest runtime version documented for
+    it, 0 for any.
+    """
 
     operator: str
     layer: str
@@ -38,7 +42,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Support:
-    """The judgement on a whole file. ``problems`` are faults of the file as such, for which nothing of it may map."""
+    """The judgement on a whole file. ``problems`` are faults of the file as such, for which nothing
+    of it may map.
+    """
 
     operators: tuple[Judgement, ...]
     problems: tuple[str, ...] = ()
@@ -49,40 +55,55 @@ class Support:
 
     @property
     def unknown(self) -> tuple[Judgement, ...]:
-        return tuple(judgement for judgement in self.operators if judgement.status is Status.UNKNOWN)
+        return tuple(
+            judgement for judgement in self.operators if judgement.status is Status.UNKNOWN
+        )
 
     @property
     def maps(self) -> bool:
         """Whether the documentation says that the whole model runs on the Edge TPU."""
-        return not self.problems and all(judgement.status is Status.MAPS for judgement in self.operators)
+        return not self.problems and all(
+            judgement.status is Status.MAPS for judgement in self.operators
+        )
 
     def __str__(self) -> str:
         mapped = len(self.operators) - len(self.on_cpu) - len(self.unknown)
         total = f"{len(self.operators)} operators: {mapped} map, {len(self.on_cpu)} stay on the CPU"
-        lines = [f"{total}, {len(self.unknown)} unknown (by the documentation, nothing was compiled)"]
+        lines = [
+            f"{total}, {len(self.unknown)} unknown (by the documentation, nothing was compiled)"
+        ]
         lines += [f"the file as a whole: {problem}" for problem in self.problems]
         return "\n".join([*lines, *(str(judgement) for judgement in (*self.on_cpu, *self.unknown))])
 
 
 def judge_model(model: ModelFile) -> Support:
-    """Judge every operator of a file that is not compiled yet: *maps*, *stays on the CPU* or *unknown*, with a reason.
+    """Judge every operator of a file that is not compiled yet: *maps*, *stays on the CPU* or
+    *unknown*, with a reason.
 
-    The compiler makes one partition: the first operator it does not support, and all after it, stay on the CPU. An
-    operator after one that is unknown is unknown itself. A QUANTIZE that takes the float input of the model stays
-    on the CPU and ends nothing.
+    The compiler makes one partition: the first operator it does not support, and all after it, stay
+    on the CPU. An operator after one that is unknown is unknown itself. A QUANTIZE that takes the
+    float input of the model stays on the CPU and ends nothing.
 
     Raises:
-        InputError: the file is compiled already, so that its packages and ``on_cpu`` tell what became of it.
+        InputError: the file is compiled already, so that its packages and ``on_cpu`` tell what
+            became of it.
     """
     if model.compiled:
-        raise InputError("the model is compiled already; read its packages and on_cpu, or judge the file it came from")
+        raise InputError(
+            "the model is compiled already; read its packages and on_cpu, or judge the file it "
+            "came from"
+        )
     judgements: list[Judgement] = []
     stop: Judgement | None = None
     for position, operator in enumerate(model.operators):
         own = _judge(operator)
         judgements.append(own if stop is None else _after(own, stop))
         entry = position == 0 and operator.name == "QUANTIZE"
-        if own.status is not Status.MAPS and not entry and (stop is None or stop.status is Status.UNKNOWN):
+        if (
+            own.status is not Status.MAPS
+            and not entry
+            and (stop is None or stop.status is Status.UNKNOWN)
+        ):
             stop = own if stop is None or own.status is Status.CPU else stop
     return Support(tuple(judgements), tuple(_problems(model)))
 
@@ -91,15 +112,23 @@ def _after(own: Judgement, stop: Judgement) -> Judgement:
     if own.status is Status.CPU:
         return own
     if stop.status is Status.CPU:
-        return replace(own, status=Status.CPU, reason=f"after {stop.operator} ({stop.layer}), which stays there")
+        return replace(
+            own,
+            status=Status.CPU,
+            reason=f"after {stop.operator} ({stop.layer}), which stays there",
+        )
     if own.status is Status.UNKNOWN:
         return own
-    return replace(own, status=Status.UNKNOWN, reason=f"after {stop.operator} ({stop.layer}), which is unknown")
+    return replace(
+        own, status=Status.UNKNOWN, reason=f"after {stop.operator} ({stop.layer}), which is unknown"
+    )
 
 
 def _judge(operator: Operator) -> Judgement:
     row = SUPPORTED.get(operator.name)
-    judgement = Judgement(operator.name, operator.layer, Status.CPU, runtime=row.runtime if row else 0)
+    judgement = Judgement(
+        operator.name, operator.layer, Status.CPU, runtime=row.runtime if row else 0
+    )
     if row is None or operator.custom:
         return replace(judgement, reason=_unsupported(operator))
     reason = next(_objections(operator, row), "")
@@ -113,7 +142,11 @@ def _judge(operator: Operator) -> Judgement:
 def _unsupported(operator: Operator) -> str:
     if operator.name in REFUSED:
         return "the Edge TPU does not support it"
-    return "a custom operator" if operator.custom else "not among the operators the vendor lists as supported"
+    return (
+        "a custom operator"
+        if operator.custom
+        else "not among the operators the vendor lists as supported"
+    )
 
 
 def _objections(operator: Operator, row: Row) -> Iterator[str]:
@@ -144,7 +177,11 @@ def _problems(model: ModelFile) -> Iterator[str]:
         row = SUPPORTED.get(operator.name)
         if row is not None and row.max_version is not None and operator.version > row.max_version:
             yield f"{operator.name} version {operator.version} ({operator.layer}) is newer than the compiler"
-    outside = [operator for operator in operators if any(tensor and tensor.outside for tensor in operator.inputs)]
+    outside = [
+        operator
+        for operator in operators
+        if any(tensor and tensor.outside for tensor in operator.inputs)
+    ]
     if outside:
         yield f"the parameters of {len(outside)} operators lie behind the flatbuffer, where old runtimes see none"
     if model.subgraphs > 1:

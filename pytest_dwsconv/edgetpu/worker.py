@@ -1,8 +1,10 @@
-"""Opens an Edge TPU and times a model on it. Stand-alone: this file is sent to the host as text and run there.
+"""Opens an Edge TPU and times a model on it. Stand-alone: this file is sent to the host as text and
+run there.
 
-It needs Python 3.8 or newer, a TFLite runtime (pycoral, ai_edge_litert or tflite_runtime) and libedgetpu. One process
-does one task: standard input holds a line of JSON and then the model; standard output gets one JSON object a line, each
-phase as it begins, so that whoever reads them knows where a crash struck, and then ``result`` or ``fault``.
+It needs Python 3.8 or newer, a TFLite runtime (pycoral, ai_edge_litert or tflite_runtime) and
+libedgetpu. One process does one task: standard input holds a line of JSON and then the model;
+standard output gets one JSON object a line, each phase as it begins, so that whoever reads them
+knows where a crash struck, and then ``result`` or ``fault``.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     Device = dict[str, str]  # "type" ("usb" or "pci") and "path", as pycoral lists them
     Say = Callable[[str], None]
 
-LIBRARY = {"Darwin": "libedgetpu.1.dylib", "Windows": "edgetpu.dll"}.get(platform.system(), "libedgetpu.so.1")
+LIBRARY = {"Darwin": "libedgetpu.1.dylib", "Windows": "edgetpu.dll"}.get(
+    platform.system(), "libedgetpu.so.1"
+)
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 KINDS = {0: "pci", 1: "usb"}
 CLOCKS = {"libedgetpu1-std": "std", "libedgetpu1-max": "max"}
@@ -56,7 +60,9 @@ class _Record(ctypes.Structure):
 
 
 class PlainRuntime:
-    """ai_edge_litert or tflite_runtime, with libedgetpu as an external delegate. Listing devices needs neither."""
+    """ai_edge_litert or tflite_runtime, with libedgetpu as an external delegate. Listing devices
+    needs neither.
+    """
 
     def __init__(self) -> None:
         try:
@@ -75,7 +81,9 @@ class PlainRuntime:
         records = self._library.edgetpu_list_devices(ctypes.byref(count))
         try:
             listed = [records[position] for position in range(count.value)]
-            return [{"type": KINDS[record.type], "path": os.fsdecode(record.path)} for record in listed]
+            return [
+                {"type": KINDS[record.type], "path": os.fsdecode(record.path)} for record in listed
+            ]
         finally:
             self._library.edgetpu_free_devices(records)
 
@@ -99,7 +107,10 @@ class PycoralRuntime:
         self._edgetpu = edgetpu
 
     def devices(self) -> list[Device]:
-        return [{"type": device["type"], "path": device["path"]} for device in self._edgetpu.list_edge_tpus()]
+        return [
+            {"type": device["type"], "path": device["path"]}
+            for device in self._edgetpu.list_edge_tpus()
+        ]
 
     def version(self) -> str:
         return str(self._edgetpu.get_runtime_version())
@@ -112,7 +123,9 @@ class PycoralRuntime:
 
 
 def pycoral() -> PycoralRuntime | None:
-    """The vendor's pycoral, or None. PyPI's project of that name is told by its files, without running any."""
+    """The vendor's pycoral, or None. PyPI's project of that name is told by its files, without
+    running any.
+    """
     spec = find_spec("pycoral")
     if spec is None:
         return None
@@ -128,7 +141,9 @@ def pycoral() -> PycoralRuntime | None:
 
 
 def tflite() -> tuple[Any, str]:
-    """The module that holds ``Interpreter`` and ``load_delegate``, and its package's name and version."""
+    """The module that holds ``Interpreter`` and ``load_delegate``, and its package's name and
+    version.
+    """
     package = next((package for package in RUNTIMES if find_spec(package)), None)
     if package is None:
         raise Fault("runtime", f"neither pycoral nor {' nor '.join(RUNTIMES)} is there")
@@ -149,14 +164,20 @@ def named(package: str) -> str:
 
 
 def chosen(devices: Sequence[Device], wanted: str) -> list[int]:
-    """Positions in the list that ``wanted`` allows: "" is any, and so on to ":1", "usb", "usb:0", "pci:1"."""
+    """Positions in the list that ``wanted`` allows: "" is any, and so on to ":1", "usb", "usb:0",
+    "pci:1".
+    """
     kind, colon, number = wanted.partition(":")
-    positions = [position for position, device in enumerate(devices) if kind in ("", device["type"])]
+    positions = [
+        position for position, device in enumerate(devices) if kind in ("", device["type"])
+    ]
     return positions[int(number) :][:1] if colon else positions
 
 
 def present(runtime: Any, wanted: str, waits: Sequence[float]) -> tuple[list[Device], list[int]]:
-    """The devices and which of them will do. A USB device vanishes for a moment when it is first used."""
+    """The devices and which of them will do. A USB device vanishes for a moment when it is first
+    used.
+    """
     for wait in (*waits, None):
         devices = runtime.devices()
         positions = chosen(devices, wanted)
@@ -165,17 +186,21 @@ def present(runtime: Any, wanted: str, waits: Sequence[float]) -> tuple[list[Dev
         time.sleep(wait)
     if not positions:
         listed = ", ".join(f"{device['type']} {device['path']}" for device in devices)
-        raise Fault("device", f"libedgetpu lists {listed}, and no {wanted}" if listed else "libedgetpu lists none")
+        raise Fault(
+            "device",
+            f"libedgetpu lists {listed}, and no {wanted}" if listed else "libedgetpu lists none",
+        )
     return devices, positions
 
 
 def claim(
     devices: Sequence[Device], positions: Sequence[int], limit: float
 ) -> tuple[int, AbstractContextManager[object]]:
-    """The first free device, held until the lock is closed or this process ends: two processes cannot share one.
+    """The first free device, held until the lock is closed or this process ends: two processes
+    cannot share one.
 
-    The lock is a name in the abstract socket namespace of Linux: it is no file, and goes with its holder. Other
-    systems have none, and the first device is taken.
+    The lock is a name in the abstract socket namespace of Linux: it is no file, and goes with its
+    holder. Other systems have none, and the first device is taken.
     """
     if platform.system() != "Linux":
         return positions[0], nullcontext()
@@ -184,7 +209,9 @@ def claim(
         for position in positions:
             lock = socket.socket(socket.AF_UNIX)
             try:
-                lock.bind("\0pytest-dwsconv " + sha256(devices[position]["path"].encode()).hexdigest())
+                lock.bind(
+                    "\0pytest-dwsconv " + sha256(devices[position]["path"].encode()).hexdigest()
+                )
                 return position, lock
             except OSError as error:
                 lock.close()
@@ -197,7 +224,9 @@ def claim(
 
 
 def opened(make: Callable[[], Any], device: Device, waits: Sequence[float]) -> Any:
-    """What ``make`` returns. Opening fails now and then without a cause, and with one error whatever the cause."""
+    """What ``make`` returns. Opening fails now and then without a cause, and with one error
+    whatever the cause.
+    """
     for wait in (*waits, None):
         try:
             return make()
@@ -223,7 +252,9 @@ def unopened(device: Device, attempts: int) -> Fault:
 
 
 def device_node(device: Device) -> Path | None:
-    """The file that stands for the device: PCI devices are listed by it, USB devices by their sysfs folder."""
+    """The file that stands for the device: PCI devices are listed by it, USB devices by their sysfs
+    folder.
+    """
     path = Path(device["path"])
     if device["type"] == "pci":
         return path
@@ -257,10 +288,14 @@ def loaded_library() -> str:
 
 
 def clock(library: str) -> str:
-    """Either "std" or "max", by the Debian package that owns the library; no API tells, so else "unknown"."""
+    """Either "std" or "max", by the Debian package that owns the library; no API tells, so else
+    "unknown".
+    """
     command = ["dpkg-query", "-S", library]
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return CLOCKS.get(done.stdout.decode(errors="replace").partition(":")[0], "unknown")
@@ -273,14 +308,24 @@ def list_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]:
     say("listing the devices")
     runtime = pycoral() or PlainRuntime()
     devices, positions = present(runtime, task["device"], task["waits"])
-    return {"devices": [devices[position] for position in positions], "library_version": runtime.version()}
+    return {
+        "devices": [devices[position] for position in positions],
+        "library_version": runtime.version(),
+    }
 
 
 def cpu_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]:
     say("loading the runtime")
     module, name = tflite()
     figures = timed(lambda: module.Interpreter(model_content=model), task, say)
-    return {**figures, "device": "cpu", "runtime": name, "library": "", "library_version": "", "clock": ""}
+    return {
+        **figures,
+        "device": "cpu",
+        "runtime": name,
+        "library": "",
+        "library_version": "",
+        "clock": "",
+    }
 
 
 def edgetpu_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]:
@@ -296,7 +341,9 @@ def edgetpu_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]
     say("opening the device")
     with lock:
         figures = timed(
-            lambda: opened(lambda: runtime.interpreter(model, f":{position}"), devices[position], task["waits"]),
+            lambda: opened(
+                lambda: runtime.interpreter(model, f":{position}"), devices[position], task["waits"]
+            ),
             task,
             say,
         )
@@ -375,7 +422,8 @@ def machine() -> str:
 
 def main() -> None:
     end_with_parent()
-    sys.path[:] = [folder for folder in sys.path if folder]  # take nothing from the folder this starts in
+    # take nothing from the folder this starts in
+    sys.path[:] = [folder for folder in sys.path if folder]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print to standard output
 

@@ -1,1 +1,3 @@
-"""Keeping what a network learned: the fit to calibration data, plans under a budget, and distillation."""
+"""Keeping what a network learned: the fit to calibration data, plans under a budget, and
+distillation.
+"""

@@ -44,7 +44,9 @@ Budgets = str | float | Mapping[str, str | float]
 
 @dataclass(frozen=True)
 class Option:
-    """One thing that can be done with a layer: a replacement, or None to keep it, with its predicted loss and cost."""
+    """One thing that can be done with a layer: a replacement, or None to keep it, with its
+    predicted loss and cost.
+    """
 
     entry: PlanEntry | None
     loss: float
@@ -61,7 +63,9 @@ def parse_budgets(budgets: Budgets) -> dict[str, float]:
     given = budgets if isinstance(budgets, Mapping) else {"params": budgets}
     unknown = sorted(given.keys() - LIMITS.keys())
     if unknown or not given:
-        raise InputError(f"a budget takes {', '.join(LIMITS)}, not {unknown[0] if unknown else 'nothing'!r}")
+        raise InputError(
+            f"a budget takes {', '.join(LIMITS)}, not {unknown[0] if unknown else 'nothing'!r}"
+        )
     limits = {}
     for name, value in given.items():
         try:
@@ -71,8 +75,11 @@ def parse_budgets(budgets: Budgets) -> dict[str, float]:
     return limits
 
 
-def allocate(report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]) -> Plan:
-    """One option per layer, so that the sum of losses is least and the whole model keeps every limit.
+def allocate(
+    report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]
+) -> Plan:
+    """One option per layer, so that the sum of losses is least and the whole model keeps every
+    limit.
 
     It is an integer linear programme with one 0-1 variable per option, solved to proven optimality
     (``scipy.optimize.milp``, HiGHS).
@@ -96,8 +103,12 @@ def allocate(report: Report, options: Mapping[str, Sequence[Option]], budgets: M
     one_each = np.array([[float(name == layer) for name, _ in flat] for layer in options])
     constraints = [LinearConstraint(one_each, 1, 1)]
     for name, limit in budgets.items():
-        costs = np.array([_taken(report, layer, option, name) for layer, option in flat], dtype=float)
-        constraints.append(LinearConstraint(costs[None], -np.inf, floor(limit) - _fixed(report, options, name)))
+        costs = np.array(
+            [_taken(report, layer, option, name) for layer, option in flat], dtype=float
+        )
+        constraints.append(
+            LinearConstraint(costs[None], -np.inf, floor(limit) - _fixed(report, options, name))
+        )
     scale = losses.max() or 1.0
     found = milp(
         losses / scale, constraints=constraints, integrality=np.ones(len(flat), dtype=int), bounds=Bounds(0, 1),
@@ -106,7 +117,8 @@ def allocate(report: Report, options: Mapping[str, Sequence[Option]], budgets: M
     if found.x is None:
         _check_reachable(report, options, budgets)
         raise InputError(
-            "no choice of layers and multipliers keeps all limits of the budget together; raise one of them"
+            "no choice of layers and multipliers keeps all limits of the budget together; raise "
+            "one of them"
         )
     chosen = [option.entry for (_, option), value in zip(flat, found.x, strict=True) if value > 0.5]
     return Plan(tuple(entry for entry in chosen if entry is not None))
@@ -125,7 +137,10 @@ def _total(report: Report, name: str) -> int:
     if not LIMITS[name].macs:
         return _model_size(report, LIMITS[name])
     if report.macs is None:
-        raise InputError("the budget limits MACs and none were counted: give an input size, as in (1, 3, 224, 224)")
+        raise InputError(
+            "the budget limits MACs and none were counted: give an input size, as in (1, 3, 224, "
+            "224)"
+        )
     return report.macs
 
 
@@ -136,19 +151,27 @@ def _model_size(report: Report, limit: Limit) -> int:
 
 def _fixed(report: Report, options: Mapping[str, Sequence[Option]], name: str) -> int:
     """What everything else in the model takes."""
-    kept = (next(option for option in choices if option.entry is None) for choices in options.values())
-    return _total(report, name) - sum(_taken(report, n, o, name) for n, o in zip(options, kept, strict=True))
+    kept = (
+        next(option for option in choices if option.entry is None) for choices in options.values()
+    )
+    return _total(report, name) - sum(
+        _taken(report, n, o, name) for n, o in zip(options, kept, strict=True)
+    )
 
 
-def _check_reachable(report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]) -> None:
+def _check_reachable(
+    report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]
+) -> None:
     for name, limit in budgets.items():
         least = _fixed(report, options, name)
         least += sum(
-            min(_taken(report, layer, option, name) for option in choices) for layer, choices in options.items()
+            min(_taken(report, layer, option, name) for option in choices)
+            for layer, choices in options.items()
         )
         if least > limit:
             unit = LIMITS[name].unit
             raise InputError(
-                f"the budget of {humanize(limit, unit)} {LIMITS[name].noun} cannot be kept: replacing every candidate "
+                f"the budget of {humanize(limit, unit)} {LIMITS[name].noun} cannot be kept: "
+                "replacing every candidate "
                 f"at its cheapest leaves {humanize(least, unit)}"
             )

@@ -1,8 +1,10 @@
-"""The calibrated fit: layers in execution order, inputs from the converted network, targets from the original.
+"""The calibrated fit: layers in execution order, inputs from the converted network, targets from
+the original.
 
-Per layer the moments of its inputs are summed once; alternating least squares then needs no data. Where a rectifier
-follows, the targets below its threshold are relaxed a few times to what the fitted layer gives, because errors down
-there do no harm; each time only the moments with the targets are summed again.
+Per layer the moments of its inputs are summed once; alternating least squares then needs no data.
+Where a rectifier follows, the targets below its threshold are relaxed a few times to what the
+fitted layer gives, because errors down there do no harm; each time only the moments with the
+targets are summed again.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from pytest_dwsconv.separable.replacing import replacement
 
 FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 10, 3, 2
 RIDGE = 1e-4
-"""White noise assumed on the inputs, in units of their mean power: it ties a fit of few data to the kernel itself."""
+"""White noise assumed on the inputs, in units of their mean power: it ties a fit of few data to the
+kernel itself.
+"""
 
 
 @dataclass
@@ -44,7 +48,9 @@ class Layer:
 
     @property
     def movable(self) -> bool:
-        """Whether a constant can be added to each output channel: in its bias, or in the normalisation after it."""
+        """Whether a constant can be added to each output channel: in its bias, or in the
+        normalisation after it.
+        """
         return self.conv.bias is not None or all(call.norm is not None for call in self.calls)
 
 
@@ -68,7 +74,9 @@ class Fitted:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Move the constant into the bias, or out of the mean that the normalisation after it takes off."""
+        """Move the constant into the bias, or out of the mean that the normalisation after it takes
+        off.
+        """
         if self.offset is None:
             return
         bias = self.module.bias
@@ -81,7 +89,9 @@ class Fitted:
 
 
 class Observation(NamedTuple):
-    """One batch at one call: input, the original's value at the reference, and what is added to the output there."""
+    """One batch at one call: input, the original's value at the reference, and what is added to the
+    output there.
+    """
 
     call: Call
     x: Tensor
@@ -93,9 +103,13 @@ class Observation(NamedTuple):
         return output * self._scale(output) + self.rest
 
     def wanted(self, at_reference: Tensor) -> Tensor:
-        """The output of the convolution that gives this value at the reference; 0 for channels that are scaled by 0."""
+        """The output of the convolution that gives this value at the reference; 0 for channels that
+        are scaled by 0.
+        """
         scale = self._scale(at_reference)
-        return torch.where(scale == 0, 0.0, (at_reference - self.rest) / torch.where(scale == 0, 1.0, scale))
+        return torch.where(
+            scale == 0, 0.0, (at_reference - self.rest) / torch.where(scale == 0, 1.0, scale)
+        )
 
     def _scale(self, like: Tensor) -> Tensor:
         return self.call.scale.to(like).view(-1, *(1,) * self.call.rank)
@@ -127,14 +141,18 @@ class Side:
         for number, index in enumerate(self.indices):
             recording = self.data.recordings[index]
             shape = recording.nodes[call.place].meta["tensor_meta"].shape
-            values = self.converted.ahead(number, call.reference, {**overrides, **call.overrides(_silence(shape))})
+            values = self.converted.ahead(
+                number, call.reference, {**overrides, **call.overrides(_silence(shape))}
+            )
             target = self.original.values[number][call.reference]
             yield Observation(call, values[call.input_place], target, values[call.reference])
 
     def done(self, layer: Layer) -> None:
         """Release what was kept for a layer that is fitted."""
         self.waiting.remove(layer)
-        self.original.keep = frozenset(call.reference for other in self.waiting for call in other.calls)
+        self.original.keep = frozenset(
+            call.reference for other in self.waiting for call in other.calls
+        )
         self.original.release({call.reference for call in layer.calls})
 
 
@@ -151,7 +169,9 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: Sequence[Any]) -> Calibration:
+def calibrate(
+    model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: Sequence[Any]
+) -> Calibration:
     """Fit a replacement for each convolution of ``choices`` that the forward calls.
 
     The model must be in evaluation mode and is left as found.
@@ -177,15 +197,17 @@ def calibrate(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batc
             for call in layer.calls:
                 overrides.update(call.overrides(new))
             bar.set_postfix(error="none" if new.error is None else f"{new.error:.3f}")
-    reference = Reference(model, list(fitted), [batches[i] for i in fitting], [batches[i] for i in held])
+    reference = Reference(
+        model, list(fitted), [batches[i] for i in fitting], [batches[i] for i in held]
+    )
     return Calibration(fitted, reference)
 
 
 def split(count: int) -> tuple[list[int], list[int]]:
     """Which of this process's batches to fit on, and which to hold out.
 
-    Counting the batches of all processes, in turn one of each, every eighth is held out; of two to seven the last;
-    a single one is not.
+    Counting the batches of all processes, in turn one of each, every eighth is held out; of two to
+    seven the last; a single one is not.
     """
     rank, world = place_in_group()
     total = torch.tensor(float(count), device="cpu")
@@ -195,7 +217,9 @@ def split(count: int) -> tuple[list[int], list[int]]:
     return [i for i in range(count) if i not in held], held
 
 
-def layers_of(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], data: Data) -> list[Layer]:
+def layers_of(
+    model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], data: Data
+) -> list[Layer]:
     layers = []
     for name, entries in choices.items():
         conv: Any = model.get_submodule(name)
@@ -221,13 +245,18 @@ def fit_layer(layer: Layer, seen: Sequence[Observation], weights: Mapping[int, T
 
 def _check_moments(name: str, moments: Moments) -> None:
     if not bool(torch.isfinite(moments.gram.diagonal(dim1=1, dim2=2)).all()):
-        raise InputError(f"{name} gets NaN or infinite inputs from the calibration batches; leave it out with ignore")
+        raise InputError(
+            f"{name} gets NaN or infinite inputs from the calibration batches; leave it out with "
+            "ignore"
+        )
 
 
 def output_weight(layer: Layer, weights: Mapping[int, Tensor]) -> Tensor:
     """How much errors of the convolution's outputs matter, (G, M/G, M/G), summed over its calls."""
     groups = layer.conv.groups
-    total = sum(weights[call.reference] * torch.outer(call.scale, call.scale) for call in layer.calls)
+    total = sum(
+        weights[call.reference] * torch.outer(call.scale, call.scale) for call in layer.calls
+    )
     assert isinstance(total, Tensor)
     size = layer.conv.out_channels // groups
     blocks = total.view(groups, size, groups, size)
@@ -235,7 +264,9 @@ def output_weight(layer: Layer, weights: Mapping[int, Tensor]) -> Tensor:
 
 
 class Space:
-    """A layer's fixed moments: centred if the layer can move its outputs, and tied to the kernel by a ridge."""
+    """A layer's fixed moments: centred if the layer can move its outputs, and tied to the kernel by
+    a ridge.
+    """
 
     def __init__(self, layer: Layer, seen: Sequence[Observation], weight: Tensor) -> None:
         moments = Moments(layer.conv)
@@ -246,15 +277,20 @@ class Space:
         self.layer, self.weight, self.count = layer, weight, moments.count
         self.mean_x, self.gram = moments.mean_x, moments.gram
         power = self.gram.diagonal(dim1=1, dim2=2)
-        least = 1e-8 * power.mean()  # reason: what is left of constant inputs, once centred, is rounding
+        # reason: what is left of constant inputs, once centred, is rounding
+        least = 1e-8 * power.mean()
         if layer.movable:
             self.gram.baddbmm_(self.mean_x[:, :, None], self.mean_x[:, None, :], alpha=-1)
         level = torch.maximum(RIDGE * power.mean(), least)
         self.ridge = torch.where(level > 0, level, 1.0)
         power += self.ridge
-        self.kernel = layer.conv.weight.detach().double().reshape(layer.conv.groups, -1, self.gram.shape[1])
+        self.kernel = (
+            layer.conv.weight.detach().double().reshape(layer.conv.groups, -1, self.gram.shape[1])
+        )
 
-    def problem(self, seen: Sequence[Observation], wanted: Callable[[Observation], Tensor]) -> tuple[Problem, Tensor]:
+    def problem(
+        self, seen: Sequence[Observation], wanted: Callable[[Observation], Tensor]
+    ) -> tuple[Problem, Tensor]:
         """The least-squares problem for these targets, and the targets' means (M)."""
         sums = Cross(self.layer.conv)
         for one in seen:
@@ -294,7 +330,9 @@ def _fit_entry(space: Space, entry: PlanEntry, seen: Sequence[Observation]) -> F
 
 def _fitted(space: Space, entry: PlanEntry, factors: Factors, mean_y: Tensor) -> Fitted:
     conv = space.layer.conv
-    kernel = dense_kernel(factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order)
+    kernel = dense_kernel(
+        factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order
+    )
     kernel = kernel.reshape(space.kernel.shape)
     own = Factors(*(part.to(conv.weight.dtype).contiguous() for part in factors))
     module = replacement(conv, entry, own)
@@ -306,7 +344,9 @@ def _fitted(space: Space, entry: PlanEntry, factors: Factors, mean_y: Tensor) ->
     return Fitted(space.layer, entry, module, offset, error)
 
 
-def weighted_loss(seen: Sequence[Observation], fitted: Fitted, weights: Mapping[int, Tensor]) -> float:
+def weighted_loss(
+    seen: Sequence[Observation], fitted: Fitted, weights: Mapping[int, Tensor]
+) -> float:
     """Sum over positions of e^T H e, where e is the error at the reference after the rectifier."""
     total = torch.zeros((), dtype=torch.float64, device="cpu")
     for one in seen:
@@ -318,14 +358,19 @@ def weighted_loss(seen: Sequence[Observation], fitted: Fitted, weights: Mapping[
 
 
 def relative_error(seen: Sequence[Observation], fitted: Fitted) -> float | None:
-    """Root of the squared error at the reference over the squared variation of the layer's own part there.
+    """Root of the squared error at the reference over the squared variation of the layer's own part
+    there.
 
     None where there is no data, or nothing varies.
     """
     sums = torch.zeros(2, dtype=torch.float64, device="cpu")
     for one in seen:
         target, error = one.target - one.rest, one.reached(fitted(one.x)) - one.target
-        axes = [axis for axis in range(target.dim()) if axis != target.dim() - len(fitted.entry.kernel_size) - 1]
+        axes = [
+            axis
+            for axis in range(target.dim())
+            if axis != target.dim() - len(fitted.entry.kernel_size) - 1
+        ]
         varying = target - target.mean(axes, keepdim=True)
         sums += torch.stack([error.double().square().sum(), varying.double().square().sum()]).cpu()
     all_reduce(sums)

@@ -1,4 +1,6 @@
-"""The file from which a training goes on: always a whole one, and taken by no other training than its own."""
+"""The file from which a training goes on: always a whole one, and taken by no other training than
+its own.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Checkpoint:
         self.path, self.terms = path, dict(terms)
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Write by way of a second file, so that there is always a whole one; the first process does for all."""
+        """Write by way of a second file, so that there is always a whole one; the first process
+        does for all.
+        """
         if place_in_group()[0]:
             return
         with _beside(self.path) as partial:
@@ -40,11 +44,20 @@ class Checkpoint:
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             found: dict[str, Any] = state["terms"]
-            others = [_phrase(name, found[name]) for name, value in self.terms.items() if found[name] != value]
+            others = [
+                _phrase(name, found[name])
+                for name, value in self.terms.items()
+                if found[name] != value
+            ]
         except Exception as error:  # whatever a file that is no checkpoint makes torch raise
-            raise InputError(f"{self.path} is not a checkpoint that distill can read: {START_ANEW}") from error
+            raise InputError(
+                f"{self.path} is not a checkpoint that distill can read: {START_ANEW}"
+            ) from error
         if others:
-            raise InputError(f"{self.path} is the checkpoint of a training with {' and '.join(others)}: {START_ANEW}")
+            raise InputError(
+                f"{self.path} is the checkpoint of a training with {' and '.join(others)}: "
+                f"{START_ANEW}"
+            )
         return state
 
 
@@ -57,7 +70,9 @@ def fingerprint(network: nn.Module) -> str:
     digest = sha256()
     for value in network.state_dict().values():
         if isinstance(value, Tensor):
-            digest.update(value.to_dense().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(
+                value.to_dense().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
     return digest.hexdigest()
 
 
@@ -72,12 +87,16 @@ def writable(checkpoint: str | PathLike[str] | None) -> Path | None:
             with _beside(path) as trial:
                 trial.touch()
     except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint must be a file that can be written, not {checkpoint!r}: {error}") from error
+        raise InputError(
+            f"checkpoint must be a file that can be written, not {checkpoint!r}: {error}"
+        ) from error
     return path
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A file of the same name and on the same disk, in a folder that nobody else has and that goes again."""
+    """A file of the same name and on the same disk, in a folder that nobody else has and that goes
+    again.
+    """
     with TemporaryDirectory(dir=path.parent, prefix=".dwsconv-") as folder:
         yield Path(folder, path.name)

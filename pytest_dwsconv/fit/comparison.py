@@ -1,4 +1,6 @@
-"""Comparing a converted network with its original: outputs, and activations wherever a part was converted."""
+"""Comparing a converted network with its original: outputs, and activations wherever a part was
+converted.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Seen(NamedTuple):
 
 @contextmanager
 def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Module, Any], Seen]]:
-    """A function that runs ``model``, or a wrapper around it, on a batch and tells what these modules gave."""
+    """A function that runs ``model``, or a wrapper around it, on a batch and tells what these
+    modules gave.
+    """
     inner: dict[str, list[Tensor]] = {}
 
     def note(name: str) -> Callable[..., None]:
@@ -54,9 +58,13 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
 
 @contextmanager
 def buffers_as_found(model: nn.Module, besides: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Put back what the forward writes into buffers in place; those of inference mode cannot be written here."""
+    """Put back what the forward writes into buffers in place; those of inference mode cannot be
+    written here.
+    """
     left = set(map(id, besides))
-    buffers = {name: b for name, b in model.named_buffers() if not b.is_inference() and id(b) not in left}
+    buffers = {
+        name: b for name, b in model.named_buffers() if not b.is_inference() and id(b) not in left
+    }
     saved = snapshot(buffers)
     try:
         yield
@@ -66,7 +74,9 @@ def buffers_as_found(model: nn.Module, besides: Sequence[Tensor] = ()) -> Iterat
 
 @contextmanager
 def autocast_off(model: nn.Module) -> Iterator[None]:
-    """The precision of the weights, also where the caller has switched to another: sums of errors need it."""
+    """The precision of the weights, also where the caller has switched to another: sums of errors
+    need it.
+    """
     with ExitStack() as stack:
         for kind in {"cpu"} | {tensor.device.type for tensor in model.parameters()} - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
@@ -82,9 +92,11 @@ def seen(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> list
 
 @torch.no_grad()
 def fast_layout(model: nn.Module, batch: Any) -> Callable[[Any], Any]:
-    """What to do to batches like this one so that convolutions run fast: a CPU is faster at channels that lie last.
+    """What to do to batches like this one so that convolutions run fast: a CPU is faster at
+    channels that lie last.
 
-    Batches are left as they are where the model fails on others (``view`` may) or gives something else.
+    Batches are left as they are where the model fails on others (``view`` may) or gives something
+    else.
     """
     changed = tree_map(_channels_last, batch)
     try:
@@ -102,7 +114,11 @@ def alike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
 
 def _close(found: Tensor, wanted: Tensor) -> bool:
     size = float(wanted.abs().max()) if wanted.numel() else 0.0
-    return found.shape == wanted.shape and isfinite(size) and torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * size)
+    return (
+        found.shape == wanted.shape
+        and isfinite(size)
+        and torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * size)
+    )
 
 
 def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:
@@ -118,11 +134,13 @@ def _channels_last(leaf: Any) -> Any:
 
 
 def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
-    """The modules to compare beside the outputs: what holds every second replacement, counted from the last.
+    """The modules to compare beside the outputs: what holds every second replacement, counted from
+    the last.
 
-    Where that holds more than two, or runs nothing itself, it is the replacement, with the batch normalisation after
-    it, which takes off a constant that the replacement may add. Two at a time are freer to make up for each other than
-    one, and long stretches without a target learn the samples by heart.
+    Where that holds more than two, or runs nothing itself, it is the replacement, with the batch
+    normalisation after it, which takes off a constant that the replacement may add. Two at a time
+    are freer to make up for each other than one, and long stretches without a target learn the
+    samples by heart.
     """
     crowd = Counter(name.rpartition(".")[0] for name in replaced)
 
@@ -138,12 +156,15 @@ def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
 
 
 def _with_norm(model: nn.Module, name: str) -> str | None:
-    """The batch normalisation registered right after this module, which then reads it; otherwise itself.
+    """The batch normalisation registered right after this module, which then reads it; otherwise
+    itself.
 
-    None where the constant may be taken off elsewhere: no bias holds it, and a normalisation stands farther away.
+    None where the constant may be taken off elsewhere: no bias holds it, and a normalisation stands
+    farther away.
     """
     holder, _, own = name.rpartition(".")
-    siblings: Any = model.get_submodule(holder)._modules  # reason: named_children has a module under one name only
+    # reason: named_children has a module under one name only
+    siblings: Any = model.get_submodule(holder)._modules
     after = list(siblings)[list(siblings).index(own) + 1 :][:1]
     if after and isinstance(siblings[after[0]], NORMS):
         return f"{holder}.{after[0]}" if holder else after[0]
@@ -166,11 +187,15 @@ def _named(one: Seen) -> dict[str, list[Tensor]]:
 
 
 def mismatch(found: Seen, wanted: Seen, varying: Variation, inner: float = 1.0) -> Tensor:
-    """Squared error over squared variation: of the outputs, plus ``inner`` times the mean over the modules."""
+    """Squared error over squared variation: of the outputs, plus ``inner`` times the mean over the
+    modules.
+    """
 
     def distance(name: str) -> Tensor:
         pairs = zip(_named(found)[name], _named(wanted)[name], strict=True)
-        return torch.stack([_distance(*pair, varying.least(name, index)) for index, pair in enumerate(pairs)]).mean()
+        return torch.stack(
+            [_distance(*pair, varying.least(name, index)) for index, pair in enumerate(pairs)]
+        ).mean()
 
     parts = [distance(name) for name in found.inner] if inner else []
     total = distance("")
@@ -179,7 +204,9 @@ def mismatch(found: Seen, wanted: Seen, varying: Variation, inner: float = 1.0) 
 
 def _distance(found: Tensor, wanted: Tensor, least: float) -> Tensor:
     found, wanted = wide(found), wide(wanted)
-    return (found - wanted).square().mean() / (wanted - wanted.mean()).square().mean().clamp(min=least)
+    return (found - wanted).square().mean() / (wanted - wanted.mean()).square().mean().clamp(
+        min=least
+    )
 
 
 @torch.no_grad()
@@ -204,7 +231,8 @@ def mean_mismatch(
 def snapshot(state: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of tensors, or of a state_dict, which can hold a module's extra state beside them."""
     return {
-        name: value.detach().clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in state.items()
+        name: value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
+        for name, value in state.items()
     }
 
 

@@ -31,7 +31,13 @@ from pytest_dwsconv.fit.comparison import (
 )
 from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
-from pytest_dwsconv.fit.preconditions import check_alike, check_batches, check_networks, check_numbers, separable_names
+from pytest_dwsconv.fit.preconditions import (
+    check_alike,
+    check_batches,
+    check_networks,
+    check_numbers,
+    separable_names,
+)
 from pytest_dwsconv.fit.recovery import UNTRAINABLE, warm_cosine
 from pytest_dwsconv.fit.soap import RotatedAdam
 from pytest_dwsconv.fit.variation import Variation
@@ -40,16 +46,24 @@ from pytest_dwsconv.tracing.preserving import as_found
 Batches = Iterable[Any]
 
 BETAS = (0.9, 0.95)
-"""Decay of the means of gradients and of their squares: short, for in a few hundred steps much changes."""
+"""Decay of the means of gradients and of their squares: short, for in a few hundred steps much
+changes.
+"""
 INNER = 0.3
-"""What activations count for at first, beside the outputs; it falls to 0, for in the end only the outputs matter."""
+"""What activations count for at first, beside the outputs; it falls to 0, for in the end only the
+outputs matter.
+"""
 SETTLED = 0.75
-"""The part of the steps after which the statistics of batch normalisation stay as they are, as they will in use."""
+"""The part of the steps after which the statistics of batch normalisation stay as they are, as they
+will in use.
+"""
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """How it went: the steps taken, the step whose weights were kept, the error of the held-out outputs by step."""
+    """How it went: the steps taken, the step whose weights were kept, the error of the held-out
+    outputs by step.
+    """
 
     steps: int
     best_step: int
@@ -72,42 +86,50 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 ) -> Distilled:
     """Train ``student`` to give what ``teacher`` gives, on unlabelled inputs.
 
-    The loss compares the outputs, and the outputs of what holds every second separable convolution, with those of the
-    teacher: squared error over squared variation. The mean over these modules counts for 0.3 of the outputs at first,
+    The loss compares the outputs, and the outputs of what holds every second separable convolution,
+    with those of the
+    teacher: squared error over squared variation. The mean over these modules counts for 0.3 of the
+        outputs at first,
     and less with every step, down to nothing.
-    The optimiser is SOAP (Vyas et al. 2024), with a learning rate that rises over the first tenth of the steps and then
-    falls along a cosine. For the last quarter of the steps batch normalisation computes with its running statistics, as
-    it will in use. Under ``torchrun``, with a process group initialised, each process passes its own batches and
-    gradients are averaged by ``DistributedDataParallel``.
+    The optimiser is SOAP (Vyas et al. 2024), with a learning rate that rises over the first tenth
+    of the steps and then falls along a cosine. For the last quarter of the steps batch
+    normalisation computes with its running statistics, as it will in use. Under ``torchrun``, with
+    a process group initialised, each process passes its own batches and gradients are averaged by
+    ``DistributedDataParallel``.
 
     Args:
         student: a rewritten network; trained in place, as far as its parameters require gradients.
         teacher: the original; left as found.
-        batches: tensors, tuples or mappings of inputs, without labels; gone through again as often as needed. A
-            generator can be gone through but once: it has to give as many as there are steps.
+        batches: tensors, tuples or mappings of inputs, without labels; gone through again as often
+            as needed. A generator can be gone through but once: it has to give as many as there are
+            steps.
         steps: batches to train on.
         learning_rate: the largest.
-        held_out: batches to judge by. Every ``check_every`` steps the error of the outputs on them is taken; the
-            weights with the least are kept, and after ``patience`` checks without a new least training stops.
+        held_out: batches to judge by. Every ``check_every`` steps the error of the outputs on them
+            is taken; the weights with the least are kept, and after ``patience`` checks without a
+            new least training stops.
         check_every: steps between checks, and between checkpoints.
         patience: checks without improvement before training stops.
-        checkpoint: a file that is written at every check; if it is there already, training goes on from it, whatever
-            weights the student came with. With the same batches in the same order, and a student that draws no random
-            numbers, the end is that of a training that was never stopped. Teacher, ``steps`` and ``learning_rate``
-            have to be those it was written with, and ``held_out`` given or not as then.
+        checkpoint: a file that is written at every check; if it is there already, training goes on
+            from it, whatever weights the student came with. With the same batches in the same
+            order, and a student that draws no random numbers, the end is that of a training that
+            was never stopped. Teacher, ``steps`` and ``learning_rate`` have to be those it was
+            written with, and ``held_out`` given or not as then.
 
-    An interrupted or failed training leaves the student with the best weights checked so far, which with ``held_out``
-    are never worse than those it came with, and without with the latest; where these are of no use, as the loss is NaN
-    or infinite, with those it came with. What is raised below, except for such a loss and for batches that end too
-    early, is raised before any training, with student and teacher as found.
+    An interrupted or failed training leaves the student with the best weights checked so far, which
+    with ``held_out`` are never worse than those it came with, and without with the latest; where
+    these are of no use, as the loss is NaN or infinite, with those it came with. What is raised
+    below, except for such a loss and for batches that end too early, is raised before any training,
+    with student and teacher as found.
 
     Returns:
         The steps taken, the step whose weights the student has, and the held-out errors.
 
     Raises:
-        InputError: an argument cannot be used; the student has nothing to train, or gives other tensors than the
-            teacher; the checkpoint is of another training, or cannot be written; there are no batches, or they ended
-            before ``steps`` and cannot be gone through again; the loss of a step is NaN or infinite.
+        InputError: an argument cannot be used; the student has nothing to train, or gives other
+            tensors than the teacher; the checkpoint is of another training, or cannot be written;
+            there are no batches, or they ended before ``steps`` and cannot be gone through again;
+            the loss of a step is NaN or infinite.
         TracingError: a network fails on the first of the batches.
     """
     check_numbers(learning_rate, steps=steps, check_every=check_every, patience=patience)
@@ -116,7 +138,9 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     check_batches("held_out", held_out)
     path = writable(checkpoint)
     terms = {"steps": int(steps), "learning_rate": float(learning_rate)}
-    file = Checkpoint(path, {"teacher": fingerprint(teacher), **terms}) if path is not None else None
+    file = (
+        Checkpoint(path, {"teacher": fingerprint(teacher), **terms}) if path is not None else None
+    )
     names = compared(student, separable_names(student))
     held = list(held_out)
     stream = _cycle(batches, steps)
@@ -133,7 +157,9 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         ours = stack.enter_context(watching(student, names))
         stack.callback(_set_training, flags)
         held_wanted = seen(teacher, names, held)
-        judged = _Judged(names, held, held_wanted, variation((*held_wanted, *seen(teacher, names, [first]))))
+        judged = _Judged(
+            names, held, held_wanted, variation((*held_wanted, *seen(teacher, names, [first])))
+        )
         training = _Training(student, teacher, (ours, theirs), judged, learning_rate, steps)
         return _train(training, chain([first], stream), check_every, patience, file)
 
@@ -154,7 +180,9 @@ def _set_training(flags: Mapping[nn.Module, bool]) -> None:
 
 
 class _Judged(NamedTuple):
-    """The modules that are compared beside the outputs, what is held out, and how much the teacher's tensors vary."""
+    """The modules that are compared beside the outputs, what is held out, and how much the
+    teacher's tensors vary.
+    """
 
     names: Sequence[str]
     batches: Sequence[Any]
@@ -163,7 +191,9 @@ class _Judged(NamedTuple):
 
 
 class _Training:
-    """Student, optimiser and schedule, with the weights that did best so far; what a checkpoint holds."""
+    """Student, optimiser and schedule, with the weights that did best so far; what a checkpoint
+    holds.
+    """
 
     def __init__(
         self,
@@ -176,8 +206,12 @@ class _Training:
     ) -> None:
         self.student, self.teacher, (self.ours, self.theirs) = student, teacher, see
         self.judged = judged
-        self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        self.norms = [module for module in student.modules() if isinstance(module, (*NORMS, nn.SyncBatchNorm))]
+        self.parameters = [
+            parameter for parameter in student.parameters() if parameter.requires_grad
+        ]
+        self.norms = [
+            module for module in student.modules() if isinstance(module, (*NORMS, nn.SyncBatchNorm))
+        ]
         self.optimiser = RotatedAdam(self.parameters, lr=learning_rate, betas=BETAS)
         self.schedule = warm_cosine(self.optimiser, steps)
         self.steps, self.step, self.best_step = steps, 0, 0
@@ -210,14 +244,19 @@ class _Training:
         self.step += 1
 
     def _check_finite(self, loss: Tensor) -> None:
-        """Stop before anything is learned from a loss that no weights can lessen; in all processes, or none."""
+        """Stop before anything is learned from a loss that no weights can lessen; in all processes,
+        or none.
+        """
         total = loss.detach().float().clone()
         all_reduce(total)
         if not isfinite(float(total)):
             self._stop(f"the loss of step {self.step + 1} is {float(total)}")
 
     def _stop(
-        self, reason: str, advice: str = "lower learning_rate, take NaN and infinity out of the batches, or use float32"
+        self,
+        reason: str,
+        advice: str = "lower learning_rate, take NaN and infinity out of the batches, or use "
+        "float32",
     ) -> NoReturn:
         self.student.load_state_dict(self.came)
         raise InputError(f"{reason}: {advice}")
@@ -226,7 +265,9 @@ class _Training:
         """Check the student as it came: what cannot be judged then, never can."""
         self.check()
         if not all(isfinite(loss) for loss in self.history.values()):
-            self._stop(f"the error of the outputs on held_out is {self.history[0]} before any training")
+            self._stop(
+                f"the error of the outputs on held_out is {self.history[0]} before any training"
+            )
 
     def check(self) -> None:
         """Note the held-out loss, and the weights where it is the least so far; NaN never is."""
@@ -251,24 +292,33 @@ class _Training:
 
     def save(self, checkpoint: Checkpoint) -> None:
         names = ("step", "best_step", "history", "best")
-        parts = {name: getattr(self, name).state_dict() for name in ("student", "optimiser", "schedule")}
+        parts = {
+            name: getattr(self, name).state_dict() for name in ("student", "optimiser", "schedule")
+        }
         checkpoint.write({name: getattr(self, name) for name in names} | parts)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Go on from what was saved, if anything was; called once ``begin`` has judged the student as it came."""
+        """Go on from what was saved, if anything was; called once ``begin`` has judged the student
+        as it came.
+        """
         state = checkpoint.read()
         if state is None:
             return
         if bool(state["history"]) != bool(self.history):
-            had, again = ("with", "pass them again") if state["history"] else ("without", "pass none")
+            had, again = (
+                ("with", "pass them again") if state["history"] else ("without", "pass none")
+            )
             raise InputError(
-                f"{checkpoint.path} is the checkpoint of a training {had} held_out batches: {again}, or {START_ANEW}"
+                f"{checkpoint.path} is the checkpoint of a training {had} held_out batches: "
+                f"{again}, or {START_ANEW}"
             )
         try:
             self._take(state)
         except Exception as error:  # whatever the state of something else makes torch raise
             self.student.load_state_dict(self.came)
-            raise InputError(f"{checkpoint.path} is not a checkpoint of this student: {START_ANEW}") from error
+            raise InputError(
+                f"{checkpoint.path} is not a checkpoint of this student: {START_ANEW}"
+            ) from error
 
     def _take(self, state: Mapping[str, Any]) -> None:
         came = self.history
@@ -280,7 +330,9 @@ class _Training:
             getattr(self, name).load_state_dict(state[name])
 
     def _judge_again(self, best: Mapping[str, Any], came: float) -> None:
-        """The best weights saved, by what is held out now; the student may have come with better ones."""
+        """The best weights saved, by what is held out now; the student may have come with better
+        ones.
+        """
         self.student.load_state_dict(best)
         loss = self.held_out_loss()
         if loss is not None and loss <= came:
@@ -291,7 +343,9 @@ class _Training:
 
 @torch.no_grad()
 def _share_buffers(network: nn.Module) -> None:
-    """Give all processes those of the first, as the next step would: all judge and keep what the checkpoint has."""
+    """Give all processes those of the first, as the next step would: all judge and keep what the
+    checkpoint has.
+    """
     if place_in_group()[1] > 1:
         for buffer in network.buffers():
             shared = buffer.contiguous()
@@ -300,7 +354,11 @@ def _share_buffers(network: nn.Module) -> None:
 
 
 def _train(
-    training: _Training, batches: Iterator[Any], check_every: int, patience: int, checkpoint: Checkpoint | None
+    training: _Training,
+    batches: Iterator[Any],
+    check_every: int,
+    patience: int,
+    checkpoint: Checkpoint | None,
 ) -> Distilled:
     try:
         training.begin()
@@ -308,7 +366,9 @@ def _train(
             training.load(checkpoint)
         ended = training.step >= training.steps or training.waited >= patience
         stream = () if ended else islice(batches, training.step, training.steps)
-        with tqdm(stream, initial=training.step, total=training.steps, disable=None, unit="step") as bar:
+        with tqdm(
+            stream, initial=training.step, total=training.steps, disable=None, unit="step"
+        ) as bar:
             for batch in bar:
                 training.train(batch)
                 if training.step % check_every and training.step < training.steps:
@@ -323,7 +383,11 @@ def _train(
     finally:  # an interrupted training has the best weights to show, too
         if training.best is not None:
             training.student.load_state_dict(training.best)
-    return Distilled(training.step, training.best_step if training.best else training.step, dict(training.history))
+    return Distilled(
+        training.step,
+        training.best_step if training.best else training.step,
+        dict(training.history),
+    )
 
 
 def _cycle(batches: Batches, steps: int) -> Iterator[Any]:
@@ -335,8 +399,11 @@ def _cycle(batches: Batches, steps: int) -> Iterator[Any]:
             yield batch
             count += 1
         if not count:
-            raise InputError("batches gives none: pass a list or a data loader of the student's inputs")
+            raise InputError(
+                "batches gives none: pass a list or a data loader of the student's inputs"
+            )
     raise InputError(
-        f"batches ended after {count} of {steps} steps: what is gone through but once, as a generator, has to give "
+        f"batches ended after {count} of {steps} steps: what is gone through but once, as a "
+        "generator, has to give "
         "one for every step; pass a list or a data loader, which start again"
     )

@@ -1,4 +1,6 @@
-"""Where a convolution's error is measured: past normalisation and skip connection, before the next nonlinearity."""
+"""Where a convolution's error is measured: past normalisation and skip connection, before the next
+nonlinearity.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,9 @@ _CLIPS: dict[Any, tuple[float, float]] = {
 class Call:
     """One call of a convolution, by the places of nodes in the recorded graph.
 
-    Between ``place`` and ``reference`` every output channel is only scaled, by ``scale`` (M), and added to; the
-    values at ``reference`` are then clipped to ``clip``, or used otherwise where that is None.
+    Between ``place`` and ``reference`` every output channel is only scaled, by ``scale`` (M), and
+    added to; the values at ``reference`` are then clipped to ``clip``, or used otherwise where that
+    is None.
     """
 
     place: int
@@ -58,7 +61,11 @@ class Call:
 
     def overrides(self, new: Override) -> dict[int, Override]:
         """What to run instead of the convolution's nodes."""
-        return {self.place: new} if self.padding is None else {self.padding: _as_it_is, self.place: new}
+        return (
+            {self.place: new}
+            if self.padding is None
+            else {self.padding: _as_it_is, self.place: new}
+        )
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -70,8 +77,13 @@ def calls(graph: Recording, name: str, conv: Any) -> tuple[Call, ...]:
     found = [node for node in graph.nodes if _calls(node, name)]
     located = [_call(graph, node, name, conv) for node in found]
     own = Counter(id(call.norm) for call in located)
-    runs = Counter(id(graph.modules[node.target]) for node in graph.nodes if node.op == "call_module")
-    return tuple(call if own[id(call.norm)] == runs[id(call.norm)] else replace(call, norm=None) for call in located)
+    runs = Counter(
+        id(graph.modules[node.target]) for node in graph.nodes if node.op == "call_module"
+    )
+    return tuple(
+        call if own[id(call.norm)] == runs[id(call.norm)] else replace(call, norm=None)
+        for call in located
+    )
 
 
 def _calls(node: fx.Node, name: str) -> bool:
@@ -83,7 +95,10 @@ def _calls(node: fx.Node, name: str) -> bool:
 def _call(graph: Recording, node: fx.Node, name: str, conv: Any) -> Call:
     first = _padding(node, name) or node
     if not first.args or not isinstance(first.args[0], fx.Node):
-        raise InputError(f"{name} gets its input by keyword, where it cannot be followed; leave it out with ignore")
+        raise InputError(
+            f"{name} gets its input by keyword, where it cannot be followed; leave it out with "
+            "ignore"
+        )
     scale = torch.ones(conv.out_channels, dtype=torch.float64, device="cpu")
     at, norm = node, None
     while (after := _linear_user(graph, at)) is not None:
@@ -114,7 +129,9 @@ def _padding(node: fx.Node, name: str) -> fx.Node | None:
 
 
 def _linear_user(graph: Recording, node: fx.Node) -> fx.Node | None:
-    """The only user of a node, if all it does is to scale channels or to add something of the same shape."""
+    """The only user of a node, if all it does is to scale channels or to add something of the same
+    shape.
+    """
     if len(node.users) != 1:
         return None
     user = next(iter(node.users))
@@ -123,12 +140,20 @@ def _linear_user(graph: Recording, node: fx.Node) -> fx.Node | None:
         return user if isinstance(module, NORMS) and module.running_var is not None else None
     if type(module) in _NOTHING:
         return user
-    adds = user.op == "call_function" and getattr(user.target, "__name__", "") in _ADD and not user.kwargs
+    adds = (
+        user.op == "call_function"
+        and getattr(user.target, "__name__", "") in _ADD
+        and not user.kwargs
+    )
     return user if adds and _same_shapes(user) else None
 
 
 def _same_shapes(node: fx.Node) -> bool:
-    shapes = [n.meta["tensor_meta"].shape for n in node.args if isinstance(n, fx.Node) and "tensor_meta" in n.meta]
+    shapes = [
+        n.meta["tensor_meta"].shape
+        for n in node.args
+        if isinstance(n, fx.Node) and "tensor_meta" in n.meta
+    ]
     return len(shapes) == 2 and shapes[0] == shapes[1] and node.args[0] is not node.args[1]
 
 
@@ -138,5 +163,8 @@ def _norm_scale(norm: Any) -> Tensor:
 
 
 def _clip(graph: Recording, users: Iterable[fx.Node]) -> tuple[float, float] | None:
-    found = {_CLIPS.get(type(graph.modules[u.target]) if u.op == "call_module" else u.target) for u in users}
+    found = {
+        _CLIPS.get(type(graph.modules[u.target]) if u.op == "call_module" else u.target)
+        for u in users
+    }
     return found.pop() if len(found) == 1 else None

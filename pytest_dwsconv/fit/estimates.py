@@ -27,11 +27,13 @@ ROUNDS = 4
 def estimate(
     model: nn.Module, findings: Iterable[Finding], batches: Iterable[Any], order: Order | None
 ) -> dict[str, list[Option]]:
-    """All that can be done with each candidate: keep it, or replace it at any multiplier that saves parameters.
+    """All that can be done with each candidate: keep it, or replace it at any multiplier that saves
+    parameters.
 
-    The predicted loss of a replacement is tr H E[e e^T]: e the error that its fit leaves on the original network's
-    own activations, H the sensitivity of the outputs to the layer. Losses of different layers are in one unit, the
-    squared change of the outputs, and are taken to add up. The model must be in evaluation mode.
+    The predicted loss of a replacement is tr H E[e e^T]: e the error that its fit leaves on the
+    original network's own activations, H the sensitivity of the outputs to the layer. Losses of
+    different layers are in one unit, the squared change of the outputs, and are taken to add up.
+    The model must be in evaluation mode.
     """
     by_name = {finding.name: finding for finding in findings}
     data = Data(model, batches)
@@ -51,7 +53,9 @@ def estimate(
 
 
 def _entries(finding: Finding, order: Order | None) -> Iterator[PlanEntry]:
-    """Replacements that save parameters; where the order is free, depthwise first and its equals at equal cost."""
+    """Replacements that save parameters; where the order is free, depthwise first and its equals at
+    equal cost.
+    """
     spec, before = finding.spec, cost(finding.spec)
     assert before is not None
     for multiplier in range(1, full_multiplier(spec, order or Order.DEPTHWISE_FIRST) + 1):
@@ -68,11 +72,15 @@ def _options(layer: Layer, finding: Finding, space: Space) -> Iterator[Option]:
     yield Option(None, 0.0, Cost(before.params, finding.macs))
     own = Problem(space.gram, space.kernel @ space.gram, space.weight)
     offset = own.loss(space.kernel)
-    decompositions = {order: decompose(layer.conv.weight, layer.conv.groups, order) for order in Order}
+    decompositions = {
+        order: decompose(layer.conv.weight, layer.conv.groups, order) for order in Order
+    }
     for entry in dict.fromkeys(layer.entries):
         start = decompositions[entry.order].factors(entry.depth_multiplier)
         factors = fit(own, entry, start, ROUNDS)
-        kernel = dense_kernel(factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order)
+        kernel = dense_kernel(
+            factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order
+        )
         loss = max(0.0, own.loss(kernel.reshape(space.kernel.shape)) - offset)
         yield Option(entry, loss, _cost(finding, entry, before))
 

@@ -1,9 +1,10 @@
 """The depthwise separable convolution whose outputs are nearest, from second moments alone.
 
-With central second moments A = E[x x^T] of the inputs under an output position (n = C/G k of them) and
-B = E[y x^T] of the targets, a kernel W errs by tr H (W A W^T - 2 W B^T) plus a constant, where H says how much the
-errors of the outputs matter, one by one and together. A separable kernel is linear in its depthwise part and linear in
-its pointwise part, so each half is a linear least-squares problem given the other half; they are solved in turn.
+With central second moments A = E[x x^T] of the inputs under an output position (n = C/G k of them)
+and B = E[y x^T] of the targets, a kernel W errs by tr H (W A W^T - 2 W B^T) plus a constant, where
+H says how much the errors of the outputs matter, one by one and together. A separable kernel is
+linear in its depthwise part and linear in its pointwise part, so each half is a linear
+least-squares problem given the other half; they are solved in turn.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.separable.factorize import Factors
 
 DIRECT = 1500
-"""Unknowns up to which a normal matrix is formed and factorised; above, it is iterated on without being formed."""
+"""Unknowns up to which a normal matrix is formed and factorised; above, it is iterated on without
+being formed.
+"""
 CHUNK_NUMBERS = 4 * 1024 * 1024
 CG_STEPS, CG_GAIN = 40, 1e-3
 TOLERANCE = 1e-4
@@ -28,7 +31,9 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be approximated: gram (G, n, n), cross (G, M/G, n) and the outputs' weight H (G, M/G, M/G)."""
+    """What is to be approximated: gram (G, n, n), cross (G, M/G, n) and the outputs' weight H (G,
+    M/G, M/G).
+    """
 
     gram: Tensor
     cross: Tensor
@@ -45,7 +50,8 @@ class Problem:
 
 
 def fit(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Factors:
-    """Improve a pair of weights by ``rounds`` of alternating least squares, fewer once they gain nothing.
+    """Improve a pair of weights by ``rounds`` of alternating least squares, fewer once they gain
+    nothing.
 
     Args:
         problem: the moments, float64, of all groups.
@@ -62,16 +68,23 @@ def fit(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Fact
     first = entry.order is Order.DEPTHWISE_FIRST
     if first:
         depthwise = start.depthwise.double().reshape(groups, channels, multiplier, taps)
-        pointwise = start.pointwise.double().reshape(groups, filters, channels, multiplier).transpose(2, 3)
+        pointwise = (
+            start.pointwise.double().reshape(groups, filters, channels, multiplier).transpose(2, 3)
+        )
     else:
         depthwise = start.depthwise.double().reshape(groups, filters, multiplier, taps)
         pointwise = start.pointwise.double().reshape(groups, filters, multiplier, channels)
     solver = _depthwise_first if first else _pointwise_first
-    fitted = [solver(part, d, p, rounds) for part, d, p in zip(problem.split(), depthwise, pointwise, strict=True)]
+    fitted = [
+        solver(part, d, p, rounds)
+        for part, d, p in zip(problem.split(), depthwise, pointwise, strict=True)
+    ]
     depthwise, pointwise = (torch.stack(parts) for parts in zip(*fitted, strict=True))
     if first:
         pointwise = pointwise.transpose(2, 3)
-    return Factors(depthwise.reshape(start.depthwise.shape), pointwise.reshape(start.pointwise.shape))
+    return Factors(
+        depthwise.reshape(start.depthwise.shape), pointwise.reshape(start.pointwise.shape)
+    )
 
 
 Halves = tuple[Tensor, Tensor]
@@ -84,7 +97,9 @@ def _alternate(
     kernel: Callable[..., Tensor],
     rounds: int,
 ) -> Halves:
-    """Repeat ``step`` until the loss no longer falls; what is returned is never worse than what was given."""
+    """Repeat ``step`` until the loss no longer falls; what is returned is never worse than what was
+    given.
+    """
     best, lowest = halves, problem.loss(kernel(*halves)[None])
     scale = abs(lowest)
     for _ in range(rounds):
@@ -128,7 +143,9 @@ def _depthwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
             coupled = torch.einsum("crds,dsl->cdlr", coupling, v).reshape(channels, -1, multiplier)
             return (gram.view(channels, taps, -1) @ coupled).mT
 
-        blocks = torch.einsum("crcs,ckcl->crksl", coupling, gram).reshape(channels, multiplier * taps, -1)
+        blocks = torch.einsum("crcs,ckcl->crksl", coupling, gram).reshape(
+            channels, multiplier * taps, -1
+        )
         return _conjugate_gradients(product, right, d, blocks)
 
     depthwise, pointwise = _alternate(problem, (depthwise, pointwise), step, kernel, rounds)
@@ -137,7 +154,9 @@ def _depthwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
 
 
 def _pointwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int) -> Halves:
-    """One group: depthwise (M, r, k), pointwise (M, r, C). Every output channel is a problem of its own."""
+    """One group: depthwise (M, r, k), pointwise (M, r, C). Every output channel is a problem of its
+    own.
+    """
     filters, multiplier, taps = depthwise.shape
     channels = pointwise.shape[2]
     gram = problem.gram[0].view(channels, taps, channels, taps)
@@ -153,7 +172,9 @@ def _pointwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
     def best_taps(d: Tensor, p: Tensor) -> Tensor:
         right = torch.einsum("mrc,mck->mrk", p, cross)
         if multiplier * taps <= DIRECT:
-            return _solve_in_parts(partial(_normal_of_taps, gram), p, right, multiplier * taps * channels * taps)
+            return _solve_in_parts(
+                partial(_normal_of_taps, gram), p, right, multiplier * taps * channels * taps
+            )
         blocks = torch.einsum("mrc,ckdk,msd->mkrs", p, gram, p).flatten(0, 1)
         product = partial(torch.einsum, "mck,mrc->mkr")
         return _conjugate_gradients(lambda v: product(image(v.mT, p), p), right.mT, d.mT, blocks).mT
@@ -161,7 +182,9 @@ def _pointwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
     def best_channels(d: Tensor, p: Tensor) -> Tensor:
         right = torch.einsum("mrk,mck->mrc", d, cross)
         if multiplier * channels <= DIRECT:
-            return _solve_in_parts(partial(_normal_of_channels, gram), d, right, (multiplier * channels) ** 2)
+            return _solve_in_parts(
+                partial(_normal_of_channels, gram), d, right, (multiplier * channels) ** 2
+            )
         blocks = torch.einsum("mrk,ckcl,msl->mcrs", d, gram, d).flatten(0, 1)
         product = partial(torch.einsum, "mck,mrk->mcr")
         return _conjugate_gradients(lambda v: product(image(d, v.mT), d), right.mT, p.mT, blocks).mT
@@ -175,7 +198,9 @@ def _pointwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
     return depthwise / share, pointwise * share
 
 
-def _solve_in_parts(normal: Callable[[Tensor], Tensor], fixed: Tensor, right: Tensor, numbers: int) -> Tensor:
+def _solve_in_parts(
+    normal: Callable[[Tensor], Tensor], fixed: Tensor, right: Tensor, numbers: int
+) -> Tensor:
     """Solve every output channel's system given the other half; one needs room for so many numbers."""
     together = max(1, CHUNK_NUMBERS // numbers)
     parts = zip(fixed.split(together), right.split(together), strict=True)
@@ -185,7 +210,8 @@ def _solve_in_parts(normal: Callable[[Tensor], Tensor], fixed: Tensor, right: Te
 def _normal_of_taps(gram: Tensor, p: Tensor) -> Tensor:
     """The normal matrices (M, r k, r k) of the taps, given pointwise weights (M, r, C)."""
     filters, _, channels = p.shape
-    half = (p.flatten(0, 1) @ gram.flatten(1)).view(filters, -1, channels, gram.shape[1])  # (M, r k, C, k)
+    # (M, r k, C, k)
+    half = (p.flatten(0, 1) @ gram.flatten(1)).view(filters, -1, channels, gram.shape[1])
     return (p[:, None] @ half).flatten(2)
 
 
@@ -194,7 +220,9 @@ def _normal_of_channels(gram: Tensor, d: Tensor) -> Tensor:
     filters, multiplier, taps = d.shape
     pairs = torch.einsum("mrk,msl->mrskl", d, d).reshape(-1, taps * taps)
     parts = [
-        (pairs @ rows.permute(1, 3, 0, 2).reshape(taps * taps, -1)).view(filters, multiplier, multiplier, len(rows), -1)
+        (pairs @ rows.permute(1, 3, 0, 2).reshape(taps * taps, -1)).view(
+            filters, multiplier, multiplier, len(rows), -1
+        )
         for rows in gram.split(max(1, CHUNK_NUMBERS // gram[0].numel()))
     ]
     return torch.cat(parts, 3).transpose(2, 3).flatten(3).flatten(1, 2)
@@ -207,7 +235,9 @@ def _norms(part: Tensor, dim: int) -> Tensor:
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve symmetric positive semi-definite systems, with the least addition to the diagonal that lets it be done."""
+    """Solve symmetric positive semi-definite systems, with the least addition to the diagonal that
+    lets it be done.
+    """
     size = matrix.shape[-1]
     level = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     level = torch.where(level > 0, level, 1.0)
@@ -220,12 +250,18 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
         ridge *= 100
 
 
-def _conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, blocks: Tensor) -> Tensor:
-    """Solve product(v) = right from ``start``; ``blocks`` are the diagonal blocks of the operator, one a channel."""
+def _conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, blocks: Tensor
+) -> Tensor:
+    """Solve product(v) = right from ``start``; ``blocks`` are the diagonal blocks of the operator,
+    one a channel.
+    """
     size = blocks.shape[-1]
     level = blocks.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     level = torch.where(level > 0, level, 1.0)
-    factor = torch.linalg.cholesky(blocks + 1e-9 * level * torch.eye(size, dtype=blocks.dtype, device=blocks.device))
+    factor = torch.linalg.cholesky(
+        blocks + 1e-9 * level * torch.eye(size, dtype=blocks.dtype, device=blocks.device)
+    )
 
     def condition(v: Tensor) -> Tensor:
         return torch.cholesky_solve(v.reshape(-1, size, 1), factor).view(v.shape)
@@ -233,7 +269,8 @@ def _conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, sta
     v, rest = start, right - product(start)
     direction = conditioned = condition(rest)
     energy = (rest * conditioned).sum()
-    # reason: the other half moves next, so what is left of an error need only be small beside what was there
+    # reason: the other half moves next, so what is left of an error need only be small beside what
+    # was there
     goal = max(1e-10 * float((right * condition(right)).sum()), CG_GAIN * float(energy))
     for _ in range(CG_STEPS):
         if float(energy) <= goal:

@@ -1,4 +1,5 @@
-"""Second moments of a convolution's inputs and targets: all that a least-squares fit needs to know of the data.
+"""Second moments of a convolution's inputs and targets: all that a least-squares fit needs to know
+of the data.
 
 They are sums, so they are gathered batch by batch, in float64, and added up over processes.
 """
@@ -49,9 +50,13 @@ def padded(x: Tensor, conv: Conv) -> Tensor:
 
 
 def _zeros_around(conv: Conv) -> Sequence[int]:
-    """The padding as ``F.pad`` takes it; what ``conv`` itself keeps is of the settings that it was made with."""
+    """The padding as ``F.pad`` takes it; what ``conv`` itself keeps is of the settings that it was
+    made with.
+    """
     make: Any = CONVS[len(conv.kernel_size)]
-    alike = make(1, 1, conv.kernel_size, padding=conv.padding, dilation=conv.dilation, device="meta")
+    alike = make(
+        1, 1, conv.kernel_size, padding=conv.padding, dilation=conv.dilation, device="meta"
+    )
     sides: Sequence[int] = alike._reversed_padding_repeated_twice
     return sides
 
@@ -71,8 +76,8 @@ def patches(x: Tensor, conv: Conv) -> Tensor:
 class Moments:
     """Sums over positions for one convolution with n = C/G k inputs per output.
 
-    ``gram`` (G, n, n) of x xᵀ, ``mean_x`` (G, n) of x, ``cross`` (M, n) of y xᵀ, ``mean_y`` (M) of y, and
-    ``count``; divided by ``count`` once ``finish`` ran, all in float64.
+    ``gram`` (G, n, n) of x xᵀ, ``mean_x`` (G, n) of x, ``cross`` (M, n) of y xᵀ, ``mean_y`` (M) of
+    y, and ``count``; divided by ``count`` once ``finish`` ran, all in float64.
     """
 
     def __init__(self, conv: Conv) -> None:
@@ -87,7 +92,9 @@ class Moments:
         """Add the positions of one batch of inputs."""
         conv = self.conv
         wide = padded(x, conv)
-        per_sample = prod(wide.shape[2:]) * wide.shape[1] * prod(conv.kernel_size) * wide.element_size()
+        per_sample = (
+            prod(wide.shape[2:]) * wide.shape[1] * prod(conv.kernel_size) * wide.element_size()
+        )
         for part in wide.split(max(1, CHUNK_BYTES // max(1, per_sample))):
             taps = patches(part, conv)
             if taps.dtype not in (torch.float32, torch.float64):
@@ -108,7 +115,9 @@ class Moments:
 
 
 def _add_gram(gram: Tensor, taps: Tensor) -> None:
-    """Add taps tapsᵀ, by bands of rows and only from their diagonal on: half the work, and no second n x n matrix."""
+    """Add taps tapsᵀ, by bands of rows and only from their diagonal on: half the work, and no
+    second n x n matrix.
+    """
     for top in range(0, len(gram), BAND):
         gram[top : top + BAND, top:] += taps[top : top + BAND] @ taps[top:].T
 
@@ -120,7 +129,9 @@ def _mirror(gram: Tensor) -> None:
 
 
 class Cross:
-    """The moments of targets y with the inputs: ``cross`` (M, n), ``mean_y`` and ``square_y`` (M), in float64."""
+    """The moments of targets y with the inputs: ``cross`` (M, n), ``mean_y`` and ``square_y`` (M),
+    in float64.
+    """
 
     def __init__(self, conv: Conv) -> None:
         new = {"dtype": torch.float64, "device": conv.weight.device}
@@ -129,7 +140,9 @@ class Cross:
         self.mean_y = torch.zeros(conv.out_channels, **new)
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add one batch: sum over positions of y xᵀ is what a convolution calls the gradient of its weight."""
+        """Add one batch: sum over positions of y xᵀ is what a convolution calls the gradient of its
+        weight.
+        """
         conv = self.conv
         wide = padded(x, conv)
         y = (y.unsqueeze(0) if y.dim() == len(conv.kernel_size) + 1 else y).to(wide.dtype)

@@ -21,39 +21,64 @@ def check_batches(name: str, batches: Any) -> None:
     if isinstance(batches, Tensor):
         raise InputError(f"{name} is one tensor, not batches: pass {name}=images.split(128)")
     if hasattr(batches, "__array__"):
-        raise InputError(f"{name} is one array, not batches: pass {name}=torch.from_numpy(images).split(128)")
-    if isinstance(batches, (str, Mapping)) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
-        raise InputError(f"{name} must be batches, as a list or a data loader gives them, not {type(batches).__name__}")
+        raise InputError(
+            f"{name} is one array, not batches: pass {name}=torch.from_numpy(images).split(128)"
+        )
+    if isinstance(batches, (str, Mapping)) or not (
+        hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    ):
+        raise InputError(
+            f"{name} must be batches, as a list or a data loader gives them, not "
+            f"{type(batches).__name__}"
+        )
 
 
 def check_numbers(learning_rate: Any, **counts: Any) -> None:
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"{name} must be a whole number from 1, not {value!r}")
-    if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real) or not 0 < float(learning_rate) < inf:
+    if (
+        isinstance(learning_rate, bool)
+        or not isinstance(learning_rate, Real)
+        or not 0 < float(learning_rate) < inf
+    ):
         raise InputError(f"learning_rate must be a finite number above 0, not {learning_rate!r}")
 
 
 def check_networks(student: Any, teacher: Any) -> None:
     for name, network in (("student", student), ("teacher", teacher)):
         if not isinstance(network, nn.Module):
-            raise InputError(f"{name} must be a torch.nn.Module, not {type(network).__name__}: rewrite gives .model")
+            raise InputError(
+                f"{name} must be a torch.nn.Module, not {type(network).__name__}: rewrite gives "
+                ".model"
+            )
         if any(tensor.is_inference() for tensor in chain(network.parameters(), network.buffers())):
-            raise InputError(f"{name} was made under torch.inference_mode, which training cannot use: make it outside")
+            raise InputError(
+                f"{name} was made under torch.inference_mode, which training cannot use: make it "
+                "outside"
+            )
     if not separable_names(student):
         raise InputError(
-            f"student, a {type(student).__name__}, has no separable convolution: pass what was rewritten as student, "
+            f"student, a {type(student).__name__}, has no separable convolution: pass what was "
+            "rewritten as student, "
             "and the original as teacher"
         )
     theirs = {id(parameter) for parameter in teacher.parameters()}
     if any(id(parameter) in theirs for parameter in student.parameters()):
-        raise InputError("student and teacher share parameters, so that both would be trained: rewrite a copy")
+        raise InputError(
+            "student and teacher share parameters, so that both would be trained: rewrite a copy"
+        )
     if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise InputError("student has no parameter that can be trained: call student.requires_grad_(True) first")
-    missing = set(compared(student, separable_names(student))) - dict(teacher.named_modules()).keys()
+        raise InputError(
+            "student has no parameter that can be trained: call student.requires_grad_(True) first"
+        )
+    missing = (
+        set(compared(student, separable_names(student))) - dict(teacher.named_modules()).keys()
+    )
     if missing:
         raise InputError(
-            f"teacher, a {type(teacher).__name__}, has no module {min(missing)!r}, whose outputs the student has to "
+            f"teacher, a {type(teacher).__name__}, has no module {min(missing)!r}, whose outputs "
+            "the student has to "
             "give: pass the network that was rewritten"
         )
 
@@ -62,17 +87,25 @@ def separable_names(network: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules() if isinstance(module, SeparableConvNd)]
 
 
-def check_alike(student: nn.Module, teacher: nn.Module, names: Sequence[str], what: str, batch: Any) -> None:
-    """Both networks on one batch, as training will run them: what cannot be compared is found before it starts."""
+def check_alike(
+    student: nn.Module, teacher: nn.Module, names: Sequence[str], what: str, batch: Any
+) -> None:
+    """Both networks on one batch, as training will run them: what cannot be compared is found
+    before it starts.
+    """
     wanted = _shapes("teacher", teacher, names, what, batch, training=False)
     found = _shapes("student", student, names, what, batch, training=what == "batches")
     if not wanted["outputs"]:
-        raise InputError("teacher gives no output of floating point, so there is nothing to learn from")
+        raise InputError(
+            "teacher gives no output of floating point, so there is nothing to learn from"
+        )
     for place, shapes in wanted.items():
         if found.get(place) != shapes:
             raise InputError(
-                f"student and teacher must give tensors of the same shapes, but the {place} on the first of {what} "
-                f"are {found.get(place)} and {shapes}: pass the network that was rewritten as teacher"
+                f"student and teacher must give tensors of the same shapes, but the {place} on the "
+                f"first of {what} "
+                f"are {found.get(place)} and {shapes}: pass the network that was rewritten as "
+                "teacher"
             )
 
 
@@ -80,14 +113,23 @@ def _shapes(
     role: str, network: nn.Module, names: Sequence[str], what: str, batch: Any, *, training: bool
 ) -> dict[str, list[tuple[int, ...]]]:
     """The shapes of the outputs, and of what the named modules give; the network is left as it was."""
-    with buffers_as_found(network), as_found(list(network.modules())), torch.no_grad(), watching(network, names) as see:
+    with (
+        buffers_as_found(network),
+        as_found(list(network.modules())),
+        torch.no_grad(),
+        watching(network, names) as see,
+    ):
         network.train(training)
         try:
             given = see(network, batch)
         except Exception as error:  # whatever the user's own forward raises
             raise TracingError(
-                f"{role} failed on the first of {what}: {type(error).__name__}: {error}; {what} must give inputs of "
+                f"{role} failed on the first of {what}: {type(error).__name__}: {error}; {what} "
+                "must give inputs of "
                 "the network, without labels"
             ) from error
     inner = {f"outputs of {name}": tensors for name, tensors in given.inner.items()}
-    return {place: [tuple(one.shape) for one in ones] for place, ones in {"outputs": given.outputs, **inner}.items()}
+    return {
+        place: [tuple(one.shape) for one in ones]
+        for place, ones in {"outputs": given.outputs, **inner}.items()
+    }

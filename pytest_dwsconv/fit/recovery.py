@@ -1,4 +1,5 @@
-"""What follows the fit of single layers: normalisation statistics re-estimated, all layers refined together.
+"""What follows the fit of single layers: normalisation statistics re-estimated, all layers refined
+together.
 
 Both are judged on held-out batches, and undone where these get no better.
 """
@@ -46,7 +47,11 @@ class Reference:
     """What the original gives for the calibration batches, noted before its layers are replaced."""
 
     def __init__(
-        self, model: nn.Module, replaced: Sequence[str], batches: Sequence[Any], held_out: Sequence[Any]
+        self,
+        model: nn.Module,
+        replaced: Sequence[str],
+        batches: Sequence[Any],
+        held_out: Sequence[Any],
     ) -> None:
         self.names, self.replaced = compared(model, replaced), replaced
         self.batches, self.held_out = batches, held_out
@@ -61,16 +66,22 @@ class Reference:
 @torch.no_grad()
 def reestimate_normalisation(model: nn.Module, reference: Reference) -> bool:
     """Give batch normalisation the statistics that its inputs have now; whether they were kept."""
-    norms: list[Any] = [m for m in model.modules() if type(m) in NORMS and m.running_var is not None]
+    norms: list[Any] = [
+        m for m in model.modules() if type(m) in NORMS and m.running_var is not None
+    ]
     before = reference.held_out_mismatch(model)
     if not norms or before is None:
         return False
-    buffers = {f"{i}.{name}": value for i, norm in enumerate(norms) for name, value in norm.named_buffers()}
+    buffers = {
+        f"{i}.{name}": value for i, norm in enumerate(norms) for name, value in norm.named_buffers()
+    }
     saved = snapshot(buffers)
     _measure(model, norms, reference.batches)
     after = reference.held_out_mismatch(model)
     kept = after is not None and after < before
-    counts = {name: value for name, value in buffers.items() if name.endswith("num_batches_tracked")}
+    counts = {
+        name: value for name, value in buffers.items() if name.endswith("num_batches_tracked")
+    }
     restore(counts if kept else buffers, saved)
     return kept
 
@@ -96,15 +107,18 @@ def _measure(model: nn.Module, norms: Sequence[Any], batches: Sequence[Any]) -> 
 def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: int) -> None:
     """Improve all replacements together by ``passes`` over the calibration batches.
 
-    Least squares fits one layer after the other; each knows what those before it did wrong, and none what those
-    after it cannot mend. Descending on the mismatch of outputs and activations lets them settle together. Only the
-    replacements and the scales and shifts of batch normalisation move, its statistics do not.
+    Least squares fits one layer after the other; each knows what those before it did wrong, and
+    none what those after it cannot mend. Descending on the mismatch of outputs and activations lets
+    them settle together. Only the replacements and the scales and shifts of batch normalisation
+    move, its statistics do not.
 
-    After ``AS_THEY_ARE`` passes the samples are known by heart. Those that follow mix them and ask ``original``; where
-    they cannot be mixed, they are gone through as they are. Either part is undone if the held-out batches do not gain.
+    After ``AS_THEY_ARE`` passes the samples are known by heart. Those that follow mix them and ask
+    ``original``; where they cannot be mixed, they are gone through as they are. Either part is
+    undone if the held-out batches do not gain.
 
     Raises:
-        InputError: the original fails on mixed samples, which it did not at first, or the forward cannot be trained.
+        InputError: the original fails on mixed samples, which it did not at first, or the forward
+            cannot be trained.
     """
     tensors = _moving(model, reference.replaced)
     if not tensors or reference.held_out_mismatch(model) is None:
@@ -133,12 +147,19 @@ def _mixtures(reference: Reference, see: Callable[[Any], Seen]) -> Mixtures | No
 
 @torch.no_grad()
 def _as_before(see: Callable[[Any], Seen], reference: Reference) -> bool:
-    """Whether the original, or its copy, gives what it gave: a copy may run modules of the rewritten network."""
+    """Whether the original, or its copy, gives what it gave: a copy may run modules of the
+    rewritten network.
+    """
     return alike(tree_leaves(see(reference.batches[0])), tree_leaves(reference.wanted[0]))
 
 
 def _improve(
-    model: nn.Module, reference: Reference, tensors: dict[str, Tensor], passes: int, source: Source, what: str
+    model: nn.Module,
+    reference: Reference,
+    tensors: dict[str, Tensor],
+    passes: int,
+    source: Source,
+    what: str,
 ) -> None:
     """Descend, and undo it unless the held-out batches gain."""
     if not passes:
@@ -154,14 +175,20 @@ def _improve(
 def _moving(model: nn.Module, replaced: Sequence[str]) -> dict[str, Tensor]:
     modules = {name: model.get_submodule(name) for name in replaced}
     modules |= {name: module for name, module in model.named_modules() if type(module) in NORMS}
-    found = {f"{name}.{part}": p for name, module in modules.items() for part, p in module.named_parameters()}
+    found = {
+        f"{name}.{part}": p
+        for name, module in modules.items()
+        for part, p in module.named_parameters()
+    }
     return {name: parameter for name, parameter in found.items() if parameter.is_floating_point()}
 
 
 @contextmanager
 def _requiring_gradients(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Gradients for these tensors and no others in the block; all flags and gradients are put back."""
-    found = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    found = [
+        (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
+    ]
     moving = {id(tensor) for tensor in tensors.values()}
     try:
         for parameter, _, _ in found:
@@ -176,7 +203,12 @@ def _requiring_gradients(model: nn.Module, tensors: Mapping[str, Tensor]) -> Ite
 
 
 def _descend(
-    model: nn.Module, reference: Reference, tensors: list[Tensor], source: Source, passes: int, what: str
+    model: nn.Module,
+    reference: Reference,
+    tensors: list[Tensor],
+    source: Source,
+    passes: int,
+    what: str,
 ) -> None:
     world = place_in_group()[1]
     shuffle = torch.Generator().manual_seed(0)
@@ -198,7 +230,10 @@ def _descend(
                     found = see(model, lay_out(batch))
                     loss = mismatch(found, wanted, reference.varying, source.inner(number / passes))
                     if not loss.requires_grad:
-                        raise InputError(f"{type(model).__name__} {UNTRAINABLE}; pass refine=0, which trains nothing")
+                        raise InputError(
+                            f"{type(model).__name__} {UNTRAINABLE}; pass refine=0, which trains "
+                            "nothing"
+                        )
                     loss.backward()
                 _average_gradients(tensors, world)
                 optimiser.step()

@@ -1,7 +1,8 @@
-"""The recorded forward run again on data, node by node, so that one pass serves every layer on its way.
+"""The recorded forward run again on data, node by node, so that one pass serves every layer on its
+way.
 
-Values are kept per batch only as long as a later node needs them: the memory used is that of the activations alive
-at one point of the network, over all batches.
+Values are kept per batch only as long as a later node needs them: the memory used is that of the
+activations alive at one point of the network, over all batches.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def arguments(batch: Any) -> Arguments:
-    """A batch as arguments of one forward, which may write into them: they are copies, without gradients."""
-    copies: Arguments = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, given(batch))
+    """A batch as arguments of one forward, which may write into them: they are copies, without
+    gradients.
+    """
+    copies: Arguments = tree_map(
+        lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, given(batch)
+    )
     return copies
 
 
 def given(batch: Any) -> Arguments:
-    """A batch as the forward's arguments: a tensor, several positional ones, or keyword arguments by name."""
+    """A batch as the forward's arguments: a tensor, several positional ones, or keyword arguments
+    by name.
+    """
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return (tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)), {}
@@ -41,13 +48,16 @@ def given(batch: Any) -> Arguments:
 def rejected(index: int, error: TracingError) -> TracingError:
     """The same of a batch, whose forward nobody chose inputs for."""
     said = str(error).removesuffix(ADVICE).rstrip()
-    return TracingError(f"calibration batch {index}: {said} Batches hold inputs of the forward, without labels.")
+    return TracingError(
+        f"calibration batch {index}: {said} Batches hold inputs of the forward, without labels."
+    )
 
 
 class Recording:
     """One recorded forward with the means to run any stretch of it.
 
-    Batches of another shape get a graph of their own; nodes are known by their place, which is the same in all.
+    Batches of another shape get a graph of their own; nodes are known by their place, which is the
+    same in all.
     """
 
     def __init__(self, recorded: Trace) -> None:
@@ -55,9 +65,13 @@ class Recording:
         self.constants = recorded.constants
         self.nodes: list[fx.Node] = list(recorded.graph.nodes)
         self.place = {node: index for index, node in enumerate(self.nodes)}
-        self.last_use = [max((self.place[user] for user in node.users), default=-1) for node in self.nodes]
+        self.last_use = [
+            max((self.place[user] for user in node.users), default=-1) for node in self.nodes
+        ]
         self.modules = {
-            node.target: _get(self.root, str(node.target)) for node in self.nodes if node.op == "call_module"
+            node.target: _get(self.root, str(node.target))
+            for node in self.nodes
+            if node.op == "call_module"
         }
 
     @property
@@ -132,16 +146,21 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 class Data:
-    """Calibration batches with the graph of each; the model must stay in evaluation mode while they are run."""
+    """Calibration batches with the graph of each; the model must stay in evaluation mode while they
+    are run.
+    """
 
     def __init__(self, model: nn.Module, batches: Iterable[Any]) -> None:
         self.batches: list[Any] = _ordered(list(batches))
         if not self.batches:
-            raise InputError("calibration has no batches: give at least one, as tensors of the model's inputs")
+            raise InputError(
+                "calibration has no batches: give at least one, as tensors of the model's inputs"
+            )
         _check_values(self.batches)
         if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
             raise InputError(
-                f"{type(model).__name__} has weights on the meta device, which hold no values: load or initialise "
+                f"{type(model).__name__} has weights on the meta device, which hold no values: "
+                "load or initialise "
                 "them before the fit"
             )
         graphs: dict[Any, Recording] = {}
@@ -168,18 +187,23 @@ class Data:
             raise rejected(index, error) from error
         if self.recordings and found.signature != self.graph.signature:
             raise InputError(
-                f"calibration batch {index} takes another path through the forward than batch 0; give batches of one "
+                f"calibration batch {index} takes another path through the forward than batch 0; "
+                "give batches of one "
                 "kind"
             )
         return found
 
     def _check_reproduces(self, model: nn.Module) -> None:
-        """A forward that decides by values, or computes with one it has read, gives something else when run again."""
+        """A forward that decides by values, or computes with one it has read, gives something else
+        when run again.
+        """
         for index in range(len(self.batches)):
             if not self._reproduces(model, index):
                 raise InputError(
-                    f"{type(model).__name__} cannot be run again from its recorded forward, so it cannot be fitted: "
-                    f"calibration batch {index} gives something else then, as where the forward takes another path, "
+                    f"{type(model).__name__} cannot be run again from its recorded forward, so it "
+                    "cannot be fitted: "
+                    f"calibration batch {index} gives something else then, as where the forward "
+                    "takes another path, "
                     "computes with numbers it has read, or switches autocast; use init='svd'"
                 )
 
@@ -189,8 +213,10 @@ class Data:
         expected = floating(model(*args, **kwargs))
         if not expected:
             raise InputError(
-                f"{type(model).__name__} gives no output of floating point, by itself or in tuples, lists and "
-                "dictionaries, which a fit could be judged by; fit the part that gives scores, or use init='svd'"
+                f"{type(model).__name__} gives no output of floating point, by itself or in "
+                "tuples, lists and "
+                "dictionaries, which a fit could be judged by; fit the part that gives scores, or "
+                "use init='svd'"
             )
         self.varying.add("", expected)
         try:
@@ -213,11 +239,15 @@ class Data:
 
 
 def _ordered(batches: list[Any]) -> list[Any]:
-    """Mappings with the keys of the first in its order, for inputs of a record are known by their place."""
+    """Mappings with the keys of the first in its order, for inputs of a record are known by their
+    place.
+    """
     first = batches[0] if batches else None
     return [
         {key: batch[key] for key in first}
-        if isinstance(first, Mapping) and isinstance(batch, Mapping) and batch.keys() == first.keys()
+        if isinstance(first, Mapping)
+        and isinstance(batch, Mapping)
+        and batch.keys() == first.keys()
         else batch
         for batch in batches
     ]
@@ -227,13 +257,17 @@ def _kind(batch: Any) -> tuple[Any, ...]:
     """What two batches have in common that are run by one record: all but the values of tensors."""
     leaves, form = tree_flatten(given(batch))
     return str(form), *(
-        (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else (type(leaf), repr(leaf))
+        (tuple(leaf.shape), leaf.dtype, leaf.device)
+        if isinstance(leaf, Tensor)
+        else (type(leaf), repr(leaf))
         for leaf in leaves
     )
 
 
 def floating(value: Any) -> list[Tensor]:
-    return [item for item in tree_leaves(value) if isinstance(item, Tensor) and item.is_floating_point()]
+    return [
+        item for item in tree_leaves(value) if isinstance(item, Tensor) and item.is_floating_point()
+    ]
 
 
 def _size(tensor: Tensor) -> float:
@@ -245,7 +279,9 @@ def _check_values(batches: Sequence[Any]) -> None:
     for index, batch in enumerate(batches):
         for tensor in floating(given(batch)):
             if not tensor.numel():
-                raise InputError(f"calibration batch {index} holds no sample: its shape is {tuple(tensor.shape)}")
+                raise InputError(
+                    f"calibration batch {index} holds no sample: its shape is {tuple(tensor.shape)}"
+                )
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"calibration batch {index} holds NaN or infinite values")
 
@@ -269,7 +305,9 @@ class Run:
     def ahead(self, number: int, place: int, overrides: Mapping[int, Override]) -> dict[int, Any]:
         """The values of one batch up to and with the node at ``place``, without moving on."""
         own = dict(self.values[number])
-        self.data.recordings[self.indices[number]].run(own, place + 1, overrides, start=self.at, release=False)
+        self.data.recordings[self.indices[number]].run(
+            own, place + 1, overrides, start=self.at, release=False
+        )
         return own
 
     def release(self, places: Iterable[int]) -> None:

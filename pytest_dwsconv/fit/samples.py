@@ -1,8 +1,10 @@
-"""What the steps of the joint refinement see: the calibration batches in pieces, or samples mixed from them.
+"""What the steps of the joint refinement see: the calibration batches in pieces, or samples mixed
+from them.
 
-After some passes over few samples a network knows them by heart. Pasted boxes (CutMix, Yun et al. 2019) give as many
-others as are asked for, and no label has to be mixed, for the original computes the targets. Boxes of similar samples
-keep them near to what real ones look like, which counts where the replacements can hardly represent even those.
+After some passes over few samples a network knows them by heart. Pasted boxes (CutMix, Yun et al.
+2019) give as many others as are asked for, and no label has to be mixed, for the original computes
+the targets. Boxes of similar samples keep them near to what real ones look like, which counts where
+the replacements can hardly represent even those.
 """
 
 from __future__ import annotations
@@ -18,15 +20,19 @@ from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.comparison import Seen
 
 STEP = 32
-"""Samples that a step takes at most: many small steps gain more from few data than few large ones."""
+"""Samples that a step takes at most: many small steps gain more from few data than few large ones.
+"""
 INNER = 10.0
 """What activations count for beside the outputs: they tell much more of each sample."""
 AS_THEY_ARE = 20
-"""Passes over the samples as they are; then these are known by heart, and mixing them gains more."""
+"""Passes over the samples as they are; then these are known by heart, and mixing them gains more.
+"""
 SIDES = 0.15, 0.6
 """The least and greatest side of a box, as a share of the sample's."""
 NEAREST, AMONG, NUMBERS = 16, 1024, 4096
-"""Boxes come from the samples whose outputs are the nearest, of so many at most, by about so many of their numbers."""
+"""Boxes come from the samples whose outputs are the nearest, of so many at most, by about so many
+of their numbers.
+"""
 
 
 class Source(Protocol):
@@ -49,10 +55,14 @@ class Pieces:
     """The batches as they are, in pieces of at most ``STEP`` samples."""
 
     def __init__(self, batches: Sequence[Any], wanted: Sequence[Seen]) -> None:
-        self.pieces = [piece for pair in zip(batches, wanted, strict=True) for piece in pieces(*pair)]
+        self.pieces = [
+            piece for pair in zip(batches, wanted, strict=True) for piece in pieces(*pair)
+        ]
 
     def order(self, shuffle: Generator) -> list[int]:
-        found: list[int] = torch.randperm(len(self.pieces), generator=shuffle, device="cpu").tolist()
+        found: list[int] = torch.randperm(
+            len(self.pieces), generator=shuffle, device="cpu"
+        ).tolist()
         return found
 
     def take(self, which: int, shuffle: Generator) -> tuple[Any, Seen]:
@@ -63,7 +73,9 @@ class Pieces:
 
 
 def pieces(batch: Any, wanted: Seen) -> list[tuple[Any, Seen]]:
-    """A batch and what it gives in pieces of at most ``STEP`` samples, or whole where samples cannot be told apart."""
+    """A batch and what it gives in pieces of at most ``STEP`` samples, or whole where samples
+    cannot be told apart.
+    """
     leaves, form = tree_flatten((batch, wanted))
     size = samples(leaves)
     if size is None or size <= STEP:
@@ -79,13 +91,17 @@ def samples(leaves: Sequence[Any]) -> int | None:
 
 
 class Mixtures(NamedTuple):
-    """The same pieces mixed, anew for each step, and a function that tells what the original gives for them."""
+    """The same pieces mixed, anew for each step, and a function that tells what the original gives
+    for them.
+    """
 
     mixer: Mixer
     see: Callable[[Any], Seen]
 
     def order(self, shuffle: Generator) -> list[int]:
-        found: list[int] = torch.randperm(len(self.mixer.pieces), generator=shuffle, device="cpu").tolist()
+        found: list[int] = torch.randperm(
+            len(self.mixer.pieces), generator=shuffle, device="cpu"
+        ).tolist()
         return found
 
     def take(self, which: int, shuffle: Generator) -> tuple[Any, Seen]:
@@ -99,7 +115,9 @@ class Mixtures(NamedTuple):
             try:
                 wanted = self.see(batch)
             except Exception as error:  # whatever a user's forward raises
-                raise InputError(_refused(f"fails on mixed samples ({type(error).__name__}: {error})")) from error
+                raise InputError(
+                    _refused(f"fails on mixed samples ({type(error).__name__}: {error})")
+                ) from error
         if not all(bool(torch.isfinite(output).all()) for output in wanted.outputs):
             raise InputError(_refused("gives NaN or infinity for mixed samples"))
         return batch, wanted
@@ -115,7 +133,8 @@ class Mixtures(NamedTuple):
         return True
 
     def inner(self, done: float) -> float:
-        return float(INNER ** (1 - done))  # outputs matter in the end, and these can no longer be learned by heart
+        # outputs matter in the end, and these can no longer be learned by heart
+        return float(INNER ** (1 - done))
 
 
 def _refused(why: str) -> str:
@@ -123,7 +142,9 @@ def _refused(why: str) -> str:
 
 
 class Mixer(NamedTuple):
-    """All samples of some batches, as tensors of shape (N, ...), the pieces they come in, and which are similar."""
+    """All samples of some batches, as tensors of shape (N, ...), the pieces they come in, and which
+    are similar.
+    """
 
     leaves: Sequence[Tensor]
     form: TreeSpec
@@ -132,15 +153,23 @@ class Mixer(NamedTuple):
 
     @classmethod
     def of(cls, batches: Sequence[Any], wanted: Sequence[Seen]) -> Mixer | None:
-        """The samples of ``batches``; those are similar for which the original gives, in ``wanted``, similar outputs.
+        """The samples of ``batches``; those are similar for which the original gives, in
+        ``wanted``, similar outputs.
 
-        None where samples cannot be told apart, are not of one shape, or have no extent beside their channels.
+        None where samples cannot be told apart, are not of one shape, or have no extent beside
+        their channels.
         """
-        flat = [(*tree_flatten(batch), seen.outputs) for batch, seen in zip(batches, wanted, strict=True)]
+        flat = [
+            (*tree_flatten(batch), seen.outputs)
+            for batch, seen in zip(batches, wanted, strict=True)
+        ]
         sizes = [samples([*leaves, *outputs]) for leaves, _, outputs in flat]
         if None in sizes:
             return None
-        kinds = {(str(form), *((x.shape[1:], x.dtype) for x in (*leaves, *outputs))) for leaves, form, outputs in flat}
+        kinds = {
+            (str(form), *((x.shape[1:], x.dtype) for x in (*leaves, *outputs)))
+            for leaves, form, outputs in flat
+        }
         if len(kinds) != 1 or all(leaf.dim() < 3 for leaf in flat[0][0]):
             return None
         near = _nearest([outputs for _, _, outputs in flat])
@@ -148,11 +177,15 @@ class Mixer(NamedTuple):
             return None
         numbers = torch.arange(len(near), device="cpu").split(sizes)
         cut = [piece for batch in numbers for piece in batch.split(STEP)]
-        leaves = [torch.cat(parts) for parts in zip(*(leaves for leaves, _, _ in flat), strict=True)]
+        leaves = [
+            torch.cat(parts) for parts in zip(*(leaves for leaves, _, _ in flat), strict=True)
+        ]
         return cls(leaves, flat[0][1], cut, near)
 
     def mixed(self, which: int, shuffle: Generator) -> Any:
-        """A piece, each sample with a box of a similar one, at the same place in all tensors of a sample."""
+        """A piece, each sample with a box of a similar one, at the same place in all tensors of a
+        sample.
+        """
         chosen = self.pieces[which]
         own = [leaf[chosen] for leaf in self.leaves]
         column = torch.randint(self.near.shape[1], chosen.shape, generator=shuffle, device="cpu")
@@ -166,7 +199,9 @@ class Mixer(NamedTuple):
 
 def _nearest(outputs: Sequence[Sequence[Tensor]]) -> Tensor:
     """For each sample of these batches those with the nearest outputs, (N, at most ``NEAREST``)."""
-    points = torch.cat([_in_units_of_variation(parts) for parts in zip(*outputs, strict=True)], dim=1)
+    points = torch.cat(
+        [_in_units_of_variation(parts) for parts in zip(*outputs, strict=True)], dim=1
+    )
     groups = torch.randperm(len(points), generator=Generator().manual_seed(0), device="cpu")
     near = torch.empty(len(points), min(NEAREST, len(points) - 1), dtype=torch.long, device="cpu")
     for group in groups.tensor_split(-(-len(points) // AMONG)):
@@ -176,7 +211,9 @@ def _nearest(outputs: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def _in_units_of_variation(parts: Sequence[Tensor]) -> Tensor:
-    """One output of all batches, (N, numbers), scaled so that every output counts alike; 0 where it is constant."""
+    """One output of all batches, (N, numbers), scaled so that every output counts alike; 0 where it
+    is constant.
+    """
     flat = [part.reshape(len(part), -1) for part in parts]
     apart = max(1, -(-flat[0].shape[1] // NUMBERS))
     points = torch.cat([part[:, ::apart].double().cpu() for part in flat])
@@ -187,12 +224,20 @@ def _in_units_of_variation(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _pasted(x: Tensor, other: Tensor, shares: Tensor, places: Tensor) -> Tensor:
-    """``x`` (N, C, ...), with a box of ``other`` in each sample; none where there is nothing beside the channels."""
-    inside = torch.ones_like(x[:, :1], dtype=torch.bool) if x.dim() > 2 else torch.zeros_like(x, dtype=torch.bool)
+    """``x`` (N, C, ...), with a box of ``other`` in each sample; none where there is nothing beside
+    the channels.
+    """
+    inside = (
+        torch.ones_like(x[:, :1], dtype=torch.bool)
+        if x.dim() > 2
+        else torch.zeros_like(x, dtype=torch.bool)
+    )
     for axis, size in enumerate(x.shape[2:]):
         length = (shares[:, axis] * size).round().clamp(min=1)
         start = (places[:, axis] * (size - length + 1)).floor()
         at = torch.arange(size, device="cpu")
         along = (at >= start[:, None]) & (at < (start + length)[:, None])
-        inside &= along.view(len(x), *(1,) * (axis + 1), size, *(1,) * (x.dim() - axis - 3)).to(x.device)
+        inside &= along.view(len(x), *(1,) * (axis + 1), size, *(1,) * (x.dim() - axis - 3)).to(
+            x.device
+        )
     return torch.where(inside, other, x)

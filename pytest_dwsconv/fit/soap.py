@@ -1,7 +1,9 @@
-"""Adam in the directions that gradients take: SOAP (Vyas et al. 2024), which needs fewer steps than Adam.
+"""Adam in the directions that gradients take: SOAP (Vyas et al. 2024), which needs fewer steps than
+Adam.
 
-Weights matter in combinations, not entry by entry. With G the gradient of a weight as a matrix, the eigenvectors of
-the means of G G^T and G^T G are good guesses of these combinations, and Adam does better on them than on the entries.
+Weights matter in combinations, not entry by entry. With G the gradient of a weight as a matrix, the
+eigenvectors of the means of G G^T and G^T G are good guesses of these combinations, and Adam does
+better on them than on the entries.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from torch.utils._pytree import tree_map
 EVERY = 10
 """Steps from one update of the directions to the next; each is one step of orthogonal iteration."""
 WIDEST = 1024
-"""Rows or columns beyond which a weight's directions would cost more than its gradient; it gets plain Adam."""
+"""Rows or columns beyond which a weight's directions would cost more than its gradient; it gets
+plain Adam.
+"""
 
 
 class RotatedAdam(Optimizer):
-    """Adam with its second moments kept in slowly turning directions; plain Adam for vectors and very wide weights.
+    """Adam with its second moments kept in slowly turning directions; plain Adam for vectors and
+    very wide weights.
 
     Args:
         parameters: of floating point; one of shape (M, ...) is taken as a matrix of M rows.
@@ -41,12 +46,18 @@ class RotatedAdam(Optimizer):
             moving = [parameter for parameter in group["params"] if parameter.grad is not None]
             if moving:
                 gradients = [_matrix(parameter.grad) for parameter in moving]
-                updates = _updates([self.state[parameter] for parameter in moving], gradients, *group["betas"])
+                updates = _updates(
+                    [self.state[parameter] for parameter in moving], gradients, *group["betas"]
+                )
                 for parameter, update in zip(moving, updates, strict=True):
-                    parameter.add_(update.view(parameter.shape).to(parameter.dtype), alpha=-group["lr"])
+                    parameter.add_(
+                        update.view(parameter.shape).to(parameter.dtype), alpha=-group["lr"]
+                    )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As any optimiser does, without giving what is kept in float32 the narrower dtype of a parameter."""
+        """As any optimiser does, without giving what is kept in float32 the narrower dtype of a
+        parameter.
+        """
         super().load_state_dict(state_dict)
         for kept, saved in zip(self.state.values(), state_dict["state"].values(), strict=True):
             place = partial(_placed, device=kept["mean"].device)
@@ -73,13 +84,19 @@ def _updates(
         state["step"] += 1
         if state["bases"]:
             _follow(state, gradient, square_decay)
-    bases, means, squares = ([state[part] for state in states] for part in ("bases", "mean", "square"))
+    bases, means, squares = (
+        [state[part] for state in states] for part in ("bases", "mean", "square")
+    )
     turned = list(map(_turned, gradients, bases))
     torch._foreach_lerp_(means, gradients, 1 - mean_decay)
     torch._foreach_lerp_(squares, torch._foreach_mul(turned, turned), 1 - square_decay)
     steps = [state["step"] for state in states]
-    mean = torch._foreach_div(list(map(_turned, means, bases)), [1 - mean_decay**step for step in steps])
-    root = torch._foreach_sqrt(torch._foreach_div(squares, [1 - square_decay**step for step in steps]))
+    mean = torch._foreach_div(
+        list(map(_turned, means, bases)), [1 - mean_decay**step for step in steps]
+    )
+    root = torch._foreach_sqrt(
+        torch._foreach_div(squares, [1 - square_decay**step for step in steps])
+    )
     torch._foreach_add_(root, 1e-8)
     back = [[basis.T for basis in pair] for pair in bases]
     return list(map(_turned, torch._foreach_div(mean, root), back))
@@ -97,8 +114,12 @@ def _fresh(gradient: Tensor) -> dict[str, Any]:
 
 
 def _follow(state: dict[str, Any], gradient: Tensor, decay: float) -> None:
-    """Add the gradient to the moments of both sides; from time to time turn the bases towards their eigenvectors."""
-    for side, (moment, along) in enumerate(zip(state["moments"], (gradient, gradient.T), strict=True)):
+    """Add the gradient to the moments of both sides; from time to time turn the bases towards their
+    eigenvectors.
+    """
+    for side, (moment, along) in enumerate(
+        zip(state["moments"], (gradient, gradient.T), strict=True)
+    ):
         moment.addmm_(along, along.T, beta=decay, alpha=1 - decay)
         if state["step"] % EVERY == 1:
             state["bases"][side] = torch.linalg.qr(moment @ state["bases"][side]).Q

@@ -12,7 +12,9 @@ from torch import Tensor
 from pytest_dwsconv.fit.moments import place_in_group
 
 SHARE = 0.5
-"""The least variation that a batch counts as having, as a share of that in all batches: one sample has none at all."""
+"""The least variation that a batch counts as having, as a share of that in all batches: one sample
+has none at all.
+"""
 ROUNDING = 1e-9
 """A variation below this share of the mean square is rounding."""
 
@@ -28,11 +30,15 @@ class Variation:
         for index, tensor in enumerate(tensors):
             values = tensor.detach().double()
             values = values[torch.isfinite(values)]
-            sums = torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()]).cpu()
+            sums = torch.stack(
+                [values.new_tensor(values.numel()), values.sum(), values.square().sum()]
+            ).cpu()
             self._include({(name, index): sums})
 
     def gather(self) -> Variation:
-        """That of the batches of all processes of the default group, the same in each; alone, this one."""
+        """That of the batches of all processes of the default group, the same in each; alone, this
+        one.
+        """
         world = place_in_group()[1]
         if world == 1:
             return self
@@ -49,7 +55,9 @@ class Variation:
 
     def least(self, name: str, index: int) -> float:
         """The squared variation to be assumed at least; of a constant its square, of zeros 1."""
-        count, total, squares = self._sums[name, index].tolist() if (name, index) in self._sums else (0.0, 0.0, 0.0)
+        count, total, squares = (
+            self._sums[name, index].tolist() if (name, index) in self._sums else (0.0, 0.0, 0.0)
+        )
         if not count or not squares or not isfinite(squares):
             return 1.0
         square = squares / count

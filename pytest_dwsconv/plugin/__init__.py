@@ -1,4 +1,6 @@
-"""The pytest plugin: what pytest finds here are options and hooks; the work is done elsewhere, imported on demand."""
+"""The pytest plugin: what pytest finds here are options and hooks; the work is done elsewhere,
+imported on demand.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from typing import Any
 import pytest
 
 from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_report
-from pytest_dwsconv.plugin.reports import ASKED, LATENCIES, NOTICER, pytest_dwsconv_judge, pytest_runtest_makereport
+from pytest_dwsconv.plugin.reports import (
+    ASKED,
+    LATENCIES,
+    NOTICER,
+    pytest_dwsconv_judge,
+    pytest_runtest_makereport,
+)
 
 pytest_plugins = ("pytest_dwsconv.plugin.edgetpu",)
 """Loaded along with this one."""
@@ -34,10 +42,11 @@ _BARE = {"--dws-report": "text", "--dws-fail-on-increase": "0", "--dws-update": 
 
 
 class ValueAfterEquals(argparse.Action):
-    """An option that takes a value after ``=`` only, may be bare, and leaves a test path after it alone.
+    """An option that takes a value after ``=`` only, may be bare, and leaves a test path after it
+    alone.
 
-    Where a ``conftest.py`` loads this plugin, it comes too late to tell argparse so. A path is handed back then, in
-    the way that argparse's own subcommands do.
+    Where a ``conftest.py`` loads this plugin, it comes too late to tell argparse so. A path is
+    handed back then, in the way that argparse's own subcommands do.
     """
 
     def __call__(
@@ -52,11 +61,17 @@ class ValueAfterEquals(argparse.Action):
             namespace.__dict__.setdefault("_unrecognized_args", []).append(given)
             given = str(self.const)
         several = self.dest == "dws_report"
-        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), given] if several else given)
+        setattr(
+            namespace,
+            self.dest,
+            [*(getattr(namespace, self.dest) or ()), given] if several else given,
+        )
 
     def _accepts(self, given: str) -> bool:
         if self.dest != "dws_report":
-            return given in (self.const, "force") or re.fullmatch(r"\d+(\.\d+)?%?", given) is not None
+            return (
+                given in (self.const, "force") or re.fullmatch(r"\d+(\.\d+)?%?", given) is not None
+            )
         from pytest_dwsconv.render import FORMS
 
         return bool(given.partition(":")[0] in FORMS)
@@ -70,25 +85,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         nargs="?",
         const=_BARE["--dws-report"],
         metavar="FORMAT[:PATH]",
-        help="report the models of this run: text (the default), json, markdown, github or sarif, in the terminal "
-        "summary unless a PATH is given, or html:PATH; only the form with = takes a value; may be repeated",
+        help="report the models of this run: text (the default), json, markdown, github or sarif, "
+        "in the terminal "
+        "summary unless a PATH is given, or html:PATH; only the form with = takes a value; may be "
+        "repeated",
     )
     group.addoption(
         "--dws-model",
         action="append",
         metavar="MODULE:FACTORY",
-        help="report this model too: a torch.nn.Module, or what returns one when called, with its arguments in "
+        help="report this model too: a torch.nn.Module, or what returns one when called, with its "
+        "arguments in "
         "parentheses if it needs any; may be repeated",
     )
     group.addoption(
         "--dws-input-size",
         metavar="N,C,H,W",
-        help="the input shape of the models named by --dws-model; several inputs are separated by ;",
+        help="the input shape of the models named by --dws-model; several inputs are separated by "
+        ";",
     )
     group.addoption(
         "--dws-sort",
         metavar="COLUMN",
-        help="sort the convolutions of a report in text by a column: macs, params, saving and so on",
+        help="sort the convolutions of a report in text by a column: macs, params, saving and so "
+        "on",
     )
     group.addoption(
         "--dws-match",
@@ -105,7 +125,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dws-strict",
         action="store_true",
         default=None,
-        help="fail a run that reports models, or holds them to something, if one that it calls cannot be analysed or a "
+        help="fail a run that reports models, or holds them to something, if one that it calls "
+        "cannot be analysed or a "
         "latency that it limits cannot be measured",
     )
     group.addoption(
@@ -114,7 +135,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const=_BARE["--dws-fail-on-increase"],
         metavar="PCT",
         action=ValueAfterEquals,
-        help="fail the run if a model has more parameters or MACs than .dwsconv/baseline.json says, "
+        help="fail the run if a model has more parameters or MACs than .dwsconv/baseline.json "
+        "says, "
         "by more than PCT percent if given",
     )
     group.addoption(
@@ -123,16 +145,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const=_BARE["--dws-update"],
         metavar="force",
         action=ValueAfterEquals,
-        help="write what the models of this run cost to .dwsconv/baseline.json; force does so where CI is set",
+        help="write what the models of this run cost to .dwsconv/baseline.json; force does so "
+        "where CI is set",
     )
     parser.addini("dws_report", "as --dws-report, one a line", type="linelist")
     parser.addini(
-        "dws_models", "models to report, one a line: as --dws-model, then its input size and limits", type="linelist"
+        "dws_models",
+        "models to report, one a line: as --dws-model, then its input size and limits",
+        type="linelist",
     )
     parser.addini("dws_input_size", "as --dws-input-size, for models without one of their own")
     parser.addini(
         "dws_budgets",
-        "budgets, one a line: a model's class, a target or a path of tests, then limits as in params=5M; * is for all, "
+        "budgets, one a line: a model's class, a target or a path of tests, then limits as in "
+        "params=5M; * is for all, "
         "and of lines for the same model the last wins",
         type="linelist",
     )
@@ -150,7 +176,9 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> None:
     """Give bare options their value, or argparse takes the test path after them for one."""
     end = args.index("--") if "--" in args else len(args)
     bare = [index for index, argument in enumerate(args[:end]) if argument in _BARE]
@@ -161,8 +189,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
 
 
 _MARKER = (
-    "dws_budget(params=, macs=, size=, size_fp16=, size_int8=, activations=, candidates=, latency=, target=, "
-    "input_size=): Fail the test if a model it reports, or else takes or returns, is over this budget."
+    "dws_budget(params=, macs=, size=, size_fp16=, size_int8=, activations=, candidates=, "
+    "latency=, target=, "
+    "input_size=): Fail the test if a model it reports, or else takes or returns, is over this "
+    "budget."
 )
 
 
@@ -186,8 +216,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
-    if config.getoption("dws_input_size") and not (config.getoption("dws_model") or config.getini("dws_models")):
-        raise pytest.UsageError("dws-input-size is the input of a named model: name the model with --dws-model")
+    if config.getoption("dws_input_size") and not (
+        config.getoption("dws_model") or config.getini("dws_models")
+    ):
+        raise pytest.UsageError(
+            "dws-input-size is the input of a named model: name the model with --dws-model"
+        )
     _check_strict(config)
     wanted, folder = _wanted(config)
     config.stash[ASKED] = bool(wanted) or _checked(config)
@@ -220,7 +254,12 @@ def _check_strict(config: pytest.Config) -> None:
 def _checked(config: pytest.Config) -> bool:
     """Whether the models of the run are held to something, be they shown or not."""
     compared = config.getoption("dws_fail_on_increase") or config.getini("dws_fail_on_increase")
-    return bool(compared or config.getoption("dws_update") or config.getini("dws_budgets") or _limited(config))
+    return bool(
+        compared
+        or config.getoption("dws_update")
+        or config.getini("dws_budgets")
+        or _limited(config)
+    )
 
 
 def _limited(config: pytest.Config) -> bool:
@@ -232,10 +271,11 @@ def _limited(config: pytest.Config) -> bool:
 
 
 def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
-    """What is asked for on the command line, or else in the ini file, and the folder its paths start from.
+    """What is asked for on the command line, or else in the ini file, and the folder its paths
+    start from.
 
-    Naming a model on the command line asks for text where no form is asked for, and saying how text is to be shown
-    does so in any case.
+    Naming a model on the command line asks for text where no form is asked for, and saying how text
+    is to be shown does so in any case.
     """
     given, configured = config.getoption("dws_report"), config.getini("dws_report")
     folder = config.rootpath if given is None and configured else config.invocation_params.dir

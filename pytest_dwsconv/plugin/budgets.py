@@ -35,7 +35,8 @@ class Standing:
 
 
 def hold(item: pytest.Item, subjects: Sequence[Subject], budget: Budget, *, pytrace: bool) -> None:
-    """Fail with a sentence for each limit exceeded; the layers that matter are in sections of the failure.
+    """Fail with a sentence for each limit exceeded; the layers that matter are in sections of the
+    failure.
 
     Where none is, and a latency is limited for which there is no device, the test is skipped.
 
@@ -68,7 +69,8 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
     """Compare a model with a budget, measuring its latency if that is limited.
 
     Raises:
-        InputError: a limit is on what the report does not tell, for want of an input size or of the model.
+        InputError: a limit is on what the report does not tell, for want of an input size or of the
+            model.
     """
     from pytest_dwsconv.core.budget import held
 
@@ -82,11 +84,16 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
 
 
 def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:
-    """The largest convolutions of a model over its budget, and the replacements that would bring it within."""
+    """The largest convolutions of a model over its budget, and the replacements that would bring it
+    within.
+    """
     from pytest_dwsconv.core.budget import enough
     from pytest_dwsconv.render.text import largest, layers
 
     if report.findings:
         yield f"dwsconv: largest convolutions of {report.model}", largest(report)
     if replaced := enough(report, budget):
-        yield f"dwsconv: replacements that would bring {report.model} within its budget", layers(replaced)
+        yield (
+            f"dwsconv: replacements that would bring {report.model} within its budget",
+            layers(replaced),
+        )

@@ -30,9 +30,11 @@ PLACE = Path(".dwsconv") / "baseline.json"
 
 @dataclass
 class Findings:
-    """What the checks say: ``faults`` fail the run, ``unknown`` does if it is strict, ``notices`` are only shown.
+    """What the checks say: ``faults`` fail the run, ``unknown`` does if it is strict, ``notices``
+    are only shown.
 
-    ``unwritten`` ends it with the exit code of a usage error, but not before its tests are reported.
+    ``unwritten`` ends it with the exit code of a usage error, but not before its tests are
+    reported.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -42,7 +44,8 @@ class Findings:
 
 
 class Checks:
-    """Everything that can be wrong with options and files is found on construction, before any test runs.
+    """Everything that can be wrong with options and files is found on construction, before any test
+    runs.
 
     Raises:
         pytest.UsageError: a line of the table, an option or the baseline's file cannot be used.
@@ -74,12 +77,17 @@ class Checks:
             for rule in self._table
             if rule.pattern != "*"
             and run
-            and not any(rule.is_for(report.model, users.targets, users.tests) for report, users in run.items())
+            and not any(
+                rule.is_for(report.model, users.targets, users.tests)
+                for report, users in run.items()
+            )
         ]
         self._compare(run, latencies.medians(), found)
         return found
 
-    def _held(self, report: ReportData, users: Users, latencies: Latencies, found: Findings) -> list[Held]:
+    def _held(
+        self, report: ReportData, users: Users, latencies: Latencies, found: Findings
+    ) -> list[Held]:
         """How a model stands to the table; what cannot be told joins what is found."""
         own = allowed(report, users, self._table)
         limits: list[Held] = []
@@ -104,21 +112,30 @@ class Checks:
             except InputError as error:
                 found.unknown.append(str(error))
 
-    def _compare(self, run: Run, latencies: Mapping[ReportData, Mapping[str, float]], found: Findings) -> None:
-        models = current({report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies)
+    def _compare(
+        self, run: Run, latencies: Mapping[ReportData, Mapping[str, float]], found: Findings
+    ) -> None:
+        models = current(
+            {report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies
+        )
         if self._update:
             baseline, changes = self._baseline.updated(models)
             if changes and (failure := self._failure_to_write(baseline.to_json())):
                 found.unwritten.append(failure)
             else:
-                found.notices += [f"{PLACE} is updated:" if changes else f"{PLACE} is up to date.", *changes]
+                found.notices += [
+                    f"{PLACE} is updated:" if changes else f"{PLACE} is up to date.",
+                    *changes,
+                ]
         elif self._percent is not None:
             compared = self._baseline.compared(models, self._percent)
             accept = "If that is meant, take it over with --dws-update."
             found.faults += [f"{increase} {accept}" for increase in compared.increases]
             tighten = "It is smaller than the baseline: tighten that with --dws-update."
             found.notices += [f"{decrease} {tighten}" for decrease in compared.decreases]
-            found.notices += [f"{missing}: add it with --dws-update." for missing in compared.missing]
+            found.notices += [
+                f"{missing}: add it with --dws-update." for missing in compared.missing
+            ]
 
     def _read(self) -> Baseline:
         try:
@@ -126,13 +143,18 @@ class Checks:
         except FileNotFoundError as error:
             if self._update and _can_be_made(self._path):
                 return Baseline()
-            advice = "name a folder that can be written" if self._update else "make it with --dws-update and commit it"
+            advice = (
+                "name a folder that can be written"
+                if self._update
+                else "make it with --dws-update and commit it"
+            )
             raise pytest.UsageError(f"there is no baseline {self._path}: {advice}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise pytest.UsageError(f"the baseline {self._path} cannot be read: {error}") from error
         except FormatError as error:
             raise pytest.UsageError(
-                f"the baseline {self._path} cannot be used ({error}): restore it, or delete it and use --dws-update"
+                f"the baseline {self._path} cannot be used ({error}): restore it, or delete it and "
+                "use --dws-update"
             ) from error
 
     def _failure_to_write(self, text: str) -> str:
@@ -148,14 +170,22 @@ def _percent(config: pytest.Config) -> Decimal | None:
     """The growth that is tolerated; None where nothing is compared."""
     given = config.getoption("dws_fail_on_increase")
     if given == "":
-        raise pytest.UsageError("dws-fail-on-increase is empty: write a number from 0, as in 2.5, or leave it out")
-    text = str(config.getini("dws_fail_on_increase") if given is None else given).strip().removesuffix("%")
+        raise pytest.UsageError(
+            "dws-fail-on-increase is empty: write a number from 0, as in 2.5, or leave it out"
+        )
+    text = (
+        str(config.getini("dws_fail_on_increase") if given is None else given)
+        .strip()
+        .removesuffix("%")
+    )
     try:
         percent = Decimal(text) if text else None
     except InvalidOperation:
         percent = Decimal(-1)
     if percent is not None and not (percent.is_finite() and percent >= 0):
-        raise pytest.UsageError(f"dws-fail-on-increase {text!r} is not a percentage: write a number from 0, as in 2.5")
+        raise pytest.UsageError(
+            f"dws-fail-on-increase {text!r} is not a percentage: write a number from 0, as in 2.5"
+        )
     return percent
 
 
@@ -167,7 +197,8 @@ def _update(config: pytest.Config) -> bool:
         )
     if given == "yes" and os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise pytest.UsageError(
-            "--dws-update is refused where CI is set: update the baseline on your machine and commit it, "
+            "--dws-update is refused where CI is set: update the baseline on your machine and "
+            "commit it, "
             "or force it with --dws-update=force"
         )
     return given is not None

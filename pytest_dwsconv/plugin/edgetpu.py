@@ -1,4 +1,6 @@
-"""The Edge TPU in pytest: options, fixtures and what they measured. Loaded with the plugin, idle until asked."""
+"""The Edge TPU in pytest: options, fixtures and what they measured. Loaded with the plugin, idle
+until asked.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--dws-edgetpu",
         choices=MODES,
-        help="without an Edge TPU, tests that want one are skipped (auto, the default) or fail (require); "
+        help="without an Edge TPU, tests that want one are skipped (auto, the default) or fail "
+        "(require); "
         "off skips them in any case",
     )
     group.addoption(
         "--dws-edgetpu-host",
         metavar="SPEC",
-        help="where the Edge TPU is: python=/path/python3.9, ssh=pi@raspberrypi, or both separated by //; "
+        help="where the Edge TPU is: python=/path/python3.9, ssh=pi@raspberrypi, or both separated "
+        "by //; "
         "this Python by default",
     )
     group.addoption(
@@ -48,7 +52,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a setting that cannot be used before any test runs."""
     if _mode(config) not in MODES:
-        raise pytest.UsageError(f"dws_edgetpu {_mode(config)!r} is not {', '.join(MODES[:-1])} or {MODES[-1]}")
+        raise pytest.UsageError(
+            f"dws_edgetpu {_mode(config)!r} is not {', '.join(MODES[:-1])} or {MODES[-1]}"
+        )
     host, device = _setting(config, "dws_edgetpu_host"), _setting(config, "dws_edgetpu_device")
     if host or device:
         from pytest_dwsconv.edgetpu.device import check_device
@@ -133,7 +139,9 @@ def _skipping(config: pytest.Config) -> Iterator[None]:
 
 def _absent(config: pytest.Config, reason: str) -> NoReturn:
     if _mode(config) == "require":
-        raise pytest.fail.Exception(f"an Edge TPU is required by dws-edgetpu: {reason}", pytrace=False) from None
+        raise pytest.fail.Exception(
+            f"an Edge TPU is required by dws-edgetpu: {reason}", pytrace=False
+        ) from None
     pytest.skip(reason)
 
 
@@ -150,19 +158,25 @@ def pytest_dwsconv_latency_backend(config: pytest.Config, target: str) -> Latenc
 
 @pytest.fixture(scope="session")
 def edgetpu(pytestconfig: pytest.Config) -> EdgeTpu:
-    """The connected Edge TPU: edgetpu.measure(model, (1, 3, 224, 224)). Without one, skip the test and say why."""
+    """The connected Edge TPU: edgetpu.measure(model, (1, 3, 224, 224)). Without one, skip the test
+    and say why.
+    """
     with _skipping(pytestconfig):
         return _connected(pytestconfig)
 
 
 @pytest.fixture
 def edgetpu_latency(request: pytest.FixtureRequest) -> LatencyFixture:
-    """Hold a model to a latency measured on the Edge TPU: edgetpu_latency(model, (1, 3, 224, 224), max="12ms")."""
+    """Hold a model to a latency measured on the Edge TPU: edgetpu_latency(model, (1, 3, 224, 224),
+    max="12ms").
+    """
     return LatencyFixture(request.node)
 
 
 class LatencyFixture:
-    """The fixture ``edgetpu_latency``: call it with a model, its input shape, and the latency it may have."""
+    """The fixture ``edgetpu_latency``: call it with a model, its input shape, and the latency it
+    may have.
+    """
 
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
@@ -186,7 +200,9 @@ class LatencyFixture:
             with _skipping(config):
                 backend = hook.pytest_dwsconv_latency_backend(config=config, target=TARGET)
                 measurement = measured_by(backend, model, shape, _name(model))
-        except DwsconvError as error:  # the user's to mend: one sentence, without the way it took through here
+        except (
+            DwsconvError
+        ) as error:  # the user's to mend: one sentence, without the way it took through here
             raise error.with_traceback(None) from None
         self._item.stash.setdefault(_MADE, _Made()).add(measurement)
         excess = limit.excess(measurement)
@@ -222,7 +238,8 @@ _MADE = pytest.StashKey[_Made]()
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let measurements travel with the phase they were made in, as plain dicts, so that they cross xdist.
+    """Let measurements travel with the phase they were made in, as plain dicts, so that they cross
+    xdist.
 
     A JUnit file takes the properties that a test has in its last phase.
     """

@@ -34,10 +34,14 @@ class ReportFixture:
         from pytest_dwsconv.errors import DwsconvError
 
         item = self._item
-        options = {"example_inputs": example_inputs} | ({} if policy is None else {"policy": policy})
+        options = {"example_inputs": example_inputs} | (
+            {} if policy is None else {"policy": policy}
+        )
         try:
             report = analyze_under_hooks(item.ihook, item.config, model, input_size, **options)
-        except DwsconvError as error:  # the user's to mend: one sentence, without the way it took through here
+        except (
+            DwsconvError
+        ) as error:  # the user's to mend: one sentence, without the way it took through here
             raise error.with_traceback(None) from None
         subject = Subject(report, model)
         made = item.stash.setdefault(MADE, Made())
@@ -49,7 +53,9 @@ class ReportFixture:
 
 
 class BudgetFixture:
-    """The fixture ``dws_budget``: call it with a model and its input shapes, or a report, and limits."""
+    """The fixture ``dws_budget``: call it with a model and its input shapes, or a report, and
+    limits.
+    """
 
     def __init__(self, item: pytest.Item, analyze: ReportFixture) -> None:
         self._item = item
@@ -74,18 +80,24 @@ class BudgetFixture:
         except DwsconvError as error:
             raise error.with_traceback(None) from None
         if isinstance(model, Report) and (input_size is not None or example_inputs is not None):
-            raise InputError("dws_budget takes inputs for a model only: a report has those it was made with")
+            raise InputError(
+                "dws_budget takes inputs for a model only: a report has those it was made with"
+            )
         if isinstance(model, Report):
             subject = Subject(model, None)
         else:
-            subject = Subject(self._analyze(model, input_size, example_inputs=example_inputs), model)
+            subject = Subject(
+                self._analyze(model, input_size, example_inputs=example_inputs), model
+            )
         hold(self._item, [subject], budget, pytrace=True)
         return subject.report
 
 
 @pytest.fixture
 def dws_report(request: pytest.FixtureRequest) -> ReportFixture:
-    """Analyse a model: dws_report(model, (1, 3, 224, 224)) returns the Report, which joins the summary."""
+    """Analyse a model: dws_report(model, (1, 3, 224, 224)) returns the Report, which joins the
+    summary.
+    """
     return ReportFixture(request.node)
 
 

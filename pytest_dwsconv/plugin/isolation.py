@@ -13,19 +13,25 @@ import pytest
 from pytest_dwsconv.errors import DwsconvError
 
 ENDS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
-"""How it may end: all but the user's wish to stop, of which ``pytest.exit`` has to be caught before."""
+"""How it may end: all but the user's wish to stop, of which ``pytest.exit`` has to be caught
+before.
+"""
 
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """A block that is nobody's: no test sees its warnings and prints, or is said to have covered its lines."""
+    """A block that is nobody's: no test sees its warnings and prints, or is said to have covered
+    its lines.
+    """
     with _unheard(), uncovered():
         yield
 
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """A block whose warnings and prints are dropped: the test has had its own, and its filters may raise errors."""
+    """A block whose warnings and prints are dropped: the test has had its own, and its filters may
+    raise errors.
+    """
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         yield

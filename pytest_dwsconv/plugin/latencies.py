@@ -1,4 +1,6 @@
-"""Latencies that budgets limit: asking a backend for one, and measuring what the table ``dws_budgets`` is about."""
+"""Latencies that budgets limit: asking a backend for one, and measuring what the table
+``dws_budgets`` is about.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ class Latency(NamedTuple):
 class Unmeasured(NamedTuple):
     """Why a latency on a target is not known, as a sentence.
 
-    ``skipped`` is for want of a device, without which a test is skipped; where the device is ``required`` that fails.
+    ``skipped`` is for want of a device, without which a test is skipped; where the device is
+    ``required`` that fails.
     """
 
     target: str
@@ -53,23 +56,28 @@ class Unmeasured(NamedTuple):
     required: bool = False
 
 
-def measured(hook: Any, config: pytest.Config, subject: Subject, target: str) -> Latency | Unmeasured:
+def measured(
+    hook: Any, config: pytest.Config, subject: Subject, target: str
+) -> Latency | Unmeasured:
     """Measure a model on a target.
 
     Raises:
-        InputError: there is no model, not the shape of its one input, nothing that it could compute, or the backend
-            has not measured.
+        InputError: there is no model, not the shape of its one input, nothing that it could
+            compute, or the backend has not measured.
     """
     unknown = unknown_latency(subject.report, target)
     try:
-        backend: LatencyBackend | None = hook.pytest_dwsconv_latency_backend(config=config, target=target)
+        backend: LatencyBackend | None = hook.pytest_dwsconv_latency_backend(
+            config=config, target=target
+        )
     except pytest.skip.Exception as skip:
         return Unmeasured(target, f"{unknown}: {skip.msg}", skipped=True)
     if backend is None:
         return Unmeasured(target, f"{unknown}: no plugin measures it")
     if not callable(getattr(backend, "measure", None)):
         raise InputError(
-            f"pytest_dwsconv_latency_backend must return a backend, with a method measure, not {backend!r}"
+            "pytest_dwsconv_latency_backend must return a backend, with a method measure, not "
+            f"{backend!r}"
         )
     measurement = _measurement(backend, subject)
     config.stash.setdefault(_ASKED, set()).add((packed(subject.report)[0], target))
@@ -77,7 +85,9 @@ def measured(hook: Any, config: pytest.Config, subject: Subject, target: str) ->
 
 
 _ASKED = pytest.StashKey[set[tuple[str, str]]]()
-"""Reports by their digests, with the targets that this process has measured them on, or has tried to."""
+"""Reports by their digests, with the targets that this process has measured them on, or has tried
+to.
+"""
 
 
 def unknown_latency(report: ReportData, target: str) -> str:
@@ -89,14 +99,21 @@ def _measurement(backend: LatencyBackend, subject: Subject) -> Measurement:
 
     report, model = subject.report, subject.model
     if model is None:
-        raise InputError(f"the latency of {report.model} cannot be measured on a report: give the budget the model")
+        raise InputError(
+            f"the latency of {report.model} cannot be measured on a report: give the budget the "
+            "model"
+        )
     if len(report.input_shapes) != 1:
-        raise InputError(f"the latency of {report.model} needs the shape of one input, as in (1, 3, 224, 224)")
+        raise InputError(
+            f"the latency of {report.model} needs the shape of one input, as in (1, 3, 224, 224)"
+        )
     return measured_by(backend, model, report.input_shapes[0], report.model)
 
 
 def _conditions(target: str, measurement: Measurement) -> str:
-    """What two latencies must have in common to be compared: the hardware, the runtime, torch and its threads."""
+    """What two latencies must have in common to be compared: the hardware, the runtime, torch and
+    its threads.
+    """
     import torch
 
     where = f"{target}: {measurement.device} of {measurement.machine}"
@@ -107,7 +124,9 @@ def _conditions(target: str, measurement: Measurement) -> str:
 
 
 class Tabled:
-    """Measures the models of this process on the targets that the table limits their latency on, once on each."""
+    """Measures the models of this process on the targets that the table limits their latency on,
+    once on each.
+    """
 
     def __init__(self, config: pytest.Config, table: Sequence[Rule]) -> None:
         self._config = config
@@ -121,7 +140,9 @@ class Tabled:
         return cls(config, table) if table else None
 
     def targets(self, model: str, *, test: str = "", factory: str = "") -> tuple[str, ...]:
-        """What a model of this class is to be measured on, as one that a test or a ``module:factory`` has."""
+        """What a model of this class is to be measured on, as one that a test or a
+        ``module:factory`` has.
+        """
         factories, tests = ([name] if name else [] for name in (factory, test))
         limited = (rule.latency for rule in self._table if rule.is_for(model, factories, tests))
         return tuple(sorted({latency.target for latency in limited if latency is not None}))
@@ -145,12 +166,17 @@ class Tabled:
         targets = self.targets(report.model, test=item.nodeid)
         if change:
             made.latencies += [
-                (report, Unmeasured(target, f"{unknown_latency(report, target)}: {change}")) for target in targets
+                (report, Unmeasured(target, f"{unknown_latency(report, target)}: {change}"))
+                for target in targets
             ]
             return
-        made.latencies += [(report, outcome) for outcome in self.outcomes(item.ihook, subject, targets)]
+        made.latencies += [
+            (report, outcome) for outcome in self.outcomes(item.ihook, subject, targets)
+        ]
 
-    def outcomes(self, hook: Any, subject: Subject, targets: Sequence[str]) -> Iterator[Latency | Unmeasured]:
+    def outcomes(
+        self, hook: Any, subject: Subject, targets: Sequence[str]
+    ) -> Iterator[Latency | Unmeasured]:
         """Measure a model on those of the targets that it has not been measured on."""
         asked = self._config.stash.setdefault(_ASKED, set())
         for target in targets:
@@ -165,7 +191,9 @@ class Tabled:
 
         unknown = unknown_latency(subject.report, target)
         if subject.model is None or len(subject.report.input_shapes) != 1:
-            return Unmeasured(target, f"{unknown}: it takes a model with one input, whose shape is known")
+            return Unmeasured(
+                target, f"{unknown}: it takes a model with one input, whose shape is known"
+            )
         try:
             with aside(), unnoticed(self._config), as_found(list(subject.model.modules())):
                 return measured(hook, self._config, subject, target)
@@ -173,7 +201,9 @@ class Tabled:
             return Unmeasured(target, str(failed.msg), required=True)
         except pytest.exit.Exception:
             raise
-        except ENDS as error:  # reason: whatever else a stranger's backend does, the run goes on and says so
+        except (
+            ENDS
+        ) as error:  # reason: whatever else a stranger's backend does, the run goes on and says so
             return Unmeasured(target, f"{unknown}: {first_line(error)}")
 
 
@@ -195,11 +225,14 @@ def _change(subject: Subject, before: Architecture | None) -> str:
     return "" if before.still(now) else "the test changed the model after it was analysed"
 
 
-# --------------------------------------------------------------------------- on the process that prints
+# --------------------------------------------------------------------------- on the process that
+# prints
 
 
 class Latencies:
-    """What is known of the latencies of a run's models. Of several under the same conditions the shortest counts."""
+    """What is known of the latencies of a run's models. Of several under the same conditions the
+    shortest counts.
+    """
 
     def __init__(self) -> None:
         self._measured: dict[ReportData, dict[str, Latency]] = {}
@@ -217,7 +250,9 @@ class Latencies:
     def medians(self) -> Mapping[ReportData, Mapping[str, float]]:
         """Seconds by conditions."""
         return {
-            report: {conditions: latency.measurement.median for conditions, latency in known.items()}
+            report: {
+                conditions: latency.measurement.median for conditions, latency in known.items()
+            }
             for report, known in self._measured.items()
         }
 
@@ -233,7 +268,11 @@ class Latencies:
 def to_plain(outcome: Latency | Unmeasured) -> dict[str, Any]:
     """Plain text and numbers by name, for ``from_plain`` to read in another process."""
     plain = outcome._asdict()
-    return {**plain, "measurement": outcome.measurement.to_dict()} if isinstance(outcome, Latency) else plain
+    return (
+        {**plain, "measurement": outcome.measurement.to_dict()}
+        if isinstance(outcome, Latency)
+        else plain
+    )
 
 
 def from_plain(data: Mapping[str, Any]) -> Latency | Unmeasured:

@@ -54,12 +54,16 @@ def _marked(item: pytest.Item) -> tuple[Budget, Shapes]:
     arguments: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers("dws_budget"))):
         if mark.args:
-            raise pytest.UsageError(f"dws_budget takes keyword arguments only, not {mark.args[0]!r}")
+            raise pytest.UsageError(
+                f"dws_budget takes keyword arguments only, not {mark.args[0]!r}"
+            )
         arguments |= mark.kwargs
     accepted = signature(dws_budget).parameters
     unknown = [name for name in arguments if name not in accepted]
     if unknown:
-        raise pytest.UsageError(f"dws_budget has no argument {unknown[0]!r}: it takes {', '.join(accepted)}")
+        raise pytest.UsageError(
+            f"dws_budget has no argument {unknown[0]!r}: it takes {', '.join(accepted)}"
+        )
     return dws_budget(**arguments)
 
 
@@ -104,7 +108,9 @@ def _keeping(item: pytest.Item, test: Callable[..., object]) -> Callable[..., ob
     return call
 
 
-def _keeping_awaited(item: pytest.Item, test: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+def _keeping_awaited(
+    item: pytest.Item, test: Callable[..., Awaitable[object]]
+) -> Callable[..., Awaitable[object]]:
     @wraps(test)
     async def call(*args: Any, **kwargs: Any) -> object:
         __tracebackhide__ = True
@@ -149,7 +155,10 @@ def _subjects(item: pytest.Item, shapes: Shapes) -> list[Subject]:
 def _models(item: pytest.Item) -> list[nn.Module]:
     if not isinstance(item, pytest.Function):
         return []
-    values: list[Any] = [*map(item.funcargs.get, signature(item.function).parameters), item.stash.get(_RETURNED, None)]
+    values: list[Any] = [
+        *map(item.funcargs.get, signature(item.function).parameters),
+        item.stash.get(_RETURNED, None),
+    ]
     return [value for value in values if _is_model(value)]
 
 

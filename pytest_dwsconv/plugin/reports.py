@@ -1,4 +1,6 @@
-"""Reports made by tests: how each is analysed, kept with its test, and sent to the process that prints."""
+"""Reports made by tests: how each is analysed, kept with its test, and sent to the process that
+prints.
+"""
 
 from __future__ import annotations
 
@@ -65,14 +67,21 @@ class Made:
             "failures": self.failures,
             "notices": self.notices,
             "ignored": self.ignored,
-            "held": [(packed(report)[0], [limit.to_dict() for limit in limits]) for report, limits in self.held],
-            "latencies": [(packed(report)[0], to_plain(outcome)) for report, outcome in self.latencies],
+            "held": [
+                (packed(report)[0], [limit.to_dict() for limit in limits])
+                for report, limits in self.held
+            ],
+            "latencies": [
+                (packed(report)[0], to_plain(outcome)) for report, outcome in self.latencies
+            ],
         }
 
 
 @lru_cache(maxsize=64)
 def packed(report: Report) -> Packed:
-    """The report as plain data, after a digest by which the receiver knows one that it has had already."""
+    """The report as plain data, after a digest by which the receiver knows one that it has had
+    already.
+    """
     from hashlib import sha256
 
     data = report.to_dict()
@@ -117,7 +126,9 @@ def pytest_dwsconv_judge(finding: Finding) -> Judgement:
     return Judgement(finding.verdict, finding.code, finding.reason)
 
 
-def analyze_under_hooks(hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any) -> Report:
+def analyze_under_hooks(
+    hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any
+) -> Report:
     """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts."""
     from pytest_dwsconv.analysis.analyze import analyze, rejudged
     from pytest_dwsconv.plugin.isolation import uncovered
@@ -132,7 +143,9 @@ def _overruled(hook: Any, config: pytest.Config, finding: Finding) -> Judgement:
 
     judgement = hook.pytest_dwsconv_judge(config=config, finding=finding)
     if not isinstance(judgement, Judgement):
-        raise pytest.UsageError(f"pytest_dwsconv_judge must return a Judgement or None, not {judgement!r}")
+        raise pytest.UsageError(
+            f"pytest_dwsconv_judge must return a Judgement or None, not {judgement!r}"
+        )
     return judgement
 
 

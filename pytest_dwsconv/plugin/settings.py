@@ -51,7 +51,8 @@ def _named(line: str, shapes: Shapes) -> NamedModel:
     sizes = [word for word in words if "=" not in word]
     if len(sizes) > 1:
         raise pytest.UsageError(
-            f"dws_models {line!r} is not a target, an input size and limits, as in net:small 1,3,224,224 params=5M"
+            f"dws_models {line!r} is not a target, an input size and limits, as in net:small "
+            "1,3,224,224 params=5M"
         )
     with usage_errors(f"dws_models {line!r}: "):
         limits = _limits(word for word in words if "=" in word)
@@ -74,7 +75,8 @@ class Rule(NamedTuple):
     latency: LatencyLimit | None = None
 
     def is_for(self, model: str, targets: Collection[str], tests: Collection[str]) -> bool:
-        """A pattern with a slash or of a file is for models its tests report, one with a colon for a target.
+        """A pattern with a slash or of a file is for models its tests report, one with a colon for
+        a target.
 
         Args:
             model: the class.
@@ -91,7 +93,11 @@ class Rule(NamedTuple):
 def _under(pattern: str, test: str) -> bool:
     pattern = pattern.removeprefix("./")
     folder = pattern.rstrip("/")
-    return test == folder or test.startswith((f"{folder}/", f"{folder}::")) or fnmatchcase(test, pattern)
+    return (
+        test == folder
+        or test.startswith((f"{folder}/", f"{folder}::"))
+        or fnmatchcase(test, pattern)
+    )
 
 
 def rules(config: pytest.Config) -> list[Rule]:
@@ -107,7 +113,9 @@ def _rule(line: str) -> Rule:
     match = _LINE.fullmatch(line)
     pattern, words = (match[1], match[2].split()) if match else (line, [])
     if not words or any("=" not in word for word in words) or "=" in pattern.partition("(")[0]:
-        raise pytest.UsageError(f"dws_budgets {line!r} is not a pattern and limits, as in Small* params=5M macs=600M")
+        raise pytest.UsageError(
+            f"dws_budgets {line!r} is not a pattern and limits, as in Small* params=5M macs=600M"
+        )
     with usage_errors(f"dws_budgets {line!r}: "):
         limits = _limits(words)
         budget = Budget.of(limits)
@@ -118,7 +126,9 @@ def _rule(line: str) -> Rule:
 
 
 class Allowed(NamedTuple):
-    """What a model may cost: a budget on what its report tells, if any, and latencies by their targets."""
+    """What a model may cost: a budget on what its report tells, if any, and latencies by their
+    targets.
+    """
 
     budget: Budget | None
     limits: dict[str, float | str | None]
@@ -157,7 +167,11 @@ def view(config: pytest.Config) -> View:
 
     sort, match, depth = (_setting(config, f"dws_{name}") for name in ("sort", "match", "depth"))
     with usage_errors("dws-"):
-        return View(sort or None, match or (), (int(depth) if str(depth).isdecimal() else depth) if depth else None)
+        return View(
+            sort or None,
+            match or (),
+            (int(depth) if str(depth).isdecimal() else depth) if depth else None,
+        )
 
 
 def _setting(config: pytest.Config, name: str) -> Any:

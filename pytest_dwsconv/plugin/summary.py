@@ -51,7 +51,9 @@ def outputs(values: Sequence[str], folder: Path) -> list[Output]:
             continue
         other = taken.setdefault(path.resolve(), form)
         if other != form:
-            raise pytest.UsageError(f"dws-report: {other} and {form} both go to {path}; name two files")
+            raise pytest.UsageError(
+                f"dws-report: {other} and {form} both go to {path}; name two files"
+            )
     return found
 
 
@@ -60,12 +62,16 @@ def _output(value: str, folder: Path) -> Output:
 
     form, colon, name = value.partition(":")
     if form not in FORMS or (colon and not name):
-        raise pytest.UsageError(f"dws-report {value!r} is not {' or '.join(FORMS)}, with :PATH after it if wanted")
+        raise pytest.UsageError(
+            f"dws-report {value!r} is not {' or '.join(FORMS)}, with :PATH after it if wanted"
+        )
     if form in FILES_ONLY and not name:
         raise pytest.UsageError(f"dws-report {value!r} goes to a file: write {form}:PATH")
     path = folder / name if name else None
     if path is not None and not _writable(path):
-        raise pytest.UsageError(f"dws-report {value!r}: {path} cannot be written, name a file in an existing folder")
+        raise pytest.UsageError(
+            f"dws-report {value!r}: {path} cannot be written, name a file in an existing folder"
+        )
     return Output(form, path)
 
 
@@ -75,7 +81,9 @@ def _writable(path: Path) -> bool:
 
 
 class Summary:
-    """Gathers every report of the run on the process that prints, and puts them where they were asked for."""
+    """Gathers every report of the run on the process that prints, and puts them where they were
+    asked for.
+    """
 
     def __init__(self, config: pytest.Config, outputs: list[Output]) -> None:
         self._config = config
@@ -122,7 +130,9 @@ class Summary:
             unknown = unknown_latency(subject.report, str(budget.target))
             raise pytest.UsageError(f"{unknown}: {first_line(error)}") from error
         self._hold(subject.report, found.limits)
-        self._findings.faults += [f"{violation}\nReported by {target}" for violation in found.violations]
+        self._findings.faults += [
+            f"{violation}\nReported by {target}" for violation in found.violations
+        ]
         self._findings.unknown += [found.unknown] if found.unknown else []
         if found.latency is not None:
             self._latencies.add(subject.report, found.latency)
@@ -190,7 +200,9 @@ class Summary:
 
     def _without_effect(self) -> list[str]:
         """Patterns that no convolution of the run is called by: most likely mistyped."""
-        names = [(finding.name, *finding.aliases) for report in self._run for finding in report.findings]
+        names = [
+            (finding.name, *finding.aliases) for report in self._run for finding in report.findings
+        ]
         patterns = [("dws-match", pattern) for pattern in self._view.match]
         patterns += [("ignore", pattern) for pattern in sorted(self._ignored)]
         return [
@@ -205,12 +217,16 @@ class Summary:
         try:
             write_run(form, self._run, path, self._measured, self._view)
         except OSError as error:
-            self._findings.unwritten.append(f"dws-report: {path} cannot be written: {error.strerror}")
+            self._findings.unwritten.append(
+                f"dws-report: {path} cannot be written: {error.strerror}"
+            )
         else:
             self._written.append(Output(form, path))
 
     def _outcome(self, exitstatus: int) -> int:
-        """A run that reported a named model has done something, with or without tests; checks may fail it."""
+        """A run that reported a named model has done something, with or without tests; checks may
+        fail it.
+        """
         if self._findings.unwritten and exitstatus in _COMPLETE:
             return pytest.ExitCode.USAGE_ERROR
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -218,7 +234,9 @@ class Summary:
         unknown = bool(self._failures or self._findings.unknown)
         if self._findings.faults or (unknown and self._strict):
             return pytest.ExitCode.TESTS_FAILED
-        return pytest.ExitCode.OK if any(users.targets for users in self._run.values()) else exitstatus
+        return (
+            pytest.ExitCode.OK if any(users.targets for users in self._run.values()) else exitstatus
+        )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for form, path in self._outputs:
@@ -227,10 +245,15 @@ class Summary:
                 terminalreporter.write_line(self._text(form, bool(terminalreporter.isatty)))
         for form, path in self._written:
             terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
-        _section(terminalreporter, "notices", _with_tests(self._notices, "In") + self._findings.notices)
+        _section(
+            terminalreporter, "notices", _with_tests(self._notices, "In") + self._findings.notices
+        )
         severity = {"red" if self._strict else "yellow": True}
         _section(
-            terminalreporter, "not known", _with_tests(self._failures, "Called by") + self._findings.unknown, **severity
+            terminalreporter,
+            "not known",
+            _with_tests(self._failures, "Called by") + self._findings.unknown,
+            **severity,
         )
         _section(terminalreporter, "over budget", self._findings.faults, red=True)
         _section(terminalreporter, "not written", self._findings.unwritten, red=True)
@@ -243,14 +266,17 @@ class Summary:
             form,
             self._run,
             self._config.get_verbosity(),
-            width=writer.fullwidth if on_terminal else None,  # reason: where there is no terminal, its width is made up
+            # reason: where there is no terminal, its width is made up
+            width=writer.fullwidth if on_terminal else None,
             colour=writer.hasmarkup,
             measured=self._measured,
             view=self._view,
         )
 
 
-def _section(reporter: pytest.TerminalReporter, title: str, lines: Sequence[str], **markup: Any) -> None:
+def _section(
+    reporter: pytest.TerminalReporter, title: str, lines: Sequence[str], **markup: Any
+) -> None:
     if lines:
         reporter.write_sep("=", f"dwsconv: {title}", **markup)
         for line in lines:
@@ -258,7 +284,9 @@ def _section(reporter: pytest.TerminalReporter, title: str, lines: Sequence[str]
 
 
 def _with_tests(sentences: Mapping[str, Collection[str]], where: str) -> list[str]:
-    return sorted(f"{sentence}\n{where} {', '.join(sorted(tests))}" for sentence, tests in sentences.items())
+    return sorted(
+        f"{sentence}\n{where} {', '.join(sorted(tests))}" for sentence, tests in sentences.items()
+    )
 
 
 def _analyze_named(config: pytest.Config, named: NamedModel) -> Subject:

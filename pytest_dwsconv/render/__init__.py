@@ -33,7 +33,9 @@ Form = Callable[[Run, Measured, Style], str]
 
 
 def _form(module: str) -> Form:
-    """The form in this file, which is imported once it is wanted: some need a template engine or a table."""
+    """The form in this file, which is imported once it is wanted: some need a template engine or a
+    table.
+    """
 
     def render(run: Run, measured: Measured, style: Style) -> str:
         found = import_module(f"{__name__}.{module}")
@@ -42,7 +44,9 @@ def _form(module: str) -> Form:
     return render
 
 
-FORMS: dict[str, Form] = {form: _form(form) for form in ("text", "json", "markdown", "github", "sarif", "html")}
+FORMS: dict[str, Form] = {
+    form: _form(form) for form in ("text", "json", "markdown", "github", "sarif", "html")
+}
 
 FILES_ONLY = ("html",)
 """Forms that are no use in a terminal."""
@@ -58,13 +62,15 @@ def render_run(
     measured: Measured = NOTHING,
     view: View = View(),
 ) -> str:
-    """All reports of a run and what it measured, in an order that does not depend on which came first.
+    """All reports of a run and what it measured, in an order that does not depend on which came
+    first.
 
     Args:
         form: one of ``FORMS``.
         run: the reports with those who made them.
         verbosity: below 0 one line per model, above 0 every test that reported it.
-        width: columns of the terminal that text is for; None for a file, where lines may be as long as they are.
+        width: columns of the terminal that text is for; None for a file, where lines may be as long
+            as they are.
         colour: whether text may have colours.
         measured: the latencies measured, with the tests that took them.
         view: which convolutions text shows, and how; the other forms have all of them.
@@ -83,11 +89,13 @@ def render_report(form: str, report: ReportData) -> str:
     return render_run(form, {report: Users()}, verbosity=1)
 
 
-def write_run(form: str, run: Run, path: Path, measured: Measured = NOTHING, view: View = View()) -> None:
+def write_run(
+    form: str, run: Run, path: Path, measured: Measured = NOTHING, view: View = View()
+) -> None:
     """Write a run to a file, all or nothing, in place of what it holds.
 
-    Markdown joins what a job's summary on GitHub holds already. That is the file which the environment variable
-    ``GITHUB_STEP_SUMMARY`` names.
+    Markdown joins what a job's summary on GitHub holds already. That is the file which the
+    environment variable ``GITHUB_STEP_SUMMARY`` names.
 
     Raises:
         OSError: the file cannot be written.

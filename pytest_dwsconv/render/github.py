@@ -1,6 +1,7 @@
 """The reports of a run as workflow commands of GitHub Actions, which become annotations of the job.
 
-GitHub shows ten annotations of a kind and step, so there is one for each model and one for each limit exceeded.
+GitHub shows ten annotations of a kind and step, so there is one for each model and one for each
+limit exceeded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ LARGEST = 5
 
 def render_run(run: Run, measured: Measured, style: Style) -> str:
     latencies = [
-        command("notice", plain(str(measurement)), title=f"dwsconv: measured latency of {plain(measurement.model)}")
+        command(
+            "notice",
+            plain(str(measurement)),
+            title=f"dwsconv: measured latency of {plain(measurement.model)}",
+        )
         for measurement in in_order(measured)
     ]
     if not run and not measured:
@@ -29,7 +34,9 @@ def render_run(run: Run, measured: Measured, style: Style) -> str:
 
 
 def command(kind: str, message: str, **properties: str) -> str:
-    """``::kind name=value,...::message``, with what would end a part of it encoded as the runner decodes it."""
+    """``::kind name=value,...::message``, with what would end a part of it encoded as the runner
+    decodes it.
+    """
     written = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     return f"::{kind} {written}::{_data(message)}"
 
@@ -38,8 +45,18 @@ def _annotations(report: ReportData, users: Users) -> Iterator[str]:
     where = {} if users.file is None else {"file": users.file}
     for held in users.held:
         if held.violation:
-            yield command("error", plain(held.violation), **where, title=f"{plain(report.model)} is over its budget")
-    yield command("notice", f"{brief(report)}{_most_saving(report)}", **where, title=f"dwsconv: {plain(report.model)}")
+            yield command(
+                "error",
+                plain(held.violation),
+                **where,
+                title=f"{plain(report.model)} is over its budget",
+            )
+    yield command(
+        "notice",
+        f"{brief(report)}{_most_saving(report)}",
+        **where,
+        title=f"dwsconv: {plain(report.model)}",
+    )
 
 
 def _most_saving(report: ReportData) -> str:

@@ -1,7 +1,9 @@
-"""The reports of a run as one page that needs nothing else: no network, no other file, and no script to be read.
+"""The reports of a run as one page that needs nothing else: no network, no other file, and no
+script to be read.
 
-The template, its style and its script are in ``page/`` beside this file. The script sorts and filters a table that is
-whole without it. A policy in the page lets no other style or script run, so an untrusted name cannot bring its own.
+The template, its style and its script are in ``page/`` beside this file. The script sorts and
+filters a table that is whole without it. A policy in the page lets no other style or script run, so
+an untrusted name cannot bring its own.
 """
 
 from __future__ import annotations
@@ -86,7 +88,11 @@ def _model(number: int, report: ReportData, users: Users) -> dict[str, Any]:
         "limits": [_limit(held) for held in users.held],
         "rows": _rows(report.findings),
         "convolutions": count(len(report.findings), "convolution"),
-        "verdicts": [verdict.value for verdict in Verdict if any(f.verdict is verdict for f in report.findings)],
+        "verdicts": [
+            verdict.value
+            for verdict in Verdict
+            if any(f.verdict is verdict for f in report.findings)
+        ],
         "totals": [(total.label, total.written()) for total in totals(report)],
         "empty": no_convolutions(report),
         "reasons": reasons(report.findings),
@@ -94,12 +100,16 @@ def _model(number: int, report: ReportData, users: Users) -> dict[str, Any]:
         "memory": memory_rows(report.memory) if report.memory else [],
         "not_counted": not_counted(report),
         "users": [plain(name) for name in users.names],
-        "measures": [measure for measure in _MEASURES if any(measure.before(f) for f in report.findings)],
+        "measures": [
+            measure for measure in _MEASURES if any(measure.before(f) for f in report.findings)
+        ],
     }
 
 
 class Figure(NamedTuple):
-    """A total of the model, now and with every candidate replaced; ``share`` is the length of its bar in percent."""
+    """A total of the model, now and with every candidate replaced; ``share`` is the length of its
+    bar in percent.
+    """
 
     noun: str
     before: str
@@ -123,7 +133,14 @@ def _figures(report: ReportData) -> list[Figure]:
 def _figure(noun: str, before: int, after: int) -> Figure:
     share = 100 * after / before if before else 100.0
     saving = ratio(before / after) if after and after != before else ""
-    return Figure(noun, humanize(before), f"{before:,} now, {after:,} separable", humanize(after), share, saving)
+    return Figure(
+        noun,
+        humanize(before),
+        f"{before:,} now, {after:,} separable",
+        humanize(after),
+        share,
+        saving,
+    )
 
 
 class Limit(NamedTuple):
@@ -172,7 +189,10 @@ _MEASURES = (Measure("params", "parameters"), Measure("macs", "MACs"))
 
 def _scales(findings: Sequence[Finding]) -> dict[Measure, int]:
     """The largest of each measure, which has a whole bar."""
-    return {measure: max((measure.before(finding) for finding in findings), default=0) or 1 for measure in _MEASURES}
+    return {
+        measure: max((measure.before(finding) for finding in findings), default=0) or 1
+        for measure in _MEASURES
+    }
 
 
 def _rows(findings: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -185,10 +205,16 @@ def _row(finding: Finding, scales: dict[Measure, int]) -> dict[str, Any]:
         "verdict": finding.verdict.value,
         "label": plain(label(finding)),
         "replaced": finding.verdict is Verdict.CANDIDATE,
-        "searched": " ".join(map(plain, (finding.name, *finding.aliases, finding.type_name, finding.reason))),
+        "searched": " ".join(
+            map(plain, (finding.name, *finding.aliases, finding.type_name, finding.reason))
+        ),
         "cells": [_cell(column, finding) for column in COLUMNS],
         "bars": [
-            (measure.key, _percent(measure.before(finding), scale), _percent(measure.after(finding), scale))
+            (
+                measure.key,
+                _percent(measure.before(finding), scale),
+                _percent(measure.after(finding), scale),
+            )
             for measure, scale in scales.items()
         ],
     }

@@ -1,4 +1,6 @@
-"""The reports of a run as JSON, described by the JSON Schema in ``run.schema.json`` beside this file."""
+"""The reports of a run as JSON, described by the JSON Schema in ``run.schema.json`` beside this
+file.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ SCHEMA_VERSION = 1
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of ``render_run``; its ``#/$defs/report`` is that of ``Report.to_json``."""
+    """The JSON Schema (draft 2020-12) of ``render_run``; its ``#/$defs/report`` is that of
+    ``Report.to_json``.
+    """
     text = (files("pytest_dwsconv.render") / "run.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
@@ -30,4 +34,7 @@ def render_run(run: Run, measured: Measured, style: Style) -> str:
         }
         for report, users in run.items()
     ]
-    return json.dumps({"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)}, indent=2)
+    return json.dumps(
+        {"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)},
+        indent=2,
+    )

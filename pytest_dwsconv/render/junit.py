@@ -11,16 +11,19 @@ from pytest_dwsconv.core.measurement import Measurement
 
 
 def properties(reports: Iterable[ReportData]) -> list[tuple[str, object]]:
-    """Names and values for ``item.user_properties``: ``dwsconv.MODEL.params`` and so on, what is not known left out.
+    """Names and values for ``item.user_properties``: ``dwsconv.MODEL.params`` and so on, what is
+    not known left out.
 
-    MODEL is the model's class, with _ in place of what is neither letter nor digit, and a number from the second of
-    that name on.
+    MODEL is the model's class, with _ in place of what is neither letter nor digit, and a number
+    from the second of that name on.
     """
     return _properties((report.model, _values(report)) for report in dict.fromkeys(reports))
 
 
 def measured_properties(measurements: Iterable[Measurement]) -> list[tuple[str, object]]:
-    """The same for latencies: ``dwsconv.MODEL.measured_median`` and so on, in seconds, and where they were measured."""
+    """The same for latencies: ``dwsconv.MODEL.measured_median`` and so on, in seconds, and where
+    they were measured.
+    """
     return _properties((measurement.model, _figures(measurement)) for measurement in measurements)
 
 
@@ -31,7 +34,9 @@ def _properties(rows: Iterable[tuple[str, dict[str, object]]]) -> list[tuple[str
         model = re.sub(r"\W", "_", name)
         seen[model] += 1
         prefix = f"dwsconv.{model}" if seen[model] == 1 else f"dwsconv.{model}-{seen[model]}"
-        found += [(f"{prefix}.{key}", str(value)) for key, value in values.items() if value is not None]
+        found += [
+            (f"{prefix}.{key}", str(value)) for key, value in values.items() if value is not None
+        ]
     return found
 
 

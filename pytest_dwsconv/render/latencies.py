@@ -48,7 +48,9 @@ def json_rows(measured: Measured) -> list[dict[str, Any]]:
 
 def in_order(measured: Measured) -> dict[Measurement, set[str]]:
     """By the tests that took them: an order that does not depend on which came first."""
-    return dict(sorted(measured.items(), key=lambda row: (sorted(row[1]), row[0].model, row[0].samples)))
+    return dict(
+        sorted(measured.items(), key=lambda row: (sorted(row[1]), row[0].model, row[0].samples))
+    )
 
 
 def _row(measurement: Measurement) -> tuple[str, ...]:

@@ -21,13 +21,17 @@ from pytest_dwsconv.render.sentences import (
 from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, plain, totals
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=](?=.)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
-"""What Markdown, or GitHub's additions to it, may read as more than the character; a colon makes links and emoji."""
+"""What Markdown, or GitHub's additions to it, may read as more than the character; a colon makes
+links and emoji.
+"""
 
 
 def render_run(run: Run, measured: Measured, style: Style) -> str:
     models = [_model(*row, style) for row in run.items()]
     latencies = [_latencies(measured)] if measured else []
-    return "\n".join(["## Depthwise separable candidates\n", *(models + latencies or [f"{escape(NO_MODEL)}\n"])])
+    return "\n".join(
+        ["## Depthwise separable candidates\n", *(models + latencies or [f"{escape(NO_MODEL)}\n"])]
+    )
 
 
 def _latencies(measured: Measured) -> str:
@@ -37,7 +41,9 @@ def _latencies(measured: Measured) -> str:
 
 
 def escape(text: str) -> str:
-    """The text as it is, on one line, whatever Markdown would make of it; fit for a cell of a table."""
+    """The text as it is, on one line, whatever Markdown would make of it; fit for a cell of a
+    table.
+    """
     return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", plain(text))
 
 
@@ -51,9 +57,17 @@ def code(text: str) -> str:
 
 def _model(report: ReportData, users: Users, style: Style) -> str:
     blocks = [f"### {escape(report.model)}", escape(circumstances(report))]
-    blocks.append("\n".join(f"- {'❌' if held.violation else '✅'} {escape(budget_line(held))}" for held in users.held))
+    blocks.append(
+        "\n".join(
+            f"- {'❌' if held.violation else '✅'} {escape(budget_line(held))}"
+            for held in users.held
+        )
+    )
     if report.findings:
-        blocks += [_totals(report), _folded(count(len(report.findings), "convolution"), _layers(report.findings))]
+        blocks += [
+            _totals(report),
+            _folded(count(len(report.findings), "convolution"), _layers(report.findings)),
+        ]
     else:
         blocks.append(escape(no_convolutions(report)))
     blocks += [_list(_notes(report)), _users(users.names)]
@@ -66,7 +80,10 @@ def _totals(report: ReportData) -> str:
 
 def _layers(findings: Sequence[Finding]) -> str:
     rows = (
-        [code(column.text(finding)) if column.key == "name" else escape(column.text(finding)) for column in COLUMNS]
+        [
+            code(column.text(finding)) if column.key == "name" else escape(column.text(finding))
+            for column in COLUMNS
+        ]
         for finding in findings
     )
     return _table(COLUMNS, rows)
@@ -79,7 +96,9 @@ def _table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _notes(report: ReportData) -> list[str]:
-    memory = [f"{name}: {size}" for name, size in memory_rows(report.memory)] if report.memory else []
+    memory = (
+        [f"{name}: {size}" for name, size in memory_rows(report.memory)] if report.memory else []
+    )
     lines = [*map(str, reasons(report.findings)), *remarks(report), *memory, not_counted(report)]
     return [line for line in lines if line]
 
@@ -93,7 +112,11 @@ def _users(names: Sequence[str]) -> str:
     if not names:
         return ""
     listed = "\n".join(f"- {code(name)}" for name in names)
-    return f"Reported by\n\n{listed}" if len(names) <= 3 else _folded(f"Reported by {len(names):,}", listed)
+    return (
+        f"Reported by\n\n{listed}"
+        if len(names) <= 3
+        else _folded(f"Reported by {len(names):,}", listed)
+    )
 
 
 def _folded(summary: str, body: str) -> str:

@@ -28,7 +28,10 @@ def plot(report: ReportData, ax: Axes | None = None, measure: str = "params") ->
             "a plot needs matplotlib, which is not installed: pip install 'pytest-dwsconv[plot]'"
         ) from error
     if ax is not None and not hasattr(ax, "barh"):
-        raise InputError(f"ax must be matplotlib's Axes, not {ax!r}; what is plotted is named, as in measure='macs'")
+        raise InputError(
+            f"ax must be matplotlib's Axes, not {ax!r}; what is plotted is named, as in "
+            "measure='macs'"
+        )
     before, after = _bars(report, measure)
     if ax is None:
         height = min(2 + 0.22 * len(before), 15)
@@ -37,7 +40,13 @@ def plot(report: ReportData, ax: Axes | None = None, measure: str = "params") ->
     places = range(len(before))
     ax.barh(places, before, height=0.8, color="#8d94a0", label="now")
     replaced = [place for place in places if report.findings[place].verdict is Verdict.CANDIDATE]
-    ax.barh(replaced, [after[place] for place in replaced], height=0.4, color="#0a7568", label="separable")
+    ax.barh(
+        replaced,
+        [after[place] for place in replaced],
+        height=0.4,
+        color="#0a7568",
+        label="separable",
+    )
     _name_layers(ax, report.findings)
     ax.margins(y=0.01)
     ax.invert_yaxis()
@@ -55,7 +64,9 @@ def _bars(report: ReportData, measure: str) -> tuple[list[int], list[int]]:
     if measure not in NOUNS:
         raise InputError(f"measure {measure!r} cannot be plotted: it is {' or '.join(NOUNS)}")
     if measure == "macs" and report.macs is None:
-        raise InputError(f"no MACs were counted for {report.model}: give an input size, as in (1, 3, 224, 224)")
+        raise InputError(
+            f"no MACs were counted for {report.model}: give an input size, as in (1, 3, 224, 224)"
+        )
     before = [getattr(finding, measure) or 0 for finding in report.findings]
     after = [getattr(finding, f"separable_{measure}") or 0 for finding in report.findings]
     return before, after
@@ -66,7 +77,12 @@ def _name_layers(ax: Axes, findings: Sequence[Finding]) -> None:
         ax.set_yticks([])
         ax.set_ylabel(count(len(findings), "convolution"))
         return
-    ax.set_yticks(range(len(findings)), [plain(finding.name) for finding in findings], parse_math=False, fontsize=8)
+    ax.set_yticks(
+        range(len(findings)),
+        [plain(finding.name) for finding in findings],
+        parse_math=False,
+        fontsize=8,
+    )
 
 
 def _title(report: ReportData) -> str:

@@ -15,7 +15,9 @@ from pytest_dwsconv.render.view import View
 
 @dataclass
 class Users:
-    """Who reported a model: ``module:factory`` targets, and tests by node id; and the limits it was held to."""
+    """Who reported a model: ``module:factory`` targets, and tests by node id; and the limits it was
+    held to.
+    """
 
     targets: set[str] = field(default_factory=set)
     tests: set[str] = field(default_factory=set)
@@ -27,7 +29,9 @@ class Users:
 
     @property
     def file(self) -> str | None:
-        """The file of the first test, with / between its parts; None where only targets reported the model."""
+        """The file of the first test, with / between its parts; None where only targets reported
+        the model.
+        """
         files = (nodeid.partition("::")[0] for nodeid in sorted(self.tests))
         return next((file.replace("\\", "/") for file in files if file), None)
 
@@ -36,7 +40,8 @@ Run = Mapping[ReportData, Users]
 
 
 class Style(NamedTuple):
-    """How much is shown: below 0 one line a model, above 0 everything; and, on a terminal, its width and colours.
+    """How much is shown: below 0 one line a model, above 0 everything; and, on a terminal, its
+    width and colours.
 
     ``view`` is which convolutions text shows.
     """
@@ -57,7 +62,8 @@ def in_order(run: Run) -> dict[ReportData, Users]:
     The order does not depend on which came first, so workers do not change it.
     """
     return {
-        report: replace(users, held=sorted(users.held, key=_rank)) for report, users in sorted(run.items(), key=_place)
+        report: replace(users, held=sorted(users.held, key=_rank))
+        for report, users in sorted(run.items(), key=_place)
     }
 
 
@@ -67,7 +73,12 @@ def _rank(held: Held) -> tuple[bool, Held]:
 
 def _place(row: tuple[ReportData, Users]) -> tuple[bool, list[str], str, str]:
     report, users = row
-    return not users.targets, sorted(chain(users.targets, users.tests)), report.model, repr(report.input_shapes)
+    return (
+        not users.targets,
+        sorted(chain(users.targets, users.tests)),
+        report.model,
+        repr(report.input_shapes),
+    )
 
 
 def users_line(users: Users, verbosity: int) -> str:

@@ -1,6 +1,7 @@
 """The reports of a run as SARIF 2.1.0, for code scanning and editors.
 
-Candidates are notes and exceeded limits are errors. What cannot be told is left open; what is ineligible is no result.
+Candidates are notes and exceeded limits are errors. What cannot be told is left open; what is
+ineligible is no result.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from pytest_dwsconv.render.latencies import Measured, json_rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.table import COLUMNS, ratio
 
-SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+SCHEMA = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
 BUDGET = "dwsconv-budget"
 
 
@@ -31,7 +34,9 @@ def render_run(run: Run, measured: Measured, style: Style) -> str:
     one = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "originalUriBaseIds": {"SRCROOT": {"description": {"text": "The root folder of the test run."}}},
+        "originalUriBaseIds": {
+            "SRCROOT": {"description": {"text": "The root folder of the test run."}}
+        },
         "results": results,
         **({"properties": {"measured": json_rows(measured)}} if measured else {}),
     }
@@ -48,17 +53,27 @@ def _rules(run: Run) -> list[dict[str, Any]]:
             known.add(finding.code)
             rules.append(_rule(finding.code, finding.reason, finding.verdict))
     level = {"defaultConfiguration": {"level": "error"}}
-    return [*rules, {"id": BUDGET, "shortDescription": {"text": "model is over its budget"}, **level}]
+    return [
+        *rules,
+        {"id": BUDGET, "shortDescription": {"text": "model is over its budget"}, **level},
+    ]
 
 
 def _rule(code: str, title: str, verdict: Verdict, reason: str = "") -> dict[str, Any]:
     described = {"fullDescription": {"text": reason}} if reason else {}
     level = "note" if verdict is Verdict.CANDIDATE else "none"
-    return {"id": code, "shortDescription": {"text": title}, **described, "defaultConfiguration": {"level": level}}
+    return {
+        "id": code,
+        "shortDescription": {"text": title},
+        **described,
+        "defaultConfiguration": {"level": level},
+    }
 
 
 def _text(words: str) -> dict[str, str]:
-    """A message whose braces and brackets are only that: SARIF has placeholders in the ones, links in the others."""
+    """A message whose braces and brackets are only that: SARIF has placeholders in the ones, links
+    in the others.
+    """
     words = words.replace("{", "{{").replace("}", "}}")
     return {"text": words.replace("[", "\\[").replace("]", "\\]") if "](" in words else words}
 
@@ -80,7 +95,11 @@ def _results(report: ReportData, users: Users) -> Iterator[dict[str, Any]]:
 
 
 def _result(report: ReportData, finding: Finding, users: Users) -> dict[str, Any]:
-    layer = {"name": finding.name, "fullyQualifiedName": f"{report.model}.{finding.name}", "kind": "member"}
+    layer = {
+        "name": finding.name,
+        "fullyQualifiedName": f"{report.model}.{finding.name}",
+        "kind": "member",
+    }
     candidate = finding.verdict is Verdict.CANDIDATE
     return {
         "ruleId": finding.code,
@@ -100,9 +119,17 @@ def _message(finding: Finding) -> str:
 
 
 def _location(users: Users, logical: dict[str, str]) -> dict[str, Any]:
-    physical = {} if users.file is None else {"physicalLocation": {"artifactLocation": _artifact(users.file)}}
+    physical = (
+        {}
+        if users.file is None
+        else {"physicalLocation": {"artifactLocation": _artifact(users.file)}}
+    )
     return {**physical, "logicalLocations": [logical]}
 
 
 def _artifact(file: str) -> dict[str, str]:
-    return {"uri": quote(file)} if file.startswith("/") else {"uri": quote(file), "uriBaseId": "SRCROOT"}
+    return (
+        {"uri": quote(file)}
+        if file.startswith("/")
+        else {"uri": quote(file), "uriBaseId": "SRCROOT"}
+    )

@@ -33,7 +33,9 @@ def brief(report: ReportData, *, among_others: bool = False) -> str:
     """The model's parameters before and after; among others of its name with what it was given."""
     if not report.findings:
         return no_convolutions(report)
-    after = f"{report.separable_params:,} with {count(len(report.candidates), 'candidate')} separable"
+    after = (
+        f"{report.separable_params:,} with {count(len(report.candidates), 'candidate')} separable"
+    )
     name = f"{plain(report.model)}, {_given(report)}" if among_others else plain(report.model)
     return f"{name}: {report.params:,} params, {after} ({ratio(report.saving)})"
 
@@ -57,18 +59,33 @@ class Reason(NamedTuple):
 
 def reasons(findings: Sequence[Finding]) -> list[Reason]:
     """One for each reason that occurs, in the order of the table."""
-    counts = Counter((plain(label(finding)), finding.verdict.value, plain(finding.reason)) for finding in findings)
-    return [Reason(word, verdict, number, reason) for (word, verdict, reason), number in counts.items()]
+    counts = Counter(
+        (plain(label(finding)), finding.verdict.value, plain(finding.reason))
+        for finding in findings
+    )
+    return [
+        Reason(word, verdict, number, reason) for (word, verdict, reason), number in counts.items()
+    ]
 
 
 def remarks(report: ReportData) -> list[str]:
     """What is special about some layers."""
     findings = report.findings
-    lines = [f"{plain(f.name)} is also known as {', '.join(map(plain, f.aliases))}" for f in findings if f.aliases]
-    lines += [f"{plain(f.name)} runs {f.calls} times, its MACs are of all calls" for f in findings if f.calls > 1]
+    lines = [
+        f"{plain(f.name)} is also known as {', '.join(map(plain, f.aliases))}"
+        for f in findings
+        if f.aliases
+    ]
+    lines += [
+        f"{plain(f.name)} runs {f.calls} times, its MACs are of all calls"
+        for f in findings
+        if f.calls > 1
+    ]
     odd = [finding for finding in findings if finding.origin is not report.origin]
     for origin in dict.fromkeys(finding.origin for finding in odd):
-        lines.append(f"{origin.value}: {', '.join(plain(f.name) for f in odd if f.origin is origin)}")
+        lines.append(
+            f"{origin.value}: {', '.join(plain(f.name) for f in odd if f.origin is origin)}"
+        )
     if any(Trait.TIED in finding.spec.traits for finding in findings):
         lines.append("a tied weight is counted in each of its layers, and once in the whole model")
     return lines
@@ -86,7 +103,10 @@ def memory_rows(memory: Memory) -> list[tuple[str, str]]:
 
 
 def not_counted(report: ReportData) -> str:
-    names = (plain(name) if number == 1 else f"{plain(name)} x {number:,}" for name, number in report.not_counted)
+    names = (
+        plain(name) if number == 1 else f"{plain(name)} x {number:,}"
+        for name, number in report.not_counted
+    )
     operators = ", ".join(names)
     return f"Not counted in MACs: {operators}" if operators else ""
 

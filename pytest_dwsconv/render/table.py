@@ -1,4 +1,5 @@
-"""The columns of the table of convolutions and the rows of its totals: the same in every form a person reads.
+"""The columns of the table of convolutions and the rows of its totals: the same in every form a
+person reads.
 
 A quantity that a finding gains becomes visible everywhere with one more row in ``COLUMNS``.
 """
@@ -14,7 +15,9 @@ from pytest_dwsconv.core.rules import Verdict
 
 def plain(text: str) -> str:
     """The text on one line, with characters that steer a terminal or reorder a line spelt out."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def count(number: int, noun: str) -> str:
@@ -34,7 +37,9 @@ def ratio(value: float) -> str:
 
 
 class Column(NamedTuple):
-    """One column: what a finding has there, as a number or text to sort by, and how that is written."""
+    """One column: what a finding has there, as a number or text to sort by, and how that is
+    written.
+    """
 
     key: str
     label: str
@@ -45,7 +50,9 @@ class Column(NamedTuple):
     missing: str = "not known"
     """What None means, in words."""
     dispensable: int = 0
-    """Where the table is too wide for a terminal, the column with the highest number is left out first, 0 never."""
+    """Where the table is too wide for a terminal, the column with the highest number is left out
+    first, 0 never.
+    """
 
     def text(self, finding: Finding) -> str:
         value = self.value(finding)
@@ -88,7 +95,14 @@ COLUMNS: tuple[Column, ...] = (
         missing="not known or not replaced",
         dispensable=5,
     ),
-    Column("saving", "saving", lambda finding: finding.saving, ratio, numeric=True, missing="not replaced"),
+    Column(
+        "saving",
+        "saving",
+        lambda finding: finding.saving,
+        ratio,
+        numeric=True,
+        missing="not replaced",
+    ),
 )
 
 
@@ -104,12 +118,19 @@ class Total(NamedTuple):
 
     @property
     def saving(self) -> float | None:
-        return self.params / self.separable_params if self.params and self.separable_params else None
+        return (
+            self.params / self.separable_params if self.params and self.separable_params else None
+        )
 
     def written(self) -> dict[str, str]:
         """By the key of the column that it is the total of."""
-        numbers = {key: getattr(self, key) for key in ("params", "macs", "separable_params", "separable_macs")}
-        counts = {key: "-" if number is None else integer(number) for key, number in numbers.items()}
+        numbers = {
+            key: getattr(self, key)
+            for key in ("params", "macs", "separable_params", "separable_macs")
+        }
+        counts = {
+            key: "-" if number is None else integer(number) for key, number in numbers.items()
+        }
         return {**counts, "saving": "-" if self.saving is None else ratio(self.saving)}
 
     def texts(self) -> list[str]:
@@ -119,7 +140,10 @@ class Total(NamedTuple):
 
 
 _TOTALLED = ("params", "macs", "separable_params", "separable_macs", "saving")
-TOTAL_COLUMNS = (COLUMNS[0]._replace(label=""), *(column for column in COLUMNS if column.key in _TOTALLED))
+TOTAL_COLUMNS = (
+    COLUMNS[0]._replace(label=""),
+    *(column for column in COLUMNS if column.key in _TOTALLED),
+)
 
 
 def totals(report: ReportData) -> tuple[Total, Total, Total]:
@@ -134,7 +158,9 @@ def totals(report: ReportData) -> tuple[Total, Total, Total]:
 
 
 def sums(findings: Sequence[Finding]) -> tuple[int, int | None, int, int | None]:
-    """Of some convolutions: parameters and MACs before, and after the candidates among them are replaced."""
+    """Of some convolutions: parameters and MACs before, and after the candidates among them are
+    replaced.
+    """
     params = sum(finding.params or 0 for finding in findings)
     separable = sum(_or_else(finding.separable_params, finding.params) for finding in findings)
     if all(finding.macs is None for finding in findings):
@@ -147,13 +173,16 @@ def _or_else(first: int | None, second: int | None) -> int:
     return first if first is not None else second or 0
 
 
-def tabulated(columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]) -> str:
+def tabulated(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]
+) -> str:
     """These rows, of all ``columns``, with the columns that are shown."""
     from tabulate import SEPARATING_LINE, tabulate
 
     places = [index for index, column in enumerate(columns) if column in shown]
     header = [column.label.replace(" ", "\n") for column in shown]
-    # reason: given as headers, tabulate pads every column by two and the table would not fit 120 columns
+    # reason: given as headers, tabulate pads every column by two and the table would not fit 120
+    # columns
     body = [header, SEPARATING_LINE, *([row[place] for place in places] for row in rows)]
     sides = ["right" if column.numeric else "left" for column in shown]
     return tabulate(body, tablefmt="simple", disable_numparse=True, colalign=sides)

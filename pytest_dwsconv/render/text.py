@@ -21,7 +21,15 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.table import TOTAL_COLUMNS, Column, count, label, plain, tabulated, totals
+from pytest_dwsconv.render.table import (
+    TOTAL_COLUMNS,
+    Column,
+    count,
+    label,
+    plain,
+    tabulated,
+    totals,
+)
 from pytest_dwsconv.render.view import View
 
 WIDTH = 100
@@ -50,7 +58,8 @@ def _reports(run: Run, style: Style) -> str:
 
 def _with_users(report: ReportData, users: Users, style: Style) -> str:
     limits = [
-        style.paint(_wrapped(budget_line(limit), style), _RED if limit.violation else _GREEN) for limit in users.held
+        style.paint(_wrapped(budget_line(limit), style), _RED if limit.violation else _GREEN)
+        for limit in users.held
     ]
     blocks = [render(report, style), "\n".join(limits), users_line(users, style.verbosity)]
     return "\n\n".join(block for block in blocks if block)
@@ -61,10 +70,14 @@ def render(report: ReportData, style: Style = _PLAIN) -> str:
     blocks = [
         style.paint(heading(report), _BOLD),
         _convolutions(report, style),
-        _table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style) if report.findings else "",
+        _table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style)
+        if report.findings
+        else "",
         _lines([str(reason) for reason in reasons(report.findings)], style),
         _lines(remarks(report), style),
-        "\n".join(f"{name}: {size}" for name, size in memory_rows(report.memory)) if report.memory else "",
+        "\n".join(f"{name}: {size}" for name, size in memory_rows(report.memory))
+        if report.memory
+        else "",
         _wrapped(not_counted(report), style),
     ]
     return "\n\n".join(block for block in blocks if block)
@@ -77,7 +90,9 @@ def _convolutions(report: ReportData, style: Style) -> str:
         return _wrapped(no_convolutions(report), style)
     shown = view.rows(findings)
     if not shown:
-        return _wrapped(f"None of its {count(len(findings), 'convolution')} is called {_patterns(view)}", style)
+        return _wrapped(
+            f"None of its {count(len(findings), 'convolution')} is called {_patterns(view)}", style
+        )
     if view.depth is None:
         table = _layers(shown, style)
     else:
@@ -99,7 +114,9 @@ def layers(findings: Iterable[Finding]) -> str:
 
 def largest(report: ReportData, count: int = 5) -> str:
     """The table of the ``count`` convolutions with the most parameters."""
-    return layers(sorted(report.findings, key=lambda finding: finding.params or 0, reverse=True)[:count])
+    return layers(
+        sorted(report.findings, key=lambda finding: finding.params or 0, reverse=True)[:count]
+    )
 
 
 def _layers(findings: Sequence[Finding], style: Style) -> str:
@@ -110,7 +127,11 @@ def _layers(findings: Sequence[Finding], style: Style) -> str:
     for row, finding in zip(rows, findings, strict=True):
         row[verdict] = style.paint(row[verdict], _COLOURS[finding.verdict])
     left_out = ", ".join(column.label for column in columns if column not in shown)
-    said = _wrapped(f"Left out for want of width: {left_out} (-v shows all)", style) if left_out else ""
+    said = (
+        _wrapped(f"Left out for want of width: {left_out} (-v shows all)", style)
+        if left_out
+        else ""
+    )
     return "\n\n".join(filter(None, [tabulated(columns, rows, shown), said]))
 
 
@@ -118,8 +139,12 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Styl
     return tabulated(columns, rows, _fitting(columns, rows, style))
 
 
-def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> list[Column]:
-    """The columns there is room for: all of them with -v, and where the width is not that of a terminal."""
+def _fitting(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style
+) -> list[Column]:
+    """The columns there is room for: all of them with -v, and where the width is not that of a
+    terminal.
+    """
     shown = list(columns)
     if style.width is None or style.verbosity > 0:
         return shown

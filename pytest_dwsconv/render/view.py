@@ -1,4 +1,5 @@
-"""Which convolutions of a report are shown, in which order, one by one or by the parts of the model.
+"""Which convolutions of a report are shown, in which order, one by one or by the parts of the
+model.
 
 ``View`` is the choice, ``view`` the table of it that ``Report.table`` gives.
 """
@@ -11,7 +12,17 @@ from dataclasses import dataclass
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.rules import checked_patterns, matches
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, Total, count, integer, plain, sums, tabulated
+from pytest_dwsconv.render.table import (
+    COLUMNS,
+    TOTAL_COLUMNS,
+    Column,
+    Total,
+    count,
+    integer,
+    plain,
+    sums,
+    tabulated,
+)
 
 
 def _percent(share: float) -> str:
@@ -26,11 +37,23 @@ ALL_COLUMNS: tuple[Column, ...] = (
     *COLUMNS,
     Column("code", "code", lambda finding: finding.code),
     Column("calls", "calls", lambda finding: finding.calls, integer, numeric=True),
-    Column("params_share", "params share", lambda finding: finding.params_share, _percent, numeric=True),
+    Column(
+        "params_share", "params share", lambda finding: finding.params_share, _percent, numeric=True
+    ),
     Column("macs_share", "MACs share", lambda finding: finding.macs_share, _percent, numeric=True),
-    Column("input_bytes", "input bytes", lambda finding: finding.input_bytes, integer, numeric=True),
-    Column("output_bytes", "output bytes", lambda finding: finding.output_bytes, integer, numeric=True),
-    Column("intensity", "MACs/byte", lambda finding: finding.arithmetic_intensity, _per_byte, numeric=True),
+    Column(
+        "input_bytes", "input bytes", lambda finding: finding.input_bytes, integer, numeric=True
+    ),
+    Column(
+        "output_bytes", "output bytes", lambda finding: finding.output_bytes, integer, numeric=True
+    ),
+    Column(
+        "intensity",
+        "MACs/byte",
+        lambda finding: finding.arithmetic_intensity,
+        _per_byte,
+        numeric=True,
+    ),
     Column(
         "separable_intensity",
         "separable MACs/byte",
@@ -51,7 +74,9 @@ def column(key: str, asked_by: str) -> Column:
     for found in ALL_COLUMNS:
         if found.key == key:
             return found
-    raise InputError(f"{asked_by}: there is no column {key!r}; take {', '.join(c.key for c in ALL_COLUMNS)}")
+    raise InputError(
+        f"{asked_by}: there is no column {key!r}; take {', '.join(c.key for c in ALL_COLUMNS)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +84,8 @@ class View:
     """What ``Report.table`` describes: a column to sort by, patterns of names, and a depth.
 
     Raises:
-        InputError: there is no such column, ``match`` is no list of strings, or ``depth`` no whole number from 1.
+        InputError: there is no such column, ``match`` is no list of strings, or ``depth`` no whole
+            number from 1.
     """
 
     sort: str | None = None
@@ -75,7 +101,9 @@ class View:
             raise InputError(f"depth is a whole number from 1, not {self.depth!r}")
         keys = [found.key for found in TOTAL_COLUMNS]
         if self.sort is not None and self.sort not in keys:
-            raise InputError(f"sort: a table by depth has no column {self.sort!r}; take {', '.join(keys)}")
+            raise InputError(
+                f"sort: a table by depth has no column {self.sort!r}; take {', '.join(keys)}"
+            )
 
     @property
     def _sorted_by(self) -> Column | None:
@@ -91,7 +119,9 @@ class View:
         return not self.match or matches((finding.name, *finding.aliases), tuple(self.match))
 
     def rows(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Those shown: numbers from the largest, words from a to z, what is not known last, ties as they ran."""
+        """Those shown: numbers from the largest, words from a to z, what is not known last, ties as
+        they ran.
+        """
         found, by = [finding for finding in findings if self.shows(finding)], self._sorted_by
         if by is None:
             return found
@@ -100,12 +130,19 @@ class View:
         return [*sorted(known, key=by.value, reverse=by.numeric), *rest]
 
     def parts(self, findings: Sequence[Finding]) -> list[Total]:
-        """A row for each part of the model as many names deep, with the sums of the convolutions shown."""
+        """A row for each part of the model as many names deep, with the sums of the convolutions
+        shown.
+        """
         parts: dict[str, list[Finding]] = {}
         for finding in findings:
             if self.shows(finding):
-                parts.setdefault(".".join(finding.name.split(".")[: self.depth]), []).append(finding)
-        rows = [Total(name, f"{plain(name)} ({count(len(p), 'convolution')})", *sums(p)) for name, p in parts.items()]
+                parts.setdefault(".".join(finding.name.split(".")[: self.depth]), []).append(
+                    finding
+                )
+        rows = [
+            Total(name, f"{plain(name)} ({count(len(p), 'convolution')})", *sums(p))
+            for name, p in parts.items()
+        ]
         if self.sort is not None:
             key = self.sort
             rows.sort(key=lambda row: row.key if key == "name" else -(getattr(row, key) or 0))
@@ -124,14 +161,20 @@ def view(
     shown = COLUMNS if columns is None else _columns(columns)
     wanted = View(sort, match, depth)
     if depth is None:
-        rows = [[column.text(finding) for column in shown] for finding in wanted.rows(report.findings)]
+        rows = [
+            [column.text(finding) for column in shown] for finding in wanted.rows(report.findings)
+        ]
         return tabulated(shown, rows, shown)
     if columns is not None:
         raise InputError("a table by depth has columns of its own; leave columns out")
-    return tabulated(TOTAL_COLUMNS, [row.texts() for row in wanted.parts(report.findings)], TOTAL_COLUMNS)
+    return tabulated(
+        TOTAL_COLUMNS, [row.texts() for row in wanted.parts(report.findings)], TOTAL_COLUMNS
+    )
 
 
 def _columns(keys: object) -> tuple[Column, ...]:
     if isinstance(keys, str) or not isinstance(keys, Sequence) or not keys:
-        raise InputError(f"columns takes a list of at least one column such as ['name', 'macs'], not {keys!r}")
+        raise InputError(
+            f"columns takes a list of at least one column such as ['name', 'macs'], not {keys!r}"
+        )
     return tuple(column(key, "columns") for key in keys)

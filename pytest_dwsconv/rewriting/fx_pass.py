@@ -1,4 +1,6 @@
-"""The rewrite as a ``torch.fx`` pass, for those who hold a ``GraphModule``; functional convolutions included."""
+"""The rewrite as a ``torch.fx`` pass, for those who hold a ``GraphModule``; functional convolutions
+included.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,18 @@ _FUNCTIONS: dict[Any, int] = {
     **{torch.conv2d: 2, _ATEN.conv2d.default: 2, _ATEN.conv2d.padding: 2},
     **{torch.conv3d: 3, _ATEN.conv3d.default: 3, _ATEN.conv3d.padding: 3},
 }
-"""Convolution functions and their rank; ``F.conv2d`` is ``torch.conv2d``, exported programs call the operators."""
+"""Convolution functions and their rank; ``F.conv2d`` is ``torch.conv2d``, exported programs call
+the operators.
+"""
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 @dataclass(frozen=True)
 class _Site:
-    """A convolution, the first node that runs it, and its numbers; ``functional`` ones only look like a module."""
+    """A convolution, the first node that runs it, and its numbers; ``functional`` ones only look
+    like a module.
+    """
 
     name: str
     conv: nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -50,19 +56,22 @@ class _Site:
 
 
 class DepthwiseSeparablePass(PassBase):
-    """Replaces the candidate convolutions of a ``GraphModule``; composes with torch's ``PassManager``.
+    """Replaces the candidate convolutions of a ``GraphModule``; composes with torch's
+    ``PassManager``.
 
-    The module of a ``call_module`` node is replaced as ``rewrite`` does it. A call of ``F.conv1d``, ``F.conv2d``
-    or ``F.conv3d`` becomes a call of a new submodule where its settings are constants and its weight is an
-    attribute that nothing else uses; attributes without a user left are removed. Node metadata is kept; shapes
-    in it serve ``order="auto"``. The graph module is changed in place, and a second run changes nothing.
+    The module of a ``call_module`` node is replaced as ``rewrite`` does it. A call of ``F.conv1d``,
+    ``F.conv2d`` or ``F.conv3d`` becomes a call of a new submodule where its settings are constants
+    and its weight is an attribute that nothing else uses; attributes without a user left are
+    removed. Node metadata is kept; shapes in it serve ``order="auto"``. The graph module is changed
+    in place, and a second run changes nothing.
 
-    The arguments are those of ``rewrite``. Patterns see a module's names, or the name of a functional call's
-    weight; one that matches nothing is no error, for a pass may run again, or over several modules.
+    The arguments are those of ``rewrite``. Patterns see a module's names, or the name of a
+    functional call's weight; one that matches nothing is no error, for a pass may run again, or
+    over several modules.
 
     Raises:
-        InputError: an argument cannot be used, or, when run, a kernel cannot be factorised; the graph module is
-            left as found then.
+        InputError: an argument cannot be used, or, when run, a kernel cannot be factorised; the
+            graph module is left as found then.
     """
 
     def __init__(
@@ -75,12 +84,18 @@ class DepthwiseSeparablePass(PassBase):
         ignore: Sequence[str] | None = None,
     ) -> None:
         check_init(init)
-        Policy(depth_multiplier=depth_multiplier)  # raises InputError unless it is a whole number from 1
+        # raises InputError unless it is a whole number from 1
+        Policy(depth_multiplier=depth_multiplier)
         self.depth_multiplier, self.order, self.init = depth_multiplier, parse_order(order), init
-        self.policy = Policy(functional=True, select=patterns(select, "select"), ignore=patterns(ignore, "ignore"))
+        self.policy = Policy(
+            functional=True, select=patterns(select, "select"), ignore=patterns(ignore, "ignore")
+        )
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
-        sites = [*_module_sites(graph_module, self.policy), *_functional_sites(graph_module, self.policy)]
+        sites = [
+            *_module_sites(graph_module, self.policy),
+            *_functional_sites(graph_module, self.policy),
+        ]
         new = [(site, self._replacement(site)) for site in sites]
         swap(graph_module, {site.conv: module for site, module in new if not site.functional})
         for site, module in new:
@@ -99,9 +114,15 @@ class DepthwiseSeparablePass(PassBase):
 
 
 def _module_sites(graph_module: fx.GraphModule, policy: Policy) -> Iterator[_Site]:
-    """Candidates among the modules that the graph calls and whose parameters it does not read besides."""
+    """Candidates among the modules that the graph calls and whose parameters it does not read
+    besides.
+    """
     read = {id(_attribute(graph_module, str(node.target))) for node in _get_attrs(graph_module)}
-    calls = {str(node.target): node for node in reversed(graph_module.graph.nodes) if node.op == "call_module"}
+    calls = {
+        str(node.target): node
+        for node in reversed(graph_module.graph.nodes)
+        if node.op == "call_module"
+    }
     for found in analyze(graph_module, policy=policy).candidates:
         called = [calls[name] for name in (found.name, *found.aliases) if name in calls]
         if called:
@@ -133,7 +154,11 @@ def _is_constant(call: dict[str, Any]) -> bool:
     weight, bias = call["weight"], call["bias"]
     attributes = _is_attribute(weight) and (bias is None or _is_attribute(bias))
     settings = [call[name] for name in ("stride", "padding", "dilation", "groups")]
-    flat = [item for value in settings for item in (value if isinstance(value, (tuple, list)) else (value,))]
+    flat = [
+        item
+        for value in settings
+        for item in (value if isinstance(value, (tuple, list)) else (value,))
+    ]
     return attributes and all(isinstance(item, (int, str)) for item in flat)
 
 
@@ -153,17 +178,30 @@ def _attribute(graph_module: fx.GraphModule, target: str) -> Any:
 
 
 def _used_here_only(graph_module: fx.GraphModule, weight: fx.Node, node: fx.Node) -> bool:
-    """Whether this call is the only one that can see the weight, in the graph and inside modules it calls."""
+    """Whether this call is the only one that can see the weight, in the graph and inside modules it
+    calls.
+    """
     tensor = _attribute(graph_module, str(weight.target))
-    readers = [n for n in _get_attrs(graph_module) if _attribute(graph_module, str(n.target)) is tensor]
+    readers = [
+        n for n in _get_attrs(graph_module) if _attribute(graph_module, str(n.target)) is tensor
+    ]
     users = [user for reader in readers for user in reader.users]
     modules = graph_module.modules()
-    held = [held for m in modules for held in (*m._parameters.values(), *m._buffers.values()) if held is tensor]
-    called = any(_reads(n, str(weight.target)) for n in graph_module.graph.nodes if n.op == "call_module")
+    held = [
+        held
+        for m in modules
+        for held in (*m._parameters.values(), *m._buffers.values())
+        if held is tensor
+    ]
+    called = any(
+        _reads(n, str(weight.target)) for n in graph_module.graph.nodes if n.op == "call_module"
+    )
     return users == [node] and len(held) <= 1 and not called
 
 
-def _as_module(graph_module: fx.GraphModule, call: dict[str, Any], rank: int) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+def _as_module(
+    graph_module: fx.GraphModule, call: dict[str, Any], rank: int
+) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
     """The call as a convolution module that holds the very weight and bias."""
     weight: Tensor = _attribute(graph_module, str(call["weight"].target))
     padding = call["padding"]
@@ -178,7 +216,11 @@ def _as_module(graph_module: fx.GraphModule, call: dict[str, Any], rank: int) ->
         device="meta",
     )
     conv.weight = _parameter(weight)
-    bias = None if call["bias"] is None else _parameter(_attribute(graph_module, str(call["bias"].target)))
+    bias = (
+        None
+        if call["bias"] is None
+        else _parameter(_attribute(graph_module, str(call["bias"].target)))
+    )
     conv.register_parameter("bias", bias)
     conv.train(graph_module.training)
     return conv

@@ -45,16 +45,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewriteResult:
-    """A rewritten model, the plan that was carried out, and the reports on the model before and after.
+    """A rewritten model, the plan that was carried out, and the reports on the model before and
+    after.
 
-    ``errors`` maps each replaced layer to the relative error of its kernel, sqrt(sum (W - W')^2 / sum W^2); it is
-    empty for ``init="fresh"``, which keeps nothing of the kernel.
+    ``errors`` maps each replaced layer to the relative error of its kernel, sqrt(sum (W - W')^2 /
+    sum W^2); it is empty for ``init="fresh"``, which keeps nothing of the kernel.
 
-    For ``init="fit"``, ``calibration_errors`` and ``held_out_errors`` map each fitted layer to the relative error of
-    its output on the batches it was fitted on, and on those it was not: the root of the squared error where the next
-    nonlinearity, or the next thing that is not a normalisation or an addition, reads it, over the squared variation
-    of what the layer contributes there. ``renormalised`` says whether re-estimated statistics of batch normalisation
-    were kept.
+    For ``init="fit"``, ``calibration_errors`` and ``held_out_errors`` map each fitted layer to the
+    relative error of its output on the batches it was fitted on, and on those it was not: the root
+    of the squared error where the next nonlinearity, or the next thing that is not a normalisation
+    or an addition, reads it, over the squared variation of what the layer contributes there.
+    ``renormalised`` says whether re-estimated statistics of batch normalisation were kept.
     """
 
     model: nn.Module
@@ -69,18 +70,29 @@ class RewriteResult:
     def __str__(self) -> str:
         replaced = len(self.plan.entries)
         lines = [
-            f"{self.report_before.model}: {replaced} of {len(self.report_before.findings)} convolutions replaced",
+            f"{self.report_before.model}: {replaced} of {len(self.report_before.findings)} "
+            "convolutions replaced",
             _change("parameters of the model", self.report_before.params, self.report_after.params),
         ]
         if replaced:
-            lines.append(_change("parameters of the replaced layers", self.plan.params_before, self.plan.params_after))
+            lines.append(
+                _change(
+                    "parameters of the replaced layers",
+                    self.plan.params_before,
+                    self.plan.params_after,
+                )
+            )
         if self.report_before.macs is not None and self.report_after.macs is not None:
-            lines.append(_change("MACs of the model", self.report_before.macs, self.report_after.macs))
+            lines.append(
+                _change("MACs of the model", self.report_before.macs, self.report_after.macs)
+            )
         lines += _errors("relative weight error", self.errors)
         lines += _errors("relative output error, calibration data", self.calibration_errors)
         lines += _errors("relative output error, held-out data", self.held_out_errors)
         if self.calibration_errors and not self.held_out_errors:
-            lines.append("nothing was held out to judge by, so nothing was refined: pass several batches")
+            lines.append(
+                "nothing was held out to judge by, so nothing was refined: pass several batches"
+            )
         return "\n".join(lines)
 
 
@@ -89,7 +101,9 @@ def _errors(what: str, errors: Mapping[str, float]) -> list[str]:
         return []
     worst = max(errors, key=lambda name: errors[name])
     middle = median(errors.values())
-    return [f"{what}: median {middle:.3f}, largest {errors[worst]:.3f} ({worst or 'the model itself'})"]
+    return [
+        f"{what}: median {middle:.3f}, largest {errors[worst]:.3f} ({worst or 'the model itself'})"
+    ]
 
 
 def _change(what: str, before: int, after: int) -> str:
@@ -116,45 +130,54 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 ) -> RewriteResult:
     """Replace every candidate convolution of ``model`` by a depthwise separable one.
 
-    Kept are dtype, device, mode, ``requires_grad``, the bias, stride, padding and its mode, dilation, groups,
-    memory format, forward and backward hooks, further attributes set on the module, and sharing between parents.
+    Kept are dtype, device, mode, ``requires_grad``, the bias, stride, padding and its mode,
+    dilation, groups, memory format, forward and backward hooks, further attributes set on the
+    module, and sharing between parents.
 
     Args:
         model: the network; it is copied unless ``inplace``.
-        input_size: shape or shapes of the input, as for ``analyze``; without it, and without calibration batches,
-            MACs are not looked at.
+        input_size: shape or shapes of the input, as for ``analyze``; without it, and without
+            calibration batches, MACs are not looked at.
         example_inputs: inputs instead of shapes, as for ``analyze``.
-        depth_multiplier: depthwise filters per channel; lowered, per layer, to the multiplier that is exact.
-            Candidates are those that save parameters at multiplier 1, whatever is asked for here.
-        order: ``"depthwise_first"``, ``"pointwise_first"``, or ``"auto"``, which takes per layer the smaller
-            relative weight error at equal cost: ``depthwise_first`` at ``depth_multiplier`` against
-            ``pointwise_first`` at the largest multiplier that exceeds it neither in parameters nor, where shapes
-            are known, in MACs; ``depthwise_first`` where even 1 does. At equal errors the fewer parameters win.
-            With ``init="fresh"`` there is no error to compare, and ``"auto"`` is ``depthwise_first``. With
-            ``init="fit"`` both are fitted, and the smaller error of the outputs wins.
-        init: ``"svd"``, the nearest separable kernel (see ``factorize``); ``"fit"``, the kernels whose outputs on
-            ``calibration`` are nearest to the original's (see ``fit.calibrating``); ``"fresh"``, new random weights of
-            matched variance, for a network still to be trained.
-        calibration: batches of inputs without labels, each a tensor, a tuple of positional arguments or a mapping of
-            keyword arguments. Every eighth is held out to measure on. A few hundred samples are enough. With a
-            process group initialised each process passes its own batches, and all get the same fit. Of a single
-            batch nothing is held out, so that nothing is refined.
-        refine: after ``init="fit"``, passes over the calibration batches in which all replacements, and the scales
-            and shifts of batch normalisation, are improved together (see ``fit.recovery``); kept only if the held-out
-            batches gain. 0 leaves it at the closed form. Passes beyond 20 see samples mixed from those of the batches
-            (see ``fit.sampling``), and are kept only if the held-out batches gain by them in turn.
-        budget: in place of ``depth_multiplier``: what the whole model may have, as a number of parameters such as
-            ``"100k"``, or several limits as a mapping with ``params``, ``macs``, ``size`` (bytes in float32) and
-            ``int8`` (bytes with weights in int8). Which layers are replaced, in which order and at which multiplier
-            is chosen so that the loss predicted from ``calibration`` is least.
+        depth_multiplier: depthwise filters per channel; lowered, per layer, to the multiplier that
+            is exact. Candidates are those that save parameters at multiplier 1, whatever is asked
+            for here.
+        order: ``"depthwise_first"``, ``"pointwise_first"``, or ``"auto"``, which takes per layer
+            the smaller relative weight error at equal cost: ``depthwise_first`` at
+            ``depth_multiplier`` against ``pointwise_first`` at the largest multiplier that exceeds
+            it neither in parameters nor, where shapes are known, in MACs; ``depthwise_first`` where
+            even 1 does. At equal errors the fewer parameters win. With ``init="fresh"`` there is no
+            error to compare, and ``"auto"`` is ``depthwise_first``. With ``init="fit"`` both are
+            fitted, and the smaller error of the outputs wins.
+        init: ``"svd"``, the nearest separable kernel (see ``factorize``); ``"fit"``, the kernels
+            whose outputs on ``calibration`` are nearest to the original's (see
+            ``fit.calibrating``); ``"fresh"``, new random weights of matched variance, for a network
+            still to be trained.
+        calibration: batches of inputs without labels, each a tensor, a tuple of positional
+            arguments or a mapping of keyword arguments. Every eighth is held out to measure on. A
+            few hundred samples are enough. With a process group initialised each process passes its
+            own batches, and all get the same fit. Of a single batch nothing is held out, so that
+            nothing is refined.
+        refine: after ``init="fit"``, passes over the calibration batches in which all replacements,
+            and the scales and shifts of batch normalisation, are improved together (see
+            ``fit.recovery``); kept only if the held-out batches gain. 0 leaves it at the closed
+            form. Passes beyond 20 see samples mixed from those of the batches (see
+            ``fit.sampling``), and are kept only if the held-out batches gain by them in turn.
+        budget: in place of ``depth_multiplier``: what the whole model may have, as a number of
+            parameters such as ``"100k"``, or several limits as a mapping with ``params``, ``macs``,
+            ``size`` (bytes in float32) and ``int8`` (bytes with weights in int8). Which layers are
+            replaced, in which order and at which multiplier is chosen so that the loss predicted
+            from ``calibration`` is least.
         select: shell-style patterns of the qualified names to replace; all by default.
-        ignore: patterns of the names to leave alone. A pattern that no convolution matches is an error, here as there.
-        subclasses: replace instances of subclasses of ``nn.ConvNd`` too; what their own forward does besides
-            the convolution is lost.
+        ignore: patterns of the names to leave alone. A pattern that no convolution matches is an
+            error, here as there.
+        subclasses: replace instances of subclasses of ``nn.ConvNd`` too; what their own forward
+            does besides the convolution is lost.
         inplace: change ``model`` itself. It is left as found if anything fails.
 
     Raises:
-        InputError: an argument cannot be used, the model cannot be copied, or a kernel cannot be factorised.
+        InputError: an argument cannot be used, the model cannot be copied, or a kernel cannot be
+            factorised.
         FormatError: an amount of the budget is not written as one.
         TracingError: the forward fails on the inputs.
     """
@@ -162,10 +185,16 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     check_init(init, (*INITS, FIT))
     _check_passes(refine)
     batches = _batches(calibration, init, budget)
-    policy = Policy(subclasses=subclasses, select=patterns(select, "select"), ignore=patterns(ignore, "ignore"))
-    Policy(depth_multiplier=depth_multiplier)  # raises InputError unless it is a whole number from 1
+    policy = Policy(
+        subclasses=subclasses, select=patterns(select, "select"), ignore=patterns(ignore, "ignore")
+    )
+    # raises InputError unless it is a whole number from 1
+    Policy(depth_multiplier=depth_multiplier)
     if budget is not None and depth_multiplier != 1:
-        raise InputError("a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not both")
+        raise InputError(
+            "a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not "
+            "both"
+        )
     if input_size is None and example_inputs is None and batches:
         example_inputs = batches[0]
     try:
@@ -182,10 +211,16 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         if budget is None:
             choices = _choices(target, before, depth_multiplier, wanted, init)
         else:
-            choices = {entry.name: [entry] for entry in _planned(target, before, batches, wanted, budget).entries}
+            choices = {
+                entry.name: [entry]
+                for entry in _planned(target, before, batches, wanted, budget).entries
+            }
         fit = _calibrated(target, choices, batches) if init == FIT and choices else None
         plan = Plan(
-            tuple(fit.fitted[name].entry if fit and name in fit.fitted else few[0] for name, few in choices.items())
+            tuple(
+                fit.fitted[name].entry if fit and name in fit.fitted else few[0]
+                for name, few in choices.items()
+            )
         )
         swaps, errors = _replacements(target, plan, init, inplace, fit)
         with _undone_on_failure(target, swaps):
@@ -198,13 +233,17 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 
 def _check_passes(refine: object) -> None:
     if isinstance(refine, bool) or not isinstance(refine, int) or refine < 0:
-        raise InputError(f"refine must be a whole number of passes from 0, which leaves them out, not {refine!r}")
+        raise InputError(
+            f"refine must be a whole number of passes from 0, which leaves them out, not {refine!r}"
+        )
 
 
 def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | None) -> list[Any]:
     if calibration is None and (init == FIT or budget is not None):
         what = "init='fit'" if init == FIT else "a budget"
-        raise InputError(f"{what} needs calibration=batches: some hundred inputs of the model, without labels")
+        raise InputError(
+            f"{what} needs calibration=batches: some hundred inputs of the model, without labels"
+        )
     if calibration is not None and init != FIT and budget is None:
         raise InputError(f"init={init!r} makes no use of calibration; pass init='fit'")
     if calibration is None:
@@ -214,7 +253,9 @@ def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | Non
 
 
 def _recordable(leaf: Any) -> Any:
-    """A leaf that gradients can be computed past, and are not of: copied if made under ``torch.inference_mode``."""
+    """A leaf that gradients can be computed past, and are not of: copied if made under
+    ``torch.inference_mode``.
+    """
     if not isinstance(leaf, Tensor):
         return leaf
     return leaf.clone() if leaf.is_inference() else leaf.detach()
@@ -223,19 +264,27 @@ def _recordable(leaf: Any) -> Any:
 def _choices(
     model: nn.Module, report: Report, depth_multiplier: int, order: Order | None, init: str
 ) -> dict[str, list[PlanEntry]]:
-    """The replacements that each candidate may get: one, or for a fit without an order one of each order."""
+    """The replacements that each candidate may get: one, or for a fit without an order one of each
+    order.
+    """
     found = {}
     for finding in report.candidates:
         weight = _convolution(model, finding.name).weight
         if init == FIT and order is None:
             both = equal_cost(finding.spec, depth_multiplier).items()
-            found[finding.name] = [PlanEntry.of(finding.name, finding.spec, *choice) for choice in both]
+            found[finding.name] = [
+                PlanEntry.of(finding.name, finding.spec, *choice) for choice in both
+            ]
         else:
-            found[finding.name] = [choose(finding.name, weight, finding.spec, depth_multiplier, order, init)]
+            found[finding.name] = [
+                choose(finding.name, weight, finding.spec, depth_multiplier, order, init)
+            ]
     return found
 
 
-def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order | None, budget: Budgets) -> Plan:
+def _planned(
+    model: nn.Module, report: Report, batches: list[Any], order: Order | None, budget: Budgets
+) -> Plan:
     from pytest_dwsconv.fit.estimates import estimate
 
     limits = parse_budgets(budget)
@@ -244,7 +293,9 @@ def _planned(model: nn.Module, report: Report, batches: list[Any], order: Order 
     return allocate(report, options, limits)
 
 
-def _calibrated(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: list[Any]) -> Calibration:
+def _calibrated(
+    model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: list[Any]
+) -> Calibration:
     from pytest_dwsconv.fit.calibration import calibrate
 
     with as_found(list(model.modules())):
@@ -252,7 +303,9 @@ def _calibrated(model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], ba
 
 
 def _settle(model: nn.Module, fit: Calibration, passes: int, original: nn.Module) -> bool:
-    """Put the fitted constants where they belong, and recover; whether new normalisation statistics were kept."""
+    """Put the fitted constants where they belong, and recover; whether new normalisation statistics
+    were kept.
+    """
     from pytest_dwsconv.fit.recovery import reestimate_normalisation, refine
 
     for fitted in fit.fitted.values():
@@ -266,19 +319,35 @@ def _output_errors(fit: Calibration | None) -> tuple[dict[str, float], dict[str,
     fitted = dict(fit.fitted) if fit else {}
     return (
         {name: one.error for name, one in fitted.items() if one.error is not None},
-        {name: one.held_out_error for name, one in fitted.items() if one.held_out_error is not None},
+        {
+            name: one.held_out_error
+            for name, one in fitted.items()
+            if one.held_out_error is not None
+        },
     )
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
     """The buffers of batch normalisation."""
-    return [buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers()]
+    return [
+        buffer
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        for buffer in module.buffers()
+    ]
 
 
 @contextmanager
 def _undone_on_failure(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
-    """Put the convolutions back, and the values of biases and buffers, if the block does not end well."""
-    norms = [p for module in model.modules() if isinstance(module, _BatchNorm) for p in module.parameters()]
+    """Put the convolutions back, and the values of biases and buffers, if the block does not end
+    well.
+    """
+    norms = [
+        p
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        for p in module.parameters()
+    ]
     tensors = [*(conv.bias for conv in swaps), *norms, *model.buffers()]
     saved = [(tensor, tensor.detach().clone()) for tensor in tensors if isinstance(tensor, Tensor)]
     try:
@@ -295,25 +364,36 @@ def _check_patterns(policy: Policy, report: Report) -> None:
     """A pattern that no convolution matches is a slip of the pen."""
     for argument, patterns_given in (("select", policy.select), ("ignore", policy.ignore)):
         for pattern in patterns_given:
-            if not any(matches((found.name, *found.aliases), (pattern,)) for found in report.findings):
-                raise InputError(f"{argument}: no convolution of {report.model} has a name like {pattern!r}")
+            if not any(
+                matches((found.name, *found.aliases), (pattern,)) for found in report.findings
+            ):
+                raise InputError(
+                    f"{argument}: no convolution of {report.model} has a name like {pattern!r}"
+                )
 
 
 def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
-    """Of a layer that ran, its replacement runs: else something holds the old one where it cannot be exchanged."""
+    """Of a layer that ran, its replacement runs: else something holds the old one where it cannot
+    be exchanged.
+    """
     ran = {found.name for found in before.findings if found.calls}
     idle = {found.name for found in after.findings if not found.calls}
     for entry in plan.entries:
         if entry.name in ran and f"{entry.name}.depthwise".lstrip(".") in idle:
             raise InputError(
-                f"{entry.name}: the forward reaches it other than as a module of the model (by a bound method, a "
-                "partial or a compiled part, say), so its replacement would not run; leave it out with ignore"
+                f"{entry.name}: the forward reaches it other than as a module of the model (by a "
+                "bound method, a "
+                "partial or a compiled part, say), so its replacement would not run; leave it out "
+                "with ignore"
             )
 
 
 @torch.inference_mode(False)
-def apply_plan(model: nn.Module, plan: Plan, *, init: str = "fresh", inplace: bool = False) -> nn.Module:
-    """Carry out a plan on a model, usually a new one that is then given the weights of a rewritten network::
+def apply_plan(
+    model: nn.Module, plan: Plan, *, init: str = "fresh", inplace: bool = False
+) -> nn.Module:
+    """Carry out a plan on a model, usually a new one that is then given the weights of a rewritten
+    network::
 
         network = apply_plan(Network(), Plan.from_json(text))
         network.load_state_dict(weights)
@@ -321,11 +401,14 @@ def apply_plan(model: nn.Module, plan: Plan, *, init: str = "fresh", inplace: bo
     On the meta device nothing is initialised, whatever ``init`` says.
 
     Raises:
-        InputError: a layer of the plan is missing or is another convolution; the model is left as found.
+        InputError: a layer of the plan is missing or is another convolution; the model is left as
+            found.
     """
     check_init(init)
     if not isinstance(plan, Plan):
-        raise InputError(f"the plan must be a Plan, such as result.plan or Plan.from_json(text), not {plan!r}")
+        raise InputError(
+            f"the plan must be a Plan, such as result.plan or Plan.from_json(text), not {plan!r}"
+        )
     for entry in plan.entries:
         entry.check(module_spec(_convolution(model, entry.name)))
     target = model if inplace else _copied(model)
@@ -345,12 +428,20 @@ def _replacements(
     for entry in plan.entries:
         conv = _convolution(model, entry.name)
         if conv in swaps:
-            raise InputError(f"{entry.name} is a convolution that the plan replaces under another name already")
+            raise InputError(
+                f"{entry.name} is a convolution that the plan replaces under another name already"
+            )
         if inplace and conv is model:
-            raise InputError("a model that is itself the convolution cannot be replaced in place; pass inplace=False")
+            raise InputError(
+                "a model that is itself the convolution cannot be replaced in place; pass "
+                "inplace=False"
+            )
         if fit and entry.name in fit.fitted:
             fitted = fit.fitted[entry.name]
-            swaps[conv], errors[entry.name] = fitted.module.train(conv.training), fitted.weight_error
+            swaps[conv], errors[entry.name] = (
+                fitted.module.train(conv.training),
+                fitted.weight_error,
+            )
             continue
         factors, error = initial(conv.weight, entry, "svd" if fit else init)
         swaps[conv] = replacement(conv, entry, factors)
@@ -367,25 +458,38 @@ def _convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv
         raise InputError(f"{type(model).__name__} has no layer {name!r}") from error
     if not isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         raise InputError(
-            f"{name or 'the model itself'} is a {type(conv).__name__}, not a convolution that can be replaced"
+            f"{name or 'the model itself'} is a {type(conv).__name__}, not a convolution that can "
+            "be replaced"
         )
     for part in ("weight", "bias"):
         if part not in conv._parameters:
-            raise InputError(f"the {part} of {name} is computed from other parameters; remove the parametrization")
+            raise InputError(
+                f"the {part} of {name} is computed from other parameters; remove the "
+                "parametrization"
+            )
     if conv._parameters["weight"] is None:
         raise InputError(
-            f"{name or 'the model itself'} has no weight, so it cannot be replaced; take it out of the plan"
+            f"{name or 'the model itself'} has no weight, so it cannot be replaced; take it out of "
+            "the plan"
         )
-    shape, usual = tuple(conv.weight.shape), (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+    shape, usual = (
+        tuple(conv.weight.shape),
+        (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size),
+    )
     if shape != usual:
-        raise InputError(f"the weight of {name} is {shape}, not {usual}, so {type(conv).__name__} cannot be replaced")
+        raise InputError(
+            f"the weight of {name} is {shape}, not {usual}, so {type(conv).__name__} cannot be "
+            "replaced"
+        )
     return conv
 
 
 def _copied(model: nn.Module, advice: str = "pass inplace=True") -> nn.Module:
     try:
         return copy.deepcopy(model)
-    except Exception as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
+    except (
+        Exception
+    ) as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
         raise InputError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); {advice}"
         ) from error

@@ -1,9 +1,10 @@
 """The best depthwise separable approximation of a kernel, in closed form.
 
-A depthwise separable convolution with multiplier r equals a standard one whose kernel, cut into one matrix per
-input channel (``depthwise_first``: M/G x k) or per output channel (``pointwise_first``: C/G x k), has matrices
-of rank r. The nearest such kernel is each matrix's truncated singular value decomposition (Eckart and Young
-1936; Network Decoupling, Guo et al., BMVC 2018, for ``depthwise_first``).
+A depthwise separable convolution with multiplier r equals a standard one whose kernel, cut into one
+matrix per input channel (``depthwise_first``: M/G x k) or per output channel (``pointwise_first``:
+C/G x k), has matrices of rank r. The nearest such kernel is each matrix's truncated singular value
+decomposition (Eckart and Young 1936; Network Decoupling, Guo et al., BMVC 2018, for
+``depthwise_first``).
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ class Factors(NamedTuple):
 class Decomposition:
     """A kernel's slices, each a sum of products ``left[:, :, j] right[:, j, :]`` of falling energy.
 
-    With S slices (C or M), R rows (M/G or C/G), k taps and n = min(R, k): ``left`` is (S, R, n), ``right``
-    (S, n, k) and ``energy`` (S, n), all float64 on the CPU. ``energy`` holds the squared singular values, in
-    units of the kernel's largest entry squared, so that no kernel over- or underflows.
+    With S slices (C or M), R rows (M/G or C/G), k taps and n = min(R, k): ``left`` is (S, R, n),
+    ``right`` (S, n, k) and ``energy`` (S, n), all float64 on the CPU. ``energy`` holds the squared
+    singular values, in units of the kernel's largest entry squared, so that no kernel over- or
+    underflows.
     """
 
     left: Tensor
@@ -55,13 +57,16 @@ class Decomposition:
         """
         full = self.energy.shape[1]
         if not 1 <= depth_multiplier <= full:
-            raise InputError(f"depth_multiplier must be from 1 to {full} here, not {depth_multiplier}")
+            raise InputError(
+                f"depth_multiplier must be from 1 to {full} here, not {depth_multiplier}"
+            )
         left, right = self.left[:, :, :depth_multiplier], self.right[:, :depth_multiplier]
         sides = self.weight.shape[2:]
         ones = (1,) * len(sides)
         if self.order is Order.DEPTHWISE_FIRST:
             depthwise = right.reshape(-1, 1, *sides)
-            blocks = left.reshape(self.groups, -1, *left.shape[1:]).transpose(1, 2)  # (G, M/G, C/G, r)
+            # (G, M/G, C/G, r)
+            blocks = left.reshape(self.groups, -1, *left.shape[1:]).transpose(1, 2)
             pointwise = blocks.reshape(self.weight.shape[0], -1, *ones)
         else:
             depthwise = right.reshape(self.weight.shape[0], depth_multiplier, *sides)
@@ -76,11 +81,11 @@ class Decomposition:
 def decompose(weight: Tensor, groups: int, order: Order) -> Decomposition:
     """Decompose a kernel (M, C/G, *k) for one order.
 
-    The singular vectors of the smaller side are the eigenvectors of the slices' Gram matrices (k x k, or R x R
-    when R is smaller), one batched ``eigh`` in float64. The other side is the slice times these vectors: their
-    orthogonality alone makes the full product exact, however inaccurate the small eigenvalues are. Each product
-    of singular value sigma has sqrt(sigma) on both sides; where sigma is 0 one side is 0 and the other of
-    length 1, so that training can still move it.
+    The singular vectors of the smaller side are the eigenvectors of the slices' Gram matrices (k x
+    k, or R x R when R is smaller), one batched ``eigh`` in float64. The other side is the slice
+    times these vectors: their orthogonality alone makes the full product exact, however inaccurate
+    the small eigenvalues are. Each product of singular value sigma has sqrt(sigma) on both sides;
+    where sigma is 0 one side is 0 and the other of length 1, so that training can still move it.
 
     Raises:
         InputError: the kernel is not floating point, has no values, or holds NaN or infinite ones.
@@ -94,7 +99,9 @@ def decompose(weight: Tensor, groups: int, order: Order) -> Decomposition:
         raise InputError("the kernel holds NaN or infinite values and cannot be factorised")
     peak = torch.where(peak > 0, peak, 1.0)
     left, right, sigma = _products(_slices(kernel / peak, groups, order))
-    return Decomposition(left * peak.sqrt(), right * peak.sqrt(), sigma.square(), weight, groups, order)
+    return Decomposition(
+        left * peak.sqrt(), right * peak.sqrt(), sigma.square(), weight, groups, order
+    )
 
 
 def _slices(kernel: Tensor, groups: int, order: Order) -> Tensor:
@@ -130,17 +137,20 @@ def _eigenvectors(gram: Tensor) -> Tensor:
 
 def _check_floating(weight: Tensor) -> None:
     if not weight.is_floating_point():
-        raise InputError(f"a kernel of {weight.dtype} cannot be made separable, only one of floating point")
+        raise InputError(
+            f"a kernel of {weight.dtype} cannot be made separable, only one of floating point"
+        )
 
 
 def fresh(weight: Tensor, groups: int, order: Order, depth_multiplier: int) -> Factors:
     """New random weights whose product varies as much as the kernel (M, C/G, *k) does.
 
-    With independent parts of mean 0 every entry of the product has variance r var_d var_p. The depthwise part
-    gets var_d = 1 / k, which hands its input's variance on, so var_p = v k / r, where v is the kernel's own
-    variance, or that of PyTorch's default, 1 / (3 fan_in), where the kernel is constant, not finite or without
-    values (on the meta device). A kernel of zeros has the variance 0, so the pointwise part is zeros and the product
-    too, and training moves them by way of the depthwise part. Entries are uniform, drawn from torch's global generator.
+    With independent parts of mean 0 every entry of the product has variance r var_d var_p. The
+    depthwise part gets var_d = 1 / k, which hands its input's variance on, so var_p = v k / r,
+    where v is the kernel's own variance, or that of PyTorch's default, 1 / (3 fan_in), where the
+    kernel is constant, not finite or without values (on the meta device). A kernel of zeros has the
+    variance 0, so the pointwise part is zeros and the product too, and training moves them by way
+    of the depthwise part. Entries are uniform, drawn from torch's global generator.
 
     Raises:
         InputError: the kernel is not floating point.
@@ -160,10 +170,14 @@ def fresh(weight: Tensor, groups: int, order: Order, depth_multiplier: int) -> F
 
 
 def _uniform(shape: list[int], variance: float, like: Tensor) -> Tensor:
-    """Uniform in +-b with b^2 / 3 = variance, drawn in float32 at least: not all types can be drawn."""
+    """Uniform in +-b with b^2 / 3 = variance, drawn in float32 at least: not all types can be
+    drawn.
+    """
     bound = sqrt(3 * variance)
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.empty(shape, dtype=dtype, device=like.device).uniform_(-bound, bound).to(like.dtype)
+    return (
+        torch.empty(shape, dtype=dtype, device=like.device).uniform_(-bound, bound).to(like.dtype)
+    )
 
 
 def _variance(weight: Tensor) -> float:

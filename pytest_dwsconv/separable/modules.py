@@ -1,4 +1,6 @@
-"""Depthwise separable convolutions that take the place of ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d``."""
+"""Depthwise separable convolutions that take the place of ``nn.Conv1d``, ``nn.Conv2d`` and
+``nn.Conv3d``.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +14,42 @@ from torch import Tensor, nn
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
 
-CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
+    1: nn.Conv1d,
+    2: nn.Conv2d,
+    3: nn.Conv3d,
+}
 """PyTorch's convolution of each rank; the two parts are of these types."""
 
 
 class SeparableConvNd(nn.Module):
     """A depthwise and a pointwise convolution in place of one standard convolution.
 
-    Takes the arguments of ``nn.ConvNd`` at the same positions, then the depth multiplier r and the order. Input
-    and output shapes are those of the standard convolution, unbatched inputs included.
+    Takes the arguments of ``nn.ConvNd`` at the same positions, then the depth multiplier r and the
+    order. Input and output shapes are those of the standard convolution, unbatched inputs included.
 
-    ``depthwise_first`` (MobileNets, Howard et al. 2017): ``depthwise`` maps C channels to r C, filter j of
-    channel c giving channel c r + j, and carries stride, padding and dilation; ``pointwise`` maps r C to M in
-    ``groups`` groups and carries the bias.
+    ``depthwise_first`` (MobileNets, Howard et al. 2017): ``depthwise`` maps C channels to r C,
+    filter j of channel c giving channel c r + j, and carries stride, padding and dilation;
+    ``pointwise`` maps r C to M in ``groups`` groups and carries the bias.
 
-    ``pointwise_first`` (blueprint separable convolutions, Haase and Amthor 2020): ``pointwise`` maps C channels
-    to r M in ``groups`` groups without bias, so that zero padding after it stays exact; ``depthwise`` maps
-    channels m r .. m r + r - 1 to channel m and carries stride, padding, dilation and the bias.
+    ``pointwise_first`` (blueprint separable convolutions, Haase and Amthor 2020): ``pointwise``
+    maps C channels to r M in ``groups`` groups without bias, so that zero padding after it stays
+    exact; ``depthwise`` maps channels m r .. m r + r - 1 to channel m and carries stride, padding,
+    dilation and the bias.
 
     Raises:
         InputError: an argument is out of range or does not fit the others.
     """
 
-    if TYPE_CHECKING:  # reason: TorchScript reads annotations at run time and knows no unions of modules
+    # reason: TorchScript reads annotations at run time and knows no unions of modules
+    if TYPE_CHECKING:
         depthwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
         pointwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
 
     rank: ClassVar[int]
     __constants__: ClassVar[list[str]] = ["order"]
-    # reason: a TorchScript module has no use for the dense kernel, and its compiler cannot take the reshapes
+    # reason: a TorchScript module has no use for the dense kernel, and its compiler cannot take the
+    # reshapes
     __jit_unused_properties__: ClassVar[list[str]] = ["weight", "bias"]
 
     def __init__(  # noqa: PLR0913, PLR0917  # the signature of nn.Conv2d, which it replaces
@@ -68,7 +77,9 @@ class SeparableConvNd(nn.Module):
         self.kernel_size = _sides("kernel_size", kernel_size, self.rank)
         self.stride = _sides("stride", stride, self.rank)
         self.dilation = _sides("dilation", dilation, self.rank)
-        self.padding = padding if isinstance(padding, str) else _sides("padding", padding, self.rank, least=0)
+        self.padding = (
+            padding if isinstance(padding, str) else _sides("padding", padding, self.rank, least=0)
+        )
         self.padding_mode = padding_mode
         self.transposed = False
         self.output_padding = (0,) * self.rank
@@ -78,7 +89,9 @@ class SeparableConvNd(nn.Module):
         except ValueError as error:
             raise InputError(f"{type(self).__name__}: {error}") from error
 
-    def _build(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    def _build(
+        self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
         """Make the two parts, in the order they run."""
         conv, first = CONVS[self.rank], self.order == Order.DEPTHWISE_FIRST
         inner = self.depth_multiplier * (self.in_channels if first else self.out_channels)
@@ -96,7 +109,9 @@ class SeparableConvNd(nn.Module):
             dtype=dtype,
         )
         ends = (inner, self.out_channels) if first else (self.in_channels, inner)
-        pointwise = conv(*ends, 1, groups=self.groups, bias=bias and first, device=device, dtype=dtype)
+        pointwise = conv(
+            *ends, 1, groups=self.groups, bias=bias and first, device=device, dtype=dtype
+        )
         parts = {"depthwise": depthwise, "pointwise": pointwise}
         for name in parts if first else reversed(parts):
             self.add_module(name, parts[name])
@@ -111,9 +126,13 @@ class SeparableConvNd(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The kernel of the standard convolution this equals, (M, C / groups, *kernel_size); differentiable."""
+        """The kernel of the standard convolution this equals, (M, C / groups, *kernel_size);
+        differentiable.
+        """
         order = Order(self.order)
-        return dense_kernel(self.depthwise.weight, self.pointwise.weight, self.groups, self.depth_multiplier, order)
+        return dense_kernel(
+            self.depthwise.weight, self.pointwise.weight, self.groups, self.depth_multiplier, order
+        )
 
     @property
     def bias(self) -> Tensor | None:
@@ -147,7 +166,9 @@ SEPARABLE_CONVS: dict[int, type[SeparableConvNd]] = {
 """The replacement of each rank."""
 
 
-def dense_kernel(depthwise: Tensor, pointwise: Tensor, groups: int, depth_multiplier: int, order: Order) -> Tensor:
+def dense_kernel(
+    depthwise: Tensor, pointwise: Tensor, groups: int, depth_multiplier: int, order: Order
+) -> Tensor:
     """The standard kernel (M, C / groups, *k) that the two parts' weights amount to.
 
     depthwise_first: W[m, c, t] = sum_j P[m, c r + j] D[c r + j, t], c within the group of m.

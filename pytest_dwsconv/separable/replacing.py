@@ -51,25 +51,32 @@ def choose(
     """The plan of one convolution; without an order the smaller weight error at equal cost decides.
 
     Raises:
-        InputError: the weight has no values to start from, or cannot be factorised; the message names the layer.
+        InputError: the weight has no values to start from, or cannot be factorised; the message
+            names the layer.
     """
     if init == "svd" and weight.is_meta:
-        raise InputError(f"{name}: the kernel is on the meta device and has no values; use init='fresh'")
+        raise InputError(
+            f"{name}: the kernel is on the meta device and has no values; use init='fresh'"
+        )
     if order is not None:
         return PlanEntry.of(name, spec, order, depth_multiplier)
-    entries = [PlanEntry.of(name, spec, *choice) for choice in equal_cost(spec, depth_multiplier).items()]
+    entries = [
+        PlanEntry.of(name, spec, *choice) for choice in equal_cost(spec, depth_multiplier).items()
+    ]
     if init == "fresh" or len(entries) == 1:
         return entries[0]
     return min(entries, key=lambda entry: (_factorised(weight, entry)[1], entry.params_after))
 
 
 def initial(weight: Tensor, entry: PlanEntry, init: str) -> tuple[Factors, float | None]:
-    """The weights that a replacement starts with, and their relative weight error where they approximate any.
+    """The weights that a replacement starts with, and their relative weight error where they
+    approximate any.
 
     On the meta device there is nothing to approximate.
 
     Raises:
-        InputError: the weight cannot be factorised or is not floating point; the message names the layer.
+        InputError: the weight cannot be factorised or is not floating point; the message names the
+            layer.
     """
     if init == "svd" and not weight.is_meta:
         return _factorised(weight, entry)
@@ -89,21 +96,25 @@ def _naming(layer: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{layer or 'the model itself'}: {error}; leave it out with ignore") from error
+        raise InputError(
+            f"{layer or 'the model itself'}: {error}; leave it out with ignore"
+        ) from error
 
 
 def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> SeparableConvNd:
     """A separable convolution with these weights and with everything else that ``conv`` has.
 
-    The bias is the same parameter, and the tables of hooks are the same objects, so that handles held by the
-    user still remove their hooks.
+    The bias is the same parameter, and the tables of hooks are the same objects, so that handles
+    held by the user still remove their hooks.
 
     Raises:
-        InputError: the forward of ``conv`` was replaced on the instance, so it is no plain convolution, or
-            something of the replacement's own name is attached to it.
+        InputError: the forward of ``conv`` was replaced on the instance, so it is no plain
+            convolution, or something of the replacement's own name is attached to it.
     """
     if own_forward(conv):
-        raise InputError(f"{entry.name}: its forward was replaced on the instance; leave it out with ignore")
+        raise InputError(
+            f"{entry.name}: its forward was replaced on the instance; leave it out with ignore"
+        )
     _check_names(entry.name, conv)
     source: Any = conv
     new = SEPARABLE_CONVS[len(entry.kernel_size)](
@@ -131,12 +142,15 @@ def _check_names(layer: str, conv: nn.Module) -> None:
     attached = {*vars(conv), *(name for table in _TABLES for name in vars(conv)[table])}
     if taken := sorted(_NEEDED & attached):
         raise InputError(
-            f"{layer or 'the model itself'}: its attribute {taken[0]!r} has a name that the replacement needs; "
+            f"{layer or 'the model itself'}: its attribute {taken[0]!r} has a name that the "
+            "replacement needs; "
             "rename it, or leave the layer out with ignore"
         )
 
 
-def _set_parameters(new: SeparableConvNd, factors: Factors, weight: Tensor, bias: nn.Parameter | None) -> None:
+def _set_parameters(
+    new: SeparableConvNd, factors: Factors, weight: Tensor, bias: nn.Parameter | None
+) -> None:
     layout = _memory_format(weight)
     for part, value in ((new.depthwise, factors.depthwise), (new.pointwise, factors.pointwise)):
         laid_out = value.contiguous(memory_format=layout)
@@ -184,10 +198,11 @@ def _take_over(new: SeparableConvNd, conv: nn.Module) -> None:
 
 
 def swap(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put the values of ``swaps`` wherever its keys are in ``model``, and return the model, or its replacement.
+    """Put the values of ``swaps`` wherever its keys are in ``model``, and return the model, or its
+    replacement.
 
-    That is under every name of every parent, and in plain attributes: direct ones, and lists, deques, tuples, named
-    ones included, sets and dictionaries of any depth.
+    That is under every name of every parent, and in plain attributes: direct ones, and lists,
+    deques, tuples, named ones included, sets and dictionaries of any depth.
     """
     new_of = {id(old): new for old, new in swaps.items()}
     for holder in [*model.modules(), *swaps.values()]:
@@ -217,7 +232,9 @@ def _swapped(value: Any, new_of: Mapping[int, nn.Module], seen: set[int]) -> Any
 
 
 def _swap_within(container: Any, new_of: Mapping[int, nn.Module], seen: set[int]) -> None:
-    for key, item in list(container.items() if isinstance(container, dict) else enumerate(container)):
+    for key, item in list(
+        container.items() if isinstance(container, dict) else enumerate(container)
+    ):
         exchanged = _swapped(item, new_of, seen)
         if exchanged is item:
             continue

@@ -1,1 +1,3 @@
-"""The static side: where source makes convolutions, and the rewrite of that source. Never imports torch."""
+"""The static side: where source makes convolutions, and the rewrite of that source. Never imports
+torch.
+"""

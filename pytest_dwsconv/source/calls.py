@@ -13,12 +13,23 @@ from pytest_dwsconv.source.names import Names, NotConstantError
 
 _MODULE = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
 _PLAIN = (*_MODULE, "dilation", "groups", "bias", "padding_mode", "device", "dtype")
-_TRANSPOSED = (*_MODULE, "output_padding", "groups", "bias", "dilation", "padding_mode", "device", "dtype")
+_TRANSPOSED = (
+    *_MODULE,
+    "output_padding",
+    "groups",
+    "bias",
+    "dilation",
+    "padding_mode",
+    "device",
+    "dtype",
+)
 
 
 @dataclass(frozen=True)
 class Callee:
-    """A class or function of torch that makes a convolution; ``parameters`` in the order it takes them."""
+    """A class or function of torch that makes a convolution; ``parameters`` in the order it takes
+    them.
+    """
 
     rank: int
     parameters: tuple[str, ...]
@@ -37,7 +48,9 @@ def _callees() -> dict[str, Callee]:
             f"Conv{rank}d": Callee(rank, _PLAIN),
             f"ConvTranspose{rank}d": Callee(rank, _TRANSPOSED, transposed=True),
             f"LazyConv{rank}d": Callee(rank, _PLAIN[1:], traits=(Trait.SUBCLASS,)),
-            f"LazyConvTranspose{rank}d": Callee(rank, _TRANSPOSED[1:], transposed=True, traits=(Trait.SUBCLASS,)),
+            f"LazyConvTranspose{rank}d": Callee(
+                rank, _TRANSPOSED[1:], transposed=True, traits=(Trait.SUBCLASS,)
+            ),
         }
         functions = {
             f"conv{rank}d": Callee(rank, (), traits=(Trait.FUNCTIONAL,)),
@@ -47,7 +60,9 @@ def _callees() -> dict[str, Callee]:
             (("torch.nn", "torch.nn.modules", "torch.nn.modules.conv"), modules),
             (("torch.nn.functional", "torch"), functions),
         ):
-            found |= {f"{home}.{name}": callee for home in homes for name, callee in members.items()}
+            found |= {
+                f"{home}.{name}": callee for home in homes for name, callee in members.items()
+            }
     return found
 
 
@@ -94,7 +109,8 @@ def unknown_spec(callee: Callee, traits: tuple[Trait, ...] = ()) -> ConvSpec:
 
 
 def is_depthwise_by_spelling(call: cst.Call, callee: Callee) -> bool:
-    """Whether ``groups`` and ``in_channels`` are one expression, as in ``Conv2d(c, c, 3, groups=c)``.
+    """Whether ``groups`` and ``in_channels`` are one expression, as in ``Conv2d(c, c, 3,
+    groups=c)``.
 
     An expression that calls anything may give two values and does not count.
     """
@@ -129,7 +145,9 @@ def _is_readable(call: cst.Call, given: Mapping[str, cst.BaseExpression]) -> boo
 
 @dataclass(frozen=True)
 class _Reader:
-    """Arguments as numbers and words; a default counts only where no argument can be hidden in a star."""
+    """Arguments as numbers and words; a default counts only where no argument can be hidden in a
+    star.
+    """
 
     names: Names
     arguments: Mapping[str, cst.BaseExpression]

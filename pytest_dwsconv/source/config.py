@@ -21,7 +21,9 @@ else:
 
 @dataclass(frozen=True)
 class Config:
-    """``exclude`` are shell-style patterns on paths below ``root``, the folder of the file they are written in."""
+    """``exclude`` are shell-style patterns on paths below ``root``, the folder of the file they are
+    written in.
+    """
 
     root: Path
     exclude: tuple[str, ...] = ()
@@ -33,20 +35,23 @@ class Config:
 
     def excludes(self, path: Path) -> bool:
         """Whether a pattern fits the path, a folder it lies in, or the bare name of either."""
-        absolute = Path(os.path.realpath(path))  # reason: resolve() raises on a loop of links before Python 3.13
+        # reason: resolve() raises on a loop of links before Python 3.13
+        absolute = Path(os.path.realpath(path))
         if not absolute.is_relative_to(self.root):
             return False
         relative = absolute.relative_to(self.root)
         names = [relative, *relative.parents][:-1]
         return any(
-            fnmatchcase(name.as_posix(), pattern.rstrip("/")) or fnmatchcase(name.name, pattern.rstrip("/"))
+            fnmatchcase(name.as_posix(), pattern.rstrip("/"))
+            or fnmatchcase(name.name, pattern.rstrip("/"))
             for name in names
             for pattern in self.exclude
         )
 
 
 def load_config(start: Path) -> Config:
-    """The settings that hold for a file or folder: those of the first ``pyproject.toml`` on the way up.
+    """The settings that hold for a file or folder: those of the first ``pyproject.toml`` on the way
+    up.
 
     Raises:
         InputError: the file is no TOML, or a setting is not known or of the wrong type.
@@ -73,10 +78,18 @@ def _table(file: Path) -> Mapping[str, object]:
 def _config(root: Path, table: Mapping[str, object], file: Path) -> Config:
     for key in table:
         if key not in ("exclude", "min-saving"):
-            raise InputError(f"{file}: [tool.dwsconv] has no setting {key!r}; there are exclude and min-saving")
+            raise InputError(
+                f"{file}: [tool.dwsconv] has no setting {key!r}; there are exclude and min-saving"
+            )
     exclude, saving = table.get("exclude", []), table.get("min-saving", 1.0)
     if not isinstance(exclude, list) or not all(isinstance(pattern, str) for pattern in exclude):
         raise InputError(f"{file}: exclude must be a list of strings, not {exclude!r}")
-    if isinstance(saving, bool) or not isinstance(saving, (int, float)) or not 1 <= saving < math.inf:
-        raise InputError(f"{file}: min-saving must be a number from 1, not {saving!r}: less is no saving")
+    if (
+        isinstance(saving, bool)
+        or not isinstance(saving, (int, float))
+        or not 1 <= saving < math.inf
+    ):
+        raise InputError(
+            f"{file}: min-saving must be a number from 1, not {saving!r}: less is no saving"
+        )
     return Config(root, tuple(exclude), float(saving))

@@ -1,4 +1,6 @@
-"""The rewrite of one file's text: callees replaced, one class for each rank inserted, all else as it was."""
+"""The rewrite of one file's text: callees replaced, one class for each rank inserted, all else as
+it was.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _MENTION = re.compile(r"[Cc]onv\w*[123]d")
 
 @dataclass(frozen=True)
 class Rewrite:
-    """The new text, all sites found in the old one, and the name each rank's replacement has in the new one."""
+    """The new text, all sites found in the old one, and the name each rank's replacement has in the
+    new one.
+    """
 
     text: str
     sites: tuple[Site, ...]
@@ -30,7 +34,8 @@ def rewrite_text(text: str, policy: Policy = Policy(), evidence: Evidence | None
     Raises:
         SourceError: the text, or what would come of it, is no Python.
     """
-    if not _MENTION.search(text):  # reason: reading the tree takes most of the time, and most files need none
+    # reason: reading the tree takes most of the time, and most files need none
+    if not _MENTION.search(text):
         check_compiles(text)
         return Rewrite(text, (), {})
     try:
@@ -47,7 +52,9 @@ def _rewrite(parsed: Parsed, policy: Policy, evidence: Evidence) -> Rewrite:
     if not wanted:
         return Rewrite(text, sites, {})
     header = Header(parsed, first_use=min(site.place.callee[0] for site in wanted))
-    names = {rank: header.class_name(rank) for rank in sorted({site.place.spec.rank for site in wanted})}
+    names = {
+        rank: header.class_name(rank) for rank in sorted({site.place.spec.rank for site in wanted})
+    }
     edits = [(site.place.callee, names[site.place.spec.rank]) for site in wanted]
     edits += _annotation_edits(annotations, wanted, names)
     edits.append(header.insertion(names))
@@ -59,7 +66,9 @@ def _rewrite(parsed: Parsed, policy: Policy, evidence: Evidence) -> Rewrite:
 def _annotation_edits(
     annotations: list[Annotation], wanted: list[Site], names: dict[int, str]
 ) -> list[tuple[Span, str]]:
-    """A type written for nothing but replaced convolutions is replaced as well: it would no longer be true."""
+    """A type written for nothing but replaced convolutions is replaced as well: it would no longer
+    be true.
+    """
     ranks = {site.place.callee[0]: site.place.spec.rank for site in wanted}
     return [
         (annotation.span, names[ranks[annotation.calls[0]]])

@@ -1,4 +1,6 @@
-"""Source files on disk: read with their encoding and line ends, written at one stroke, found in folders."""
+"""Source files on disk: read with their encoding and line ends, written at one stroke, found in
+folders.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _NOT_SOURCE = frozenset({"__pycache__", "build", "dist", "node_modules", "site-p
 
 @dataclass(frozen=True)
 class SourceText:
-    """Text as it stands in the file, line ends included, and the encoding that makes it bytes again."""
+    """Text as it stands in the file, line ends included, and the encoding that makes it bytes
+    again.
+    """
 
     text: str
     encoding: str
@@ -29,9 +33,13 @@ class SourceText:
     def diff(self, text: str, name: str) -> bytes:
         """Unified diff to another text, empty where there is none; fit for ``patch -p0``."""
         before, after = _lines(self.encode(self.text)), _lines(self.encode(text))
-        label = os.fsencode(name) + b"\t" * (" " in name)  # the tab is where patch takes the name to end
+        # the tab is where patch takes the name to end
+        label = os.fsencode(name) + b"\t" * (" " in name)
         lines = difflib.diff_bytes(difflib.unified_diff, before, after, label, label)
-        return b"".join(line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n" for line in lines)
+        return b"".join(
+            line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n"
+            for line in lines
+        )
 
 
 def _lines(data: bytes) -> list[bytes]:
@@ -43,7 +51,8 @@ def decode(data: bytes) -> SourceText:
     """Decode by byte order mark or coding comment, UTF-8 without (PEP 263).
 
     Raises:
-        SourceError: the bytes do not fit the encoding, it does not exist, or would not give the same bytes again.
+        SourceError: the bytes do not fit the encoding, it does not exist, or would not give the
+            same bytes again.
     """
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
@@ -53,12 +62,15 @@ def decode(data: bytes) -> SourceText:
         raise SourceError(f"its encoding cannot be told: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"it is not {error.encoding} text (byte {error.start}); name its encoding in a coding comment"
+            f"it is not {error.encoding} text (byte {error.start}); name its encoding in a coding "
+            "comment"
         ) from error
     except (LookupError, UnicodeError) as error:
         raise SourceError(f"its encoding cannot be told: {error}") from error
     if not same:
-        raise SourceError(f"its encoding, {encoding}, would not keep it as it is: save it as UTF-8 first")
+        raise SourceError(
+            f"its encoding, {encoding}, would not keep it as it is: save it as UTF-8 first"
+        )
     return source
 
 
@@ -85,10 +97,14 @@ def write(path: Path, data: bytes) -> None:
 
 
 def python_files(folder: Path) -> Iterator[Path]:
-    """The ``*.py`` files below a folder in sorted order; hidden, built and installed ones are left out."""
+    """The ``*.py`` files below a folder in sorted order; hidden, built and installed ones are left
+    out.
+    """
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not _is_skipped(Path(root, name)))
-        yield from (Path(root, name) for name in sorted(files) if name.endswith(".py") and name[0] != ".")
+        yield from (
+            Path(root, name) for name in sorted(files) if name.endswith(".py") and name[0] != "."
+        )
 
 
 def _is_skipped(folder: Path) -> bool:

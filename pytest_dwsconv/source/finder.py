@@ -12,7 +12,13 @@ import libcst as cst
 
 from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.rules import Judgement, Verdict
-from pytest_dwsconv.source.calls import CALLEES, Callee, is_depthwise_by_spelling, spec_of_call, unknown_spec
+from pytest_dwsconv.source.calls import (
+    CALLEES,
+    Callee,
+    is_depthwise_by_spelling,
+    spec_of_call,
+    unknown_spec,
+)
 from pytest_dwsconv.source.flow import Flow
 from pytest_dwsconv.source.guards import done_to_all, unguarded_biases
 from pytest_dwsconv.source.judging import by_rule
@@ -31,7 +37,8 @@ _NOT_SEARCHED = (cst.Import, cst.ImportFrom, cst.Annotation)
 class Place:
     """One place: the call, or the class handed on. ``line`` and ``column`` count from 1.
 
-    ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a rewrite replaces.
+    ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
+    rewrite replaces.
     """
 
     line: int
@@ -56,9 +63,13 @@ class Annotation:
 
 
 def find_places(parsed: Parsed) -> tuple[list[Place], list[Annotation]]:
-    """All places in their order, and the annotations that are about them; inserted classes are not searched."""
+    """All places in their order, and the annotations that are about them; inserted classes are not
+    searched.
+    """
     finder = _Finder(parsed)
-    return sorted(finder.places(), key=lambda place: (place.line, place.column)), finder.annotations()
+    return sorted(
+        finder.places(), key=lambda place: (place.line, place.column)
+    ), finder.annotations()
 
 
 class _Finder:
@@ -96,7 +107,8 @@ class _Finder:
         elif isinstance(node, cst.MatchClass):
             yield node.cls
         elif isinstance(node, cst.Attribute):
-            yield from (node.value, node.attr)  # reason: an attribute of the class, as in nn.Conv2d.forward
+            # reason: an attribute of the class, as in nn.Conv2d.forward
+            yield from (node.value, node.attr)
         elif isinstance(node, cst.Comparison):
             for operand in (node.left, *(target.comparator for target in node.comparisons)):
                 yield from members(operand)
@@ -113,7 +125,12 @@ class _Finder:
         proved = by_rule("DWS107") if callee.functional else None
         if is_depthwise_by_spelling(node, callee):
             proved = by_rule("DWS105")
-        self._add(node, node.func, spec_of_call(node, callee, self._names), proved or self._unclear(node.func))
+        self._add(
+            node,
+            node.func,
+            spec_of_call(node, callee, self._names),
+            proved or self._unclear(node.func),
+        )
 
     def _look_at_reference(self, node: cst.Name | cst.Attribute) -> None:
         callee = self._callee(node)
@@ -129,11 +146,17 @@ class _Finder:
             return None
         code = self._parsed.code(node)
         return by_rule(
-            "DWS205", f"{code} may be something else than PyTorch's: this file binds it, or part of it, twice"
+            "DWS205",
+            f"{code} may be something else than PyTorch's: this file binds it, or part of it, "
+            "twice",
         )
 
     def _add(
-        self, node: cst.BaseExpression, callee: cst.BaseExpression, spec: ConvSpec, proved: Judgement | None = None
+        self,
+        node: cst.BaseExpression,
+        callee: cst.BaseExpression,
+        spec: ConvSpec,
+        proved: Judgement | None = None,
     ) -> None:
         start = self._parsed.positions[node].start
         meant = self._names.meant(callee)
@@ -150,8 +173,16 @@ class _Finder:
     # -- the result
 
     def places(self) -> Iterator[Place]:
-        calls = [node for node, place in self._places.items() if isinstance(node, cst.Call) and place.is_call]
-        uses = judge_uses(self._parsed, self._names, Flow(self._parsed, self._names, frozenset(calls))) if calls else {}
+        calls = [
+            node
+            for node, place in self._places.items()
+            if isinstance(node, cst.Call) and place.is_call
+        ]
+        uses = (
+            judge_uses(self._parsed, self._names, Flow(self._parsed, self._names, frozenset(calls)))
+            if calls
+            else {}
+        )
         alike = self._done_to_all() if calls else {}
         skipped = _skipped_lines(self._parsed.text)
         for node, place in self._places.items():
@@ -163,13 +194,18 @@ class _Finder:
             yield replace(place, spec=replace(place.spec, traits=traits), proved=proved)
 
     def _done_to_all(self) -> dict[int, Judgement]:
-        """By the dimensions of the convolutions that some code changes, or takes the bias of for granted."""
+        """By the dimensions of the convolutions that some code changes, or takes the bias of for
+        granted.
+        """
         found: dict[int, Judgement] = {}
         for one in done_to_all(self._parsed, self._names):
-            found |= dict.fromkeys(one.ranks, by_rule("DWS110", f"line {self._parsed.line(one.node)} {one.what}"))
+            found |= dict.fromkeys(
+                one.ranks, by_rule("DWS110", f"line {self._parsed.line(one.node)} {one.what}")
+            )
         for bias in unguarded_biases(self._parsed, self._names):
             reason = (
-                f"line {self._parsed.line(bias.attribute)} takes the bias of every such convolution, and a depthwise "
+                f"line {self._parsed.line(bias.attribute)} takes the bias of every such "
+                "convolution, and a depthwise "
                 f"part has none: let it ask whether {bias.name}.bias is not None"
             )
             found |= dict.fromkeys(bias.ranks, by_rule("DWS110", reason))
@@ -194,7 +230,11 @@ class _Finder:
         """The returned expressions, those of functions inside it left out."""
         for node in below(function):
             if isinstance(node, cst.Return):
-                above = (each for _, each in self._parsed.ancestors(node) if isinstance(each, cst.FunctionDef))
+                above = (
+                    each
+                    for _, each in self._parsed.ancestors(node)
+                    if isinstance(each, cst.FunctionDef)
+                )
                 if next(above) is function:
                     yield node.value
 
@@ -207,7 +247,9 @@ class _Finder:
 
 def _bound(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """The names that a node binds or only labels something with: they are not read."""
-    if isinstance(node, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign, cst.For, cst.CompFor, cst.NamedExpr)):
+    if isinstance(
+        node, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign, cst.For, cst.CompFor, cst.NamedExpr)
+    ):
         yield from members(node.target)
     elif isinstance(node, (cst.FunctionDef, cst.ClassDef, cst.Param, cst.AsName, cst.NameItem)):
         yield node.name
@@ -221,7 +263,11 @@ def _skipped_lines(text: str) -> set[int]:
     if not _SKIP.search(text):
         return set()
     tokens = tokenize.generate_tokens(io.StringIO(text, newline="").readline)
-    return {token.start[0] for token in tokens if token.type == tokenize.COMMENT and _SKIP.search(token.string)}
+    return {
+        token.start[0]
+        for token in tokens
+        if token.type == tokenize.COMMENT and _SKIP.search(token.string)
+    }
 
 
 def _one_line(code: str) -> str:

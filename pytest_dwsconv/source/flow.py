@@ -1,4 +1,6 @@
-"""Which of a file's convolutions an expression may stand for: followed through names, containers, calls and loops."""
+"""Which of a file's convolutions an expression may stand for: followed through names, containers,
+calls and loops.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +27,32 @@ class _Parts(NamedTuple):
 
 
 class _Computed(NamedTuple):
-    """The attributes whose names a pattern matches, as ``c.*`` those that ``setattr(self, f"c{i}", x)`` sets."""
+    """The attributes whose names a pattern matches, as ``c.*`` those that ``setattr(self, f"c{i}",
+    x)`` sets.
+    """
 
     pattern: str
 
 
 _Key = str | Binding | cst.CSTNode | _Parts | _Computed
-"""An attribute by its name, a variable, a call, or a function or class of the file, which stands for its objects."""
+"""An attribute by its name, a variable, a call, or a function or class of the file, which stands
+for its objects.
+"""
 
 _WALKS = frozenset({"modules", "named_modules"})
-_PARTS = frozenset("children named_children get_submodule append extend insert add_module register_module".split())
+_PARTS = frozenset(
+    "children named_children get_submodule append extend insert add_module register_module".split()
+)
 _SELF_OR_PARTS = _PARTS | frozenset(
-    "to cuda cpu half float double bfloat16 type train eval requires_grad_ apply share_memory items values keys get "
+    "to cuda cpu half float double bfloat16 type train eval requires_grad_ apply share_memory "
+    "items values keys get "
     "pop copy setdefault".split()
 )
 """Methods of modules and containers whose result is the object itself or what it holds."""
 
-_PROPERTY = m.Name("property") | m.Name("cached_property") | m.Attribute(attr=m.Name("cached_property"))
+_PROPERTY = (
+    m.Name("property") | m.Name("cached_property") | m.Attribute(attr=m.Name("cached_property"))
+)
 
 _TAKE_A_NAME = frozenset("getattr setattr add_module register_module get_submodule".split())
 
@@ -56,7 +67,9 @@ _TEXT = (
 
 @dataclass(frozen=True)
 class Reach:
-    """What an expression may stand for: these convolutions, and whether the file shows what else it may be."""
+    """What an expression may stand for: these convolutions, and whether the file shows what else it
+    may be.
+    """
 
     calls: frozenset[cst.Call]
     resolved: bool
@@ -65,9 +78,10 @@ class Reach:
 class Flow:
     """Flows of values in one file, whatever the order of its statements.
 
-    A variable holds what its values mention, a class what is assigned to attributes of ``self``, a parameter what the
-    file's own calls pass. Attributes are told apart by their last name only. ``modules()`` yields nothing: a walk over
-    all modules meets the two parts of a replacement as well.
+    A variable holds what its values mention, a class what is assigned to attributes of ``self``, a
+    parameter what the file's own calls pass. Attributes are told apart by their last name only.
+    ``modules()`` yields nothing: a walk over all modules meets the two parts of a replacement as
+    well.
     """
 
     def __init__(self, parsed: Parsed, names: Names, convolutions: frozenset[cst.Call]) -> None:
@@ -90,7 +104,9 @@ class Flow:
         return self._reach_of(name, False)
 
     def reach(self, node: cst.BaseExpression, through_classes: bool = True) -> Reach:
-        """What ``node`` may stand for; not ``through_classes``: without the parts of the file's own modules."""
+        """What ``node`` may stand for; not ``through_classes``: without the parts of the file's own
+        modules.
+        """
         reached = [self._reach_of(key, through_classes) for key in set(self._sources(node))]
         calls = frozenset[cst.Call]().union(*(each.calls for each in reached))
         return Reach(calls, any(each.resolved for each in reached))
@@ -113,7 +129,11 @@ class Flow:
 
     def _computed(self, name: str) -> list[_Key]:
         """What may set an attribute that the file sets under no name written in it."""
-        return [key for key in self._holds if isinstance(key, _Computed) and re.fullmatch(key.pattern, name)]
+        return [
+            key
+            for key in self._holds
+            if isinstance(key, _Computed) and re.fullmatch(key.pattern, name)
+        ]
 
     # -- what the file defines
 
@@ -150,7 +170,9 @@ class Flow:
             self._bind(node.asname.name, node.item)
 
     def _note_match(self, node: cst.MatchAs) -> None:
-        match = next(above for _, above in self._parsed.ancestors(node) if isinstance(above, cst.Match))
+        match = next(
+            above for _, above in self._parsed.ancestors(node) if isinstance(above, cst.Match)
+        )
         if node.name is not None:
             self._bind(node.name, match.subject)
 
@@ -177,7 +199,9 @@ class Flow:
                 self._holds[owner].update(self._sources(argument.value))
 
     def _filled(self, call: cst.Call) -> Iterator[_Key]:
-        """What may hold the arguments after a call: attributes that it names, the object whose method is called."""
+        """What may hold the arguments after a call: attributes that it names, the object whose
+        method is called.
+        """
         yield from _names_given(call)
         own = call.args[0].value if m.matches(call.func, m.Name("setattr")) and call.args else None
         if isinstance(call.func, cst.Attribute):
@@ -189,7 +213,9 @@ class Flow:
             yield from self._own_parts(call)
 
     def _note_keyed(self, node: cst.DictElement | cst.Tuple) -> None:
-        """Modules make attributes of keys: ``ModuleDict({"a": ...})``, ``OrderedDict([("a", ...)])``."""
+        """Modules make attributes of keys: ``ModuleDict({"a": ...})``, ``OrderedDict([("a",
+        ...)])``.
+        """
         key, value = (node.key, node.value) if isinstance(node, cst.DictElement) else _pair(node)
         if isinstance(key, cst.SimpleString) and value is not None:
             self._holds[str(key.evaluated_value)].update(self._sources(value))
@@ -197,7 +223,11 @@ class Flow:
     def _bind(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:
         if isinstance(target, (cst.Tuple, cst.List)):
             parts = [element.value for element in target.elements]
-            values = [each.value for each in value.elements] if isinstance(value, (cst.Tuple, cst.List)) else []
+            values = (
+                [each.value for each in value.elements]
+                if isinstance(value, (cst.Tuple, cst.List))
+                else []
+            )
             for number, part in enumerate(parts):
                 self._bind(part, values[number] if len(values) == len(parts) else value)
         elif isinstance(target, (cst.Name, cst.Attribute)):
@@ -216,7 +246,9 @@ class Flow:
         return name if isinstance(scope, ClassScope) else (scope, name)
 
     def _enclosing(self, node: cst.CSTNode, *kinds: type[cst.CSTNode]) -> cst.CSTNode | None:
-        return next((above for _, above in self._parsed.ancestors(node) if isinstance(above, kinds)), None)
+        return next(
+            (above for _, above in self._parsed.ancestors(node) if isinstance(above, kinds)), None
+        )
 
     # -- arguments
 
@@ -224,7 +256,8 @@ class Flow:
         for function, skip in self._called(call):
             self._pass(call, function, skip)
         if isinstance(call.func, cst.Attribute) and call.func.attr.value == "apply":
-            return  # reason: Module.apply walks over all modules, so over the parts of a replacement
+            # reason: Module.apply walks over all modules, so over the parts of a replacement
+            return
         for argument in call.args:
             for function in self._named(argument.value):
                 for parameter in _parameters(function):
@@ -232,12 +265,19 @@ class Flow:
                         self._holds[self._key(parameter)].update(self._sources(other.value))
 
     def _called(self, call: cst.Call) -> Iterator[tuple[_Function, int]]:
-        """The file's functions that a call may run, and how many parameters come before the first argument."""
+        """The file's functions that a call may run, and how many parameters come before the first
+        argument.
+        """
         method = isinstance(call.func, cst.Attribute)
         for function in self._named(call.func):
             yield (
                 function,
-                int(method and isinstance(self._enclosing(function, cst.ClassDef, cst.FunctionDef), cst.ClassDef)),
+                int(
+                    method
+                    and isinstance(
+                        self._enclosing(function, cst.ClassDef, cst.FunctionDef), cst.ClassDef
+                    )
+                ),
             )
         made = self._class_named(call.func)
         if made is not None:
@@ -247,10 +287,18 @@ class Flow:
     def _named(self, node: cst.BaseExpression) -> list[_Function]:
         if isinstance(node, cst.Lambda):
             return [node]
-        return self._functions.get(self._key(node), []) if isinstance(node, (cst.Name, cst.Attribute)) else []
+        return (
+            self._functions.get(self._key(node), [])
+            if isinstance(node, (cst.Name, cst.Attribute))
+            else []
+        )
 
     def _class_named(self, node: cst.BaseExpression) -> cst.ClassDef | None:
-        return self._classes.get(self._key(node)) if isinstance(node, (cst.Name, cst.Attribute)) else None
+        return (
+            self._classes.get(self._key(node))
+            if isinstance(node, (cst.Name, cst.Attribute))
+            else None
+        )
 
     def _pass(self, call: cst.Call, function: _Function, skip: int) -> None:
         positional = [*_positional(function)][skip:]
@@ -300,10 +348,14 @@ class Flow:
         if names:
             return
         for argument in call.args:
-            yield from self._sources_of_parts(argument.value) if builtin else self._sources(argument.value)
+            yield from (
+                self._sources_of_parts(argument.value) if builtin else self._sources(argument.value)
+            )
         if isinstance(call.func, cst.Attribute) and call.func.attr.value in _SELF_OR_PARTS:
             yield from self._sources_of_method(call.func)
-        elif not builtin and not m.matches(call.func, m.Attribute(attr=m.OneOf(*map(m.Name, sorted(_WALKS))))):
+        elif not builtin and not m.matches(
+            call.func, m.Attribute(attr=m.OneOf(*map(m.Name, sorted(_WALKS))))
+        ):
             yield call
 
     def _sources_of_method(self, method: cst.Attribute) -> Iterator[_Key]:
@@ -360,7 +412,11 @@ _NOTES: Mapping[type[cst.CSTNode], Callable[[Flow, Any], None]] = {
 
 
 def _pair(node: cst.Tuple) -> tuple[cst.BaseExpression | None, cst.BaseExpression | None]:
-    return (node.elements[0].value, node.elements[1].value) if len(node.elements) == 2 else (None, None)
+    return (
+        (node.elements[0].value, node.elements[1].value)
+        if len(node.elements) == 2
+        else (None, None)
+    )
 
 
 def is_self(node: cst.CSTNode) -> bool:
@@ -370,7 +426,10 @@ def is_self(node: cst.CSTNode) -> bool:
 def _pattern(text: cst.BaseExpression) -> str:
     """What the texts look like that an expression may give."""
     parts = text.parts if isinstance(text, cst.FormattedString) else ()
-    known = [re.escape(part.value) if isinstance(part, cst.FormattedStringText) else ".*" for part in parts]
+    known = [
+        re.escape(part.value) if isinstance(part, cst.FormattedStringText) else ".*"
+        for part in parts
+    ]
     return "".join(known) or ".*"
 
 
@@ -391,5 +450,12 @@ def _positional(function: _Function) -> Iterator[cst.Name]:
 
 
 def _parameters(function: _Function) -> list[cst.Name]:
-    more = [each for each in (function.params.star_arg, function.params.star_kwarg) if isinstance(each, cst.Param)]
-    return [*_positional(function), *(each.name for each in (*function.params.kwonly_params, *more))]
+    more = [
+        each
+        for each in (function.params.star_arg, function.params.star_kwarg)
+        if isinstance(each, cst.Param)
+    ]
+    return [
+        *_positional(function),
+        *(each.name for each in (*function.params.kwonly_params, *more)),
+    ]

@@ -1,4 +1,6 @@
-"""Code that changes convolutions by their type: whether it asks for a bias, and what it does to both parts alike."""
+"""Code that changes convolutions by their type: whether it asks for a bias, and what it does to
+both parts alike.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class _Condition(NamedTuple):
 
 
 def unguarded_biases(parsed: Parsed, names: Names) -> Iterator[UnguardedBias]:
-    """Every use of ``m.bias`` that convolutions get to by the type of ``m``, and without a check of the bias."""
+    """Every use of ``m.bias`` that convolutions get to by the type of ``m``, and without a check of
+    the bias.
+    """
     for node in parsed.parents:
         if m.matches(node, _BIAS_OF_A_NAME):
             bias = cst.ensure_type(node, cst.Attribute)
@@ -44,7 +48,9 @@ def unguarded_biases(parsed: Parsed, names: Names) -> Iterator[UnguardedBias]:
 
 
 class ForAll(NamedTuple):
-    """Something done to every convolution of these dimensions, which the parts of a replacement do not stand."""
+    """Something done to every convolution of these dimensions, which the parts of a replacement do
+    not stand.
+    """
 
     node: cst.CSTNode
     what: str
@@ -52,7 +58,9 @@ class ForAll(NamedTuple):
 
 
 def done_to_all(parsed: Parsed, names: Names) -> Iterator[ForAll]:
-    """Every ``m.stride = 1`` and ``nn.init.zeros_(m.weight)`` that convolutions get to by the type of ``m``."""
+    """Every ``m.stride = 1`` and ``nn.init.zeros_(m.weight)`` that convolutions get to by the type
+    of ``m``.
+    """
     for node in parsed.parents:
         if m.matches(node, _SETTING_OF_A_NAME) and is_target(parsed, node):
             attribute = cst.ensure_type(node, cst.Attribute)
@@ -68,7 +76,8 @@ def done_to_all(parsed: Parsed, names: Names) -> Iterator[ForAll]:
 
 
 SETTINGS = frozenset(
-    "stride padding dilation kernel_size groups padding_mode forward _conv_forward in_channels out_channels".split()
+    "stride padding dilation kernel_size groups padding_mode forward _conv_forward in_channels "
+    "out_channels".split()
 )
 """What a replacement hands to its parts once."""
 
@@ -95,7 +104,9 @@ def _is_zeroed(parsed: Parsed, node: cst.CSTNode) -> bool:
     """Whether the statement that it stands in sets it to 0."""
     for _, above in parsed.ancestors(node):
         if m.matches(above, _ZEROED):
-            return all(float(each.value) == 0 for each in below(above) if isinstance(each, cst.Float))
+            return all(
+                float(each.value) == 0 for each in below(above) if isinstance(each, cst.Float)
+            )
         if isinstance(above, cst.BaseSmallStatement):
             break
     return False
@@ -113,7 +124,9 @@ class _Guards:
         self._attribute = attribute
 
     def ranks(self, whatever_is_asked: bool = False) -> frozenset[int]:
-        """Of the convolutions that get here, whether they have the attribute or not unless the code has asked."""
+        """Of the convolutions that get here, whether they have the attribute or not unless the code
+        has asked.
+        """
         ranks: frozenset[int] | None = None
         for part, node in self._parsed.ancestors(self._attribute):
             if not whatever_is_asked and self._is_no_use(part, node):
@@ -132,7 +145,9 @@ class _Guards:
 
     def _is_no_use(self, part: cst.CSTNode, node: cst.CSTNode) -> bool:
         """Where it is compared, replaced, or where errors are caught."""
-        if isinstance(node, cst.Comparison) or (isinstance(node, cst.AssignTarget) and node.target is self._attribute):
+        if isinstance(node, cst.Comparison) or (
+            isinstance(node, cst.AssignTarget) and node.target is self._attribute
+        ):
             return True
         return isinstance(node, (cst.Try, cst.TryStar)) and part is node.body
 
@@ -143,41 +158,69 @@ class _Guards:
         elif isinstance(node, cst.BooleanOperation) and part is node.right:
             yield _Condition(node.left, isinstance(node.operator, cst.And))
         elif isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
-            yield from (_Condition(each.test, True) for each in below(node.for_in) if isinstance(each, cst.CompIf))
+            yield from (
+                _Condition(each.test, True)
+                for each in below(node.for_in)
+                if isinstance(each, cst.CompIf)
+            )
         elif isinstance(node, (cst.IndentedBlock, cst.Module)):
             yield from self._before(part, node)
 
-    def _before(self, part: cst.CSTNode, block: cst.IndentedBlock | cst.Module) -> Iterator[_Condition]:
-        """Conditions that an earlier statement of the same block has left the block for, or asserted."""
+    def _before(
+        self, part: cst.CSTNode, block: cst.IndentedBlock | cst.Module
+    ) -> Iterator[_Condition]:
+        """Conditions that an earlier statement of the same block has left the block for, or
+        asserted.
+        """
         for statement in block.body:
             if statement is part:
                 return
-            if isinstance(statement, cst.If) and statement.orelse is None and self._leaves(statement.body):
+            if (
+                isinstance(statement, cst.If)
+                and statement.orelse is None
+                and self._leaves(statement.body)
+            ):
                 yield _Condition(statement.test, False)
             elif m.matches(statement, m.SimpleStatementLine(body=[m.Assert()])):
                 yield _Condition(
-                    cst.ensure_type(cst.ensure_type(statement, cst.SimpleStatementLine).body[0], cst.Assert).test, True
+                    cst.ensure_type(
+                        cst.ensure_type(statement, cst.SimpleStatementLine).body[0], cst.Assert
+                    ).test,
+                    True,
                 )
 
     def _leaves(self, body: cst.BaseSuite) -> bool:
         last = body.body[-1]
-        return m.matches(last.body[-1] if isinstance(last, cst.SimpleStatementLine) else last, _LEAVES)
+        return m.matches(
+            last.body[-1] if isinstance(last, cst.SimpleStatementLine) else last, _LEAVES
+        )
 
     def _asks(self, test: cst.CSTNode) -> bool:
-        return any(isinstance(each, cst.Attribute) and each.deep_equals(self._attribute) for each in below(test))
+        return any(
+            isinstance(each, cst.Attribute) and each.deep_equals(self._attribute)
+            for each in below(test)
+        )
 
     # -- what a condition says about the type
 
-    def _narrowed(self, ranks: frozenset[int] | None, condition: _Condition) -> frozenset[int] | None:
+    def _narrowed(
+        self, ranks: frozenset[int] | None, condition: _Condition
+    ) -> frozenset[int] | None:
         told = self._told(condition.test, condition.holds)
         return ranks if told is None else told if ranks is None else ranks & told
 
     def _told(self, test: cst.BaseExpression, holds: bool) -> frozenset[int] | None:
-        """The dimensions of the convolutions that pass, None where the test tells nothing about that."""
+        """The dimensions of the convolutions that pass, None where the test tells nothing about
+        that.
+        """
         if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
             return self._told(test.expression, not holds)
         if isinstance(test, cst.BooleanOperation):
-            both = [told for each in (test.left, test.right) if (told := self._told(each, holds)) is not None]
+            both = [
+                told
+                for each in (test.left, test.right)
+                if (told := self._told(each, holds)) is not None
+            ]
             if not both:
                 return None
             every = isinstance(test.operator, cst.And) is holds
@@ -189,15 +232,23 @@ class _Guards:
 
     def _told_by_name(self, test: cst.BaseExpression) -> frozenset[int] | None:
         """Of a test of the class's name: ``classname.find("Conv") != -1`` and the like."""
-        texts = [str(each.evaluated_value) for each in below(test) if isinstance(each, cst.SimpleString)]
+        texts = [
+            str(each.evaluated_value) for each in below(test) if isinstance(each, cst.SimpleString)
+        ]
         found = [match for text in texts if (match := _CONV_NAME.search(text)) is not None]
         if found:
-            return frozenset().union(*(_RANKS if match[1] is None else {int(match[1])} for match in found))
+            return frozenset().union(
+                *(_RANKS if match[1] is None else {int(match[1])} for match in found)
+            )
         return frozenset() if texts and self._names_a_class(test) else None
 
     def _names_a_class(self, test: cst.BaseExpression) -> bool:
         values = [self._names.value(each) for each in below(test) if isinstance(each, cst.Name)]
-        return any(_NAMES_A_CLASS.search(self._parsed.code(each)) for each in (test, *values) if each is not None)
+        return any(
+            _NAMES_A_CLASS.search(self._parsed.code(each))
+            for each in (test, *values)
+            if each is not None
+        )
 
     def _of_pattern(self, case: cst.MatchCase) -> frozenset[int]:
         classes = [each.cls for each in below(case.pattern) if isinstance(each, cst.MatchClass)]
@@ -216,13 +267,16 @@ class _Guards:
                 if any(m.matches(each, m.Name(name)) for each in below(loop.target)):
                     return any(m.matches(each, _WALK) for each in below(loop.iter))
             if isinstance(node, cst.FunctionDef):
-                return any(each.name.value == name for each in node.params.params) and self._is_applied(node)
+                return any(
+                    each.name.value == name for each in node.params.params
+                ) and self._is_applied(node)
         return False
 
     def _is_applied(self, function: cst.FunctionDef) -> bool:
         name = function.name.value
         applied = m.Call(
-            func=m.Attribute(attr=m.Name("apply")), args=[m.Arg(m.Name(name) | m.Attribute(attr=m.Name(name)))]
+            func=m.Attribute(attr=m.Name("apply")),
+            args=[m.Arg(m.Name(name) | m.Attribute(attr=m.Name(name)))],
         )
         return any(m.matches(node, applied) for node in self._parsed.parents)
 
@@ -232,7 +286,9 @@ _CONV_NAME = re.compile(r"Conv(?!Transpose)(?:(\d)d)?")
 
 
 def _is_positive(test: cst.BaseExpression) -> bool:
-    """Whether a test of a text holds where that is found: ``!= -1`` and ``in`` do, ``== -1`` and ``not in`` do not."""
+    """Whether a test of a text holds where that is found: ``!= -1`` and ``in`` do, ``== -1`` and
+    ``not in`` do not.
+    """
     if not isinstance(test, cst.Comparison):
         return True
     operator, other = test.comparisons[0].operator, test.comparisons[0].comparator

@@ -55,14 +55,18 @@ class Header:
         torch, nn, lines = self._spellings()
         if lines and above and m.matches(self._statements[above[-1]], _DOCSTRING | _FUTURE):
             lines = f"\n{lines}"
-        text = lines + "".join(f"\n\n{class_text(rank, name, torch, nn)}" for rank, name in new.items())
+        text = lines + "".join(
+            f"\n\n{class_text(rank, name, torch, nn)}" for rank, name in new.items()
+        )
         text += "\n" * (2 - self._blank_lines(position))
         if (span := self._after_docstring()) is not None:
             return span, self._in_style(f"\n\n{text}")
         return (position, position), self._in_style(text)
 
     def _after_docstring(self) -> Span | None:
-        """What is between the module's docstring and the first use, where both are on the first line."""
+        """What is between the module's docstring and the first use, where both are on the first
+        line.
+        """
         first = self._parsed.module.body[0]
         if self._statements or not m.matches(first, _DOCSTRING_AND_MORE):
             return None
@@ -70,7 +74,9 @@ class Header:
         return self._parsed.span(docstring)[1], self._parsed.span(after)[0]
 
     def _spellings(self) -> tuple[str, str, str]:
-        """How the file calls ``torch`` and ``torch.nn`` at this point, and the import that this still needs."""
+        """How the file calls ``torch`` and ``torch.nn`` at this point, and the import that this
+        still needs.
+        """
         bound = [(name, self._meaning(name)) for name in self._imported()]
         torch = next((name for name, meaning in bound if meaning == "torch"), None)
         nn = next((name for name, meaning in bound if meaning == "torch.nn"), None)
@@ -89,7 +95,9 @@ class Header:
                     yield _bound_name(cst.ensure_type(alias, cst.ImportAlias))
 
     def _meaning(self, name: str) -> str | None:
-        """The qualified name that an imported name has wherever it is bound in the file's outer scope."""
+        """The qualified name that an imported name has wherever it is bound in the file's outer
+        scope.
+        """
         meanings = self._scope.get_qualified_names_for(name) if self._scope is not None else set()
         imported = {each.name for each in meanings if each.source is QualifiedNameSource.IMPORT}
         return imported.pop() if len(imported) == len(meanings) == 1 else None
@@ -105,7 +113,12 @@ class Header:
     def _in_style(self, text: str) -> str:
         """With the file's own indentation and line ends."""
         module = self._parsed.module
-        text = re.sub(r"^(?: {4})+", lambda m: module.default_indent * (len(m.group()) // 4), text, flags=re.MULTILINE)
+        text = re.sub(
+            r"^(?: {4})+",
+            lambda m: module.default_indent * (len(m.group()) // 4),
+            text,
+            flags=re.MULTILINE,
+        )
         return text.replace("\n", module.default_newline)
 
 
@@ -118,7 +131,9 @@ def _numbered(name: str) -> Iterator[str]:
 def _is_heading(statement: cst.BaseStatement | cst.SimpleStatementLine, index: int) -> bool:
     if m.matches(statement, _IMPORT) or (not index and m.matches(statement, _DOCSTRING)):
         return True
-    return m.matches(statement, _GUARDED) and bool(m.findall(statement, m.Import() | m.ImportFrom()))
+    return m.matches(statement, _GUARDED) and bool(
+        m.findall(statement, m.Import() | m.ImportFrom())
+    )
 
 
 def _bound_name(alias: cst.ImportAlias) -> str:

@@ -1,4 +1,6 @@
-"""The verdict on one place in source: the common rules, and what only spelling or a run can add to them."""
+"""The verdict on one place in source: the common rules, and what only spelling or a run can add to
+them.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,14 @@ def _judge_built(judgement: Judgement, built: Sequence[Judgement]) -> Judgement:
     first, share = against[0], f"{len(against)} of the {len(built)} built here"
     if len(against) == len(built) or judgement.code == CANDIDATE_CODE:
         return Judgement(first.verdict, first.code, f"{first.reason} ({share})")
-    return Judgement(judgement.verdict, judgement.code, f"{judgement.reason}; for {share}, {first.reason}")
+    return Judgement(
+        judgement.verdict, judgement.code, f"{judgement.reason}; for {share}, {first.reason}"
+    )
 
 
-def total_params(specs: Sequence[ConvSpec], cost_of: Callable[[ConvSpec], Cost | None]) -> int | None:
+def total_params(
+    specs: Sequence[ConvSpec], cost_of: Callable[[ConvSpec], Cost | None]
+) -> int | None:
     """Parameters of all of them, None where one is not known."""
     costs = [cost_of(spec) for spec in specs]
     known = [each.params for each in costs if each is not None]

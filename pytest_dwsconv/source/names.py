@@ -24,7 +24,9 @@ Binding = tuple[Scope | None, str]
 _ALIAS_DEPTH = 8
 """How many assignments are followed from one name; more only occur in circles."""
 
-_SETS_ATTRIBUTE = m.Call(func=~m.Name("getattr"), args=[m.Arg(), m.Arg(m.SimpleString()), m.AtLeastN(n=1)])
+_SETS_ATTRIBUTE = m.Call(
+    func=~m.Name("getattr"), args=[m.Arg(), m.Arg(m.SimpleString()), m.AtLeastN(n=1)]
+)
 """``setattr(nn, "Conv2d", Mine)``, and the like of ``patch.object``."""
 
 _ARITHMETIC: Mapping[type[cst.BaseBinaryOp], Callable[[int, int], int]] = {
@@ -44,7 +46,9 @@ class Names:
     """Resolves the names of one parsed module."""
 
     def __init__(self, parsed: Parsed, known: frozenset[str]) -> None:
-        """``known`` are the qualified names that a star import may bring in, and that an assignment may take away."""
+        """``known`` are the qualified names that a star import may bring in, and that an assignment
+        may take away.
+        """
         self._scopes: Mapping[cst.CSTNode, Scope | None] = parsed.wrapper.resolve(ScopeProvider)
         self._known = known
         self._values = dict(_assigned(parsed))
@@ -64,13 +68,16 @@ class Names:
     def qualified(self, node: cst.BaseExpression) -> str | None:
         """The full name that a name or dotted name certainly has (``torch.nn.Conv2d``), else None.
 
-        A name that a local definition shadows, or that is bound twice, has none. ``nn = torch.nn`` is followed.
+        A name that a local definition shadows, or that is bound twice, has none. ``nn = torch.nn``
+        is followed.
         """
         meant = self.meant(node)
         return meant[0] if meant is not None and meant[1] else None
 
     def meant(self, node: cst.BaseExpression) -> tuple[str, bool] | None:
-        """A full name that it has, and whether that is certain: the file may bind it to something else as well."""
+        """A full name that it has, and whether that is certain: the file may bind it to something
+        else as well.
+        """
         dotted = _dotted(node)
         if dotted is None:
             return None
@@ -91,19 +98,28 @@ class Names:
         name = imported[0] if imported else self._from_alias(node, _ALIAS_DEPTH)
         if name is None:
             return None
-        certain = name.rpartition(".")[2] not in self._replaced and not self._may_be_rebound(node, dotted)
+        certain = name.rpartition(".")[2] not in self._replaced and not self._may_be_rebound(
+            node, dotted
+        )
         return name, certain
 
     def _may_be_rebound(self, node: cst.BaseExpression, dotted: str) -> bool:
-        """By a pattern, or by a star import below: of a class's own name, for nobody calls another thing ``nn``."""
+        """By a pattern, or by a star import below: of a class's own name, for nobody calls another
+        thing ``nn``.
+        """
         if dotted.partition(".")[0] in self._unseen:
             return True
         scope = self._scopes.get(node) if self._last_star and "." not in dotted else None
         bound = scope[dotted] if scope is not None else ()
-        return any(isinstance(each, ImportAssignment) and self._line(each.node) < self._last_star for each in bound)
+        return any(
+            isinstance(each, ImportAssignment) and self._line(each.node) < self._last_star
+            for each in bound
+        )
 
     def _is_local(self, node: cst.BaseExpression, dotted: str) -> bool:
-        """Whether it is certainly no name of an import: a quick answer for the many like ``self.conv1``."""
+        """Whether it is certainly no name of an import: a quick answer for the many like
+        ``self.conv1``.
+        """
         root, dot, _ = dotted.partition(".")
         while isinstance(node, cst.Attribute):
             node = node.value
@@ -111,7 +127,9 @@ class Names:
         if scope is None or not dot:
             return scope is None
         bound = scope[root]
-        return bool(bound) and all(isinstance(getattr(each, "node", None), cst.Param) for each in bound)
+        return bool(bound) and all(
+            isinstance(getattr(each, "node", None), cst.Param) for each in bound
+        )
 
     def _names_of(self, node: cst.BaseExpression) -> Collection[QualifiedName]:
         scope = self._scopes.get(node)
@@ -131,7 +149,9 @@ class Names:
         return self._from_alias(value, depth - 1) if len(names) == 1 else None
 
     def _from_star(self, node: cst.BaseExpression) -> tuple[str, bool] | None:
-        """The last star import binds the name; another package's may bind any, so torch's must come after it."""
+        """The last star import binds the name; another package's may bind any, so torch's must come
+        after it.
+        """
         certain = True
         for module in reversed(self._stars) if isinstance(node, cst.Name) else ():
             name = f"{module}.{cst.ensure_type(node, cst.Name).value}"
@@ -141,7 +161,9 @@ class Names:
         return None
 
     def _find_replaced(self, parsed: Parsed) -> Iterator[str]:
-        """The last parts of known names that the file gives another meaning, as in ``nn.Conv2d = Mine``."""
+        """The last parts of known names that the file gives another meaning, as in ``nn.Conv2d =
+        Mine``.
+        """
         for node in parsed.parents:
             if isinstance(node, cst.AssignTarget) and isinstance(node.target, cst.Attribute):
                 name = self.qualified(node.target)
@@ -154,7 +176,9 @@ class Names:
                 yield name.rpartition(".")[2]
 
     def binding(self, name: cst.Name) -> Binding:
-        """What tells a variable from others of the same name: the scope that binds it, and the name."""
+        """What tells a variable from others of the same name: the scope that binds it, and the
+        name.
+        """
         scope = self._scopes.get(name)
         bound = next(iter(scope[name.value]), None) if scope is not None else None
         return (bound.scope if bound is not None else scope), name.value
@@ -168,12 +192,17 @@ class Names:
         node = getattr(assignments[0], "node", None)
         if node is None:
             return None
-        if self._last_star and isinstance(assignments[0].scope, GlobalScope) and self._line(node) < self._last_star:
+        if (
+            self._last_star
+            and isinstance(assignments[0].scope, GlobalScope)
+            and self._line(node) < self._last_star
+        ):
             return None
         return self._values.get(node)
 
     def constant(self, node: cst.BaseExpression, depth: int = _ALIAS_DEPTH) -> object:
-        """The value of a literal, of arithmetic on whole numbers, or of a name assigned once to such.
+        """The value of a literal, of arithmetic on whole numbers, or of a name assigned once to
+        such.
 
         Raises:
             NotConstantError: the expression is anything else.
@@ -208,7 +237,10 @@ class Names:
         calculate = _ARITHMETIC.get(type(node.operator))
         if calculate is None:
             raise NotConstantError
-        left, right = _whole(self.constant(node.left, depth)), _whole(self.constant(node.right, depth))
+        left, right = (
+            _whole(self.constant(node.left, depth)),
+            _whole(self.constant(node.right, depth)),
+        )
         try:
             return calculate(left, right)
         except ZeroDivisionError as error:
@@ -259,5 +291,9 @@ def _assigned(parsed: Parsed) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]
             for target in node.targets:
                 if isinstance(target.target, cst.Name):
                     yield target.target, node.value
-        elif isinstance(node, cst.AnnAssign) and node.value is not None and isinstance(node.target, cst.Name):
+        elif (
+            isinstance(node, cst.AnnAssign)
+            and node.value is not None
+            and isinstance(node.target, cst.Name)
+        ):
             yield node.target, node.value

@@ -107,7 +107,9 @@ def below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 
 
 def _parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """The nodes directly below one, in no certain order. libcst's own walk is ten times slower: it can edit."""
+    """The nodes directly below one, in no certain order. libcst's own walk is ten times slower: it
+    can edit.
+    """
     for name in ("name",) if is_inserted(node) else _part_names(type(node)):
         part = getattr(node, name)
         if isinstance(part, cst.CSTNode):
@@ -141,16 +143,26 @@ def check_compiles(text: str) -> None:
 
 
 def _tree(text: str) -> cst.Module:
-    """The tree of the text, or of the text up to its last line of code where libcst would lose the blank ones below."""
+    """The tree of the text, or of the text up to its last line of code where libcst would lose the
+    blank ones below.
+    """
     module = _parse(text)
     if module.code != text:
         text = _BLANK_END.sub(r"\1", text)
         module = _parse(text)
     if module.code != text:
-        kept = next((at for at, pair in enumerate(zip(text, module.code, strict=False)) if pair[0] != pair[1]), -1)
+        kept = next(
+            (
+                at
+                for at, pair in enumerate(zip(text, module.code, strict=False))
+                if pair[0] != pair[1]
+            ),
+            -1,
+        )
         line = len(_LINE_END.findall(text[:kept])) + 1
         raise SourceError(
-            f"line {line} has a form feed, a lone carriage return or spaces that would not be kept: "
+            f"line {line} has a form feed, a lone carriage return or spaces that would not be "
+            "kept: "
             "take them out, then run the command again"
         )
     return module

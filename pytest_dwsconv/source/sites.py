@@ -12,14 +12,17 @@ from pytest_dwsconv.source.finder import Place
 from pytest_dwsconv.source.judging import by_rule, judge_site, total_params
 
 Position = tuple[int, int | None]
-"""Line and column of a call, both from 1; the column is None where the interpreter does not record it."""
+"""Line and column of a call, both from 1; the column is None where the interpreter does not record
+it.
+"""
 
 Evidence = Mapping[Position, Sequence[ConvSpec]]
 """What was built by the call at each position."""
 
 SHARED_LINE = by_rule(
     "DWS205",
-    "several calls begin on this line, and this Python does not record which of them built what: give each a line",
+    "several calls begin on this line, and this Python does not record which of them built what: "
+    "give each a line",
 )
 
 
@@ -72,6 +75,8 @@ def judge_places(places: Sequence[Place], policy: Policy, evidence: Evidence) ->
     unclear = {line for line, column in evidence if column is None} & shared_lines(places)
     proved = {place: SHARED_LINE if place.line in unclear else place.proved for place in places}
     return tuple(
-        Site(place, judge_site(place.spec, policy, proved[place], built[place]), tuple(built[place]))
+        Site(
+            place, judge_site(place.spec, policy, proved[place], built[place]), tuple(built[place])
+        )
         for place in places
     )

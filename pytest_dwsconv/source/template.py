@@ -7,9 +7,10 @@ from string import Template
 MARK = "Inserted by dwsconv-rewrite"
 """Stands in the docstring of every inserted class: by it a later run knows its own work."""
 
-# reason: torch's own initialisation makes a convolution's output vary a third as much as its input, so two in a row
-# would make it a ninth. With the depthwise part at gain 1 the pair's output varies as one convolution's does.
-# The weight is spelled with methods that torch.jit.script knows, so that scripted models stay scriptable.
+# reason: torch's own initialisation makes a convolution's output vary a third as much as its input,
+# so two in a row would make it a ninth. With the depthwise part at gain 1 the pair's output varies
+# as one convolution's does. The weight is spelled with methods that torch.jit.script knows, so that
+# scripted models stay scriptable.
 _TEXT = Template('''\
 class $name($nn.Module):
     """A depthwise, then a pointwise convolution, in the place of one nn.Conv${rank}d.
@@ -88,6 +89,8 @@ class $name($nn.Module):
 
 
 def class_text(rank: int, name: str, torch: str, nn: str) -> str:
-    """The class for ``rank`` dimensions, where the file calls ``torch`` and ``torch.nn`` by these names."""
+    """The class for ``rank`` dimensions, where the file calls ``torch`` and ``torch.nn`` by these
+    names.
+    """
     sides = f"tuple[{', '.join(['int'] * rank)}]"
     return _TEXT.substitute(rank=rank, name=name, torch=torch, nn=nn, sides=sides, mark=MARK)

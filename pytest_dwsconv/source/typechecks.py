@@ -15,13 +15,17 @@ _ALL_RANKS = frozenset({1, 2, 3})
 _BASE = "torch.nn.modules.conv._ConvNd"
 
 _IS_INSTANCE = m.Call(func=m.Name("isinstance"), args=[m.Arg(), m.Arg()])
-_IS_SUBCLASS = m.Call(func=m.Name("issubclass"), args=[m.Arg(m.Call(func=m.Name("type"), args=[m.Arg()])), m.Arg()])
+_IS_SUBCLASS = m.Call(
+    func=m.Name("issubclass"), args=[m.Arg(m.Call(func=m.Name("type"), args=[m.Arg()])), m.Arg()]
+)
 _TYPE_OF = m.Call(func=m.Name("type"), args=[m.Arg()]) | m.Attribute(attr=m.Name("__class__"))
 _NEGATED = (cst.NotEqual, cst.IsNot, cst.NotIn)
 
 
 class TypeCheck(NamedTuple):
-    """``subject`` is held against ``types``; ``positive`` where the whole holds if it is of one of them."""
+    """``subject`` is held against ``types``; ``positive`` where the whole holds if it is of one of
+    them.
+    """
 
     subject: cst.BaseExpression
     types: cst.BaseExpression
@@ -59,7 +63,11 @@ def _ranks_of(member: cst.Name | cst.Attribute, names: Names) -> frozenset[int]:
     if meant in CALLEES:
         return frozenset() if CALLEES[meant].transposed else frozenset({CALLEES[meant].rank})
     value = names.value(member) if isinstance(member, cst.Name) else None
-    return conv_ranks(value, names) if isinstance(value, (cst.Tuple, cst.List, cst.Set)) else frozenset()
+    return (
+        conv_ranks(value, names)
+        if isinstance(value, (cst.Tuple, cst.List, cst.Set))
+        else frozenset()
+    )
 
 
 def members(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:

@@ -1,4 +1,6 @@
-"""What a file does with its convolutions that a replacement would not stand: by name, and through other names."""
+"""What a file does with its convolutions that a replacement would not stand: by name, and through
+other names.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,14 @@ from pytest_dwsconv.source.typechecks import TypeCheck, conv_ranks, type_check
 _REPARAMETRIZE = re.compile(
     r"torch\.nn\.utils\.(parametriz\w+\.)?(\w+_norm|orthogonal|register_parametrization)|torch\.nn\.utils\.prune\.\w+"
 )
-_REPARAMETRIZER = re.compile(r"(?i)(weight|spectral)_?norm|orthogonal|register_parametrization|prune")
+_REPARAMETRIZER = re.compile(
+    r"(?i)(weight|spectral)_?norm|orthogonal|register_parametrization|prune"
+)
 """What files call those functions, torch's or their own."""
 
-_FUSE = re.compile(r"torch\.nn\.utils\.(fusion\.)?fuse_\w+|torch\.(ao\.)?quantization\.fuse_modules\w*")
+_FUSE = re.compile(
+    r"torch\.nn\.utils\.(fusion\.)?fuse_\w+|torch\.(ao\.)?quantization\.fuse_modules\w*"
+)
 
 _STATE = frozenset({"load_state_dict", "state_dict", "get_parameter", "register_parameter"})
 _PARAMETERS = m.Call(func=m.Attribute(attr=m.Name("parameters") | m.Name("named_parameters")))
@@ -31,7 +37,8 @@ _WRITTEN = re.compile(r"(?!requires_grad_|share_memory_)\w*[a-z]_")
 _KEY = re.compile(r"(?:\w+\.)*([A-Za-z_]\w*)\.weight")
 """The name of a weight in a state_dict, after the attribute that holds its layer."""
 _FORWARDING = frozenset(
-    "append extend insert add_module register_module to cuda cpu half float train eval apply __init__".split()
+    "append extend insert add_module register_module to cuda cpu half float train eval apply "
+    "__init__".split()
 )
 """Methods, of modules and containers, that change no weight of what they are given."""
 
@@ -72,21 +79,33 @@ class _Uses:
         for call in self._flow.reach_attribute(name).calls:
             self._against(call, by_rule(code, what))
 
-    def _note(self, of: cst.BaseExpression, code: str, what: str, through_classes: bool = True) -> bool:
-        """Note ``what`` against all that the expression reaches; False where that is nothing and may be anything."""
+    def _note(
+        self, of: cst.BaseExpression, code: str, what: str, through_classes: bool = True
+    ) -> bool:
+        """Note ``what`` against all that the expression reaches; False where that is nothing and
+        may be anything.
+        """
         if is_self(of):
             return True
         named = isinstance(of, (cst.Name, cst.Attribute))
         reach = self._flow.reach(of, through_classes and not named)
         certain = named or len(reach.calls) == 1
         for call in reach.calls:
-            self._against(call, by_rule(code, what) if certain else by_rule("DWS205", f"{what}, this one or another"))
+            self._against(
+                call,
+                by_rule(code, what)
+                if certain
+                else by_rule("DWS205", f"{what}, this one or another"),
+            )
         return reach.resolved
 
     def _against(self, call: cst.Call, judgement: Judgement) -> None:
         """What is certain goes before what is not; else the first."""
         old = self.judgements.get(call)
-        if old is None or (old.verdict, judgement.verdict) == (Verdict.CANNOT_TELL, Verdict.INELIGIBLE):
+        if old is None or (old.verdict, judgement.verdict) == (
+            Verdict.CANNOT_TELL,
+            Verdict.INELIGIBLE,
+        ):
             self.judgements[call] = judgement
 
     def _line(self, node: cst.CSTNode) -> str:
@@ -97,19 +116,35 @@ class _Uses:
     def _look_at_attribute(self, node: cst.Attribute) -> None:
         name = node.attr.value
         parent = self._parsed.parents[node]
-        if name == "weight" and not (isinstance(parent, cst.Attribute) and parent.attr.value in _SAME):
-            reason = f"{self._line(node)} uses its weight by name, and a replacement has none of its own"
+        if name == "weight" and not (
+            isinstance(parent, cst.Attribute) and parent.attr.value in _SAME
+        ):
+            reason = (
+                f"{self._line(node)} uses its weight by name, and a replacement has none of its own"
+            )
             self._note(node.value, "DWS110", reason)
         elif name == "_parameters":
-            self._note(node.value, "DWS110", f"{self._line(node)} uses its parameters, and a replacement has others")
+            self._note(
+                node.value,
+                "DWS110",
+                f"{self._line(node)} uses its parameters, and a replacement has others",
+            )
         elif is_target(self._parsed, node):
             self._look_at_setting(node, name, node.value)
 
     def _look_at_setting(self, node: cst.CSTNode, name: str, of: cst.BaseExpression) -> None:
         if name == "bias":
-            self._note(of, "DWS110", f"{self._line(node)} sets its bias, and a replacement has none of its own")
+            self._note(
+                of,
+                "DWS110",
+                f"{self._line(node)} sets its bias, and a replacement has none of its own",
+            )
         elif name in SETTINGS:
-            self._note(of, "DWS110", f"{self._line(node)} sets its {name}, which the parts of a replacement do not see")
+            self._note(
+                of,
+                "DWS110",
+                f"{self._line(node)} sets its {name}, which the parts of a replacement do not see",
+            )
 
     def _look_at_call(self, node: cst.Call) -> None:
         qualified = self._names.qualified(node.func) or ""
@@ -130,7 +165,9 @@ class _Uses:
             self._look_at_setting(node, str(texts[0].evaluated_value), node.args[0].value)
         dynamic = qualified in _ATTRIBUTE_FUNCTIONS
         if any(text.evaluated_value == "weight" for text in texts):
-            reason = f"{self._line(node)} uses its weight by name, and a replacement has none of its own"
+            reason = (
+                f"{self._line(node)} uses its weight by name, and a replacement has none of its own"
+            )
         elif dynamic and not texts:
             reason = f"{self._line(node)} uses an attribute of it that is named at run time, which may be its weight"
         else:
@@ -151,17 +188,27 @@ class _Uses:
             self._note(argument.value, "DWS110", what, through_classes=False)
             for text in below(argument.value):
                 if isinstance(text, cst.SimpleString):
-                    self._note_attribute(str(text.evaluated_value).rpartition(".")[2], "DWS110", what)
+                    self._note_attribute(
+                        str(text.evaluated_value).rpartition(".")[2], "DWS110", what
+                    )
 
     def _look_at_parameters(self, node: cst.For | cst.CompFor | cst.Assign) -> None:
-        """``for p in conv.parameters(): p.zero_()`` and ``w, b = conv.parameters()``; most loops only freeze."""
+        """``for p in conv.parameters(): p.zero_()`` and ``w, b = conv.parameters()``; most loops
+        only freeze.
+        """
         source = node.value if isinstance(node, cst.Assign) else node.iter
         if not m.matches(source, _PARAMETERS):
             return
-        tuples = isinstance(node, cst.Assign) and any(isinstance(each.target, cst.Tuple) for each in node.targets)
-        if tuples or (isinstance(node, cst.For) and any(self._writes(each) for each in below(node.body))):
+        tuples = isinstance(node, cst.Assign) and any(
+            isinstance(each.target, cst.Tuple) for each in node.targets
+        )
+        if tuples or (
+            isinstance(node, cst.For) and any(self._writes(each) for each in below(node.body))
+        ):
             of = cst.ensure_type(cst.ensure_type(source, cst.Call).func, cst.Attribute).value
-            what = f"{self._line(node)} writes or names its parameters, and a replacement has others"
+            what = (
+                f"{self._line(node)} writes or names its parameters, and a replacement has others"
+            )
             self._note(of, "DWS110", what, through_classes=False)
 
     def _writes(self, node: cst.CSTNode) -> bool:
@@ -198,7 +245,9 @@ class _Uses:
                 self._against(call, by_rule("DWS205", reason))
 
     def _is_harmless(self, node: cst.Call) -> bool:
-        if (self._names.qualified(node.func) or "").startswith(_HARMLESS) or node in self._flow.convolutions:
+        if (self._names.qualified(node.func) or "").startswith(
+            _HARMLESS
+        ) or node in self._flow.convolutions:
             return True
         return isinstance(node.func, cst.Attribute) and node.func.attr.value in _FORWARDING
 

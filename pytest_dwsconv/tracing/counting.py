@@ -1,4 +1,6 @@
-"""Multiply-accumulates of whatever an operator runs inside, by the formulas of PyTorch's own flop counter."""
+"""Multiply-accumulates of whatever an operator runs inside, by the formulas of PyTorch's own flop
+counter.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class ConvCall(NamedTuple):
 
     @property
     def macs(self) -> int:
-        return operators.conv_macs(self.weight_shape, self.input_shape, self.output_shape, self.transposed)
+        return operators.conv_macs(
+            self.weight_shape, self.input_shape, self.output_shape, self.transposed
+        )
 
 
 class Counted(NamedTuple):
@@ -64,7 +68,11 @@ class AtenCounter(TorchDispatchMode):
         return Counted(self.macs, dict(self.uncounted), self.convolutions) if self.counted else None
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         packet = getattr(func, "_overloadpacket", func)
@@ -76,7 +84,9 @@ class AtenCounter(TorchDispatchMode):
                 self.convolutions.append(_conv_call(args, out))
             return out
         with self:
-            out = func.decompose(*args, **kwargs) if isinstance(func, OpOverload) else NotImplemented
+            out = (
+                func.decompose(*args, **kwargs) if isinstance(func, OpOverload) else NotImplemented
+            )
         if out is NotImplemented:
             out = func(*args, **kwargs)
             name = packet.__name__
@@ -104,10 +114,14 @@ def _conv_call(args: Sequence[Any], out: Tensor) -> ConvCall:
 
 @cache
 def _formulas() -> Mapping[Any, Callable[..., Any]]:
-    """Twice the multiply-accumulates by operator; imported when first needed, for this may import triton."""
+    """Twice the multiply-accumulates by operator; imported when first needed, for this may import
+    triton.
+    """
     from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-    def attention(query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    def attention(
+        query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **kwargs: Any
+    ) -> int:
         return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
     return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention, **flop_registry}

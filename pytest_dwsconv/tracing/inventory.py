@@ -18,7 +18,9 @@ class Inventory:
         self.names: dict[int, list[str]] = {}
         """The names of a module, by its identity: all, or the first of very many."""
         self.parameter_names: dict[int, list[str]] = {}
-        """The names that modules hold a parameter under, by its identity, each module under its first."""
+        """The names that modules hold a parameter under, by its identity, each module under its
+        first.
+        """
         self.parameters: list[nn.Parameter] = []
         """Every parameter once."""
         self.buffers: list[tuple[str, Tensor]] = []
@@ -59,6 +61,8 @@ class Inventory:
         return module is not None and module._parameters.get(name.rpartition(".")[2]) is not None
 
     def device(self) -> torch.device:
-        """Where the model is: the device of its first parameter, else of its first buffer, else the CPU."""
+        """Where the model is: the device of its first parameter, else of its first buffer, else the
+        CPU.
+        """
         tensors: list[Tensor] = [*self.parameters[:1], *(buffer for _, buffer in self.buffers[:1])]
         return tensors[0].device if tensors else torch.device("cpu")

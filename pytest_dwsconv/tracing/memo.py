@@ -1,7 +1,8 @@
 """What operators gave before.
 
-On meta tensors the result of an operator depends on shapes and settings alone. Networks repeat their blocks, so each
-operator runs once for each kind of arguments, and its next calls are answered from here.
+On meta tensors the result of an operator depends on shapes and settings alone. Networks repeat
+their blocks, so each operator runs once for each kind of arguments, and its next calls are answered
+from here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ from pytest_dwsconv.tracing.steps import Layout
 _known: dict[Any, tuple[Any, Counted | None]] = {}
 _LIMIT = 10_000
 _ATOMS = frozenset(
-    {int, float, bool, str, type(None), type(...), torch.dtype, torch.device, torch.memory_format, torch.layout}
+    {
+        int,
+        float,
+        bool,
+        str,
+        type(None),
+        type(...),
+        torch.dtype,
+        torch.device,
+        torch.memory_format,
+        torch.layout,
+    }
 )
 _UNKEYED = object()
 
@@ -31,7 +43,9 @@ def forget() -> None:
 def outcome(
     func: Any, args: Any, kwargs: Any, run: Callable[[], tuple[Any, Counted | None]]
 ) -> tuple[Any, Counted | None]:
-    """The result of ``func(*args, **kwargs)`` and what it holds: remembered, or else from ``run()``."""
+    """The result of ``func(*args, **kwargs)`` and what it holds: remembered, or else from
+    ``run()``.
+    """
     key = _key(func, args, kwargs)
     if key is None:
         return run()
@@ -50,9 +64,17 @@ def outcome(
 
 def _key(func: Any, args: Any, kwargs: Any) -> Any:
     """What the result depends on; None where that cannot be told."""
-    if not (getattr(func, "__module__", None) or "torch").startswith("torch") or torch._C._is_any_autocast_enabled():
+    if (
+        not (getattr(func, "__module__", None) or "torch").startswith("torch")
+        or torch._C._is_any_autocast_enabled()
+    ):
         return None
-    parts = (func, torch.get_default_dtype(), _described(args), _described(kwargs) if kwargs else None)
+    parts = (
+        func,
+        torch.get_default_dtype(),
+        _described(args),
+        _described(kwargs) if kwargs else None,
+    )
     return None if parts[2] is _UNKEYED or parts[3] is _UNKEYED else parts
 
 
@@ -77,7 +99,9 @@ def _described(value: Any) -> Any:
 
 
 def _layout(out: Any, arguments: list[Any]) -> Any:
-    """The layout of a result, or of each of several; None if it is no meta tensor, or one of the arguments itself."""
+    """The layout of a result, or of each of several; None if it is no meta tensor, or one of the
+    arguments itself.
+    """
     if type(out) in (tuple, list):
         layouts = [None if item is None else _layout(item, arguments) or _UNKEYED for item in out]
         return None if _UNKEYED in layouts else type(out)(layouts)

@@ -1,7 +1,8 @@
 """What is known of single operators: output shapes without running them, and multiply-accumulates.
 
-Each entry is a small pure function on shapes. Nothing here is needed for the right answer, only for a quick one:
-a shape function that returns ``None`` sends the call to the operator itself, on meta or real tensors.
+Each entry is a small pure function on shapes. Nothing here is needed for the right answer, only for
+a quick one: a shape function that returns ``None`` sends the call to the operator itself, on meta
+or real tensors.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ CONVOLUTIONS = frozenset({*CONV_MODULES, *TRANSPOSED_MODULES})
 
 
 def own_forward(module: nn.Module) -> bool:
-    """Whether the instance has a forward of its own, or the part of one that a convolution computes in."""
+    """Whether the instance has a forward of its own, or the part of one that a convolution computes
+    in.
+    """
     return "forward" in module.__dict__ or "_conv_forward" in module.__dict__
 
 
@@ -39,19 +42,29 @@ def per_side(value: Any, rank: int) -> Shape:
     return (value,) * rank
 
 
-def window(size: int, kernel: int, stride: int, padding: int, dilation: int = 1, ceil: bool = False) -> int:
+def window(
+    size: int, kernel: int, stride: int, padding: int, dilation: int = 1, ceil: bool = False
+) -> int:
     """Output length of a sliding window over ``size`` elements, as PyTorch computes it."""
     span = size + 2 * padding - dilation * (kernel - 1) - 1
     length = -(-span // stride) + 1 if ceil else span // stride + 1
-    if ceil and (length - 1) * stride >= size + padding:  # the last window must start inside the padded input
+    # the last window must start inside the padded input
+    if ceil and (length - 1) * stride >= size + padding:
         length -= 1
     return length
 
 
 def conv_output(
-    shape: Sequence[int], filters: int, kernel: Shape, stride: Shape, padding: Shape | str, dilation: Shape
+    shape: Sequence[int],
+    filters: int,
+    kernel: Shape,
+    stride: Shape,
+    padding: Shape | str,
+    dilation: Shape,
 ) -> Shape | None:
-    """Output shape of a convolution over ``shape``, (N, C, *sides) or (C, *sides); None where it must fail."""
+    """Output shape of a convolution over ``shape``, (N, C, *sides) or (C, *sides); None where it
+    must fail.
+    """
     rank = len(kernel)
     if len(shape) not in (rank + 1, rank + 2):
         return None
@@ -61,7 +74,11 @@ def conv_output(
     else:
         margins: Any = (0,) * rank if padding == "valid" else padding
         out = tuple(map(window, sides, kernel, stride, margins, dilation))
-    return None if len(out) < rank or min(out) < 1 else (*shape[: len(shape) - rank - 1], filters, *out)
+    return (
+        None
+        if len(out) < rank or min(out) < 1
+        else (*shape[: len(shape) - rank - 1], filters, *out)
+    )
 
 
 def _conv(module: Any, x: Tensor) -> Shape | None:
@@ -69,11 +86,17 @@ def _conv(module: Any, x: Tensor) -> Shape | None:
     filters, channels, *kernel = weight.shape
     rank = len(kernel)
     shape = x.shape
-    if len(shape) <= rank or shape[-rank - 1] != channels * module.groups or x.dtype != weight.dtype:
+    if (
+        len(shape) <= rank
+        or shape[-rank - 1] != channels * module.groups
+        or x.dtype != weight.dtype
+    ):
         return None
     if module.padding_mode != "zeros" or x.is_complex():
         return None
-    return conv_output(shape, filters, tuple(kernel), module.stride, module.padding, module.dilation)
+    return conv_output(
+        shape, filters, tuple(kernel), module.stride, module.padding, module.dilation
+    )
 
 
 def _linear(module: Any, x: Tensor) -> Shape | None:
@@ -90,8 +113,11 @@ def _same(module: Any, x: Tensor) -> Shape:
 def _batch_norm(rank: int) -> Callable[[Any, Tensor], Shape | None]:
     def shape(module: Any, x: Tensor) -> Shape | None:
         shape = x.shape
-        running_mean = module._buffers.get("running_mean")  # which PyTorch finds there in four times as long
-        fits = len(shape) == rank + 2 and shape[1] == module.num_features and running_mean is not None
+        # which PyTorch finds there in four times as long
+        running_mean = module._buffers.get("running_mean")
+        fits = (
+            len(shape) == rank + 2 and shape[1] == module.num_features and running_mean is not None
+        )
         return shape if fits else None
 
     return shape
@@ -103,7 +129,11 @@ def _layer_norm(module: Any, x: Tensor) -> Shape | None:
 
 
 def _group_norm(module: Any, x: Tensor) -> Shape | None:
-    return tuple(x.shape) if x.dim() > 2 and x.shape[1] == module.num_channels and x.is_contiguous() else None
+    return (
+        tuple(x.shape)
+        if x.dim() > 2 and x.shape[1] == module.num_channels and x.is_contiguous()
+        else None
+    )
 
 
 def _pool(rank: int) -> Callable[[Any, Tensor], Shape | None]:
@@ -126,7 +156,10 @@ def _adaptive(rank: int) -> Callable[[Any, Tensor], Shape | None]:
         if x.dim() != rank + 2:
             return None
         wanted = per_side(module.output_size, rank)
-        return (*x.shape[:2], *(size or side for size, side in zip(wanted, x.shape[2:], strict=True)))
+        return (
+            *x.shape[:2],
+            *(size or side for size, side in zip(wanted, x.shape[2:], strict=True)),
+        )
 
     return shape
 
@@ -248,7 +281,9 @@ MOVES = frozenset(
     Dropout Dropout1d Dropout2d Dropout3d dropout dropout2d randn rand empty_strided native_dropout
     """.split()
 )
-"""Names of operators that move, make or reinterpret data and compute nothing worth naming as not counted."""
+"""Names of operators that move, make or reinterpret data and compute nothing worth naming as not
+counted.
+"""
 
 NO_MACS = MOVES | frozenset(
     """
@@ -262,22 +297,28 @@ NO_MACS = MOVES | frozenset(
     rms_norm size dim stride numel is_contiguous is_floating_point is_complex
     """.split()
 )
-"""Names of functions that hold no convolution and no matrix multiplication: run without counting inside."""
+"""Names of functions that hold no convolution and no matrix multiplication: run without counting
+inside.
+"""
 
 
-def conv_macs(weight: Sequence[int], input_shape: Sequence[int], output_shape: Sequence[int], transposed: bool) -> int:
+def conv_macs(
+    weight: Sequence[int], input_shape: Sequence[int], output_shape: Sequence[int], transposed: bool
+) -> int:
     """Multiply-accumulates of one call of a convolution, the batch included.
 
-    ``weight`` is (M, C/G, *sides), or (C, M/G, *sides) when transposed; shapes (N, C, *sides) or (C, *sides).
+    ``weight`` is (M, C/G, *sides), or (C, M/G, *sides) when transposed; shapes (N, C, *sides) or
+    (C, *sides).
     """
-    return prod(input_shape if transposed else output_shape) * prod(weight[1:])  # of shape and weight, one has M or C
+    # of shape and weight, one has M or C
+    return prod(input_shape if transposed else output_shape) * prod(weight[1:])
 
 
 def recurrent_macs(args: Sequence[Any]) -> int:
     """Multiply-accumulates of a recurrent network, from what its function is called with.
 
-    Every element of the input, a time step of a sequence, (T, N, C), (N, T, C) or packed (T N, C), meets each weight
-    matrix of each layer and direction once.
+    Every element of the input, a time step of a sequence, (T, N, C), (N, T, C) or packed (T N, C),
+    meets each weight matrix of each layer and direction once.
     """
     steps: int = prod(args[0].shape[:-1])
     weights: Sequence[Tensor] = next(
@@ -287,15 +328,21 @@ def recurrent_macs(args: Sequence[Any]) -> int:
 
 
 def recurrent_output(args: Sequence[Any]) -> tuple[Tensor, ...] | None:
-    """Meta tensors as a recurrent network over whole, unpacked sequences gives; None for packed ones."""
+    """Meta tensors as a recurrent network over whole, unpacked sequences gives; None for packed
+    ones.
+    """
     x, state = args[:2]
     states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
-    if len(args) != _RECURRENT_ARGUMENTS or any(one.dim() != x.dim() or one.dtype != x.dtype for one in states):
+    if len(args) != _RECURRENT_ARGUMENTS or any(
+        one.dim() != x.dim() or one.dtype != x.dtype for one in states
+    ):
         return None
     bidirectional, batch_first = args[-2:]
     sides = (*x.shape[:-1], states[0].shape[-1] * (1 + bidirectional))
     if batch_first and len(sides) == _BATCHED:
-        out = torch.empty((sides[1], sides[0], sides[2]), dtype=x.dtype, device=META).transpose(0, 1)
+        out = torch.empty((sides[1], sides[0], sides[2]), dtype=x.dtype, device=META).transpose(
+            0, 1
+        )
     else:
         out = torch.empty(sides, dtype=x.dtype, device=META)
     return (out, *(torch.empty(one.shape, dtype=x.dtype, device=META) for one in states))

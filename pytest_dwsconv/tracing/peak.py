@@ -1,8 +1,9 @@
 """How many bytes of activations a recorded forward holds at its peak.
 
-Whether a result is a view, was written in place or has memory of its own depends on the operator, its settings and
-the layout of its arguments. Frequent operators are known by name; any other is run once more, on meta tensors laid out
-as its arguments were, and PyTorch tells which of them share a storage.
+Whether a result is a view, was written in place or has memory of its own depends on the operator,
+its settings and the layout of its arguments. Frequent operators are known by name; any other is run
+once more, on meta tensors laid out as its arguments were, and PyTorch tells which of them share a
+storage.
 """
 
 from __future__ import annotations
@@ -30,26 +31,32 @@ _ALLOCATING = frozenset(
     )
     if not name.startswith("__i") and (name.endswith("__") or not name.endswith("_"))
 )
-"""Names of functions whose one result has memory of its own, unless they are told where to write it."""
+"""Names of functions whose one result has memory of its own, unless they are told where to write
+it.
+"""
 _CONVERSIONS = frozenset("to float half double type type_as cpu cuda".split())
 _IDLE = frozenset({nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d})
 """Modules whose result, in evaluation, is their argument."""
 
 
 def peak_activation_bytes(recorded: Trace) -> int:
-    """The most bytes of activations that any one operator of the recorded forward finds or leaves in memory.
+    """The most bytes of activations that any one operator of the recorded forward finds or leaves
+    in memory.
 
-    Operators run in the recorded order, one at a time and none fused into another. An activation is in memory from
-    the operator that makes it to the last that reads it, and one that nobody reads during the operator that makes it;
-    views and results written in place share the memory of what they come from. Inputs count until their last use,
-    parameters, buffers and an operator's scratch memory never.
+    Operators run in the recorded order, one at a time and none fused into another. An activation is
+    in memory from the operator that makes it to the last that reads it, and one that nobody reads
+    during the operator that makes it; views and results written in place share the memory of what
+    they come from. Inputs count until their last use, parameters, buffers and an operator's scratch
+    memory never.
 
     Raises:
-        InputError: the forward makes a tensor whose shape does not tell its size, such as a nested one.
+        InputError: the forward makes a tensor whose shape does not tell its size, such as a nested
+            one.
     """
     ledger = _Ledger(recorded.inventory.modules)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # reason: an operator that warns did so when it was recorded
+        # reason: an operator that warns did so when it was recorded
+        warnings.simplefilter("ignore")
         for time, step in enumerate(recorded.steps):
             ledger.enter(step, time)
     return ledger.peak(len(recorded.steps))
@@ -57,7 +64,9 @@ def peak_activation_bytes(recorded: Trace) -> int:
 
 @dataclass(slots=True)
 class _Memory:
-    """A block of memory, with the times of the operator that makes it and of the last that reads it."""
+    """A block of memory, with the times of the operator that makes it and of the last that reads
+    it.
+    """
 
     bytes: int
     first: int
@@ -84,7 +93,9 @@ class _Ledger:
         self.modules = modules
         self.made: list[_Memory] = []
         self.held: dict[Step, Any] = {}
-        """A memory; None for one that does not count; of several results with memories of their own, those."""
+        """A memory; None for one that does not count; of several results with memories of their
+        own, those.
+        """
         self.asked: dict[Any, _Sharing] = {}
 
     def enter(self, step: Step, time: int) -> None:
@@ -122,10 +133,15 @@ class _Ledger:
         if shares is None:
             try:
                 sharing = self._ask(step)
-            except Exception:  # reason: what an operator cannot do on meta tensors, it did when it was recorded
+            except (
+                Exception
+            ):  # reason: what an operator cannot do on meta tensors, it did when it was recorded
                 shares = _converts_nothing(step)
             else:
-                memories = [*map(self.held.get, step.reads), *(self._new(size, time) for size in sharing.sizes)]
+                memories = [
+                    *map(self.held.get, step.reads),
+                    *(self._new(size, time) for size in sharing.sizes),
+                ]
                 return _mapped(sharing.results, _Number, memories.__getitem__)
         return self.held[step.reads[0]] if shares else self._own(step, time)
 
@@ -134,7 +150,11 @@ class _Ledger:
         reads = list(step.reads)
         layouts = [read.layout for read in reads if read.layout is not None]
         arguments = (step.args, dict(step.kwargs))
-        key = step.target, repr(_mapped(arguments, Step, lambda read: f"read {reads.index(read)}")), *layouts
+        key = (
+            step.target,
+            repr(_mapped(arguments, Step, lambda read: f"read {reads.index(read)}")),
+            *layouts,
+        )
         if key not in self.asked:
             call = self.modules[step.target].forward if step.op == "call_module" else step.target
             tensors = [layout.tensor() for layout in layouts]
@@ -164,11 +184,15 @@ def _sharing(out: Any, tensors: list[Tensor]) -> _Sharing:
             storages.append(storage)
         return numbers[storage._cdata]
 
-    return _Sharing(_mapped(out, Tensor, number), [storage.nbytes() for storage in storages[len(tensors) :]])
+    return _Sharing(
+        _mapped(out, Tensor, number), [storage.nbytes() for storage in storages[len(tensors) :]]
+    )
 
 
 def _shares(step: Step, modules: Mapping[str, nn.Module]) -> bool | None:
-    """Whether the result lies in the memory of what is read first; None where the name does not tell."""
+    """Whether the result lies in the memory of what is read first; None where the name does not
+    tell.
+    """
     if not step.reads:
         return False
     if step.op == "call_module":
@@ -178,9 +202,15 @@ def _shares(step: Step, modules: Mapping[str, nn.Module]) -> bool | None:
         return True
     if name == "contiguous" and len(step.args) == 1 and not step.kwargs:
         return step.layout == step.reads[0].layout
-    told = any(value is True for value in step.args) or step.kwargs.get("inplace") or "out" in step.kwargs
+    told = (
+        any(value is True for value in step.args)
+        or step.kwargs.get("inplace")
+        or "out" in step.kwargs
+    )
     counted = step.counted is not None and not name.endswith("_")
-    return False if step.layout is not None and not told and (counted or name in _ALLOCATING) else None
+    return (
+        False if step.layout is not None and not told and (counted or name in _ALLOCATING) else None
+    )
 
 
 def _module_shares(module: nn.Module, step: Step) -> bool | None:
@@ -192,11 +222,15 @@ def _module_shares(module: nn.Module, step: Step) -> bool | None:
 def _converts_nothing(step: Step) -> bool:
     """Whether a conversion leaves its argument as it is; one to another device cannot be asked."""
     name = getattr(step.target, "__name__", "")
-    return name in _CONVERSIONS and not step.kwargs.get("copy") and step.layout == step.reads[0].layout
+    return (
+        name in _CONVERSIONS and not step.kwargs.get("copy") and step.layout == step.reads[0].layout
+    )
 
 
 def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """``value`` with the function of each object of that kind in it, inside lists, tuples and dictionaries."""
+    """``value`` with the function of each object of that kind in it, inside lists, tuples and
+    dictionaries.
+    """
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, (tuple, list)):

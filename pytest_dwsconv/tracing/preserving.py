@@ -32,11 +32,12 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
 
     The block is given the attributes of each module as they were.
 
-    Put back are the attributes of all modules (training flags, hooks, compiled calls, caches assigned by a
-    forward, lists and dictionaries appended to), their parameter, buffer and child tables, the attributes and slots of
-    objects among them, the variables that their hooks use, and the random state of torch, ``random`` and NumPy. The
-    values of tensors are the tracer's to protect: it hands the forward stand-ins. The flags are set directly, because
-    a model's own ``train`` and ``eval`` may do more.
+    Put back are the attributes of all modules (training flags, hooks, compiled calls, caches
+    assigned by a forward, lists and dictionaries appended to), their parameter, buffer and child
+    tables, the attributes and slots of objects among them, the variables that their hooks use, and
+    the random state of torch, ``random`` and NumPy. The values of tensors are the tracer's to
+    protect: it hands the forward stand-ins. The flags are set directly, because a model's own
+    ``train`` and ``eval`` may do more.
     """
     saved = _Snapshot(modules)
     state = _random_state()
@@ -82,9 +83,11 @@ class _Held:
 
 @contextmanager
 def uninterrupted() -> Iterator[AbstractContextManager[None]]:
-    """Hold Ctrl-C back for the block: it comes when the block is over, or in it where what it is given is entered.
+    """Hold Ctrl-C back for the block: it comes when the block is over, or in it where what it is
+    given is entered.
 
-    Threads other than the main one are not interrupted anyway, and what is no function of Python is left in place.
+    Threads other than the main one are not interrupted anyway, and what is no function of Python is
+    left in place.
     """
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
@@ -126,7 +129,9 @@ class _Snapshot:
                     self._keep_filled(value, within_object)
             elif kind in _PLAIN or issubclass(kind, nn.Module):  # the latter is put back by itself
                 continue
-            elif issubclass(kind, _HOLDERS):  # by its type, because a proxy's __class__ may be of what is gone
+            elif issubclass(
+                kind, _HOLDERS
+            ):  # by its type, because a proxy's __class__ may be of what is gone
                 self._keep_filled(value, within_object)
             else:
                 self._keep_other(value, within_object)
@@ -143,8 +148,11 @@ class _Snapshot:
             self._keep_attributes(container)
 
     def _keep_other(self, value: Any, within_object: bool) -> None:
-        """What an object holds, but not what the objects in it hold: that may be everything there is."""
-        with suppress(Exception):  # reason: only the snapshot asks for a state, which some refuse (SystemRandom)
+        """What an object holds, but not what the objects in it hold: that may be everything there
+        is.
+        """
+        # reason: only the snapshot asks for a state, which some refuse (SystemRandom)
+        with suppress(Exception):
             self.others += _own_state(value)
         if within_object or id(value) in self._seen[within_object]:
             return
@@ -218,13 +226,16 @@ def _same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
 
 def _attributes(value: Any) -> Iterator[dict[str, Any]]:
     """The dictionary of an object's attributes, if it has one."""
-    with suppress(Exception):  # reason: only the snapshot asks for it, and a proxy answers for what may be gone
+    # reason: only the snapshot asks for it, and a proxy answers for what may be gone
+    with suppress(Exception):
         if type(attributes := getattr(value, "__dict__", None)) is dict:
             yield attributes
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object], Any]]:
-    """The variables around a function that it uses, those of its module included: how to set each, and its value."""
+    """The variables around a function that it uses, those of its module included: how to set each,
+    and its value.
+    """
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # reason: the cell of a name that is not bound yet is empty
             yield partial(setattr, cell, "cell_contents"), cell.cell_contents
@@ -236,11 +247,18 @@ def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object]
 def _slots(kind: type) -> list[MemberDescriptorType]:
     """What instances of a class hold outside of a dictionary."""
     bases = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
-    return [member for base in bases for member in base.values() if isinstance(member, MemberDescriptorType)]
+    return [
+        member
+        for base in bases
+        for member in base.values()
+        if isinstance(member, MemberDescriptorType)
+    ]
 
 
 def _in_slots(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
-    """How to set each slot of an object, and what is in it; past the object's own way, which may forbid it."""
+    """How to set each slot of an object, and what is in it; past the object's own way, which may
+    forbid it.
+    """
     for slot in _slots(type(value)):
         try:
             content = slot.__get__(value)
@@ -256,7 +274,9 @@ def _empty_slot(slot: MemberDescriptorType, value: Any, _: None) -> None:
 
 
 def _own_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
-    """How to put back what ``value`` has no attribute for, if it makes random numbers or is an array of Python's."""
+    """How to put back what ``value`` has no attribute for, if it makes random numbers or is an
+    array of Python's.
+    """
     kind, numpy = type(value), sys.modules.get("numpy.random")
     if issubclass(kind, torch.Generator):
         yield value.set_state, value.get_state()

@@ -1,8 +1,8 @@
 """The recorder: runs each operator of a forward on stand-ins and writes it down as a step.
 
-Calls of modules that are one operator become ``call_module`` steps, every other operator a ``call_function`` step,
-seen through a ``TorchFunctionMode``. Parameters and buffers are never touched: where an operator would read one it
-is given a stand-in.
+Calls of modules that are one operator become ``call_module`` steps, every other operator a
+``call_function`` step, seen through a ``TorchFunctionMode``. Parameters and buffers are never
+touched: where an operator would read one it is given a stand-in.
 """
 
 from __future__ import annotations
@@ -52,10 +52,15 @@ _READERS = frozenset(
 )
 """Methods that read a tensor's layout and give no tensor: there is nothing to record."""
 _VALUE_READERS = frozenset(
-    "item tolist numpy __bool__ __int__ __float__ __index__ __format__ __repr__ __contains__ equal".split()
+    "item tolist numpy __bool__ __int__ __float__ __index__ __format__ __repr__ __contains__ "
+    "equal".split()
 )
-"""Methods that read values: those of the model's own tensors are known, as long as the forward has not changed them."""
-_ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format})
+"""Methods that read values: those of the model's own tensors are known, as long as the forward has
+not changed them.
+"""
+_ATOMS = frozenset(
+    {int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format}
+)
 _FEW = 64
 _recordings = count()
 
@@ -79,7 +84,9 @@ class Recorder(TorchFunctionMode):
         self.changed: set[int] = set()
         """Identities of stand-ins whose data the forward has exchanged."""
         self.transforms = False
-        """Whether a transform such as ``torch.vmap`` was at work, whose results are tensors of its own making."""
+        """Whether a transform such as ``torch.vmap`` was at work, whose results are tensors of its
+        own making.
+        """
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = []
         self.failed_in: str | None = None
@@ -94,7 +101,9 @@ class Recorder(TorchFunctionMode):
 
     def add(self, op: str, target: Any, out: Any, **details: Any) -> Step:
         """Write down a step, and remember on the tensors of ``out`` that it made them."""
-        step = Step(op, target, layout=Layout.of(out) if isinstance(out, Tensor) else None, **details)
+        step = Step(
+            op, target, layout=Layout.of(out) if isinstance(out, Tensor) else None, **details
+        )
         self.steps.append(step)
         self._made(out, step)
         return step
@@ -115,26 +124,36 @@ class Recorder(TorchFunctionMode):
         """
         made_by = getattr(tensor, self._mark, None)
         if made_by is None:
-            tensor = self.stand_ins[id(tensor)] if id(tensor) in self.stand_ins else self._stand_in(tensor)
+            tensor = (
+                self.stand_ins[id(tensor)]
+                if id(tensor) in self.stand_ins
+                else self._stand_in(tensor)
+            )
             made_by = getattr(tensor, self._mark)
         return tensor, self._taken(made_by, tensor) if isinstance(made_by, _Element) else made_by
 
     def _taken(self, element: _Element, tensor: Tensor) -> Step:
         step = element.step
         for key in element.path:
-            step = self.add("call_function", operator.getitem, None, args=(step, key), reads=(step,))
+            step = self.add(
+                "call_function", operator.getitem, None, args=(step, key), reads=(step,)
+            )
         step.layout = Layout.of(tensor)
         setattr(tensor, self._mark, step)
         return step
 
     def _stand_in(self, tensor: Tensor) -> Tensor:
-        """A copy of one of the model's own tensors; of one from outside the model with its values, which may decide."""
+        """A copy of one of the model's own tensors; of one from outside the model with its values,
+        which may decide.
+        """
         name = self._name_of(tensor)
         if name is None:
             if tensor.is_meta and not (self.real or self.transforms or self.device.type == "meta"):
                 raise TracingError(
-                    f"{self.owner or 'the model'} uses a tensor that no recorded operator made: it comes from another "
-                    "thread or from compiled code, whose operators cannot be counted; analyze the model without"
+                    f"{self.owner or 'the model'} uses a tensor that no recorded operator made: it "
+                    "comes from another "
+                    "thread or from compiled code, whose operators cannot be counted; analyze the "
+                    "model without"
                 )
             name = f"_constant{len(self.constants)}"
             self.constants[name] = tensor
@@ -149,7 +168,9 @@ class Recorder(TorchFunctionMode):
         return copy
 
     def _name_of(self, tensor: Tensor) -> str | None:
-        """The name of one of the model's own tensors: a parameter, a buffer or, rarely, a plain attribute."""
+        """The name of one of the model's own tensors: a parameter, a buffer or, rarely, a plain
+        attribute.
+        """
         return self._registered.get(id(tensor)) or self._plain_attributes.get(id(tensor))
 
     @cached_property
@@ -162,7 +183,9 @@ class Recorder(TorchFunctionMode):
 
     @cached_property
     def _plain_attributes(self) -> dict[int, str]:
-        """Names of the tensors that modules held as plain attributes before the forward, by identity."""
+        """Names of the tensors that modules held as plain attributes before the forward, by
+        identity.
+        """
         found: dict[int, str] = {}
         for prefix, attributes in self.attributes.items():
             for name, value in attributes.items():
@@ -171,11 +194,19 @@ class Recorder(TorchFunctionMode):
         return found
 
     def _may_decide(self, tensor: Tensor) -> bool:
-        """Whether to keep the values of one of the model's own tensors: of a few numbers that are not learned."""
-        return not isinstance(tensor, nn.Parameter) and tensor.device.type == "cpu" and tensor.numel() <= _FEW
+        """Whether to keep the values of one of the model's own tensors: of a few numbers that are
+        not learned.
+        """
+        return (
+            not isinstance(tensor, nn.Parameter)
+            and tensor.device.type == "cpu"
+            and tensor.numel() <= _FEW
+        )
 
     def read(self, value: Any, reads: list[Step]) -> tuple[Any, Any]:
-        """``value`` as an operator is to see it, and as a step's argument; the steps in it are added to ``reads``."""
+        """``value`` as an operator is to see it, and as a step's argument; the steps in it are
+        added to ``reads``.
+        """
         kind = type(value)
         if kind in _ATOMS:
             return value, value
@@ -190,13 +221,19 @@ class Recorder(TorchFunctionMode):
             return (items, steps) if isinstance(value, tuple) else (list(items), list(steps))
         if isinstance(value, dict):
             read = {key: self.read(item, reads) for key, item in value.items()}
-            return {key: pair[0] for key, pair in read.items()}, {key: pair[1] for key, pair in read.items()}
+            return {key: pair[0] for key, pair in read.items()}, {
+                key: pair[1] for key, pair in read.items()
+            }
         return value, value
 
     # -- functions
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -228,7 +265,9 @@ class Recorder(TorchFunctionMode):
         return out
 
     def _readable(self, value: Any, name: str) -> Any:
-        """The tensor whose layout or values are to be read in place of one among a reader's arguments."""
+        """The tensor whose layout or values are to be read in place of one among a reader's
+        arguments.
+        """
         stand_in = self.stand_ins.get(id(value)) if isinstance(value, Tensor) else None
         if stand_in is None:
             return value.detach().clone() if name == "numpy" and self._name_of(value) else value
@@ -249,11 +288,17 @@ class Recorder(TorchFunctionMode):
             return self.device
         if name == "is_meta" and not self.real:
             return self.device.type == "meta"
-        given = self.known(tensor)[0] if name in _TENSOR_PROPERTIES else self.stand_ins.get(id(tensor), tensor)
+        given = (
+            self.known(tensor)[0]
+            if name in _TENSOR_PROPERTIES
+            else self.stand_ins.get(id(tensor), tensor)
+        )
         out = func(given)
         if isinstance(out, Tensor):
             step = self.known(given)[1]
-            self.add("call_function", getattr, out, args=(step, name), reads=(step,), owner=self.owner)
+            self.add(
+                "call_function", getattr, out, args=(step, name), reads=(step,), owner=self.owner
+            )
         return out
 
     def call_scripted(self, original: Any, function: Any, args: Any, kwargs: Any) -> Any:
@@ -287,8 +332,12 @@ class Recorder(TorchFunctionMode):
         return out
 
     def _leaf_call(self, original: Any, name: str, module: nn.Module, x: Any) -> Any:
-        """One step for a module that is one operator; NotImplemented sends it through its own forward."""
-        plain = isinstance(x, Tensor) and not (_altered(module) or torch.is_grad_enabled() or transformed())
+        """One step for a module that is one operator; NotImplemented sends it through its own
+        forward.
+        """
+        plain = isinstance(x, Tensor) and not (
+            _altered(module) or torch.is_grad_enabled() or transformed()
+        )
         if not plain or (self.real and module.training):
             return NotImplemented
         kind = type(module)
@@ -296,13 +345,23 @@ class Recorder(TorchFunctionMode):
             x, read = self.known(x)
             if self.real:
                 out = original(module, x)
-            elif (shape := operators.LEAVES[kind](module, x if x.is_meta else (x := x.to("meta")))) is None:
+            elif (
+                shape := operators.LEAVES[kind](module, x if x.is_meta else (x := x.to("meta")))
+            ) is None:
                 return NotImplemented
             else:
                 out = x if module.__dict__.get("inplace") else _empty(shape, x, kind)
             layout = Layout.of(out)
             counted = _module_macs(module, x, layout.shape)
-            step = Step("call_module", name, (read,), reads=(read,), layout=layout, owner=name, counted=counted)
+            step = Step(
+                "call_module",
+                name,
+                (read,),
+                reads=(read,),
+                layout=layout,
+                owner=name,
+                counted=counted,
+            )
             self.steps.append(step)
             setattr(out, self._mark, step)
             self.calls.append(ModuleCall(name, kind, layout.bytes))
@@ -326,12 +385,16 @@ def _altered(module: nn.Module) -> bool:
 def _module_macs(module: Any, x: Tensor, out: Sequence[int]) -> Counted | None:
     kind = type(module)
     if kind in operators.CONVOLUTIONS:
-        return Counted(operators.conv_macs(module._parameters["weight"].shape, x.shape, out, module.transposed))
+        return Counted(
+            operators.conv_macs(module._parameters["weight"].shape, x.shape, out, module.transposed)
+        )
     return Counted(prod(out) * x.shape[-1]) if kind is nn.Linear else None
 
 
 def _empty(shape: Sequence[int], like: Tensor, kind: type[nn.Module]) -> Tensor:
-    """A meta tensor of that shape, laid out in memory as a module of this kind over ``like`` would leave it."""
+    """A meta tensor of that shape, laid out in memory as a module of this kind over ``like`` would
+    leave it.
+    """
     if shape != like.shape or kind in operators.CONTIGUOUS:
         return torch.empty(shape, dtype=like.dtype, device=operators.META)
     return like.detach()  # of no memory to share, and many times as quick to make as an empty one
@@ -346,12 +409,20 @@ def _holds_tensor(value: Any) -> bool:
 def size_in_bytes(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
-    return sum(item.numel() * item.element_size() for item in tree_leaves(value) if isinstance(item, Tensor))
+    return sum(
+        item.numel() * item.element_size()
+        for item in tree_leaves(value)
+        if isinstance(item, Tensor)
+    )
 
 
 def _writes(name: str) -> bool:
     """Whether a function of this name writes into its first argument."""
-    return name in ("__set__", "__setitem__") or name.startswith("__i") or (name[-1:] == "_" and name[-2:] != "__")
+    return (
+        name in ("__set__", "__setitem__")
+        or name.startswith("__i")
+        or (name[-1:] == "_" and name[-2:] != "__")
+    )
 
 
 _LOCK = threading.RLock()
@@ -361,8 +432,9 @@ _LOCK = threading.RLock()
 def seeing_modules(recorder: Recorder) -> Iterator[AbstractContextManager[None]]:
     """Let the recorder see every module call of this thread, in what ``nn.Module.__call__`` calls.
 
-    To replace ``__call__`` itself, as ``torch.fx.Tracer`` does, costs more: it is a slot, which Python then updates
-    in every class of modules. Ctrl-C is held back, except in the context that the block is given.
+    To replace ``__call__`` itself, as ``torch.fx.Tracer`` does, costs more: it is a slot, which
+    Python then updates in every class of modules. Ctrl-C is held back, except in the context that
+    the block is given.
     """
 
     def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -377,10 +449,15 @@ def seeing_modules(recorder: Recorder) -> Iterator[AbstractContextManager[None]]
             return original_script(function, *args, **kwargs)
         return recorder.call_scripted(original_script, function, args, kwargs)
 
-    with _LOCK, uninterrupted() as interruptible:  # in this order: waiting for another thread can be interrupted
+    # in this order: waiting for another thread can be interrupted
+    with _LOCK, uninterrupted() as interruptible:
         classes: Any = nn.Module  # reason: torch leaves the method without types
         scripts: Any = torch.jit.ScriptFunction
-        original, original_script, limit = classes._call_impl, scripts.__call__, sys.getrecursionlimit()
+        original, original_script, limit = (
+            classes._call_impl,
+            scripts.__call__,
+            sys.getrecursionlimit(),
+        )
         try:
             classes._call_impl, scripts.__call__ = call, call_scripted
             sys.setrecursionlimit(2 * limit)  # a module takes twice as many frames here as alone

@@ -1,4 +1,6 @@
-"""How an operator of a recorded forward gets its result: by its shapes, from memory, or by running on meta tensors."""
+"""How an operator of a recorded forward gets its result: by its shapes, from memory, or by running
+on meta tensors.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,13 @@ from pytest_dwsconv.tracing.counting import AtenCounter, Counted
 from pytest_dwsconv.tracing.operators import META
 
 
-def run(func: Any, name: str, args: Any, kwargs: Any, real: bool, reads: bool) -> tuple[Any, Counted | None]:
+def run(
+    func: Any, name: str, args: Any, kwargs: Any, real: bool, reads: bool
+) -> tuple[Any, Counted | None]:
     """The result of an operator, and what it holds if it is a counted one.
 
-    ``real`` runs it as it is; on meta tensors it is answered without running it where that can be. ``reads`` tells
-    whether there are tensors among its arguments.
+    ``real`` runs it as it is; on meta tensors it is answered without running it where that can be.
+    ``reads`` tells whether there are tensors among its arguments.
     """
     if real or torch.is_grad_enabled() or transformed():
         return _counted(func, name, args, kwargs)
@@ -41,7 +45,8 @@ def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted
     with AtenCounter() as counter:
         out = func(*args, **kwargs)
     found = counter.found()
-    if found is None and name in operators.RECURRENT:  # the CPU's own kernel, with nothing inside to count
+    # the CPU's own kernel, with nothing inside to count
+    if found is None and name in operators.RECURRENT:
         found = Counted(operators.recurrent_macs(args))
     return out, found
 
@@ -59,7 +64,9 @@ _MOST_VALUES = 1 << 16
 
 
 def transformed() -> bool:
-    """Whether a transform such as ``torch.vmap`` is at work, under which a tensor's shape is not its whole shape."""
+    """Whether a transform such as ``torch.vmap`` is at work, under which a tensor's shape is not
+    its whole shape.
+    """
     return _innermost_transform() is not None
 
 
@@ -67,9 +74,11 @@ _innermost_transform = torch._C._functorch.peek_interpreter_stack
 
 
 def _quick(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None] | None:
-    """The outcome of a frequent operator whose shape is plain, without running it; None for all others.
+    """The outcome of a frequent operator whose shape is plain, without running it; None for all
+    others.
 
-    More than time is saved: where PyTorch has the shapes of an operator in Python, it imports its compiler first.
+    More than time is saved: where PyTorch has the shapes of an operator in Python, it imports its
+    compiler first.
     """
     if name in operators.RECURRENT:
         several = operators.recurrent_output(args)
@@ -130,7 +139,11 @@ def _reduced(x: Any, dim: Any = None, keepdim: Any = False) -> Tensor | None:
     over = set(range(x.dim())) if dim is None or dim in ((), []) else _sides(dim, x.dim())
     if over is None:
         return None
-    shape = [1 if side in over else size for side, size in enumerate(x.shape) if keepdim or side not in over]
+    shape = [
+        1 if side in over else size
+        for side, size in enumerate(x.shape)
+        if keepdim or side not in over
+    ]
     return torch.empty(shape, dtype=x.dtype, device=META)
 
 
@@ -145,7 +158,10 @@ def _joined(tensors: Any, dim: Any = 0) -> Tensor | None:
         return None
     first = tensors[0]
     before, after = first.shape[:side], first.shape[side + 1 :]
-    if len({(one.dtype, one.dim(), one.shape[:side], one.shape[side + 1 :]) for one in tensors}) > 1:
+    if (
+        len({(one.dtype, one.dim(), one.shape[:side], one.shape[side + 1 :]) for one in tensors})
+        > 1
+    ):
         return None
     joined = sum(one.shape[side] for one in tensors)
     return torch.empty((*before, joined, *after), dtype=first.dtype, device=META)
@@ -161,18 +177,28 @@ def _stacked(tensors: Any, dim: Any = 0) -> Tensor | None:
     if side is None or len({(one.dtype, one.shape) for one in tensors}) > 1:
         return None
     first = tensors[0]
-    return torch.empty((*first.shape[:side], len(tensors), *first.shape[side:]), dtype=first.dtype, device=META)
+    return torch.empty(
+        (*first.shape[:side], len(tensors), *first.shape[side:]), dtype=first.dtype, device=META
+    )
 
 
 def _side_to_join(tensors: Any, dim: Any, new: int) -> int | None:
-    """The side of the result, of ``new`` sides more, that ``dim`` names; None where the result is not plain.
+    """The side of the result, of ``new`` sides more, that ``dim`` names; None where the result is
+    not plain.
 
     Of images it is not unless they are contiguous: they may keep their channels last in memory.
     """
-    if not (type(dim) is int and isinstance(tensors, (tuple, list)) and tensors and all(map(_is_float, tensors))):
+    if not (
+        type(dim) is int
+        and isinstance(tensors, (tuple, list))
+        and tensors
+        and all(map(_is_float, tensors))
+    ):
         return None
     rank: int = tensors[0].dim() + new
-    if not -rank <= dim < rank or (rank in (4, 5) and not all(one.is_contiguous() for one in tensors)):
+    if not -rank <= dim < rank or (
+        rank in (4, 5) and not all(one.is_contiguous() for one in tensors)
+    ):
         return None
     return dim % rank
 
@@ -196,7 +222,12 @@ _ANSWERS: dict[Any, Callable[[Any, Any, Any], Tensor | None]] = {
 
 
 def _is_float(value: Any) -> bool:
-    return type(value) is Tensor and value.is_meta and value.is_floating_point() and value.layout is torch.strided
+    return (
+        type(value) is Tensor
+        and value.is_meta
+        and value.is_floating_point()
+        and value.layout is torch.strided
+    )
 
 
 def _is_plain(value: Any) -> bool:
@@ -224,8 +255,13 @@ def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
 
 
 def on_meta(args: Any, kwargs: Any) -> Any:
-    """Constants beside stand-ins go to the meta device too; single numbers stay, for their value may be needed."""
-    return tree_map(lambda item: item.to(META) if isinstance(item, Tensor) and item.dim() else item, (args, kwargs))
+    """Constants beside stand-ins go to the meta device too; single numbers stay, for their value
+    may be needed.
+    """
+    return tree_map(
+        lambda item: item.to(META) if isinstance(item, Tensor) and item.dim() else item,
+        (args, kwargs),
+    )
 
 
 def devices(value: Any, found: set[bool]) -> set[bool]:
@@ -246,7 +282,9 @@ def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if args and isinstance(args[0], Tensor):
         return x.to(dtype=args[0].dtype, copy=copy)
     _, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-    return x.to(dtype=dtype or x.dtype, memory_format=memory_format or torch.preserve_format, copy=copy)
+    return x.to(
+        dtype=dtype or x.dtype, memory_format=memory_format or torch.preserve_format, copy=copy
+    )
 
 
 def _stay(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -257,7 +295,9 @@ _DEVICE_MOVES: dict[str, Callable[..., Tensor]] = {"to": _to, "cpu": _stay, "cud
 
 
 def like_on_meta(tensor: Tensor) -> Tensor:
-    """A meta tensor as ``tensor`` is; ``empty_like`` of one that is on meta already imports sympy first."""
+    """A meta tensor as ``tensor`` is; ``empty_like`` of one that is on meta already imports sympy
+    first.
+    """
     if tensor.is_meta and tensor.layout is torch.strided:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
     return torch.empty_like(tensor, device=META, requires_grad=False)

@@ -1,6 +1,8 @@
-"""What a recorded forward is made of: steps, each an operator with its arguments and the layout of its result.
+"""What a recorded forward is made of: steps, each an operator with its arguments and the layout of
+its result.
 
-A step is what ``torch.fx`` calls a node, and much lighter: the graph is built from the steps when somebody asks for it.
+A step is what ``torch.fx`` calls a node, and much lighter: the graph is built from the steps when
+somebody asks for it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from pytest_dwsconv.tracing.counting import CONVOLUTIONS, MACS, UNCOUNTED, Counted
 
 OWNER = "owner"
-"""Key in ``node.meta``: qualified name of the innermost module running when a function was called."""
+"""Key in ``node.meta``: qualified name of the innermost module running when a function was called.
+"""
 
 
 class Layout(NamedTuple):
@@ -41,7 +44,9 @@ class Layout(NamedTuple):
 
 
 class Step:
-    """One operator of a recorded forward; ``op``, ``target``, ``args`` and ``kwargs`` are as in ``fx.Node``."""
+    """One operator of a recorded forward; ``op``, ``target``, ``args`` and ``kwargs`` are as in
+    ``fx.Node``.
+    """
 
     __slots__ = ("args", "counted", "kwargs", "layout", "op", "owner", "reads", "target", "users")
 
@@ -75,7 +80,9 @@ class Step:
 
 
 def as_graph(steps: Iterable[Step]) -> fx.Graph:
-    """The steps as a ``torch.fx`` graph, with ``tensor_meta``, the owner and what was counted on its nodes."""
+    """The steps as a ``torch.fx`` graph, with ``tensor_meta``, the owner and what was counted on
+    its nodes.
+    """
     graph = fx.Graph()
     nodes: dict[Step, fx.Node] = {}
     for step in steps:
@@ -102,6 +109,10 @@ def _meta(step: Step) -> dict[str, Any]:
         shape, stride, dtype = step.layout
         meta["tensor_meta"] = TensorMetadata(shape, dtype, False, stride, None, False, {})
     if step.counted is not None:
-        found = {MACS: step.counted.macs, UNCOUNTED: step.counted.uncounted, CONVOLUTIONS: step.counted.convolutions}
+        found = {
+            MACS: step.counted.macs,
+            UNCOUNTED: step.counted.uncounted,
+            CONVOLUTIONS: step.counted.convolutions,
+        }
         meta.update({key: value for key, value in found.items() if value or key == MACS})
     return meta

@@ -1,8 +1,9 @@
 """One forward, executed and recorded as a ``torch.fx`` graph with shapes on every node.
 
-``torch.fx.symbolic_trace`` needs a forward without data-dependent Python; here the forward simply runs, on the meta
-device as long as the model allows it, so that nothing is computed and nothing of the input's or the model's size is
-allocated. Where a model needs data (``.item()``, boolean indexing) the forward is run again on real tensors.
+``torch.fx.symbolic_trace`` needs a forward without data-dependent Python; here the forward simply
+runs, on the meta device as long as the model allows it, so that nothing is computed and nothing of
+the input's or the model's size is allocated. Where a model needs data (``.item()``, boolean
+indexing) the forward is run again on real tensors.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Trace:
     def graph_module(self) -> fx.GraphModule:
         """The recorded forward as a module that runs: good for inputs of the recorded shapes."""
         names = {step.target for step in self.steps if step.op in ("get_attr", "call_module")}
-        attributes: dict[str, Any] = {name: _get(self.inventory.root, name) for name in names - self.constants.keys()}
+        attributes: dict[str, Any] = {
+            name: _get(self.inventory.root, name) for name in names - self.constants.keys()
+        }
         return fx.GraphModule({**attributes, **self.constants}, self.graph)
 
 
@@ -63,11 +66,13 @@ def _get(module: Any, name: str) -> Any:
     return module
 
 
-def trace(model: nn.Module | Inventory, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Trace:
+def trace(
+    model: nn.Module | Inventory, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> Trace:
     """Run ``model(*args, **kwargs)`` once, in evaluation mode and without gradients, and record it.
 
-    Tensors in the arguments may be on the meta device, as far as their values do not matter. The model, the
-    arguments and the random state are left as found, also when the forward fails.
+    Tensors in the arguments may be on the meta device, as far as their values do not matter. The
+    model, the arguments and the random state are left as found, also when the forward fails.
 
     Raises:
         TracingError: the forward fails; its own error is the cause.
@@ -108,7 +113,8 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
         raise
     if recorder.elsewhere is not None:
         raise TracingError(
-            f"{recorder.elsewhere or 'the model'} ran in another thread, where it cannot be recorded; "
+            f"{recorder.elsewhere or 'the model'} ran in another thread, where it cannot be "
+            "recorded; "
             "analyze the model without threads"
         )
     reads: list[Step] = []
@@ -126,8 +132,14 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
 
 @contextmanager
 def _undisturbed(inventory: Inventory) -> Iterator[Mapping[str, Mapping[str, Any]]]:
-    """Evaluation mode, no gradients, and the model as found afterwards; the attributes that its modules have now."""
-    with as_found(inventory.modules.values()) as found, torch.inference_mode(False), torch.no_grad():
+    """Evaluation mode, no gradients, and the model as found afterwards; the attributes that its
+    modules have now.
+    """
+    with (
+        as_found(inventory.modules.values()) as found,
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
         yield dict(zip(inventory.modules, found, strict=True))
 
 
@@ -150,14 +162,18 @@ def _own_inputs(recorder: Recorder) -> Callable[[Any], Any]:
 
 
 def sample(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Data for a model that needs some: uniform in [0, 1), the same every time, the random state untouched."""
+    """Data for a model that needs some: uniform in [0, 1), the same every time, the random state
+    untouched.
+    """
     if not dtype.is_floating_point:
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
 def _rejected(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> TracingError:
-    shapes = [str(tuple(item.shape)) for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
+    shapes = [
+        str(tuple(item.shape)) for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)
+    ]
     where = error.__dict__.get("dwsconv_module")
     place = f" in {where}" if where else ""
     cause = str(error).strip().splitlines()[0] if str(error).strip() else "no message"

@@ -49,12 +49,17 @@ def test_the_worked_example(
 def mib(report: Report) -> list[str]:
     memory = report.memory
     assert memory is not None
-    return [f"{size / 2**20:.2f}" for size in (memory.inputs, memory.activations, memory.params, memory.total)]
+    return [
+        f"{size / 2**20:.2f}"
+        for size in (memory.inputs, memory.activations, memory.params, memory.total)
+    ]
 
 
 def test_the_memory_summary_of_the_worked_example() -> None:
     standard = nn.Sequential(nn.Conv2d(100, 1000, 3, bias=False))
-    separable = nn.Sequential(nn.Conv2d(100, 100, 3, groups=100, bias=False), nn.Conv2d(100, 1000, 1, bias=False))
+    separable = nn.Sequential(
+        nn.Conv2d(100, 100, 3, groups=100, bias=False), nn.Conv2d(100, 1000, 1, bias=False)
+    )
     assert mib(analyze(standard, (1, 100, 17, 17))) == ["0.11", "1.72", "3.43", "5.26"]
     assert mib(analyze(separable, (1, 100, 17, 17))) == ["0.11", "1.89", "0.38", "2.38"]
     alone = analyze(nn.Conv2d(100, 1000, 3, bias=False), (1, 100, 17, 17))
@@ -87,7 +92,12 @@ def test_shared_modules_and_several_calls() -> None:
     assert (shared.input_shape, shared.output_shape) == ((1, 4, 8, 8), (1, 4, 8, 8))
     assert report.params == sum(parameter.numel() for parameter in model.parameters())
     unused = row(report, "unused")
-    assert (unused.origin, unused.calls, unused.macs, unused.output_shape) == (Origin.NOT_EXECUTED, 0, 0, None)
+    assert (unused.origin, unused.calls, unused.macs, unused.output_shape) == (
+        Origin.NOT_EXECUTED,
+        0,
+        0,
+        None,
+    )
     assert (unused.verdict, unused.separable_macs) == (Verdict.CANDIDATE, 0)
 
 
@@ -97,8 +107,12 @@ class Sub(nn.Conv2d):
 
 class Standardized(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name nn.Conv2d gives it
-        weight = F.batch_norm(self.weight[None].flatten(2), None, None, training=True).view_as(self.weight)
-        return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        weight = F.batch_norm(self.weight[None].flatten(2), None, None, training=True).view_as(
+            self.weight
+        )
+        return F.conv2d(
+            input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 class Functional(nn.Module):
@@ -158,7 +172,9 @@ def test_every_kind_of_convolution_has_its_row() -> None:
     assert report.origin is Origin.META
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_children():
-        module.register_forward_hook(lambda m, i, o, name=name: shapes.update({name: tuple(o.shape)}))
+        module.register_forward_hook(
+            lambda m, i, o, name=name: shapes.update({name: tuple(o.shape)})
+        )
     model(torch.rand(1, 4, 16, 16))
     assert {f.name.split(".")[0]: f.output_shape for f in report.findings} == shapes
 
@@ -169,7 +185,9 @@ def test_rows_without_inputs() -> None:
     assert {f.origin for f in report.findings} == {Origin.ATTRIBUTES}
     assert (report.macs, report.memory, report.findings[0].macs) == (None, None, None)
     with_shapes = analyze(every_kind(), (1, 4, 16, 16))
-    assert [f.separable_params for f in report.findings] == [f.separable_params for f in with_shapes.findings[:-1]]
+    assert [f.separable_params for f in report.findings] == [
+        f.separable_params for f in with_shapes.findings[:-1]
+    ]
 
 
 def test_a_weight_read_elsewhere_is_left_alone() -> None:
@@ -192,7 +210,9 @@ def test_tied_weights_are_left_alone() -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_every_rank(rank: int, transposed: bool) -> None:
-    conv = getattr(nn, f"Conv{'Transpose' if transposed else ''}{rank}d")(4, 6, 3, stride=2, padding=1)
+    conv = getattr(nn, f"Conv{'Transpose' if transposed else ''}{rank}d")(
+        4, 6, 3, stride=2, padding=1
+    )
     shape = (2, 4, *(9, 8, 7)[:rank])
     report = analyze(nn.Sequential(conv), shape)
     (finding,) = report.findings
@@ -206,14 +226,23 @@ def test_policy_reaches_the_rows() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), Sub(8, 8, 3, bias=False))
     policy = Policy(depth_multiplier=2, order=Order.POINTWISE_FIRST, subclasses=True, ignore=("0",))
     report = analyze(model, (1, 8, 8, 8), policy=policy)
-    assert [(f.code, f.separable_params) for f in report.findings] == [("DWS101", None), ("DWS001", 2 * (64 + 72))]
+    assert [(f.code, f.separable_params) for f in report.findings] == [
+        ("DWS101", None),
+        ("DWS001", 2 * (64 + 72)),
+    ]
     assert (report.depth_multiplier, report.order) == (2, Order.POINTWISE_FIRST)
     assert report.separable_params == 2 * 576 - (576 - 272)
 
 
 def test_what_is_not_counted_is_listed() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Upsample(scale_factor=2), nn.ReLU())
-    assert analyze(model, (1, 3, 8, 8)).not_counted == (("ReLU", 2), ("BatchNorm2d", 1), ("interpolate", 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Upsample(scale_factor=2), nn.ReLU()
+    )
+    assert analyze(model, (1, 3, 8, 8)).not_counted == (
+        ("ReLU", 2),
+        ("BatchNorm2d", 1),
+        ("interpolate", 1),
+    )
 
 
 def test_attention_is_counted_and_its_softmax_listed() -> None:
@@ -254,7 +283,9 @@ def test_quantized_convolutions_are_named() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_inputs_take_the_dtype_of_the_model(dtype: torch.dtype) -> None:
-    report = analyze(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 2)).to(dtype), (1, 3, 8, 8))
+    report = analyze(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 2)).to(dtype), (1, 3, 8, 8)
+    )
     assert report.origin is Origin.META
     assert report.memory is not None
     assert report.memory.inputs == 3 * 64 * dtype.itemsize
@@ -320,19 +351,25 @@ class Unmade(nn.Module):
 
 @pytest.mark.parametrize("model", [Unmade(), nn.Sequential(nn.Conv2d(3, 4, 3), Unmade())])
 def test_a_module_that_was_never_made_is_named_with_the_cure(model: nn.Module) -> None:
-    with pytest.raises(InputError, match=r"Unmade has no parts yet: call super\(\).__init__\(\) in its __init__$"):
+    with pytest.raises(
+        InputError, match=r"Unmade has no parts yet: call super\(\).__init__\(\) in its __init__$"
+    ):
         analyze(model, (1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("policy", [None, "x"])
 def test_a_policy_of_another_type(policy: Any) -> None:
-    with pytest.raises(InputError, match=r"policy is a Policy, such as Policy\(depth_multiplier=2\), not "):
+    with pytest.raises(
+        InputError, match=r"policy is a Policy, such as Policy\(depth_multiplier=2\), not "
+    ):
         analyze(Shared(), policy=policy)
 
 
 def test_an_order_by_its_word_is_reckoned_with() -> None:
     for order in Order:
-        by_word = analyze(nn.Conv2d(8, 32, 3), (1, 8, 9, 9), policy=Policy(order=cast(Order, order.value)))
+        by_word = analyze(
+            nn.Conv2d(8, 32, 3), (1, 8, 9, 9), policy=Policy(order=cast(Order, order.value))
+        )
         assert by_word == analyze(nn.Conv2d(8, 32, 3), (1, 8, 9, 9), policy=Policy(order=order))
 
 
@@ -363,7 +400,9 @@ def test_script_modules_are_refused() -> None:
     with pytest.raises(InputError, match="a ScriptModule has no Python forward"):
         analyze(torch.jit.script(nn.ReLU()), (1, 4))
     with pytest.raises(InputError, match="0 is a ScriptModule and has no Python forward"):
-        analyze(nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 16, 3)), (1, 3, 8, 8))
+        analyze(
+            nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 16, 3)), (1, 3, 8, 8)
+        )
 
 
 def test_both_kinds_of_inputs_are_one_too_many() -> None:
@@ -372,7 +411,9 @@ def test_both_kinds_of_inputs_are_one_too_many() -> None:
 
 
 def test_a_shape_the_model_rejects() -> None:
-    with pytest.raises(TracingError, match=r"Shared rejected inputs of shape \(1, 3, 8, 8\): .* in encoder.0"):
+    with pytest.raises(
+        TracingError, match=r"Shared rejected inputs of shape \(1, 3, 8, 8\): .* in encoder.0"
+    ):
         analyze(Shared(), (1, 3, 8, 8))
 
 
@@ -418,8 +459,13 @@ def test_bytes_intensity_and_shares_of_the_worked_example() -> None:
 
 def test_half_precision_takes_half_the_bytes_and_twice_the_intensity() -> None:
     conv = nn.Conv2d(16, 32, 3)
-    (single,), (half,) = (analyze(m, (1, 16, 9, 9)).findings for m in (conv, copy.deepcopy(conv).half()))
-    assert (single.input_bytes, single.output_bytes) == (2 * (half.input_bytes or 0), 2 * (half.output_bytes or 0))
+    (single,), (half,) = (
+        analyze(m, (1, 16, 9, 9)).findings for m in (conv, copy.deepcopy(conv).half())
+    )
+    assert (single.input_bytes, single.output_bytes) == (
+        2 * (half.input_bytes or 0),
+        2 * (half.output_bytes or 0),
+    )
     assert half.arithmetic_intensity == 2 * (single.arithmetic_intensity or 0)
 
 
@@ -446,13 +492,20 @@ def test_what_follows_a_convolution() -> None:
         "c": (),
         "d": (),
     }
-    assert sum(found.params_share or 0 for found in report.findings) == pytest.approx(1 - 16 / report.params)
+    assert sum(found.params_share or 0 for found in report.findings) == pytest.approx(
+        1 - 16 / report.params
+    )
     assert [found.macs_share for found in report.findings] == [0.25] * 4
 
 
 def test_without_inputs_there_are_no_bytes_and_no_intensity() -> None:
     for found in analyze(Followed()).findings:
-        assert (found.input_bytes, found.output_bytes, found.arithmetic_intensity, found.macs_share) == (None,) * 4
+        assert (
+            found.input_bytes,
+            found.output_bytes,
+            found.arithmetic_intensity,
+            found.macs_share,
+        ) == (None,) * 4
         assert found.params_share
 
 
@@ -509,7 +562,10 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "bfloat16": (lambda: pair().bfloat16(), {"input_size": IMAGE}),
     "meta": (lambda: pair().to("meta"), {"input_size": IMAGE}),
     "mixed precision": (Mixed, {"input_size": IMAGE}),
-    "keywords and nested outputs": (Nested, {"example_inputs": {"ids": torch.arange(3), "image": torch.rand(IMAGE)}}),
+    "keywords and nested outputs": (
+        Nested,
+        {"example_inputs": {"ids": torch.arange(3), "image": torch.rand(IMAGE)}},
+    ),
     "vmap": (Each, {"input_size": IMAGE}),
     "batch by vmap": (Each, {"input_size": (4, *IMAGE[1:])}),
 }
@@ -528,7 +584,9 @@ def test_kinds_of_models(kind: str) -> None:
 
 
 def test_a_distributed_model(tmp_path: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
     try:
         report = analyze(nn.parallel.DistributedDataParallel(pair()), IMAGE)
     finally:
@@ -542,7 +600,11 @@ def test_a_convolution_promoted_by_another_judge_gets_its_intensity() -> None:
     expected = analyze(model, IMAGE).findings[0]
     ignored = analyze(model, IMAGE, policy=Policy(ignore=("0",)))
     assert ignored.findings[0].separable_intensity is None
-    promoted = rejudged(ignored, lambda finding: Judgement(Verdict.CANDIDATE, "X1", "I say so")).findings[0]
+    promoted = rejudged(
+        ignored, lambda finding: Judgement(Verdict.CANDIDATE, "X1", "I say so")
+    ).findings[0]
     assert promoted.separable_intensity == expected.separable_intensity
-    demoted = rejudged(analyze(model, IMAGE), lambda finding: Judgement(Verdict.INELIGIBLE, "X2", "never"))
+    demoted = rejudged(
+        analyze(model, IMAGE), lambda finding: Judgement(Verdict.INELIGIBLE, "X2", "never")
+    )
     assert all(finding.separable_intensity is None for finding in demoted.findings)

@@ -71,9 +71,12 @@ def test_a_file_is_rewritten_in_place_and_says_so(model: Path, capsys: Output) -
     assert out.splitlines() == [
         "model.py:7:13: nn.Conv2d(3, 64, 3, padding=1, bias=False) -> DepthwiseSeparableConv2d, "
         "standard convolution, saves 7.9x",
-        "model.py:9:13: nn.Conv2d(64, 128, 3) -> DepthwiseSeparableConv2d, standard convolution, saves 8.3x",
-        "model.py:10:13: nn.Conv2d(128, 10, 1) left alone, DWS104: a 1 x 1 kernel has nothing to separate",
-        "model.py:11:13: nn.Conv1d(width, width, 5) -> DepthwiseSeparableConv1d, standard convolution, "
+        "model.py:9:13: nn.Conv2d(64, 128, 3) -> DepthwiseSeparableConv2d, standard convolution, "
+        "saves 8.3x",
+        "model.py:10:13: nn.Conv2d(128, 10, 1) left alone, DWS104: a 1 x 1 kernel has nothing to "
+        "separate",
+        "model.py:11:13: nn.Conv1d(width, width, 5) -> DepthwiseSeparableConv1d, standard "
+        "convolution, "
         "assuming at least 2 output channels, saves at most 5.0x",
         "3 convolutions rewritten in 1 file, 1 left alone",
     ]
@@ -98,7 +101,9 @@ def test_check_and_diff_write_nothing(model: Path, option: str) -> None:
     assert main([option, "model.py"]) == 0
 
 
-def test_a_diff_alone_is_on_standard_output(model: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_diff_alone_is_on_standard_output(
+    model: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
     model.write_bytes(BEFORE.replace("\n", "\r\n").encode())
     assert main(["--diff", "model.py"]) == 1
     out, err = capsysbinary.readouterr()
@@ -110,10 +115,14 @@ def test_a_diff_alone_is_on_standard_output(model: Path, capsysbinary: pytest.Ca
 
 
 @pytest.mark.parametrize("name", ["model.py", "my model.py"])
-def test_the_diff_makes_the_file(model: Path, capsysbinary: pytest.CaptureFixture[bytes], name: str) -> None:
+def test_the_diff_makes_the_file(
+    model: Path, capsysbinary: pytest.CaptureFixture[bytes], name: str
+) -> None:
     model = model.rename(name)
     main(["--diff", name])
-    subprocess.run(["patch", "-p0"], input=capsysbinary.readouterr().out, check=True, capture_output=True)
+    subprocess.run(
+        ["patch", "-p0"], input=capsysbinary.readouterr().out, check=True, capture_output=True
+    )
     patched = model.read_bytes()
     model.write_text(BEFORE)
     main([name])
@@ -175,7 +184,9 @@ def test_standard_input_comes_out_of_standard_output(
     assert b"<stdin>:9:13: nn.Conv2d(64, 128, 3) -> " in err
 
 
-def test_standard_input_that_is_no_python_gives_no_output(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+def test_standard_input_that_is_no_python_gives_no_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
     give_stdin(monkeypatch, b"conv2d = (\n")
     assert main(["-"]) == 2
     out, err = capsys.readouterr()
@@ -200,7 +211,10 @@ def test_folders_are_walked_and_files_taken_once(model: Path, capsys: Output) ->
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(BEFORE)
     assert main([".", "model.py", "./pkg/a.py"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "6 convolutions rewritten in 2 files, 2 left alone"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "6 convolutions rewritten in 2 files, 2 left alone"
+    )
     assert Path("pkg/old/b.py").read_text() == BEFORE
     assert main(["pkg/old/b.py"]) == 0
     assert Path("pkg/old/b.py").read_text() != BEFORE, "a file that is named is taken"
@@ -218,7 +232,10 @@ def test_settings_that_leave_nothing_to_look_at_are_told(model: Path, capsys: Ou
 def test_the_saving_asked_for_comes_from_the_settings(model: Path, capsys: Output) -> None:
     Path("pyproject.toml").write_text("[tool.dwsconv]\nmin-saving = 8\n")
     assert main(["--check", "model.py"]) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "1 convolution would be rewritten in 1 file, 3 left alone"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "1 convolution would be rewritten in 1 file, 3 left alone"
+    )
 
 
 def test_a_bad_file_does_not_keep_the_others(model: Path, capsys: Output) -> None:
@@ -247,7 +264,9 @@ def test_a_loop_of_links_does_not_keep_the_others(model: Path, capsys: Output, p
 def test_a_loop_of_links_has_no_model(model: Path, capsys: Output) -> None:
     Path("loop.py").symlink_to("loop.py")
     assert main(["--model", "Net", "loop.py"]) == 2
-    assert "file loop.py cannot be read: Too many levels of symbolic links" in capsys.readouterr().err
+    assert (
+        "file loop.py cannot be read: Too many levels of symbolic links" in capsys.readouterr().err
+    )
 
 
 def folder_without_python(folder: Path) -> None:
@@ -283,15 +302,27 @@ def nothing(folder: Path) -> None:
         ),
         (read_only, ["ro.py"], "ro.py: it cannot be written: it is read-only"),
         (bad_settings, ["model.py"], "[tool.dwsconv] has no setting 'select'"),
-        (nothing, ["-o", "new.py", "model.py", "other.py"], "-o takes the result of one file, and there are 2"),
+        (
+            nothing,
+            ["-o", "new.py", "model.py", "other.py"],
+            "-o takes the result of one file, and there are 2",
+        ),
         (nothing, ["-o", "", "model.py"], "-o is given an empty name"),
-        (nothing, ["-o", "no/new.py", "model.py"], "-o no/new.py: it cannot be written: No such file or directory"),
+        (
+            nothing,
+            ["-o", "no/new.py", "model.py"],
+            "-o no/new.py: it cannot be written: No such file or directory",
+        ),
         (nothing, ["--input-size", "1,3,8,8", "model.py"], "--input-size is the input of a model"),
         (nothing, ["--model", "Net", "-"], "--model names something in a file"),
         (nothing, ["--model", "Net", "model.py", "other.py"], "--model names something in a file"),
         (nothing, ["--model", "Nut", "model.py"], "did you mean Net?"),
         (nothing, ["--model", "Net", "--input-size", "1,3", "model.py"], "input"),
-        (nothing, ["--model", "Net", "--input-size", "a", "model.py"], "input size 'a' is not a shape"),
+        (
+            nothing,
+            ["--model", "Net", "--input-size", "a", "model.py"],
+            "input size 'a' is not a shape",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -308,7 +339,8 @@ def test_bad_input_is_one_sentence(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--check", "--diff", "x.py"], ["--nonsense", "x.py"], ["--diff", "-o", "x", "y"]]
+    "arguments",
+    [[], ["--check", "--diff", "x.py"], ["--nonsense", "x.py"], ["--diff", "-o", "x", "y"]],
 )
 def test_bad_usage(arguments: list[str], capsys: Output) -> None:
     assert main(arguments) == 2
@@ -320,7 +352,15 @@ def test_help_and_version(capsys: Output) -> None:
     assert capsys.readouterr().out == f"dwsconv-rewrite {__version__}\n"
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    for word in ("--diff", "--check", "--output", "--model", "--input-size", "dws: skip", "[tool.dwsconv]"):
+    for word in (
+        "--diff",
+        "--check",
+        "--output",
+        "--model",
+        "--input-size",
+        "dws: skip",
+        "[tool.dwsconv]",
+    ):
         assert word in out
 
 
@@ -331,8 +371,14 @@ def test_a_model_settles_what_the_text_leaves_open(model: Path, capsys: Output) 
     assert main(["--model", "plain", "--input-size", "1,8,12,12", "model.py"]) == 0
     out = capsys.readouterr().out
     assert "16 x 12 x 12" in out
-    assert "5:12: nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups) -> DepthwiseSeparableConv2d" in out
-    assert "return DepthwiseSeparableConv2d(inputs, outputs, 3, padding=1, groups=groups)" in model.read_text()
+    assert (
+        "5:12: nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups) -> DepthwiseSeparableConv2d"
+        in out
+    )
+    assert (
+        "return DepthwiseSeparableConv2d(inputs, outputs, 3, padding=1, groups=groups)"
+        in model.read_text()
+    )
 
 
 def test_a_model_that_builds_several_kinds_settles_nothing(model: Path, capsys: Output) -> None:
@@ -376,7 +422,9 @@ def test_as_a_process(model: Path) -> None:
 
 def test_a_reader_that_leaves_early_sees_no_traceback(model: Path) -> None:
     command = [sys.executable, "-m", "pytest_dwsconv", "--check", "model.py"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -388,16 +436,18 @@ def test_a_reader_that_leaves_early_sees_no_traceback(model: Path) -> None:
 def test_a_full_disk_behind_standard_output_is_one_sentence(model: Path) -> None:
     command = [sys.executable, "-m", "pytest_dwsconv", "--diff", "model.py"]
     with Path("/dev/full").open("w") as full:
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert result.returncode == 2
-    assert result.stderr.endswith("dwsconv-rewrite: standard output cannot be written: No space left on device\n")
+    assert result.stderr.endswith(
+        "dwsconv-rewrite: standard output cannot be written: No space left on device\n"
+    )
     assert "Traceback" not in result.stderr
     assert model.read_text() == BEFORE
 
 
 def test_a_rewrite_imports_no_torch(model: Path) -> None:
-    code = (
-        "import sys; from pytest_dwsconv.command.cli import main; main(['model.py']); assert 'torch' not in sys.modules"
-    )
+    code = "import sys; from pytest_dwsconv.command.cli import main; main(['model.py']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert "DepthwiseSeparableConv2d(64" in model.read_text()

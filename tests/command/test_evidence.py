@@ -43,7 +43,9 @@ class Net(nn.Sequential):
 """
 
 COLUMNS = sys.version_info >= (3, 11)
-"""Whether this Python records where in its line a call begins; the last candidate is the second of its line."""
+"""Whether this Python records where in its line a call begins; the last candidate is the second of
+its line.
+"""
 
 
 def params(path: Path, model: str) -> int:
@@ -57,7 +59,9 @@ def foretold(path: Path, model: str) -> Report:
 
 @pytest.fixture
 def net(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A file whose network also has convolutions that another file builds; the other file's name is the test's own."""
+    """A file whose network also has convolutions that another file builds; the other file's name is
+    the test's own.
+    """
     elsewhere = f"elsewhere_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{elsewhere}.py").write_text(
         "from torch import nn\n\nclass outside(nn.Sequential):\n"
@@ -78,9 +82,13 @@ def net(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     ],
     indirect=["net"],
 )
-def test_the_table_foretells_what_the_rewritten_file_builds(net: Path, candidates: list[str]) -> None:
+def test_the_table_foretells_what_the_rewritten_file_builds(
+    net: Path, candidates: list[str]
+) -> None:
     report = foretold(net, "Net")
-    assert [finding.name for finding in report.candidates] == (candidates if COLUMNS else candidates[:-1])
+    assert [finding.name for finding in report.candidates] == (
+        candidates if COLUMNS else candidates[:-1]
+    )
     assert main(["--model", "Net", str(net)]) == 0
     assert params(net, "Net") == report.separable_params < report.params
 
@@ -88,7 +96,9 @@ def test_the_table_foretells_what_the_rewritten_file_builds(net: Path, candidate
 @pytest.mark.parametrize("net", ["conv(16, 16), conv(16, 16, groups=16)"], indirect=True)
 def test_each_row_has_the_reason_that_holds_for_it(net: Path) -> None:
     findings = {finding.name: finding for finding in foretold(net, "Net").findings}
-    assert [(findings[name].code, findings[name].verdict) for name in ("0", "3", "4", "5.0", "6")] == [
+    assert [
+        (findings[name].code, findings[name].verdict) for name in ("0", "3", "4", "5.0", "6")
+    ] == [
         ("DWS101", Verdict.INELIGIBLE),
         ("DWS203", Verdict.CANNOT_TELL),
         ("DWS105", Verdict.INELIGIBLE),
@@ -104,11 +114,14 @@ def test_each_row_has_the_reason_that_holds_for_it(net: Path) -> None:
     ("helper", "codes"),
     [
         ("def helper(a, b): b.weight = a.weight", ["DWS109", "DWS109", "DWS001"]),
-        ("from torch.nn.utils.parametrizations import weight_norm\n\ndef helper(a, b): weight_norm(a)",
+        ("from torch.nn.utils.parametrizations import weight_norm\n\ndef helper(a, b): "
+         "weight_norm(a)",
          ["DWS108", "DWS001", "DWS001"]),
     ],
 )  # fmt: skip
-def test_what_another_file_does_to_a_layer_is_evidence_too(tmp_path: Path, helper: str, codes: list[str]) -> None:
+def test_what_another_file_does_to_a_layer_is_evidence_too(
+    tmp_path: Path, helper: str, codes: list[str]
+) -> None:
     elsewhere = f"helping_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{elsewhere}.py").write_text(f"{helper}\n")
     path = tmp_path / "net.py"
@@ -131,7 +144,16 @@ def test_calls_that_cannot_be_told_apart_are_left_alone(tmp_path: Path) -> None:
         "    return nn.Sequential(a, b, nn.Conv2d(32, 32, 3))\n"
     )
     path.write_text(source)
-    command = [sys.executable, "-X", "no_debug_ranges", "-m", "pytest_dwsconv", "--model", "net", str(path)]
+    command = [
+        sys.executable,
+        "-X",
+        "no_debug_ranges",
+        "-m",
+        "pytest_dwsconv",
+        "--model",
+        "net",
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = [line for line in done.stdout.splitlines() if " DWS205 " in line]
     assert [row.split()[0] for row in rows] == ["0", "1"]
@@ -155,7 +177,8 @@ def test_the_example_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_compiled_model_is_told_by_the_names_of_the_original(tmp_path: Path) -> None:
     path = tmp_path / "compiled.py"
     path.write_text(
-        "import torch\nfrom torch import nn\n\n\ndef net():\n    return torch.compile(nn.Conv2d(8, 64, 3))\n"
+        "import torch\nfrom torch import nn\n\n\ndef net():\n    return torch.compile(nn.Conv2d(8, "
+        "64, 3))\n"
     )
     built: FileModel = model_of_file(path, "net")
     assert set(built.built_at) == {""}

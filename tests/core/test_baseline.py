@@ -55,13 +55,21 @@ def grown(report: Report, params: int) -> Report:
 
 def test_a_model_beside_a_new_one_of_its_class_and_input_is_still_compared() -> None:
     before, _ = Baseline().updated(current({SMALL: ["a"]}, {}))
-    for written in (before, Baseline.from_json(before.to_json().replace('"reported_by": "a"', '"reported_by": ""'))):
+    for written in (
+        before,
+        Baseline.from_json(before.to_json().replace('"reported_by": "a"', '"reported_by": ""')),
+    ):
         beside = current({grown(SMALL, 500): ["a", "c"], grown(SMALL, 20): ["b"]}, {})
         found = written.compared(beside, Decimal(0))
-        assert found.increases == [f"{NAME}, in a has 500 parameters, 100 in the baseline (+400, +400.00 %)."]
+        assert found.increases == [
+            f"{NAME}, in a has 500 parameters, 100 in the baseline (+400, +400.00 %)."
+        ]
         assert found.missing == [f"{NAME}, in b is not in the baseline"]
         after, changes = written.updated(beside)
-        assert {name: entry.params for name, entry in after.entries.items()} == {NAME: 500, f"{NAME}, in b": 20}
+        assert {name: entry.params for name, entry in after.entries.items()} == {
+            NAME: 500,
+            f"{NAME}, in b": 20,
+        }
         assert changes[1].startswith(f"{NAME}: 500 parameters, 100 in")
         assert after.compared(beside, Decimal(0)) == ([], [], [])
         assert after.updated(beside) == (after, [])
@@ -106,7 +114,11 @@ def test_a_run_of_one_of_two_models_of_a_name_finds_the_right_one() -> None:
             ([f"{NAME} has 101 parameters, 100 in the baseline (+1, +1.00 %)."], [], []),
         ),
         (Entry(101, 2000), "1", ([], [], [])),
-        (Entry(101, 2000), "0.99", ([f"{NAME} has 101 parameters, 100 in the baseline (+1, +1.00 %)."], [], [])),
+        (
+            Entry(101, 2000),
+            "0.99",
+            ([f"{NAME} has 101 parameters, 100 in the baseline (+1, +1.00 %)."], [], []),
+        ),
         (
             Entry(99, 2020),
             "0",
@@ -126,7 +138,9 @@ def test_comparison_is_exact(entry: Entry, percent: str, expected: Any) -> None:
 
 @given(st.integers(1, 10**18), st.integers(0, 10**18), st.decimals(0, 1000, places=3))
 def test_an_increase_is_one_beyond_the_percentage(old: int, more: int, percent: Decimal) -> None:
-    found = Baseline({"a": Entry(old, None)}).compared([Current("a", "a", (), Entry(old + more, None))], percent)
+    found = Baseline({"a": Entry(old, None)}).compared(
+        [Current("a", "a", (), Entry(old + more, None))], percent
+    )
     assert bool(found.increases) == (more * 100_000 > old * int(percent * 1000))
 
 
@@ -134,10 +148,13 @@ def test_latency_is_compared_under_the_same_conditions_and_with_a_percentage_onl
     baseline = Baseline({NAME: Entry(100, None, {"bench, torch 2, 4 threads": 0.004})})
 
     def compared(conditions: str, seconds: float, percent: int) -> Any:
-        return baseline.compared([Current(NAME, NAME, (), Entry(100, None, {conditions: seconds}))], Decimal(percent))
+        return baseline.compared(
+            [Current(NAME, NAME, (), Entry(100, None, {conditions: seconds}))], Decimal(percent)
+        )
 
     assert compared("bench, torch 2, 4 threads", 0.00500012345, 20).increases == [
-        f"{NAME} has 5.000 ms median latency (bench, torch 2, 4 threads), 4.000 in the baseline (+1.000, +25.00 %)."
+        f"{NAME} has 5.000 ms median latency (bench, torch 2, 4 threads), 4.000 in the baseline "
+        "(+1.000, +25.00 %)."
     ]
     nothing: Any = ([], [], [])
     assert compared("bench, torch 2, 4 threads", 0.005, 25) == nothing
@@ -148,13 +165,18 @@ def test_latency_is_compared_under_the_same_conditions_and_with_a_percentage_onl
 
 
 def test_a_model_that_is_new() -> None:
-    assert Baseline().compared(current({SMALL: ["a"]}, {}), Decimal(0)).missing == [f"{NAME} is not in the baseline"]
+    assert Baseline().compared(current({SMALL: ["a"]}, {}), Decimal(0)).missing == [
+        f"{NAME} is not in the baseline"
+    ]
 
 
 def test_an_update_keeps_what_did_not_run_and_says_what_changed() -> None:
     old = Baseline({"other": Entry(1, 1), NAME: Entry(90, 2000, {"here": 1.0})})
     new, changes = old.updated(
-        [*current({SMALL: ["a"]}, {SMALL: {"there": 2.0}}), Current("new", "new", (), Entry(7, None))]
+        [
+            *current({SMALL: ["a"]}, {SMALL: {"there": 2.0}}),
+            Current("new", "new", (), Entry(7, None)),
+        ]
     )
     assert new.entries == {
         "other": Entry(1, 1),
@@ -178,20 +200,40 @@ def test_an_update_keeps_what_did_not_run_and_says_what_changed() -> None:
         ('{"schema_version": 1}', "not a baseline: KeyError: 'models'"),
         ("[" * 100_000, "not a baseline in JSON"),
         ('{"schema_version": 1, "models": []}', "not a baseline"),
-        ('{"schema_version": 1, "models": {"a": {"params": 1}}}', "not a baseline: KeyError: 'macs'"),
+        (
+            '{"schema_version": 1, "models": {"a": {"params": 1}}}',
+            "not a baseline: KeyError: 'macs'",
+        ),
         (
             '{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "params": 2}}}',
             "the key 'params' is there twice",
         ),
-        ('{"schema_version": 1, "models": {"a": {"params": -1, "macs": 1}}}', "-1 is not a whole number from 0"),
-        ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": true}}}', "True is not a whole number from 0"),
-        ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "size": 1}}}', "unknown keys in"),
-        ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": "c"}}}}', "not a baseline"),
         (
-            '{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": NaN}}}}',
+            '{"schema_version": 1, "models": {"a": {"params": -1, "macs": 1}}}',
+            "-1 is not a whole number from 0",
+        ),
+        (
+            '{"schema_version": 1, "models": {"a": {"params": 1, "macs": true}}}',
+            "True is not a whole number from 0",
+        ),
+        (
+            '{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "size": 1}}}',
+            "unknown keys in",
+        ),
+        (
+            '{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": '
+            '"c"}}}}',
+            "not a baseline",
+        ),
+        (
+            '{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": '
+            "NaN}}}}",
             "nan is no latency",
         ),
-        ('{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": 0}}}}', "0.0 is no latency"),
+        (
+            '{"schema_version": 1, "models": {"a": {"params": 1, "macs": 1, "latency": {"b": 0}}}}',
+            "0.0 is no latency",
+        ),
     ],
 )
 def test_what_is_no_baseline(text: str, part: str) -> None:

@@ -24,7 +24,9 @@ def finding(name: str, params: int, separable: int | None, macs: int | None = No
     spec = ConvSpec(2, 8, 8, (3, 3))
     verdict = Verdict.INELIGIBLE if separable is None else Verdict.CANDIDATE
     after = None if separable is None or macs is None else macs // 10
-    return Finding(name, spec, verdict, "DWS001", "", params, macs, separable, after, Origin.META, "Conv2d")
+    return Finding(
+        name, spec, verdict, "DWS001", "", params, macs, separable, after, Origin.META, "Conv2d"
+    )
 
 
 def report(params: int, *findings: Finding, macs: int | None = None) -> Report:
@@ -60,12 +62,15 @@ def test_quantities(text: object, unit: Unit, value: float) -> None:
     assert parse_quantity(text, unit) == pytest.approx(value, rel=1e-12)
 
 
-@pytest.mark.parametrize("text", ["5Q", "-3", "", "nan", True, math.nan, math.inf, -1, None, "1e6", "5 5", "M", "5__0"])
+@pytest.mark.parametrize(
+    "text", ["5Q", "-3", "", "nan", True, math.nan, math.inf, -1, None, "1e6", "5 5", "M", "5__0"]
+)
 def test_what_is_no_count(text: object) -> None:
     with pytest.raises(FormatError) as error:
         parse_quantity(text)
     assert str(error.value) == (
-        f"{text!r} is not a quantity: write a number from 0, with k, M or G if wanted, as in 600k or 4.2M"
+        f"{text!r} is not a quantity: write a number from 0, with k, M or G if wanted, as in 600k "
+        "or 4.2M"
     )
 
 
@@ -105,7 +110,11 @@ def test_what_humanize_writes_can_be_read(value: int) -> None:
     assert parse_quantity(humanize(value)) == pytest.approx(value, rel=0.006)
 
 
-TWO = report(5_210_000, finding("layer3.0.conv2", 400_000, 200_000), finding("layer3.1.conv2", 300_000, 160_000))
+TWO = report(
+    5_210_000,
+    finding("layer3.0.conv2", 400_000, 200_000),
+    finding("layer3.1.conv2", 300_000, 160_000),
+)
 
 
 def test_a_violation_says_limit_actual_and_what_helps() -> None:
@@ -153,7 +162,10 @@ def test_a_small_excess_is_shown_with_enough_digits(limit: Any, expected: str) -
 @given(st.integers(1, 10**12), st.integers(1, 10**12))
 def test_an_excess_is_never_shown_as_nothing(actual: int, over: int) -> None:
     (sentence,) = sentences(report(actual + over), params=actual)
-    shown, limit = sentence.split(" parameter")[0].split()[-1], sentence.split("budget is ")[1].split(" ")[0]
+    shown, limit = (
+        sentence.split(" parameter")[0].split()[-1],
+        sentence.split("budget is ")[1].split(" ")[0],
+    )
     assert shown != limit
     assert parse_quantity(sentence.split("(")[1].split(" over")[0]) > 0
 
@@ -170,8 +182,16 @@ def test_size_is_float32_bytes_shown_as_the_budget_is_written() -> None:
 @pytest.mark.parametrize(
     ("name", "limit", "sentence"),
     [
-        ("size_fp16", "10MB", "Net has 10.42MB of float16 parameters, the budget is 10MB (0.42MB over). "),
-        ("size_int8", "5MB", "Net has 5.21MB of int8 parameters, the budget is 5MB (0.21MB over). "),
+        (
+            "size_fp16",
+            "10MB",
+            "Net has 10.42MB of float16 parameters, the budget is 10MB (0.42MB over). ",
+        ),
+        (
+            "size_int8",
+            "5MB",
+            "Net has 5.21MB of int8 parameters, the budget is 5MB (0.21MB over). ",
+        ),
         (
             "activations",
             "2KiB",
@@ -183,22 +203,31 @@ def test_size_is_float32_bytes_shown_as_the_budget_is_written() -> None:
 def test_other_sizes(name: str, limit: str, sentence: str) -> None:
     (said,) = sentences(replace(TWO, peak_activations=3000), **{name: limit})
     assert said.startswith(sentence)
-    with pytest.raises(InputError, match="the budget limits activations and none were counted for Net: give an input"):
+    with pytest.raises(
+        InputError,
+        match="the budget limits activations and none were counted for Net: give an input",
+    ):
         violations(TWO, Budget(activations=1))
 
 
 def test_candidates_and_macs_are_limited_too() -> None:
     given = report(100, finding("a", 50, 40, 1000), finding("b", 50, 10, 100), macs=1100)
     assert sentences(given, macs=900, candidates=1, params=90) == [
-        "Net has 100 parameters, the budget is 90 (10 over). Making b separable would bring it to 60.",
-        "Net has 1.1k MACs, the budget is 900 (0.2k over). Making a separable would bring it to 200.",
+        "Net has 100 parameters, the budget is 90 (10 over). Making b separable would bring it to "
+        "60.",
+        "Net has 1.1k MACs, the budget is 900 (0.2k over). Making a separable would bring it to "
+        "200.",
         "Net has 2 candidates, the budget is 1 (1 over). Making b separable would bring it to 1.",
     ]
-    assert sentences(report(1, finding("a", 1, 1)), candidates=0)[0].startswith("Net has 1 candidate, the budget")
+    assert sentences(report(1, finding("a", 1, 1)), candidates=0)[0].startswith(
+        "Net has 1 candidate, the budget"
+    )
 
 
 def test_a_budget_on_macs_needs_shapes() -> None:
-    with pytest.raises(InputError, match=r"none were counted for Net: give an input size, as in \(1, 3, 224, 224\)"):
+    with pytest.raises(
+        InputError, match=r"none were counted for Net: give an input size, as in \(1, 3, 224, 224\)"
+    ):
         violations(TWO, Budget(macs="1G"))
 
 
@@ -225,7 +254,8 @@ ROWS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, m
 
 
 @given(ROWS, st.integers(0, 200), st.integers(0, 200))
-@example([(30, 30), (50, 1), (1, 50)], 130, 130)  # the first helps most at first, and the others make up for it
+# the first helps most at first, and the others make up for it
+@example([(30, 30), (50, 1), (1, 50)], 130, 130)
 def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
     rows: list[tuple[int, int]], params: int, macs: int
 ) -> None:
@@ -233,7 +263,9 @@ def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
         replace(finding(f"c{index}", saved + 1, 1, 100), separable_macs=100 - fewer)
         for index, (saved, fewer) in enumerate(rows)
     ]
-    given = report(100 + sum(row[0] for row in rows), *findings, macs=100 + sum(row[1] for row in rows))
+    given = report(
+        100 + sum(row[0] for row in rows), *findings, macs=100 + sum(row[1] for row in rows)
+    )
 
     def within(chosen: tuple[Finding, ...]) -> bool:
         saved = [sum(rows[findings.index(each)][kind] for each in chosen) for kind in (0, 1)]
@@ -244,7 +276,9 @@ def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
         assert within(()) or not within(given.candidates)
     else:
         assert within(found)
-        assert not any(within(tuple(each for each in found if each != left_out)) for left_out in found)
+        assert not any(
+            within(tuple(each for each in found if each != left_out)) for left_out in found
+        )
     alone = violations(given, Budget(params=params))
     if alone and alone[0].attainable <= params:
         assert len(enough(given, Budget(params=params))) == len(alone[0].replacements)
@@ -253,7 +287,13 @@ def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
 def test_a_violation_is_plain_data() -> None:
     (violation,) = violations(TWO, Budget(params="5M"))
     expected = Violation(
-        "Net", "params", Unit.COUNT, 5_000_000, 5_210_000, ("layer3.0.conv2", "layer3.1.conv2"), 4_870_000
+        "Net",
+        "params",
+        Unit.COUNT,
+        5_000_000,
+        5_210_000,
+        ("layer3.0.conv2", "layer3.1.conv2"),
+        4_870_000,
     )
     assert violation == expected == pickle.loads(pickle.dumps(violation))
 
@@ -263,16 +303,29 @@ def test_a_violation_is_plain_data() -> None:
     [
         (
             {},
-            "a budget without a limit checks nothing: give any of params, macs, size, size_fp16, size_int8, "
+            "a budget without a limit checks nothing: give any of params, macs, size, size_fp16, "
+            "size_int8, "
             "activations, candidates, latency and target",
         ),
         ({"params": None}, "a budget without a limit checks nothing"),
-        ({"parms": 3}, "a budget has no argument 'parms': it takes params, macs, size, size_fp16, size_int8,"),
-        ({"latency": "5ms"}, "a budget's latency and target go together, as in latency='5ms', target='edgetpu'"),
+        (
+            {"parms": 3},
+            "a budget has no argument 'parms': it takes params, macs, size, size_fp16, size_int8,",
+        ),
+        (
+            {"latency": "5ms"},
+            "a budget's latency and target go together, as in latency='5ms', target='edgetpu'",
+        ),
         ({"params": 1, "target": "cpu"}, "a budget's latency and target go together"),
-        ({"latency": "5M", "target": "cpu"}, "the budget's latency '5M' is not a quantity: write a number from 0 with"),
+        (
+            {"latency": "5M", "target": "cpu"},
+            "the budget's latency '5M' is not a quantity: write a number from 0 with",
+        ),
         ({"params": "5Q"}, "the budget's params '5Q' is not a quantity: write a number from 0"),
-        ({"params": 1, "size": "5Q"}, "the budget's size '5Q' is not a quantity: write a number from 0, with B"),
+        (
+            {"params": 1, "size": "5Q"},
+            "the budget's size '5Q' is not a quantity: write a number from 0, with B",
+        ),
     ],
 )
 def test_what_is_no_budget(arguments: dict[str, Any], sentence: str) -> None:
@@ -284,14 +337,21 @@ def test_what_is_no_budget(arguments: dict[str, Any], sentence: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "spoken"),
-    [("", "the model itself"), ("2", "layer 2"), ("0.1.conv", "layer 0.1.conv"), ("body.0", "body.0")],
+    [
+        ("", "the model itself"),
+        ("2", "layer 2"),
+        ("0.1.conv", "layer 0.1.conv"),
+        ("body.0", "body.0"),
+    ],
 )
 def test_layers_are_named_so_that_the_advice_reads_as_a_sentence(name: str, spoken: str) -> None:
     (said,) = sentences(report(50, finding(name, 50, 40)), candidates=0)
     assert said.endswith(f"Making {spoken} separable would bring it to 0.")
 
 
-@pytest.mark.parametrize(("value", "number"), [(np.float64(5e6), 5e6), (np.int64(7), 7), (np.float32(0.5), 0.5)])
+@pytest.mark.parametrize(
+    ("value", "number"), [(np.float64(5e6), 5e6), (np.int64(7), 7), (np.float32(0.5), 0.5)]
+)
 def test_numbers_of_numpy_become_pythons(value: object, number: float) -> None:
     read = parse_quantity(value)
     assert (read, type(read)) == (number, type(number))

@@ -60,14 +60,22 @@ def test_the_depthwise_layer_of_the_worked_example() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("multiplier", [1, 3])
 @pytest.mark.parametrize("order", list(Order))
-def test_parameters_are_those_of_real_layers(rank: int, groups: int, bias: bool, multiplier: int, order: Order) -> None:
+def test_parameters_are_those_of_real_layers(
+    rank: int, groups: int, bias: bool, multiplier: int, order: Order
+) -> None:
     conv, (c, m, k) = CONVS[rank], (4, 6, 3)
     spec = ConvSpec(rank, c, m, (k,) * rank, groups=groups, bias=bias)
     r = multiplier
     if order is Order.DEPTHWISE_FIRST:
-        parts = [conv(c, r * c, k, groups=c, bias=False), conv(r * c, m, 1, groups=groups, bias=bias)]
+        parts = [
+            conv(c, r * c, k, groups=c, bias=False),
+            conv(r * c, m, 1, groups=groups, bias=bias),
+        ]
     else:
-        parts = [conv(c, r * m, 1, groups=groups, bias=False), conv(r * m, m, k, groups=m, bias=bias)]
+        parts = [
+            conv(c, r * m, 1, groups=groups, bias=False),
+            conv(r * m, m, k, groups=m, bias=bias),
+        ]
     assert cost(spec) == Cost(_params(conv(c, m, k, groups=groups, bias=bias)), None)
     assert separable_cost(spec, order, multiplier) == Cost(sum(map(_params, parts)), None)
 
@@ -79,7 +87,9 @@ def _params(module: nn.Module) -> int:
 @pytest.mark.parametrize("order", list(Order))
 def test_separable_macs_follow_from_the_shapes_of_its_parts(order: Order) -> None:
     """With stride 2 the pointwise part of pointwise_first runs at the input's resolution."""
-    spec = ConvSpec(2, 8, 16, (3, 3), bias=False, input_shape=(2, 8, 20, 20), output_shape=(2, 16, 9, 9))
+    spec = ConvSpec(
+        2, 8, 16, (3, 3), bias=False, input_shape=(2, 8, 20, 20), output_shape=(2, 16, 9, 9)
+    )
     parts = {
         Order.DEPTHWISE_FIRST: (2 * 81 * 8 * 9, 2 * 81 * 8 * 16),
         Order.POINTWISE_FIRST: (2 * 400 * 8 * 16, 2 * 81 * 16 * 9),
@@ -93,19 +103,30 @@ def test_a_transposed_convolution_is_counted_at_its_input() -> None:
     conv = nn.ConvTranspose2d(4, 6, 3, stride=2)
     out = conv(torch.empty(2, 4, 5, 7))
     spec = ConvSpec(
-        2, 4, 6, (3, 3), transposed=True, input_shape=(2, 4, 5, 7), output_shape=tuple(out.shape), bias=True
+        2,
+        4,
+        6,
+        (3, 3),
+        transposed=True,
+        input_shape=(2, 4, 5, 7),
+        output_shape=tuple(out.shape),
+        bias=True,
     )
     assert cost(spec) == Cost(_params(conv), 2 * 35 * prod(conv.weight.shape))
 
 
 def test_an_unbatched_shape_counts_one_sample() -> None:
     batched = worked_example(3)
-    alone = ConvSpec(2, 100, 1000, (3, 3), bias=False, input_shape=(100, 17, 17), output_shape=(1000, 15, 15))
+    alone = ConvSpec(
+        2, 100, 1000, (3, 3), bias=False, input_shape=(100, 17, 17), output_shape=(1000, 15, 15)
+    )
     assert cost(alone) == cost(batched)
     assert separable_cost(alone) == separable_cost(batched)
 
 
-@pytest.mark.parametrize("missing", ["in_channels", "out_channels", "kernel_size", "groups", "bias"])
+@pytest.mark.parametrize(
+    "missing", ["in_channels", "out_channels", "kernel_size", "groups", "bias"]
+)
 def test_what_is_not_known_has_no_cost(missing: str) -> None:
     known: dict[str, object] = {
         "in_channels": 8, "out_channels": 8, "kernel_size": (3, 3), "groups": 1, "bias": True, missing: None,
@@ -144,7 +165,16 @@ def test_full_multiplier_is_the_rank_of_a_slice() -> None:
 
 def test_traffic_moves_everything_once_and_what_lies_between_twice() -> None:
     """C = 4, M = 6, K = 3, stride 2 on 9 x 9, no bias, r = 2: 4 x 81 elements in, 6 x 16 out."""
-    spec = ConvSpec(2, 4, 6, (3, 3), stride=(2, 2), bias=False, input_shape=(1, 4, 9, 9), output_shape=(1, 6, 4, 4))
+    spec = ConvSpec(
+        2,
+        4,
+        6,
+        (3, 3),
+        stride=(2, 2),
+        bias=False,
+        input_shape=(1, 4, 9, 9),
+        output_shape=(1, 6, 4, 4),
+    )
     ends = 4 * 81 + 6 * 16
     assert traffic(spec, 7) == ends + 7
     between = 2 * (2 * 4 * 16)  # r C channels, at the output's resolution

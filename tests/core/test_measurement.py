@@ -35,7 +35,9 @@ def test_percentiles_are_those_of_numpy(samples: list[float], percent: float) ->
     assert measured.median == pytest.approx(np.median(samples))
     assert measured.p90 == pytest.approx(np.percentile(samples, 90))
     assert measured.p99 == pytest.approx(np.percentile(samples, 99))
-    assert measured.spread == pytest.approx(np.subtract(*np.percentile(samples, [90, 10])) / np.median(samples))
+    assert measured.spread == pytest.approx(
+        np.subtract(*np.percentile(samples, [90, 10])) / np.median(samples)
+    )
 
 
 @pytest.mark.parametrize("percent", [-1, 100.5, float("nan")])
@@ -44,10 +46,14 @@ def test_a_percentile_is_between_0_and_100(percent: float) -> None:
         MEASURED.percentile(percent)
 
 
-@pytest.mark.parametrize("samples", [(), (0.004, 0.0), (-0.004,), (float("nan"),), (float("inf"),), ("soon",), None])
+@pytest.mark.parametrize(
+    "samples", [(), (0.004, 0.0), (-0.004,), (float("nan"),), (float("inf"),), ("soon",), None]
+)
 def test_samples_are_seconds(samples: Any) -> None:
     with pytest.raises(
-        InputError, match="was not measured: samples are the seconds of one invoke or more, numbers above 0, not"
+        InputError,
+        match="was not measured: samples are the seconds of one invoke or more, numbers above 0, "
+        "not",
     ):
         replace(MEASURED, samples=samples)
     with pytest.raises(FormatError, match="not a whole measurement: "):
@@ -64,7 +70,8 @@ def test_samples_of_numpy_become_plain_numbers() -> None:
 def test_it_says_that_it_was_measured() -> None:
     assert str(MEASURED) == (
         "mobilenet.tflite: measured 3.300 ms median, 3.850 ms p90, 3.985 ms p99, spread 24.8%, "
-        "first invoke 14.100 ms, on /sys/bus/usb/devices/2-1 of raspberrypi, Raspberry Pi 4 Model B Rev 1.4"
+        "first invoke 14.100 ms, on /sys/bus/usb/devices/2-1 of raspberrypi, Raspberry Pi 4 Model "
+        "B Rev 1.4"
     )
     assert MEASURED.to_dict()["obtained"] == "measured"
 
@@ -79,8 +86,14 @@ def test_a_trip_through_json_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "a measurement of schema version 2 cannot be read; this release reads version 1"),
-        ({"samples": "fast"}, "not a whole measurement: InputError: mobilenet.tflite was not measured: samples are "),
+        (
+            {"schema_version": 2},
+            "a measurement of schema version 2 cannot be read; this release reads version 1",
+        ),
+        (
+            {"samples": "fast"},
+            "not a whole measurement: InputError: mobilenet.tflite was not measured: samples are ",
+        ),
         ({"samples": 3}, "not a whole measurement: InputError: "),
     ],
 )
@@ -133,10 +146,16 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"max": "fast"}, "'fast' is not a quantity: write a number from 0 with us, ms or s, as in 5ms"),
+            (
+                {"max": "fast"},
+                "'fast' is not a quantity: write a number from 0 with us, ms or s, as in 5ms",
+            ),
             ({"max": "12"}, "'12' is not a quantity"),
             ({"max": "3ms", "percentile": 101}, "a percentile is a number from 0 to 100, not 101"),
-            ({"max": "3ms", "tolerance": "30"}, "'30' is not a tolerance: write a share from 0, as in '30%' or 0.3"),
+            (
+                {"max": "3ms", "tolerance": "30"},
+                "'30' is not a tolerance: write a share from 0, as in '30%' or 0.3",
+            ),
             ({"max": "3ms", "tolerance": "much%"}, "'much%' is not a tolerance"),
             ({"max": "3ms", "tolerance": -0.1}, "-0.1 is not a tolerance"),
             ({"max": "3ms", "tolerance": float("nan")}, "nan is not a tolerance"),

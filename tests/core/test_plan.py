@@ -29,7 +29,12 @@ def changed(**changes: Any) -> str:
 
 def test_a_plan_survives_json_sorted_by_name() -> None:
     plan = Plan((ENTRY, OTHER))
-    assert plan == Plan((OTHER, ENTRY)) == Plan.from_json(plan.to_json()) == Plan.from_json(plan.to_json(None))
+    assert (
+        plan
+        == Plan((OTHER, ENTRY))
+        == Plan.from_json(plan.to_json())
+        == Plan.from_json(plan.to_json(None))
+    )
     assert [entry.name for entry in plan.entries] == ["head", "layer1.conv"]
     assert json.loads(plan.to_json())["schema_version"] == 1
     assert plan.to_json() == Plan((OTHER, ENTRY)).to_json()
@@ -51,7 +56,10 @@ def test_it_counts_parameters() -> None:
         ("{", "not a plan in JSON"),
         ("[]", "it has no schema_version"),
         ('{"layers": []}', "it has no schema_version"),
-        ('{"schema_version": 2, "layers": []}', "schema version 2 cannot be read; this release reads version 1"),
+        (
+            '{"schema_version": 2, "layers": []}',
+            "schema version 2 cannot be read; this release reads version 1",
+        ),
         ('{"schema_version": 1}', "the plan lacks layers"),
         ('{"schema_version": 1, "layers": {}}', "layers must be a list"),
         ('{"schema_version": 1, "layers": [3]}', "a layer must be an object, not 3"),
@@ -59,10 +67,19 @@ def test_it_counts_parameters() -> None:
             '{"schema_version": 1, "layers": [], "budget": 1}',
             "the plan has keys that this release does not know: budget",
         ),
-        (changed(order="sideways"), "layer1.conv: order must be depthwise_first or pointwise_first, not 'sideways'"),
+        (
+            changed(order="sideways"),
+            "layer1.conv: order must be depthwise_first or pointwise_first, not 'sideways'",
+        ),
         (changed(order=[1]), "layer1.conv: order must be"),
-        (changed(depth_multiplier=0), "layer1.conv: depth_multiplier must be a whole number from 1, not 0"),
-        (changed(depth_multiplier=True), "depth_multiplier must be a whole number from 1, not True"),
+        (
+            changed(depth_multiplier=0),
+            "layer1.conv: depth_multiplier must be a whole number from 1, not 0",
+        ),
+        (
+            changed(depth_multiplier=True),
+            "depth_multiplier must be a whole number from 1, not True",
+        ),
         (changed(depth_multiplier=1.5), "depth_multiplier must be a whole number from 1, not 1.5"),
         (changed(depth_multiplier=10), "depth_multiplier 10 is above 9, which is exact already"),
         (changed(in_channels="64"), "in_channels must be a whole number"),
@@ -110,12 +127,18 @@ def test_a_convolution_with_unknown_numbers_cannot_be_planned() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (ConvSpec(2, 32, 128, (3, 3), bias=False), "layer1.conv has in_channels 32 here and 64 in the plan"),
+        (
+            ConvSpec(2, 32, 128, (3, 3), bias=False),
+            "layer1.conv has in_channels 32 here and 64 in the plan",
+        ),
         (ConvSpec(2, 64, 64, (3, 3), bias=False), "out_channels 64 here and 128"),
         (ConvSpec(2, 64, 128, (5, 3), bias=False), r"kernel_size \(5, 3\) here and \(3, 3\)"),
         (ConvSpec(2, 64, 128, (3, 3), bias=False, groups=2), "groups 2 here and 1"),
         (ConvSpec(2, 64, 128, (3, 3)), "bias True here and False"),
-        (ConvSpec(2, 64, 128, (3, 3), bias=False, transposed=True), "layer1.conv is a transposed convolution"),
+        (
+            ConvSpec(2, 64, 128, (3, 3), bias=False, transposed=True),
+            "layer1.conv is a transposed convolution",
+        ),
     ],
 )
 def test_an_entry_knows_its_convolution(spec: ConvSpec, message: str) -> None:
@@ -133,22 +156,31 @@ def test_an_entry_fits_its_convolution_whatever_the_stride() -> None:
 def test_pointwise_first_gets_what_the_reference_costs() -> None:
     spec = ConvSpec(2, 64, 64, (3, 3))
     assert equal_cost(spec, 1) == {Order.DEPTHWISE_FIRST: 1, Order.POINTWISE_FIRST: 1}
-    # 256 filters: one blueprint multiplier costs 256 (64 + 9) > 64 (9 + 256), so nothing is within multiplier 1
+    # 256 filters: one blueprint multiplier costs 256 (64 + 9) > 64 (9 + 256), so nothing is within
+    # multiplier 1
     assert equal_cost(ConvSpec(2, 64, 256, (3, 3)), 1) == {Order.DEPTHWISE_FIRST: 1}
-    assert equal_cost(ConvSpec(2, 256, 64, (3, 3)), 3) == {Order.DEPTHWISE_FIRST: 3, Order.POINTWISE_FIRST: 3}
+    assert equal_cost(ConvSpec(2, 256, 64, (3, 3)), 3) == {
+        Order.DEPTHWISE_FIRST: 3,
+        Order.POINTWISE_FIRST: 3,
+    }
     assert equal_cost(ConvSpec(2, 64, 4, (3, 3)), 99)[Order.DEPTHWISE_FIRST] == 4
 
 
 def test_macs_count_where_shapes_are_known() -> None:
     strided = ConvSpec(2, 64, 64, (3, 3), input_shape=(1, 64, 8, 8), output_shape=(1, 64, 4, 4))
-    assert equal_cost(strided, 1) == {Order.DEPTHWISE_FIRST: 1}  # the pointwise part runs at four times the sites
+    # the pointwise part runs at four times the sites
+    assert equal_cost(strided, 1) == {Order.DEPTHWISE_FIRST: 1}
 
 
 @given(st.data())
 def test_the_competitor_is_the_largest_within_the_cost(data: st.DataObject) -> None:
     groups = data.draw(st.integers(1, 3))
     spec = ConvSpec(
-        2, groups * data.draw(st.integers(1, 40)), groups * data.draw(st.integers(1, 40)), (3, 3), groups=groups
+        2,
+        groups * data.draw(st.integers(1, 40)),
+        groups * data.draw(st.integers(1, 40)),
+        (3, 3),
+        groups=groups,
     )
     multipliers = equal_cost(spec, data.draw(st.integers(1, 12)))
     limit = separable_cost(spec, Order.DEPTHWISE_FIRST, multipliers[Order.DEPTHWISE_FIRST])

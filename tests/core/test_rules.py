@@ -10,17 +10,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_dwsconv.core.conv import ConvSpec, Order, Trait, cost, separable_cost
-from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Policy, Rule, Verdict, judge, most_saving
+from pytest_dwsconv.core.rules import (
+    CANDIDATE_CODE,
+    RULES,
+    Policy,
+    Rule,
+    Verdict,
+    judge,
+    most_saving,
+)
 from pytest_dwsconv.errors import InputError
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
 def test_each_rule_settles_its_own_example(rule: Rule) -> None:
     judgement = judge(rule.applies_to)
-    assert (judgement.code, judgement.verdict, judgement.reason) == (rule.code, rule.verdict, rule.reason)
+    assert (judgement.code, judgement.verdict, judgement.reason) == (
+        rule.code,
+        rule.verdict,
+        rule.reason,
+    )
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.applies_to.traits], ids=lambda rule: rule.code)
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if rule.applies_to.traits], ids=lambda rule: rule.code
+)
 def test_a_rule_whose_example_has_a_trait_is_about_it(rule: Rule) -> None:
     """``judge`` asks no such rule about a convolution without traits."""
     assert not rule.applies(replace(rule.applies_to, traits=()), Policy())
@@ -50,7 +64,13 @@ def test_candidates(spec: ConvSpec) -> None:
     assert judgement.reason == f"{spec.kind.value} convolution"
 
 
-@given(m=st.integers(1, 40), k=st.integers(2, 49), r=st.integers(1, 12), groups=st.integers(1, 3), bias=st.booleans())
+@given(
+    m=st.integers(1, 40),
+    k=st.integers(2, 49),
+    r=st.integers(1, 12),
+    groups=st.integers(1, 3),
+    bias=st.booleans(),
+)
 def test_break_even(m: int, k: int, r: int, groups: int, bias: bool) -> None:
     """A candidate saves, and at one group without bias depthwise_first saves iff r < k M / (k + M)."""
     spec = ConvSpec(1, 4 * groups, m * groups, (k,), groups=groups, bias=bias)
@@ -123,11 +143,15 @@ def test_a_minimum_below_one_is_no_saving(bad: float) -> None:
 
 
 def test_bounds_where_a_number_is_not_known() -> None:
-    """In source a channel count may be a name; output channels alone settle the saving of a standard convolution."""
+    """In source a channel count may be a name; output channels alone settle the saving of a
+    standard convolution.
+    """
     assert judge(ConvSpec(2, None, 1, (3, 3))).code == "DWS111"
     assert judge(ConvSpec(2, None, 2, (3, 3))).reason == "standard convolution"
     assert judge(ConvSpec(2, None, None, (3, 3)), Policy(min_saving=9)).code == "DWS111"
-    assert judge(ConvSpec(2, None, None, (3, 3)), Policy(min_saving=8.9)).verdict is Verdict.CANDIDATE
+    assert (
+        judge(ConvSpec(2, None, None, (3, 3)), Policy(min_saving=8.9)).verdict is Verdict.CANDIDATE
+    )
     for groups in (1, 2, 4):
         known, unknown = (ConvSpec(2, c, 32, (3, 3), groups=groups, bias=False) for c in (16, None))
         assert most_saving(known) == most_saving(unknown)
@@ -156,7 +180,9 @@ def test_an_order_may_be_given_by_its_word() -> None:
     for order in Order:
         assert Policy(order=order.value).order is order  # type: ignore[arg-type]  # that is the test
     assert Policy(order="pointwise_first") == Policy(order=Order.POINTWISE_FIRST)  # type: ignore[arg-type]  # the same
-    with pytest.raises(InputError, match="order must be 'depthwise_first' or 'pointwise_first', not 'nonsense'"):
+    with pytest.raises(
+        InputError, match="order must be 'depthwise_first' or 'pointwise_first', not 'nonsense'"
+    ):
         Policy(order="nonsense")  # type: ignore[arg-type]  # the same
 
 

@@ -1,4 +1,6 @@
-"""The compiler's runner, with a stand-in that replays what the compiler prints: the compiler itself is not free."""
+"""The compiler's runner, with a stand-in that replays what the compiler prints: the compiler itself
+is not free.
+"""
 
 from __future__ import annotations
 
@@ -108,20 +110,36 @@ TRANSPOSE_CONV                 4          Operation version not supported
 
 # What the compiler prints of a refusal, and what becomes of it.
 REFUSALS = [
-    ("Invalid model: model.tflite\nModel not quantized\n", "Model not quantized; export it as int8"),
     (
-        "ERROR: Didn't find op for builtin opcode 'CONV_2D' version '6'\n\nERROR: Registration failed.\n\n"
+        "Invalid model: model.tflite\nModel not quantized\n",
+        "Model not quantized; export it as int8",
+    ),
+    (
+        "ERROR: Didn't find op for builtin opcode 'CONV_2D' version '6'\n\nERROR: Registration "
+        "failed.\n\n"
         "Invalid model: model.tflite\nModel could not be parsed\n",
-        "Didn't find op for builtin opcode 'CONV_2D' version '6'; that version of the operator is newer",
+        "Didn't find op for builtin opcode 'CONV_2D' version '6'; that version of the operator is "
+        "newer",
     ),
     (
-        "ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph that has "
+        "ERROR: Attempting to use a delegate that only supports static-sized tensors with a graph "
+        "that has "
         "dynamic-sized tensors.\nCompilation failed: Model failed in Tflite interpreter.\n",
-        "only supports static-sized tensors with a graph that has dynamic-sized tensors.; export it with static",
+        "only supports static-sized tensors with a graph that has dynamic-sized tensors.; export "
+        "it with static",
     ),
-    ("Invalid model: model.tflite\nModel could not be parsed\n", "Model could not be parsed; check it with read_model"),
-    ("Internal compiler error. Aborting! \n", "Internal compiler error. Aborting!; compile parts of the model"),
-    ("Compilation failed: Compilation failed due to large activation tensors in model.\n", "Compilation failed: Comp"),
+    (
+        "Invalid model: model.tflite\nModel could not be parsed\n",
+        "Model could not be parsed; check it with read_model",
+    ),
+    (
+        "Internal compiler error. Aborting! \n",
+        "Internal compiler error. Aborting!; compile parts of the model",
+    ),
+    (
+        "Compilation failed: Compilation failed due to large activation tensors in model.\n",
+        "Compilation failed: Comp",
+    ),
     ("Invalid model: model.tflite\n", "Invalid model: model.tflite; check it with judge_model"),
     ("Something never seen before\n\n", "Something never seen before; run it by hand"),
 ]
@@ -144,7 +162,9 @@ if plan["signal"]:
 sys.exit(plan["status"])
 """
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-in is a script with an interpreter line")
+pytestmark = pytest.mark.skipif(
+    os.name != "posix", reason="the stand-in is a script with an interpreter line"
+)
 
 
 class StandIn:
@@ -178,7 +198,9 @@ def contents() -> tuple[bytes, bytes]:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, contents: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> StandIn:
+def stand_in(
+    tmp_path: Path, contents: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> StandIn:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -197,7 +219,9 @@ def left_behind(tmp_path: Path) -> list[str]:
     return os.listdir(tmp_path / "tmp")
 
 
-def test_a_success(stand_in: StandIn, plain: bytes, contents: tuple[bytes, bytes], tmp_path: Path) -> None:
+def test_a_success(
+    stand_in: StandIn, plain: bytes, contents: tuple[bytes, bytes], tmp_path: Path
+) -> None:
     result = compile_model(plain)
     assert result.content == contents[1]
     assert (result.file.parameters_cached, result.file.min_runtime_version) == (640, 14)
@@ -230,8 +254,12 @@ def test_a_model_that_is_mapped_in_part(stand_in: StandIn, plain: bytes) -> None
 
 @pytest.mark.parametrize("status", [1, 0])
 @pytest.mark.parametrize(("prints", "message"), REFUSALS)
-def test_a_refusal(prints: str, message: str, status: int, stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
-    stand_in.does(f"Edge TPU Compiler version 16.0.384591198\n{prints}", writes=False, status=status)
+def test_a_refusal(
+    prints: str, message: str, status: int, stand_in: StandIn, plain: bytes, tmp_path: Path
+) -> None:
+    stand_in.does(
+        f"Edge TPU Compiler version 16.0.384591198\n{prints}", writes=False, status=status
+    )
     with pytest.raises(CompilerError) as caught:
         compile_model(plain)
     how = "exit code 1" if status else "it wrote no model"
@@ -249,7 +277,10 @@ def test_a_failure_after_the_file_was_written(stand_in: StandIn, plain: bytes) -
 def test_nothing_mapped(stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
     stand_in.does(NOTHING)
     (stand_in.folder / "compiled.tflite").write_bytes(plain)
-    with pytest.raises(CompilerError, match=r"mapped nothing to the Edge TPU \(CONV_2D: Operation is working on an un"):
+    with pytest.raises(
+        CompilerError,
+        match=r"mapped nothing to the Edge TPU \(CONV_2D: Operation is working on an un",
+    ):
         compile_model(plain)
     assert left_behind(tmp_path) == []
 
@@ -263,7 +294,9 @@ def test_a_file_that_cannot_be_read(content: bytes, stand_in: StandIn, plain: by
 
 def test_a_program_that_is_another(stand_in: StandIn, plain: bytes) -> None:
     stand_in.does("done\n")
-    with pytest.raises(CompilerError, match=r"/edgetpu_compiler did not print what .* see that it is the") as caught:
+    with pytest.raises(
+        CompilerError, match=r"/edgetpu_compiler did not print what .* see that it is the"
+    ) as caught:
         compile_model(plain)
     assert caught.value.output == "done\n"
 
@@ -282,7 +315,10 @@ def test_a_hang_ends_in_time_with_all_its_processes(
     monkeypatch.setattr("pytest_dwsconv.edgetpu.compiler._GRACE", 1)
     stand_in.does("", sleeps=True)
     start = time.monotonic()
-    with pytest.raises(CompilerError, match=r"edgetpu_compiler was killed: not done after 2 s; give it a longer time"):
+    with pytest.raises(
+        CompilerError,
+        match=r"edgetpu_compiler was killed: not done after 2 s; give it a longer time",
+    ):
         compile_model(plain, timeout=1)
     assert time.monotonic() - start < 20
     assert left_behind(tmp_path) == []
@@ -293,18 +329,25 @@ def test_a_hang_ends_in_time_with_all_its_processes(
 def test_a_process_that_outlives_the_compiler_is_ended(stand_in: StandIn, plain: bytes) -> None:
     (stand_in.folder / "edgetpu_compiler").write_text(
         f"#!/bin/sh\nsleep 60 >/dev/null 2>&1 & echo $! >{stand_in.folder}/child\n"
-        f"cp {stand_in.folder}/compiled.tflite model_edgetpu.tflite\necho Edge TPU Compiler version 16.0\n"
+        f"cp {stand_in.folder}/compiled.tflite model_edgetpu.tflite\necho Edge TPU Compiler "
+        "version 16.0\n"
     )
     assert compile_model(plain).report.version == "16.0"
     assert _gone(int((stand_in.folder / "child").read_text()))
 
 
 def _gone(process: int) -> bool:
-    """Whether no process of that number runs any more; one that is dead and not yet collected counts as gone."""
+    """Whether no process of that number runs any more; one that is dead and not yet collected
+    counts as gone.
+    """
     for _ in range(50):
         try:
             os.kill(process, 0)
-            state = Path(f"/proc/{process}/stat").read_text() if Path("/proc/self/stat").exists() else ""
+            state = (
+                Path(f"/proc/{process}/stat").read_text()
+                if Path("/proc/self/stat").exists()
+                else ""
+            )
         except (ProcessLookupError, FileNotFoundError):
             return True
         if state.rpartition(")")[2].split()[:1] == ["Z"]:
@@ -313,29 +356,41 @@ def _gone(process: int) -> bool:
     return False
 
 
-def test_there_is_no_compiler(plain: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_there_is_no_compiler(
+    plain: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(CompilerError) as caught:
         compile_model(plain)
     assert str(caught.value) == (
-        "edgetpu_compiler is not on PATH; install the package edgetpu-compiler from the vendor's apt repository, "
+        "edgetpu_compiler is not on PATH; install the package edgetpu-compiler from the vendor's "
+        "apt repository, "
         "or give a model that is compiled already"
     )
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    with pytest.raises(CompilerError, match="it exists for x86-64 Linux only and this is Linux aarch64, so compile th"):
+    with pytest.raises(
+        CompilerError,
+        match="it exists for x86-64 Linux only and this is Linux aarch64, so compile th",
+    ):
         compile_model(plain)
     with pytest.raises(CompilerError, match="/absent is no program that can be run"):
         compile_model(plain, compiler="/absent")
 
 
-def test_a_program_that_the_system_refuses(plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_the_system_refuses(
+    plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = tmp_path / "broken"
     broken.write_bytes(b"\x7fELF and no more")
     broken.chmod(0o755)
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")  # as a Raspberry Pi refuses the vendor's program
-    with pytest.raises(CompilerError, match=r"cannot be run: .*broken'; it exists for x86-64 Linux only and this is"):
+    # as a Raspberry Pi refuses the vendor's program
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(
+        CompilerError,
+        match=r"cannot be run: .*broken'; it exists for x86-64 Linux only and this is",
+    ):
         compile_model(plain, compiler=broken)
 
 
@@ -343,7 +398,9 @@ def test_a_temporary_folder_that_cannot_be_written(
     stand_in: StandIn, plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with pytest.raises(CompilerError, match=r"cannot be run: .*No such file.*; check .* and the temporary folder"):
+    with pytest.raises(
+        CompilerError, match=r"cannot be run: .*No such file.*; check .* and the temporary folder"
+    ):
         compile_model(plain)
 
 
@@ -353,7 +410,9 @@ def test_a_timeout_that_cannot_be_used(timeout: float, plain: bytes) -> None:
         compile_model(plain, timeout=timeout)
 
 
-def test_what_cannot_be_compiled(stand_in: StandIn, contents: tuple[bytes, bytes], tmp_path: Path) -> None:
+def test_what_cannot_be_compiled(
+    stand_in: StandIn, contents: tuple[bytes, bytes], tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="the model is compiled already; use it as it is"):
         compile_model(contents[1])
     with pytest.raises(FormatError, match="not a TFLite model"):
@@ -365,10 +424,16 @@ def test_what_cannot_be_compiled(stand_in: StandIn, contents: tuple[bytes, bytes
 def test_what_the_compiler_prints_as_data() -> None:
     report = parse_output(PARTLY)
     assert report.version == "16.0.384591198"
-    assert (report.on_chip_used, report.on_chip_remaining, report.off_chip_used) == (7_193_231, 512, 25_088)
+    assert (report.on_chip_used, report.on_chip_remaining, report.off_chip_used) == (
+        7_193_231,
+        512,
+        25_088,
+    )
     assert (report.subgraphs, report.total_operators, len(report.operators)) == (1, 161, 9)
     assert sum(row.count for row in report.operators) == 161
-    assert report.operators[0] == OperatorCount("DEQUANTIZE", 1, "Operation is working on an unsupported data type")
+    assert report.operators[0] == OperatorCount(
+        "DEQUANTIZE", 1, "Operation is working on an unsupported data type"
+    )
     assert report.operators[-1] == OperatorCount("HARD_SWISH", 18, "Operation not supported")
     assert parse_output(SUCCESS).on_chip_used == round(4.21 * 2**20)
     assert parse_output(SUCCESS).off_chip_used == 0
@@ -381,7 +446,12 @@ def test_the_log_file_has_the_operators_alone() -> None:
     log += "MAX_POOL_2D                    2          Mapped to Edge TPU\n"
     report = parse_output(log)
     assert report.operators == (OperatorCount("MAX_POOL_2D", 2, "Mapped to Edge TPU"),)
-    assert (report.on_chip_used, report.off_chip_used, report.subgraphs, report.total_operators) == (None,) * 4
+    assert (
+        report.on_chip_used,
+        report.off_chip_used,
+        report.subgraphs,
+        report.total_operators,
+    ) == (None,) * 4
 
 
 def test_text_that_is_not_the_compilers() -> None:

@@ -59,7 +59,9 @@ def test_devices_are_listed_in_order(standin: StandIn, host: Host) -> None:
         ("pci:0", ["pci0"]),
     ],
 )
-def test_a_device_string_chooses(standin: StandIn, host: Host, device: str, names: list[str]) -> None:
+def test_a_device_string_chooses(
+    standin: StandIn, host: Host, device: str, names: list[str]
+) -> None:
     standin.plug_in("usb0", "pci0", "usb1")
     assert [Path(listed.path).name for listed in EdgeTpu(host, device, QUICK).devices()] == names
 
@@ -68,21 +70,23 @@ def test_a_device_string_chooses(standin: StandIn, host: Host, device: str, name
 def test_a_device_that_is_not_there(standin: StandIn, host: Host, device: str) -> None:
     paths = standin.plug_in("usb0", "pci0", "usb1")
     listed = f"usb {paths[0]}, pci {paths[1]}, usb {paths[2]}"
-    message = f"this host has no such Edge TPU (libedgetpu lists {listed}, and no {device}): plug it in"
+    message = (
+        f"this host has no such Edge TPU (libedgetpu lists {listed}, and no {device}): plug it in"
+    )
     with pytest.raises(DeviceMissingError, match=re.escape(message)):
         EdgeTpu(host, device, QUICK).devices()
 
 
 @pytest.mark.parametrize("device", ["usb:", "tpu", "0", ":x", "usb:-1", "cpu", "/dev/apex_0"])
 def test_what_names_no_device_is_refused(host: Host, device: str) -> None:
-    with pytest.raises(InputError, match="is not a device: write :1, usb, usb:0, pci or pci:0, or nothing for any"):
+    with pytest.raises(
+        InputError, match="is not a device: write :1, usb, usb:0, pci or pci:0, or nothing for any"
+    ):
         EdgeTpu(host, device)
 
 
 def test_no_device(standin: StandIn, host: Host) -> None:
-    message = (
-        r"this host has no such Edge TPU \(libedgetpu lists none\): plug it in, and look for 1a6e:089a or 18d1:9302"
-    )
+    message = r"this host has no such Edge TPU \(libedgetpu lists none\): plug it in, and look for 1a6e:089a or 18d1:9302"
     with pytest.raises(DeviceMissingError, match=message):
         EdgeTpu(host, procedure=QUICK).devices()
 
@@ -109,7 +113,9 @@ def test_no_library(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert isinstance(caught.value, EdgeTpuAbsentError)
 
 
-def test_a_library_that_is_another(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_library_that_is_another(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     source = tmp_path / "other.c"
     source.write_text("int other;")
     subprocess.run(["cc", "-shared", "-o", tmp_path / "libedgetpu.so.1", source], check=True)
@@ -118,17 +124,24 @@ def test_a_library_that_is_another(host: Host, monkeypatch: pytest.MonkeyPatch, 
         EdgeTpu(host).devices()
 
 
-def test_a_library_that_crashes_when_it_is_loaded(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_library_that_crashes_when_it_is_loaded(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     source = tmp_path / "crash.c"
-    source.write_text("__attribute__((constructor)) static void crash(void) { *(volatile int *)0 = 1; }")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libedgetpu.so.1", source], check=True)
+    source.write_text(
+        "__attribute__((constructor)) static void crash(void) { *(volatile int *)0 = 1; }"
+    )
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", tmp_path / "libedgetpu.so.1", source], check=True
+    )
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     message = r"died while listing the devices \(SIGSEGV\): a libedgetpu built for another TFLite does that"
     with pytest.raises(WorkerCrashError, match=message):
         EdgeTpu(host).devices()
 
 
-# --------------------------------------------------------------------------- what the host's Python lacks
+# --------------------------------------------------------------------------- what the host's Python
+# lacks
 
 
 def test_no_runtime(standin: StandIn, bare_python: Path) -> None:
@@ -161,7 +174,9 @@ def test_a_package_that_breaks_on_import(
     package = tmp_path / "packages" / "tflite_runtime"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "interpreter.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
+    (package / "interpreter.py").write_text(
+        "raise ImportError('numpy.core.multiarray failed to import')"
+    )
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     message = r"\(tflite_runtime cannot be imported: numpy\.core\.multiarray failed to import\): install one"
     with Host(f"python={bare_python}") as host, pytest.raises(RuntimeMissingError, match=message):
@@ -175,7 +190,9 @@ def test_a_package_that_breaks_on_import(
 # --------------------------------------------------------------------------- models
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1_0.25_128_quant", "split_concat", "keras_lstm_mnist_ptq"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v1_0.25_128_quant", "split_concat", "keras_lstm_mnist_ptq"]
+)
 def test_a_compiled_model_is_told_by_its_custom_operator(name: str, edgetpu_models: Path) -> None:
     assert is_compiled((edgetpu_models / f"{name}_edgetpu.tflite").read_bytes())
     assert not is_compiled((edgetpu_models / f"{name}.tflite").read_bytes())
@@ -200,7 +217,9 @@ def test_a_model_for_the_cpu_is_refused(host: Host) -> None:
 
 
 def test_a_path_is_no_content(host: Host) -> None:
-    with pytest.raises(InputError, match=r"measure takes the bytes of a .tflite file, not 'relu.tflite': read it"):
+    with pytest.raises(
+        InputError, match=r"measure takes the bytes of a .tflite file, not 'relu.tflite': read it"
+    ):
         measure(host, "relu.tflite", device="cpu")  # type: ignore[arg-type]  # what the test is about
 
 
@@ -214,14 +233,21 @@ def test_a_compiled_model_is_taken_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (b"PK", "model is not a TFLite model: give a module, the bytes of a .tflite file, or its path"),
+        (
+            b"PK",
+            "model is not a TFLite model: give a module, the bytes of a .tflite file, or its path",
+        ),
         (
             "/nowhere/net.tflite",
-            "/nowhere/net.tflite cannot be read: No such file or directory; give the path of a .tflite file",
+            "/nowhere/net.tflite cannot be read: No such file or directory; give the path of a "
+            ".tflite file",
         ),
         ("no\0path", "is no model file; give the path or the bytes of a .tflite file"),
         ({}, "dict is no model: give a module, the bytes of a .tflite file, or its path"),
-        (nn.ReLU(), r"ReLU cannot be exported without an input shape: give one, as in \(1, 3, 224, 224\)"),
+        (
+            nn.ReLU(),
+            r"ReLU cannot be exported without an input shape: give one, as in \(1, 3, 224, 224\)",
+        ),
     ],
 )
 def test_what_is_no_model_is_refused(model: Any, message: str) -> None:
@@ -232,9 +258,13 @@ def test_what_is_no_model_is_refused(model: Any, message: str) -> None:
 ENDLESS = [{"runs": 1.5}, {"limit": math.inf}, {"limit": math.nan}]
 
 
-@pytest.mark.parametrize("change", [{"runs": 0}, {"warmup": -1}, {"limit": -1.0}, {"waits": (1.0, -1.0)}, *ENDLESS])
+@pytest.mark.parametrize(
+    "change", [{"runs": 0}, {"warmup": -1}, {"limit": -1.0}, {"waits": (1.0, -1.0)}, *ENDLESS]
+)
 def test_a_procedure_that_measures_nothing_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="a measurement needs a run at least, whole counts and finite times from 0"):
+    with pytest.raises(
+        InputError, match="a measurement needs a run at least, whole counts and finite times from 0"
+    ):
         Procedure(**change)
 
 

@@ -1,4 +1,6 @@
-"""What ``export_int8`` does around the conversion: arguments, faults, cleaning up. tests/integration converts."""
+"""What ``export_int8`` does around the conversion: arguments, faults, cleaning up.
+tests/integration converts.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,12 @@ def spoiled() -> Network:
     [
         ("net", SHAPE, {}, "export_int8 takes a torch.nn.Module, not str; build the model first"),
         (torch.jit.script(nn.ReLU()), SHAPE, {}, "not RecursiveScriptModule"),
-        (Network(), (2, 3, 8, 8), {}, r"the batch size in \(2, 3, 8, 8\) is 2, and the Edge TPU takes 1"),
+        (
+            Network(),
+            (2, 3, 8, 8),
+            {},
+            r"the batch size in \(2, 3, 8, 8\) is 2, and the Edge TPU takes 1",
+        ),
         (Network(), (1, 3, 0, 8), {}, r"\(1, 3, 0, 8\) is no shape of an input"),
         (Network(), (1, 3, 8.5, 8), {}, "is no shape of an input; give whole numbers such as"),
         (Network(), (1,), {}, "is no shape of an input"),
@@ -62,8 +69,18 @@ def spoiled() -> Network:
         (Network(), None, {}, "None is no shape of an input"),
         (Network(), SHAPE, {"timeout": float("inf")}, "timeout is inf; give the seconds"),
         (Network(), SHAPE, {"calibration": 5}, "calibration is of type int; give tensors"),
-        (Network(), SHAPE, {"calibration": torch.rand(3, 8, 8)}, r"a calibration batch is \(3, 8, 8\); give inputs of"),
-        (Network(), SHAPE, {"calibration": [torch.tensor(1.0)]}, r"a calibration batch is \(\); give inputs of"),
+        (
+            Network(),
+            SHAPE,
+            {"calibration": torch.rand(3, 8, 8)},
+            r"a calibration batch is \(3, 8, 8\); give inputs of",
+        ),
+        (
+            Network(),
+            SHAPE,
+            {"calibration": [torch.tensor(1.0)]},
+            r"a calibration batch is \(\); give inputs of",
+        ),
         (Network(), SHAPE, {"timeout": 0}, "timeout is 0; give the seconds"),
         (Network(), SHAPE, {"timeout": float("nan")}, "timeout is nan; give the seconds"),
         (Network(), SHAPE, {"calibration": []}, "calibration holds no input"),
@@ -79,11 +96,26 @@ def spoiled() -> Network:
             {"calibration": [torch.rand(2, 3, 8, 9)]},
             r"is \(2, 3, 8, 9\); give inputs of \(N, 3, 8, 8\)",
         ),
-        (Network(), SHAPE, {"calibration": [torch.full(SHAPE, torch.inf)]}, "a calibration input is not finite"),
+        (
+            Network(),
+            SHAPE,
+            {"calibration": [torch.full(SHAPE, torch.inf)]},
+            "a calibration input is not finite",
+        ),
         (spoiled(), SHAPE, {}, "norm.running_var of Network is not finite; it has no int8 form"),
-        (nn.LazyConv2d(4, 3), SHAPE, {}, "weight of LazyConv2d has no values yet; initialise or load the model first"),
+        (
+            nn.LazyConv2d(4, 3),
+            SHAPE,
+            {},
+            "weight of LazyConv2d has no values yet; initialise or load the model first",
+        ),
         (Network().to("meta"), SHAPE, {}, "conv.weight of Network has no values yet"),
-        (Stubborn().half(), SHAPE, {}, r"Stubborn cannot be copied \(TypeError: holds a socket\); move it to the CPU"),
+        (
+            Stubborn().half(),
+            SHAPE,
+            {},
+            r"Stubborn cannot be copied \(TypeError: holds a socket\); move it to the CPU",
+        ),
     ],
 )
 def test_arguments_that_cannot_be_used(
@@ -110,7 +142,9 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.fixture
 def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Put a shell script in the place of the Python that converts; gives the folder for temporary folders."""
+    """Put a shell script in the place of the Python that converts; gives the folder for temporary
+    folders.
+    """
     if os.name != "posix":
         pytest.skip("the stand-in is a shell script")
     monkeypatch.setattr(export, "_NEEDED", {})
@@ -132,13 +166,21 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     ("script", "message"),
     [
         ("kill -9 $$", r"the converter failed \(ended by SIGKILL\): it printed nothing"),
-        ("echo one >&2; echo two >&2; kill -11 $$", r"the converter failed \(ended by SIGSEGV\): two"),
+        (
+            "echo one >&2; echo two >&2; kill -11 $$",
+            r"the converter failed \(ended by SIGSEGV\): two",
+        ),
         ("exit 3", r"the converter failed \(exit code 3\): it printed nothing"),
-        ("printf 'SIN has no int8 form' > refusal.txt; exit 1", "Network cannot be exported: SIN has no int8 form"),
+        (
+            "printf 'SIN has no int8 form' > refusal.txt; exit 1",
+            "Network cannot be exported: SIN has no int8 form",
+        ),
         ("exit 0", "Network cannot be exported: .*No such file.*model.tflite.*; check the space"),
     ],
 )
-def test_a_conversion_that_fails(interpreter: Callable[[str], Path], script: str, message: str) -> None:
+def test_a_conversion_that_fails(
+    interpreter: Callable[[str], Path], script: str, message: str
+) -> None:
     temporary = interpreter(script)
     with pytest.raises(ExportError, match=message):
         export_int8(Network(), SHAPE)
@@ -149,7 +191,8 @@ def test_a_conversion_that_hangs_ends_in_time(interpreter: Callable[[str], Path]
     temporary = interpreter("echo $TMPDIR > ../where; sleep 60 & sleep 60")
     start = time.monotonic()
     with pytest.raises(
-        ExportError, match="exporting Network was stopped: not done after 1 s; give it a longer timeout"
+        ExportError,
+        match="exporting Network was stopped: not done after 1 s; give it a longer timeout",
     ):
         export_int8(Network(), SHAPE, timeout=1)
     assert time.monotonic() - start < 30
@@ -157,17 +200,23 @@ def test_a_conversion_that_hangs_ends_in_time(interpreter: Callable[[str], Path]
     assert left_behind(temporary) == []
 
 
-def test_a_python_that_is_not_there(interpreter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_that_is_not_there(
+    interpreter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     temporary = interpreter("")
     monkeypatch.setattr("sys.executable", "/absent/python")
-    with pytest.raises(ExportError, match=r"Network cannot be exported: .*No such file or directory.*absent"):
+    with pytest.raises(
+        ExportError, match=r"Network cannot be exported: .*No such file or directory.*absent"
+    ):
         export_int8(Network(), SHAPE)
     assert left_behind(temporary) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits a file's size as only POSIX can")
 def test_a_full_disk(interpreter: Callable[[str], Path]) -> None:
-    """A limit on the size of a file, which is what writing meets on a full disk: the same OSError, another number."""
+    """A limit on the size of a file, which is what writing meets on a full disk: the same OSError,
+    another number.
+    """
     import resource
     import signal
 
@@ -177,7 +226,8 @@ def test_a_full_disk(interpreter: Callable[[str], Path]) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
         with pytest.raises(
-            ExportError, match=r"Network cannot be exported: .*; check the space in the temporary folder"
+            ExportError,
+            match=r"Network cannot be exported: .*; check the space in the temporary folder",
         ):
             export_int8(Network(), SHAPE)
     finally:
@@ -192,7 +242,8 @@ def test_a_forward_that_cannot_be_recorded(interpreter: Callable[[str], Path]) -
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
         ExportError,
-        match=r"cannot record the forward of Branching: .*\(1, 3, 8, 8\), without a branch on what is in a t",
+        match=r"cannot record the forward of Branching: .*\(1, 3, 8, 8\), without a branch on what "
+        r"is in a t",
     ):
         export_int8(model, SHAPE)
     assert model.training

@@ -16,7 +16,12 @@ from standin import NOT_RUN, QUICK, Marked, StandIn, command_lines
 
 from pytest_dwsconv.edgetpu import hosts
 from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure, measure
-from pytest_dwsconv.edgetpu.faults import ConnectionLostError, HostError, TimeLimitError, WorkerCrashError
+from pytest_dwsconv.edgetpu.faults import (
+    ConnectionLostError,
+    HostError,
+    TimeLimitError,
+    WorkerCrashError,
+)
 from pytest_dwsconv.edgetpu.hosts import SSH_OPTIONS, Host, HostSpec
 from pytest_dwsconv.errors import InputError
 
@@ -29,7 +34,10 @@ PYTHON = f"python={sys.executable}"
         ("", f"popen//python={sys.executable}"),
         ("python=/opt/py39/bin/python", "popen//python=/opt/py39/bin/python"),
         ("ssh=pi@raspberrypi", f"ssh=pi@raspberrypi {SSH_OPTIONS}//python=python3"),
-        ("ssh=-p 2222 pi@pi4//python=python3.9", f"ssh=-p 2222 pi@pi4 {SSH_OPTIONS}//python=python3.9"),
+        (
+            "ssh=-p 2222 pi@pi4//python=python3.9",
+            f"ssh=-p 2222 pi@pi4 {SSH_OPTIONS}//python=python3.9",
+        ),
         ("ssh=pi4//ssh_config=/x", f"ssh=pi4 {SSH_OPTIONS}//python=python3//ssh_config=/x"),
     ],
 )
@@ -39,10 +47,23 @@ def test_a_host_as_execnet_reaches_it(text: str, execnet_spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["raspberrypi", "ssh", "ssh=", "host=pi", "ssh=a//ssh=b", "python=x//", "popen//python=x", "__class__=x"]
+    "text",
+    [
+        "raspberrypi",
+        "ssh",
+        "ssh=",
+        "host=pi",
+        "ssh=a//ssh=b",
+        "python=x//",
+        "popen//python=x",
+        "__class__=x",
+    ],
 )
 def test_what_names_no_host_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"is not a host: write python=/path/python3\.9, ssh=pi@raspberrypi, or both"):
+    with pytest.raises(
+        InputError,
+        match=r"is not a host: write python=/path/python3\.9, ssh=pi@raspberrypi, or both",
+    ):
         Host(text)
 
 
@@ -75,12 +96,24 @@ def script(tmp_path: Path) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("exit 3", r"has no Python that starts \(exit code 3\): name one, as in python=/usr/bin/python3"),
-        ("echo no such library >&2; exit 127", r"has no Python that starts \(no such library\): name one"),
+        (
+            "exit 3",
+            r"has no Python that starts \(exit code 3\): name one, as in python=/usr/bin/python3",
+        ),
+        (
+            "echo no such library >&2; exit 127",
+            r"has no Python that starts \(no such library\): name one",
+        ),
         ("echo python 3 7", r"has Python 3\.7 and needs 3\.8 or newer: name one"),
-        ("echo Welcome; echo python 3 9", r"prints 'Welcome\\npython 3 9' of its own accord: have the start-up files"),
+        (
+            "echo Welcome; echo python 3 9",
+            r"prints 'Welcome\\npython 3 9' of its own accord: have the start-up files",
+        ),
         ("echo python 3 9; echo Bye", r"prints 'python 3 9\\nBye' of its own accord"),
-        ("echo python three", r"is no Python, it printed 'python three': name one, as in python=/usr/bin/python3"),
+        (
+            "echo python three",
+            r"is no Python, it printed 'python three': name one, as in python=/usr/bin/python3",
+        ),
         ("true", "is no Python, it printed '': name one"),
     ],
 )
@@ -102,11 +135,16 @@ def test_a_python_with_a_space_in_its_path(standin: StandIn, tmp_path: Path) -> 
         assert len(EdgeTpu(host).devices()) == 1
 
 
-@pytest.mark.parametrize("command", ["exec sleep 987654", "sleep 987654; true"], ids=["itself", "what it started"])
+@pytest.mark.parametrize(
+    "command", ["exec sleep 987654", "sleep 987654; true"], ids=["itself", "what it started"]
+)
 def test_a_python_that_never_answers_is_ended(script: Callable[[str], str], command: str) -> None:
     spec = script(command)
     start = time.monotonic()
-    with Host(spec, connect_limit=0.3) as host, pytest.raises(HostError, match=r"did not answer in 0\.3 s"):
+    with (
+        Host(spec, connect_limit=0.3) as host,
+        pytest.raises(HostError, match=r"did not answer in 0\.3 s"),
+    ):
         EdgeTpu(host).devices()
     assert time.monotonic() - start < 20
     assert not [line for line in command_lines().values() if "987654" in line]
@@ -125,7 +163,10 @@ def test_a_python_that_never_answers_is_ended(script: Callable[[str], str], comm
 def test_a_python_that_answers_only_once(
     marked: Marked, script: Callable[[str], str], tmp_path: Path, second: str, told: str
 ) -> None:
-    spec = script(f'test -e {tmp_path}/once && {{ {second}; }}; touch {tmp_path}/once; exec {sys.executable} "$@"')
+    spec = script(
+        f"test -e {tmp_path}/once && {{ {second}; }}; touch {tmp_path}/once; exec {sys.executable} "
+        '"$@"'
+    )
     message = rf"answered once and not again \(.*({told}).*\): see whether it is up"
     with Host(spec, connect_limit=5) as host, pytest.raises(HostError, match=message):
         EdgeTpu(host).devices()
@@ -133,7 +174,10 @@ def test_a_python_that_answers_only_once(
 
 def test_ssh_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with Host("ssh=pi@raspberrypi") as host, pytest.raises(HostError, match=r"cannot be used: No such file .*: ssh"):
+    with (
+        Host("ssh=pi@raspberrypi") as host,
+        pytest.raises(HostError, match=r"cannot be used: No such file .*: ssh"),
+    ):
         EdgeTpu(host).devices()
 
 
@@ -143,7 +187,9 @@ def test_a_host_that_nobody_is_at() -> None:
     with (
         Host(spec) as host,
         pytest.raises(
-            HostError, match=r"cannot be reached \(.*refused.*\): see that 'ssh -p 1 nobody@127\.0\.0\.1' works"
+            HostError,
+            match=r"cannot be reached \(.*refused.*\): see that 'ssh -p 1 nobody@127\.0\.0\.1' "
+            r"works",
         ),
     ):
         EdgeTpu(host).devices()
@@ -175,7 +221,9 @@ def meanwhile(action: Callable[[], None]) -> threading.Thread:
 
 def test_a_worker_that_is_killed(marked: Marked, hanging: Procedure) -> None:
     thread = meanwhile(lambda: os.kill(marked.worker(), signal.SIGKILL))
-    message = r"the worker at this host died while listing the devices \(SIGKILL\): something killed it"
+    message = (
+        r"the worker at this host died while listing the devices \(SIGKILL\): something killed it"
+    )
     with Host() as host:
         with pytest.raises(WorkerCrashError, match=message):
             EdgeTpu(host, procedure=hanging).devices()
@@ -197,14 +245,18 @@ def test_a_connection_that_breaks(marked: Marked, hanging: Procedure, standin: S
 
     thread = meanwhile(cut)
     with Host(PYTHON) as host:
-        with pytest.raises(ConnectionLostError, match=f"the connection to {PYTHON} broke while it measured"):
+        with pytest.raises(
+            ConnectionLostError, match=f"the connection to {PYTHON} broke while it measured"
+        ):
             EdgeTpu(host, procedure=hanging).devices()
         thread.join()
         standin.set(hidden="0")
         assert len(EdgeTpu(host, procedure=QUICK).devices()) == 1  # it connects again
 
 
-def test_a_host_that_falls_asleep(marked: Marked, hanging: Procedure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_falls_asleep(
+    marked: Marked, hanging: Procedure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also while a model is being sent that no pipe holds."""
     monkeypatch.setattr(hosts, "GRACE", 0.5)
     with Host(PYTHON) as host:
@@ -212,35 +264,45 @@ def test_a_host_that_falls_asleep(marked: Marked, hanging: Procedure, monkeypatc
         os.kill(marked.gateway(), signal.SIGSTOP)
         start = time.monotonic()
         with pytest.raises(
-            TimeLimitError, match=r"gave no answer in 1 s and the connection was cut: see whether it is"
+            TimeLimitError,
+            match=r"gave no answer in 1 s and the connection was cut: see whether it is",
         ):
             measure(host, NOT_RUN + bytes(10_000_000), device="cpu", procedure=Procedure(limit=0.5))
         assert time.monotonic() - start < 20
 
 
 @contextmanager
-def another_master(marked: Marked, procedure: Procedure, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def another_master(
+    marked: Marked, procedure: Procedure, folder: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that waits for a device like this one does."""
     code = (
         "import signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's job in the background ignores it
+        # a shell's job in the background ignores it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure\n"
         "from pytest_dwsconv.edgetpu.hosts import Host\n"
         f"with Host() as host: EdgeTpu(host, procedure={procedure!r}).devices()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=folder) as master:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=folder
+    ) as master:
         marked.worker()
         yield master
 
 
-def test_an_interrupt_leaves_nothing_running(marked: Marked, hanging: Procedure, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_nothing_running(
+    marked: Marked, hanging: Procedure, tmp_path: Path
+) -> None:
     with another_master(marked, hanging, tmp_path) as master:
         errors = _interrupted(master)
     assert b"KeyboardInterrupt" in errors
 
 
 def _interrupted(master: subprocess.Popen[bytes]) -> bytes:
-    """What it says; an interrupt that meets Python in a callback is lost, and a person presses again."""
+    """What it says; an interrupt that meets Python in a callback is lost, and a person presses
+    again.
+    """
     for _ in range(3):
         master.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -248,6 +310,8 @@ def _interrupted(master: subprocess.Popen[bytes]) -> bytes:
     raise AssertionError("it does not end when it is interrupted")
 
 
-def test_nothing_is_left_when_the_master_is_killed(marked: Marked, hanging: Procedure, tmp_path: Path) -> None:
+def test_nothing_is_left_when_the_master_is_killed(
+    marked: Marked, hanging: Procedure, tmp_path: Path
+) -> None:
     with another_master(marked, hanging, tmp_path) as master:
         master.kill()

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Quantization, Tensor, _builtin, read_model
+from pytest_dwsconv.edgetpu.modelfile import (
+    ModelFile,
+    Operator,
+    Quantization,
+    Tensor,
+    _builtin,
+    read_model,
+)
 from pytest_dwsconv.errors import FormatError, InputError, MissingExtraError
 
 tflite = pytest.importorskip("tflite", exc_type=ImportError)
@@ -28,10 +35,14 @@ FEATURES = Tensor("features", "INT8", (1, 8, 8, 2), quantization=PER_TENSOR)
 WEIGHT = Tensor("weight", "INT8", (2, 3, 3, 4), constant=True, quantization=PER_CHANNEL)
 AXES = Tensor("axes", "INT32", (2,), constant=True, values=(1, -2))
 POOLED = Tensor("pooled", "INT8", (1, 2), quantization=PER_TENSOR)
-CONV = Operator("CONV_2D", 5, (IMAGE, WEIGHT, None), (FEATURES,), options={"dilation_h": 2, "dilation_w": 3})
+CONV = Operator(
+    "CONV_2D", 5, (IMAGE, WEIGHT, None), (FEATURES,), options={"dilation_h": 2, "dilation_w": 3}
+)
 MEAN = Operator("MEAN", 2, (FEATURES, AXES), (POOLED,))
 PLAIN = ModelFile((CONV, MEAN), (IMAGE,), (POOLED,), subgraphs=1, size=0)
-PACKAGE = Package(14, "cl/1", parameters_cached=640, parameters_streamed=128, input_bytes=256, output_bytes=8)
+PACKAGE = Package(
+    14, "cl/1", parameters_cached=640, parameters_streamed=128, input_bytes=256, output_bytes=8
+)
 COMPILED = ModelFile(
     (Operator("edgetpu-custom-op", 1, (IMAGE,), (FEATURES,), custom=True), MEAN),
     (IMAGE,),
@@ -87,14 +98,18 @@ def test_an_operator_declared_in_one_field_alone(old: bool) -> None:
     number = tflite.BuiltinOperator.DEQUANTIZE
     builder = flatbuffers.Builder(64)
     tflite.OperatorCodeStart(builder)
-    field = tflite.OperatorCodeAddDeprecatedBuiltinCode if old else tflite.OperatorCodeAddBuiltinCode
+    field = (
+        tflite.OperatorCodeAddDeprecatedBuiltinCode if old else tflite.OperatorCodeAddBuiltinCode
+    )
     field(builder, number)
     builder.Finish(tflite.OperatorCodeEnd(builder))
     assert _builtin(tflite.OperatorCode.GetRootAs(builder.Output())) == number
 
 
 def test_only_a_few_integers_are_kept() -> None:
-    assert all(tensor is None or tensor.values is None for tensor in read(PLAIN).operators[0].inputs)
+    assert all(
+        tensor is None or tensor.values is None for tensor in read(PLAIN).operators[0].inputs
+    )
     assert read(PLAIN).operators[1].inputs[1] == AXES
 
 
@@ -112,14 +127,27 @@ def test_what_a_compiled_file_tells() -> None:
 
 def test_the_packages_of_a_segmented_file_add_up() -> None:
     first = COMPILED.operators[0]
-    model = read(replace(COMPILED, operators=(first, first), outputs=(FEATURES,), packages=(PACKAGE, PACKAGE)))
-    assert (model.parameters_cached, model.input_bytes, model.min_runtime_version) == (1280, 512, 14)
+    model = read(
+        replace(
+            COMPILED, operators=(first, first), outputs=(FEATURES,), packages=(PACKAGE, PACKAGE)
+        )
+    )
+    assert (model.parameters_cached, model.input_bytes, model.min_runtime_version) == (
+        1280,
+        512,
+        14,
+    )
 
 
 def test_a_file_that_is_not_compiled() -> None:
     model = read(PLAIN)
     assert (model.compiled, model.min_runtime_version, model.on_cpu) == (False, 0, (CONV, MEAN))
-    assert (model.parameters_cached, model.parameters_streamed, model.input_bytes, model.output_bytes) == (0, 0, 0, 0)
+    assert (
+        model.parameters_cached,
+        model.parameters_streamed,
+        model.input_bytes,
+        model.output_bytes,
+    ) == (0, 0, 0, 0)
 
 
 def test_options_without_a_package() -> None:
@@ -152,27 +180,39 @@ def test_a_path_and_the_errors_that_name_it(tmp_path: Path) -> None:
     path.write_bytes(pack(PLAIN))
     assert read_model(path) == read_model(str(path)) == read_model(pack(PLAIN))
     path.write_bytes(b"no model")
-    with pytest.raises(FormatError, match=r"m\.tflite is not a TFLite model: it lacks the mark TFL3"):
+    with pytest.raises(
+        FormatError, match=r"m\.tflite is not a TFLite model: it lacks the mark TFL3"
+    ):
         read_model(path)
-    with pytest.raises(InputError, match=r"absent\.tflite cannot be read: No such file or directory; give the path"):
+    with pytest.raises(
+        InputError, match=r"absent\.tflite cannot be read: No such file or directory; give the path"
+    ):
         read_model(tmp_path / "absent.tflite")
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         read_model(tmp_path)
     for other in (None, bytearray(b"TFL3"), "no\0path"):
-        with pytest.raises(InputError, match=r"is no model file; give the path or the bytes of a \.tflite file"):
+        with pytest.raises(
+            InputError, match=r"is no model file; give the path or the bytes of a \.tflite file"
+        ):
             read_model(other)  # type: ignore[arg-type]
 
 
-def test_the_package_that_reads_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_that_reads_is_named_when_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tflite", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package tflite; pip install pytest-dwsconv\[edgetpu\]"):
+    with pytest.raises(
+        MissingExtraError, match=r"needs the package tflite; pip install pytest-dwsconv\[edgetpu\]"
+    ):
         read_model(pack(PLAIN))
 
 
 def test_the_layer_of_an_operator() -> None:
     prefix = "torch.export.unflatten.InterpreterModule_"
     block = f"a.B/{prefix}layer1/{prefix}0"
-    fused = replace(FEATURES, name=f"{block}/{prefix}relu;;{block}/{prefix}bn1;;{block}/{prefix}conv1;1")
+    fused = replace(
+        FEATURES, name=f"{block}/{prefix}relu;;{block}/{prefix}bn1;;{block}/{prefix}conv1;1"
+    )
     assert replace(CONV, outputs=(fused,)).layer == "layer1.0.conv1"
     assert replace(MEAN, outputs=(fused,)).layer == "layer1.0.relu"
     named = replace(WEIGHT, name=f"a.B/{prefix}fc;")
@@ -180,14 +220,16 @@ def test_the_layer_of_an_operator() -> None:
     assert (CONV.layer, replace(CONV, outputs=()).layer) == ("features", "")
 
 
-# The vendor's own files: name, parameters cached and streamed, input and output bytes, runtime version, operators
-# left on the CPU. Published by the vendor's compiler and decoded with the vendor's schema.
+# The vendor's own files: name, parameters cached and streamed, input and output bytes, runtime
+# version, operators left on the CPU. Published by the vendor's compiler and decoded with the
+# vendor's schema.
 VENDOR = [
     ("mobilenet_v1_0.25_128_quant", 566_912, 0, 49_152, 1_008, 12, ""),
     ("mobilenet_v1_0.25_128_quant_cocompiled_with_3quant", 315_840, 251_072, 49_152, 1_008, 12, ""),
     (
         "deeplabv3_mnv2_dm05_pascal_quant", 766_720, 0, 789_512, 279_040, 12,
-        "RESIZE_BILINEAR QUANTIZE CONCATENATION CONV_2D CONV_2D RESIZE_BILINEAR RESIZE_BILINEAR ARG_MAX",
+        "RESIZE_BILINEAR QUANTIZE CONCATENATION CONV_2D CONV_2D RESIZE_BILINEAR RESIZE_BILINEAR "
+        "ARG_MAX",
     ),
     ("keras_lstm_mnist_ptq", 43_968, 576, 848, 80, 12, ""),
     ("split_concat", 192, 0, 384, 1_280, 13, ""),
@@ -195,7 +237,9 @@ VENDOR = [
 
 
 @pytest.mark.skipif(not MODELS.is_dir(), reason="the vendor's model files are not here")
-@pytest.mark.parametrize(("name", "cached", "streamed", "inputs", "outputs", "runtime", "on_cpu"), VENDOR)
+@pytest.mark.parametrize(
+    ("name", "cached", "streamed", "inputs", "outputs", "runtime", "on_cpu"), VENDOR
+)
 def test_the_vendors_compiled_files(
     name: str, cached: int, streamed: int, inputs: int, outputs: int, runtime: int, on_cpu: str
 ) -> None:

@@ -15,7 +15,11 @@ MAPS, CPU, UNKNOWN = Status.MAPS, Status.CPU, Status.UNKNOWN
 
 
 def tensor(
-    *shape: int, dtype: str = "INT8", constant: bool = False, variable: bool = False, dynamic: bool = False
+    *shape: int,
+    dtype: str = "INT8",
+    constant: bool = False,
+    variable: bool = False,
+    dynamic: bool = False,
 ) -> Tensor:
     return Tensor(f"{dtype.lower()}{shape}", dtype, shape, constant, variable, dynamic)
 
@@ -30,7 +34,9 @@ PER_CHANNEL = replace(WEIGHT, quantization=Quantization((1.0, 2.0), (0, 0), 0))
 PER_TENSOR = replace(WEIGHT, quantization=Quantization((1.0,), (0,), 0))
 
 
-def op(name: str, *inputs: Tensor | None, output: Tensor = IMAGE, version: int = 1, **options: int) -> Operator:
+def op(
+    name: str, *inputs: Tensor | None, output: Tensor = IMAGE, version: int = 1, **options: int
+) -> Operator:
     return Operator(name, version, inputs or (IMAGE,), (output,), options=options)
 
 
@@ -40,19 +46,36 @@ def file(*operators: Operator, **more: int) -> ModelFile:
 
 ADD, CONV, FLAT = op("ADD"), op("CONV_2D", IMAGE, WEIGHT), tensor(1, 10)
 
-# One operator alone: how it is judged, and what the reason says. Each limit has a row on either side of it.
+# One operator alone: how it is judged, and what the reason says. Each limit has a row on either
+# side of it.
 JUDGED = [
     (ADD, MAPS, ""),
     (op("CONV_2D", IMAGE, PER_CHANNEL, version=5, dilation_w=2, dilation_h=2), MAPS, ""),
-    (op("CONV_2D", IMAGE, WEIGHT, version=6), CPU, "version 6 of it, and the compiler knows versions up to 5"),
-    (op("CONV_2D", IMAGE, WEIGHT, dilation_w=2, dilation_h=1), CPU, "its dilation differs in x and y (2 and 1)"),
-    (op("DEPTHWISE_CONV_2D", IMAGE, WEIGHT, dilation_w=1, dilation_h=4), CPU, "its dilation differs in x and y"),
+    (
+        op("CONV_2D", IMAGE, WEIGHT, version=6),
+        CPU,
+        "version 6 of it, and the compiler knows versions up to 5",
+    ),
+    (
+        op("CONV_2D", IMAGE, WEIGHT, dilation_w=2, dilation_h=1),
+        CPU,
+        "its dilation differs in x and y (2 and 1)",
+    ),
+    (
+        op("DEPTHWISE_CONV_2D", IMAGE, WEIGHT, dilation_w=1, dilation_h=4),
+        CPU,
+        "its dilation differs in x and y",
+    ),
     (op("MAX_POOL_2D", activation=0), MAPS, ""),
     (op("MAX_POOL_2D", activation=1), CPU, "it has a fused activation function"),
     (op("AVERAGE_POOL_2D", activation=3), CPU, "it has a fused activation function"),
     (op("CONCATENATION", activation=1), CPU, "it has a fused activation function"),
     (op("FULLY_CONNECTED", FLAT, PER_TENSOR, weights_format=0), MAPS, ""),
-    (op("FULLY_CONNECTED", FLAT, PER_TENSOR, weights_format=1), CPU, "its weights are not in the default format"),
+    (
+        op("FULLY_CONNECTED", FLAT, PER_TENSOR, weights_format=1),
+        CPU,
+        "its weights are not in the default format",
+    ),
     (op("FULLY_CONNECTED", FLAT, PER_CHANNEL), CPU, "its weights are quantised per channel"),
     (op("QUANTIZE", version=2), MAPS, ""),
     (op("QUANTIZE", version=3), CPU, "version 3"),
@@ -65,29 +88,57 @@ JUDGED = [
     (op("PAD", IMAGE, constant(0, 0, 1, 1, 1, 1, 0, 0)), MAPS, ""),
     (op("PAD", IMAGE, constant(0, 1, 0, 0, 0, 0, 0, 0)), CPU, "it pads the batch"),
     (op("PRELU", IMAGE, tensor(1, 1, 4, constant=True)), MAPS, ""),
-    (op("PRELU", IMAGE, tensor(8, 8, 4, constant=True)), CPU, "its alpha has more than one dimension"),
+    (
+        op("PRELU", IMAGE, tensor(8, 8, 4, constant=True)),
+        CPU,
+        "its alpha has more than one dimension",
+    ),
     (op("SOFTMAX", FLAT, output=tensor(1, 16_000)), MAPS, ""),
-    (op("SOFTMAX", FLAT, output=tensor(1, 16_001)), CPU, "it has 16,001 elements, and 16,000 is the most"),
+    (
+        op("SOFTMAX", FLAT, output=tensor(1, 16_001)),
+        CPU,
+        "it has 16,001 elements, and 16,000 is the most",
+    ),
     (op("SOFTMAX", FLAT, output=tensor(1, 8, 8, 4)), CPU, "its input has more than one dimension"),
     (op("STRIDED_SLICE", IMAGE, constant(0), constant(1), constant(1, 1)), MAPS, ""),
-    (op("STRIDED_SLICE", IMAGE, constant(0), constant(1), constant(1, 2)), CPU, "its strides are not all 1"),
+    (
+        op("STRIDED_SLICE", IMAGE, constant(0), constant(1), constant(1, 2)),
+        CPU,
+        "its strides are not all 1",
+    ),
     (op("RESHAPE"), MAPS, "a large one may stay on the CPU"),
-    (op("RESIZE_BILINEAR"), UNKNOWN, "the vendor says that it may stay on the CPU, depending on its sizes"),
+    (
+        op("RESIZE_BILINEAR"),
+        UNKNOWN,
+        "the vendor says that it may stay on the CPU, depending on its sizes",
+    ),
     (op("TRANSPOSE"), UNKNOWN, "not verified"),
     (op("HARD_SWISH"), UNKNOWN, "seen left on the CPU, not verified"),
     (op("EXP", version=2), CPU, "version 2"),
     (op("PADV2"), CPU, "the Edge TPU does not support it"),
     (op("GELU"), CPU, "not among the operators the vendor lists as supported"),
     (replace(op("Mine"), custom=True), CPU, "a custom operator"),
-    (replace(op("TFLite_Detection_PostProcess"), custom=True), CPU, "the Edge TPU does not support it"),
+    (
+        replace(op("TFLite_Detection_PostProcess"), custom=True),
+        CPU,
+        "the Edge TPU does not support it",
+    ),
     (replace(ADD, custom=True), CPU, "a custom operator"),
     (op("ADD", tensor(1, 8, dtype="FLOAT32")), CPU, "it works on float32, not on int8 or uint8"),
     (op("ADD", tensor(1, 8, dtype="INT16")), CPU, "it works on int16"),
     (op("ADD", tensor(1, 8, dtype="UINT8"), output=tensor(1, 8, dtype="UINT8")), MAPS, ""),
     (op("ADD", tensor(1, 8, dynamic=True)), CPU, "the shape of a tensor is not static"),
-    (op("ADD", tensor(2, 8, 8, 4)), CPU, "more than the 3 innermost dimensions of (2, 8, 8, 4) are larger than 1"),
+    (
+        op("ADD", tensor(2, 8, 8, 4)),
+        CPU,
+        "more than the 3 innermost dimensions of (2, 8, 8, 4) are larger than 1",
+    ),
     (op("ADD", tensor(2, 8, 4)), MAPS, ""),
-    (op("UNIDIRECTIONAL_SEQUENCE_LSTM", IMAGE, tensor(1, 8, dtype="INT16", variable=True), None), MAPS, ""),
+    (
+        op("UNIDIRECTIONAL_SEQUENCE_LSTM", IMAGE, tensor(1, 8, dtype="INT16", variable=True), None),
+        MAPS,
+        "",
+    ),
 ]
 
 
@@ -99,10 +150,16 @@ def test_an_operator_alone(operator: Operator, status: Status, reason: str) -> N
 
 
 def test_the_documented_runtime_goes_with_the_judgement() -> None:
-    assert [j.runtime for j in judge_model(file(ADD, op("SUM"), op("REDUCE_MAX"))).operators] == [0, 13, 14]
+    assert [j.runtime for j in judge_model(file(ADD, op("SUM"), op("REDUCE_MAX"))).operators] == [
+        0,
+        13,
+        14,
+    ]
 
 
-@pytest.mark.parametrize("name", ["GATHER", "LEAKY_RELU", "PADV2", "ARG_MAX", "CAST", "DIV", "FLOOR_DIV", "UNPACK"])
+@pytest.mark.parametrize(
+    "name", ["GATHER", "LEAKY_RELU", "PADV2", "ARG_MAX", "CAST", "DIV", "FLOOR_DIV", "UNPACK"]
+)
 def test_no_operator_is_in_both_lists(name: str) -> None:
     assert name in REFUSED
     assert not REFUSED & SUPPORTED.keys()
@@ -142,7 +199,10 @@ FLOAT = op("ADD", tensor(1, 8, dtype="FLOAT32"), output=tensor(1, 8, dtype="FLOA
     [
         (file(FLOAT), "the model is not quantised"),
         (file(op("ADD", tensor(1, 8, dynamic=True))), "a tensor has no static shape"),
-        (file(op("CONV_2D", IMAGE, WEIGHT, version=6)), f"CONV_2D version 6 ({IMAGE.name}) is newer than the compiler"),
+        (
+            file(op("CONV_2D", IMAGE, WEIGHT, version=6)),
+            f"CONV_2D version 6 ({IMAGE.name}) is newer than the compiler",
+        ),
         (
             file(OUTSIDE, OUTSIDE),
             "the parameters of 2 operators lie behind the flatbuffer, where old runtimes see none",
@@ -161,16 +221,19 @@ def test_a_file_that_maps_as_a_whole() -> None:
     support = judge_model(file(CONV, ADD, op("RESHAPE")))
     assert (support.problems, support.maps) == ((), True)
     assert str(support) == (
-        "3 operators: 3 map, 0 stay on the CPU, 0 unknown (by the documentation, nothing was compiled)"
+        "3 operators: 3 map, 0 stay on the CPU, 0 unknown (by the documentation, nothing was "
+        "compiled)"
     )
 
 
 def test_the_text_names_each_operator_that_does_not_map() -> None:
     lines = str(judge_model(file(CONV, op("RESIZE_BILINEAR"), op("CAST")))).splitlines()
     assert lines == [
-        "3 operators: 1 map, 1 stay on the CPU, 1 unknown (by the documentation, nothing was compiled)",
+        "3 operators: 1 map, 1 stay on the CPU, 1 unknown (by the documentation, nothing was "
+        "compiled)",
         f"CAST ({IMAGE.name}): stays on the CPU: the Edge TPU does not support it",
-        f"RESIZE_BILINEAR ({IMAGE.name}): unknown: the vendor says that it may stay on the CPU, depending on its sizes",
+        f"RESIZE_BILINEAR ({IMAGE.name}): unknown: the vendor says that it may stay on the CPU, "
+        "depending on its sizes",
     ]
 
 
@@ -184,12 +247,20 @@ def vendor_model(name: str) -> ModelFile:
 def test_a_compiled_file_is_not_judged() -> None:
     package = pytest.importorskip("pytest_dwsconv.edgetpu.package", exc_type=ImportError)
     compiled = replace(file(ADD), packages=(package.Package(14, "", 0, 0, 0, 0),))
-    with pytest.raises(InputError, match="the model is compiled already; read its packages and on_cpu"):
+    with pytest.raises(
+        InputError, match="the model is compiled already; read its packages and on_cpu"
+    ):
         judge_model(compiled)
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v1_0.25_128_quant", "deeplabv3_mnv2_dm05_pascal_quant", "keras_lstm_mnist_ptq", "split_concat"]
+    "name",
+    [
+        "mobilenet_v1_0.25_128_quant",
+        "deeplabv3_mnv2_dm05_pascal_quant",
+        "keras_lstm_mnist_ptq",
+        "split_concat",
+    ],
 )
 def test_the_vendors_compiler_agrees(name: str) -> None:
     """What is judged to map the compiler mapped, and what it left on the CPU is not judged to map."""

@@ -21,7 +21,9 @@ def test_it_is_written_for_an_old_python_alone(module: object) -> None:
     text = Path(str(module.__file__)).read_text()  # type: ignore[attr-defined]
     tree = ast.parse(text, feature_version=(3, 8))
     nodes = list(ast.walk(tree))
-    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+    }
     imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
     outside = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
     assert outside <= {"numpy"}
@@ -32,7 +34,10 @@ def test_a_claimed_device_is_left_to_its_holder() -> None:
     with lock:
         other, second = worker.claim(DEVICES, [0, 1], limit=0)
         assert (position, other) == (0, 1)
-        with second, pytest.raises(Fault, match=rf"other test runs held {OWN}/usb0, {OWN}/pci0 for 0\.1 s"):
+        with (
+            second,
+            pytest.raises(Fault, match=rf"other test runs held {OWN}/usb0, {OWN}/pci0 for 0\.1 s"),
+        ):
             worker.claim(DEVICES, [0, 1], limit=0.1)
     position, lock = worker.claim(DEVICES, [0, 1], limit=0)
     with lock:
@@ -42,7 +47,9 @@ def test_a_claimed_device_is_left_to_its_holder() -> None:
 def test_the_claim_of_a_process_ends_with_it() -> None:
     claim = f"_, lock = claim({DEVICES}, [0], limit=0)"
     code = f"from pytest_dwsconv.edgetpu.worker import claim; {claim}; print('claimed', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"claimed\n"
         with pytest.raises(Fault):
@@ -56,7 +63,9 @@ def test_the_claim_of_a_process_ends_with_it() -> None:
 def test_the_file_of_a_usb_device(tmp_path: Path) -> None:
     (tmp_path / "busnum").write_text("2\n")
     (tmp_path / "devnum").write_text("13\n")
-    assert worker.device_node({"type": "usb", "path": str(tmp_path)}) == Path("/dev/bus/usb/002/013")
+    assert worker.device_node({"type": "usb", "path": str(tmp_path)}) == Path(
+        "/dev/bus/usb/002/013"
+    )
     assert worker.device_node({"type": "usb", "path": str(tmp_path / "gone")}) is None
     assert worker.device_node({"type": "pci", "path": "/dev/apex_0"}) == Path("/dev/apex_0")
 
@@ -74,7 +83,9 @@ def test_the_clock_is_told_by_the_package(
     printed: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = tmp_path / "dpkg-query"
-    command.write_text(f'#!/bin/sh\ntest "$*" = "-S /usr/lib/libedgetpu.so.1.0" || exit 2\n{printed}\n')
+    command.write_text(
+        f'#!/bin/sh\ntest "$*" = "-S /usr/lib/libedgetpu.so.1.0" || exit 2\n{printed}\n'
+    )
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert worker.clock("/usr/lib/libedgetpu.so.1.0") == variant

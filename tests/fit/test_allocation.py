@@ -21,7 +21,13 @@ from pytest_dwsconv.rewriting.rewrite import rewrite
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    convs = [nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 8, 3)]
+    convs = [
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3),
+    ]
     return nn.Sequential(*convs).eval()
 
 
@@ -54,10 +60,17 @@ def options_of(found: Report, losses: list[float]) -> dict[str, list[Option]]:
     st.floats(0.3, 1),
     st.sampled_from([("params",), ("macs",), ("params", "macs"), ("int8", "size")]),
 )
-def test_the_choice_is_the_best_of_all(losses: list[int], share: float, limited: tuple[str, ...]) -> None:
+def test_the_choice_is_the_best_of_all(
+    losses: list[int], share: float, limited: tuple[str, ...]
+) -> None:
     found = report()
     options = options_of(found, [float(loss) for loss in losses])
-    totals = {"params": found.params, "macs": found.macs or 0, "size": 4 * found.params, "int8": found.params + 3 * 40}
+    totals = {
+        "params": found.params,
+        "macs": found.macs or 0,
+        "size": 4 * found.params,
+        "int8": found.params + 3 * 40,
+    }
     budgets = {name: share * totals[name] for name in limited}
     biases = {finding.name: finding.spec.out_channels or 0 for finding in found.findings}
 
@@ -65,10 +78,14 @@ def test_the_choice_is_the_best_of_all(losses: list[int], share: float, limited:
         saved = dict.fromkeys(limited, 0)
         for (layer, its), option in zip(options.items(), choice, strict=True):
             for name in limited:
-                saved[name] += LIMITS[name].of(its[0].cost, biases[layer]) - LIMITS[name].of(option.cost, biases[layer])
+                saved[name] += LIMITS[name].of(its[0].cost, biases[layer]) - LIMITS[name].of(
+                    option.cost, biases[layer]
+                )
         return all(totals[name] - saved[name] <= budgets[name] for name in limited)
 
-    feasible = [sum(o.loss for o in choice) for choice in product(*options.values()) if within(choice)]
+    feasible = [
+        sum(o.loss for o in choice) for choice in product(*options.values()) if within(choice)
+    ]
     if not feasible:
         with pytest.raises(InputError, match=r"cannot be kept|keeps all limits"):
             allocate(found, options, budgets)
@@ -85,14 +102,20 @@ def batches() -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    "budget", ["2.5k", {"params": 3000}, {"macs": "300k", "params": "3k"}, {"int8": "3kB"}, {"size": "12kB"}]
+    "budget",
+    ["2.5k", {"params": 3000}, {"macs": "300k", "params": "3k"}, {"int8": "3kB"}, {"size": "12kB"}],
 )
 def test_a_rewritten_network_keeps_its_budget(budget: str | dict[str, str | float]) -> None:
     result = rewrite(network(), budget=budget, calibration=batches(), init="fit", refine=0)
     limits = parse_budgets(budget)
     after = result.report_after
     assert after.params == sum(parameter.numel() for parameter in result.model.parameters())
-    found = {"params": after.params, "macs": after.macs or 0, "size": 4 * after.params, "int8": after.params + 3 * 40}
+    found = {
+        "params": after.params,
+        "macs": after.macs or 0,
+        "size": 4 * after.params,
+        "int8": after.params + 3 * 40,
+    }
     assert all(found[name] <= limit for name, limit in limits.items())
     assert result.plan.entries
 
@@ -113,7 +136,9 @@ def test_a_plan_under_a_budget_is_better_than_a_uniform_one() -> None:
     with torch.no_grad():
         middle.weight.copy_(easy.weight)
     uniform = rewrite(model, init="fit", calibration=data, depth_multiplier=2, refine=0)
-    planned = rewrite(model, init="fit", calibration=data, budget=uniform.report_after.params, refine=0)
+    planned = rewrite(
+        model, init="fit", calibration=data, budget=uniform.report_after.params, refine=0
+    )
     assert planned.report_after.params <= uniform.report_after.params
 
     def error(other: nn.Module) -> float:
@@ -129,14 +154,17 @@ def test_a_plan_under_a_budget_is_better_than_a_uniform_one() -> None:
         (
             "10",
             InputError,
-            "the budget of 10 parameters cannot be kept: replacing every candidate at its cheapest leaves",
+            "the budget of 10 parameters cannot be kept: replacing every candidate at its cheapest "
+            "leaves",
         ),
         ("many", FormatError, "the budget's params 'many' is not a quantity"),
         ({}, InputError, "a budget takes params, macs, size, int8, not 'nothing'"),
         ({"parms": 1}, InputError, "a budget takes params, macs, size, int8, not 'parms'"),
     ],
 )
-def test_budgets_that_cannot_be(budget: str | dict[str, str | float], kind: type[DwsconvError], message: str) -> None:
+def test_budgets_that_cannot_be(
+    budget: str | dict[str, str | float], kind: type[DwsconvError], message: str
+) -> None:
     with pytest.raises(kind, match=message):
         rewrite(network(), budget=budget, calibration=batches(), init="fit")
 

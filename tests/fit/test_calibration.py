@@ -1,4 +1,6 @@
-"""rewrite(init="fit"): better than the nearest kernels, for any layer, and nothing changed on failure."""
+"""rewrite(init="fit"): better than the nearest kernels, for any layer, and nothing changed on
+failure.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def _seed() -> None:
 
 
 def smooth(*shape: int) -> Tensor:
-    """Inputs whose neighbours are alike, as in images: without that there is nothing for a fit to use."""
+    """Inputs whose neighbours are alike, as in images: without that there is nothing for a fit to
+    use.
+    """
     x = torch.randn(shape)
     for axis in range(2, len(shape)):
         x = (x + x.roll(1, axis) + x.roll(2, axis)) / 1.5
@@ -40,7 +44,9 @@ def batches(*shape: int, count: int = 6) -> list[Tensor]:
 
 
 def trained_like(model: nn.Module, data: list[Tensor]) -> nn.Module:
-    """Normalisation statistics as training would have left them, with scales and shifts of every kind."""
+    """Normalisation statistics as training would have left them, with scales and shifts of every
+    kind.
+    """
     model.train()
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
@@ -65,8 +71,14 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__()
-        self.c1, self.b1 = nn.Conv2d(channels, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)
-        self.c2, self.b2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)
+        self.c1, self.b1 = (
+            nn.Conv2d(channels, filters, 3, padding=1, bias=False),
+            nn.BatchNorm2d(filters),
+        )
+        self.c2, self.b2 = (
+            nn.Conv2d(filters, filters, 3, padding=1, bias=False),
+            nn.BatchNorm2d(filters),
+        )
         self.short = nn.Conv2d(channels, filters, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +102,11 @@ def sequence(rank: int, **options: Any) -> nn.Module:
     norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank - 1]
     make: Any = CONVS[rank]
     return nn.Sequential(
-        make(8, 12, 3, padding=1, **options), norm(12), nn.ReLU(inplace=True), make(12, 12, 3, bias=False), norm(12)
+        make(8, 12, 3, padding=1, **options),
+        norm(12),
+        nn.ReLU(inplace=True),
+        make(12, 12, 3, bias=False),
+        norm(12),
     )
 
 
@@ -153,7 +169,9 @@ def test_refining_all_layers_together_gains_more() -> None:
         parameter.requires_grad_(False)
     errors = [
         output_error(found.model, model, unseen)
-        for found in (rewrite(model, init="fit", calibration=data, refine=passes) for passes in (0, 8))
+        for found in (
+            rewrite(model, init="fit", calibration=data, refine=passes) for passes in (0, 8)
+        )
     ]
     assert errors[1] < 0.9 * errors[0]
 
@@ -162,8 +180,13 @@ def test_passes_beyond_those_over_the_batches_as_they_are_gain_more() -> None:
     make, shape = NETWORKS["residual"]
     data, unseen = batches(*shape, count=16), batches(*shape, count=40)[16:]
     model = trained_like(make(), data)
-    state, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
-    first, longer = (rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (20, 60))
+    state, modes = (
+        copy.deepcopy(model.state_dict()),
+        [module.training for module in model.modules()],
+    )
+    first, longer = (
+        rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (20, 60)
+    )
     assert output_error(longer, model, unseen) < 0.97 * output_error(first, model, unseen)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
@@ -184,7 +207,9 @@ class Scaled(nn.Module):
         return self.body(x) * scale  # type: ignore[no-any-return]
 
 
-def test_passes_over_batches_that_cannot_be_mixed_see_them_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_over_batches_that_cannot_be_mixed_see_them_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = [(x, torch.tensor(2.0)) for x in batches(4, 8, 8, 8)]
     model = Scaled().eval()
     found = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
@@ -232,8 +257,16 @@ class Closing(Scores):
 LONGER: dict[str, tuple[Callable[[], nn.Module], list[Tensor], bool]] = {
     "one number a sample": (Scores, batches(4, 8, 8, 8), True),
     "batches of one size": (Fixed, batches(4, 8, 8, 8), True),
-    "no batches": (lambda: nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), batches(8, 9, 9), True),
-    "real samples alone": (Wary, [x / 9 + torch.randn(4, 1, 1, 1) * 9 for x in batches(4, 8, 8, 8)], False),
+    "no batches": (
+        lambda: nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)),
+        batches(8, 9, 9),
+        True,
+    ),
+    "real samples alone": (
+        Wary,
+        [x / 9 + torch.randn(4, 1, 1, 1) * 9 for x in batches(4, 8, 8, 8)],
+        False,
+    ),
     "a copy that runs the original's parts": (Closing, batches(4, 8, 8, 8), False),
 }
 
@@ -252,7 +285,9 @@ def test_longer_refinements_of_unusual_networks(name: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, mixed) in LONGER.items() if mixed])
-def test_longer_refinements_run_on_batches_of_the_sizes_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longer_refinements_run_on_batches_of_the_sizes_given(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make, data, _ = LONGER[name]
     shapes = []
 
@@ -262,7 +297,8 @@ def test_longer_refinements_run_on_batches_of_the_sizes_given(name: str, monkeyp
 
     monkeypatch.setattr("pytest_dwsconv.fit.samples._pasted", noted)
     result = rewrite(make().eval(), init="fit", calibration=data, refine=22)
-    assert shapes == 3 * 5 * [data[0].shape]  # to try it once, and in two passes, for each batch not held out
+    # to try it once, and in two passes, for each batch not held out
+    assert shapes == 3 * 5 * [data[0].shape]
     assert all(bool(torch.isfinite(value).all()) for value in result.model.state_dict().values())
 
 
@@ -275,7 +311,8 @@ def test_a_network_that_fails_on_mixed_samples_at_last_is_left_as_found(
     modules, state = dict(model.named_modules()), copy.deepcopy(model.state_dict())
     monkeypatch.setattr("pytest_dwsconv.fit.samples.Mixtures.usable", lambda self: True)
     with pytest.raises(
-        InputError, match=r"gives NaN or infinity for mixed samples; pass refine=20 or less, which mixes"
+        InputError,
+        match=r"gives NaN or infinity for mixed samples; pass refine=20 or less, which mixes",
     ):
         rewrite(model, init="fit", calibration=data, refine=22, inplace=inplace)
     assert dict(model.named_modules()) == modules
@@ -298,7 +335,10 @@ def test_a_model_that_cannot_be_copied_is_refined_in_place_on_the_batches_as_the
     model = nn.Sequential(Uncopyable(8, 12, 3), nn.Conv2d(12, 8, 3))
     data = batches(4, 8, 8, 8)
     before = list(model)
-    with pytest.raises(InputError, match=r"Sequential cannot be copied \(RuntimeError: no\); pass refine=20 or less"):
+    with pytest.raises(
+        InputError,
+        match=r"Sequential cannot be copied \(RuntimeError: no\); pass refine=20 or less",
+    ):
         rewrite(model, init="fit", calibration=data, refine=21, inplace=True, ignore=["0"])
     assert list(model) == before
     rewrite(model, init="fit", calibration=data, refine=20, inplace=True, ignore=["0"])
@@ -328,7 +368,9 @@ def test_the_errors_told_are_the_errors_made() -> None:
 
 
 def test_the_least_squares_optimum_of_one_layer_is_reached() -> None:
-    """Inputs that do not vary from place to place see only the sum of the taps: one product is enough."""
+    """Inputs that do not vary from place to place see only the sum of the taps: one product is
+    enough.
+    """
     conv = nn.Conv2d(6, 8, 3, bias=False)
     data = [torch.randn(4, 6, 1, 1).expand(4, 6, 7, 7) for _ in range(8)]
     result = rewrite(conv, init="fit", calibration=data, order="depthwise_first", refine=0)
@@ -344,13 +386,18 @@ def test_only_what_was_replaced_changes(inplace: bool) -> None:
     before, keys = copy.deepcopy(model.state_dict()), set(model.state_dict())
     random = torch.get_rng_state()
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    result = rewrite(model, init="fit", calibration=data, inplace=inplace, refine=1, ignore=["0.c1"])
+    result = rewrite(
+        model, init="fit", calibration=data, inplace=inplace, refine=1, ignore=["0.c1"]
+    )
     assert torch.equal(torch.get_rng_state(), random)
     after = result.model.state_dict()
     kept = [key for key in keys & after.keys() if not {"b1", "b2"} & set(key.split("."))]
     assert {"0.c1.weight", "0.short.weight"} <= set(kept)
     assert all(torch.equal(after[key], before[key]) for key in kept)
-    assert all(flags.get(name, True) == parameter.requires_grad for name, parameter in result.model.named_parameters())
+    assert all(
+        flags.get(name, True) == parameter.requires_grad
+        for name, parameter in result.model.named_parameters()
+    )
     assert all(parameter.grad is None for parameter in result.model.parameters())
     if not inplace:
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -389,7 +436,11 @@ def test_a_network_without_scores_is_refused() -> None:
 
 def test_batches_without_samples_are_refused() -> None:
     with pytest.raises(InputError, match="calibration batch 1 holds no sample"):
-        rewrite(Counting().eval(), init="fit", calibration=[*batches(4, 8, 8, 8)[:1], torch.zeros(0, 8, 8, 8)])
+        rewrite(
+            Counting().eval(),
+            init="fit",
+            calibration=[*batches(4, 8, 8, 8)[:1], torch.zeros(0, 8, 8, 8)],
+        )
 
 
 def test_batches_made_in_inference_mode_serve_as_well() -> None:
@@ -404,12 +455,16 @@ def test_a_single_batch_is_said_to_leave_nothing_to_judge_by() -> None:
     assert "nothing was held out to judge by, so nothing was refined" in str(result)
 
 
-def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     make, shape = NETWORKS["residual"]
     data = batches(*shape)
     model = trained_like(make(), data)
     monkeypatch.setattr("pytest_dwsconv.fit.recovery.LEARNING_RATE", 1e3)
-    left_out, undone = (rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (0, 2))
+    left_out, undone = (
+        rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (0, 2)
+    )
     for name, value in undone.state_dict().items():
         assert torch.equal(value, left_out.state_dict()[name]), name
 
@@ -432,8 +487,12 @@ class Strided(Flattening):
         return self.conv(torch.as_strided(x, x.shape, (512, 64, 8, 1)))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("make", "last"), [(lambda: sequence(2), True), (Flattening, False), (Strided, False)])
-def test_channels_lie_last_where_the_model_takes_them_so(make: Callable[[], nn.Module], last: bool) -> None:
+@pytest.mark.parametrize(
+    ("make", "last"), [(lambda: sequence(2), True), (Flattening, False), (Strided, False)]
+)
+def test_channels_lie_last_where_the_model_takes_them_so(
+    make: Callable[[], nn.Module], last: bool
+) -> None:
     x = torch.randn(4, 8, 8, 8)
     [found, number] = fast_layout(make().eval(), x)([x, 3])
     assert torch.equal(found, x)
@@ -446,9 +505,18 @@ class Stop(KeyboardInterrupt):
 
 
 @pytest.mark.parametrize(
-    "where", ["calibration.fit", "recovery.refine", "recovery._measure", "recovery._descend", "samples._pasted"]
+    "where",
+    [
+        "calibration.fit",
+        "recovery.refine",
+        "recovery._measure",
+        "recovery._descend",
+        "samples._pasted",
+    ],
 )
-def test_an_interrupted_fit_leaves_the_model_as_found(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_an_interrupted_fit_leaves_the_model_as_found(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     make, shape = NETWORKS["residual"]
     data = batches(*shape)
     model = trained_like(make(), data).train()
@@ -466,7 +534,9 @@ def test_an_interrupted_fit_leaves_the_model_as_found(monkeypatch: pytest.Monkey
     assert dict(model.named_modules()) == modules
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(
+        parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
+    )
 
 
 # -- data that is hard
@@ -477,7 +547,9 @@ def single(data: list[Any], **options: Any) -> RewriteResult:
 
 
 @pytest.mark.parametrize("order", list(Order))
-@pytest.mark.parametrize("kind", ["zeros", "constant", "one sample", "dead channel", "huge", "tiny"])
+@pytest.mark.parametrize(
+    "kind", ["zeros", "constant", "one sample", "dead channel", "huge", "tiny"]
+)
 def test_poor_data_gives_finite_weights(kind: str, order: Order) -> None:
     data = batches(4, 8, 8, 8)
     if kind in ("zeros", "constant"):
@@ -527,9 +599,18 @@ def test_a_half_precision_network() -> None:
         ({"init": "fit"}, "init='fit' needs calibration=batches"),
         ({"budget": "1k"}, "a budget needs calibration=batches"),
         ({"init": "svd", "calibration": [1]}, "init='svd' makes no use of calibration"),
-        ({"init": "fit", "calibration": torch.ones(4, 8, 8, 8)}, r"pass calibration=images.split\(128\)"),
-        ({"init": "fit", "calibration": [], "input_size": (1, 8, 8, 8)}, "calibration has no batches"),
-        ({"init": "fit", "calibration": [torch.full((2, 8, 8, 8), float("nan"))]}, "calibration batch 0 holds NaN"),
+        (
+            {"init": "fit", "calibration": torch.ones(4, 8, 8, 8)},
+            r"pass calibration=images.split\(128\)",
+        ),
+        (
+            {"init": "fit", "calibration": [], "input_size": (1, 8, 8, 8)},
+            "calibration has no batches",
+        ),
+        (
+            {"init": "fit", "calibration": [torch.full((2, 8, 8, 8), float("nan"))]},
+            "calibration batch 0 holds NaN",
+        ),
     ],
 )
 def test_what_cannot_be_used(options: dict[str, Any], message: str) -> None:
@@ -542,7 +623,10 @@ def test_passes_that_are_no_number_of_them_are_refused_before_any_work(refine: A
     data = iter(batches(4, 8, 8, 8))
     with pytest.raises(InputError) as caught:
         rewrite(nn.Conv2d(8, 12, 3), init="fit", calibration=data, refine=refine)
-    assert str(caught.value) == f"refine must be a whole number of passes from 0, which leaves them out, not {refine!r}"
+    assert (
+        str(caught.value)
+        == f"refine must be a whole number of passes from 0, which leaves them out, not {refine!r}"
+    )
     assert len(list(data)) == 6
 
 
@@ -558,7 +642,9 @@ class Root(nn.Module):
 
 
 def test_nan_inside_the_network_names_the_layer() -> None:
-    with pytest.raises(InputError, match=r"^b gets NaN or infinite inputs from the calibration batches"):
+    with pytest.raises(
+        InputError, match=r"^b gets NaN or infinite inputs from the calibration batches"
+    ):
         rewrite(Root(), init="fit", calibration=batches(4, 8, 8, 8))
 
 
@@ -597,7 +683,9 @@ def test_a_forward_that_its_record_does_not_reproduce_is_refused() -> None:
         rewrite(Valued(), init="fit", calibration=batches(4, 8, 8, 8))
 
 
-@pytest.mark.parametrize(("count", "held"), [(1, []), (2, [1]), (7, [6]), (8, [7]), (16, [7, 15]), (20, [7, 15])])
+@pytest.mark.parametrize(
+    ("count", "held"), [(1, []), (2, [1]), (7, [6]), (8, [7]), (16, [7, 15]), (20, [7, 15])]
+)
 def test_every_eighth_batch_is_held_out(count: int, held: list[int]) -> None:
     assert split(count) == ([i for i in range(count) if i not in held], held)
 

@@ -33,7 +33,9 @@ def flat(count: int) -> nn.Module:
 
 
 def nested(*counts: int) -> nn.Module:
-    return nn.Sequential(OrderedDict((f"b{index}", Block(count)) for index, count in enumerate(counts)))
+    return nn.Sequential(
+        OrderedDict((f"b{index}", Block(count)) for index, count in enumerate(counts))
+    )
 
 
 def listed() -> nn.Module:
@@ -101,5 +103,7 @@ def test_a_flat_network_is_refined_towards_its_activations() -> None:
         ([torch.tensor([torch.inf])], [torch.tensor([torch.inf])], False),
     ],
 )
-def test_tensors_are_alike_if_they_differ_by_rounding(found: list[Tensor], wanted: list[Tensor], same: bool) -> None:
+def test_tensors_are_alike_if_they_differ_by_rounding(
+    found: list[Tensor], wanted: list[Tensor], same: bool
+) -> None:
     assert alike(found, wanted) is same

@@ -1,4 +1,6 @@
-"""distill: the student nears the teacher, can be stopped and resumed, and leaves everything else alone."""
+"""distill: the student nears the teacher, can be stopped and resumed, and leaves everything else
+alone.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from pytest_dwsconv.rewriting.rewrite import rewrite
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    body = nn.Sequential(
+        nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3)
+    )
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
 
 
@@ -42,28 +46,45 @@ def pair() -> tuple[nn.Module, nn.Module]:
 
 def error(student: nn.Module, teacher: nn.Module) -> float:
     with torch.no_grad():
-        return sum(float((student.eval()(x) - teacher(x)).square().mean()) for x in batches(2, seed=9))
+        return sum(
+            float((student.eval()(x) - teacher(x)).square().mean()) for x in batches(2, seed=9)
+        )
 
 
 def test_the_student_nears_the_teacher_and_nothing_else_changes() -> None:
     student, teacher = pair()
     before, kept = error(student, teacher), copy.deepcopy(teacher.state_dict())
     student.train()
-    done = distill(student, teacher, batches(), steps=40, held_out=batches(1, seed=3), check_every=10)
+    done = distill(
+        student, teacher, batches(), steps=40, held_out=batches(1, seed=3), check_every=10
+    )
     assert done.steps == 40
     assert list(done.held_out_loss) == [0, 10, 20, 30, 40]
-    assert done.held_out_loss[done.best_step] == min(done.held_out_loss.values()) < done.held_out_loss[0]
+    assert (
+        done.held_out_loss[done.best_step]
+        == min(done.held_out_loss.values())
+        < done.held_out_loss[0]
+    )
     assert all(module.training for module in student.modules())
     assert error(student, teacher) < before / 2
     assert all(torch.equal(value, kept[name]) for name, value in teacher.state_dict().items())
-    assert not any(module._forward_hooks for model in (student, teacher) for module in model.modules())
+    assert not any(
+        module._forward_hooks for model in (student, teacher) for module in model.modules()
+    )
 
 
 def test_training_stops_when_held_out_data_gain_no_more() -> None:
     student, teacher = pair()
     before = copy.deepcopy(student.state_dict())
     done = distill(
-        student, teacher, batches(), steps=60, learning_rate=10.0, held_out=batches(1), check_every=5, patience=2
+        student,
+        teacher,
+        batches(),
+        steps=60,
+        learning_rate=10.0,
+        held_out=batches(1),
+        check_every=5,
+        patience=2,
     )
     assert (done.steps, done.best_step) == (10, 0)
     assert same(student.state_dict(), before)
@@ -81,7 +102,9 @@ def test_a_loss_that_is_not_a_number_ends_training(held_out: list[Tensor]) -> No
     options: dict[str, Any] = {"steps": 9, "held_out": held_out, "check_every": 2}
     student, teacher = pair()
     before = copy.deepcopy(student.state_dict())
-    with pytest.raises(InputError, match="the loss of step 4 is nan: lower learning_rate, take NaN"):
+    with pytest.raises(
+        InputError, match="the loss of step 4 is nan: lower learning_rate, take NaN"
+    ):
         distill(student, teacher, with_nan(4), **options)
     stopped, teacher = pair()
     with pytest.raises(Stop):
@@ -148,7 +171,9 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_patience_outlasts_a_stop(tmp_path: Path) -> None:
-    """With a rate that only does harm, the check at step 0 stays the best, before the stop and after it."""
+    """With a rate that only does harm, the check at step 0 stays the best, before the stop and
+    after it.
+    """
     options = OPTIONS | {"learning_rate": 10.0, "patience": 2}
     student, teacher = pair()
     path = tmp_path / "checkpoint.pt"
@@ -164,13 +189,19 @@ def test_an_interrupted_training_leaves_the_best_weights_checked() -> None:
     with pytest.raises(Stop):
         distill(stopped, teacher, stopping_after(13), **OPTIONS)
     expected, teacher = pair()
-    done = distill(expected, teacher, batches(), **OPTIONS | {"held_out": batches(1), "patience": 2})
-    assert min(done.held_out_loss, key=lambda step: done.held_out_loss[step]) == done.best_step == 20
+    done = distill(
+        expected, teacher, batches(), **OPTIONS | {"held_out": batches(1), "patience": 2}
+    )
+    assert (
+        min(done.held_out_loss, key=lambda step: done.held_out_loss[step]) == done.best_step == 20
+    )
     ten, teacher = pair()
     with pytest.raises(Stop):
         distill(ten, teacher, stopping_after(10), **OPTIONS)
     assert same(stopped.state_dict(), ten.state_dict())
-    assert not any(module._forward_hooks for model in (stopped, teacher) for module in model.modules())
+    assert not any(
+        module._forward_hooks for model in (stopped, teacher) for module in model.modules()
+    )
 
 
 def test_an_interrupted_training_without_held_out_batches_leaves_the_latest_weights() -> None:
@@ -220,13 +251,17 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     distill(student, teacher, batches(), steps=2, checkpoint=path)
     other = rewrite(teacher).model
     before = copy.deepcopy(other.state_dict())
-    with pytest.raises(InputError, match="is not a checkpoint of this student: remove it to start anew"):
+    with pytest.raises(
+        InputError, match="is not a checkpoint of this student: remove it to start anew"
+    ):
         distill(other, teacher, batches(), steps=2, checkpoint=path)
     assert same(other.state_dict(), before)
 
 
 @pytest.mark.parametrize("content", [b"", b"?", b"some text\nin two lines\n"])
-def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(
+    content: bytes, tmp_path: Path
+) -> None:
     student, teacher = pair()
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(content)
@@ -245,8 +280,14 @@ def another_teacher() -> dict[str, Any]:
 
 OTHER_TRAININGS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "teacher": (another_teacher, "is the checkpoint of a training with another teacher: remove it"),
-    "numbers": (lambda: {"steps": 3, "learning_rate": 1}, "with steps=2 and learning_rate=0.001: remove it"),
-    "held out": (lambda: {"held_out": []}, "of a training with held_out batches: pass them again, or remove it"),
+    "numbers": (
+        lambda: {"steps": 3, "learning_rate": 1},
+        "with steps=2 and learning_rate=0.001: remove it",
+    ),
+    "held out": (
+        lambda: {"held_out": []},
+        "of a training with held_out batches: pass them again, or remove it",
+    ),
 }
 
 
@@ -271,7 +312,9 @@ def test_a_checkpoint_without_held_out_batches_is_not_judged_by_some(tmp_path: P
     student, teacher = pair()
     options: dict[str, Any] = {"steps": 2, "checkpoint": tmp_path / "checkpoint.pt"}
     distill(student, teacher, batches(), **options)
-    with pytest.raises(InputError, match="of a training without held_out batches: pass none, or remove it"):
+    with pytest.raises(
+        InputError, match="of a training without held_out batches: pass none, or remove it"
+    ):
         distill(student, teacher, batches(), held_out=batches(1), **options)
 
 
@@ -284,7 +327,11 @@ def test_a_student_better_than_the_checkpoint_stays_as_it_came(tmp_path: Path) -
     with pytest.raises(Stop):
         distill(pair()[0], teacher, stopping_after(7), checkpoint=path, **OPTIONS)
     done = distill(
-        trained, teacher, batches(), checkpoint=path, **OPTIONS | {"held_out": batches(1, seed=5), "patience": 1}
+        trained,
+        teacher,
+        batches(),
+        checkpoint=path,
+        **OPTIONS | {"held_out": batches(1, seed=5), "patience": 1},
     )
     assert (done.steps, done.best_step) == (5, 0)
     assert same(trained.state_dict(), before)
@@ -302,7 +349,11 @@ def test_files_beside_the_checkpoint_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_generator_that_ends_too_early(count: int) -> None:
     (student, teacher), (untrained, _) = pair(), pair()
-    message = f"ended after {count} of 9 steps" if count else "batches gives none: pass a list or a data loader"
+    message = (
+        f"ended after {count} of 9 steps"
+        if count
+        else "batches gives none: pass a list or a data loader"
+    )
     with pytest.raises(InputError, match=message):
         distill(student, teacher, iter(batches(count)), steps=9)
     assert same(student.state_dict(), untrained.state_dict()) == (not count)
@@ -347,7 +398,10 @@ def made_for_inference(role: str) -> dict[str, nn.Module]:
 
 REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     **{
-        f"{name} {value}": (partial(dict, [(name, value)]), f"{name} must be a whole number from 1, not {value!r}")
+        f"{name} {value}": (
+            partial(dict, [(name, value)]),
+            f"{name} must be a whole number from 1, not {value!r}",
+        )
         for name in ("steps", "check_every", "patience")
         for value in (True, 2.0, 0, -1, "3")
     },
@@ -358,29 +412,62 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         )
         for value in (True, 0, -0.1, math.inf, math.nan, "0.1")
     },
-    "result for student": (lambda: {"student": rewrite(network())}, "student must be a torch.nn.Module, not Rewrite"),
+    "result for student": (
+        lambda: {"student": rewrite(network())},
+        "student must be a torch.nn.Module, not Rewrite",
+    ),
     "name of teacher": (lambda: {"teacher": "net"}, "teacher must be a torch.nn.Module, not str"),
     "the wrong way round": (
         lambda: dict(zip(("teacher", "student"), pair(), strict=True)),
         "student, a Sequential, has no separable convolution: pass what was rewritten as student",
     ),
-    "one network": (lambda: dict.fromkeys(("teacher", "student"), pair()[0]), "student and teacher share parameters"),
-    "frozen": (lambda: {"student": pair()[0].requires_grad_(False)}, "student has no parameter that can be trained"),
-    "another teacher": (lambda: {"teacher": Renamed().eval()}, "teacher, a Renamed, has no module '0'"),
-    "other outputs": (lambda: {"teacher": wider()}, "the outputs on the first of batches are [(16, 5)] and [(16, 7)]"),
+    "one network": (
+        lambda: dict.fromkeys(("teacher", "student"), pair()[0]),
+        "student and teacher share parameters",
+    ),
+    "frozen": (
+        lambda: {"student": pair()[0].requires_grad_(False)},
+        "student has no parameter that can be trained",
+    ),
+    "another teacher": (
+        lambda: {"teacher": Renamed().eval()},
+        "teacher, a Renamed, has no module '0'",
+    ),
+    "other outputs": (
+        lambda: {"teacher": wider()},
+        "the outputs on the first of batches are [(16, 5)] and [(16, 7)]",
+    ),
     "more in training": (lambda: {"student": auxiliary()}, "are [(16, 5), (16, 5)] and [(16, 5)]"),
     **{
-        f"inference {role}": (partial(made_for_inference, role), f"{role} was made under torch.inference_mode")
+        f"inference {role}": (
+            partial(made_for_inference, role),
+            f"{role} was made under torch.inference_mode",
+        )
         for role in ("student", "teacher")
     },
     "NaN held out": (lambda: {"held_out": with_nan(2)}, "on held_out is nan before any training: "),
     "one tensor": (lambda: {"batches": batches()[0]}, "batches is one tensor, not batches"),
-    "one tensor held out": (lambda: {"held_out": batches()[0]}, "held_out is one tensor, not batches"),
-    "no batches": (lambda: {"batches": 5}, "batches must be batches, as a list or a data loader gives them, not int"),
+    "one tensor held out": (
+        lambda: {"held_out": batches()[0]},
+        "held_out is one tensor, not batches",
+    ),
+    "no batches": (
+        lambda: {"batches": 5},
+        "batches must be batches, as a list or a data loader gives them, not int",
+    ),
     "empty": (lambda: {"batches": []}, "batches gives none"),
-    "labels": (lambda: {"batches": pairs_with_labels()}, "failed on the first of batches: TypeError"),
-    "labels held out": (lambda: {"held_out": pairs_with_labels()}, "failed on the first of held_out: TypeError"),
-    "no folder": (lambda: {"checkpoint": "nowhere/a.pt"}, "checkpoint must be a file that can be written"),
+    "labels": (
+        lambda: {"batches": pairs_with_labels()},
+        "failed on the first of batches: TypeError",
+    ),
+    "labels held out": (
+        lambda: {"held_out": pairs_with_labels()},
+        "failed on the first of held_out: TypeError",
+    ),
+    "no folder": (
+        lambda: {"checkpoint": "nowhere/a.pt"},
+        "checkpoint must be a file that can be written",
+    ),
     "a folder": (lambda: {"checkpoint": "."}, "it is a directory"),
     "no path": (lambda: {"checkpoint": 5}, "checkpoint must be a file that can be written, not 5"),
 }
@@ -393,14 +480,25 @@ def test_what_cannot_be_used_is_refused_before_anything_is_trained(
     monkeypatch.chdir(tmp_path)
     make, message = REFUSED[case]
     student, teacher = pair()
-    given: dict[str, Any] = {"student": student, "teacher": teacher, "batches": batches(), "steps": 2}
+    given: dict[str, Any] = {
+        "student": student,
+        "teacher": teacher,
+        "batches": batches(),
+        "steps": 2,
+    }
     given |= {"held_out": batches(1), **make()}
-    networks = [network for network in (given["student"], given["teacher"]) if isinstance(network, nn.Module)]
+    networks = [
+        network
+        for network in (given["student"], given["teacher"])
+        if isinstance(network, nn.Module)
+    ]
     before = [copy.deepcopy(network.state_dict()) for network in networks]
     with pytest.raises(DwsconvError, match=re.escape(message)) as raised:
         distill(**given)
     assert type(raised.value) is (TracingError if case.startswith("labels") else InputError)
-    assert all(same(network.state_dict(), its) for network, its in zip(networks, before, strict=True))
+    assert all(
+        same(network.state_dict(), its) for network, its in zip(networks, before, strict=True)
+    )
     assert not any(module.training for network in networks for module in network.modules())
     assert not list(tmp_path.iterdir())
 
@@ -457,7 +555,15 @@ def test_buffers_that_a_forward_writes_and_extra_state(tmp_path: Path) -> None:
     student = rewrite(teacher).model
     path = tmp_path / "checkpoint.pt"
     for _ in range(2):
-        distill(student, teacher, batches(), steps=3, held_out=batches(2), check_every=1, checkpoint=path)
+        distill(
+            student,
+            teacher,
+            batches(),
+            steps=3,
+            held_out=batches(2),
+            check_every=1,
+            checkpoint=path,
+        )
         assert teacher.get_buffer("calls") == 0
         assert student.get_buffer("calls") <= 3, "checks count, too"
         assert student.get_extra_state() == {"notes": ["as made"]}
@@ -476,5 +582,9 @@ def test_precision_switched_around_the_call_is_left_aside() -> None:
     for enabled in (False, True):
         student, teacher = pair()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            losses.append(distill(student, teacher, batches(), steps=4, held_out=batches(1, seed=3)).held_out_loss)
+            losses.append(
+                distill(
+                    student, teacher, batches(), steps=4, held_out=batches(1, seed=3)
+                ).held_out_loss
+            )
     assert losses[0] == losses[1]

@@ -58,7 +58,9 @@ def test_two_processes_give_the_fit_of_one(tmp_path: Path) -> None:
     run(tmp_path)
     out = run(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     assert sorted(out.split("\n"))[-2:] == ["done 0", "done 1"]
-    (one, one_errors), (two, two_errors) = (torch.load(tmp_path / f"fit{n}.pt", weights_only=True) for n in (1, 2))
+    (one, one_errors), (two, two_errors) = (
+        torch.load(tmp_path / f"fit{n}.pt", weights_only=True) for n in (1, 2)
+    )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
     for found, expected in zip(two_errors, one_errors, strict=True):

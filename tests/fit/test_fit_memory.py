@@ -1,4 +1,6 @@
-"""The memory of a fit: of the order of its second moments, whatever the multiplier and the order of the parts."""
+"""The memory of a fit: of the order of its second moments, whatever the multiplier and the order of
+the parts.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,14 @@ print(held("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read where Linux keeps it")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak is read where Linux keeps it"
+)
 @pytest.mark.parametrize("order", list(Order))
 def test_no_matrix_of_all_unknowns_is_formed(order: Order) -> None:
     """Of 64 channels and 7 x 7 taps at multiplier 3 it would have 9,408 rows: 675 MiB."""
     numbers = {"channels": 64, "filters": 64, "side": 7, "multiplier": 3, "order": order.value}
-    done = subprocess.run([sys.executable, "-c", FIT.format(**numbers)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FIT.format(**numbers)], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) < 200

@@ -73,7 +73,8 @@ def test_moments_do_not_depend_on_how_the_batch_is_cut(monkeypatch: pytest.Monke
 def random_problem(groups: int, channels: int, filters: int, taps: int) -> Problem:
     torch.manual_seed(1)
     inputs = channels * taps
-    x = torch.randn(groups, inputs, 3 * inputs, dtype=torch.float64).cumsum(1)  # neighbours are much alike
+    # neighbours are much alike
+    x = torch.randn(groups, inputs, 3 * inputs, dtype=torch.float64).cumsum(1)
     root = torch.randn(groups, filters, filters, dtype=torch.float64)
     kernel = torch.randn(groups, filters, inputs, dtype=torch.float64)
     gram = x @ x.mT / x.shape[2]
@@ -98,7 +99,9 @@ def kernel_of(factors: Factors, entry: PlanEntry) -> Tensor:
 
 @pytest.mark.parametrize("order", list(Order))
 @pytest.mark.parametrize(("groups", "multiplier"), [(1, 1), (1, 3), (2, 2)])
-def test_a_kernel_that_is_separable_is_found_again(order: Order, groups: int, multiplier: int) -> None:
+def test_a_kernel_that_is_separable_is_found_again(
+    order: Order, groups: int, multiplier: int
+) -> None:
     problem, entry = random_problem(groups, 5, 6, 9), entry_of(groups, 5, 6, order, multiplier)
     wanted = kernel_of(start_of(problem, entry), entry)
     exact = Problem(problem.gram, wanted @ problem.gram, problem.weight)
@@ -110,35 +113,49 @@ def test_a_kernel_that_is_separable_is_found_again(order: Order, groups: int, mu
 
 @pytest.mark.parametrize("order", list(Order))
 @pytest.mark.parametrize("multiplier", [1, 2])
-def test_no_gradient_is_left(monkeypatch: pytest.MonkeyPatch, order: Order, multiplier: int) -> None:
+def test_no_gradient_is_left(
+    monkeypatch: pytest.MonkeyPatch, order: Order, multiplier: int
+) -> None:
     monkeypatch.setattr(alternating, "TOLERANCE", 0.0)
     problem, entry = random_problem(1, 4, 5, 9), entry_of(1, 4, 5, order, multiplier)
     if order is Order.POINTWISE_FIRST:  # whose output channels are fitted one by one
-        problem = Problem(problem.gram, problem.cross, torch.diag_embed(problem.weight.diagonal(dim1=1, dim2=2)))
+        problem = Problem(
+            problem.gram, problem.cross, torch.diag_embed(problem.weight.diagonal(dim1=1, dim2=2))
+        )
     start = start_of(problem, entry)
     parts = [part.requires_grad_() for part in fit(problem, entry, start, 3000)]
     kernel = kernel_of(Factors(*parts), entry)
     loss = ((problem.weight @ kernel) * (kernel @ problem.gram - 2 * problem.cross)).sum()
     loss.backward()
     size = max(float(part.detach().norm()) for part in parts)
-    assert all(float(part.grad.norm()) * size < 1e-3 * abs(loss.item()) for part in parts if part.grad is not None)
+    assert all(
+        float(part.grad.norm()) * size < 1e-3 * abs(loss.item())
+        for part in parts
+        if part.grad is not None
+    )
     assert loss.item() < problem.loss(kernel_of(start, entry))
 
 
 @pytest.mark.parametrize("order", list(Order))
 @pytest.mark.parametrize("multiplier", [1, 2])
-def test_iterating_and_factorising_agree(monkeypatch: pytest.MonkeyPatch, multiplier: int, order: Order) -> None:
+def test_iterating_and_factorising_agree(
+    monkeypatch: pytest.MonkeyPatch, multiplier: int, order: Order
+) -> None:
     problem, entry = random_problem(1, 6, 7, 9), entry_of(1, 6, 7, order, multiplier)
     start = start_of(problem, entry)
     direct = problem.loss(kernel_of(fit(problem, entry, start, 5), entry))
     monkeypatch.setattr(alternating, "DIRECT", 0)
     monkeypatch.setattr(alternating, "CG_STEPS", 500)
     monkeypatch.setattr(alternating, "CG_GAIN", 0)
-    assert problem.loss(kernel_of(fit(problem, entry, start, 5), entry)) == pytest.approx(direct, rel=1e-4)
+    assert problem.loss(kernel_of(fit(problem, entry, start, 5), entry)) == pytest.approx(
+        direct, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("order", list(Order))
-def test_one_channel_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch, order: Order) -> None:
+def test_one_channel_at_a_time_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch, order: Order
+) -> None:
     problem, entry = random_problem(1, 6, 7, 9), entry_of(1, 6, 7, order, 2)
     whole = fit(problem, entry, start_of(problem, entry), 3)
     monkeypatch.setattr(alternating, "CHUNK_NUMBERS", 1)
@@ -154,11 +171,15 @@ def test_inputs_that_are_never_there_do_no_harm(order: Order) -> None:
     dead = Problem(problem.gram * alive * alive[:, None], problem.cross * alive, problem.weight)
     factors = fit(dead, entry, start_of(problem, entry), 20)
     assert all(bool(torch.isfinite(part).all()) for part in factors)
-    assert dead.loss(kernel_of(factors, entry)) <= dead.loss(kernel_of(start_of(problem, entry), entry))
+    assert dead.loss(kernel_of(factors, entry)) <= dead.loss(
+        kernel_of(start_of(problem, entry), entry)
+    )
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
-@pytest.mark.parametrize("changed", [{"_reversed_padding_repeated_twice": [2, 0, 2, 0]}, {"padding": (0, 0)}])
+@pytest.mark.parametrize(
+    "changed", [{"_reversed_padding_repeated_twice": [2, 0, 2, 0]}, {"padding": (0, 0)}]
+)
 def test_padding_changed_afterwards_is_the_convolutions(changed: dict[str, Any], mode: str) -> None:
     conv, x = make(2, padding=1, padding_mode=mode), torch.randn(2, 8, 9, 8, dtype=torch.float64)
     vars(conv).update(changed)
@@ -169,14 +190,19 @@ def test_padding_changed_afterwards_is_the_convolutions(changed: dict[str, Any],
 
 
 def test_patches_are_what_unfold_gives() -> None:
-    conv, x = make(2, stride=2, padding=1, dilation=2), torch.randn(2, 8, 11, 10, dtype=torch.float64)
+    conv, x = (
+        make(2, stride=2, padding=1, dilation=2),
+        torch.randn(2, 8, 11, 10, dtype=torch.float64),
+    )
     expected = F.unfold(x, 3, dilation=2, padding=1, stride=2).transpose(0, 1).flatten(1)
     torch.testing.assert_close(patches(padded(x, conv), conv)[0], expected)
 
 
 def test_a_step_that_makes_it_worse_is_not_taken() -> None:
     """A solution by iteration may miss its optimum; the weights given are then the better ones."""
-    problem = Problem(torch.eye(2).double()[None], torch.ones(1, 1, 2).double(), torch.ones(1, 1, 1).double())
+    problem = Problem(
+        torch.eye(2).double()[None], torch.ones(1, 1, 2).double(), torch.ones(1, 1, 1).double()
+    )
     start = torch.full((1, 2), 0.9).double(), torch.ones(1, 1).double()
 
     def worse(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,9 +78,14 @@ def two() -> tuple[nn.Module, ...]:
 
 
 def test_a_path_chosen_by_an_argument_or_by_data_is_seen_on_whichever_batch_takes_it() -> None:
-    with pytest.raises(InputError, match=r"^calibration batch 3 takes another path through the forward than batch 0"):
+    with pytest.raises(
+        InputError,
+        match=r"^calibration batch 3 takes another path through the forward than batch 0",
+    ):
         fitted(ByArgument(), [(x, "b" if index == 3 else "a") for index, x in enumerate(images())])
-    with pytest.raises(InputError, match=r"^ByData cannot be run again .* calibration batch 5 gives something else"):
+    with pytest.raises(
+        InputError, match=r"^ByData cannot be run again .* calibration batch 5 gives something else"
+    ):
         fitted(ByData(), [x.abs() * (-1 if index == 5 else 1) for index, x in enumerate(images())])
 
 
@@ -93,7 +98,10 @@ def test_the_order_of_names_in_a_batch_does_not_matter() -> None:
     left, right = images(), [x.roll(3, 1).flip(3) for x in images()]
     pairs = list(enumerate(zip(left, right, strict=True)))
     same = fitted(Pair(), [{"left": a, "right": b} for _, (a, b) in pairs])
-    turned = fitted(Pair(), [{"right": b, "left": a} if i % 2 else {"left": a, "right": b} for i, (a, b) in pairs])
+    turned = fitted(
+        Pair(),
+        [{"right": b, "left": a} if i % 2 else {"left": a, "right": b} for i, (a, b) in pairs],
+    )
     for found, wanted in zip(turned.model.parameters(), same.model.parameters(), strict=True):
         assert torch.equal(found, wanted)
 
@@ -126,14 +134,32 @@ def test_a_loader_without_length() -> None:
 @pytest.mark.parametrize(
     ("batches", "kind", "message"),
     [
-        (torch.cat(images()).numpy(), InputError, r"calibration is one array, .*=torch.from_numpy\(images\).split"),
-        (3, InputError, "calibration must be batches, as a list or a data loader gives them, not int"),
-        ([(x, torch.zeros(4)) for x in images()], TracingError, "batch 0: Sequential rejected .*, without labels.$"),
-        ([*images(2), images()[0][:, :2]], TracingError, "batch 2: Sequential rejected .*, without labels.$"),
+        (
+            torch.cat(images()).numpy(),
+            InputError,
+            r"calibration is one array, .*=torch.from_numpy\(images\).split",
+        ),
+        (
+            3,
+            InputError,
+            "calibration must be batches, as a list or a data loader gives them, not int",
+        ),
+        (
+            [(x, torch.zeros(4)) for x in images()],
+            TracingError,
+            "batch 0: Sequential rejected .*, without labels.$",
+        ),
+        (
+            [*images(2), images()[0][:, :2]],
+            TracingError,
+            "batch 2: Sequential rejected .*, without labels.$",
+        ),
     ],
     ids=["array", "number", "labels", "channels"],
 )
-def test_batches_that_cannot_be_used_are_named(batches: Any, kind: type[DwsconvError], message: str) -> None:
+def test_batches_that_cannot_be_used_are_named(
+    batches: Any, kind: type[DwsconvError], message: str
+) -> None:
     with pytest.raises(kind, match=message) as caught:
         fitted(nn.Sequential(*two()), batches)
     assert "input size" not in str(caught.value)
@@ -153,7 +179,9 @@ def test_a_default_device_is_not_taken_for_the_models() -> None:
 
 def counting(model: nn.Module) -> nn.Module:
     model.register_buffer("calls", torch.zeros(()))
-    model.register_forward_pre_hook(lambda module, args: module.get_buffer("calls").add_(1) and None)
+    model.register_forward_pre_hook(
+        lambda module, args: module.get_buffer("calls").add_(1) and None
+    )
     return model
 
 

@@ -1,4 +1,6 @@
-"""What the steps of a refinement see: calibration batches in pieces, and samples mixed from similar ones."""
+"""What the steps of a refinement see: calibration batches in pieces, and samples mixed from similar
+ones.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from pytest_dwsconv.fit.comparison import Seen
 from pytest_dwsconv.fit.samples import SIDES, Mixer, Mixtures, pieces
 
 
-@pytest.mark.parametrize("batch", [torch.arange(70.0).view(70, 1), (torch.arange(70.0).view(70, 1), torch.ones(70))])
+@pytest.mark.parametrize(
+    "batch", [torch.arange(70.0).view(70, 1), (torch.arange(70.0).view(70, 1), torch.ones(70))]
+)
 def test_batches_are_refined_on_in_pieces(batch: Any) -> None:
     inputs = batch if isinstance(batch, Tensor) else batch[0]
     wanted = Seen([2 * inputs], {"a": [3 * inputs, 4 * inputs]})
@@ -92,7 +96,10 @@ def test_tensors_of_a_sample_are_cut_at_the_same_place() -> None:
 def test_each_mixture_is_new_and_of_as_many_samples_as_the_piece() -> None:
     x = numbered(77, 1, 8, 8)
     batches = [x[:70], x[70:]]
-    source = Mixtures(mixer(batches, [torch.randn(70, 3), torch.randn(7, 3)]), lambda x: Seen([x.sum((1, 2, 3))], {}))
+    source = Mixtures(
+        mixer(batches, [torch.randn(70, 3), torch.randn(7, 3)]),
+        lambda x: Seen([x.sum((1, 2, 3))], {}),
+    )
     shuffle = Generator().manual_seed(0)
     assert sorted(source.order(shuffle)) == [0, 1, 2, 3]
     for which, piece in enumerate([x[:32], x[32:64], x[64:70], x[70:]]):
@@ -111,10 +118,15 @@ def refusing(batch: Tensor) -> Seen:
     ("see", "message"),
     [
         (refusing, r"the original fails on mixed samples \(ValueError: real samples only\)"),
-        (lambda x: Seen([x.sum((1, 2, 3)).log()], {}), "the original gives NaN or infinity for mixed samples"),
+        (
+            lambda x: Seen([x.sum((1, 2, 3)).log()], {}),
+            "the original gives NaN or infinity for mixed samples",
+        ),
     ],
 )
-def test_an_original_that_takes_real_samples_alone_is_noticed(see: Callable[[Tensor], Seen], message: str) -> None:
+def test_an_original_that_takes_real_samples_alone_is_noticed(
+    see: Callable[[Tensor], Seen], message: str
+) -> None:
     source = Mixtures(mixer([-numbered(8, 1, 8, 8)], [torch.randn(8, 3)]), see)
     assert not source.usable()
     with pytest.raises(InputError, match=message):
@@ -138,12 +150,16 @@ def test_many_samples_are_compared_in_groups() -> None:
     ],
     ids=["one is constant", "far from 0", "in parts", "one is empty"],
 )
-def test_constants_in_the_outputs_hide_no_similarity(spoil: Callable[[Tensor], list[Tensor]]) -> None:
+def test_constants_in_the_outputs_hide_no_similarity(
+    spoil: Callable[[Tensor], list[Tensor]],
+) -> None:
     outputs = torch.randn(600, 2)
     exact = mixer([numbered(600, 1, 2)], [outputs]).near
     found = Mixer.of([numbered(600, 1, 2)], [Seen(spoil(outputs), {})])
     assert found is not None
-    shared = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(exact, found.near, strict=True)]
+    shared = [
+        len(set(a.tolist()) & set(b.tolist())) for a, b in zip(exact, found.near, strict=True)
+    ]
     assert sum(shared) > 0.9 * exact.numel()
 
 

@@ -1,4 +1,6 @@
-"""Adam in turning directions: Adam itself where nothing turns, the eigenvectors of the moments where something does."""
+"""Adam in turning directions: Adam itself where nothing turns, the eigenvectors of the moments
+where something does.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ from pytest_dwsconv.fit.soap import RotatedAdam
 BETAS = (0.9, 0.99)
 
 
-def descended(make: Callable[[list[Tensor]], torch.optim.Optimizer], start: Tensor, pull: Tensor, steps: int) -> Tensor:
-    """Where an optimiser gets from ``start`` on the squared norm of a (M, C) weight times a (C, K) matrix."""
+def descended(
+    make: Callable[[list[Tensor]], torch.optim.Optimizer], start: Tensor, pull: Tensor, steps: int
+) -> Tensor:
+    """Where an optimiser gets from ``start`` on the squared norm of a (M, C) weight times a (C, K)
+    matrix.
+    """
     weight = nn.Parameter(start.clone())
     optimiser = make([weight])
     for _ in range(steps):
@@ -34,14 +40,18 @@ def rotated(weights: list[Tensor]) -> torch.optim.Optimizer:
     return RotatedAdam(weights, lr=0.02, betas=BETAS)
 
 
-@pytest.mark.parametrize(("shape", "pull"), [((12,), (12,)), ((1, 6, 1, 1), (6, 8)), ((4, 6, 1), (6, 8))])
+@pytest.mark.parametrize(
+    ("shape", "pull"), [((12,), (12,)), ((1, 6, 1, 1), (6, 8)), ((4, 6, 1), (6, 8))]
+)
 def test_what_does_not_turn_gets_adam(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], pull: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(rotating, "WIDEST", 5)
     torch.manual_seed(0)
     start, factor = torch.randn(shape), torch.randn(pull)
-    torch.testing.assert_close(descended(rotated, start, factor, 25), descended(adam, start, factor, 25))
+    torch.testing.assert_close(
+        descended(rotated, start, factor, 25), descended(adam, start, factor, 25)
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -79,7 +89,9 @@ def test_the_directions_are_eigenvectors_of_the_moments() -> None:
         found = basis.T @ moment @ basis
         torch.testing.assert_close(basis.T @ basis, torch.eye(len(basis), dtype=basis.dtype))
         assert float((found - found.diag().diag()).norm() / found.norm()) < 0.02
-        torch.testing.assert_close(found.diagonal().sort().values, torch.linalg.eigvalsh(moment), rtol=0.1, atol=1e-3)
+        torch.testing.assert_close(
+            found.diagonal().sort().values, torch.linalg.eigvalsh(moment), rtol=0.1, atol=1e-3
+        )
 
 
 def test_weights_without_a_gradient_stay_and_zero_gradients_move_nothing() -> None:
@@ -114,7 +126,9 @@ def test_one_that_goes_on_from_its_state_takes_the_same_steps(dtype: torch.dtype
             other = RotatedAdam(weights[1:], lr=0.125, betas=BETAS)
             other.load_state_dict(saved)
             weights[1].data.copy_(at)
-        for weight, optimiser in zip(weights, (whole, other) if number >= 15 else (whole,), strict=False):
+        for weight, optimiser in zip(
+            weights, (whole, other) if number >= 15 else (whole,), strict=False
+        ):
             weight.grad = gradient.clone()
             optimiser.step()
     assert torch.equal(*weights)

@@ -39,7 +39,14 @@ def test_what_is_not_finite_is_left_out() -> None:
 
 def scoring(outputs: int = 1, scale: float = 1.0) -> nn.Sequential:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    layers = [
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ]
     head = nn.Linear(32, outputs)
     with torch.no_grad():
         head.weight.mul_(scale)
@@ -64,13 +71,23 @@ def refined(teacher: nn.Module, x: Tensor) -> nn.Module:
 
 def distilled(teacher: nn.Module, x: Tensor) -> nn.Module:
     student = rewrite(teacher).model
-    done = distill(student, teacher, x.split(16), steps=60, learning_rate=1e-2, held_out=x.split(25), check_every=20)
+    done = distill(
+        student,
+        teacher,
+        x.split(16),
+        steps=60,
+        learning_rate=1e-2,
+        held_out=x.split(25),
+        check_every=20,
+    )
     assert max(done.held_out_loss.values()) < 100
     return student
 
 
 @pytest.mark.parametrize("train", [refined, distilled])
-def test_a_batch_of_one_sample_counts_no_more_than_others(train: Callable[[nn.Module, Tensor], nn.Module]) -> None:
+def test_a_batch_of_one_sample_counts_no_more_than_others(
+    train: Callable[[nn.Module, Tensor], nn.Module],
+) -> None:
     teacher, x = scoring(), data(129)
     whole, one_left = (error(train(teacher, x[:count]), teacher) for count in (128, 129))
     assert whole < 0.5 * error(rewrite(teacher).model, teacher)
@@ -78,8 +95,12 @@ def test_a_batch_of_one_sample_counts_no_more_than_others(train: Callable[[nn.Mo
 
 
 @pytest.mark.parametrize("train", [refined, distilled])
-def test_errors_too_large_for_their_type_when_squared(train: Callable[[nn.Module, Tensor], nn.Module]) -> None:
+def test_errors_too_large_for_their_type_when_squared(
+    train: Callable[[nn.Module, Tensor], nn.Module],
+) -> None:
     teacher = scoring(4, scale=3000.0).half()
     x = data(128).half()
     assert float(teacher(x).detach().abs().max()) > 300
-    assert error(train(teacher, x), teacher) < 0.8 * error(rewrite(teacher, example_inputs=x[:1]).model, teacher)
+    assert error(train(teacher, x), teacher) < 0.8 * error(
+        rewrite(teacher, example_inputs=x[:1]).model, teacher
+    )

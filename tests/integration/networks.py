@@ -1,4 +1,5 @@
-"""Two networks of the literature, written down here because torchvision is not where exporting is tested.
+"""Two networks of the literature, written down here because torchvision is not where exporting is
+tested.
 
 They have the layers, and so the number of parameters, of torchvision's; the weights are random.
 """
@@ -23,7 +24,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -42,7 +45,10 @@ class ResNet18(nn.Module):
         pairs = pairwise(widths)
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(BasicBlock(channels, width, 1 if width == 64 else 2), BasicBlock(width, width, 1))
+                nn.Sequential(
+                    BasicBlock(channels, width, 1 if width == 64 else 2),
+                    BasicBlock(width, width, 1),
+                )
                 for channels, width in pairs
             )
         )
@@ -54,7 +60,9 @@ class ResNet18(nn.Module):
         return logits
 
 
-def _conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def _conv(
+    channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     convolution = nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU6())
 
@@ -76,9 +84,19 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Inverted residuals (Sandler et al. 2018, table 2): rows of expansion, width, repeats, first stride."""
+    """Inverted residuals (Sandler et al. 2018, table 2): rows of expansion, width, repeats, first
+    stride.
+    """
 
-    ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    ROWS = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +104,9 @@ class MobileNetV2(nn.Module):
         blocks, channels = [], 32
         for expansion, width, repeats, stride in self.ROWS:
             for index in range(repeats):
-                blocks.append(InvertedResidual(channels, width, stride if index == 0 else 1, expansion))
+                blocks.append(
+                    InvertedResidual(channels, width, stride if index == 0 else 1, expansion)
+                )
                 channels = width
         self.blocks = nn.Sequential(*blocks)
         self.head = _conv(channels, 1280, 1)
@@ -101,8 +121,9 @@ class MobileNetV2(nn.Module):
 def alive(model: nn.Module, images: Tensor) -> nn.Module:
     """Make every normalisation layer hand on what these images give it at variance one.
 
-    Untrained, with the statistics they are made with, the layers let a signal die on its way through; with the mean
-    taken off as well a deep network blows up the smallest rounding, as one that has learnt something does not.
+    Untrained, with the statistics they are made with, the layers let a signal die on its way
+    through; with the mean taken off as well a deep network blows up the smallest rounding, as one
+    that has learnt something does not.
     """
     handles = [
         module.register_forward_pre_hook(_scale_to_one)

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-RUNTIMES = (("3.8", "tflite-runtime==2.7.0"), ("3.9", "tflite-runtime==2.14.0"), ("3.13", "ai-edge-litert==2.3.0"))
+RUNTIMES = (
+    ("3.8", "tflite-runtime==2.7.0"),
+    ("3.9", "tflite-runtime==2.14.0"),
+    ("3.13", "ai-edge-litert==2.3.0"),
+)
 """Python versions, each with the runtime to install."""
 
 
@@ -18,7 +22,10 @@ def interpreter(version: str) -> str | None:
     """A Python of this version that starts, among the commands on PATH and those that pyenv keeps."""
     kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     on_path = shutil.which(f"python{version}")
-    candidates = [*([on_path] if on_path else []), *map(str, sorted(kept.glob(f"{version}.*/bin/python")))]
+    candidates = [
+        *([on_path] if on_path else []),
+        *map(str, sorted(kept.glob(f"{version}.*/bin/python"))),
+    ]
     for candidate in candidates:
         if subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
             return candidate
@@ -26,7 +33,9 @@ def interpreter(version: str) -> str | None:
 
 
 def environment(version: str, requirement: str, cache: Path) -> Path:
-    """The interpreter of an environment that has the requirement; it skips the test where there is no such Python."""
+    """The interpreter of an environment that has the requirement; it skips the test where there is
+    no such Python.
+    """
     python = interpreter(version)
     if python is None:
         pytest.skip(f"needs Python {version}")
@@ -41,7 +50,14 @@ def environment(version: str, requirement: str, cache: Path) -> Path:
 def _make(folder: Path, python: str, requirement: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([python, "-m", "venv", str(folder)], check=True)
-    command = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    command = [
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+    ]
     numpy = ["numpy<2"] if requirement.startswith("tflite") else []
     environ = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
     subprocess.run([*command, requirement, *numpy], check=True, env=environ)

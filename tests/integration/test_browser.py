@@ -1,4 +1,6 @@
-"""The HTML report in a real browser: read, sorted, filtered, by mouse and keyboard, in both colour schemes."""
+"""The HTML report in a real browser: read, sorted, filtered, by mouse and keyboard, in both colour
+schemes.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,26 @@ from pytest_dwsconv.render import Run, Users, write_run
 from pytest_dwsconv.render.table import plain
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+axe = pytest.importorskip(
+    "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SHOWN = "tbody tr:visible th"
 UNSURE = replace(
-    SMALL.findings[0], name="aux.conv", verdict=Verdict.CANNOT_TELL, code="DWS203", separable_params=None, calls=1
+    SMALL.findings[0],
+    name="aux.conv",
+    verdict=Verdict.CANNOT_TELL,
+    code="DWS203",
+    separable_params=None,
+    calls=1,
 )
 MIXED = replace(SMALL, findings=(*SMALL.findings, UNSURE))
-LIMITED = Users({"net:small"}, {f"tests/test_{n}.py::test" for n in range(8)}, [*held(SMALL, Budget("1M", "2G"))])
+LIMITED = Users(
+    {"net:small"},
+    {f"tests/test_{n}.py::test" for n in range(8)},
+    [*held(SMALL, Budget("1M", "2G"))],
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +68,9 @@ class Opener:
         path = self._folder / "report.html"
         write_run("html", run, path)
         size = {"width": width, "height": 900}
-        context = self._browser.new_context(viewport=size, color_scheme=scheme, offline=True, **options)
+        context = self._browser.new_context(
+            viewport=size, color_scheme=scheme, offline=True, **options
+        )
         page = context.new_page()
         page.set_default_timeout(10_000)
         page.on("console", lambda message: self.complaints.append(message.text))
@@ -99,7 +114,9 @@ def test_the_page_is_read_as_it_is_meant(opened: Opener) -> None:
     figures = page.get_by_role("list", name="Totals of Small").inner_text()
     assert "2.44M" in figures
     assert "8.01x" in figures
-    budget = page.get_by_role("list", name="Budget of Small").get_by_role("listitem").all_inner_texts()
+    budget = (
+        page.get_by_role("list", name="Budget of Small").get_by_role("listitem").all_inner_texts()
+    )
     assert [text.split()[0] for text in budget] == ["over", "within"]
     assert LIMITED.held[0].violation in budget[0]
 
@@ -114,7 +131,9 @@ def test_sorting_by_mouse(opened: Opener) -> None:
     assert names(page) == [row.name for row in largest]
     params.get_by_role("button").click()
     assert params.get_attribute("aria-sort") == "ascending"
-    assert names(page) == [row.name for row in sorted(MIXED.findings, key=lambda row: row.params or 0)]
+    assert names(page) == [
+        row.name for row in sorted(MIXED.findings, key=lambda row: row.params or 0)
+    ]
     assert page.get_by_role("status").inner_text() == "5 convolutions, sorted by params, ascending"
     params.get_by_role("button").click()
     assert params.get_attribute("aria-sort") == "none"
@@ -144,7 +163,12 @@ def test_filtering_by_typing_and_choosing(opened: Opener) -> None:
     assert names(page) == ["body.conv2", "body.conv1", "body.shortcut"]
     assert page.get_by_role("status").inner_text() == "3 of 5 shown, sorted by params, descending"
     verdict = page.get_by_role("combobox", name="Verdict")
-    assert verdict.locator("option").all_inner_texts() == ["all", "candidate", "ineligible", "cannot tell"]
+    assert verdict.locator("option").all_inner_texts() == [
+        "all",
+        "candidate",
+        "ineligible",
+        "cannot tell",
+    ]
     verdict.select_option("ineligible")
     assert names(page) == ["body.shortcut"]
     field.fill("nothing like it")
@@ -160,7 +184,9 @@ def test_filtering_by_typing_and_choosing(opened: Opener) -> None:
 
 
 def test_each_model_has_its_own_table(opened: Opener) -> None:
-    page = opened({SMALL: Users({"a:small"}), WITHOUT_SHAPES: Users({"b:small"}), EMPTY: Users({"c:linear"})})
+    page = opened(
+        {SMALL: Users({"a:small"}), WITHOUT_SHAPES: Users({"b:small"}), EMPTY: Users({"c:linear"})}
+    )
     first, second, third = page.locator("main > section").all()
     first.get_by_role("searchbox").fill("stem")
     assert first.locator(SHOWN).count() == 1
@@ -176,10 +202,16 @@ def test_by_keyboard_alone(opened: Opener) -> None:
     page = opened({MIXED: Users()})
 
     def focused() -> str:
-        return str(page.evaluate("document.activeElement.name || document.activeElement.textContent.trim()"))
+        return str(
+            page.evaluate(
+                "document.activeElement.name || document.activeElement.textContent.trim()"
+            )
+        )
 
     def outlined() -> bool:
-        return bool(page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth) >= 1"))
+        return bool(
+            page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth) >= 1")
+        )
 
     reached = []
     for _ in range(6):
@@ -211,13 +243,24 @@ def test_the_bars_are_as_long_as_their_numbers(opened: Opener) -> None:
             assert before / whole == pytest.approx(getattr(row, key) / largest[key], abs=0.01)
             assert len(after) == (row.verdict is Verdict.CANDIDATE)
             if after:
-                assert after[0] / whole == pytest.approx(getattr(row, f"separable_{key}") / largest[key], abs=0.01)
+                assert after[0] / whole == pytest.approx(
+                    getattr(row, f"separable_{key}") / largest[key], abs=0.01
+                )
 
 
 def test_untrusted_words_are_words(opened: Opener) -> None:
     wicked = f'"><img src=x onerror=alert(1)><script>alert(2)</script>{NASTY}'
-    row = replace(UNTRUSTED.findings[0], name=wicked, type_name=wicked, reason=wicked, code=wicked, aliases=(wicked,))
-    report = replace(UNTRUSTED, model=wicked, findings=(row, UNTRUSTED.findings[1]), not_counted=((wicked, 1),))
+    row = replace(
+        UNTRUSTED.findings[0],
+        name=wicked,
+        type_name=wicked,
+        reason=wicked,
+        code=wicked,
+        aliases=(wicked,),
+    )
+    report = replace(
+        UNTRUSTED, model=wicked, findings=(row, UNTRUSTED.findings[1]), not_counted=((wicked, 1),)
+    )
     page = opened({report: Users({wicked}, {f"t.py::{wicked}"}, [*held(report, Budget(params=1))])})
     assert page.locator("img, main script, main b:not(.amount b)").count() == 0
     assert names(page)[0] == plain(wicked)
@@ -229,7 +272,10 @@ def test_untrusted_words_are_words(opened: Opener) -> None:
 
 def test_a_script_of_somebody_else_does_not_run(opened: Opener) -> None:
     page = opened({SMALL: Users()})
-    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = "
+        "1'}))"
+    )
     assert page.evaluate("window.ran") is None
     assert any("Content Security Policy" in complaint for complaint in opened.complaints)
     opened.complaints.clear()
@@ -249,18 +295,24 @@ def test_two_thousand_convolutions(opened: Opener) -> None:
     first = max(LARGE.findings, key=lambda row: row.macs or 0)
     assert page.locator(SHOWN).first.inner_text() == first.name
     page.get_by_role("searchbox").fill("stage199")
-    assert page.get_by_role("status").inner_text() == "11 of 2,000 shown, sorted by MACs, descending"
+    assert (
+        page.get_by_role("status").inner_text() == "11 of 2,000 shown, sorted by MACs, descending"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_accessible_and_in_its_place(opened: Opener, scheme: str, width: int) -> None:
-    page = opened({MIXED: LIMITED, UNTRUSTED: Users(), EMPTY: Users(), WITHOUT_SHAPES: Users()}, width, scheme)
+    page = opened(
+        {MIXED: LIMITED, UNTRUSTED: Users(), EMPTY: Users(), WITHOUT_SHAPES: Users()}, width, scheme
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     header(page, "params").first.get_by_role("button").click()
     results = axe.Axe().run(page)
     assert [violation["id"] for violation in results.response["violations"]] == []
-    luminance = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    luminance = page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    )
     assert (max(luminance) < 60) == (scheme == "dark")
 
 

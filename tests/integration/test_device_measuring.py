@@ -44,7 +44,9 @@ THIS, OLDEST = ("this", "ai-edge-litert==2.3.0"), RUNTIMES[0]
 
 @pytest.fixture(params=[THIS, *RUNTIMES], ids="-".join)
 def somewhere(request: pytest.FixtureRequest) -> Iterator[tuple[Host, str]]:
-    """A host and what its runtime is called, once connected to what the test has put into the environment."""
+    """A host and what its runtime is called, once connected to what the test has put into the
+    environment.
+    """
     version, requirement = request.param
     spec, runtime = "", requirement.replace("-", "_").replace("==", " ")
     if version != "this":
@@ -59,13 +61,22 @@ def test_a_model_on_the_cpu(somewhere: tuple[Host, str]) -> None:
     measured = measure(host, relu_model(), "relu", device="cpu", procedure=replace(QUICK, runs=7))
     assert 0 < sum(measured.samples) + measured.first_invoke < time.monotonic() - start
     assert (len(measured.samples), measured.runtime, measured.device) == (7, runtime, "cpu")
-    assert (measured.model, measured.library, measured.library_version, measured.clock) == ("relu", "", "", "")
+    assert (measured.model, measured.library, measured.library_version, measured.clock) == (
+        "relu",
+        "",
+        "",
+        "",
+    )
     assert measured.machine.startswith(os.uname().nodename)
     assert measured.host == host.spec.text
-    assert measured.python.startswith(".".join(map(str, sys.version_info[:2])) if not measured.host else "3.")
+    assert measured.python.startswith(
+        ".".join(map(str, sys.version_info[:2])) if not measured.host else "3."
+    )
 
 
-def test_a_model_on_the_device(somewhere: tuple[Host, str], standin: StandIn, library: Path) -> None:
+def test_a_model_on_the_device(
+    somewhere: tuple[Host, str], standin: StandIn, library: Path
+) -> None:
     host, runtime = somewhere
     _, path = standin.plug_in("usb0", "pci0")
     standin.set(invoke="2000", first="9000")
@@ -78,14 +89,18 @@ def test_a_model_on_the_device(somewhere: tuple[Host, str], standin: StandIn, li
     assert Measurement.from_json(measured.to_json()) == measured
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1_0.25_128_quant", "deeplabv3_mnv2_dm05_pascal_quant"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v1_0.25_128_quant", "deeplabv3_mnv2_dm05_pascal_quant"]
+)
 def test_a_model_that_the_vendor_compiled(
     somewhere: tuple[Host, str], standin: StandIn, edgetpu_models: Path, name: str
 ) -> None:
     """The second leaves operators on the CPU."""
     standin.plug_in("usb0")
     standin.set(invoke="3000")
-    measured = EdgeTpu(somewhere[0], procedure=QUICK).measure(edgetpu_models / f"{name}_edgetpu.tflite")
+    measured = EdgeTpu(somewhere[0], procedure=QUICK).measure(
+        edgetpu_models / f"{name}_edgetpu.tflite"
+    )
     assert (measured.model, len(measured.samples)) == (f"{name}_edgetpu.tflite", QUICK.runs)
     assert min(measured.samples) >= 0.003
 
@@ -104,28 +119,50 @@ def test_opening_fails_now_and_then(standin: StandIn, host: Host) -> None:
     standin.plug_in("usb0")
     standin.set(open=str(len(QUICK.waits)))
     assert measure(host, edgetpu_model(), procedure=QUICK).device.endswith("usb0")
-    with pytest.raises(DeviceOpenError, match=r"usb0 failed to open 2 times\): end other programs that may use it"):
+    with pytest.raises(
+        DeviceOpenError, match=r"usb0 failed to open 2 times\): end other programs that may use it"
+    ):
         measure(host, edgetpu_model(), procedure=replace(QUICK, waits=(0.02,)))
 
 
 @pytest.mark.parametrize(
     ("setting", "error", "message"),
     [
-        ({"open": "refuse"}, DeviceOpenError, r"cannot be opened \(.*pci0 failed to open 3 times\)"),
+        (
+            {"open": "refuse"},
+            DeviceOpenError,
+            r"cannot be opened \(.*pci0 failed to open 3 times\)",
+        ),
         (
             {"open": "crash"},
             WorkerCrashError,
             r"died while opening the device \(SIGSEGV\): a libedgetpu built for another",
         ),
-        ({"open": "hang"}, TimeLimitError, "was still opening the device after 5 s and was stopped"),
+        (
+            {"open": "hang"},
+            TimeLimitError,
+            "was still opening the device after 5 s and was stopped",
+        ),
         (
             {"prepare": "old"},
             RuntimeVersionError,
             r"runtime version \(14\), which is newer than this runtime version \(12\)",
         ),
-        ({"invoke": "fail"}, DeviceLostError, r"failed while it ran the model \(USB transfer error 1"),
-        ({"invoke": "crash"}, WorkerCrashError, r"died while invoking the model for the first time \(SIGSEGV\)"),
-        ({"invoke": "hang"}, TimeLimitError, "was still invoking the model for the first time after 5 s"),
+        (
+            {"invoke": "fail"},
+            DeviceLostError,
+            r"failed while it ran the model \(USB transfer error 1",
+        ),
+        (
+            {"invoke": "crash"},
+            WorkerCrashError,
+            r"died while invoking the model for the first time \(SIGSEGV\)",
+        ),
+        (
+            {"invoke": "hang"},
+            TimeLimitError,
+            "was still invoking the model for the first time after 5 s",
+        ),
         ({"hidden": "9"}, EdgeTpuError, "libedgetpu lists none"),
     ],
 )
@@ -156,9 +193,7 @@ def test_a_device_that_the_user_may_not_open(standin: StandIn, host: Host) -> No
         standin.set(devices=f"pci={path}")
         if os.getuid() == 0:
             standin.set(user="65534")
-        message = (
-            rf"\({path} may not be read and written\): add the user to the group plugdev, or apex for a PCI device"
-        )
+        message = rf"\({path} may not be read and written\): add the user to the group plugdev, or apex for a PCI device"
         with pytest.raises(DevicePermissionError, match=message):
             measure(host, edgetpu_model(), procedure=QUICK)
 
@@ -200,7 +235,9 @@ def together(count: int, procedure: Procedure) -> list[Measurement]:
 
 
 def test_those_who_want_one_device_wait_for_each_other(standin: StandIn) -> None:
-    """The stand-in, like the device, cannot be opened twice: without the lock all but one would fail."""
+    """The stand-in, like the device, cannot be opened twice: without the lock all but one would
+    fail.
+    """
     standin.plug_in("usb0")
     standin.set(invoke="20000")
     measured = together(3, replace(QUICK, waits=()))
@@ -238,7 +275,9 @@ def test_the_wait_for_others_has_a_limit_of_its_own(standin: StandIn, host: Host
     host.close()  # the next connection is to what the environment says then
     standin.set(open="hang")
     start = time.monotonic()
-    with pytest.raises(TimeLimitError, match="was still opening the device after 4 s and was stopped"):
+    with pytest.raises(
+        TimeLimitError, match="was still opening the device after 4 s and was stopped"
+    ):
         measure(host, edgetpu_model(), procedure=procedure)
     assert time.monotonic() - start < 60
 
@@ -280,11 +319,18 @@ def make_interpreter(model_path_or_content, device=None, delegate=None):
 
 @pytest.fixture
 def pycoral(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, standin: StandIn
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    standin: StandIn,
 ) -> Iterator[Callable[[str], Host]]:
-    """Makes a host whose Python has a package with the functions of the vendor's, on the runtime it is built on."""
+    """Makes a host whose Python has a package with the functions of the vendor's, on the runtime it
+    is built on.
+    """
     (device,) = standin.plug_in("usb0")
-    python = environment("3.9", "tflite-runtime==2.14.0", Path(request.config.cache.mkdir("dwsconv-pythons")))
+    python = environment(
+        "3.9", "tflite-runtime==2.14.0", Path(request.config.cache.mkdir("dwsconv-pythons"))
+    )
     package = tmp_path / "packages" / "pycoral" / "utils"
     hosts = []
 
@@ -315,11 +361,15 @@ def test_pycoral_measures_where_it_is(pycoral: Callable[[], Host], standin: Stan
 def test_pycoral_without_the_library(pycoral: Callable[[str], Host]) -> None:
     """Its extension is linked against libedgetpu, so that importing it fails."""
     host = pycoral("raise ImportError('libedgetpu.so.1: cannot open shared object file')")
-    with pytest.raises(LibraryMissingError, match=r"no libedgetpu that loads \(libedgetpu\.so\.1: cannot open"):
+    with pytest.raises(
+        LibraryMissingError, match=r"no libedgetpu that loads \(libedgetpu\.so\.1: cannot open"
+    ):
         measure(host, edgetpu_model(), procedure=QUICK)
 
 
-def test_pycoral_that_fails_to_open_the_device(pycoral: Callable[[], Host], standin: StandIn) -> None:
+def test_pycoral_that_fails_to_open_the_device(
+    pycoral: Callable[[], Host], standin: StandIn
+) -> None:
     standin.set(open="refuse")
     with pytest.raises(DeviceOpenError, match="usb0 failed to open 3 times"):
         measure(pycoral(), edgetpu_model(), procedure=QUICK)

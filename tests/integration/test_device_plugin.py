@@ -51,7 +51,8 @@ def test_a_path_and_bytes_are_measured(pytester: pytest.Pytester, standin: Stand
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E*net_edgetpu.tflite took 5.*ms, measured at the percentile 0 of 100 invokes, the limit is 4.000 ms (1.*",
+            "E*net_edgetpu.tflite took 5.*ms, measured at the percentile 0 of 100 invokes, the "
+            "limit is 4.000 ms (1.*",
             "E*net_edgetpu.tflite: measured *, first invoke 2*.* ms, on */usb0 of *",
         ]
     )
@@ -62,22 +63,32 @@ def test_processes_share_a_device_in_turn(pytester: pytest.Pytester, standin: St
     (device,) = standin.plug_in("usb0")
     standin.set(invoke="5000")
     pytester.makepyfile(test_nets=MEASURES)
-    pytester.runpytest("-n2", "--dws-edgetpu=require", "--dws-report=json:run.json").assert_outcomes(passed=4)
+    pytester.runpytest(
+        "-n2", "--dws-edgetpu=require", "--dws-report=json:run.json"
+    ).assert_outcomes(passed=4)
     rows = json.loads((pytester.path / "run.json").read_text())["measured"]
-    assert [row["tests"] for row in rows] == [[f"test_nets.py::test_latency[{number}]"] for number in range(4)]
+    assert [row["tests"] for row in rows] == [
+        [f"test_nets.py::test_latency[{number}]"] for number in range(4)
+    ]
     assert {row["measurement"]["device"] for row in rows} == {str(device)}
 
 
-def test_a_device_that_cannot_be_opened_fails_the_test(pytester: pytest.Pytester, standin: StandIn) -> None:
+def test_a_device_that_cannot_be_opened_fails_the_test(
+    pytester: pytest.Pytester, standin: StandIn
+) -> None:
     standin.plug_in("usb0")
     standin.set(open="crash")
     pytester.makepyfile(MEASURES.replace("range(4)", "[0]"))
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E*WorkerCrashError: the worker at this host died while opening the device*"])
+    result.stdout.fnmatch_lines(
+        ["E*WorkerCrashError: the worker at this host died while opening the device*"]
+    )
 
 
-def test_a_module_is_exported_only_where_there_is_a_device(pytester: pytest.Pytester, standin: StandIn) -> None:
+def test_a_module_is_exported_only_where_there_is_a_device(
+    pytester: pytest.Pytester, standin: StandIn
+) -> None:
     pytester.makepyfile(
         """
         from torch import nn

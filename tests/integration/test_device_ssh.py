@@ -43,7 +43,9 @@ class Board:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         for key in ("host_key", "key", "stranger"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True
+            )
         (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
         self.know(folder / "host_key.pub")
         self.configure()
@@ -54,7 +56,8 @@ class Board:
 
     def configure(self, key: str = "key") -> None:
         (self.folder / "config").write_text(
-            f"Host board\nHostName 127.0.0.1\nPort {self._port}\nUser {getpass.getuser()}\nIdentitiesOnly yes\n"
+            f"Host board\nHostName 127.0.0.1\nPort {self._port}\nUser "
+            f"{getpass.getuser()}\nIdentitiesOnly yes\n"
             f"IdentityFile {self.folder}/{key}\nUserKnownHostsFile {self.folder}/known_hosts\n"
             "StrictHostKeyChecking yes\nSendEnv STANDIN_* LD_LIBRARY_PATH DWSCONV_TEST_MARK\n"
         )
@@ -63,9 +66,12 @@ class Board:
         assert SSHD is not None
         settings = self.folder / "sshd_config"
         settings.write_text(
-            f"Port {self._port}\nListenAddress 127.0.0.1\nHostKey {self.folder}/host_key\nPidFile none\nUsePAM no\n"
-            f"AuthorizedKeysFile {self.folder}/authorized_keys\nStrictModes no\nPasswordAuthentication no\n"
-            "PermitRootLogin prohibit-password\nAcceptEnv STANDIN_* LD_LIBRARY_PATH DWSCONV_TEST_MARK\n"
+            f"Port {self._port}\nListenAddress 127.0.0.1\nHostKey {self.folder}/host_key\nPidFile "
+            "none\nUsePAM no\n"
+            f"AuthorizedKeysFile {self.folder}/authorized_keys\nStrictModes "
+            "no\nPasswordAuthentication no\n"
+            "PermitRootLogin prohibit-password\nAcceptEnv STANDIN_* LD_LIBRARY_PATH "
+            "DWSCONV_TEST_MARK\n"
         )
         sshd = subprocess.Popen([SSHD, "-D", "-f", str(settings), "-E", str(self.folder / "log")])
         wait_until(self._answers, (self.folder / "log").read_text)
@@ -79,7 +85,9 @@ class Board:
         """The processes of sshd that serve a connection."""
         found = [self._sshd.pid]
         for parent in found:
-            found += [child for child in children(parent) if "sshd" in command_lines().get(child, "")]
+            found += [
+                child for child in children(parent) if "sshd" in command_lines().get(child, "")
+            ]
         return found[1:]
 
     def signal(self, number: int) -> None:
@@ -140,7 +148,10 @@ def test_a_key_that_is_refused(board: Board) -> None:
 
 def test_a_host_that_is_another_than_it_was(board: Board) -> None:
     board.know(board.folder / "stranger.pub")
-    with Host(board.spec) as host, pytest.raises(HostError, match=r"\(Host key verification failed\.\)"):
+    with (
+        Host(board.spec) as host,
+        pytest.raises(HostError, match=r"\(Host key verification failed\.\)"),
+    ):
         EdgeTpu(host).devices()
 
 
@@ -156,7 +167,10 @@ def test_a_python_over_there_that_never_answers(board: Board, tmp_path: Path) ->
     python.write_text("#!/bin/sh\nexec sleep 20\n")
     python.chmod(0o755)
     spec = board.spec.replace(sys.executable, str(python))
-    with Host(spec, connect_limit=1) as host, pytest.raises(HostError, match="did not answer in 1 s"):
+    with (
+        Host(spec, connect_limit=1) as host,
+        pytest.raises(HostError, match="did not answer in 1 s"),
+    ):
         EdgeTpu(host).devices()
 
 
@@ -171,7 +185,9 @@ def test_a_connection_that_is_cut(board: Board, standin: StandIn, marked: Marked
     thread = threading.Thread(target=cut)
     thread.start()
     with Host(board.spec) as host:
-        with pytest.raises(ConnectionLostError, match=r"the connection to ssh=board.* broke while it measured"):
+        with pytest.raises(
+            ConnectionLostError, match=r"the connection to ssh=board.* broke while it measured"
+        ):
             EdgeTpu(host, procedure=NEVER).devices()
         thread.join()
         standin.set(hidden="0")
@@ -179,7 +195,9 @@ def test_a_connection_that_is_cut(board: Board, standin: StandIn, marked: Marked
 
 
 def test_a_host_that_falls_asleep(board: Board, standin: StandIn, marked: Marked) -> None:
-    """Options of one's own come before those of this package: here, to wait less for a sign of life."""
+    """Options of one's own come before those of this package: here, to wait less for a sign of
+    life.
+    """
     standin.plug_in("usb0")
     standin.set(hidden="1000000")
 
@@ -190,7 +208,9 @@ def test_a_host_that_falls_asleep(board: Board, standin: StandIn, marked: Marked
     thread = threading.Thread(target=sleep)
     thread.start()
     start = time.monotonic()
-    patient = board.spec.replace("ssh=board", "ssh=-o ServerAliveInterval=1 -o ServerAliveCountMax=1 board")
+    patient = board.spec.replace(
+        "ssh=board", "ssh=-o ServerAliveInterval=1 -o ServerAliveCountMax=1 board"
+    )
     with Host(patient) as host, pytest.raises(ConnectionLostError):
         EdgeTpu(host, procedure=NEVER).devices()
     thread.join()
@@ -199,7 +219,9 @@ def test_a_host_that_falls_asleep(board: Board, standin: StandIn, marked: Marked
 
 
 def children(process: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False).stdout.split()
+    found = subprocess.run(
+        ["pgrep", "-P", str(process)], capture_output=True, text=True, check=False
+    ).stdout.split()
     return [int(number) for number in found]
 
 

@@ -1,4 +1,6 @@
-"""``export_int8`` with the real converter: what it cures, what it warns of, what it refuses by the layer's name."""
+"""``export_int8`` with the real converter: what it cures, what it warns of, what it refuses by the
+layer's name.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 from pytest_dwsconv.edgetpu import export_int8, judge_model, read_model
 from pytest_dwsconv.errors import EdgeTpuWarning, ExportError
 
-if importlib.util.find_spec("litert_torch") is None:  # not imported: it takes seconds, and is another process's
+# not imported: it takes seconds, and is another process's
+if importlib.util.find_spec("litert_torch") is None:
     pytest.skip("litert-torch is not installed", allow_module_level=True)
 
 SHAPE = (1, 3, 16, 16)
@@ -61,11 +64,15 @@ def outputs(content: bytes, image: Tensor) -> Any:
     """What LiteRT makes of one image, and the scale of a step."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    runtime = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    runtime = Interpreter(
+        model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
+    )
     runtime.allocate_tensors()
     (source,), (target,) = runtime.get_input_details(), runtime.get_output_details()
     scale, zero = source["quantization"]
-    values = np.clip(np.rint(image.permute(0, 2, 3, 1).numpy() / scale) + zero, -128, 127).astype(np.int8)
+    values = np.clip(np.rint(image.permute(0, 2, 3, 1).numpy() / scale) + zero, -128, 127).astype(
+        np.int8
+    )
     runtime.set_tensor(source["index"], values)
     runtime.invoke()
     step, zero = target["quantization"]
@@ -82,7 +89,8 @@ def test_a_padded_pooling_after_a_relu_maps_as_a_whole() -> None:
     image = torch.randn(SHAPE)
     found, step = outputs(content, image)
     with torch.no_grad():
-        expected = network(image).permute(0, 2, 3, 1).numpy()  # an output of four dimensions is channels-last too
+        # an output of four dimensions is channels-last too
+        expected = network(image).permute(0, 2, 3, 1).numpy()
     assert found.shape == expected.shape == (1, 8, 8, 4)
     assert np.mean(np.abs(found - expected) <= 1.5 * step) > 0.9
 
@@ -92,14 +100,21 @@ def test_a_padded_pooling_that_cannot_be_cured_is_named() -> None:
     with pytest.warns(EdgeTpuWarning) as caught:
         content = export_int8(network, SHAPE)
     assert str(caught[0].message) == (
-        "Sequential: 3 of 4 operators will stay on the CPU, the first being PADV2 (1.0): stays on the CPU: "
+        "Sequential: 3 of 4 operators will stay on the CPU, the first being PADV2 (1.0): stays on "
+        "the CPU: "
         "the Edge TPU does not support it; judge_model lists them"
     )
-    assert [judgement.layer for judgement in judge_model(read_model(content)).on_cpu] == ["1.0", "1.0", "2"]
+    assert [judgement.layer for judgement in judge_model(read_model(content)).on_cpu] == [
+        "1.0",
+        "1.0",
+        "2",
+    ]
 
 
 def test_a_bias_beyond_32_bits_keeps_its_value() -> None:
-    """Weights so small that the bias, at their scale, overflows: the quantizer alone turns its sign round."""
+    """Weights so small that the bias, at their scale, overflows: the quantizer alone turns its sign
+    round.
+    """
     network = nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
     last = network[2]
     assert isinstance(last, nn.Conv2d)
@@ -117,7 +132,9 @@ def test_a_bias_beyond_32_bits_keeps_its_value() -> None:
 
 
 def test_a_mean_over_the_sides_needs_no_transpose() -> None:
-    network = nn.Sequential(conv(), nn.ReLU(), Odd(lambda x: x.mean((2, 3))), nn.Linear(4, 2)).eval()
+    network = nn.Sequential(
+        conv(), nn.ReLU(), Odd(lambda x: x.mean((2, 3))), nn.Linear(4, 2)
+    ).eval()
     content = export_int8(network, SHAPE)
     names = [operator.name for operator in read_model(content).operators]
     assert names == ["CONV_2D", "MEAN", "FULLY_CONNECTED"]
@@ -131,12 +148,23 @@ def test_a_mean_over_the_sides_needs_no_transpose() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (torch.sin, "SIN in the layer 2.0 has no int8 form, it works on float32; replace the layer"),
-        (lambda x: x / (x - x), "DIV in the layer 2.0 computes values without a finite range; look for nan and inf"),
-        (lambda x: torch.fft.rfft2(x).abs(), r"litert-torch failed: \w+: .*; export parts of the network to"),
+        (
+            torch.sin,
+            "SIN in the layer 2.0 has no int8 form, it works on float32; replace the layer",
+        ),
+        (
+            lambda x: x / (x - x),
+            "DIV in the layer 2.0 computes values without a finite range; look for nan and inf",
+        ),
+        (
+            lambda x: torch.fft.rfft2(x).abs(),
+            r"litert-torch failed: \w+: .*; export parts of the network to",
+        ),
     ],
 )
-def test_what_cannot_be_exported_is_named(function: Callable[[Tensor], Tensor], message: str) -> None:
+def test_what_cannot_be_exported_is_named(
+    function: Callable[[Tensor], Tensor], message: str
+) -> None:
     network = nn.Sequential(conv(), nn.ReLU(), nn.Sequential(Odd(function)), conv(4))
     with pytest.raises(ExportError, match=f"Sequential cannot be exported: {message}"):
         export_int8(network, SHAPE)
@@ -160,7 +188,8 @@ def test_a_graph_module_and_one_batch_of_inputs() -> None:
     assert [operator.layer for operator in file.operators][:2] == ["0", "2"]
     quantization = file.inputs[0].quantization
     assert quantization is not None
-    assert quantization.scales[0] == pytest.approx(float(images.max()) / 255, rel=0.02)  # of the inputs, not of noise
+    # of the inputs, not of noise
+    assert quantization.scales[0] == pytest.approx(float(images.max()) / 255, rel=0.02)
     with torch.no_grad():
         expected = network(images[:1]).numpy()
     found, step = outputs(content, images[:1])
@@ -170,7 +199,9 @@ def test_a_graph_module_and_one_batch_of_inputs() -> None:
 def test_a_half_precision_network_in_training_is_left_as_it_was() -> None:
     network = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU()).half().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    content = export_int8(network, SHAPE, calibration=(torch.rand(3, 3, 16, 16).half() for _ in range(2)))
+    content = export_int8(
+        network, SHAPE, calibration=(torch.rand(3, 3, 16, 16).half() for _ in range(2))
+    )
     assert [operator.name for operator in read_model(content).operators] == ["CONV_2D"]
     assert network.training
     assert {value.dtype for value in network.parameters()} == {torch.float16}
@@ -179,6 +210,8 @@ def test_a_half_precision_network_in_training_is_left_as_it_was() -> None:
 
 def test_the_converter_is_stopped_in_time() -> None:
     start = time.monotonic()
-    with pytest.raises(ExportError, match=r"exporting Sequential was stopped: not done after 0\.5 s"):
+    with pytest.raises(
+        ExportError, match=r"exporting Sequential was stopped: not done after 0\.5 s"
+    ):
         export_int8(nn.Sequential(conv()), SHAPE, timeout=0.5)
     assert time.monotonic() - start < 20

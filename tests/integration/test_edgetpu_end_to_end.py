@@ -1,4 +1,6 @@
-"""From a module to an asserted latency in one test: exported for real, compiled and run by stand-ins."""
+"""From a module to an asserted latency in one test: exported for real, compiled and run by
+stand-ins.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +48,18 @@ def test_a_module_is_exported_compiled_and_measured(
     standin.plug_in("usb0")
     standin.set(invoke="5000")
     pytester.makepyfile(TEST.format(limit=limit))
-    result = pytester.runpytest_subprocess("--dws-edgetpu=require", "--dws-report=json:run.json", "-p", "no:anyio")
+    result = pytester.runpytest_subprocess(
+        "--dws-edgetpu=require", "--dws-report=json:run.json", "-p", "no:anyio"
+    )
     result.assert_outcomes(**{outcome: 1})
     assert compiler.seen["arguments"][-1].endswith(".tflite")
     (row,) = json.loads((pytester.path / "run.json").read_text())["measured"]
     assert row["measurement"]["model"] == "Sequential"
     assert min(row["measurement"]["samples"]) >= 0.005
     if outcome == "failed":
-        result.stdout.fnmatch_lines(["E*Sequential took *ms, measured at *, the limit is 4.000 ms*"])
+        result.stdout.fnmatch_lines(
+            ["E*Sequential took *ms, measured at *, the limit is 4.000 ms*"]
+        )
 
 
 def test_what_the_compiler_refuses_fails_the_test(

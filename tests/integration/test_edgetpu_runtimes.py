@@ -1,4 +1,6 @@
-"""Exported networks on the TFLite runtimes of today and of the Edge TPU's age, against the float networks."""
+"""Exported networks on the TFLite runtimes of today and of the Edge TPU's age, against the float
+networks.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from torch import Tensor, nn
 from pytest_dwsconv import rewrite
 from pytest_dwsconv.edgetpu import export_int8, judge_model, read_model
 
-if importlib.util.find_spec("litert_torch") is None:  # not imported: it takes seconds, and is another process's
+# not imported: it takes seconds, and is another process's
+if importlib.util.find_spec("litert_torch") is None:
     pytest.skip("litert-torch is not installed", allow_module_level=True)
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"
@@ -53,18 +56,31 @@ def separable(model: nn.Module, images: Tensor) -> nn.Module:
     return alive(rewrite(model, (1, *images.shape[1:]), init="fresh").model, images)
 
 
-# Name, network, shape of the input, and what the int8 file must reach against the float network, measured on LiteRT
-# 2.3 less a margin: the share of outputs within one step of the output's scale, and their correlation. Random deep
-# networks blow up each rounding, MobileNetV2's 52 layers most: there LiteRT's optimised and reference kernels, on one
-# file, are as far apart as either is from float. A network that has learnt something is not like that.
+# Name, network, shape of the input, and what the int8 file must reach against the float network,
+# measured on LiteRT 2.3 less a margin: the share of outputs within one step of the output's scale,
+# and their correlation. Random deep networks blow up each rounding, MobileNetV2's 52 layers most:
+# there LiteRT's optimised and reference kernels, on one file, are as far apart as either is from
+# float. A network that has learnt something is not like that.
 NETWORKS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], float, float]] = [
     ("MobileNetV2", lambda: alive(MobileNetV2(), noise(8, COLOUR, 1)), COLOUR, 0.05, 0.9),
     ("MobileNetV2 as initialised", lambda: MobileNetV2().eval(), COLOUR, 0.99, 0.99),
-    ("MobileNetV2, separable", lambda: separable(MobileNetV2(), noise(8, COLOUR, 1)), COLOUR, 0.05, 0.9),
+    (
+        "MobileNetV2, separable",
+        lambda: separable(MobileNetV2(), noise(8, COLOUR, 1)),
+        COLOUR,
+        0.05,
+        0.9,
+    ),
     ("ResNet-18", lambda: alive(ResNet18(), noise(8, COLOUR, 1)), COLOUR, 0.6, 0.99),
     ("ResNet-18, separable", lambda: separable(ResNet18(), noise(8, COLOUR, 1)), COLOUR, 0.4, 0.99),
     ("trained ResNet", fashion_resnet, GREY, 0.85, 0.99),
-    ("trained ResNet, separable", lambda: separable(fashion_resnet(), fashion("train")[0][:64]), GREY, 0.5, 0.99),
+    (
+        "trained ResNet, separable",
+        lambda: separable(fashion_resnet(), fashion("train")[0][:64]),
+        GREY,
+        0.5,
+        0.99,
+    ),
 ]
 
 
@@ -74,7 +90,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     _, build, shape, *reaches = request.param
     torch.manual_seed(0)
     model = build()
-    calibration, images = (noise(32, shape, 2), noise(4, shape, 3)) if shape == COLOUR else _fashion_inputs()
+    calibration, images = (
+        (noise(32, shape, 2), noise(4, shape, 3)) if shape == COLOUR else _fashion_inputs()
+    )
     folder = tmp_path_factory.mktemp("exported")
     content = export_int8(model, shape, calibration=[calibration])
     (folder / "model.tflite").write_bytes(content)
@@ -96,7 +114,14 @@ def _quantized(values: Any, tensor: Any) -> Any:
 def run(python: str, folder: Path, kernels: str) -> Any:
     outputs = folder / "outputs.npy"
     outputs.unlink(missing_ok=True)
-    command: list[str | Path] = [python, RUNNER, folder / "model.tflite", folder / "inputs.npy", outputs, kernels]
+    command: list[str | Path] = [
+        python,
+        RUNNER,
+        folder / "model.tflite",
+        folder / "inputs.npy",
+        outputs,
+        kernels,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return np.load(outputs)
@@ -104,7 +129,10 @@ def run(python: str, folder: Path, kernels: str) -> Any:
 
 @pytest.fixture(scope="session")
 def old_python() -> str:
-    found = [shutil.which("python3.9"), *glob(os.path.expanduser("~/.pyenv/versions/3.9.*/bin/python"))]
+    found = [
+        shutil.which("python3.9"),
+        *glob(os.path.expanduser("~/.pyenv/versions/3.9.*/bin/python")),
+    ]
     for python in filter(None, found):
         shown = subprocess.run([python, "--version"], capture_output=True, text=True, check=False)
         if shown.stdout.startswith("Python 3.9"):
@@ -139,10 +167,19 @@ def test_the_file_is_what_the_edge_tpu_asks_for(exported: Any) -> None:
     for tensor in (*file.inputs, *file.outputs):
         assert (tensor.dtype, tensor.shape[0], tensor.dynamic) == ("INT8", 1, False)
     assert file.inputs[0].shape[-1] in (1, 3)
-    assert not any(tensor and tensor.outside for operator in file.operators for tensor in operator.inputs)
-    read = {t for operator in file.operators for t in operator.inputs if t and t.constant and t.dtype == "INT8"}
+    assert not any(
+        tensor and tensor.outside for operator in file.operators for tensor in operator.inputs
+    )
+    read = {
+        t
+        for operator in file.operators
+        for t in operator.inputs
+        if t and t.constant and t.dtype == "INT8"
+    }
     parameters = sum(math.prod(tensor.shape) for tensor in read)
-    assert parameters < file.size < 1.2 * parameters + 300_000, "the file holds constants that nothing reads"
+    assert parameters < file.size < 1.2 * parameters + 300_000, (
+        "the file holds constants that nothing reads"
+    )
     assert file.size == (folder / "model.tflite").stat().st_size
 
 
@@ -160,13 +197,19 @@ def test_it_computes_what_the_float_network_does(exported: Any) -> None:
     model, file, folder, inputs, (share, correlation) = exported
     outputs = run(sys.executable, folder, REFERENCE).astype(int)
     quantization = file.inputs[0].quantization
-    real = (inputs.astype(np.float32) - quantization.zero_points[0]) * np.float32(quantization.scales[0])
+    real = (inputs.astype(np.float32) - quantization.zero_points[0]) * np.float32(
+        quantization.scales[0]
+    )
     with torch.no_grad():
-        expected = _quantized(model(torch.from_numpy(real).permute(0, 3, 1, 2)).numpy(), file.outputs[0])
+        expected = _quantized(
+            model(torch.from_numpy(real).permute(0, 3, 1, 2)).numpy(), file.outputs[0]
+        )
     reached = float(np.mean(np.abs(outputs - expected) <= 1))
     similar = float(np.corrcoef(outputs.ravel(), expected.ravel())[0, 1])
     kernels = float(np.mean(np.abs(run(sys.executable, folder, "AUTO") - outputs) <= 1))
-    sys.stdout.write(f"within one step: {reached:.3f} (two kernels: {kernels:.3f}), correlation {similar:.4f}\n")
+    sys.stdout.write(
+        f"within one step: {reached:.3f} (two kernels: {kernels:.3f}), correlation {similar:.4f}\n"
+    )
     assert len(np.unique(outputs)) > 20, "an output that says nothing"
     assert reached >= share
     assert similar >= correlation
@@ -174,12 +217,16 @@ def test_it_computes_what_the_float_network_does(exported: Any) -> None:
 
 
 def test_old_runtimes_compute_the_same(exported: Any, old_runtimes: dict[str, str]) -> None:
-    """With the reference kernels 2.14 gives the bits of LiteRT 2.3; 2.7 rounds the sums of a mean the other way."""
+    """With the reference kernels 2.14 gives the bits of LiteRT 2.3; 2.7 rounds the sums of a mean
+    the other way.
+    """
     folder = exported[2]
     today = run(sys.executable, folder, REFERENCE).astype(int)
     newer = np.abs(run(old_runtimes["2.14.0"], folder, REFERENCE) - today)
     oldest = np.abs(run(old_runtimes["2.7.0"], folder, REFERENCE) - today)
-    sys.stdout.write(f"the same on 2.14: {np.mean(newer == 0):.4f}, on 2.7: {np.mean(oldest == 0):.3f}\n")
+    sys.stdout.write(
+        f"the same on 2.14: {np.mean(newer == 0):.4f}, on 2.7: {np.mean(oldest == 0):.3f}\n"
+    )
     assert np.mean(newer == 0) >= 0.99
     assert np.mean(oldest == 0) >= 0.7
     assert max(newer.max(), oldest.max()) <= 1
@@ -188,8 +235,12 @@ def test_old_runtimes_compute_the_same(exported: Any, old_runtimes: dict[str, st
 def fashion(part: str) -> tuple[Tensor, Tensor]:
     if not IMAGES.is_dir():
         pytest.skip("the images are not here; apt-get install dataset-fashion-mnist")
-    images = np.frombuffer(gzip.decompress((IMAGES / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.decompress((IMAGES / f"{part}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    images = np.frombuffer(
+        gzip.decompress((IMAGES / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
+    )
+    labels = np.frombuffer(
+        gzip.decompress((IMAGES / f"{part}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8
+    )
     pixels = torch.from_numpy(images.reshape(-1, 1, 28, 28).copy()).float() / 255
     return (pixels - 0.286) / 0.353, torch.from_numpy(labels.copy())
 

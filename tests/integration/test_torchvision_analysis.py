@@ -1,4 +1,6 @@
-"""Reports on torchvision's classification networks against PyTorch's own counters and published figures."""
+"""Reports on torchvision's classification networks against PyTorch's own counters and published
+figures.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,25 @@ def build(name: str) -> nn.Module:
 def test_totals_equal_what_pytorch_counts(name: str) -> None:
     model = build(name)
     size = (1, 3, 299, 299) if name == "inception_v3" else (1, 3, 224, 224)
-    convolutions = [n for n, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)]
+    convolutions = [
+        n for n, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)
+    ]
     called: set[str] = set()
     report = analyze(model, size)
     assert report.origin is Origin.META
     for module_name, module in model.named_modules():
-        module.register_forward_pre_hook(lambda m, i, module_name=module_name: called.add(module_name))
+        module.register_forward_pre_hook(
+            lambda m, i, module_name=module_name: called.add(module_name)
+        )
     # reason: with gradients, attention takes no fused path that PyTorch does not count
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(torch.rand(size))
     assert report.params == sum(parameter.numel() for parameter in model.parameters())
     assert report.macs is not None
     assert report.macs * 2 == counter.get_total_flops()
-    assert [f.name for f in report.findings if f.calls] == [n for n in _in_order(report, convolutions) if n in called]
+    assert [f.name for f in report.findings if f.calls] == [
+        n for n in _in_order(report, convolutions) if n in called
+    ]
     assert {f.name for f in report.findings} == set(convolutions)
 
 
@@ -70,7 +78,9 @@ def test_a_network_saves_less_than_its_layers(name: str, saving: str) -> None:
 
 
 def test_a_detector_runs_on_real_tensors() -> None:
-    model = models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None).eval()
+    model = models.get_model(
+        "ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None
+    ).eval()
     images = [torch.rand(3, 96, 96)]
     report = analyze(model, example_inputs=(images,))
     with FlopCounterMode(display=False) as counter, torch.no_grad():

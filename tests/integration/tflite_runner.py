@@ -1,4 +1,5 @@
-"""Run a ``.tflite`` file on whatever TFLite runtime this Python has: MODEL INPUTS.npy OUTPUTS.npy KERNELS.
+"""Run a ``.tflite`` file on whatever TFLite runtime this Python has: MODEL INPUTS.npy OUTPUTS.npy
+KERNELS.
 
 A script of its own, for child processes; it runs on Python 3.8 and newer.
 """
@@ -17,7 +18,9 @@ except ImportError:
 
 def main(model: str, inputs: str, outputs: str, kernels: str) -> None:
     resolver = getattr(runtime.OpResolverType, kernels)
-    interpreter = runtime.Interpreter(model_path=model, experimental_op_resolver_type=resolver, num_threads=1)
+    interpreter = runtime.Interpreter(
+        model_path=model, experimental_op_resolver_type=resolver, num_threads=1
+    )
     interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     results = []

@@ -44,12 +44,15 @@ def nets(project: pytest.Pytester) -> None:
 
 def reported(pytester: pytest.Pytester) -> dict[int, list[str]]:
     """The tests that used each width."""
-    return {row["report"]["findings"][0]["spec"]["out_channels"]: row["tests"] for row in written(pytester)}
+    return {
+        row["report"]["findings"][0]["spec"]["out_channels"]: row["tests"]
+        for row in written(pytester)
+    }
 
 
-EXPECTED = {width: [f"test_them.py::test_each[{again}-{width}]" for again in (0, 1)] for width in (4, 5, 6)} | {
-    7: ["test_them.py::test_asks"]
-}
+EXPECTED = {
+    width: [f"test_them.py::test_each[{again}-{width}]" for again in (0, 1)] for width in (4, 5, 6)
+} | {7: ["test_them.py::test_asks"]}
 
 
 @pytest.mark.parametrize("mode", ["loadscope", "worksteal", "each"])
@@ -65,10 +68,16 @@ def test_ways_to_distribute(pytester: pytest.Pytester, mode: str) -> None:
 
 
 def test_a_worker_that_crashes_takes_only_its_own_test_along(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(test_them=f"{HEADER}{TESTS}\ndef test_crash():\n    Small(9)(IMAGE)\n    os._exit(1)")
-    result = pytester.runpytest_subprocess("-n2", "--dws-report=json:out.json", "-o", "dws_budgets=* params=150")
+    pytester.makepyfile(
+        test_them=f"{HEADER}{TESTS}\ndef test_crash():\n    Small(9)(IMAGE)\n    os._exit(1)"
+    )
+    result = pytester.runpytest_subprocess(
+        "-n2", "--dws-report=json:out.json", "-o", "dws_budgets=* params=150"
+    )
     result.assert_outcomes(passed=7, failed=1)
-    result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", "Small has 168 parameters, the budget is 150 *"])
+    result.stdout.fnmatch_lines(
+        ["*= dwsconv: over budget =*", "Small has 168 parameters, the budget is 150 *"]
+    )
     assert reported(pytester) == EXPECTED
 
 
@@ -79,7 +88,9 @@ def test_coverage_counts_what_tests_run_and_nothing_else(pytester: pytest.Pytest
     )
     result.assert_outcomes(passed=6)
     assert set(reported(pytester)) == {4, 5, 6}
-    covered: dict[str, Any] = json.loads((pytester.path / "coverage.json").read_text())["files"]["nets.py"]
+    covered: dict[str, Any] = json.loads((pytester.path / "coverage.json").read_text())["files"][
+        "nets.py"
+    ]
     (missing,) = covered["missing_lines"]
     assert NETS.strip().splitlines()[missing - 1].strip() == "return self.conv(x) + 1"
 
@@ -88,8 +99,12 @@ def test_what_a_fixture_analyses_is_not_covered(pytester: pytest.Pytester) -> No
     pytest.importorskip("pytest_cov")
     body = "    dws_report(Small(1), (1, 3, 8, 8))\n    dws_budget(Small(1), (1, 3, 8, 8), params='1M')\n"
     pytester.makepyfile(test_asks=f"{HEADER}def test_asks(dws_report, dws_budget):\n{body}")
-    pytester.runpytest_subprocess("--cov=nets", "--cov-report=json", "test_asks.py").assert_outcomes(passed=1)
-    covered: dict[str, Any] = json.loads((pytester.path / "coverage.json").read_text())["files"]["nets.py"]
+    pytester.runpytest_subprocess(
+        "--cov=nets", "--cov-report=json", "test_asks.py"
+    ).assert_outcomes(passed=1)
+    covered: dict[str, Any] = json.loads((pytester.path / "coverage.json").read_text())["files"][
+        "nets.py"
+    ]
     source = (pytester.path / "nets.py").read_text().splitlines()
     missing = [source[line - 1].strip() for line in covered["missing_lines"]]
     assert missing == ["if not self.training:", "return self.conv(x) + 1", "return self.conv(x)"]
@@ -114,7 +129,9 @@ def test_a_conftest_may_load_the_plugin_and_implement_its_hooks(
     result.stderr.fnmatch_lines(["ERROR: dws-report 'xml' is not *"])
 
 
-@pytest.mark.skipif(int(pytest.__version__.split(".")[0]) < 9, reason="[tool.pytest] is read from pytest 9 on")
+@pytest.mark.skipif(
+    int(pytest.__version__.split(".")[0]) < 9, reason="[tool.pytest] is read from pytest 9 on"
+)
 def test_native_configuration(pytester: pytest.Pytester) -> None:
     (pytester.path / "tox.ini").unlink()
     pytester.makepyprojecttoml(
@@ -136,7 +153,9 @@ def test_the_example_of_the_documentation(pytester: pytest.Pytester) -> None:
     folder = Path(__file__).parents[2] / "docs" / "examples" / "hooks"
     for name in ("conftest.py", "test_model.py"):
         (pytester.path / name).write_text((folder / name).read_text())
-    result = pytester.runpytest_subprocess("--dws-report", "--dws-strict", "test_model.py", "-W", "error")
+    result = pytester.runpytest_subprocess(
+        "--dws-report", "--dws-strict", "test_model.py", "-W", "error"
+    )
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
         [

@@ -1,4 +1,6 @@
-"""What the plugin is when nobody asks for anything, the fixture ``dws_report``, the hooks, and xdist."""
+"""What the plugin is when nobody asks for anything, the fixture ``dws_report``, the hooks, and
+xdist.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,14 @@ def nets(inner: pytest.Pytester) -> None:
 def test_help_lists_options_and_ini_keys(pytester: pytest.Pytester) -> None:
     shown = " ".join(pytester.runpytest("--help").stdout.str().split())
     for text in (
-        "depthwise separable convolutions: --dws-report=[FORMAT[:PATH]] report the models of this run: text",
+        "depthwise separable convolutions: --dws-report=[FORMAT[:PATH]] report the models of this "
+        "run: text",
         "only the form with = takes a value; may be repeated",
         "--dws-model=MODULE:FACTORY report this model too",
         "--dws-input-size=N,C,H,W the input shape of the models named by --dws-model",
         "dws_report (linelist): as --dws-report, one a line",
-        "dws_models (linelist): models to report, one a line: as --dws-model, then its input size and",
+        "dws_models (linelist): models to report, one a line: as --dws-model, then its input size "
+        "and",
         "dws_input_size (string): as --dws-input-size, for models without one of their own",
     ):
         assert text in shown
@@ -35,14 +39,17 @@ def test_markers_are_described(pytester: pytest.Pytester) -> None:
     arguments = ", ".join(f"{name}=" for name in signature(dws_budget).parameters)
     assert arguments.startswith("params=, macs=, ")
     pytester.runpytest("--markers").stdout.fnmatch_lines(
-        [f"@pytest.mark.dws_budget({arguments}): Fail the test if a model it reports, or else takes or returns, is *"]
+        [
+            f"@pytest.mark.dws_budget({arguments}): Fail the test if a model it reports, or else "
+            "takes or returns, is *"
+        ]
     )
 
 
 def test_fixtures_are_described(pytester: pytest.Pytester) -> None:
-    pytester.runpytest("--fixtures").stdout.fnmatch_lines(
-        ["dws_report -- *", "*Analyse a model: *", "dws_budget -- *", "*Hold a model to a budget: *"]
-    )
+    listed = pytester.runpytest("--fixtures").stdout
+    listed.fnmatch_lines(["dws_report -- *", "*Analyse a model: *"])
+    listed.fnmatch_lines(["dws_budget -- *", "*Hold a model to a budget: *"])
 
 
 class TestNothingAsked:
@@ -65,7 +72,9 @@ class TestNothingAsked:
         result = pytester.runpytest_subprocess("-p", "no:dwsconv", "--dws-report")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
 
-    def test_a_model_in_the_ini_file_waits_for_a_report_to_be_asked_for(self, pytester: pytest.Pytester) -> None:
+    def test_a_model_in_the_ini_file_waits_for_a_report_to_be_asked_for(
+        self, pytester: pytest.Pytester
+    ) -> None:
         pytester.makeini("[pytest]\ndws_models = nets:broken")
         pytester.makepyfile("def test_plain(): pass")
         result = pytester.runpytest()
@@ -76,7 +85,9 @@ class TestNothingAsked:
 class TestReportFixture:
     def test_it_works_without_any_flag(self, pytester: pytest.Pytester) -> None:
         pytester.makepyfile(test_reporting=REPORTING)
-        pytester.makeconftest("def pytest_runtest_logreport(report): assert not hasattr(report, 'dwsconv')")
+        pytester.makeconftest(
+            "def pytest_runtest_logreport(report): assert not hasattr(report, 'dwsconv')"
+        )
         result = pytester.runpytest()
         result.assert_outcomes(passed=5, failed=1)
         result.stdout.no_fnmatch_line(TITLE)
@@ -94,7 +105,9 @@ class TestReportFixture:
             ]
         )
         assert result.stdout.str().count("Reported by") == 2
-        pytester.runpytest("--dws-report", "-v").stdout.fnmatch_lines([f"Reported by {', '.join(names)}"])
+        pytester.runpytest("--dws-report", "-v").stdout.fnmatch_lines(
+            [f"Reported by {', '.join(names)}"]
+        )
 
     def test_inputs_and_policy_are_passed_on(self, pytester: pytest.Pytester) -> None:
         pytester.makepyfile(
@@ -178,9 +191,13 @@ class TestHooks:
         pytester.makeconftest("def pytest_dwsconv_judge(finding): return 'candidate'")
         result = pytester.runpytest("--dws-model=nets:Small")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines(["ERROR: pytest_dwsconv_judge must return a Judgement or None, not 'candidate'"])
+        result.stderr.fnmatch_lines(
+            ["ERROR: pytest_dwsconv_judge must return a Judgement or None, not 'candidate'"]
+        )
 
-    def test_every_report_that_joins_the_summary_is_handed_out(self, pytester: pytest.Pytester) -> None:
+    def test_every_report_that_joins_the_summary_is_handed_out(
+        self, pytester: pytest.Pytester
+    ) -> None:
         pytester.makeconftest(
             """
             def pytest_dwsconv_report(config, nodeid, report):
@@ -190,7 +207,9 @@ class TestHooks:
         pytester.makepyfile(test_reporting=REPORTING)
         arguments = ["-s", "--dws-report", "--dws-model=nets:Plain", "-k", "bare"]
         result = pytester.runpytest(*arguments)
-        shown = [line for line in result.stdout.lines if line.startswith("[") and "params" not in line]
+        shown = [
+            line for line in result.stdout.lines if line.startswith("[") and "params" not in line
+        ]
         assert shown[0] == "[] Plain 8"
         assert shown[1:3] == ["[test_reporting.py::test_bare] Small 5440"] * 2
 
@@ -202,7 +221,9 @@ class TestXdist:
     def summary(self, result: pytest.RunResult) -> list[str]:
         lines = result.stdout.lines
         (start,) = [index for index, line in enumerate(lines) if "= dwsconv: " in line]
-        (end,) = [index for index, line in enumerate(lines) if "= short test summary info =" in line]
+        (end,) = [
+            index for index, line in enumerate(lines) if "= short test summary info =" in line
+        ]
         return lines[start:end]
 
     def test_the_summary_is_the_same_as_without(self, pytester: pytest.Pytester) -> None:
@@ -213,11 +234,15 @@ class TestXdist:
         spread = pytester.runpytest_subprocess("-n2", *arguments)
         for result in (alone, spread):
             result.assert_outcomes(passed=5, failed=2)
-            result.stdout.fnmatch_lines([OVER_5K, "*- dwsconv: largest convolutions of Small -*", "body *4,608 *"])
+            result.stdout.fnmatch_lines(
+                [OVER_5K, "*- dwsconv: largest convolutions of Small -*", "body *4,608 *"]
+            )
         assert self.summary(alone) == self.summary(spread)
         assert (pytester.path / "out.json").read_text() == written
 
-    def test_a_wrong_target_is_one_sentence_before_workers_start(self, pytester: pytest.Pytester) -> None:
+    def test_a_wrong_target_is_one_sentence_before_workers_start(
+        self, pytester: pytest.Pytester
+    ) -> None:
         result = pytester.runpytest_subprocess("-n2", "--dws-model=nets:Smal")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert [line for line in result.stderr.lines if line] == [

@@ -45,16 +45,22 @@ def test_update_writes_it_and_says_what_changed(
 ) -> None:
     result = pytester.runpytest("--dws-update")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*= dwsconv: notices =*", ".dwsconv/baseline.json is updated:", f"{NAME}: new"])
+    result.stdout.fnmatch_lines(
+        ["*= dwsconv: notices =*", ".dwsconv/baseline.json is updated:", f"{NAME}: new"]
+    )
     models = {NAME: {"macs": MACS, "params": PARAMS, "reported_by": "test_it.py::test_it"}}
     assert json.loads(baseline.read_text()) == {"schema_version": SCHEMA_VERSION, "models": models}
     written = baseline.stat().st_mtime_ns
-    pytester.runpytest("--dws-update").stdout.fnmatch_lines([".dwsconv/baseline.json is up to date."])
+    pytester.runpytest("--dws-update").stdout.fnmatch_lines(
+        [".dwsconv/baseline.json is up to date."]
+    )
     assert baseline.stat().st_mtime_ns == written
     monkeypatch.setenv("WIDTH", "17")
     result = pytester.runpytest("--dws-update", "--dws-fail-on-increase")
     assert result.ret == 0
-    result.stdout.fnmatch_lines([f"{NAME}: 612 parameters, 576 in the baseline (+36, +6.25 %), 61,200 MACs, *"])
+    result.stdout.fnmatch_lines(
+        [f"{NAME}: 612 parameters, 576 in the baseline (+36, +6.25 %), 61,200 MACs, *"]
+    )
     assert pytester.runpytest("--dws-fail-on-increase").ret == 0
 
 
@@ -85,7 +91,10 @@ def test_an_increase_fails_the_run(
     result.assert_outcomes(passed=1)
     assert result.ret == (pytest.ExitCode.TESTS_FAILED if failed else 0)
     sentences = (
-        [f"{NAME} has 612 parameters, 576 in the baseline (+36, +6.25 %). If that is meant, take it over with *"]
+        [
+            f"{NAME} has 612 parameters, 576 in the baseline (+36, +6.25 %). If that is meant, "
+            "take it over with *"
+        ]
         if failed
         else []
     )
@@ -101,10 +110,15 @@ def test_another_model_of_the_same_class_and_input_hides_no_increase(
     pytester.makepyfile(test_it=TEST + smaller)
     result = pytester.runpytest("--dws-fail-on-increase")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"{NAME}, in test_it.py::test_it has 1,440 parameters, 576 in the baseline *"])
+    result.stdout.fnmatch_lines(
+        [f"{NAME}, in test_it.py::test_it has 1,440 parameters, 576 in the baseline *"]
+    )
     assert pytester.runpytest("--dws-update").ret == 0
     models = json.loads(made.read_text())["models"]
-    assert {name: row["params"] for name, row in models.items()} == {NAME: 1440, f"{NAME}, in test_it.py::test_new": 72}
+    assert {name: row["params"] for name, row in models.items()} == {
+        NAME: 1440,
+        f"{NAME}, in test_it.py::test_new": 72,
+    }
 
 
 def test_a_percentage_is_one_also_where_a_file_has_its_name(
@@ -139,7 +153,9 @@ def test_it_is_refused_under_ci_unless_forced(
     pytester: pytest.Pytester, baseline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", "true")
-    is_one_sentence(pytester.runpytest("--dws-update"), "--dws-update is refused where CI is set: update *")
+    is_one_sentence(
+        pytester.runpytest("--dws-update"), "--dws-update is refused where CI is set: update *"
+    )
     assert not baseline.exists()
     assert pytester.runpytest("--dws-update=force").ret == 0
     assert pytester.runpytest("--dws-fail-on-increase").ret == 0
@@ -150,36 +166,61 @@ def test_it_is_refused_under_ci_unless_forced(
 def test_options_and_files_that_cannot_be_used(pytester: pytest.Pytester, baseline: Path) -> None:
     pytester.makepyfile(test_it="def test_it(): assert False, 'must not run'")
     compare, update = "--dws-fail-on-increase", "--dws-update"
-    is_one_sentence(pytester.runpytest(compare), "there is no baseline *baseline.json: make it with --dws-update and *")
-    is_one_sentence(pytester.runpytest(f"{compare}=more"), "dws-fail-on-increase 'more' is not a percentage: write *")
     is_one_sentence(
-        pytester.runpytest(f"{compare}=", "-o", "dws_fail_on_increase=0"), "dws-fail-on-increase is empty: *"
+        pytester.runpytest(compare),
+        "there is no baseline *baseline.json: make it with --dws-update and *",
     )
-    is_one_sentence(pytester.runpytest(f"{compare}=-1"), "dws-fail-on-increase '-1' is not a percentage: write a *")
-    is_one_sentence(pytester.runpytest(f"{compare}=nan"), "dws-fail-on-increase 'nan' is not a percentage: write a *")
-    is_one_sentence(pytester.runpytest(f"{update}=now"), "dws-update 'now' is not force: write --dws-update, or *")
     is_one_sentence(
-        pytester.runpytest(f"{update}=force", "-o", "dws_strict=maybe"), "dws_strict is not true or false: *"
+        pytester.runpytest(f"{compare}=more"),
+        "dws-fail-on-increase 'more' is not a percentage: write *",
+    )
+    is_one_sentence(
+        pytester.runpytest(f"{compare}=", "-o", "dws_fail_on_increase=0"),
+        "dws-fail-on-increase is empty: *",
+    )
+    is_one_sentence(
+        pytester.runpytest(f"{compare}=-1"),
+        "dws-fail-on-increase '-1' is not a percentage: write a *",
+    )
+    is_one_sentence(
+        pytester.runpytest(f"{compare}=nan"),
+        "dws-fail-on-increase 'nan' is not a percentage: write a *",
+    )
+    is_one_sentence(
+        pytester.runpytest(f"{update}=now"),
+        "dws-update 'now' is not force: write --dws-update, or *",
+    )
+    is_one_sentence(
+        pytester.runpytest(f"{update}=force", "-o", "dws_strict=maybe"),
+        "dws_strict is not true or false: *",
     )
     baseline.parent.mkdir()
     baseline.write_text("{")
     for option in (compare, update):
         is_one_sentence(
-            pytester.runpytest(option), "the baseline *baseline.json cannot be used (not a baseline in JSON: *): *"
+            pytester.runpytest(option),
+            "the baseline *baseline.json cannot be used (not a baseline in JSON: *): *",
         )
     assert baseline.read_text() == "{"
     baseline.unlink()
     baseline.mkdir()
-    is_one_sentence(pytester.runpytest(compare), "the baseline *baseline.json cannot be read: *Is a directory*")
+    is_one_sentence(
+        pytester.runpytest(compare), "the baseline *baseline.json cannot be read: *Is a directory*"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written(pytester: pytest.Pytester, baseline: Path) -> None:
     baseline.parent.mkdir(mode=0o500)
-    is_one_sentence(pytester.runpytest("--dws-update"), "there is no baseline *: name a folder that can be written")
+    is_one_sentence(
+        pytester.runpytest("--dws-update"),
+        "there is no baseline *: name a folder that can be written",
+    )
 
 
-def test_a_write_that_fails_leaves_the_baseline_as_it_was(pytester: pytest.Pytester, made: Path) -> None:
+def test_a_write_that_fails_leaves_the_baseline_as_it_was(
+    pytester: pytest.Pytester, made: Path
+) -> None:
     before = made.read_text()
     pytester.makeconftest(
         """
@@ -195,7 +236,8 @@ def test_a_write_that_fails_leaves_the_baseline_as_it_was(pytester: pytest.Pytes
     result.stdout.fnmatch_lines(
         [
             "*= dwsconv: not written =*",
-            "the baseline *baseline.json is as it was, it cannot be written: No space left on device",
+            "the baseline *baseline.json is as it was, it cannot be written: No space left on "
+            "device",
         ]
     )
     assert made.read_text() == before
@@ -221,7 +263,9 @@ def test_latency_is_kept_by_its_conditions(pytester: pytest.Pytester, baseline: 
             return Bench()
         """
     )
-    source = "def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency='1s', target='bench')"
+    source = (
+        "def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency='1s', target='bench')"
+    )
     pytester.makepyfile(test_it=f"import torch\nfrom nets import Small\n{source}")
     assert pytester.runpytest("--dws-update").ret == 0
     ((conditions, seconds),) = json.loads(baseline.read_text())["models"][NAME]["latency"].items()
@@ -233,6 +277,8 @@ def test_latency_is_kept_by_its_conditions(pytester: pytest.Pytester, baseline: 
         assert pytester.runpytest("--dws-fail-on-increase").ret == 0
         result = pytester.runpytest("--dws-fail-on-increase=10")
         assert result.ret == pytest.ExitCode.TESTS_FAILED
-        result.stdout.fnmatch_lines([f"{NAME} has 6.000 ms median latency (bench: *), 5.000 in the baseline (+1.0*"])
+        result.stdout.fnmatch_lines(
+            [f"{NAME} has 6.000 ms median latency (bench: *), 5.000 in the baseline (+1.0*"]
+        )
     pytester.makepyfile(test_it=TEST)
     assert pytester.runpytest("--dws-fail-on-increase=10").ret == 0

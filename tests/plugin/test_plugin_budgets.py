@@ -14,27 +14,48 @@ def test_a_limit_that_cannot_be_checked_hides_no_other(pytester: pytest.Pytester
     result = run(pytester, source, "-o", "dws_budgets=* params=5k macs=1G activations=1MB")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["Small has 5.44k parameters, the budget is 5k *"])
-    result.stdout.fnmatch_lines_random(["the budget limits MACs and *", "the budget limits activations and *"])
+    result.stdout.fnmatch_lines_random(
+        ["the budget limits MACs and *", "the budget limits activations and *"]
+    )
 
 
 def test_a_report_takes_no_inputs(pytester: pytest.Pytester) -> None:
-    result = run(pytester, "def test_it(dws_report, dws_budget): dws_budget(dws_report(Small()), (1, 4, 8, 8), macs=1)")
+    result = run(
+        pytester,
+        "def test_it(dws_report, dws_budget): dws_budget(dws_report(Small()), (1, 4, 8, 8), "
+        "macs=1)",
+    )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*dws_budget takes inputs for a model only: a report has those it was made with"])
+    result.stdout.fnmatch_lines(
+        ["*dws_budget takes inputs for a model only: a report has those it was made with"]
+    )
 
 
 class TestMarker:
     @pytest.mark.parametrize(
         ("limits", "sentence"),
         [
-            ("size_fp16='10kB'", "Small has 10.88kB of float16 parameters, the budget is 10kB (0.88kB over). *"),
-            ("size_int8='5KiB'", "Small has 5.31KiB of int8 parameters, the budget is 5KiB (0.31KiB over). *"),
+            (
+                "size_fp16='10kB'",
+                "Small has 10.88kB of float16 parameters, the budget is 10kB (0.88kB over). *",
+            ),
+            (
+                "size_int8='5KiB'",
+                "Small has 5.31KiB of int8 parameters, the budget is 5KiB (0.31KiB over). *",
+            ),
             (
                 "activations='14kB', input_size='1,4,12,12'",
-                "Small has 14.59kB of activations at their peak, the budget is 14kB (0.59kB over). No convolution *",
+                "Small has 14.59kB of activations at their peak, the budget is 14kB (0.59kB over). "
+                "No convolution *",
             ),
-            ("activations='14kB'", "the budget limits activations and none were counted for Small: give an input *"),
-            ("latency='5ms'", "a budget's latency and target go together, as in latency='5ms', target='edgetpu'"),
+            (
+                "activations='14kB'",
+                "the budget limits activations and none were counted for Small: give an input *",
+            ),
+            (
+                "latency='5ms'",
+                "a budget's latency and target go together, as in latency='5ms', target='edgetpu'",
+            ),
         ],
     )
     def test_limits(self, pytester: pytest.Pytester, limits: str, sentence: str) -> None:
@@ -64,7 +85,10 @@ class TestMethod:
         result = run(pytester, source, "-rA", "-W", "error")
         result.assert_outcomes(passed=2, failed=3)
         result.stdout.fnmatch_lines(
-            ["Small has 5.44k parameters, the budget is 5k (0.44k over). *", "PASSED *test_each[[]32]"]
+            [
+                "Small has 5.44k parameters, the budget is 5k (0.44k over). *",
+                "PASSED *test_each[[]32]",
+            ]
         )
 
     def test_a_model_that_an_asynchronous_test_returns(self, pytester: pytest.Pytester) -> None:
@@ -80,7 +104,9 @@ class TestMethod:
         source = '@pytest.mark.dws_budget(params="5k")\nasync def test_over(): return Small()'
         result = run(pytester, source)
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["Small has 5.44k parameters, the budget is 5k (0.44k over). *"])
+        result.stdout.fnmatch_lines(
+            ["Small has 5.44k parameters, the budget is 5k (0.44k over). *"]
+        )
 
     def test_returning_something_else_stays_pytests_affair(self, pytester: pytest.Pytester) -> None:
         source = """
@@ -113,20 +139,27 @@ def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), params="1.1k", cand
 class TestConfiguration:
     OVER = "Small has 5.44k parameters, the budget is 5k (0.44k over). *"
 
-    def test_a_budget_in_dws_models_is_kept_without_any_option(self, pytester: pytest.Pytester) -> None:
+    def test_a_budget_in_dws_models_is_kept_without_any_option(
+        self, pytester: pytest.Pytester
+    ) -> None:
         pytester.makeini(
-            "[pytest]\ndws_models =\n  nets:Small(width=32) 1,4,12,12 params=5k macs=1M\n  nets:Plain params=8"
+            "[pytest]\ndws_models =\n  nets:Small(width=32) 1,4,12,12 params=5k macs=1M\n  "
+            "nets:Plain params=8"
         )
         result = run(pytester, "def test_it(): pass")
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.assert_outcomes(passed=1)
         reporter = "Reported by nets:Small(width=32)"
-        result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", self.OVER, reporter], consecutive=True)
+        result.stdout.fnmatch_lines(
+            ["*= dwsconv: over budget =*", self.OVER, reporter], consecutive=True
+        )
         result.stdout.no_fnmatch_line("*depthwise separable candidates*")
         assert run(pytester, "", "-o", "dws_models=nets:Small params=6k").ret == 0
 
     @pytest.mark.parametrize("workers", [[], ["-n2"]])
-    def test_models_of_one_name_over_it_are_told_apart(self, pytester: pytest.Pytester, workers: list[str]) -> None:
+    def test_models_of_one_name_over_it_are_told_apart(
+        self, pytester: pytest.Pytester, workers: list[str]
+    ) -> None:
         pytester.makeini("[pytest]\ndws_budgets =\n  Small params=5k")
         source = """
 import pytest, torch
@@ -160,12 +193,16 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
             (["Other params=1"], []),
         ],
     )
-    def test_the_table_of_budgets(self, pytester: pytest.Pytester, lines: list[str], sentences: list[str]) -> None:
+    def test_the_table_of_budgets(
+        self, pytester: pytest.Pytester, lines: list[str], sentences: list[str]
+    ) -> None:
         header = "import torch\nfrom nets import *\n"
         (pytester.mkdir("edge") / "test_edge.py").write_text(
             f"{header}def test_wide(): Small(64)(torch.zeros(1, 4, 12, 12))"
         )
-        pytester.makeini("[pytest]\npythonpath = .\ndws_budgets =\n" + "".join(f"  {line}\n" for line in lines))
+        pytester.makeini(
+            "[pytest]\npythonpath = .\ndws_budgets =\n" + "".join(f"  {line}\n" for line in lines)
+        )
         result = run(pytester, "import torch\ndef test_it(dws_report): dws_report(Small())")
         assert result.ret == (pytest.ExitCode.TESTS_FAILED if sentences else 0)
         result.assert_outcomes(passed=2)
@@ -174,7 +211,9 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
         result.stdout.fnmatch_lines_random(sentences)
 
     def test_a_named_model_is_held_to_the_table_too(self, pytester: pytest.Pytester) -> None:
-        result = run(pytester, "", "-o", "dws_budgets=nets:Small params=5k", "--dws-model=nets:Small")
+        result = run(
+            pytester, "", "-o", "dws_budgets=nets:Small params=5k", "--dws-model=nets:Small"
+        )
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.stdout.fnmatch_lines([self.OVER])
 
@@ -183,7 +222,9 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
         for strict in ([], ["--dws-strict"]):
             result = run(pytester, source, "-o", "dws_budgets=* macs=1k", *strict)
             assert result.ret == (pytest.ExitCode.TESTS_FAILED if strict else 0)
-            result.stdout.fnmatch_lines(["*= dwsconv: not known =*", "the budget limits MACs and none were counted *"])
+            result.stdout.fnmatch_lines(
+                ["*= dwsconv: not known =*", "the budget limits MACs and none were counted *"]
+            )
 
     @pytest.mark.parametrize(
         ("line", "sentence"),
@@ -196,22 +237,52 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
                 "dws_models=nets:Small 1,4,12,12 params",
                 "dws_models '*12 params' is not a target, an input size and *",
             ),
-            ("dws_models=nets:Small 1,x params=1", "dws_models 'nets:Small 1,x params=1': input size '1,x' is not a *"),
-            ("dws_models=nets:Small parms=1", "dws_models 'nets:Small parms=1': a budget has no argument 'parms'*"),
-            ("dws_models=nets:Small params=5Q", "dws_models *: the budget's params '5Q' is not a quantity: *"),
-            ("dws_models=nets:Smal params=1", "model 'nets:Smal' cannot be built, *did you mean Small?"),
-            ("dws_models=nets:Small macs=1", "the budget limits MACs and none were counted for Small: *"),
-            ("dws_models=nets:Small latency=1ms", "dws_models *: a budget's latency and target go together, *"),
-            ("dws_budgets=params=5k", "dws_budgets 'params=5k' is not a pattern and limits, as in *"),
+            (
+                "dws_models=nets:Small 1,x params=1",
+                "dws_models 'nets:Small 1,x params=1': input size '1,x' is not a *",
+            ),
+            (
+                "dws_models=nets:Small parms=1",
+                "dws_models 'nets:Small parms=1': a budget has no argument 'parms'*",
+            ),
+            (
+                "dws_models=nets:Small params=5Q",
+                "dws_models *: the budget's params '5Q' is not a quantity: *",
+            ),
+            (
+                "dws_models=nets:Smal params=1",
+                "model 'nets:Smal' cannot be built, *did you mean Small?",
+            ),
+            (
+                "dws_models=nets:Small macs=1",
+                "the budget limits MACs and none were counted for Small: *",
+            ),
+            (
+                "dws_models=nets:Small latency=1ms",
+                "dws_models *: a budget's latency and target go together, *",
+            ),
+            (
+                "dws_budgets=params=5k",
+                "dws_budgets 'params=5k' is not a pattern and limits, as in *",
+            ),
             (
                 "dws_budgets=* params=1k params=2k",
                 "dws_budgets '* params=1k params=2k': params has two limits; give one",
             ),
             ("dws_budgets=Small", "dws_budgets 'Small' is not a pattern and limits, as in *"),
             ("dws_budgets=Small 5k", "dws_budgets 'Small 5k' is not a pattern and limits, as in *"),
-            ("dws_budgets=* parms=5k", "dws_budgets '* parms=5k': a budget has no argument 'parms': it takes *"),
-            ("dws_budgets=* latency=5ms", "dws_budgets *: a budget's latency and target go together, *"),
-            ("dws_budgets=* latency=5 target=x", "dws_budgets *: the budget's latency '5' is not a quantity: *"),
+            (
+                "dws_budgets=* parms=5k",
+                "dws_budgets '* parms=5k': a budget has no argument 'parms': it takes *",
+            ),
+            (
+                "dws_budgets=* latency=5ms",
+                "dws_budgets *: a budget's latency and target go together, *",
+            ),
+            (
+                "dws_budgets=* latency=5 target=x",
+                "dws_budgets *: the budget's latency '5' is not a quantity: *",
+            ),
         ],
     )
     def test_a_wrong_line_is_one_sentence_before_any_test(
@@ -223,10 +294,15 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
 
 
 def test_a_table_for_a_target_with_arguments_and_for_nothing(inner: pytest.Pytester) -> None:
-    inner.makepyfile(own="from torch import nn\ndef build(width, depth=1): return nn.Conv2d(3, width, 3)")
+    inner.makepyfile(
+        own="from torch import nn\ndef build(width, depth=1): return nn.Conv2d(3, width, 3)"
+    )
     inner.makeini("[pytest]\ndws_budgets =\n  own:build(4, depth=2) params=100\n  Smal* params=5M")
     result = inner.runpytest("--dws-model=own:build(4, depth=2)")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["dws_budgets Smal[*] is for no model of this run", "Conv2d has 112 parameters, the budget is 100 (12 over)*"]
+        [
+            "dws_budgets Smal[*] is for no model of this run",
+            "Conv2d has 112 parameters, the budget is 100 (12 over)*",
+        ]
     )

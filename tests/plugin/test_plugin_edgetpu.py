@@ -40,8 +40,10 @@ def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_help_lists_options_and_ini_keys(pytester: pytest.Pytester) -> None:
     shown = " ".join(pytester.runpytest("--help").stdout.str().split())
     for text in (
-        "--dws-edgetpu={auto,require,off} without an Edge TPU, tests that want one are skipped (auto, the default)",
-        "--dws-edgetpu-host=SPEC where the Edge TPU is: python=/path/python3.9, ssh=pi@raspberrypi, or both",
+        "--dws-edgetpu={auto,require,off} without an Edge TPU, tests that want one are skipped "
+        "(auto, the default)",
+        "--dws-edgetpu-host=SPEC where the Edge TPU is: python=/path/python3.9, "
+        "ssh=pi@raspberrypi, or both",
         "--dws-edgetpu-device=STR which Edge TPU, as pycoral names it",
         "dws_edgetpu (string): as --dws-edgetpu",
         "dws_edgetpu_host (string): as --dws-edgetpu-host",
@@ -65,21 +67,27 @@ def test_fixtures_are_described(pytester: pytest.Pytester) -> None:
     ("argument", "message"),
     [
         ("--dws-edgetpu=maybe", "*invalid choice: 'maybe'*"),
-        ("--dws-edgetpu-host=pi", "*dws-edgetpu: 'pi' is not a host: write python=/path/python3.9*"),
+        (
+            "--dws-edgetpu-host=pi",
+            "*dws-edgetpu: 'pi' is not a host: write python=/path/python3.9*",
+        ),
         ("--dws-edgetpu-device=cpu", "*dws-edgetpu: 'cpu' is not a device: write :1, usb, usb:0*"),
         ("-odws_edgetpu=maybe", "*dws_edgetpu 'maybe' is not auto, require or off"),
         ("-odws_edgetpu_host=pi", "*dws-edgetpu: 'pi' is not a host*"),
         ("-odws_edgetpu_device=cpu", "*dws-edgetpu: 'cpu' is not a device*"),
     ],
 )
-def test_a_setting_that_cannot_be_used_ends_the_run(pytester: pytest.Pytester, argument: str, message: str) -> None:
+def test_a_setting_that_cannot_be_used_ends_the_run(
+    pytester: pytest.Pytester, argument: str, message: str
+) -> None:
     pytester.makepyfile("def test_plain(): pass")
     result = pytester.runpytest(argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
 
 
-# --------------------------------------------------------------------------- with and without a device
+# --------------------------------------------------------------------------- with and without a
+# device
 
 WANTS = """
 def test_latency(edgetpu_latency):
@@ -98,12 +106,16 @@ def test_without_a_device_tests_are_skipped_with_the_reason(pytester: pytest.Pyt
     pytester.makepyfile(WANTS)
     result = pytester.runpytest("-rs")
     result.assert_outcomes(passed=1, skipped=2)
-    result.stdout.fnmatch_lines(["SKIPPED*this host has no libedgetpu that loads*: install libedgetpu1-std there*"])
+    result.stdout.fnmatch_lines(
+        ["SKIPPED*this host has no libedgetpu that loads*: install libedgetpu1-std there*"]
+    )
 
 
 @pytest.mark.usefixtures("no_library")
 @pytest.mark.parametrize("argument", ["--dws-edgetpu=require", "-odws_edgetpu=require"])
-def test_without_a_device_tests_fail_where_one_is_required(pytester: pytest.Pytester, argument: str) -> None:
+def test_without_a_device_tests_fail_where_one_is_required(
+    pytester: pytest.Pytester, argument: str
+) -> None:
     pytester.makepyfile(WANTS)
     result = pytester.runpytest(argument)
     result.assert_outcomes(passed=1, failed=1, errors=1)
@@ -112,17 +124,23 @@ def test_without_a_device_tests_fail_where_one_is_required(pytester: pytest.Pyte
     result.stdout.no_fnmatch_line("*another exception occurred*")
 
 
-def test_the_command_line_takes_the_place_of_the_ini_file(pytester: pytest.Pytester, standin: StandIn) -> None:
+def test_the_command_line_takes_the_place_of_the_ini_file(
+    pytester: pytest.Pytester, standin: StandIn
+) -> None:
     standin.plug_in("usb0")
     pytester.makeini("[pytest]\ndws_edgetpu = require\ndws_edgetpu_device = pci")
-    pytester.makepyfile("def test_device(edgetpu): assert [device.type for device in edgetpu.devices()] == ['usb']")
+    pytester.makepyfile(
+        "def test_device(edgetpu): assert [device.type for device in edgetpu.devices()] == ['usb']"
+    )
     pytester.runpytest("--dws-edgetpu-device=usb").assert_outcomes(passed=1)
 
 
 @pytest.mark.usefixtures("standin")
 def test_switched_off_nothing_is_looked_for(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(WANTS)
-    result = pytester.runpytest("--dws-edgetpu=off", "--dws-edgetpu-host=python=/nowhere/python", "-rs")
+    result = pytester.runpytest(
+        "--dws-edgetpu=off", "--dws-edgetpu-host=python=/nowhere/python", "-rs"
+    )
     result.assert_outcomes(passed=1, skipped=2)
     result.stdout.fnmatch_lines(["SKIPPED*the Edge TPU is switched off by dws-edgetpu"])
 
@@ -131,7 +149,9 @@ def test_an_unreachable_host_is_an_absent_device(pytester: pytest.Pytester) -> N
     pytester.makepyfile("def test_device(edgetpu): pass")
     result = pytester.runpytest("--dws-edgetpu-host=python=/nowhere/python", "-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED*python=/nowhere/python cannot be used: No such file or directory*"])
+    result.stdout.fnmatch_lines(
+        ["SKIPPED*python=/nowhere/python cannot be used: No such file or directory*"]
+    )
 
 
 def test_the_device_is_given_to_a_test(pytester: pytest.Pytester, standin: StandIn) -> None:
@@ -143,14 +163,20 @@ def test_the_device_is_given_to_a_test(pytester: pytest.Pytester, standin: Stand
             assert edgetpu.host.spec.text == "python={sys.executable}"
         """
     )
-    arguments = ("--dws-edgetpu=require", "--dws-edgetpu-device=pci", f"--dws-edgetpu-host=python={sys.executable}")
+    arguments = (
+        "--dws-edgetpu=require",
+        "--dws-edgetpu-device=pci",
+        f"--dws-edgetpu-host=python={sys.executable}",
+    )
     pytester.runpytest(*arguments).assert_outcomes(passed=1)
 
 
 def test_a_device_that_cannot_be_used_is_no_reason_to_skip(
     pytester: pytest.Pytester, standin: StandIn, tmp_path: Path
 ) -> None:
-    """The interpreter has PyPI's pycoral: there may be a device, and the user has something to mend."""
+    """The interpreter has PyPI's pycoral: there may be a device, and the user has something to
+    mend.
+    """
     (tmp_path / "packages" / "pycoral").mkdir(parents=True)
     (tmp_path / "packages" / "pycoral" / "__init__.py").touch()
     pytester.makepyfile(WANTS)
@@ -158,17 +184,22 @@ def test_a_device_that_cannot_be_used_is_no_reason_to_skip(
     (pytester.path / "net_edgetpu.tflite").write_bytes(NOT_RUN)
     result = pytester.runpytest(command)
     result.assert_outcomes(passed=1, failed=1, errors=1)
-    result.stdout.fnmatch_lines(["E*UnrelatedPycoralError: *has the pycoral of PyPI, a program about coral reefs*"])
+    result.stdout.fnmatch_lines(
+        ["E*UnrelatedPycoralError: *has the pycoral of PyPI, a program about coral reefs*"]
+    )
 
 
 @pytest.mark.usefixtures("no_library")
 def test_a_device_is_looked_for_once(pytester: pytest.Pytester, tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "starts"}\nexec {sys.executable} "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path / "starts"}\nexec {sys.executable} "$@"\n'
+    )
     python.chmod(0o755)
     pytester.makepyfile(WANTS)
     pytester.runpytest(f"--dws-edgetpu-host=python={python}").assert_outcomes(passed=1, skipped=2)
-    assert len((tmp_path / "starts").read_text().splitlines()) == 2  # seen to start, and connected to
+    # seen to start, and connected to
+    assert len((tmp_path / "starts").read_text().splitlines()) == 2
 
 
 @pytest.mark.usefixtures("no_library")
@@ -187,7 +218,8 @@ def test_whoever_asks_for_the_backend_skips_as_well(pytester: pytest.Pytester) -
     pytester.runpytest("--dws-edgetpu=require").assert_outcomes(failed=1, passed=1)
 
 
-# --------------------------------------------------------------------------- holding a model to a latency
+# --------------------------------------------------------------------------- holding a model to a
+# latency
 
 
 BUDGETS = """
@@ -220,7 +252,11 @@ def test_without_a_device_the_rest_of_a_budget_holds(pytester: pytest.Pytester) 
     ("arguments", "status", "lines"),
     [
         ((), 0, ["*= dwsconv: not known =*", UNKNOWN]),
-        (("--dws-edgetpu=off",), 0, ["the latency of Conv2d on edgetpu is unknown: the Edge TPU is switched off by *"]),
+        (
+            ("--dws-edgetpu=off",),
+            0,
+            ["the latency of Conv2d on edgetpu is unknown: the Edge TPU is switched off by *"],
+        ),
         (
             ("--dws-edgetpu=require",),
             1,
@@ -232,7 +268,8 @@ def test_a_configured_latency_without_a_device(
     pytester: pytest.Pytester, arguments: tuple[str, ...], status: int, lines: list[str]
 ) -> None:
     pytester.makepyfile(
-        nets="from torch import nn\ndef net(): return nn.Conv2d(3, 4, 3)", test_it="def test_it(): pass"
+        nets="from torch import nn\ndef net(): return nn.Conv2d(3, 4, 3)",
+        test_it="def test_it(): pass",
     )
     setting = "dws_models=nets:net 1,3,8,8 latency=4ms target=edgetpu"
     result = pytester.runpytest("-o", setting, "-o", "pythonpath=.", *arguments)
@@ -266,7 +303,8 @@ def test_a_backend_of_the_users_own_measures(pytester: pytest.Pytester) -> None:
         ("max=0.012", None),
         (
             'max="11ms"',
-            "12.000 ms, measured at the percentile 50 of 5 invokes, the limit is 11.000 ms (1.000 ms over).",
+            "12.000 ms, measured at the percentile 50 of 5 invokes, the limit is 11.000 ms (1.000 "
+            "ms over).",
         ),
         ('max="11ms", tolerance="10%"', None),
         ('max="11ms", tolerance=0.05', "*the limit is 11.000 ms + 5% (0.450 ms over)."),
@@ -277,14 +315,14 @@ def test_a_backend_of_the_users_own_measures(pytester: pytest.Pytester) -> None:
         ('max="10ms", percentile=0', None),
     ],
 )
-def test_a_percentile_is_held_to_the_limit(pytester: pytest.Pytester, arguments: str, over: str | None) -> None:
+def test_a_percentile_is_held_to_the_limit(
+    pytester: pytest.Pytester, arguments: str, over: str | None
+) -> None:
     pytester.makepyfile(f"def test_latency(edgetpu_latency): edgetpu_latency('net', {arguments})")
     result = pytester.runpytest()
     result.assert_outcomes(**{"failed" if over else "passed": 1})
     if over:
-        details = (
-            "E*net None: measured 12.000 ms median, 17.200 ms p90, 19.720 ms p99, spread 56.7%, first invoke 50.000*"
-        )
+        details = "E*net None: measured 12.000 ms median, 17.200 ms p90, 19.720 ms p99, spread 56.7%, first invoke 50.000*"
         result.stdout.fnmatch_lines([f"E*net None took {over}", details])
         result.stdout.no_fnmatch_line("*plugin/edgetpu.py*")
 
@@ -293,16 +331,28 @@ def test_a_percentile_is_held_to_the_limit(pytester: pytest.Pytester, arguments:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ('max="12"', "FormatError: '12' is not a quantity: write a number from 0 with us, ms or s, as in 5ms"),
+        (
+            'max="12"',
+            "FormatError: '12' is not a quantity: write a number from 0 with us, ms or s, as in "
+            "5ms",
+        ),
         ('max="12MB"', "FormatError: '12MB' is not a quantity: *"),
-        ('max="12ms", percentile=200', "InputError: a percentile is a number from 0 to 100, not 200"),
-        ('max="12ms", percentile="p90"', "InputError: a percentile is a number from 0 to 100, not 'p90'"),
+        (
+            'max="12ms", percentile=200',
+            "InputError: a percentile is a number from 0 to 100, not 200",
+        ),
+        (
+            'max="12ms", percentile="p90"',
+            "InputError: a percentile is a number from 0 to 100, not 'p90'",
+        ),
         ('max="12ms", tolerance="x"', "FormatError: 'x' is not a tolerance: *"),
         ('max="12ms", tolerance=None', "FormatError: None is not a tolerance: *"),
         ("", "TypeError: *missing 1 required keyword-only argument: 'max'"),
     ],
 )
-def test_a_limit_that_cannot_be_read_fails(pytester: pytest.Pytester, arguments: str, message: str) -> None:
+def test_a_limit_that_cannot_be_read_fails(
+    pytester: pytest.Pytester, arguments: str, message: str
+) -> None:
     pytester.makepyfile(f"def test_latency(edgetpu_latency): edgetpu_latency('net', {arguments})")
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
@@ -311,12 +361,18 @@ def test_a_limit_that_cannot_be_read_fails(pytester: pytest.Pytester, arguments:
     result.stdout.no_fnmatch_line("*pytest_dwsconv?plugin?edgetpu.py*")
 
 
-def test_a_model_that_cannot_be_read_fails_in_one_sentence(pytester: pytest.Pytester, standin: StandIn) -> None:
+def test_a_model_that_cannot_be_read_fails_in_one_sentence(
+    pytester: pytest.Pytester, standin: StandIn
+) -> None:
     standin.plug_in("usb0")
-    pytester.makepyfile("def test_latency(edgetpu_latency): edgetpu_latency('absent.tflite', max='12ms')")
+    pytester.makepyfile(
+        "def test_latency(edgetpu_latency): edgetpu_latency('absent.tflite', max='12ms')"
+    )
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines("E*InputError: absent.tflite cannot be read: No such file or directory; give the path*")
+    result.stdout.fnmatch_lines(
+        "E*InputError: absent.tflite cannot be read: No such file or directory; give the path*"
+    )
     result.stdout.no_fnmatch_line("*pytest_dwsconv?edgetpu?device.py*")
     result.stdout.no_fnmatch_line("*FileNotFoundError*")
 
@@ -346,9 +402,12 @@ def test_nowhere(edgetpu_latency):
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
         [
-            "E*InputError: net.tflite was not measured: the backend must return a Measurement, not 0.005",
-            "E*InputError: Conv2d was not measured: the backend must return a Measurement, not 0.005",
-            "E*InputError: Conv2d is on the meta device, where nothing is computed: make it on another",
+            "E*InputError: net.tflite was not measured: the backend must return a Measurement, not "
+            "0.005",
+            "E*InputError: Conv2d was not measured: the backend must return a Measurement, not "
+            "0.005",
+            "E*InputError: Conv2d is on the meta device, where nothing is computed: make it on "
+            "another",
         ]
     )
     result.stdout.no_fnmatch_line("*pytest_dwsconv?measurement.py*")
@@ -371,29 +430,41 @@ def test_too_slow(edgetpu_latency):
 @pytest.mark.usefixtures("board")
 @pytest.mark.parametrize("distribution", [("-p", "no:xdist"), ("-n2",)])
 class TestReports:
-    def test_a_table_joins_the_summary(self, pytester: pytest.Pytester, distribution: tuple[str, ...]) -> None:
+    def test_a_table_joins_the_summary(
+        self, pytester: pytest.Pytester, distribution: tuple[str, ...]
+    ) -> None:
         pytester.makepyfile(MEASURES)
         result = pytester.runpytest(*distribution, "--dws-report")
         result.assert_outcomes(passed=2, failed=1)
         result.stdout.fnmatch_lines(
             [
-                "Measured latency of *Median *p90 *p99 *Spread *First invoke *Device *Machine *Runtime *Clock*",
-                "a None *12.000 ms *17.200 ms *19.720 ms *56.7% *50.000 ms */dev/tpu7 *farm, board 7 *tflite 2.5 *max*",
+                "Measured latency of *Median *p90 *p99 *Spread *First invoke *Device *Machine "
+                "*Runtime *Clock*",
+                "a None *12.000 ms *17.200 ms *19.720 ms *56.7% *50.000 ms */dev/tpu7 *farm, board "
+                "7 *tflite 2.5 *max*",
                 "b None *",
                 "c None *",
             ]
         )
         result.stdout.no_fnmatch_line("*No model was reported*")
 
-    def test_json_has_every_measurement(self, pytester: pytest.Pytester, distribution: tuple[str, ...]) -> None:
+    def test_json_has_every_measurement(
+        self, pytester: pytest.Pytester, distribution: tuple[str, ...]
+    ) -> None:
         pytester.makepyfile(test_nets=MEASURES)
         pytester.runpytest(*distribution, "--dws-report=json:run.json")
         document = json.loads((pytester.path / "run.json").read_text())
         assert document["models"] == []
         names = ["test_latency[a]", "test_latency[b]", "test_too_slow"]
-        assert [row["tests"] for row in document["measured"]] == [[f"test_nets.py::{name}"] for name in names]
+        assert [row["tests"] for row in document["measured"]] == [
+            [f"test_nets.py::{name}"] for name in names
+        ]
         measurement = document["measured"][0]["measurement"]
-        assert (measurement["obtained"], measurement["median"], measurement["model"]) == ("measured", 0.012, "a None")
+        assert (measurement["obtained"], measurement["median"], measurement["model"]) == (
+            "measured",
+            0.012,
+            "a None",
+        )
 
     def test_junit_properties_are_called_measured(
         self, pytester: pytest.Pytester, distribution: tuple[str, ...]
@@ -403,14 +474,19 @@ class TestReports:
         cases = ElementTree.parse(pytester.path / "run.xml").findall(".//testcase")
         (case,) = [case for case in cases if case.get("name") == "test_latency[a]"]
         properties = {row.get("name"): row.get("value") for row in case.iter("property")}
-        figures = [float(str(properties.pop(f"dwsconv.a_None.measured_{name}"))) for name in ("median", "p90", "p99")]
+        figures = [
+            float(str(properties.pop(f"dwsconv.a_None.measured_{name}")))
+            for name in ("median", "p90", "p99")
+        ]
         assert figures == pytest.approx([0.012, 0.0172, 0.01972])
         assert properties == {
             "dwsconv.a_None.measured_first_invoke": "0.05",
             "dwsconv.a_None.measured_on": "/dev/tpu7 of farm, board 7",
         }
 
-    def test_nothing_is_printed_unasked(self, pytester: pytest.Pytester, distribution: tuple[str, ...]) -> None:
+    def test_nothing_is_printed_unasked(
+        self, pytester: pytest.Pytester, distribution: tuple[str, ...]
+    ) -> None:
         pytester.makepyfile(MEASURES.partition("def test_too_slow")[0])
         result = pytester.runpytest(*distribution)
         result.assert_outcomes(passed=2)

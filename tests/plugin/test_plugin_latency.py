@@ -70,9 +70,7 @@ def pytest_dwsconv_latency_backend(config, target):
         return 3
     return Bench(target) if target.startswith("bench") else None
 """
-SMALL_TOOK = (
-    "On bench Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.000 ms (1.000 ms over)."
-)
+SMALL_TOOK = "On bench Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.000 ms (1.000 ms over)."
 
 
 @pytest.fixture(autouse=True)
@@ -81,9 +79,13 @@ def nets(inner: pytest.Pytester) -> None:
     inner.makeconftest(BENCH)
 
 
-def run_with(pytester: pytest.Pytester, table: str, source: str, *arguments: str) -> pytest.RunResult:
+def run_with(
+    pytester: pytest.Pytester, table: str, source: str, *arguments: str
+) -> pytest.RunResult:
     """Run these tests with a table of budgets."""
-    pytester.makeini("[pytest]\ndws_budgets =\n" + "".join(f"  {line}\n" for line in table.splitlines()))
+    pytester.makeini(
+        "[pytest]\ndws_budgets =\n" + "".join(f"  {line}\n" for line in table.splitlines())
+    )
     return run(pytester, source, *arguments)
 
 
@@ -103,7 +105,9 @@ def test_fixture(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency="{limi
 """
 
     @pytest.mark.parametrize(("limit", "failed"), [("5ms", 0), ("4500us", 2)])
-    def test_it_is_measured_by_the_backend(self, pytester: pytest.Pytester, limit: str, failed: int) -> None:
+    def test_it_is_measured_by_the_backend(
+        self, pytester: pytest.Pytester, limit: str, failed: int
+    ) -> None:
         result = run(pytester, self.SOURCE.format(limit=limit, target="bench"), "-W", "error")
         result.assert_outcomes(passed=2 - failed, failed=failed)
         sentence = "*Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.500 ms (0.500 ms*"
@@ -123,7 +127,9 @@ def test_fixture(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency="{limi
         result.assert_outcomes(passed=2, warnings=2)
         result.stdout.fnmatch_lines([said])
         result = run(pytester, source, "-W", "default", "--dws-report")
-        result.stdout.fnmatch_lines(["*= dwsconv: not known =*", said, "Called by *::test_fixture, *::test_marked"])
+        result.stdout.fnmatch_lines(
+            ["*= dwsconv: not known =*", said, "Called by *::test_fixture, *::test_marked"]
+        )
         for arguments in (["--dws-strict"], ["-o", "dws_strict=1"]):
             result = run(pytester, source, "-W", "default", *arguments)
             result.assert_outcomes(failed=2, warnings=2)
@@ -132,11 +138,16 @@ def test_fixture(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency="{limi
     @pytest.mark.parametrize(
         ("call", "sentence"),
         [
-            ("dws_budget(dws_report(Small(), (1, 4, 12, 12)), {})", "cannot be measured on a report: give the budget*"),
+            (
+                "dws_budget(dws_report(Small(), (1, 4, 12, 12)), {})",
+                "cannot be measured on a report: give the budget*",
+            ),
             ("dws_budget(Small(), {})", "needs the shape of one input, as in (1, 3, 224, 224)"),
         ],
     )
-    def test_it_needs_a_model_and_a_shape(self, pytester: pytest.Pytester, call: str, sentence: str) -> None:
+    def test_it_needs_a_model_and_a_shape(
+        self, pytester: pytest.Pytester, call: str, sentence: str
+    ) -> None:
         call = call.format("latency='5ms', target='bench'")
         result = run(pytester, f"def test_it(dws_budget, dws_report): {call}")
         result.stdout.fnmatch_lines([f"E *InputError: the latency of Small {sentence}"])
@@ -146,10 +157,14 @@ def test_latency_of_a_configured_model(pytester: pytest.Pytester) -> None:
     line = "nets:Small 1,4,12,12 latency=4ms target={}"
     result = run(pytester, "", "-o", f"dws_models={line.format('bench')}")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["On bench Small took 5.000 ms, measured *, the limit is 4.000 ms (1.000 ms over)."])
+    result.stdout.fnmatch_lines(
+        ["On bench Small took 5.000 ms, measured *, the limit is 4.000 ms (1.000 ms over)."]
+    )
     result = run(pytester, "", "-o", f"dws_models={line.format('moon')}")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*= dwsconv: not known =*", "the latency of Small on moon is unknown: *"])
+    result.stdout.fnmatch_lines(
+        ["*= dwsconv: not known =*", "the latency of Small on moon is unknown: *"]
+    )
     result = run(pytester, "", "-o", f"dws_models={line.format('moon')}", "--dws-strict")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
@@ -175,9 +190,13 @@ class TestTable:
             ("dws_budget(Small(), (1, 4, 12, 12), params=1e6)", []),
         ],
     )
-    def test_a_model_over_it_fails_the_run(self, pytester: pytest.Pytester, body: str, workers: list[str]) -> None:
+    def test_a_model_over_it_fails_the_run(
+        self, pytester: pytest.Pytester, body: str, workers: list[str]
+    ) -> None:
         source = f"def test_it(dws_report, dws_budget): {body}"
-        result = run_with(pytester, self.LIMIT, source, "-W", "error", "--dws-report=json:out.json", *workers)
+        result = run_with(
+            pytester, self.LIMIT, source, "-W", "error", "--dws-report=json:out.json", *workers
+        )
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.assert_outcomes(passed=1)
         result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", SMALL_TOOK])
@@ -188,12 +207,18 @@ class TestTable:
         assert model["tests"] == ["test_them.py::test_it"]
 
     def test_a_model_within_it_passes(self, pytester: pytest.Pytester) -> None:
-        table = "* latency=4ms target=bench\nSmall latency=5ms target=bench params=1k\nSmall params=2k"
+        table = (
+            "* latency=4ms target=bench\nSmall latency=5ms target=bench params=1k\nSmall params=2k"
+        )
         result = run_with(pytester, table, "def test_it(): Small()(IMAGE)", "--dws-report")
         assert result.ret == 0
-        result.stdout.fnmatch_lines(["within budget: 5ms median latency measured on bench, at most 5ms"])
+        result.stdout.fnmatch_lines(
+            ["within budget: 5ms median latency measured on bench, at most 5ms"]
+        )
 
-    def test_each_model_is_measured_once_on_each_target_and_others_are_not(self, pytester: pytest.Pytester) -> None:
+    def test_each_model_is_measured_once_on_each_target_and_others_are_not(
+        self, pytester: pytest.Pytester
+    ) -> None:
         source = """
 def test_one(): Small()(IMAGE); Plain()(torch.ones(1, 3))
 def test_two(dws_report): dws_report(Small(), (1, 4, 12, 12)); Small(16)(IMAGE)
@@ -201,9 +226,15 @@ def test_three(dws_budget): dws_budget(Small(48), (1, 4, 12, 12), latency="1s", 
 def test_four(): Small(48)(IMAGE)
 """
         table = "Small latency=1s target=bench\nSmall latency=1s target=bench-b\ntest_them.py::test_one params=1M"
-        result = run_with(pytester, table, source, "--dws-model=nets:Small(8)", "--dws-input-size=1,4,12,12")
+        result = run_with(
+            pytester, table, source, "--dws-model=nets:Small(8)", "--dws-input-size=1,4,12,12"
+        )
         assert result.ret == 0
-        found = [f"Small {filters} on {bench}" for filters in (8, 16, 32, 48) for bench in ("bench", "bench-b")]
+        found = [
+            f"Small {filters} on {bench}"
+            for filters in (8, 16, 32, 48)
+            for bench in ("bench", "bench-b")
+        ]
         assert sorted(measured(pytester), key=lambda line: (int(line.split()[1]), line)) == found
 
     def test_a_path_is_for_models_of_its_tests(self, pytester: pytest.Pytester) -> None:
@@ -214,7 +245,12 @@ def test_four(): Small(48)(IMAGE)
 
     def test_a_target_is_for_named_models(self, pytester: pytest.Pytester) -> None:
         arguments = ("--dws-model=nets:Small", "--dws-input-size=1,4,12,12")
-        result = run_with(pytester, "nets:* latency=4ms target=bench", "def test_it(): Small(16)(IMAGE)", *arguments)
+        result = run_with(
+            pytester,
+            "nets:* latency=4ms target=bench",
+            "def test_it(): Small(16)(IMAGE)",
+            *arguments,
+        )
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.stdout.fnmatch_lines([SMALL_TOOK])
         assert measured(pytester) == ["Small 32 on bench"]
@@ -222,28 +258,44 @@ def test_four(): Small(48)(IMAGE)
     @pytest.mark.parametrize(
         ("target", "body", "sentence"),
         [
-            ("moon", "Small()(IMAGE)", "the latency of Small on moon is unknown: no plugin measures it"),
-            ("absent", "Small()(IMAGE)", "the latency of Small on absent is unknown: nobody has one"),
-            ("bench", "Small(128)(IMAGE)", "the latency of Small on bench is unknown: RuntimeError: too hot"),
+            (
+                "moon",
+                "Small()(IMAGE)",
+                "the latency of Small on moon is unknown: no plugin measures it",
+            ),
+            (
+                "absent",
+                "Small()(IMAGE)",
+                "the latency of Small on absent is unknown: nobody has one",
+            ),
+            (
+                "bench",
+                "Small(128)(IMAGE)",
+                "the latency of Small on bench is unknown: RuntimeError: too hot",
+            ),
             (
                 "bench",
                 "model = Small(); model(IMAGE); model.norm = nn.Identity()",
-                "Small: it was changed after the test called it, so that what was called cannot be told any more",
+                "Small: it was changed after the test called it, so that what was called cannot be "
+                "told any more",
             ),
             (
                 "bench",
                 "model = Small(); dws_report(model, (1, 4, 12, 12)); model.norm = nn.Identity()",
-                "the latency of Small on bench is unknown: the test changed the model after it was analysed",
+                "the latency of Small on bench is unknown: the test changed the model after it was "
+                "analysed",
             ),
             (
                 "bench",
                 "model = Small(); model.closed = Closed(); dws_report(model, (1, 4, 12, 12))",
-                "the latency of Small on bench is unknown: whether the test has changed the model cannot be told",
+                "the latency of Small on bench is unknown: whether the test has changed the model "
+                "cannot be told",
             ),
             (
                 "bench",
                 "dws_report(Small())",
-                "the latency of Small on bench is unknown: it takes a model with one input, whose shape is known",
+                "the latency of Small on bench is unknown: it takes a model with one input, whose "
+                "shape is known",
             ),
         ],
     )
@@ -266,9 +318,13 @@ def test_it(dws_budget): dws_budget(report, params="2k")
 """
         result = run_with(pytester, self.LIMIT, source, "--dws-strict")
         assert result.ret == pytest.ExitCode.TESTS_FAILED
-        result.stdout.fnmatch_lines(["the latency of Small on bench is unknown: no test or target had the model at *"])
+        result.stdout.fnmatch_lines(
+            ["the latency of Small on bench is unknown: no test or target had the model at *"]
+        )
 
-    def test_what_a_backend_prints_and_warns_of_is_no_tests(self, pytester: pytest.Pytester) -> None:
+    def test_what_a_backend_prints_and_warns_of_is_no_tests(
+        self, pytester: pytest.Pytester
+    ) -> None:
         source = "def test_it(dws_report): dws_report(Small(), (1, 4, 12, 12))"
         result = run_with(pytester, "* latency=1s target=bench-loud", source, "-s", "-W", "error")
         assert result.ret == 0
@@ -278,8 +334,16 @@ def test_it(dws_budget): dws_budget(report, params="2k")
     @pytest.mark.parametrize(
         ("model", "target", "reason"),
         [
-            ("Small()", "bench-hasty", "Small was not measured: the backend must return a Measurement, not 0.005"),
-            ("Small()", "bench-idle", "Small was not measured: samples are the seconds of one invoke *, not ()"),
+            (
+                "Small()",
+                "bench-hasty",
+                "Small was not measured: the backend must return a Measurement, not 0.005",
+            ),
+            (
+                "Small()",
+                "bench-idle",
+                "Small was not measured: samples are the seconds of one invoke *, not ()",
+            ),
             (
                 "Small().to('meta')",
                 "bench",
@@ -305,7 +369,9 @@ def test_it(dws_budget): dws_budget(report, params="2k")
         source = "def test_it(): Small()(IMAGE)\ndef test_then(): pass"
         result = run(pytester, source, "-o", f"{setting} latency=4ms target=bench-stop")
         assert result.ret == 9
-        (result.stdout if "budgets" in setting else result.stderr).fnmatch_lines(["*Exit: the bench is closed*"])
+        (result.stdout if "budgets" in setting else result.stderr).fnmatch_lines(
+            ["*Exit: the bench is closed*"]
+        )
 
     def test_a_device_that_is_required(self, pytester: pytest.Pytester) -> None:
         source = "def test_it(): Small()(IMAGE); Small(16)(IMAGE)"
@@ -327,8 +393,15 @@ def test_then():
         assert measured(pytester) == ["Small 32 on bench"]
 
     def test_it_joins_the_baseline(self, pytester: pytest.Pytester) -> None:
-        run_with(pytester, "* latency=1s target=bench", "def test_it(): Small()(IMAGE)", "--dws-update=force")
-        (model,) = json.loads((pytester.path / ".dwsconv" / "baseline.json").read_text())["models"].values()
+        run_with(
+            pytester,
+            "* latency=1s target=bench",
+            "def test_it(): Small()(IMAGE)",
+            "--dws-update=force",
+        )
+        (model,) = json.loads((pytester.path / ".dwsconv" / "baseline.json").read_text())[
+            "models"
+        ].values()
         ((conditions, seconds),) = model["latency"].items()
         assert conditions.startswith("bench: cpu of bench-1, torch 2, torch ")
         assert seconds == 0.005

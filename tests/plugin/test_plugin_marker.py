@@ -1,4 +1,6 @@
-"""The fixture and the marker ``dws_budget``: what they hold to a budget, and what is wrong with how they are used."""
+"""The fixture and the marker ``dws_budget``: what they hold to a budget, and what is wrong with how
+they are used.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class TestBudgetFixture:
             [
                 '>*dws_budget(Small(), (1, 4, 12, 12), params="5k", candidates=0)',
                 f"E *Failed: {OVER_5K}",
-                "E *Small has 2 candidates, the budget is 0 (2 over). Making body and stem separable *bring it to 0.",
+                "E *Small has 2 candidates, the budget is 0 (2 over). Making body and stem "
+                "separable *bring it to 0.",
                 "*- dwsconv: largest convolutions of Small -*",
                 "body *4,608 *",
                 "stem *576 *",
@@ -52,16 +55,22 @@ class TestBudgetFixture:
         [
             (
                 "Small(), parms=3",
-                "InputError: a budget has no argument 'parms': it takes params, macs, size, size_fp16, *",
+                "InputError: a budget has no argument 'parms': it takes params, macs, size, "
+                "size_fp16, *",
             ),
             ("Small(), params='5Q'", "FormatError: the budget's params '5Q' is not a quantity: *"),
-            ("Small(), macs='1G'", "InputError: the budget limits MACs and none were counted for Small: *"),
+            (
+                "Small(), macs='1G'",
+                "InputError: the budget limits MACs and none were counted for Small: *",
+            ),
             ("Small()", "InputError: a budget without a limit checks nothing: *"),
             ("3, params=1", "InputError: *"),
         ],
     )
     def test_misuse(self, pytester: pytest.Pytester, arguments: str, sentence: str) -> None:
-        pytester.makepyfile(f"from nets import Small\ndef test_it(dws_budget): dws_budget({arguments})")
+        pytester.makepyfile(
+            f"from nets import Small\ndef test_it(dws_budget): dws_budget({arguments})"
+        )
         result = pytester.runpytest()
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines([f"E *{sentence}"])
@@ -94,13 +103,21 @@ class TestMarker:
             ("macs='1M', input_size='1,4,12,12'", []),
             (
                 "macs=1, input_size=(1, 4, 12, 12)",
-                ["Small has 368.9k MACs, the budget is 1 (368.89k over). Making every candidate separable would *"],
+                [
+                    "Small has 368.9k MACs, the budget is 1 (368.89k over). Making every candidate "
+                    "separable would *"
+                ],
             ),
-            ("macs=1", ["the budget limits MACs and none were counted for Small: give an input size, *"]),
+            (
+                "macs=1",
+                ["the budget limits MACs and none were counted for Small: give an input size, *"],
+            ),
             ("params=1, input_size=(1, 3, 8, 8)", ["*Small*1, 3, 8, 8*"]),
         ],
     )
-    def test_models_among_the_arguments(self, pytester: pytest.Pytester, limits: str, sentences: list[str]) -> None:
+    def test_models_among_the_arguments(
+        self, pytester: pytest.Pytester, limits: str, sentences: list[str]
+    ) -> None:
         result = self.run(pytester, f"@pytest.mark.dws_budget({limits})\ndef test_it(model): pass")
         result.assert_outcomes(failed=len(sentences), passed=1 - len(sentences))
         result.stdout.fnmatch_lines(["*_ test_it _*", *sentences] if sentences else ["*1 passed*"])
@@ -130,7 +147,9 @@ def test_it(network): pass
 """
         result = self.run(pytester, source, "-rA")
         result.assert_outcomes(passed=1, failed=1)
-        result.stdout.fnmatch_lines(["PASSED *test_it[[]plain]", f"FAILED *test_it[[]small] - Failed: {OVER_5K[:20]}*"])
+        result.stdout.fnmatch_lines(
+            ["PASSED *test_it[[]plain]", f"FAILED *test_it[[]small] - Failed: {OVER_5K[:20]}*"]
+        )
 
     def test_methods_and_unittest_reach_their_models(self, pytester: pytest.Pytester) -> None:
         source = """
@@ -179,7 +198,9 @@ class TestClosest:
     def test_a_wrong_marker_is_an_error_before_the_test(
         self, pytester: pytest.Pytester, arguments: str, sentence: str
     ) -> None:
-        result = self.run(pytester, f"@pytest.mark.dws_budget({arguments})\ndef test_it(model): print('ran')")
+        result = self.run(
+            pytester, f"@pytest.mark.dws_budget({arguments})\ndef test_it(model): print('ran')"
+        )
         result.assert_outcomes(errors=1)
         result.stdout.fnmatch_lines(["*_ ERROR at setup of test_it _*", sentence])
         result.stdout.no_fnmatch_line("ran")
@@ -192,7 +213,9 @@ class TestClosest:
             ["dws_budget found no model: report one with the fixture dws_report, make one an *"]
         )
 
-    def test_a_test_that_failed_or_was_skipped_is_not_checked(self, pytester: pytest.Pytester) -> None:
+    def test_a_test_that_failed_or_was_skipped_is_not_checked(
+        self, pytester: pytest.Pytester
+    ) -> None:
         source = """
 pytestmark = pytest.mark.dws_budget(params=1)
 
@@ -230,14 +253,19 @@ def test_it(dws_report): dws_report(models.pop(0))
 
     def test_what_it_analyses_joins_the_summary(self, pytester: pytest.Pytester) -> None:
         source = "@pytest.mark.dws_budget(params='6k')\ndef test_it(model): pass"
-        self.run(pytester, source, "--dws-report").stdout.fnmatch_lines([TITLE, "Reported by test_marked.py::test_it"])
+        self.run(pytester, source, "--dws-report").stdout.fnmatch_lines(
+            [TITLE, "Reported by test_marked.py::test_it"]
+        )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         ('dws_budget(nn.Conv2d(3, 8, 3), params="5Q")', "5Q"),
-        ("dws_budget(nn.Conv2d(3, 8, 3), (1, 5, 9, 9), params=5)", "rejected inputs of shape (1, 5, 9, 9)"),
+        (
+            "dws_budget(nn.Conv2d(3, 8, 3), (1, 5, 9, 9), params=5)",
+            "rejected inputs of shape (1, 5, 9, 9)",
+        ),
         ("dws_report(nn.Conv2d(3, 8, 3), (1, 5, 9, 9))", "rejected inputs of shape (1, 5, 9, 9)"),
     ],
 )
@@ -253,5 +281,7 @@ def test_what_is_the_users_to_mend_comes_without_our_own_frames(
 
 
 def test_a_skipped_test_is_skipped_whatever_its_marker_says(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("import pytest\n\n@pytest.mark.skip\n@pytest.mark.dws_budget(speed=1)\ndef test(): pass")
+    pytester.makepyfile(
+        "import pytest\n\n@pytest.mark.skip\n@pytest.mark.dws_budget(speed=1)\ndef test(): pass"
+    )
     pytester.runpytest().assert_outcomes(skipped=1)

@@ -1,4 +1,6 @@
-"""``--dws-report``, ``--dws-model`` and ``--dws-input-size``, and the same words in the configuration file."""
+"""``--dws-report``, ``--dws-model`` and ``--dws-input-size``, and the same words in the
+configuration file.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +20,44 @@ def nets(inner: pytest.Pytester) -> None:
 class TestReportOption:
     def test_a_named_model_is_reported(self, pytester: pytest.Pytester) -> None:
         pytester.makepyfile("def test_plain(): pass")
-        result = pytester.runpytest("--dws-report", "--dws-model=nets:Small", "--dws-input-size=1,4,12,12")
+        result = pytester.runpytest(
+            "--dws-report", "--dws-model=nets:Small", "--dws-input-size=1,4,12,12"
+        )
         assert result.ret == 0
         result.stdout.fnmatch_lines(
             [
                 TITLE,
                 "Small, input 1 x 4 x 12 x 12 (forward on meta tensors)",
-                f"stem *Conv2d *3 x 3 *16 x 10 x 10 *576 *{576 * 100:,} *candidate *100 *{100 * 100:,} *5.76x",
+                f"stem *Conv2d *3 x 3 *16 x 10 x 10 *576 *{576 * 100:,} *candidate *100 "
+                f"*{100 * 100:,} *5.76x",
                 "head *Conv2d *1 x 1 *8 x 8 x 8 *256 *DWS104 *- *- *-",
                 f"whole model *{PARAMS:,} *{SEPARABLE:,} *{PARAMS / SEPARABLE:.2f}x",
                 "Reported by nets:Small",
             ]
         )
 
-    def test_naming_a_model_on_the_command_line_asks_for_the_report(self, pytester: pytest.Pytester) -> None:
+    def test_naming_a_model_on_the_command_line_asks_for_the_report(
+        self, pytester: pytest.Pytester
+    ) -> None:
         result = pytester.runpytest("--dws-model", "nets:Small", "--dws-model", "nets:Plain")
         result.stdout.fnmatch_lines(
-            ["Plain has no convolutions, so nothing *", "Reported by nets:Plain", "Reported by nets:Small"]
+            [
+                "Plain has no convolutions, so nothing *",
+                "Reported by nets:Plain",
+                "Reported by nets:Small",
+            ]
         )
 
     def test_without_any_model_it_says_how_to_name_one(self, pytester: pytest.Pytester) -> None:
         result = pytester.runpytest("--dws-report")
-        result.stdout.fnmatch_lines([TITLE, "No model was reported: call one in a test, name one *"])
+        result.stdout.fnmatch_lines(
+            [TITLE, "No model was reported: call one in a test, name one *"]
+        )
 
     @pytest.mark.parametrize("arguments", [["--dws-report", "here"], ["here", "--dws-report"]])
-    def test_it_does_not_swallow_a_path(self, pytester: pytest.Pytester, arguments: list[str]) -> None:
+    def test_it_does_not_swallow_a_path(
+        self, pytester: pytest.Pytester, arguments: list[str]
+    ) -> None:
         for folder in ("here", "elsewhere"):
             (pytester.mkdir(folder) / f"test_{folder}.py").write_text("def test_it(marked): pass")
         conftest = "import pytest\ndef pytest_addoption(parser): parser.addoption('--early')\n"
@@ -68,9 +83,13 @@ class TestReportOption:
                 dws_report(Small())
             """
         )
-        result = pytester.runpytest("--dws-report=json:out.json", "--dws-report=text:out.txt", "--dws-model=nets:Small")
+        result = pytester.runpytest(
+            "--dws-report=json:out.json", "--dws-report=text:out.txt", "--dws-model=nets:Small"
+        )
         assert result.ret == 0
-        result.stdout.fnmatch_lines(["*- dwsconv json report: *out.json -*", "*- dwsconv text report: *out.txt -*"])
+        result.stdout.fnmatch_lines(
+            ["*- dwsconv json report: *out.json -*", "*- dwsconv text report: *out.txt -*"]
+        )
         data = json.loads((pytester.path / "out.json").read_text())
         (model,) = data["models"]
         assert (data["schema_version"], model["targets"]) == (1, ["nets:Small"])
@@ -79,7 +98,9 @@ class TestReportOption:
         assert (report.params, report.separable_params) == (PARAMS, SEPARABLE)
         text = (pytester.path / "out.txt").read_text()
         assert text.startswith(str(report))
-        assert text.endswith("\n\nReported by nets:Small, test_json_is_written_and_read_back.py::test_one\n")
+        assert text.endswith(
+            "\n\nReported by nets:Small, test_json_is_written_and_read_back.py::test_one\n"
+        )
 
     def test_json_without_a_path_is_printed(self, pytester: pytest.Pytester) -> None:
         result = pytester.runpytest("--dws-report=json", "--dws-model=nets:Plain")
@@ -97,29 +118,61 @@ class TestReportOption:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (["--dws-report=xml"], "dws-report 'xml' is not text or json or *, with :PATH after it if wanted"),
-            (["--dws-report="], "dws-report '' is not text or json or *, with :PATH after it if wanted"),
-            (["--dws-report=json:"], "dws-report 'json:' is not text or json or *, with :PATH after it if wanted"),
-            (["--dws-report=json:no/such/folder.json"], "dws-report *folder.json cannot be written, name a file in*"),
-            (["--dws-report=json:nets.py/folder.json"], "dws-report *folder.json cannot be written, name a file in*"),
-            (["--dws-report=json:."], "dws-report 'json:.': * cannot be written, name a file in an existing folder"),
-            (["--dws-report=html:./out.json"], "dws-report: json and html both go to *out.json; name two files"),
+            (
+                ["--dws-report=xml"],
+                "dws-report 'xml' is not text or json or *, with :PATH after it if wanted",
+            ),
+            (
+                ["--dws-report="],
+                "dws-report '' is not text or json or *, with :PATH after it if wanted",
+            ),
+            (
+                ["--dws-report=json:"],
+                "dws-report 'json:' is not text or json or *, with :PATH after it if wanted",
+            ),
+            (
+                ["--dws-report=json:no/such/folder.json"],
+                "dws-report *folder.json cannot be written, name a file in*",
+            ),
+            (
+                ["--dws-report=json:nets.py/folder.json"],
+                "dws-report *folder.json cannot be written, name a file in*",
+            ),
+            (
+                ["--dws-report=json:."],
+                "dws-report 'json:.': * cannot be written, name a file in an existing folder",
+            ),
+            (
+                ["--dws-report=html:./out.json"],
+                "dws-report: json and html both go to *out.json; name two files",
+            ),
             (["--dws-model=nets"], "model 'nets' is not written module:factory, as in *"),
-            (["--dws-model=no_such:Net"], "model 'no_such:Net' cannot be built, there is no module no_such: *"),
+            (
+                ["--dws-model=no_such:Net"],
+                "model 'no_such:Net' cannot be built, there is no module no_such: *",
+            ),
             (
                 ["--dws-model=nets:Smal"],
                 "model 'nets:Smal' cannot be built, there is no Smal there: did you mean Small?",
             ),
-            (["--dws-model=nets:broken"], "model 'nets:broken' cannot be built, *RuntimeError: no weights"),
+            (
+                ["--dws-model=nets:broken"],
+                "model 'nets:broken' cannot be built, *RuntimeError: no weights",
+            ),
             (
                 ["--dws-input-size=1,4,8,8"],
                 "dws-input-size is the input of a named model: name the model with --dws-m*",
             ),
-            (["--dws-model=nets:Small", "--dws-input-size=big"], "input size 'big' is not a shape: *"),
+            (
+                ["--dws-model=nets:Small", "--dws-input-size=big"],
+                "input size 'big' is not a shape: *",
+            ),
             (["--dws-model=nets:Small", "--dws-input-size=1,3,8,8"], "*Small*1, 3, 8, 8*"),
         ],
     )
-    def test_bad_input_is_one_sentence(self, pytester: pytest.Pytester, arguments: list[str], sentence: str) -> None:
+    def test_bad_input_is_one_sentence(
+        self, pytester: pytest.Pytester, arguments: list[str], sentence: str
+    ) -> None:
         pytester.makepyfile("def test_plain(): assert False, 'must not run'")
         files = set(pytester.path.iterdir())
         result = pytester.runpytest("--dws-report=json:out.json", *arguments)
@@ -140,20 +193,26 @@ class TestReportOption:
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert not (pytester.path / "out.json").exists()
 
-    def test_a_file_that_becomes_unwritable_is_one_sentence(self, pytester: pytest.Pytester) -> None:
+    def test_a_file_that_becomes_unwritable_is_one_sentence(
+        self, pytester: pytest.Pytester
+    ) -> None:
         pytester.makepyfile("import os\ndef test_plain(): os.mkdir('out.json')")
         result = pytester.runpytest("--dws-report=json:out.json")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.assert_outcomes(passed=1)
         said = [line for line in result.stdout.lines if line.startswith("dws-report")]
-        assert said == [f"dws-report: {pytester.path / 'out.json'} cannot be written: Is a directory"]
+        assert said == [
+            f"dws-report: {pytester.path / 'out.json'} cannot be written: Is a directory"
+        ]
         assert not [line for line in result.stderr.lines if line]
 
 
 def layers(result: pytest.RunResult) -> list[str]:
     """The first column of the tables, in order."""
     known = ("stem", "body", "head", "net.0", "net.1")
-    return [line.split()[0] for line in result.stdout.lines if line.split() and line.split()[0] in known]
+    return [
+        line.split()[0] for line in result.stdout.lines if line.split() and line.split()[0] in known
+    ]
 
 
 class TestView:
@@ -171,25 +230,42 @@ class TestView:
             (["--dws-depth=1", "--dws-sort=macs"], ["body", "stem", "head"]),
             (["-o", "dws_sort=macs"], ["body", "stem", "head"]),
             (["-o", "dws_match=body", "--dws-match=head"], ["head"]),
-            (["-o", "dws_depth=1", "-o", "dws_sort=params", "--dws-sort=name"], ["body", "head", "stem"]),
+            (
+                ["-o", "dws_depth=1", "-o", "dws_sort=params", "--dws-sort=name"],
+                ["body", "head", "stem"],
+            ),
         ],
     )
-    def test_options_and_keys(self, pytester: pytest.Pytester, arguments: list[str], shown: list[str]) -> None:
+    def test_options_and_keys(
+        self, pytester: pytest.Pytester, arguments: list[str], shown: list[str]
+    ) -> None:
         result = pytester.runpytest(*self.MODEL, *arguments)
         assert result.ret == 0
         assert layers(result) == shown
         result.stdout.fnmatch_lines([f"whole model *{PARAMS:,} *"])
 
     def test_sums_of_parts(self, pytester: pytest.Pytester) -> None:
-        pytester.makepyfile(deep="from nets import *\ndef build(): return nn.Sequential(Small(), nn.Conv2d(8, 8, 3))")
-        arguments = ("--dws-model=deep:build", "--dws-depth=1", "--dws-report=text:out.txt", "--dws-report")
+        pytester.makepyfile(
+            deep="from nets import *\ndef build(): return nn.Sequential(Small(), nn.Conv2d(8, 8, "
+            "3))"
+        )
+        arguments = (
+            "--dws-model=deep:build",
+            "--dws-depth=1",
+            "--dws-report=text:out.txt",
+            "--dws-report",
+        )
         result = pytester.runpytest(*arguments)
-        result.stdout.fnmatch_lines([f"0 (3 convolutions) *{PARAMS:,} *{SEPARABLE:,} *", "1 (1 convolution) *584 *"])
+        result.stdout.fnmatch_lines(
+            [f"0 (3 convolutions) *{PARAMS:,} *{SEPARABLE:,} *", "1 (1 convolution) *584 *"]
+        )
         assert "0 (3 convolutions)" in (pytester.path / "out.txt").read_text()
 
     def test_what_is_left_out_is_said(self, pytester: pytest.Pytester) -> None:
         result = pytester.runpytest(*self.MODEL, "--dws-match=stem", "--dws-match=b*")
-        result.stdout.fnmatch_lines(["2 of 3 convolutions: those called stem or b[*]", f"whole model *{PARAMS:,} *"])
+        result.stdout.fnmatch_lines(
+            ["2 of 3 convolutions: those called stem or b[*]", f"whole model *{PARAMS:,} *"]
+        )
         result.stdout.no_fnmatch_line("*dwsconv: notices*")
         result = pytester.runpytest(*self.MODEL, "--dws-match=nothing")
         result.stdout.fnmatch_lines(
@@ -204,26 +280,42 @@ class TestView:
         result = pytester.runpytest(*self.MODEL, "--dws-sort=macs_share")
         result.stdout.fnmatch_lines(["*saving *MACs", " *share", "body *", "stem *", "head *"])
 
-    def test_it_asks_for_text_and_other_forms_have_all_of_it(self, pytester: pytest.Pytester) -> None:
+    def test_it_asks_for_text_and_other_forms_have_all_of_it(
+        self, pytester: pytest.Pytester
+    ) -> None:
         pytester.makepyfile("from nets import *\ndef test_it(dws_report): dws_report(Small())")
-        pytester.runpytest("--dws-sort=params").stdout.fnmatch_lines([TITLE, "body *", "stem *", "head *"])
+        pytester.runpytest("--dws-sort=params").stdout.fnmatch_lines(
+            [TITLE, "body *", "stem *", "head *"]
+        )
         for json_too in ("--dws-report=json:out.json", "-odws_report=json:out.json"):
             result = pytester.runpytest("--dws-match=stem", "--dws-depth=1", json_too)
             result.stdout.fnmatch_lines([TITLE, "stem (1 convolution) *"])
         (model,) = written(pytester)
-        assert [finding["name"] for finding in model["report"]["findings"]] == ["stem", "body", "head"]
+        assert [finding["name"] for finding in model["report"]["findings"]] == [
+            "stem",
+            "body",
+            "head",
+        ]
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (["--dws-sort=speed"], "dws-sort: there is no column 'speed'; take name, type, kernel, *"),
-            (["--dws-depth=1", "--dws-sort=kernel"], "dws-sort: a table by depth has no column 'kernel'; take name, *"),
+            (
+                ["--dws-sort=speed"],
+                "dws-sort: there is no column 'speed'; take name, type, kernel, *",
+            ),
+            (
+                ["--dws-depth=1", "--dws-sort=kernel"],
+                "dws-sort: a table by depth has no column 'kernel'; take name, *",
+            ),
             (["--dws-depth=0"], "dws-depth is a whole number from 1, not 0"),
             (["--dws-depth=one"], "dws-depth is a whole number from 1, not 'one'"),
             (["-o", "dws_depth=-1"], "dws-depth is a whole number from 1, not '-1'"),
         ],
     )
-    def test_what_cannot_be_shown(self, pytester: pytest.Pytester, arguments: list[str], sentence: str) -> None:
+    def test_what_cannot_be_shown(
+        self, pytester: pytest.Pytester, arguments: list[str], sentence: str
+    ) -> None:
         pytester.makepyfile("def test_plain(): assert False, 'must not run'")
         is_one_sentence(pytester.runpytest("--dws-report", *arguments), sentence)
 
@@ -264,14 +356,18 @@ class TestIni:
         assert len(json.loads((pytester.path / "from_ini.json").read_text())["models"]) == 2
 
     def test_the_command_line_wins(self, pytester: pytest.Pytester) -> None:
-        pytester.makeini("[pytest]\ndws_report = json:no.json\ndws_models = nets:broken\ndws_input_size = 1,4,8,8")
+        pytester.makeini(
+            "[pytest]\ndws_report = json:no.json\ndws_models = nets:broken\ndws_input_size = "
+            "1,4,8,8"
+        )
         result = pytester.runpytest("--dws-report=text", "--dws-model=nets:Small")
         result.stdout.fnmatch_lines(["Small, input 1 x 4 x 8 x 8 *"])
         assert not (pytester.path / "no.json").exists()
 
     def test_toml(self, pytester: pytest.Pytester) -> None:
         pytester.makepyprojecttoml(
-            '[tool.pytest.ini_options]\ndws_report = ["text"]\ndws_models = ["nets:Small"]\ndws_input_size = "1x4x8x8"'
+            '[tool.pytest.ini_options]\ndws_report = ["text"]\ndws_models = '
+            '["nets:Small"]\ndws_input_size = "1x4x8x8"'
         )
         pytester.runpytest().stdout.fnmatch_lines(["Small, input 1 x 4 x 8 x 8 *"])
 
@@ -281,7 +377,10 @@ class TestIni:
             ("dws_report = true", "dws-report 'true' is not text or json*"),
             ("dws_report = text json", "dws-report 'text json' is not text or json*"),
             ("dws_strict = maybe", "dws_strict is not true or false: *"),
-            ("dws_report = text\ndws_models = Small", "model 'Small' is not written module:factory*"),
+            (
+                "dws_report = text\ndws_models = Small",
+                "model 'Small' is not written module:factory*",
+            ),
         ],
     )
     def test_odd_values(self, pytester: pytest.Pytester, line: str, sentence: str) -> None:

@@ -38,7 +38,10 @@ def nets(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     ("form", "holds"),
     [
         ("markdown", "### Sequential"),
-        ("github", "::notice file=test_it.py,title=dwsconv%3A Sequential::Sequential: 5,184 params"),
+        (
+            "github",
+            "::notice file=test_it.py,title=dwsconv%3A Sequential::Sequential: 5,184 params",
+        ),
         ("sarif", '"uri": "test_it.py"'),
         ("html", "<h2>Sequential</h2>"),
         ("json", '"tests": ['),
@@ -52,7 +55,9 @@ def test_every_form_goes_to_a_file(pytester: pytest.Pytester, form: str, holds: 
 
 
 def test_annotations_are_lines_of_their_own_in_the_log(pytester: pytest.Pytester) -> None:
-    pytester.runpytest("--dws-report=github").stdout.re_match_lines([r"^::notice file=test_it\.py,title=dwsconv%3A"])
+    pytester.runpytest("--dws-report=github").stdout.re_match_lines(
+        [r"^::notice file=test_it\.py,title=dwsconv%3A"]
+    )
 
 
 def test_a_page_needs_a_file(pytester: pytest.Pytester) -> None:
@@ -61,7 +66,9 @@ def test_a_page_needs_a_file(pytester: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["ERROR: dws-report 'html' goes to a file: write html:PATH"])
 
 
-def test_a_full_disk_loses_neither_the_old_report_nor_what_tests_found(pytester: pytest.Pytester) -> None:
+def test_a_full_disk_loses_neither_the_old_report_nor_what_tests_found(
+    pytester: pytest.Pytester,
+) -> None:
     (pytester.path / "out.json").write_text("old")
     pytester.makeconftest(
         """
@@ -86,7 +93,9 @@ def test_a_full_disk_loses_neither_the_old_report_nor_what_tests_found(pytester:
     assert not list(pytester.path.glob(".out.json*"))
 
 
-def test_the_summary_of_a_job_keeps_what_it_has(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_of_a_job_keeps_what_it_has(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summary = pytester.path / "summary.md"
     summary.write_text("# The job\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
@@ -98,7 +107,9 @@ def test_the_summary_of_a_job_keeps_what_it_has(pytester: pytest.Pytester, monke
 
 
 def test_colour_is_for_a_terminal_that_has_it(pytester: pytest.Pytester) -> None:
-    assert "\x1b[32mcandidate\x1b[0m" in pytester.runpytest("--dws-report", "--color=yes").stdout.str()
+    assert (
+        "\x1b[32mcandidate\x1b[0m" in pytester.runpytest("--dws-report", "--color=yes").stdout.str()
+    )
     assert "\x1b" not in pytester.runpytest("--dws-report", "--color=no").stdout.str()
     pytester.runpytest("--color=yes", "--dws-report=text:out.txt")
     assert "\x1b" not in (pytester.path / "out.txt").read_text()
@@ -119,11 +130,15 @@ def in_a_terminal(command: list[str], folder: Path) -> str:
     return written.decode()
 
 
-def test_a_terminal_has_a_width_and_a_log_has_none(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_has_a_width_and_a_log_has_none(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     pytester.runpytest("--dws-report").stdout.fnmatch_lines(["*5,184*"])
     pytester.runpytest("--dws-report").stdout.no_fnmatch_line("Left out*")
-    shown = in_a_terminal([sys.executable, "-m", "pytest", "--dws-report", "--color=no"], pytester.path)
+    shown = in_a_terminal(
+        [sys.executable, "-m", "pytest", "--dws-report", "--color=no"], pytester.path
+    )
     assert "Left out for want of width: type" in shown
     layers = [line.rstrip() for line in shown.splitlines() if line.startswith(("0  ", "1  "))]
     assert [line.split()[-1] for line in layers] == ["5.76x", "7.02x"]
@@ -139,7 +154,9 @@ class TestJUnit:
         return {found.attrib["name"]: found.attrib["value"] for found in element.iter("property")}
 
     @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
-    def test_a_case_has_what_it_reported(self, pytester: pytest.Pytester, workers: list[str]) -> None:
+    def test_a_case_has_what_it_reported(
+        self, pytester: pytest.Pytester, workers: list[str]
+    ) -> None:
         pytester.makepyfile(
             test_it=TESTS
             + """
@@ -151,7 +168,9 @@ def test_two(dws_report, record_property):
     dws_report(small(), (1, 4, 16, 16))
 """
         )
-        pytester.runpytest("--junitxml=out.xml", "-ojunit_family=xunit1", *workers).assert_outcomes(passed=3)
+        pytester.runpytest("--junitxml=out.xml", "-ojunit_family=xunit1", *workers).assert_outcomes(
+            passed=3
+        )
         cases = self.cases(pytester.path / "out.xml")
         assert cases["test_plain"] == {}
         assert cases["test_small"]["dwsconv.Sequential.params"] == str(PARAMS)
@@ -162,7 +181,8 @@ def test_two(dws_report, record_property):
 
     def test_without_a_file_no_property_is_made(self, pytester: pytest.Pytester) -> None:
         pytester.makeconftest(
-            "def pytest_runtest_logreport(report): assert not [n for n, _ in report.user_properties if 'dws' in n]"
+            "def pytest_runtest_logreport(report): assert not [n for n, _ in "
+            "report.user_properties if 'dws' in n]"
         )
         pytester.runpytest("--dws-report").assert_outcomes(passed=1)
 
@@ -190,14 +210,19 @@ def test_marked(dws_report):
 """
 
     @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
-    def test_every_limit_is_reported_with_its_model(self, pytester: pytest.Pytester, workers: list[str]) -> None:
+    def test_every_limit_is_reported_with_its_model(
+        self, pytester: pytest.Pytester, workers: list[str]
+    ) -> None:
         pytester.makepyfile(test_it=self.TESTS)
-        result = pytester.runpytest("--dws-report=json:out.json", "--dws-report=html:out.html", *workers)
+        result = pytester.runpytest(
+            "--dws-report=json:out.json", "--dws-report=html:out.html", *workers
+        )
         result.assert_outcomes(passed=2, failed=2)
         models = json.loads((pytester.path / "out.json").read_text())["models"]
         found = {
             model["report"]["input_shapes"][0][-1]: sorted(
-                (limit["name"], limit["limit"], bool(limit["violation"])) for limit in model["budget"]
+                (limit["name"], limit["limit"], bool(limit["violation"]))
+                for limit in model["budget"]
             )
             for model in models
         }

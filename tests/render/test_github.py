@@ -20,11 +20,15 @@ class Command(NamedTuple):
 
 
 def read(line: str) -> Command:
-    """As the runner reads it: the name up to a space, properties up to the next ::, then all the rest, decoded."""
+    """As the runner reads it: the name up to a space, properties up to the next ::, then all the
+    rest, decoded.
+    """
     match = re.fullmatch(r"::(\w+) (.*?)::(.*)", line)
     assert match, line
     pairs = dict(pair.split("=", 1) for pair in match[2].split(","))
-    return Command(match[1], {name: unquote(value) for name, value in pairs.items()}, unquote(match[3]))
+    return Command(
+        match[1], {name: unquote(value) for name, value in pairs.items()}, unquote(match[3])
+    )
 
 
 def test_one_notice_a_model_names_the_largest_savings() -> None:
@@ -32,13 +36,17 @@ def test_one_notice_a_model_names_the_largest_savings() -> None:
     assert notice.kind == "notice"
     assert notice.properties == {"title": "dwsconv: Small"}
     first, second = notice.message.split("\n")
-    assert first.startswith(f"Small: {SMALL.params:,} params, {SMALL.separable_params:,} with 3 candidates separable")
+    assert first.startswith(
+        f"Small: {SMALL.params:,} params, {SMALL.separable_params:,} with 3 candidates separable"
+    )
     assert second == "Most is saved by body.conv2, body.conv1, stem"
 
 
 def test_an_exceeded_limit_is_an_error_at_the_test() -> None:
     limits = [*held(SMALL, Budget(params="1M", macs="2G"))]
-    users = Users({"net:small"}, {"tests/test_b.py::test", "tests/test_a,b.py::TestX::test[1-2]"}, limits)
+    users = Users(
+        {"net:small"}, {"tests/test_b.py::test", "tests/test_a,b.py::TestX::test[1-2]"}, limits
+    )
     error, notice = map(read, render_run("github", {SMALL: users}).splitlines())
     assert (error.kind, error.properties["file"]) == ("error", "tests/test_a,b.py")
     assert error.message == limits[0].violation

@@ -46,14 +46,18 @@ class Page(HTMLParser):
 
 
 MANY: Run = {
-    SMALL: Users({"net:small"}, {f"t.py::test_{n}" for n in range(9)}, [*held(SMALL, Budget("1M", "2G"))]),
+    SMALL: Users(
+        {"net:small"}, {f"t.py::test_{n}" for n in range(9)}, [*held(SMALL, Budget("1M", "2G"))]
+    ),
     UNTRUSTED: Users({NASTY}, {NASTY}),
     WITHOUT_SHAPES: Users(),
     EMPTY: Users(),
 }
 
 
-@pytest.mark.parametrize("run", [MANY, {SMALL: Users()}, {EMPTY: Users()}, {}], ids=["many", "one", "empty", "none"])
+@pytest.mark.parametrize(
+    "run", [MANY, {SMALL: Users()}, {EMPTY: Users()}, {}], ids=["many", "one", "empty", "none"]
+)
 def test_it_is_well_formed_and_asks_for_nothing(run: Run) -> None:
     text = render_run("html", run)
     page = Page(text)

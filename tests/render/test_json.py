@@ -93,7 +93,9 @@ def test_an_empty_run() -> None:
     [("report", Report), ("finding", Finding), ("spec", ConvSpec), ("limit", Held)],
 )
 def test_every_field_is_described(definition: str, described: Any) -> None:
-    names = described._fields if definition == "limit" else [field.name for field in fields(described)]
+    names = (
+        described._fields if definition == "limit" else [field.name for field in fields(described)]
+    )
     properties = schema()["$defs"][definition]["properties"]
     assert set(properties) - {"schema_version"} == set(names)
     memory = schema()["$defs"]["report"]["properties"]["memory"]["anyOf"][0]

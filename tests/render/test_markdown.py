@@ -29,7 +29,8 @@ def tables(markdown: str) -> list[list[list[str]]]:
     found = re.findall(r"<table>.*?</table>", read(markdown), re.DOTALL)
     rows = [re.findall(r"<tr>.*?</tr>", table, re.DOTALL) for table in found]
     return [
-        [[text(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in part] for part in rows
+        [[text(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in part]
+        for part in rows
     ]
 
 
@@ -51,7 +52,11 @@ def test_the_tables_have_the_rows_and_totals() -> None:
     stem = dict(zip(layers[0], layers[1], strict=True))
     assert (stem["kernel"], stem["params"], stem["verdict"]) == ("7 x 7", "9,408", "candidate")
     shortcut = dict(zip(layers[0], layers[3], strict=True))
-    assert (shortcut["verdict"], shortcut["separable params"], shortcut["saving"]) == ("DWS104", "-", "-")
+    assert (shortcut["verdict"], shortcut["separable params"], shortcut["saving"]) == (
+        "DWS104",
+        "-",
+        "-",
+    )
 
 
 def test_what_is_not_known_is_a_dash() -> None:
@@ -96,7 +101,9 @@ def test_two_thousand_convolutions_are_two_thousand_rows() -> None:
         ":+1:",
     ],
 )
-def test_untrusted_words_are_read_back_as_they_are(written: Callable[[str], str], words: str) -> None:
+def test_untrusted_words_are_read_back_as_they_are(
+    written: Callable[[str], str], words: str
+) -> None:
     markdown = f"| a | b |\n| --- | --- |\n| {written(words)} | end |"
     ((_, cells),) = tables(markdown)
     assert [cell.strip() for cell in cells] == [plain(words).strip(), "end"]
@@ -104,7 +111,9 @@ def test_untrusted_words_are_read_back_as_they_are(written: Callable[[str], str]
 
 
 def test_untrusted_names_make_nothing_but_text() -> None:
-    markdown = render_run("markdown", {UNTRUSTED: Users({NASTY}, {f"test_a.py::{NASTY}", "test_b.py::test"})})
+    markdown = render_run(
+        "markdown", {UNTRUSTED: Users({NASTY}, {f"test_a.py::{NASTY}", "test_b.py::test"})}
+    )
     tags = {tag.strip("/") for tag in TAG.findall(read(markdown))}
     assert tags == {
         "h2",
@@ -131,7 +140,9 @@ def test_untrusted_names_make_nothing_but_text() -> None:
 def test_limits_and_users() -> None:
     limits = [*held(SMALL, Budget(params="1M", macs="2G"))]
     tests = {f"tests/test_{number}.py::test" for number in range(5)}
-    markdown = render_run("markdown", {SMALL: Users({"net:small"}, tests, limits), EMPTY: Users(set(), {"t.py::t"})})
+    markdown = render_run(
+        "markdown", {SMALL: Users({"net:small"}, tests, limits), EMPTY: Users(set(), {"t.py::t"})}
+    )
     shown = text(read(markdown))
     assert "❌ over budget: Small has 2.44M parameters, the budget is 1M" in shown
     assert "✅ within budget" in shown
@@ -147,7 +158,9 @@ class TestFile:
         path.write_text("before\n")
         return path
 
-    def test_the_summary_of_a_job_is_appended_to(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_summary_of_a_job_is_appended_to(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
         run: dict[Report, Users] = {SMALL: Users({"net:small"})}
         write_run("markdown", run, path)
@@ -157,7 +170,9 @@ class TestFile:
         assert written.count("### Small") == 2
         assert len(tables(written)) == 4
 
-    @pytest.mark.parametrize(("form", "summary"), [("markdown", "other.md"), ("markdown", ""), ("json", "summary.md")])
+    @pytest.mark.parametrize(
+        ("form", "summary"), [("markdown", "other.md"), ("markdown", ""), ("json", "summary.md")]
+    )
     def test_any_other_file_is_replaced(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, form: str, summary: str
     ) -> None:

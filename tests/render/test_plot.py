@@ -25,7 +25,11 @@ def drawn(ax: Axes) -> bytes:
 
 
 def lengths(ax: Axes, label: str) -> list[float]:
-    (bars,) = [bars for bars in ax.containers if isinstance(bars, BarContainer) and bars.get_label() == label]
+    (bars,) = [
+        bars
+        for bars in ax.containers
+        if isinstance(bars, BarContainer) and bars.get_label() == label
+    ]
     return [bar.get_width() for bar in bars]
 
 
@@ -33,8 +37,12 @@ def lengths(ax: Axes, label: str) -> list[float]:
 def test_the_bars_are_the_numbers(measure: str) -> None:
     ax = SMALL.plot(measure=measure)
     assert lengths(ax, "now") == [getattr(row, measure) for row in SMALL.findings]
-    assert lengths(ax, "separable") == [getattr(row, f"separable_{measure}") for row in SMALL.candidates]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == [row.name for row in SMALL.findings]
+    assert lengths(ax, "separable") == [
+        getattr(row, f"separable_{measure}") for row in SMALL.candidates
+    ]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [
+        row.name for row in SMALL.findings
+    ]
     assert ax.get_title() == "Small: 3 candidates, 8.01x fewer parameters in all"
     assert drawn(ax).startswith(b"\x89PNG")
     top, bottom = (ax.transData.transform((0, place))[1] for place in (0, 3))
@@ -77,16 +85,21 @@ def test_what_cannot_be_drawn_is_said(report: Report, measure: str, message: str
 
 
 def test_a_measure_in_the_place_of_the_axes_is_said() -> None:
-    with pytest.raises(InputError, match="ax must be matplotlib's Axes, not 'macs'; what is plotted is named"):
+    with pytest.raises(
+        InputError, match="ax must be matplotlib's Axes, not 'macs'; what is plotted is named"
+    ):
         SMALL.plot("macs")  # type: ignore[arg-type]  # what the test is about
 
 
 def test_without_matplotlib_it_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None\n"
-        "from pytest_dwsconv.core.findings import Origin\nfrom pytest_dwsconv.report import Report\n"
+        "from pytest_dwsconv.core.findings import Origin\nfrom pytest_dwsconv.report import "
+        "Report\n"
         "try: Report('Net', (), 0, None, Origin.META).plot()\n"
         "except ImportError as error: print(type(error).__name__, error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("MissingDependencyError a plot needs matplotlib, which is not installed: pip install")
+    assert done.stdout.startswith(
+        "MissingDependencyError a plot needs matplotlib, which is not installed: pip install"
+    )

@@ -1,4 +1,6 @@
-"""SARIF: what a consumer reads from it. That it follows the official schema is tested in tests/integration."""
+"""SARIF: what a consumer reads from it. That it follows the official schema is tested in
+tests/integration.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,17 @@ def test_candidates_are_notes_and_ineligible_convolutions_no_result() -> None:
     assert names == [row.name for row in SMALL.candidates]
     assert {(result["ruleId"], result["level"]) for result in results} == {(CANDIDATE_CODE, "note")}
     stem = results[0]
-    assert stem["message"]["text"].startswith("stem could be depthwise separable, with 27.75x fewer parameters")
+    assert stem["message"]["text"].startswith(
+        "stem could be depthwise separable, with 27.75x fewer parameters"
+    )
     assert stem["properties"]["params"] == 9408
     assert stem["properties"]["kernel"] == [7, 7]
 
 
 def test_what_cannot_be_told_is_open() -> None:
-    row = replace(SMALL.findings[0], verdict=Verdict.CANNOT_TELL, code="DWS203", separable_params=None)
+    row = replace(
+        SMALL.findings[0], verdict=Verdict.CANNOT_TELL, code="DWS203", separable_params=None
+    )
     (result,) = one({replace(SMALL, findings=(row,)): Users()})["results"]
     assert (result["kind"], result["level"], result["ruleId"]) == ("open", "none", "DWS203")
 

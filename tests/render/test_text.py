@@ -16,7 +16,9 @@ from pytest_dwsconv.render.sentences import brief
 from pytest_dwsconv.render.text import largest, layers, render
 from pytest_dwsconv.report import Report
 
-WORKED = ConvSpec(2, 100, 1000, (3, 3), bias=False, input_shape=(1, 100, 17, 17), output_shape=(1, 1000, 15, 15))
+WORKED = ConvSpec(
+    2, 100, 1000, (3, 3), bias=False, input_shape=(1, 100, 17, 17), output_shape=(1, 1000, 15, 15)
+)
 WORKED_REPORT = Report(
     "Sequential",
     (finding("0", WORKED),),
@@ -111,7 +113,10 @@ def test_a_resnet_fits_120_columns() -> None:
 def test_what_is_special_is_said_in_words() -> None:
     text = render(RESNET)
     assert text.startswith("ResNet, input 1 x 3 x 224 x 224 and 1 x 10 (forward on meta tensors)\n")
-    assert "\ncandidate (3): standard convolution\nDWS104 (ineligible, 1): a 1 x 1 kernel has nothing to sep" in text
+    assert (
+        "\ncandidate (3): standard convolution\nDWS104 (ineligible, 1): a 1 x 1 kernel has nothing "
+        "to sep" in text
+    )
     assert "\nlayer1.0.conv1 is also known as shared.conv\n" in text
     assert "\nlayer4.1.conv2 runs 2 times, its MACs are of all calls\n" in text
     assert text.endswith("\n\nNot counted in MACs: relu x 17, softmax")
@@ -119,7 +124,13 @@ def test_what_is_special_is_said_in_words() -> None:
 
 
 def test_rows_obtained_otherwise_than_the_report_are_named() -> None:
-    unused = replace(finding("unused", WORKED), macs=None, separable_macs=None, origin=Origin.NOT_EXECUTED, calls=0)
+    unused = replace(
+        finding("unused", WORKED),
+        macs=None,
+        separable_macs=None,
+        origin=Origin.NOT_EXECUTED,
+        calls=0,
+    )
     text = render(replace(WORKED_REPORT, findings=(*WORKED_REPORT.findings, unused)))
     assert "\nnot executed: unused\n" in text
     assert row(text, "unused")[-6:] == ["900,000", "-", "candidate", "100,900", "-", "8.92x"]
@@ -137,7 +148,9 @@ def test_without_inputs_there_are_no_shapes_and_no_memory() -> None:
 
 def test_a_model_without_convolutions_is_one_sentence() -> None:
     text = render(Report("Linear", (), 30, 20, Origin.META, ((1, 2),)))
-    assert text.splitlines()[2:] == ["Linear has no convolutions, so nothing in it can be made depthwise separable."]
+    assert text.splitlines()[2:] == [
+        "Linear has no convolutions, so nothing in it can be made depthwise separable."
+    ]
 
 
 def test_tied_weights_are_explained() -> None:
@@ -168,7 +181,10 @@ def test_largest_are_the_most_parameters() -> None:
 
 
 def test_brief() -> None:
-    assert brief(WORKED_REPORT) == "Sequential: 900,000 params, 100,900 with 1 candidate separable (8.92x)"
+    assert (
+        brief(WORKED_REPORT)
+        == "Sequential: 900,000 params, 100,900 with 1 candidate separable (8.92x)"
+    )
     assert brief(Report("Linear", (), 30, 20, Origin.META)).startswith("Linear has no convolutions")
 
 
@@ -180,7 +196,8 @@ def test_words_that_promise_too_much_do_not_occur(report: Report) -> None:
 DEEP = replace(
     RESNET,
     findings=tuple(
-        replace(row, name=f"backbone.{row.name}", type_name="ConvNormActivation") for row in RESNET.findings
+        replace(row, name=f"backbone.{row.name}", type_name="ConvNormActivation")
+        for row in RESNET.findings
     ),
 )
 
@@ -219,18 +236,28 @@ def test_colours_are_only_paint() -> None:
 
 def test_untrusted_text_cannot_steer_the_terminal() -> None:
     nasty = "a\x1b[2Jb\nc\u202ed|Ω"
-    finding_ = replace(finding(nasty, WORKED), type_name=nasty, reason=nasty, aliases=(nasty,), calls=2)
+    finding_ = replace(
+        finding(nasty, WORKED), type_name=nasty, reason=nasty, aliases=(nasty,), calls=2
+    )
     report = replace(WORKED_REPORT, model=nasty, findings=(finding_,), not_counted=((nasty, 1),))
     text = render_run("text", {report: Users({nasty}, {f"test_x.py::{nasty}"})}, 1)
     assert {char for char in text if not char.isprintable()} == {"\n"}
-    assert any(line.startswith("a\\x1b[2Jb\\nc\\u202ed|Ω ") and "900,000" in line for line in text.splitlines())
-    assert text.endswith("Reported by a\\x1b[2Jb\\nc\\u202ed|Ω, test_x.py::a\\x1b[2Jb\\nc\\u202ed|Ω")
+    assert any(
+        line.startswith("a\\x1b[2Jb\\nc\\u202ed|Ω ") and "900,000" in line
+        for line in text.splitlines()
+    )
+    assert text.endswith(
+        "Reported by a\\x1b[2Jb\\nc\\u202ed|Ω, test_x.py::a\\x1b[2Jb\\nc\\u202ed|Ω"
+    )
 
 
 def test_limits_are_said_with_the_model() -> None:
     limits = [*held(RESNET, Budget(params="5M", macs="2G"))]
     text = " ".join(render_run("text", {RESNET: Users(set(), {"t.py::t"}, limits)}).split())
-    assert "over budget: ResNet has 11.69M parameters, the budget is 5M (6.69M over). Making every" in text
+    assert (
+        "over budget: ResNet has 11.69M parameters, the budget is 5M (6.69M over). Making every"
+        in text
+    )
     assert "within budget: 1.81G MACs, at most 2G" in text
 
 

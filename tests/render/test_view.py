@@ -10,7 +10,9 @@ from pytest_dwsconv.errors import InputError
 
 
 def block(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 1))
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 1)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,8 @@ def test_numbers_are_sorted_from_the_largest_and_the_unknown_comes_last(report: 
     assert first(report.table(sort="params")) == ["b.1.0", "b.0", "b.1.2", "a.0", "stem", "a.2"]
     by_saving = first(report.table(sort="saving"))
     assert by_saving[:2] == ["b.1.0", "b.0"]
-    assert by_saving[-2:] == ["a.2", "b.1.2"]  # pointwise ones save nothing, and stay in their order
+    # pointwise ones save nothing, and stay in their order
+    assert by_saving[-2:] == ["a.2", "b.1.2"]
     assert first(report.table(sort="name")) == ["a.0", "a.2", "b.0", "b.1.0", "b.1.2", "stem"]
 
 
@@ -50,10 +53,17 @@ def test_names_are_matched_by_patterns(report: Report) -> None:
 
 
 def test_columns_by_their_keys(report: Report) -> None:
-    table = report.table(columns=["name", "params_share", "macs_share", "followed_by"], match=["b.1.?"])
+    table = report.table(
+        columns=["name", "params_share", "macs_share", "followed_by"], match=["b.1.?"]
+    )
     (conv, last) = rows(table)
     found = {finding.name: finding for finding in report.findings}
-    assert conv == ["b.1.0", f"{9248 / report.params:.1%}", f"{found['b.1.0'].macs_share:.1%}", "ReLU"]
+    assert conv == [
+        "b.1.0",
+        f"{9248 / report.params:.1%}",
+        f"{found['b.1.0'].macs_share:.1%}",
+        "ReLU",
+    ]
     assert last[-1] == "-"
 
 
@@ -79,7 +89,10 @@ def test_parts_of_the_model_have_the_sums_of_their_convolutions(report: Report) 
         ({"match": 5}, "match takes a list of patterns .* not 5"),
         ({"match": [1]}, "match takes a list of patterns .* and 1 is no string"),
         ({"depth": 0}, "depth is a whole number from 1, not 0"),
-        ({"depth": 1, "sort": "kernel"}, "a table by depth has no column 'kernel'; take name, params"),
+        (
+            {"depth": 1, "sort": "kernel"},
+            "a table by depth has no column 'kernel'; take name, params",
+        ),
         ({"depth": 1, "columns": ["name"]}, "leave columns out"),
     ],
 )

@@ -62,7 +62,11 @@ def separable(model: nn.Module) -> list[str]:
 
 CALLS: dict[str, tuple[Callable[..., Tensor], int, int]] = {
     "positional": (lambda x, w, b: F.conv2d(x, w, b, 2, 1, 1, 1), 2, 1),
-    "keywords": (lambda x, w, b: F.conv2d(input=x, weight=w, bias=b, stride=(2, 1), dilation=2), 2, 1),
+    "keywords": (
+        lambda x, w, b: F.conv2d(input=x, weight=w, bias=b, stride=(2, 1), dilation=2),
+        2,
+        1,
+    ),
     "no bias": (lambda x, w, b: F.conv2d(x, w) + b[:, None, None], 2, 1),
     "same": (lambda x, w, b: F.conv2d(x, w, b, padding="same"), 2, 1),
     "groups": (lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=2), 2, 2),
@@ -82,7 +86,11 @@ def test_functional_calls_become_modules(name: str, order: str) -> None:
     assert modified
     assert separable(found) == ["kernel_separable"]
     torch.testing.assert_close(found(x), model(x), rtol=1e-4, atol=1e-4)
-    left = {name for name, _ in found.named_parameters(remove_duplicate=False) if "separable" not in name}
+    left = {
+        name
+        for name, _ in found.named_parameters(remove_duplicate=False)
+        if "separable" not in name
+    }
     assert left == ({"offset"} if name == "no bias" else set())
 
 
@@ -109,7 +117,9 @@ def test_a_second_run_changes_nothing() -> None:
 
 def test_it_composes_with_the_pass_manager() -> None:
     found = fx.symbolic_trace(Shared())
-    manager = PassManager([DepthwiseSeparablePass(init="fresh")], steps=3, run_checks_after_each_pass=True)
+    manager = PassManager(
+        [DepthwiseSeparablePass(init="fresh")], steps=3, run_checks_after_each_pass=True
+    )
     result = manager(found)
     assert result.modified
     assert len(separable(result.graph_module)) == 2
@@ -117,7 +127,9 @@ def test_it_composes_with_the_pass_manager() -> None:
 
 def test_node_metadata_is_kept_and_its_shapes_are_used() -> None:
     class Blueprint(nn.Module):
-        """A strided call whose kernel pointwise_first fits exactly, at more MACs than depthwise_first."""
+        """A strided call whose kernel pointwise_first fits exactly, at more MACs than
+        depthwise_first.
+        """
 
         def __init__(self) -> None:
             super().__init__()
@@ -242,7 +254,9 @@ def test_shared_bias_and_buffers_stay() -> None:
 
 
 def test_exported_programs() -> None:
-    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding="same"), nn.ReLU(), nn.Conv2d(8, 12, 3, 2)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(8, 8, 3, padding="same"), nn.ReLU(), nn.Conv2d(8, 12, 3, 2)
+    ).eval()
     x = torch.randn(1, 8, 9, 9)
     exported: Any = torch.export.export(model, (x,)).module()
     found, modified = run(exported, **FULL)
@@ -263,7 +277,8 @@ def test_a_failing_pass_leaves_the_graph_module_as_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"init": "fit"}, {"order": "sideways"}, {"depth_multiplier": 0}, {"select": "conv1"}]
+    "options",
+    [{"init": "fit"}, {"order": "sideways"}, {"depth_multiplier": 0}, {"select": "conv1"}],
 )
 def test_bad_arguments(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):

@@ -60,7 +60,11 @@ class Wrap(nn.Module):
 
 
 def separable(model: nn.Module) -> dict[str, SeparableConvNd]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, SeparableConvNd)}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, SeparableConvNd)
+    }
 
 
 def count(model: nn.Module) -> int:
@@ -104,7 +108,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_exact_at_full_multiplier(setting: str, rank: int, dtype: torch.dtype, order: Order) -> None:
+def test_exact_at_full_multiplier(
+    setting: str, rank: int, dtype: torch.dtype, order: Order
+) -> None:
     make: Any = CONVS[rank]
     conv: nn.Module = make(16, 24, **{"kernel_size": 3, **SETTINGS[setting]}, dtype=dtype)
     new = replaced(conv, depth_multiplier=FULL, order=order)
@@ -116,22 +122,32 @@ def test_exact_at_full_multiplier(setting: str, rank: int, dtype: torch.dtype, o
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("sides", [((3, 5), (2, 1), (0, 2), (2, 1)), ((1, 7), (1, 3), (0, 3), (1, 2))])
+@pytest.mark.parametrize(
+    "sides", [((3, 5), (2, 1), (0, 2), (2, 1)), ((1, 7), (1, 3), (0, 3), (1, 2))]
+)
 def test_exact_with_unequal_sides(sides: tuple[Any, ...], order: Order) -> None:
     conv = nn.Conv2d(16, 24, *sides).double()
     x = torch.randn(2, 16, 17, 19, dtype=torch.float64)
-    torch.testing.assert_close(replaced(conv, depth_multiplier=FULL, order=order)(x), conv(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        replaced(conv, depth_multiplier=FULL, order=order)(x), conv(x), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("changed", [{"_reversed_padding_repeated_twice": [2, 0, 2, 0]}, {"padding": (0, 0)}])
+@pytest.mark.parametrize(
+    "changed", [{"_reversed_padding_repeated_twice": [2, 0, 2, 0]}, {"padding": (0, 0)}]
+)
 @pytest.mark.parametrize("mode", ["circular", "reflect", "zeros"])
-def test_exact_with_padding_changed_afterwards(mode: Any, changed: dict[str, Any], order: Order) -> None:
+def test_exact_with_padding_changed_afterwards(
+    mode: Any, changed: dict[str, Any], order: Order
+) -> None:
     """Modes other than zeros pad by an attribute beside ``padding``."""
     conv = nn.Conv2d(4, 16, 3, padding=1, padding_mode=mode)
     vars(conv).update(changed)
     x = torch.randn(2, 4, 9, 8)
-    torch.testing.assert_close(replaced(conv, depth_multiplier=FULL, order=order)(x), conv(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        replaced(conv, depth_multiplier=FULL, order=order)(x), conv(x), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("order", ["auto", *ORDERS])
@@ -183,7 +199,9 @@ def test_dtype_mode_and_grad_flags_are_kept(dtype: torch.dtype, order: Order) ->
     assert replaced(nn.Conv2d(16, 16, 3, dtype=dtype), order=order).depthwise.training
 
 
-@pytest.mark.parametrize(("rank", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
+@pytest.mark.parametrize(
+    ("rank", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)]
+)
 def test_the_memory_format_is_kept(rank: int, layout: torch.memory_format) -> None:
     conv: Any = CONVS[rank](16, 32, 3, padding=1)
     new = replaced(conv.to(memory_format=layout), order="pointwise_first", depth_multiplier=2)
@@ -198,7 +216,9 @@ def test_hooks_are_kept_and_their_handles_still_remove_them() -> None:
     seen: list[str] = []
     handles = [
         model.conv.register_forward_hook(lambda *args: seen.append("forward")),
-        model.conv.register_forward_pre_hook(lambda *args, **kwargs: seen.append("before"), with_kwargs=True),
+        model.conv.register_forward_pre_hook(
+            lambda *args, **kwargs: seen.append("before"), with_kwargs=True
+        ),
         model.conv.register_full_backward_hook(lambda *args: seen.append("backward")),
     ]
     rewrite(model, inplace=True)
@@ -238,7 +258,8 @@ def test_an_attribute_by_a_name_of_the_replacements_is_refused(kind: str, name: 
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
     ATTACHED[kind](model[0], name)
     with pytest.raises(
-        InputError, match=f"0: its attribute '{name}' has a name that .* leave the layer out with ignore"
+        InputError,
+        match=f"0: its attribute '{name}' has a name that .* leave the layer out with ignore",
     ):
         rewrite(model)
     assert list(separable(rewrite(model, ignore=["0"]).model)) == ["1"]
@@ -271,7 +292,12 @@ def test_convolutions_in_plain_attributes_are_replaced_too() -> None:
     model: Any = rewrite(Listed()).model
     assert isinstance(model.conv, SeparableConv2d)
     found = [model.stages[0], model.stages[1]["deep"][1][0], model.pair[0], model.direct]
-    found += [model.parts.conv, model.queue[0], *model.group - {"name"}, *(conv for conv, _ in model.frozen)]
+    found += [
+        model.parts.conv,
+        model.queue[0],
+        *model.group - {"name"},
+        *(conv for conv, _ in model.frozen),
+    ]
     assert len(found) == 8
     assert all(conv is model.conv for conv in found)
     assert (type(model.parts), model.parts.word, model.queue.maxlen) == (Parts, "name", 3)
@@ -319,7 +345,9 @@ class Dynamic(nn.Conv2d):
 
 
 def test_a_subclass_with_another_kind_of_weight_is_refused() -> None:
-    with pytest.raises(InputError, match=r"the weight of conv is \(4, 16, 16, 3, 3\), not \(16, 16, 3, 3\)"):
+    with pytest.raises(
+        InputError, match=r"the weight of conv is \(4, 16, 16, 3, 3\), not \(16, 16, 3, 3\)"
+    ):
         rewrite(Wrap(Dynamic()), subclasses=True)
 
 
@@ -327,7 +355,9 @@ def circular(model: nn.Sequential) -> nn.Sequential:
     """Pads as a texture that repeats, without a subclass."""
 
     def conv_forward(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
+        return nn.functional.conv2d(
+            nn.functional.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias
+        )
 
     model[0]._conv_forward = conv_forward.__get__(model[0])
     return model
@@ -337,7 +367,9 @@ def test_a_convolution_that_pads_by_a_patch_is_left_alone() -> None:
     model = circular(nn.Sequential(nn.Conv2d(16, 16, 3)))
     x = torch.randn(1, 16, 6, 6)
     result = rewrite(model, (1, 16, 6, 6), depth_multiplier=FULL)
-    assert [(row.code, row.output_shape) for row in result.report_before.findings] == [("DWS106", (1, 16, 6, 6))]
+    assert [(row.code, row.output_shape) for row in result.report_before.findings] == [
+        ("DWS106", (1, 16, 6, 6))
+    ]
     torch.testing.assert_close(result.model(x), model(x), rtol=0, atol=0)
 
 
@@ -388,14 +420,20 @@ def test_a_rewritten_network_is_not_rewritten_again() -> None:
 @pytest.mark.parametrize("multiplier", [1, 2, 3])
 def test_auto_is_the_better_order_at_equal_cost(multiplier: int) -> None:
     conv = nn.Conv2d(32, 16, 3, padding=1)
-    blueprint = torch.einsum("mc,mt->mct", torch.randn(16, 32), torch.randn(16, 9)).reshape(16, 32, 3, 3)
+    blueprint = torch.einsum("mc,mt->mct", torch.randn(16, 32), torch.randn(16, 9)).reshape(
+        16, 32, 3, 3
+    )
     with torch.no_grad():
         conv.weight.copy_(blueprint)
     result = rewrite(Wrap(conv), (1, 32, 8, 8), depth_multiplier=multiplier)
     assert result.plan.entries[0].order is Order.POINTWISE_FIRST
     assert result.errors["conv"] < 1e-6
     with torch.no_grad():
-        conv.weight.copy_(torch.einsum("mc,ct->mct", torch.randn(16, 32), torch.randn(32, 9)).reshape(16, 32, 3, 3))
+        conv.weight.copy_(
+            torch.einsum("mc,ct->mct", torch.randn(16, 32), torch.randn(32, 9)).reshape(
+                16, 32, 3, 3
+            )
+        )
     result = rewrite(Wrap(conv), (1, 32, 8, 8), depth_multiplier=multiplier)
     assert result.plan.entries[0].order is Order.DEPTHWISE_FIRST
 
@@ -426,7 +464,9 @@ def test_errors_are_the_relative_errors_of_the_kernels() -> None:
 def test_a_multiplier_beyond_break_even_is_still_carried_out() -> None:
     result = rewrite(Net(), depth_multiplier=9, order="depthwise_first")
     assert count(result.model) > count(Net())
-    assert {name: conv.depth_multiplier for name, conv in separable(result.model).items()}["body.0"] == 9
+    assert {name: conv.depth_multiplier for name, conv in separable(result.model).items()}[
+        "body.0"
+    ] == 9
 
 
 def test_fresh_weights_are_new_and_reproducible() -> None:
@@ -441,7 +481,9 @@ def test_fresh_weights_are_new_and_reproducible() -> None:
     weights = [result.model.state_dict()["stem.depthwise.weight"] for result in (one, two, three)]
     assert torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], weights[1])
-    assert torch.equal(one.model.state_dict()["stem.pointwise.bias"], model.state_dict()["stem.bias"])
+    assert torch.equal(
+        one.model.state_dict()["stem.pointwise.bias"], model.state_dict()["stem.bias"]
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -479,7 +521,10 @@ def test_the_summary_of_nothing() -> None:
     result = rewrite(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), (1, 4))
     assert "0 of 0 convolutions replaced" in str(result)
     assert "replaced layers" not in str(result)
-    assert str(rewrite(nn.Flatten())) == "Flatten: 0 of 0 convolutions replaced\nparameters of the model: 0 -> 0"
+    assert (
+        str(rewrite(nn.Flatten()))
+        == "Flatten: 0 of 0 convolutions replaced\nparameters of the model: 0 -> 0"
+    )
 
 
 # -- plans
@@ -562,7 +607,8 @@ def test_a_plan_for_a_parametrized_layer_is_refused(part: str) -> None:
 @pytest.mark.parametrize("plan", ["x", None, {"layers": []}])
 def test_what_is_no_plan_is_refused(plan: Any) -> None:
     with pytest.raises(
-        InputError, match=r"the plan must be a Plan, such as result.plan or Plan.from_json\(text\), not"
+        InputError,
+        match=r"the plan must be a Plan, such as result.plan or Plan.from_json\(text\), not",
     ):
         apply_plan(Net(), plan)
 
@@ -609,16 +655,36 @@ def named_like_a_part() -> Net:
 
 FAILURES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "infinite weight": (poisoned, {}, "tail: the kernel holds NaN or infinite values"),
-    "cannot be copied": (Uncopyable, {"inplace": False}, "cannot be copied (TypeError: holds a socket); pass inplace"),
+    "cannot be copied": (
+        Uncopyable,
+        {"inplace": False},
+        "cannot be copied (TypeError: holds a socket); pass inplace",
+    ),
     "runs no more": (ReadsWeight, {}, "not my tail"),
     "bad shape": (Net, {"input_size": (1, 5, 16, 16)}, "rejected inputs"),
-    "order": (Net, {"order": "sideways"}, "order must be one of 'auto', 'depthwise_first', 'pointwise_first'"),
+    "order": (
+        Net,
+        {"order": "sideways"},
+        "order must be one of 'auto', 'depthwise_first', 'pointwise_first'",
+    ),
     "init": (Net, {"init": "magic"}, "init must be one of 'svd', 'fresh', 'fit', not 'magic'"),
     "multiplier": (Net, {"depth_multiplier": 0}, "depth_multiplier must be at least 1"),
     "select": (Net, {"select": "stem"}, "a list of patterns, not one string: ['stem']"),
-    "forward patched": (patched, {"subclasses": True}, "tail: its forward was replaced on the instance"),
-    "padding patched": (tiled, {"subclasses": True}, "tail: its forward was replaced on the instance"),
-    "name of a part": (named_like_a_part, {}, "tail: its attribute 'depthwise' has a name that the replacement needs"),
+    "forward patched": (
+        patched,
+        {"subclasses": True},
+        "tail: its forward was replaced on the instance",
+    ),
+    "padding patched": (
+        tiled,
+        {"subclasses": True},
+        "tail: its forward was replaced on the instance",
+    ),
+    "name of a part": (
+        named_like_a_part,
+        {},
+        "tail: its attribute 'depthwise' has a name that the replacement needs",
+    ),
 }
 
 
@@ -663,7 +729,9 @@ def test_a_convolution_that_would_go_on_running_is_refused() -> None:
 @pytest.mark.parametrize("argument", ["select", "ignore"])
 def test_a_pattern_that_no_convolution_has_is_refused(argument: str) -> None:
     given: Any = {argument: ["stem", "nope"]}
-    with pytest.raises(InputError, match=f"{argument}: no convolution of Net has a name like 'nope'"):
+    with pytest.raises(
+        InputError, match=f"{argument}: no convolution of Net has a name like 'nope'"
+    ):
         rewrite(Net(), **given)
 
 
@@ -675,7 +743,13 @@ def test_what_is_no_list_of_patterns_is_refused(given: Any) -> None:
 
 def test_a_budget_and_a_multiplier_are_one_too_many() -> None:
     with pytest.raises(InputError, match="pass budget or depth_multiplier, not both"):
-        rewrite(Net(), init="fit", calibration=[torch.randn(2, 8, 8, 8)], budget="1k", depth_multiplier=2)
+        rewrite(
+            Net(),
+            init="fit",
+            calibration=[torch.randn(2, 8, 8, 8)],
+            budget="1k",
+            depth_multiplier=2,
+        )
 
 
 def test_weights_made_in_inference_mode_can_be_trained() -> None:
@@ -701,7 +775,9 @@ def test_a_complex_convolution_is_left_alone() -> None:
 def prepared() -> nn.Module:
     from torch.ao.quantization import default_qconfig, fuse_modules, prepare
 
-    model: Any = nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)).eval()
+    model: Any = nn.Sequential(
+        nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)
+    ).eval()
     model.qconfig, model[3].qconfig = default_qconfig, None
     return prepare(fuse_modules(model, [["0", "1"]]))  # type: ignore[no-any-return]  # torch's own
 
@@ -723,7 +799,10 @@ def test_what_is_prepared_for_quantization_is_left_alone() -> None:
 @DEPRECATED
 def test_a_plan_for_what_is_prepared_for_quantization_is_refused() -> None:
     plan = rewrite(nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(3))), select=["2"]).plan
-    with pytest.raises(InputError, match="2 is quantized or prepared for it; apply the plan to the float model first"):
+    with pytest.raises(
+        InputError,
+        match="2 is quantized or prepared for it; apply the plan to the float model first",
+    ):
         apply_plan(prepared(), plan)
 
 

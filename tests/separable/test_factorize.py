@@ -1,4 +1,6 @@
-"""The closed form: exact at full multiplier, optimal below, robust at the edges, quick; and fresh weights."""
+"""The closed form: exact at full multiplier, optimal below, robust at the edges, quick; and fresh
+weights.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def slices_of(weight: Tensor, groups: int, order: Order) -> Tensor:
     if order is Order.POINTWISE_FIRST:
         return torch.stack([flat[m] for m in range(filters)])
     size = filters // groups
-    return torch.stack([flat[g * size : (g + 1) * size, c] for g in range(groups) for c in range(channels)])
+    return torch.stack(
+        [flat[g * size : (g + 1) * size, c] for g in range(groups) for c in range(channels)]
+    )
 
 
 def rebuilt(weight: Tensor, groups: int, order: Order, multiplier: int) -> Tensor:
@@ -44,11 +48,15 @@ def relative(found: Tensor, expected: Tensor) -> float:
     """Relative error, computed without the squares of tiny or huge numbers."""
     found, expected = found.double(), expected.double()
     peak = float(expected.abs().max()) or 1.0
-    return float((found / peak - expected / peak).norm() / (expected / peak).norm().clamp(min=1e-300))
+    return float(
+        (found / peak - expected / peak).norm() / (expected / peak).norm().clamp(min=1e-300)
+    )
 
 
 def random_kernel(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def low_rank(dtype: torch.dtype) -> Tensor:
@@ -124,7 +132,9 @@ def test_below_it_is_the_truncated_svd_of_each_slice(
     best = (u[:, :, :multiplier] * s[:, None, :multiplier]) @ v[:, :multiplier]
     torch.testing.assert_close(found, best, rtol=1e-9, atol=1e-9)
     left_out = float(s[:, multiplier:].square().sum() / s.square().sum())
-    assert decompose(weight, groups, order).error(multiplier) == pytest.approx(math.sqrt(left_out), rel=1e-9)
+    assert decompose(weight, groups, order).error(multiplier) == pytest.approx(
+        math.sqrt(left_out), rel=1e-9
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -144,12 +154,16 @@ def test_the_error_told_is_the_error_made(data: st.DataObject) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_both_parts_carry_the_same_energy(order: Order) -> None:
     factors = decompose(random_kernel(16, 8, 3, 3), 1, order).factors(1)
-    assert float(factors.depthwise.norm()) == pytest.approx(float(factors.pointwise.norm()), rel=1e-9)
+    assert float(factors.depthwise.norm()) == pytest.approx(
+        float(factors.pointwise.norm()), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_computed_in_double_and_cast_back(dtype: torch.dtype, order: Order) -> None:
+def test_half_precision_is_computed_in_double_and_cast_back(
+    dtype: torch.dtype, order: Order
+) -> None:
     weight = (random_kernel(16, 8, 3, 3) * 1e-3).to(dtype)
     found = rebuilt(weight.double(), 1, order, 2)
     factors = decompose(weight, 1, order).factors(2)
@@ -199,7 +213,9 @@ def test_the_weight_is_neither_changed_nor_kept_in_a_graph() -> None:
 # -- fresh weights
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64], ids=str
+)
 def test_fresh_weights_have_the_kernels_dtype(dtype: torch.dtype) -> None:
     weight = random_kernel(16, 8, 3, 3).to(dtype)
     assert {part.dtype for part in fresh(weight, 1, Order.DEPTHWISE_FIRST, 1)} == {dtype}
@@ -213,7 +229,9 @@ def test_fresh_weights_for_a_complex_kernel_are_refused() -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("multiplier", [1, 3])
-def test_fresh_outputs_vary_as_much_as_the_originals(multiplier: int, groups: int, order: Order) -> None:
+def test_fresh_outputs_vary_as_much_as_the_originals(
+    multiplier: int, groups: int, order: Order
+) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 16, 12, 12)
     ratios = []
@@ -221,7 +239,11 @@ def test_fresh_outputs_vary_as_much_as_the_originals(multiplier: int, groups: in
         weight = nn.Conv2d(16, 24, 3, groups=groups).weight.detach() * 5
         kernel = dense_kernel(*fresh(weight, groups, order, multiplier), groups, multiplier, order)
         assert kernel.shape == weight.shape
-        ratios.append(float(F.conv2d(x, kernel, groups=groups).var() / F.conv2d(x, weight, groups=groups).var()))
+        ratios.append(
+            float(
+                F.conv2d(x, kernel, groups=groups).var() / F.conv2d(x, weight, groups=groups).var()
+            )
+        )
     assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.04)
 
 

@@ -44,7 +44,9 @@ def test_its_weight_is_the_kernel_of_the_standard_convolution_it_equals(
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_it_has_the_parameters_that_the_cost_formula_says(groups: int, bias: bool, order: Order) -> None:
+def test_it_has_the_parameters_that_the_cost_formula_says(
+    groups: int, bias: bool, order: Order
+) -> None:
     conv = SeparableConv2d(4, 6, (3, 5), groups=groups, bias=bias, depth_multiplier=2, order=order)
     cost = separable_cost(ConvSpec(2, 4, 6, (3, 5), groups=groups, bias=bias), order, 2)
     assert cost is not None
@@ -56,7 +58,8 @@ def test_it_keeps_the_attributes_that_people_read(order: Order) -> None:
     arguments = (8, 12, (3, 5), (2, 1), (1, 2), (1, 2), 2, True, "reflect")
     conv, plain = SeparableConv2d(*arguments, order=order), nn.Conv2d(*arguments)  # type: ignore[arg-type]
     for name in (
-        "in_channels out_channels kernel_size stride padding dilation groups padding_mode transposed output_padding"
+        "in_channels out_channels kernel_size stride padding dilation groups padding_mode "
+        "transposed output_padding"
     ).split():
         assert getattr(conv, name) == getattr(plain, name), name
     assert conv.weight.shape == plain.weight.shape
@@ -74,7 +77,9 @@ def test_pointwise_first_has_no_bias_before_the_padded_part() -> None:
 def test_the_weight_is_read_only_and_differentiable() -> None:
     conv = SeparableConv2d(4, 6, 3)
     conv.weight.square().sum().backward()
-    assert all(p.grad is not None for name, p in conv.named_parameters() if name != "pointwise.bias")
+    assert all(
+        p.grad is not None for name, p in conv.named_parameters() if name != "pointwise.bias"
+    )
     with pytest.raises(AttributeError):
         conv.weight = torch.zeros(1)  # type: ignore[misc]
 
@@ -89,12 +94,18 @@ def test_the_weight_is_read_only_and_differentiable() -> None:
         ({"groups": 0}, "groups must be at least 1"),
         ({"depth_multiplier": 0}, "depth_multiplier must be at least 1, not 0"),
         ({"depth_multiplier": 1.5}, "depth_multiplier must be a whole number, not 1.5"),
-        ({"order": "sideways"}, "order must be 'depthwise_first' or 'pointwise_first', not 'sideways'"),
+        (
+            {"order": "sideways"},
+            "order must be 'depthwise_first' or 'pointwise_first', not 'sideways'",
+        ),
         ({"kernel_size": (3, 3, 3)}, "kernel_size must be one number or 2, not (3, 3, 3)"),
         ({"stride": 0}, "stride must be at least 1"),
         ({"padding": -1}, "padding must be at least 0"),
         ({"padding": "some"}, "Invalid padding string 'some'"),
-        ({"padding": "same", "stride": 2}, "padding='same' is not supported for strided convolutions"),
+        (
+            {"padding": "same", "stride": 2},
+            "padding='same' is not supported for strided convolutions",
+        ),
         ({"padding_mode": "mirror"}, "padding_mode must be one of"),
     ],
 )

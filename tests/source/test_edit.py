@@ -32,12 +32,14 @@ def rewrite(text: str) -> str:
     [
         pytest.param(
             "import torch\nfrom torch import nn\n\nconv = nn.Conv2d(3, 64, 3)\n",
-            f"import torch\nfrom torch import nn\n\n\n{CLASS_2D}\n\nconv = DepthwiseSeparableConv2d(3, 64, 3)\n",
+            f"import torch\nfrom torch import nn\n\n\n{CLASS_2D}\n\nconv = "
+            "DepthwiseSeparableConv2d(3, 64, 3)\n",
             id="after the imports",
         ),
         pytest.param(
             "import torch\nimport torch.nn as nn\nconv = nn.Conv2d(3, 64, 3)",
-            f"import torch\nimport torch.nn as nn\n\n\n{CLASS_2D}\n\nconv = DepthwiseSeparableConv2d(3, 64, 3)",
+            f"import torch\nimport torch.nn as nn\n\n\n{CLASS_2D}\n\nconv = "
+            "DepthwiseSeparableConv2d(3, 64, 3)",
             id="no line end at the end",
         ),
         pytest.param(
@@ -47,22 +49,27 @@ def rewrite(text: str) -> str:
             id="torch is imported where it is not, three blank lines stay",
         ),
         pytest.param(
-            "import torch\nfrom torch import nn\ntry:\n    import a\nexcept ImportError:\n    a = None\n    # c\n\n"
+            "import torch\nfrom torch import nn\ntry:\n    import a\nexcept ImportError:\n    a = "
+            "None\n    # c\n\n"
             "# here\nx = nn.Conv2d(3, 64, 3)\nimport late\n",
-            "import torch\nfrom torch import nn\ntry:\n    import a\nexcept ImportError:\n    a = None\n    # c\n\n\n"
+            "import torch\nfrom torch import nn\ntry:\n    import a\nexcept ImportError:\n    a = "
+            "None\n    # c\n\n\n"
             f"{CLASS_2D}\n\n# here\nx = DepthwiseSeparableConv2d(3, 64, 3)\nimport late\n",
             id="after a guarded import, before a late one",
         ),
         pytest.param(
-            "import torch\nfrom torch import nn\nif TYPE_CHECKING:\n    from a import b\nx = nn.Conv2d(3, 64, 3)\n",
+            "import torch\nfrom torch import nn\nif TYPE_CHECKING:\n    from a import b\nx = "
+            "nn.Conv2d(3, 64, 3)\n",
             "import torch\nfrom torch import nn\nif TYPE_CHECKING:\n    from a import b\n\n\n"
             f"{CLASS_2D}\n\nx = DepthwiseSeparableConv2d(3, 64, 3)\n",
             id="after imports for types",
         ),
         pytest.param(
-            "import torch\nfrom torch import nn\nx = 1; y = (nn.Conv2d)(3, 64, 3); z = nn . Conv2d (3, 64, 3)\n",
+            "import torch\nfrom torch import nn\nx = 1; y = (nn.Conv2d)(3, 64, 3); z = nn . Conv2d "
+            "(3, 64, 3)\n",
             f"import torch\nfrom torch import nn\n\n\n{CLASS_2D}\n\n"
-            "x = 1; y = (DepthwiseSeparableConv2d)(3, 64, 3); z = DepthwiseSeparableConv2d (3, 64, 3)\n",
+            "x = 1; y = (DepthwiseSeparableConv2d)(3, 64, 3); z = DepthwiseSeparableConv2d (3, 64, "
+            "3)\n",
             id="semicolons, parentheses and spaces",
         ),
         pytest.param(
@@ -75,7 +82,8 @@ def rewrite(text: str) -> str:
             id="an annotation follows where it would lie",
         ),
         pytest.param(
-            "import torch\nfrom torch import nn\ndef f(x) -> nn.Conv2d:\n    if x: return nn.Conv2d(3, 64, 1)\n"
+            "import torch\nfrom torch import nn\ndef f(x) -> nn.Conv2d:\n    if x: return "
+            "nn.Conv2d(3, 64, 1)\n"
             "    return nn.Conv2d(3, 64, 3)\na: nn.Conv2d = nn.Conv2d(3, 64, 3)\n",
             f"import torch\nfrom torch import nn\n\n\n{CLASS_2D}\n\n"
             "def f(x) -> nn.Conv2d:\n    if x: return nn.Conv2d(3, 64, 1)\n"
@@ -104,10 +112,13 @@ def test_before_and_after(before: str, after: str) -> None:
         ("import torch as t\nx = t.nn.Conv2d(3, 64, 3)\n",
          "import torch as t\n\n\nclass DepthwiseSeparableConv2d(t.nn.Module):"),
         ("from torch.nn import *\nx = Conv2d(3, 64, 3)\n",
-         "from torch.nn import *\nimport torch\n\n\nclass DepthwiseSeparableConv2d(torch.nn.Module):"),
+         "from torch.nn import *\nimport torch\n\n\nclass "
+         "DepthwiseSeparableConv2d(torch.nn.Module):"),
         ("from torch import nn\ntorch = 1\nx = nn.Conv2d(3, 64, 3)\n",
-         "from torch import nn\nimport torch as torch_2\n\n\nclass DepthwiseSeparableConv2d(nn.Module):"),
-        ("if TYPE_CHECKING:\n    import torch\ndef f():\n    from torch import nn\n    nn.Conv2d(3, 64, 3)\n",
+         "from torch import nn\nimport torch as torch_2\n\n\nclass "
+         "DepthwiseSeparableConv2d(nn.Module):"),
+        ("if TYPE_CHECKING:\n    import torch\ndef f():\n    from torch import nn\n    "
+         "nn.Conv2d(3, 64, 3)\n",
          "if TYPE_CHECKING:\n    import torch\nimport torch\n\n\nclass "),
     ],
 )  # fmt: skip
@@ -116,7 +127,9 @@ def test_the_class_calls_torch_by_a_name_that_is_bound_there(before: str, start:
 
 
 def test_one_class_for_each_rank() -> None:
-    text = "from torch import nn\n" + "".join(f"nn.Conv{rank}d(8, 64, 3)\n" * 2 for rank in (3, 1, 2))
+    text = "from torch import nn\n" + "".join(
+        f"nn.Conv{rank}d(8, 64, 3)\n" * 2 for rank in (3, 1, 2)
+    )
     tree = ast.parse(rewrite(text))
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     assert classes == [f"DepthwiseSeparableConv{rank}d" for rank in (1, 2, 3)]
@@ -133,8 +146,12 @@ def test_an_inserted_class_is_used_again() -> None:
 
 def test_what_an_inserted_class_does_with_its_parts_is_not_about_others() -> None:
     first = rewrite("import torch\nfrom torch import nn\n\nx = nn.Conv2d(3, 64, 3)\n")
-    assert "depthwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(first + "depthwise = nn.Conv2d(3, 64, 3)\n")
-    assert "s.pointwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(first + "s.pointwise = nn.Conv2d(3, 64, 3)\n")
+    assert "depthwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(
+        first + "depthwise = nn.Conv2d(3, 64, 3)\n"
+    )
+    assert "s.pointwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(
+        first + "s.pointwise = nn.Conv2d(3, 64, 3)\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +179,9 @@ def test_a_class_defined_too_late_is_not_used() -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("indent", ["  ", "    ", "\t"])
 def test_line_ends_and_indentation_are_the_files_own(end: str, indent: str) -> None:
-    text = f"import torch\nfrom torch import nn\ndef f():\n{indent}return nn.Conv2d(3, 64, 3)\n".replace("\n", end)
+    text = f"import torch\nfrom torch import nn\ndef f():\n{indent}return nn.Conv2d(3, 64, 3)\n".replace(
+        "\n", end
+    )
     result = rewrite(text)
     assert result.count("\n") == result.count(end)
     assert all(line.startswith(indent) for line in result.splitlines() if line[:1].isspace())
@@ -206,7 +225,9 @@ PIECES = [
     *(
         statement
         for statement in UNUSUAL
-        if "nn.Conv2d(3, 64, 3)" in statement and "except*" not in statement and "global" not in statement
+        if "nn.Conv2d(3, 64, 3)" in statement
+        and "except*" not in statement
+        and "global" not in statement
     ),
     "# a  comment with nn.Conv2d ",
     "",
@@ -230,7 +251,9 @@ def test_all_else_is_kept_to_the_character(pieces: list[str], end: str, closed: 
     assert rewrite((header + body).replace("\n", end)) == expected.replace("\n", end)
 
 
-@pytest.mark.parametrize("end", ["\n\n    \n", "\n# c\n   \n", "\n  # c\n    ", "  \n\n\t\n\n  ", "\r\n\r\n    \r\n"])
+@pytest.mark.parametrize(
+    "end", ["\n\n    \n", "\n# c\n   \n", "\n  # c\n    ", "  \n\n\t\n\n  ", "\r\n\r\n    \r\n"]
+)
 def test_blank_lines_at_the_end_are_kept(end: str) -> None:
     text = "import torch\nfrom torch import nn\n\n\nx = nn.Conv2d(3, 64, 3)"
     assert rewrite(text + end) == rewrite(text) + end
@@ -241,7 +264,9 @@ def test_blank_lines_at_the_end_are_kept(end: str) -> None:
     [("conv2d = 1\rx = 2\r", 2), ("\fconv2d = 1\n", 1), ("if conv2d:\n  y\n\f  z\n\n    \n", 3)],
 )
 def test_what_would_not_be_kept_is_named_with_its_line(text: str, line: int) -> None:
-    with pytest.raises(SourceError, match=f"line {line} has a form feed.*: take them out, then run") as caught:
+    with pytest.raises(
+        SourceError, match=f"line {line} has a form feed.*: take them out, then run"
+    ) as caught:
         rewrite_text(text)
     assert "\n" not in str(caught.value)
 

@@ -40,7 +40,10 @@ def test_text_comes_back_to_the_byte(data: bytes) -> None:
         (b"# coding: rot13\n", "encoding cannot be told: 'rot13' is not a text encoding"),
         (b"# coding: punycode\n", "encoding cannot be told: "),
         (b"# coding: undefined\n", "encoding cannot be told: "),
-        (b"# coding: unicode_escape\nx = 1\n", "unicode_escape, would not keep it as it is: save it as UTF-8"),
+        (
+            b"# coding: unicode_escape\nx = 1\n",
+            "unicode_escape, would not keep it as it is: save it as UTF-8",
+        ),
     ],
 )
 def test_what_cannot_be_decoded_is_one_sentence(data: bytes, message: str) -> None:
@@ -58,7 +61,11 @@ def test_a_diff_is_fit_for_patch() -> None:
 
 
 def test_a_diff_has_the_bytes_of_the_name() -> None:
-    assert decode(b"a\n").diff("b\n", os.fsdecode(b"\xf6.py")).startswith(b"--- \xf6.py\n+++ \xf6.py\n")
+    assert (
+        decode(b"a\n")
+        .diff("b\n", os.fsdecode(b"\xf6.py"))
+        .startswith(b"--- \xf6.py\n+++ \xf6.py\n")
+    )
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
@@ -80,7 +87,14 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_folder_is_walked_without_what_is_not_source(tmp_path: Path) -> None:
     source = ("a.py", "b/c.py", "b/a.py")
-    other = ("b/.hidden.py", "b/data.txt", ".git/x.py", "build/x.py", "b/__pycache__/x.py", "env/pyvenv.cfg")
+    other = (
+        "b/.hidden.py",
+        "b/data.txt",
+        ".git/x.py",
+        "build/x.py",
+        "b/__pycache__/x.py",
+        "env/pyvenv.cfg",
+    )
     for name in (*source, *other, "env/x.py", "p.egg-info/x.py", "node_modules/x.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -95,7 +109,9 @@ def settings(folder: Path, text: str) -> None:
 def test_settings_come_from_the_nearest_pyproject(tmp_path: Path) -> None:
     inner = tmp_path / "inner" / "deep"
     inner.mkdir(parents=True)
-    settings(tmp_path, "[tool.dwsconv]\nmin-saving = 3\nexclude = ['old', 'vendor/*', '*_pb2.py']\n")
+    settings(
+        tmp_path, "[tool.dwsconv]\nmin-saving = 3\nexclude = ['old', 'vendor/*', '*_pb2.py']\n"
+    )
     config = load_config(inner)
     assert (config.root, config.min_saving, config.policy.min_saving) == (tmp_path, 3.0, 3.0)
     settings(tmp_path / "inner", "[tool.other]\n")
@@ -124,13 +140,19 @@ def test_excluded_paths(tmp_path: Path, path: str, excluded: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[tool.dwsconv]\nminsaving = 3\n", "no setting 'minsaving'; there are exclude and min-saving"),
+        (
+            "[tool.dwsconv]\nminsaving = 3\n",
+            "no setting 'minsaving'; there are exclude and min-saving",
+        ),
         ("[tool.dwsconv]\nexclude = 'a'\n", "exclude must be a list of strings, not 'a'"),
         ("[tool.dwsconv]\nexclude = [1]\n", "exclude must be a list of strings"),
         ("[tool.dwsconv]\nmin-saving = '3'\n", "min-saving must be a number from 1, not '3'"),
         ("[tool.dwsconv]\nmin-saving = true\n", "min-saving must be a number"),
         ("[tool.dwsconv]\nmin-saving = 0\n", "min-saving must be a number from 1"),
-        ("[tool.dwsconv]\nmin-saving = 0.5\n", "pyproject.toml: min-saving must be a number from 1, not 0.5"),
+        (
+            "[tool.dwsconv]\nmin-saving = 0.5\n",
+            "pyproject.toml: min-saving must be a number from 1, not 0.5",
+        ),
         ("[tool.dwsconv]\nmin-saving = inf\n", "min-saving must be a number from 1, not inf"),
         ("[tool.dwsconv]\nmin-saving = nan\n", "min-saving must be a number from 1"),
         ("[tool]\ndwsconv = 3\n", "must be a table"),

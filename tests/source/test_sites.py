@@ -177,7 +177,9 @@ for m in model.modules():
         ("if isinstance(m, nn.Linear): nn.init.zeros_(m.bias)", "DWS001"),
     ],
 )
-def test_a_loop_that_takes_every_bias_for_granted_stands_against_a_rewrite(branch: str, code: str) -> None:
+def test_a_loop_that_takes_every_bias_for_granted_stands_against_a_rewrite(
+    branch: str, code: str
+) -> None:
     site = only_site(INIT.format(branch))
     assert site.judgement.code == code
     if code == "DWS110":
@@ -203,14 +205,23 @@ def test_a_nested_guard_counts() -> None:
         ),
         ("nn.Conv1d(2 * 3, 7 // 2 + 1, -(-3))", ConvSpec(1, 6, 4, (3,), (1,), (0,), (1,))),
         ("nn.Conv2d(9 % 5, 64 - 1, 3)", ConvSpec(2, 4, 63, (3, 3), (1, 1), (0, 0), (1, 1))),
-        ("K = 3\nC: int = 2\nnn.Conv2d(C, C * 8, K)", ConvSpec(2, 2, 16, (3, 3), (1, 1), (0, 0), (1, 1))),
+        (
+            "K = 3\nC: int = 2\nnn.Conv2d(C, C * 8, K)",
+            ConvSpec(2, 2, 16, (3, 3), (1, 1), (0, 0), (1, 1)),
+        ),
         ("K = (3, 5)\nnn.Conv2d(1, 2, K)", ConvSpec(2, 1, 2, (3, 5), (1, 1), (0, 0), (1, 1))),
         ("K = 3\nK += 2\nnn.Conv2d(1, 2, K)", ConvSpec(2, 1, 2, None, (1, 1), (0, 0), (1, 1))),
         ("K = K\nnn.Conv2d(1, 2, K)", ConvSpec(2, 1, 2, None, (1, 1), (0, 0), (1, 1))),
         ("for K in (1, 3): nn.Conv2d(1, 2, K)", ConvSpec(2, 1, 2, None, (1, 1), (0, 0), (1, 1))),
         ("nn.Conv2d(1, 1 // 0, 3 / 1)", ConvSpec(2, 1, None, None, (1, 1), (0, 0), (1, 1))),
-        ("nn.Conv2d(1, 2, (*k, 3), bias=0)", ConvSpec(2, 1, 2, None, (1, 1), (0, 0), (1, 1), bias=False)),
-        ("nn.Conv2d(1, 2, 3, bias=norm)", ConvSpec(2, 1, 2, (3, 3), (1, 1), (0, 0), (1, 1), bias=None)),
+        (
+            "nn.Conv2d(1, 2, (*k, 3), bias=0)",
+            ConvSpec(2, 1, 2, None, (1, 1), (0, 0), (1, 1), bias=False),
+        ),
+        (
+            "nn.Conv2d(1, 2, 3, bias=norm)",
+            ConvSpec(2, 1, 2, (3, 3), (1, 1), (0, 0), (1, 1), bias=None),
+        ),
         (
             "nn.ConvTranspose2d(1, 2, 3, 2, 1, 1, 1, False)",
             ConvSpec(2, 1, 2, (3, 3), (2, 2), (1, 1), (1, 1), 1, False, transposed=True),
@@ -314,7 +325,9 @@ def test_a_run_settles_what_text_leaves_open(
 
 def test_a_mixed_site_says_what_was_built() -> None:
     evidence: Evidence = {(2, 1): [BUILT_STANDARD, BUILT_DEPTHWISE]}
-    (site,) = rewrite_text("from torch import nn\nnn.Conv2d(a, b, 3, groups=g)\n", evidence=evidence).sites
+    (site,) = rewrite_text(
+        "from torch import nn\nnn.Conv2d(a, b, 3, groups=g)\n", evidence=evidence
+    ).sites
     assert "for 1 of the 2 built here, it is depthwise already" in site.judgement.reason
 
 

@@ -50,7 +50,15 @@ def test_it_stands_in_for_the_convolution(rank: int, arguments: dict[str, Any]) 
     assert new(x).shape == old(x).shape
     assert new(x[0]).shape == old(x[0]).shape
     assert new(input=x).dtype == old(x).dtype
-    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+    for name in (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+    ):
         assert getattr(new, name) == getattr(old, name), name
     for name in ("padding_mode", "transposed", "output_padding"):
         assert getattr(new, name) == getattr(old, name), name
@@ -60,7 +68,9 @@ def test_it_stands_in_for_the_convolution(rank: int, arguments: dict[str, Any]) 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_its_weight_is_the_kernel_of_the_equal_convolution(rank: int, arguments: dict[str, Any]) -> None:
+def test_its_weight_is_the_kernel_of_the_equal_convolution(
+    rank: int, arguments: dict[str, Any]
+) -> None:
     new, old = pair(rank, 4, 8, 3, **{**arguments, "dtype": torch.float64})
     state = {"weight": new.weight.detach()}
     if new.bias is not None:
@@ -69,7 +79,9 @@ def test_its_weight_is_the_kernel_of_the_equal_convolution(rank: int, arguments:
     x = torch.randn(2, 4, *(9, 8, 7)[:rank], dtype=torch.float64)
     torch.testing.assert_close(new(x), old(x), rtol=1e-10, atol=1e-10)
     new.weight.sum().backward()
-    assert all(new.get_parameter(f"{part}.weight").grad is not None for part in ("depthwise", "pointwise"))
+    assert all(
+        new.get_parameter(f"{part}.weight").grad is not None for part in ("depthwise", "pointwise")
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -91,7 +103,9 @@ def test_it_takes_the_arguments_in_the_same_order() -> None:
     assert (new.groups, new.bias, new.padding_mode) == (2, None, "reflect")
 
 
-@pytest.mark.parametrize("arguments", [(4, 9, 3, 1, 0, 1, 2), (5, 8, 3, 1, 0, 1, 2), (4, 8, 3, 1, "wrong")])
+@pytest.mark.parametrize(
+    "arguments", [(4, 9, 3, 1, 0, 1, 2), (5, 8, 3, 1, 0, 1, 2), (4, 8, 3, 1, "wrong")]
+)
 def test_what_the_convolution_rejects_it_rejects(arguments: tuple[Any, ...]) -> None:
     for make in (inserted(2), nn.Conv2d):
         with pytest.raises(ValueError, match=r"must be divisible|padding"):

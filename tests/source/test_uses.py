@@ -85,7 +85,10 @@ class Net(nn.Module):
         ("setattr(self, 'stride', 1)", [YES] * 4),
         ("self.stride = 1", [YES] * 4),
         ("nn.utils.fusion.fuse_conv_bn_eval(self.a, self.bn)", [NO, YES, YES, YES]),
-        ("import torch\n        torch.ao.quantization.fuse_modules(self, [['a', 'bn']])", [NO, YES, YES, YES]),
+        (
+            "import torch\n        torch.ao.quantization.fuse_modules(self, [['a', 'bn']])",
+            [NO, YES, YES, YES],
+        ),
         ("assert issubclass(type(self.a), nn.Conv2d)", [OPEN, YES, YES, YES]),
         ("isinstance(self.a, nn.Conv2d) and f()", [OPEN, YES, YES, YES]),
         ("assert type(self.a) is nn.Conv2d", [OPEN, YES, YES, YES]),
@@ -104,16 +107,19 @@ def test_uses_in_a_module(statement: str, expected: list[str]) -> None:
         (f"weight = {CONV}.weight", [NO]),
         (f"self.register_parameter('w', {CONV}.weight)", [NO]),
         (f"w = {CONV}.to(device).weight", [NO]),
-        (f"def layer_init(layer, std=2.):\n    nn.init.orthogonal_(layer.weight, std)\n    return layer\n"
+        ("def layer_init(layer, std=2.):\n    nn.init.orthogonal_(layer.weight, std)\n    return "
+         "layer\n"
          f"x = nn.Sequential(layer_init({CONV}), layer_init(nn.Linear(3, 4)), {CONV})", [NO, YES]),
         (f"init = lambda c: nn.init.ones_(c.weight)\ninit({CONV})", [NO]),
         (f"def f(c):\n    nn.init.ones_(c.weight)\nfor c in map(f, [{CONV}]): ...", [NO]),
         (f"def f(c):\n    nn.init.ones_(c.weight)\nx = {CONV}\nx.apply(f)", [YES]),
         (f"def conv(a, b):\n    return {CONV}\nx = conv(1, 2)\nx.weight.data.zero_()", [NO]),
         (f"def conv(a, b):\n    return {CONV}\nconv(1, 2).weight.data.zero_()", [NO]),
-        (f"class A(nn.Module):\n    def __init__(self, c):\n        self.c = c\n        f(self.c.weight)\n"
+        ("class A(nn.Module):\n    def __init__(self, c):\n        self.c = c\n        "
+         "f(self.c.weight)\n"
          f"A({CONV})", [NO]),
-        (f"class A(nn.Sequential):\n    def __init__(self):\n        super().__init__({CONV}, {CONV})\n"
+        (f"class A(nn.Sequential):\n    def __init__(self):\n        super().__init__({CONV}, "
+         f"{CONV})\n"
          "        self[0].weight.data.zero_()", [OPEN, OPEN]),
         (f"class A(nn.Sequential):\n    def __init__(self):\n        super().__init__()\n"
          f"        self.add_module('c', {CONV})\n        self.c.weight.data.zero_()", [NO]),
@@ -122,25 +128,32 @@ def test_uses_in_a_module(statement: str, expected: list[str]) -> None:
         (f"def f():\n    layers = []\n    layers.append({CONV})\n    layers += [{CONV}]\n"
          "    return nn.Sequential(*layers)\nf()[1].weight.data.zero_()", [OPEN, OPEN]),
         (f"self.d = nn.ModuleDict()\nself.d['a'] = {CONV}\nself.d['a'].weight", [NO]),
-        (f"self.h = nn.ModuleList([{CONV} for _ in x])\nfor h in self.h[1:]:\n    h.weight = self.h[0].weight", [NO]),
+        (f"self.h = nn.ModuleList([{CONV} for _ in x])\nfor h in self.h[1:]:\n    h.weight = "
+         "self.h[0].weight", [NO]),
         (f"match {CONV}:\n    case c: c.weight", [NO]),
         (f"with f() as x, g({CONV}) as y: y.weight", [NO]),
         (f"m = {CONV}\nassert isinstance(m, nn.Conv2d)", [OPEN]),
         (f"match {CONV}:\n    case nn.Conv2d(): ...", [OPEN]),
         (f"net = nn.Sequential({CONV})\nnet.load_state_dict({{}})", [NO]),
-        (f"class A(nn.Module):\n    def __init__(self):\n        self.c = {CONV}\nA().load_state_dict(x)", [YES]),
+        ("class A(nn.Module):\n    def __init__(self):\n        self.c = "
+         f"{CONV}\nA().load_state_dict(x)", [YES]),
         (f"x = {CONV}\ndef f(x): return x.weight", [YES]),
-        (f"def f():\n    m = {CONV}\n    return m\ndef g(self):\n    for m in self.modules(): m.weight", [YES]),
+        (f"def f():\n    m = {CONV}\n    return m\ndef g(self):\n    for m in self.modules(): "
+         "m.weight", [YES]),
         ("def zero_module(m):\n    for p in m.parameters(): p.detach().zero_()\n    return m\n"
          f"x = zero_module({CONV}), {CONV}", [NO, YES]),
-        (f"class A(nn.Module):\n    def __init__(self):\n        for i in x: setattr(self, f'c{{i}}', {CONV})\n"
+        ("class A(nn.Module):\n    def __init__(self):\n        for i in x: setattr(self, "
+         f"f'c{{i}}', {CONV})\n"
          f"        self.d = {CONV}\n        self.c0.weight.data.zero_()", [NO, YES]),
         (f"self.add_module('c' + str(i), {CONV})\nself.c0.weight", [NO]),
         (f"setattr(self, f'c{{i}}', {CONV})\nself.d0.weight", [YES]),
-        (f"setattr(self, f'c{{i}}', {CONV})\nself.e = nn.Embedding(config.c0, 8)\nself.e.weight", [YES]),
-        (f"net = nn.Sequential(OrderedDict([('c', {CONV}), ('d', {CONV})]))\nnet.c.weight", [NO, YES]),
+        (f"setattr(self, f'c{{i}}', {CONV})\nself.e = nn.Embedding(config.c0, "
+         "8)\nself.e.weight", [YES]),
+        (f"net = nn.Sequential(OrderedDict([('c', {CONV}), ('d', "
+         f"{CONV})]))\nnet.c.weight", [NO, YES]),
         (f"net = nn.ModuleDict({{'c': {CONV}, 'd': {CONV}}})\nnet.c.weight", [NO, YES]),
-        (f"class A(nn.Module):\n    @property\n    def c(self):\n        return self.d\n    def __init__(self):\n"
+        ("class A(nn.Module):\n    @property\n    def c(self):\n        return self.d\n    def "
+         "__init__(self):\n"
          f"        self.d = {CONV}\n        self.c.weight", [NO]),
         (f"for w in map(lambda c: c.weight, [{CONV}]): ...", [NO]),
         (f"def f(self, **options):\n    return g({CONV}, weight=options.weight)", [YES]),
@@ -155,25 +168,31 @@ def test_uses_through_other_names(text: str, expected: list[str]) -> None:
     [
         ("from torch.nn.utils import weight_norm, spectral_norm\n"
          "norm_f = weight_norm if use_spectral_norm == False else spectral_norm\n"
-         f"self.convs = nn.ModuleList([norm_f(nn.Conv2d(8, 32, (5, 1), (3, 1))), {CONV}])", [OPEN, YES]),
+         "self.convs = nn.ModuleList([norm_f(nn.Conv2d(8, 32, (5, 1), (3, 1))), "
+         f"{CONV}])", [OPEN, YES]),
         ("from torch.nn.utils import spectral_norm\ndef sn(m): return spectral_norm(m)\n"
          f"x = sn({CONV}), {CONV}", [WRAPPED, YES]),
-        (f"for c in self.convs: nn.utils.weight_norm(c)\nself.convs = nn.ModuleList([{CONV}])\ny = {CONV}",
+        (f"for c in self.convs: nn.utils.weight_norm(c)\nself.convs = nn.ModuleList([{CONV}])\ny = "
+         f"{CONV}",
          [WRAPPED, YES]),
         (f"x = {CONV}\nfor c in net.elsewhere: nn.utils.weight_norm(c)", [OPEN]),
-        (f"def f(m):\n    if isinstance(m, nn.Conv2d): nn.utils.weight_norm(m)\nx = {CONV}\nx.apply(f)", [OPEN]),
+        ("def f(m):\n    if isinstance(m, nn.Conv2d): nn.utils.weight_norm(m)\nx = "
+         f"{CONV}\nx.apply(f)", [OPEN]),
         (f"for m in self.modules():\n    if f(m): nn.utils.weight_norm(m)\nx = {CONV}", [OPEN]),
         (f"self.fc = nn.utils.weight_norm(nn.Linear(3, 4))\nx = {CONV}", [YES]),
         (f"self.fc = nn.Linear(3, 4)\nself.fc = nn.utils.weight_norm(self.fc)\nx = {CONV}", [YES]),
         (f"from mine import SpectralNorm\nx = SpectralNorm({CONV})\ny = {CONV}", [OPEN, YES]),
-        (f"from torch.nn.utils import parametrize\nparametrize.register_parametrization({CONV}, 'weight', P())",
+        (f"from torch.nn.utils import parametrize\nparametrize.register_parametrization({CONV}, "
+         "'weight', P())",
          [WRAPPED]),
         ("from functools import partial\nfrom torch.nn.utils import weight_norm\n"
          f"norm = partial(weight_norm, dim=1)\nx = [norm({CONV}), {CONV}]", [OPEN, YES]),
         (f"c = {CONV}\nif norm:\n    c = norm(c, nn.utils.spectral_norm)", [OPEN]),
-        (f"class A(nn.Module):\n    def __init__(self, norm):\n        self.c = {CONV}\n        self.c = norm(self.c)\n"
+        (f"class A(nn.Module):\n    def __init__(self, norm):\n        self.c = {CONV}\n        "
+         "self.c = norm(self.c)\n"
          "A(nn.utils.spectral_norm)", [OPEN]),
-        (f"class A(nn.Module):\n    def __init__(self):\n        self.c = {CONV}\n        self.l = nn.ModuleList()\n"
+        (f"class A(nn.Module):\n    def __init__(self):\n        self.c = {CONV}\n        self.l = "
+         "nn.ModuleList()\n"
          f"        self.l.append({CONV})\n        self.s = nn.Sequential(*[{CONV}])\n"
          "        self.fc = nn.utils.spectral_norm(nn.Linear(3, 4))\n"
          "    def forward(self, x):\n        for c in self.l: x = self.act(c(x))\n"
@@ -208,22 +227,47 @@ def init(model):
         ("match m:\n            case nn.Linear() | nn.Conv2d(): m.bias.data.zero_()", NO),
         ("match m:\n            case nn.Linear(): m.bias.data.zero_()", YES),
         ("[nn.init.zeros_(c.bias) for c in model.modules() if isinstance(c, nn.Conv2d)]", NO),
-        ("[nn.init.zeros_(c.bias) for c in model.modules() if isinstance(c, nn.Conv2d) and c.bias is not None]", YES),
+        (
+            "[nn.init.zeros_(c.bias) for c in model.modules() if isinstance(c, nn.Conv2d) and "
+            "c.bias is not None]",
+            YES,
+        ),
         ("x = m.bias.sum() if isinstance(m, nn.Conv2d) else 0", NO),
         ("isinstance(m, nn.Conv2d) and nn.init.zeros_(m.bias)", NO),
         ("if m.__class__.__name__.startswith('Conv'): m.bias.data.zero_()", NO),
         ("if type(m).__name__ == 'Conv2d': m.bias.data.zero_()", NO),
         ("if type(m).__name__ == 'Conv1d': m.bias.data.zero_()", YES),
-        ("name = m.__class__.__name__\n        if name.find('Conv') != -1: m.bias.data.zero_()", NO),
-        ("name = m.__class__.__name__\n        if name.find('BatchNorm') != -1: m.bias.data.zero_()", YES),
+        (
+            "name = m.__class__.__name__\n        if name.find('Conv') != -1: m.bias.data.zero_()",
+            NO,
+        ),
+        (
+            "name = m.__class__.__name__\n        if name.find('BatchNorm') != -1: "
+            "m.bias.data.zero_()",
+            YES,
+        ),
         ("if 'Conv' in str(type(m)) and m.bias is not None: m.bias.data.zero_()", YES),
         ("if hasattr(m, 'bias'): m.bias.data.zero_()", NO),
         ("if hasattr(m, 'bias') and m.bias is not None: m.bias.data.zero_()", YES),
         ("if isinstance(m, nn.modules.conv._ConvNd): m.bias.data.zero_()", NO),
-        ("kinds = (nn.Conv2d, nn.Linear)\n        if isinstance(m, kinds): m.bias.data.zero_()", NO),
-        ("if isinstance(m, nn.Conv2d): pass\n        elif isinstance(m, nn.Linear): m.bias.data.zero_()", YES),
-        ("if isinstance(m, nn.Conv2d):\n            if m.bias is None: continue\n            m.bias.data.zero_()", YES),
-        ("if m.bias is None: continue\n        if isinstance(m, nn.Conv2d): m.bias.data.zero_()", YES),
+        (
+            "kinds = (nn.Conv2d, nn.Linear)\n        if isinstance(m, kinds): m.bias.data.zero_()",
+            NO,
+        ),
+        (
+            "if isinstance(m, nn.Conv2d): pass\n        elif isinstance(m, nn.Linear): "
+            "m.bias.data.zero_()",
+            YES,
+        ),
+        (
+            "if isinstance(m, nn.Conv2d):\n            if m.bias is None: continue\n            "
+            "m.bias.data.zero_()",
+            YES,
+        ),
+        (
+            "if m.bias is None: continue\n        if isinstance(m, nn.Conv2d): m.bias.data.zero_()",
+            YES,
+        ),
     ],
 )
 def test_every_way_to_ask_for_a_type_counts_before_a_bias(body: str, expected: str) -> None:
@@ -266,9 +310,11 @@ def test_a_function_that_is_applied_to_every_module_counts_as_a_loop() -> None:
         "setattr(nn, 'Conv2d', My)\nnn.Conv2d(8, 64, 3)",
         "with patch.object(nn, 'Conv2d', My):\n    nn.Conv2d(8, 64, 3)",
         "import torch.nn.modules.conv as conv\nconv.Conv2d = My\nnn.Conv2d(8, 64, 3)",
-        "try:\n    import torch\n    from torch import nn\nexcept ImportError:\n    torch = nn = None\n"
+        "try:\n    import torch\n    from torch import nn\nexcept ImportError:\n    torch = nn = "
+        "None\n"
         "nn.Conv2d(8, 64, 3)",
-        "try:\n    from fast import Conv2d\nexcept ImportError:\n    from torch.nn import Conv2d\nConv2d(3, 64, 3)",
+        "try:\n    from fast import Conv2d\nexcept ImportError:\n    from torch.nn import "
+        "Conv2d\nConv2d(3, 64, 3)",
         "nn = fake()\nnn.Conv2d(3, 64, 3)",
         "from torch.nn import Conv2d\nclass Conv2d: ...\nConv2d(3, 64, 3)",
         "from torch.nn import *\nfrom mine import *\nConv2d(3, 64, 3)",

@@ -9,7 +9,9 @@ from pytest_dwsconv.tracing.inventory import Inventory
 
 
 class Holder(nn.Module):
-    """A module shared at two depths, a parameter shared by two modules, a buffer, a plain tensor and an empty slot."""
+    """A module shared at two depths, a parameter shared by two modules, a buffer, a plain tensor
+    and an empty slot.
+    """
 
     def __init__(self) -> None:
         super().__init__()

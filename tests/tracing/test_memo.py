@@ -45,7 +45,12 @@ def meta(*shape: int, **kwargs: Any) -> Tensor:
 
 
 def like(one: Tensor, other: Tensor) -> bool:
-    return (one.shape, one.stride(), one.dtype, one.device) == (other.shape, other.stride(), other.dtype, other.device)
+    return (one.shape, one.stride(), one.dtype, one.device) == (
+        other.shape,
+        other.stride(),
+        other.dtype,
+        other.device,
+    )
 
 
 def test_the_second_call_is_answered_and_alike(run: Run) -> None:

@@ -113,13 +113,32 @@ class Picked(nn.Module):
 
 FLOAT = 4
 CASES = [
-    pytest.param(nn.Conv2d(3, 16, 3), (1, 3, 10, 10), (300 + 16 * 64) * FLOAT, id="input and output"),
+    pytest.param(
+        nn.Conv2d(3, 16, 3), (1, 3, 10, 10), (300 + 16 * 64) * FLOAT, id="input and output"
+    ),
     pytest.param(Residual(False), (1, 3, 8, 8), 3 * 8 * 64 * FLOAT, id="residual"),
     pytest.param(Residual(True), (1, 3, 8, 8), 3 * 8 * 64 * FLOAT, id="residual in place"),
-    pytest.param(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(True)), (1, 3, 8, 8), (192 + 288) * FLOAT, id="in place"),
-    pytest.param(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Identity()), (1, 3, 8, 8), 192 * FLOAT, id="nothing"),
-    pytest.param(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (1, 3, 8, 8), 2 * 288 * FLOAT, id="not in place"),
-    pytest.param(Assigned(), (1, 3, 8, 8), (3 + 16 + 8 + 32) * 64 * FLOAT, id="written into a part"),
+    pytest.param(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(True)),
+        (1, 3, 8, 8),
+        (192 + 288) * FLOAT,
+        id="in place",
+    ),
+    pytest.param(
+        nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Identity()),
+        (1, 3, 8, 8),
+        192 * FLOAT,
+        id="nothing",
+    ),
+    pytest.param(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
+        (1, 3, 8, 8),
+        2 * 288 * FLOAT,
+        id="not in place",
+    ),
+    pytest.param(
+        Assigned(), (1, 3, 8, 8), (3 + 16 + 8 + 32) * 64 * FLOAT, id="written into a part"
+    ),
     pytest.param(Picked(slice(2)), (1, 3, 8, 8), 192 * FLOAT, id="slice"),
     pytest.param(Picked([0, 1]), (1, 3, 8, 8), (192 + 128) * FLOAT, id="list of channels"),
 ]
@@ -140,7 +159,9 @@ def test_worked_out_by_hand(model: nn.Module, shape: tuple[int, ...], expected: 
         (Branches(), (1, 2, 8, 8)),
     ],
 )
-def test_never_more_than_a_real_forward_holds_and_hardly_less(model: nn.Module, shape: tuple[int, ...]) -> None:
+def test_never_more_than_a_real_forward_holds_and_hardly_less(
+    model: nn.Module, shape: tuple[int, ...]
+) -> None:
     """A caller keeps its input to the end, which is all that a real forward may hold beyond ours."""
     ours, real = analyze(model, shape).peak_activations, really(model, shape)
     assert ours is not None
@@ -192,7 +213,9 @@ SEVERAL_RESULTS = {
 
 @pytest.mark.parametrize("case", SEVERAL_RESULTS)
 def test_several_results_of_one_operator(case: str) -> None:
-    """Each has memory of its own from then on, if only until the operator is done; parts of a tensor have none."""
+    """Each has memory of its own from then on, if only until the operator is done; parts of a
+    tensor have none.
+    """
     model, shape, expected = SEVERAL_RESULTS[case]
     ours, real = analyze(model, shape).peak_activations, really(model, shape)
     assert ours == expected
@@ -202,12 +225,18 @@ def test_several_results_of_one_operator(case: str) -> None:
 @pytest.mark.parametrize(
     ("model", "shape", "least"),
     [
-        (Does(lambda x, attend: x + attend(x, x, x)[0], nn.MultiheadAttention(64, 4)), (1, 196, 64), 3 * 50_176),
+        (
+            Does(lambda x, attend: x + attend(x, x, x)[0], nn.MultiheadAttention(64, 4)),
+            (1, 196, 64),
+            3 * 50_176,
+        ),
         (Does(lambda x, lstm: lstm(x)[0], nn.LSTM(8, 512)), (100, 1, 8), 3200 + 100 * 512 * FLOAT),
         (Does(lambda x, gru: gru(x)[1][0] + 1, nn.GRU(8, 16)), (10, 1, 8), 320 + 640 + 64),
     ],
 )
-def test_several_results_of_composite_operators(model: nn.Module, shape: tuple[int, ...], least: int) -> None:
+def test_several_results_of_composite_operators(
+    model: nn.Module, shape: tuple[int, ...], least: int
+) -> None:
     """These have scratch memory too, which a real forward holds and ours leaves out."""
     ours = analyze(model, shape).peak_activations
     assert ours is not None
@@ -230,7 +259,10 @@ COPIES_AND_VIEWS = {
     "to a copy on the same device": (lambda x: x.to("cpu", copy=True), 2 * X),
     "dropout as a function": (lambda x: F.dropout(x, 0.5), 2 * X),
     "dropout that does nothing": (lambda x: F.dropout(x, 0.5, training=False), X),
-    "complex numbers": (lambda x: torch.view_as_real(torch.view_as_complex(x.view(1, 4, 8, 4, 2))), X),
+    "complex numbers": (
+        lambda x: torch.view_as_real(torch.view_as_complex(x.view(1, 4, 8, 4, 2))),
+        X,
+    ),
     "real part": (lambda x: torch.view_as_complex(x.view(1, 4, 8, 4, 2)).real, X),
     "transposed and flattened": (lambda x: x.mT.flatten(), 2 * X),
     "flattened as far as it is dense": (lambda x: x.transpose(0, 1).flatten(2), X),
@@ -257,7 +289,9 @@ def test_results_that_only_real_tensors_have() -> None:
 
 def test_a_nested_tensor_is_refused() -> None:
     model = Does(lambda x: torch.nested.nested_tensor([x[0], x[1][:3]], layout=torch.jagged) * 2)
-    with pytest.raises(InputError, match="makes a nested tensor, whose shape does not tell its size"):
+    with pytest.raises(
+        InputError, match="makes a nested tensor, whose shape does not tell its size"
+    ):
         analyze(model, (2, 4, 5))
 
 
@@ -268,7 +302,9 @@ def test_the_random_state_is_left_as_found() -> None:
 
 
 def test_it_scales_with_the_dtype_and_the_batch() -> None:
-    one, two = (analyze(nn.Conv2d(3, 16, 3), (batch, 3, 10, 10)).peak_activations for batch in (1, 2))
+    one, two = (
+        analyze(nn.Conv2d(3, 16, 3), (batch, 3, 10, 10)).peak_activations for batch in (1, 2)
+    )
     assert two == 2 * (one or 0)
     assert analyze(nn.Conv2d(3, 16, 3).half(), (1, 3, 10, 10)).peak_activations == (one or 0) // 2
     assert analyze(nn.Conv2d(3, 16, 3)).peak_activations is None

@@ -26,7 +26,9 @@ def refuse(*_: Any) -> Any:
     raise RuntimeError("not for everybody")
 
 
-REFUSING = dict.fromkeys(("__len__", "__iter__", "__bool__", "keys", "values", "items", "__getitem__"), refuse)
+REFUSING = dict.fromkeys(
+    ("__len__", "__iter__", "__bool__", "keys", "values", "items", "__getitem__"), refuse
+)
 HOLDERS: list[Any] = [list, dict, OrderedDict, set, deque, tuple]
 
 
@@ -147,7 +149,11 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], object], Callable[[A
         lambda held: change_slots(held[0]),
         lambda held: look_at_slots(held[0]),
     ),
-    "a dictionary with attributes": (logged, change_logged, lambda held: (dict(held), held.count, repr(vars(held)))),
+    "a dictionary with attributes": (
+        logged,
+        change_logged,
+        lambda held: (dict(held), held.count, repr(vars(held))),
+    ),
     "a list with attributes": (tagged, change_tagged, lambda held: (list(held), list(held.tags))),
     "numpy.random.RandomState": (
         lambda: np.random.RandomState(0),
@@ -258,7 +264,13 @@ class Interrupted(nn.Module):
     def state(self) -> Any:
         generators = [random.Random.getstate(generator) for generator in self.generators]
         tensors = [id(tensor) for tensor in self.state_dict(keep_vars=True).values()]
-        return generators, tensors, list(self.seen), [module.training for module in self.modules()], random.getstate()
+        return (
+            generators,
+            tensors,
+            list(self.seen),
+            [module.training for module in self.modules()],
+            random.getstate(),
+        )
 
 
 @pytest.mark.parametrize("when", ["read", "forward", "put back"])

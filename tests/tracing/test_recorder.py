@@ -150,7 +150,10 @@ class Configured(Parts):
 def state_of(model: nn.Module) -> list[Any]:
     tensors = model.state_dict(keep_vars=True).items()
     values = [(name, id(tensor), tensor._version, tensor.tolist()) for name, tensor in tensors]
-    return [*values, *((module.training, sorted(vars(module)), repr(module)) for module in model.modules())]
+    return [
+        *values,
+        *((module.training, sorted(vars(module)), repr(module)) for module in model.modules()),
+    ]
 
 
 def counted(model: nn.Module, x: Tensor) -> Any:
@@ -162,7 +165,18 @@ def counted(model: nn.Module, x: Tensor) -> Any:
 
 
 @pytest.mark.parametrize(
-    "kind", [Scripted, Generating, Counting, Growing, Training, Conjugating, Differentiating, Deciding, Configured]
+    "kind",
+    [
+        Scripted,
+        Generating,
+        Counting,
+        Growing,
+        Training,
+        Conjugating,
+        Differentiating,
+        Deciding,
+        Configured,
+    ],
 )
 def test_counted_as_pytorch_counts_and_left_as_found(kind: type[Parts]) -> None:
     model = kind().train()
@@ -279,7 +293,12 @@ def test_a_quantized_convolution_that_runs_is_counted() -> None:
         quantized.DeQuantize(),
     )
     (row,) = analyze(model, example_inputs=torch.rand(1, 3, 8, 8)).findings
-    assert (row.code, row.calls, row.macs, row.output_shape) == ("DWS102", 1, 36 * 8 * 27, (1, 8, 6, 6))
+    assert (row.code, row.calls, row.macs, row.output_shape) == (
+        "DWS102",
+        1,
+        36 * 8 * 27,
+        (1, 8, 6, 6),
+    )
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
@@ -297,7 +316,9 @@ def test_a_quantized_convolution_that_runs_is_counted() -> None:
 def test_recurrent_networks(
     kind: Callable[..., nn.RNNBase], settings: dict[str, Any], batch_first: bool, values: bool
 ) -> None:
-    """As the steps of time that PyTorch takes on meta tensors: its counter sees nothing in the CPU's own kernels."""
+    """As the steps of time that PyTorch takes on meta tensors: its counter sees nothing in the
+    CPU's own kernels.
+    """
 
     class Recurrent(nn.Module):
         def __init__(self) -> None:
@@ -309,7 +330,9 @@ def test_recurrent_networks(
 
     model = Recurrent()
     with FlopCounterMode(display=False) as counter:
-        out, state = kind(8, 6, batch_first=batch_first, device="meta", **settings)(torch.zeros(5, 2, 8, device="meta"))
+        out, state = kind(8, 6, batch_first=batch_first, device="meta", **settings)(
+            torch.zeros(5, 2, 8, device="meta")
+        )
     report = analyze(model, (5, 2, 8))
     assert report.origin is (Origin.REAL if values else Origin.META)
     assert (report.macs or 0) * 2 == counter.get_total_flops()
@@ -324,11 +347,15 @@ def test_an_argument_may_have_any_name() -> None:
             return self.a(module) + original
 
     x = torch.zeros(1, 3, 8, 8)
-    report = analyze(nn.ModuleDict({"it": Named()})["it"], example_inputs={"module": x, "original": x})
+    report = analyze(
+        nn.ModuleDict({"it": Named()})["it"], example_inputs={"module": x, "original": x}
+    )
     assert report.macs == 8 * 8 * 81
 
 
-def test_an_interrupt_while_module_calls_are_being_replaced_puts_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_module_calls_are_being_replaced_puts_them_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     call: Any = nn.Module._call_impl
     limit, real = sys.getrecursionlimit(), sys.setrecursionlimit
 

@@ -17,7 +17,9 @@ from pytest_dwsconv.tracing import shapes as execution
 
 def answered(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """What is said of the call without running it."""
-    given, given_kwargs = tree_map(lambda one: sketch(one) if isinstance(one, Tensor) else one, (args, kwargs))
+    given, given_kwargs = tree_map(
+        lambda one: sketch(one) if isinstance(one, Tensor) else one, (args, kwargs)
+    )
     out = execution._quick(func, func.__name__, given, given_kwargs)
     return None if out is None else out[0]
 
@@ -28,7 +30,9 @@ def sketch(tensor: Tensor) -> Tensor:
 
 
 def check(func: Any, *args: Any, **kwargs: Any) -> bool:
-    """Whether there is an answer; it must be right, and there must be none where the operator fails."""
+    """Whether there is an answer; it must be right, and there must be none where the operator
+    fails.
+    """
     out = answered(func, args, kwargs)
     if out is None:
         return False
@@ -58,7 +62,11 @@ def tensors(draw: st.DrawFn) -> Tensor:
     return tensor[..., :1].expand(tensor.shape) if kind == 3 else tensor
 
 
-@given(st.sampled_from(sorted(operators.BROADCAST - operators.IN_PLACE, key=repr)), tensors(), tensors() | st.just(2.0))
+@given(
+    st.sampled_from(sorted(operators.BROADCAST - operators.IN_PLACE, key=repr)),
+    tensors(),
+    tensors() | st.just(2.0),
+)
 def test_arithmetic(func: Any, one: Tensor, other: Any) -> None:
     check(func, one, other)
 
@@ -81,8 +89,13 @@ def test_reductions(func: Any, x: Tensor, dim: Any, keepdim: bool) -> None:
     dtypes,
     st.booleans(),
 )
-def test_joins(func: Any, shape: list[int], sizes: list[int], dim: int, dtype: torch.dtype, transposed: bool) -> None:
-    parts = [torch.ones([*shape[:dim], size, *shape[dim + 1 :]] if shape else [], dtype=dtype) for size in sizes]
+def test_joins(
+    func: Any, shape: list[int], sizes: list[int], dim: int, dtype: torch.dtype, transposed: bool
+) -> None:
+    parts = [
+        torch.ones([*shape[:dim], size, *shape[dim + 1 :]] if shape else [], dtype=dtype)
+        for size in sizes
+    ]
     if transposed and len(parts[0].shape) > 1:
         parts[-1] = parts[-1].transpose(0, 1).contiguous().transpose(0, 1)
     check(func, parts, dim)
@@ -92,8 +105,15 @@ def test_joins(func: Any, shape: list[int], sizes: list[int], dim: int, dtype: t
 def test_stacks(
     shape: list[int], count: int, dim: int, dtype: torch.dtype, other: torch.dtype, transposed: bool
 ) -> None:
-    parts = [*(torch.ones(shape, dtype=dtype) for _ in range(count)), torch.ones(shape, dtype=other)]
-    check(torch.stack, [part.transpose(0, -1) if transposed and shape else part for part in parts], dim)
+    parts = [
+        *(torch.ones(shape, dtype=dtype) for _ in range(count)),
+        torch.ones(shape, dtype=other),
+    ]
+    check(
+        torch.stack,
+        [part.transpose(0, -1) if transposed and shape else part for part in parts],
+        dim,
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +132,9 @@ def test_stacks(
         (torch.stack, ((torch.ones(2, 3), torch.ones(2, 3)), -1), {}),
     ],
 )
-def test_frequent_calls_are_answered(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def test_frequent_calls_are_answered(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     assert check(func, *args, **kwargs)
 
 
@@ -136,5 +158,7 @@ def test_frequent_calls_are_answered(func: Any, args: tuple[Any, ...], kwargs: d
         (torch.cat, ([torch.ones(())],), {}),
     ],
 )
-def test_the_rest_is_left_to_the_operator(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def test_the_rest_is_left_to_the_operator(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     assert answered(func, args, kwargs) is None

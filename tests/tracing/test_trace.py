@@ -127,8 +127,13 @@ def test_macs_are_half_of_what_pytorch_counts(
     model = make()  # in training mode, in which PyTorch takes no shortcut that it does not count
     recorded = trace(model, (torch.empty(shape, device="meta"),))
     with FlopCounterMode(display=False) as counter:
-        model.to("meta")(torch.rand(shape, device="meta")) if origin is Origin.META else model(torch.rand(shape))
-    assert sum(node.meta.get(MACS, 0) for node in recorded.graph.nodes) * 2 == counter.get_total_flops()
+        model.to("meta")(torch.rand(shape, device="meta")) if origin is Origin.META else model(
+            torch.rand(shape)
+        )
+    assert (
+        sum(node.meta.get(MACS, 0) for node in recorded.graph.nodes) * 2
+        == counter.get_total_flops()
+    )
 
 
 def test_every_node_has_the_shape_its_value_has() -> None:
@@ -147,7 +152,9 @@ def test_every_node_has_the_shape_its_value_has() -> None:
     for node in recorded.graph.nodes:
         if isinstance(values[node.name], Tensor) and node.op != "output":
             meta = node.meta["tensor_meta"]
-            assert (meta.shape, meta.dtype) == (values[node.name].shape, values[node.name].dtype), node.name
+            assert (meta.shape, meta.dtype) == (values[node.name].shape, values[node.name].dtype), (
+                node.name
+            )
             checked += 1
     assert checked > 20
 
@@ -203,7 +210,9 @@ def state_of(model: nn.Module) -> dict[str, Any]:
             for name, module in model.named_modules()
         },
         "attributes": {name: list(module.__dict__) for name, module in model.named_modules()},
-        "grad": {name: (value.requires_grad, value.grad) for name, value in model.named_parameters()},
+        "grad": {
+            name: (value.requires_grad, value.grad) for name, value in model.named_parameters()
+        },
         "seen": list(model.seen) if isinstance(model, Marks) else [],
         "cache": dict(model.cache) if isinstance(model, Marks) else {},
         "plain": model.plain.clone() if isinstance(model, Marks) else None,
@@ -229,7 +238,10 @@ def test_the_model_is_left_as_found(fail: bool, real: bool, training: bool) -> N
     after = state_of(model)
     assert after.keys() == before.keys()
     for key in before:
-        torch.testing.assert_close(after[key], before[key], rtol=0, atol=0) if key in {"state_dict", "plain"} else None
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=0) if key in {
+            "state_dict",
+            "plain",
+        } else None
         if key not in {"state_dict", "plain", "random"}:
             assert after[key] == before[key], key
     assert torch.equal(after["random"][0], before["random"][0])
@@ -276,7 +288,9 @@ OUTSIDE = torch.ones(4, requires_grad=True)
 
 
 class Holds(nn.Module):
-    """Reads a tensor that it holds as a plain attribute, and one from outside that its forward comes to hold."""
+    """Reads a tensor that it holds as a plain attribute, and one from outside that its forward
+    comes to hold.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -293,7 +307,10 @@ class Holds(nn.Module):
 def test_plain_attributes_are_the_models_own_as_they_were_before_the_forward() -> None:
     model, x = Holds(), torch.rand(2, 4)
     trace_ = trace(model, (x,))
-    assert [step.target for step in trace_.steps if step.op == "get_attr"] == ["within.scale", "_constant0"]
+    assert [step.target for step in trace_.steps if step.op == "get_attr"] == [
+        "within.scale",
+        "_constant0",
+    ]
     assert trace_.constants["_constant0"] is OUTSIDE
     assert not hasattr(model.within, "shift")
     assert torch.equal(trace_.graph_module()(x), model(x))
@@ -328,7 +345,8 @@ def test_inputs_are_not_written_to() -> None:
 
 def test_a_rejected_shape_names_the_module_the_shape_and_the_cause() -> None:
     with pytest.raises(
-        TracingError, match=r"Residual rejected inputs of shape \(1, 4, 8, 8\): RuntimeError in stem: "
+        TracingError,
+        match=r"Residual rejected inputs of shape \(1, 4, 8, 8\): RuntimeError in stem: ",
     ) as info:
         trace(Residual(), (torch.empty(1, 4, 8, 8, device="meta"),))
     assert isinstance(info.value.__cause__, RuntimeError)
@@ -351,7 +369,9 @@ class Nested(nn.Module):
         self.conv = nn.Conv1d(2, 3, 3)
         self.embed = nn.Embedding(10, 2)
 
-    def forward(self, tokens: Tensor, *, extra: dict[str, list[Tensor]], flag: bool = True) -> dict[str, Any]:
+    def forward(
+        self, tokens: Tensor, *, extra: dict[str, list[Tensor]], flag: bool = True
+    ) -> dict[str, Any]:
         x = self.embed(tokens).transpose(1, 2) + extra["shift"][0]
         return {"out": self.conv(x), "list": [x, None, 3], "flag": flag}
 
@@ -385,7 +405,9 @@ def test_other_threads_are_not_recorded() -> None:
 
     recorded = trace(Starts(), (torch.empty(1, 1, 4, 4, device="meta"),))
     assert results[0].device.type == "cpu"
-    assert [str(node.target) for node in recorded.graph.nodes if node.op == "call_module"] == ["conv"]
+    assert [str(node.target) for node in recorded.graph.nodes if node.op == "call_module"] == [
+        "conv"
+    ]
 
 
 def test_concurrent_traces_do_not_disturb_each_other() -> None:
@@ -394,7 +416,9 @@ def test_concurrent_traces_do_not_disturb_each_other() -> None:
 
     def work() -> None:
         for _ in range(5):
-            counts.append(len(trace(Residual(), (torch.empty(1, 3, 8, 8, device="meta"),)).graph.nodes))
+            counts.append(
+                len(trace(Residual(), (torch.empty(1, 3, 8, 8, device="meta"),)).graph.nodes)
+            )
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

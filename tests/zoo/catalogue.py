@@ -121,7 +121,9 @@ def _smp() -> Iterator[tuple[str, Any]]:
 
 
 def _smp_model(smp: Any, architecture: str, encoder: str) -> tuple[nn.Module, Inputs]:
-    model = _on_meta(partial(smp.create_model, architecture, encoder_name=encoder, encoder_weights=None))
+    model = _on_meta(
+        partial(smp.create_model, architecture, encoder_name=encoder, encoder_weights=None)
+    )
     return model.eval(), (_images(1, 3, 224, 224),)
 
 
@@ -189,4 +191,6 @@ def _ultralytics_class(tasks: Any, path: Path) -> Any:
     }
     if "yoloe" in path.stem:
         return tasks.YOLOESegModel if "-seg" in path.stem else tasks.YOLOEModel
-    return getattr(tasks, next((words[word] for word in words if word in path.stem), "DetectionModel"))
+    return getattr(
+        tasks, next((words[word] for word in words if word in path.stem), "DetectionModel")
+    )

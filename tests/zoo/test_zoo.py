@@ -1,4 +1,6 @@
-"""Every model of the catalogue: analysed without error, counted as PyTorch counts, left as found, rewritten."""
+"""Every model of the catalogue: analysed without error, counted as PyTorch counts, left as found,
+rewritten.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ SUBSET_STEP = 40
 def parameters() -> Iterator[Any]:
     for index, entry in enumerate(entries()):
         step = SUBSET_STEP if entry.library == "timm" else SUBSET_STEP // 10
-        yield pytest.param(entry, id=str(entry), marks=() if index % step == 0 else pytest.mark.nightly)
+        yield pytest.param(
+            entry, id=str(entry), marks=() if index % step == 0 else pytest.mark.nightly
+        )
 
 
 @pytest.mark.parametrize("entry", list(parameters()))
@@ -46,20 +50,29 @@ def test_model(entry: Entry, record_property: Callable[[str, object], None]) -> 
     called, counter, out = forward(model, inputs, report.origin is Origin.REAL)
     check_rows(report, model, called)
     check_macs(report, counter)
-    result = rewrite(model, example_inputs=inputs, init="fresh", order="depthwise_first", inplace=True)
-    assert sum(parameter.numel() for parameter in result.model.parameters()) == report.separable_params
+    result = rewrite(
+        model, example_inputs=inputs, init="fresh", order="depthwise_first", inplace=True
+    )
+    assert (
+        sum(parameter.numel() for parameter in result.model.parameters()) == report.separable_params
+    )
     record_property("replaced", len(result.plan.entries))
     if result.plan.entries:
         real = report.origin is Origin.REAL
         # reason: how many boxes a detector selects depends on its weights, which are drawn afresh
-        assert shapes_of(forward(result.model, inputs, real)[2], ranks=real) == shapes_of(out, ranks=real)
+        assert shapes_of(forward(result.model, inputs, real)[2], ranks=real) == shapes_of(
+            out, ranks=real
+        )
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
     """What analysis must not change, as far as it can be compared."""
     modules = dict(model.named_modules())
     return {
-        "keys": [(key, id(value), value._version) for key, value in model.state_dict(keep_vars=True).items()],
+        "keys": [
+            (key, id(value), value._version)
+            for key, value in model.state_dict(keep_vars=True).items()
+        ],
         "training": [module.training for module in modules.values()],
         "grad": [parameter.requires_grad for parameter in model.parameters()],
         "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules.values()],
@@ -83,7 +96,8 @@ def countable_attention() -> Iterator[None]:
 def forward(model: nn.Module, inputs: Inputs, real: bool) -> tuple[list[str], FlopCounterMode, Any]:
     """Names of the convolutions that ran, PyTorch's count, and the output, of one forward.
 
-    On meta tensors if that is enough: PyTorch itself then needs no values, of which analysis knows a few.
+    On meta tensors if that is enough: PyTorch itself then needs no values, of which analysis knows
+    a few.
     """
     if not real:
         try:
@@ -94,8 +108,11 @@ def forward(model: nn.Module, inputs: Inputs, real: bool) -> tuple[list[str], Fl
     return _forward(model, inputs, "cpu")
 
 
-def _forward(model: nn.Module, inputs: Inputs, device: str) -> tuple[list[str], FlopCounterMode, Any]:
-    # reason: PyTorch's counter fails on a parameter that is passed to a module and requires a gradient
+def _forward(
+    model: nn.Module, inputs: Inputs, device: str
+) -> tuple[list[str], FlopCounterMode, Any]:
+    # reason: PyTorch's counter fails on a parameter that is passed to a module and requires a
+    # gradient
     model = copy.deepcopy(model).to(device).requires_grad_(False)
     inputs = tree_map(lambda x: _on(x, device) if isinstance(x, Tensor) else x, inputs)
     called: list[str] = []
@@ -108,11 +125,17 @@ def _forward(model: nn.Module, inputs: Inputs, device: str) -> tuple[list[str], 
 
 
 def _on(tensor: Tensor, device: str) -> Tensor:
-    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta and device == "cpu" else tensor.to(device)
+    return (
+        torch.zeros(tensor.shape, dtype=tensor.dtype)
+        if tensor.is_meta and device == "cpu"
+        else tensor.to(device)
+    )
 
 
 def check_rows(report: Report, model: nn.Module, called: list[str]) -> None:
-    """Every convolution that ran has a row that says so; every other that is registered, one that says not."""
+    """Every convolution that ran has a row that says so; every other that is registered, one that
+    says not.
+    """
     rows = {finding.name: finding for finding in report.findings}
     ran = set(called)
     for name, module in model.named_modules():

@@ -60,4 +60,6 @@ def pytest_terminal_summary(terminalreporter):
     if TESTS:
         terminalreporter.section("models by parameters")
         for (params, model), tests in sorted(TESTS.items(), reverse=True):
-            terminalreporter.write_line(f"  {model:20} {params:>12,}  {', '.join(sorted(filter(None, tests)))}")
+            terminalreporter.write_line(
+                f"  {model:20} {params:>12,}  {', '.join(sorted(filter(None, tests)))}"
+            )

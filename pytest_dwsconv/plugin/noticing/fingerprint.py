@@ -1,4 +1,6 @@
-"""What makes two calls those of the same model: its architecture and its arguments, as values that can be compared."""
+"""What makes two calls those of the same model: its architecture and its arguments, as values that
+can be compared.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
-_VALUES = frozenset({type(None), bool, int, float, complex, str, bytes, CodeType, torch.dtype, torch.device})
+_VALUES = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, CodeType, torch.dtype, torch.device}
+)
 _ITSELF = (BuiltinFunctionType, ModuleType, torch.memory_format, torch.layout)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MOST_ITEMS = 256
@@ -33,7 +37,9 @@ class Shaped(NamedTuple):
 
 
 def shaped(value: Any) -> Any:
-    """``value`` with a ``Shaped`` in the place of each tensor, out of sight of whatever watches operators."""
+    """``value`` with a ``Shaped`` in the place of each tensor, out of sight of whatever watches
+    operators.
+    """
 
     def kept(leaf: Any) -> Any:
         whole = isinstance(leaf, Tensor) and not leaf.is_nested and not is_lazy(leaf)
@@ -56,10 +62,14 @@ class Architecture(NamedTuple):
     settings: frozenset[tuple[tuple[str, str], object]]
 
     def steady(self, before: Architecture) -> Architecture:
-        """This architecture without the settings that a call has changed: counters, caches and the like."""
+        """This architecture without the settings that a call has changed: counters, caches and the
+        like.
+        """
         names = {name for name, _ in before.settings}
         return self._replace(
-            settings=frozenset(row for row in self.settings if row in before.settings or row[0] not in names)
+            settings=frozenset(
+                row for row in self.settings if row in before.settings or row[0] not in names
+            )
         )
 
     def still(self, now: Architecture) -> bool:
@@ -69,7 +79,9 @@ class Architecture(NamedTuple):
 
 
 def architecture(model: nn.Module) -> Architecture:
-    """What tells this model from others, whatever its weights: types, shapes, settings and hooks of all its modules."""
+    """What tells this model from others, whatever its weights: types, shapes, settings and hooks of
+    all its modules.
+    """
     modules = dict(model.named_modules())
     with torch._C.DisableTorchFunction():
         describer = _Describer({id(module): name for name, module in modules.items()})
@@ -141,17 +153,25 @@ class _Describer:
             return _layout(value)
         if isinstance(value, nn.Module):
             return (
-                self._names[id(value)] if id(value) in self._names else self.architecture(dict(value.named_modules()))
+                self._names[id(value)]
+                if id(value) in self._names
+                else self.architecture(dict(value.named_modules()))
             )
         if isinstance(value, Enum):
             return value.name
         if type(value).__module__ == "numpy" and hasattr(value, "nbytes"):
-            return value.shape, str(value.dtype), value.tobytes() if value.nbytes <= _SMALL else None
+            return (
+                value.shape,
+                str(value.dtype),
+                value.tobytes() if value.nbytes <= _SMALL else None,
+            )
         made_of = list(_made_of(value))
         return tuple(map(self.described, made_of)) if made_of else _Same(value)
 
     def _items(self, container: Any) -> object:
-        """The first items, without order where they have none; of very many also which container it is."""
+        """The first items, without order where they have none; of very many also which container it
+        is.
+        """
         items = container.items() if isinstance(container, dict) else container
         few = map(self.described, islice(items, _MOST_ITEMS))
         kept = frozenset(few) if isinstance(container, (set, frozenset)) else tuple(few)
@@ -182,12 +202,17 @@ def _contents(function: FunctionType) -> Iterator[Any]:
 def _slots(kind: type) -> list[str]:
     found = [vars(base).get("__slots__", ()) for base in kind.__mro__]
     return [
-        name for slots in found for name in ((slots,) if isinstance(slots, str) else slots) if name != "__weakref__"
+        name
+        for slots in found
+        for name in ((slots,) if isinstance(slots, str) else slots)
+        if name != "__weakref__"
     ]
 
 
 class _Same:
-    """An object that nothing is known of: equal to itself only, and not kept alive where that can be helped."""
+    """An object that nothing is known of: equal to itself only, and not kept alive where that can
+    be helped.
+    """
 
     def __init__(self, value: Any) -> None:
         self._hash = id(value)
@@ -215,9 +240,13 @@ def _layouts(tensors: Mapping[str, Tensor | None], numbers: dict[int, int]) -> t
 
 def _children(module: nn.Module, names: Mapping[int, str]) -> tuple[object, ...]:
     """By the first name of each: a module may be there more than once."""
-    return tuple((name, names.get(id(child))) for name, child in module._modules.items() if child is not None)
+    return tuple(
+        (name, names.get(id(child))) for name, child in module._modules.items() if child is not None
+    )
 
 
 def _layout(tensor: Tensor) -> object:
     """Shape and dtype; a tensor that has no shape, or not yet, is only told to be one."""
-    return tensor.dtype if is_lazy(tensor) or tensor.is_nested else (tuple(tensor.shape), tensor.dtype)
+    return (
+        tensor.dtype if is_lazy(tensor) or tensor.is_nested else (tuple(tensor.shape), tensor.dtype)
+    )

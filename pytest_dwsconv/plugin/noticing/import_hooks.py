@@ -31,7 +31,11 @@ class Awaited(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != self._name:
             return None
-        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        others = (
+            finder.find_spec(fullname, path, target)
+            for finder in sys.meta_path
+            if finder is not self
+        )
         spec = next((found for found in others if found is not None), None)
         if spec is not None and spec.loader is not None:
             self._follow(spec.loader)
@@ -48,7 +52,9 @@ class Awaited(MetaPathFinder):
 
 
 class Compilations:
-    """Calls back whenever ``torch.compile`` begins with a function or a module, in the thread that has called it."""
+    """Calls back whenever ``torch.compile`` begins with a function or a module, in the thread that
+    has called it.
+    """
 
     def __init__(self, begun: Callable[[], None]) -> None:
         self._begun = begun

@@ -1,4 +1,6 @@
-"""Models that nobody named: every outermost module that a test calls is noticed, and analysed after the test."""
+"""Models that nobody named: every outermost module that a test calls is noticed, and analysed after
+the test.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ import pytest
 from pytest_dwsconv.errors import DwsconvError
 from pytest_dwsconv.plugin.isolation import ENDS, aside, first_line
 from pytest_dwsconv.plugin.noticing.import_hooks import Awaited, Compilations
-from pytest_dwsconv.plugin.reports import LATENCIES, MADE, Made, Subject, analyze_under_hooks, packed
+from pytest_dwsconv.plugin.reports import (
+    LATENCIES,
+    MADE,
+    Made,
+    Subject,
+    analyze_under_hooks,
+    packed,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,13 +35,15 @@ if TYPE_CHECKING:
 
 
 class Noticer:
-    """Sees every call of an ``nn.Module``, from when somebody else has imported torch until the run ends.
+    """Sees every call of an ``nn.Module``, from when somebody else has imported torch until the run
+    ends.
 
-    It takes the place of ``nn.Module.__call__``, as ``torch.fx.Tracer`` does. Torch's own global hooks would make
-    ``torch.compile(module)`` warn, and would not see a module compiled in place with ``module.compile()``.
+    It takes the place of ``nn.Module.__call__``, as ``torch.fx.Tracer`` does. Torch's own global
+    hooks would make ``torch.compile(module)`` warn, and would not see a module compiled in place
+    with ``module.compile()``.
 
-    Architecture and input shapes together are analysed once. During a test no tensor is made, and of a module that is
-    the first of its kind the attributes are kept until the test has ended.
+    Architecture and input shapes together are analysed once. During a test no tensor is made, and
+    of a module that is the first of its kind the attributes are kept until the test has ended.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -52,7 +63,9 @@ class Noticer:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         latencies = item.config.stash.get(LATENCIES, None)
-        self._test = _Test() if latencies is None else _Test(partial(latencies.targets, test=item.nodeid))
+        self._test = (
+            _Test() if latencies is None else _Test(partial(latencies.targets, test=item.nodeid))
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
@@ -81,7 +94,9 @@ class Noticer:
     # -- during a test
 
     def _compiling(self) -> None:
-        """Note a function that is compiled: the compiler runs models inside it without calling them."""
+        """Note a function that is compiled: the compiler runs models inside it without calling
+        them.
+        """
         if not self._inside():
             self._test.compiled = True
 
@@ -91,10 +106,16 @@ class Noticer:
         torchs_own = original is module_class._wrapped_call_impl
 
         def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-            """In the place of torch's own, and doing as it does: with a frame more, warnings would point to here."""
+            """In the place of torch's own, and doing as it does: with a frame more, warnings would
+            point to here.
+            """
             run: Any
             if torchs_own:
-                run = module._call_impl if module._compiled_call_impl is None else module._compiled_call_impl
+                run = (
+                    module._call_impl
+                    if module._compiled_call_impl is None
+                    else module._compiled_call_impl
+                )
             else:
                 run = original.__get__(module)
             if _at_work() or self._inside():
@@ -117,7 +138,9 @@ class Noticer:
     # -- after a test
 
     def _outcome(self, item: pytest.Item, key: object, noticed: _Noticed | None) -> Packed | str:
-        """What is known of a kind of call, or else found out and known from now on, unless the model has changed."""
+        """What is known of a kind of call, or else found out and known from now on, unless the
+        model has changed.
+        """
         if noticed is None:
             return self._known[key]
         try:
@@ -126,14 +149,18 @@ class Noticer:
             return _sentence(noticed.type, error)
         except pytest.exit.Exception:
             raise
-        except ENDS as error:  # reason: whatever else a stranger's module does, the run goes on and says so
+        except (
+            ENDS
+        ) as error:  # reason: whatever else a stranger's module does, the run goes on and says so
             self._known[key] = _sentence(noticed.type, error)
         return self._known[key]
 
     def _analyzed(self, item: pytest.Item, noticed: _Noticed) -> Packed:
         with aside():
             module, inputs = noticed.module(), noticed.inputs()
-            report = analyze_under_hooks(item.ihook, item.config, module, None, example_inputs=inputs)
+            report = analyze_under_hooks(
+                item.ihook, item.config, module, None, example_inputs=inputs
+            )
         if noticed.targets:
             item.config.stash[LATENCIES].join(item, Subject(report, module))
         return packed(report)
@@ -147,16 +174,22 @@ class Noticer:
 
 
 def _at_work() -> bool:
-    """Whether the call is a compiler's or a tracer's, which must find nothing here to compile or trace."""
+    """Whether the call is a compiler's or a tracer's, which must find nothing here to compile or
+    trace.
+    """
     import torch
 
-    return _fx_tracing() or torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
+    return (
+        _fx_tracing() or torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
+    )
 
 
 def _fx_tracing() -> bool:
-    tracer = sys.modules.get("torch.fx._symbolic_trace")  # torch.fx keeps the call it finds when it is imported
+    # torch.fx keeps the call it finds when it is imported
+    tracer = sys.modules.get("torch.fx._symbolic_trace")
     ask = getattr(tracer, "is_fx_symbolic_tracing", None)
-    return ask() if ask is not None else getattr(tracer, "_is_fx_tracing_flag", False)  # before PyTorch 2.9
+    # before PyTorch 2.9
+    return ask() if ask is not None else getattr(tracer, "_is_fx_tracing_flag", False)
 
 
 # --------------------------------------------------------------------------- what is kept of a call
@@ -167,13 +200,17 @@ class _ChangedError(DwsconvError):
 
 
 class _Noticed:
-    """The first call of its kind: the module, its architecture, and its arguments with a ``Shaped`` for each tensor.
+    """The first call of its kind: the module, its architecture, and its arguments with a ``Shaped``
+    for each tensor.
 
-    Of a module that may go its attributes are kept: a test that waits for the module to be freed sees that. Where it
-    is gone after the test, nothing refers to it, and another takes its attributes over.
+    Of a module that may go its attributes are kept: a test that waits for the module to be freed
+    sees that. Where it is gone after the test, nothing refers to it, and another takes its
+    attributes over.
     """
 
-    def __init__(self, module: nn.Module, called: Architecture, begun: _Begun, targets: tuple[str, ...]) -> None:
+    def __init__(
+        self, module: nn.Module, called: Architecture, begun: _Begun, targets: tuple[str, ...]
+    ) -> None:
         self.type = type(module)
         self.targets = targets
         """What its latency is to be measured on."""
@@ -198,7 +235,8 @@ class _Noticed:
             object.__setattr__(module, "__dict__", self._attributes)
         if not self._called.still(architecture(module)):
             raise _ChangedError(
-                "it was changed after the test called it, so that what was called cannot be told any more"
+                "it was changed after the test called it, so that what was called cannot be told "
+                "any more"
             )
         return module
 
@@ -210,7 +248,11 @@ class _Noticed:
         from pytest_dwsconv.plugin.noticing.fingerprint import Shaped
 
         def on_meta(value: Any) -> Any:
-            return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Shaped) else value
+            return (
+                torch.empty(value.shape, dtype=value.dtype, device="meta")
+                if isinstance(value, Shaped)
+                else value
+            )
 
         both = (self._args, self._kwargs)
         args, kwargs = tree_map(on_meta, both, is_leaf=lambda value: isinstance(value, Shaped))
@@ -230,8 +272,12 @@ class _Test:
         self._architectures: dict[int, tuple[ref[nn.Module], Architecture]] = {}
         self._lock = threading.Lock()
 
-    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
-        """What is to be known of a call before it is made; nothing of a loss, an activation and the like."""
+    def begin(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Begun | None:
+        """What is to be known of a call before it is made; nothing of a loss, an activation and the
+        like.
+        """
         try:
             return self._begun(module, args, kwargs)
         except Exception as error:  # reason: what this plugin cannot do is not the test's error
@@ -245,7 +291,9 @@ class _Test:
         except Exception as error:  # reason: as above
             self._fail(module, error)
 
-    def _begun(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Begun | None:
+    def _begun(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Begun | None:
         from pytest_dwsconv.plugin.noticing.fingerprint import architecture, shaped
 
         if next(module.parameters(), None) is None:
@@ -268,7 +316,8 @@ class _Test:
                 return
             if len(self.noticed) >= _MOST_KINDS:
                 raise OverflowError(
-                    f"a test called models in more than {_MOST_KINDS} ways, and this is one of the rest"
+                    f"a test called models in more than {_MOST_KINDS} ways, and this is one of the "
+                    "rest"
                 )
             self.noticed[key] = None if key in known else _Noticed(module, called, begun, targets)
 
@@ -284,7 +333,9 @@ class _Test:
 
 
 class _Begun(NamedTuple):
-    """A call that is being made: its arguments, and the architecture before it if that is not known yet."""
+    """A call that is being made: its arguments, and the architecture before it if that is not known
+    yet.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -292,7 +343,8 @@ class _Begun(NamedTuple):
 
 
 _COMPILED = (
-    "torch.compile has compiled a function, and a model that is called inside one is not seen: call the model itself "
+    "torch.compile has compiled a function, and a model that is called inside one is not seen: "
+    "call the model itself "
     "in a test, or give it to dws_report."
 )
 _MOST_KINDS = 200

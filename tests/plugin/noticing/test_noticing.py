@@ -46,7 +46,9 @@ class Odd(nn.Module):
 IMAGE = torch.zeros(1, 3, 8, 8)
 """
 
-STRICT_EXPORT = pytest.mark.skipif(torch.__version__ < "2.10", reason="before 2.10, PyTorch calls what it exports")
+STRICT_EXPORT = pytest.mark.skipif(
+    torch.__version__ < "2.10", reason="before 2.10, PyTorch calls what it exports"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,7 +79,9 @@ def reported(pytester: pytest.Pytester) -> list[tuple[str, Any, list[str]]]:
 IMAGE = (1, 3, 8, 8)
 
 
-def test_an_outermost_module_is_reported_with_the_tests_that_used_it(pytester: pytest.Pytester) -> None:
+def test_an_outermost_module_is_reported_with_the_tests_that_used_it(
+    pytester: pytest.Pytester,
+) -> None:
     source = """
 def test_one(): Small()(IMAGE)
 def test_two(): Small().eval()(IMAGE)
@@ -105,11 +109,18 @@ def test_other_width(): nn.Sequential(Small(4), nn.Flatten())(IMAGE)
         ("Small().to('meta')(IMAGE.to('meta'))", [IMAGE]),
         ("Small().double()(IMAGE.double())", [IMAGE]),
         ("torch.compile(Small(), backend='eager', fullgraph=True)(IMAGE)", [IMAGE]),
-        ("model = Small(); [model(IMAGE) for _ in range(3)]; [Small()(IMAGE) for _ in range(3)]", [IMAGE]),
+        (
+            "model = Small(); [model(IMAGE) for _ in range(3)]; [Small()(IMAGE) for _ in range(3)]",
+            [IMAGE],
+        ),
         ("model = Small(); model.compile(backend='eager', fullgraph=True); model(IMAGE)", [IMAGE]),
         ("torch.jit.trace(Small().eval(), IMAGE)", [IMAGE]),
         ("with torch.inference_mode(): Small()(IMAGE)", [IMAGE]),
-        ("model = Small(); model(IMAGE).sum().backward(); assert model.stem.weight.grad is not None", [IMAGE]),
+        (
+            "model = Small(); model(IMAGE).sum().backward(); assert model.stem.weight.grad is not "
+            "None",
+            [IMAGE],
+        ),
         ("model = nn.LazyConv2d(4, 3); model(IMAGE)", [IMAGE]),
     ],
 )
@@ -128,7 +139,9 @@ def test_ways_to_call(pytester: pytest.Pytester, body: str, shapes: Any) -> None
         "nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))(IMAGE)",
         "Small()",
         "torch.fx.symbolic_trace(Small())",
-        pytest.param("torch.export.export(Small().eval(), (IMAGE,), strict=True)", marks=STRICT_EXPORT),
+        pytest.param(
+            "torch.export.export(Small().eval(), (IMAGE,), strict=True)", marks=STRICT_EXPORT
+        ),
         "torch.export.export(Small().eval(), (IMAGE,), strict=False)",
         "torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))",
     ],
@@ -140,7 +153,9 @@ def test_what_is_no_call_of_a_model(pytester: pytest.Pytester, body: str) -> Non
     result.stdout.no_fnmatch_line("*not known*")
 
 
-def test_a_forward_that_fails_in_the_test_is_the_tests_own_affair(pytester: pytest.Pytester) -> None:
+def test_a_forward_that_fails_in_the_test_is_the_tests_own_affair(
+    pytester: pytest.Pytester,
+) -> None:
     source = """
 import pytest
 
@@ -183,7 +198,10 @@ def test_while_another_runs():
 """
     run_reporting(pytester, source).assert_outcomes(passed=2)
     models = json.loads((pytester.path / "out.json").read_text())["models"]
-    widths = {(row["report"]["model"], row["report"]["findings"][0]["spec"]["out_channels"]) for row in models}
+    widths = {
+        (row["report"]["model"], row["report"]["findings"][0]["spec"]["out_channels"])
+        for row in models
+    }
     assert widths == {("Small", width) for width in (3, 4, 5, 6, 7)} | {("Slow", 8)}
 
 
@@ -221,7 +239,8 @@ def test_a_model_that_cannot_be_analysed_is_in_the_summary(pytester: pytest.Pyte
     result.stdout.fnmatch_lines(
         [
             "*= dwsconv: not known =*",
-            "Odd: Odd rejected inputs of shape (1, 1, 8, 8): RuntimeError*: only once, please. Pass an input size *",
+            "Odd: Odd rejected inputs of shape (1, 1, 8, 8): RuntimeError*: only once, please. "
+            "Pass an input size *",
             "Called by test_them.py::test_odd",
         ]
     )
@@ -324,7 +343,9 @@ def test_torch_is_waited_for_and_not_imported(pytester: pytest.Pytester) -> None
             assert "torch" in sys.modules
         """,
     )
-    result = pytester.runpytest_subprocess("--dws-report=json:out.json", "-p", "no:xdist", "test_late.py")
+    result = pytester.runpytest_subprocess(
+        "--dws-report=json:out.json", "-p", "no:xdist", "test_late.py"
+    )
     result.assert_outcomes(passed=2)
     assert reported(pytester) == [("Small", [IMAGE], ["test_second"])]
 
@@ -352,15 +373,18 @@ def test_hidden_after_all():
     result.stdout.fnmatch_lines(
         [
             "*= dwsconv: notices =*",
-            "torch.compile has compiled a function, and a model that is called inside one is not seen: *",
-            "In test_them.py::test_hidden, test_them.py::test_hidden_after_all, test_them.py::test_hidden_again",
+            "torch.compile has compiled a function, and a model that is called inside one is not "
+            "seen: *",
+            "In test_them.py::test_hidden, test_them.py::test_hidden_after_all, "
+            "test_them.py::test_hidden_again",
         ]
     )
 
 
 def test_without_a_report_calls_are_untouched(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
-        "from torch import nn\ndef test_it(): assert nn.Module.__call__ is nn.Module._wrapped_call_impl"
+        "from torch import nn\ndef test_it(): assert nn.Module.__call__ is "
+        "nn.Module._wrapped_call_impl"
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
@@ -401,8 +425,18 @@ def test_architecture() -> None:
     assert hash(architecture(Counts(4))) == hash(architecture(Counts(4)))
     changed = Counts(4)
     changed.conv.stride = (2, 2)
-    others = [Counts(5), Counts(4).double(), changed, nn.Sequential(Counts(4)), torch.nn.Linear(3, 4)]
-    once, tied, apart = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 4)
+    others = [
+        Counts(5),
+        Counts(4).double(),
+        changed,
+        nn.Sequential(Counts(4)),
+        torch.nn.Linear(3, 4),
+    ]
+    once, tied, apart = (
+        nn.Linear(4, 4),
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)),
+        nn.Linear(4, 4),
+    )
     tied[1].weight = tied[0].weight
     others += [nn.Sequential(once), nn.Sequential(once, once), nn.Sequential(once, apart), tied]
     assert len({architecture(model) for model in [Counts(4), *others]}) == 1 + len(others)

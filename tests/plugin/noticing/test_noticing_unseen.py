@@ -1,4 +1,6 @@
-"""What a test sees is the same with ``--dws-report``; what a model is reported as is what was called."""
+"""What a test sees is the same with ``--dws-report``; what a model is reported as is what was
+called.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def nets(inner: pytest.Pytester) -> None:
 
 def parameters(pytester: pytest.Pytester) -> dict[str, int]:
     """Of each model by the first test that called it."""
-    return {row["tests"][0].partition("::")[2]: row["report"]["params"] for row in written(pytester)}
+    return {
+        row["tests"][0].partition("::")[2]: row["report"]["params"] for row in written(pytester)
+    }
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,9 @@ def test_skips(): Skips().to("meta")
     result.stdout.fnmatch_lines(["PartLazy: aux is lazy: *", "Private: RuntimeError: not yours"])
 
 
-def test_a_forward_that_skips_or_stops_in_an_analysis_ends_neither_test_nor_run(pytester: pytest.Pytester) -> None:
+def test_a_forward_that_skips_or_stops_in_an_analysis_ends_neither_test_nor_run(
+    pytester: pytest.Pytester,
+) -> None:
     source = """
 CALLS = []
 class Once(Net):
@@ -159,10 +165,14 @@ def test_it(kind):
 """
     result = run_reporting(pytester, source)
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["Exits: SystemExit: only once", "Called by *", "Skips: Skipped: only once"])
+    result.stdout.fnmatch_lines(
+        ["Exits: SystemExit: only once", "Called by *", "Skips: Skipped: only once"]
+    )
 
 
-def test_a_change_after_the_call_is_not_reported_as_what_was_called(pytester: pytest.Pytester) -> None:
+def test_a_change_after_the_call_is_not_reported_as_what_was_called(
+    pytester: pytest.Pytester,
+) -> None:
     source = """
 def test_changes():
     model = Net()
@@ -177,7 +187,9 @@ def test_counts_calls():
 """
     result = run_reporting(pytester, source)
     result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(["Net: it was changed after the test called it*", "Called by *::test_changes"])
+    result.stdout.fnmatch_lines(
+        ["Net: it was changed after the test called it*", "Called by *::test_changes"]
+    )
     assert parameters(pytester) == {"test_untouched": 314, "test_counts_calls": 200}
 
 
