@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_dwsconv.core.baseline import Baseline, Current, Entry, current
-from pytest_dwsconv.core.findings import Origin
+from pytest_dwsconv.core.findings import Origin, ReportData
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.report import Report
 
@@ -32,7 +32,7 @@ ENTRIES = st.dictionaries(
 )
 
 
-def names(run: dict[Report, list[str]]) -> dict[str, int]:
+def names(run: dict[ReportData, list[str]]) -> dict[str, int]:
     return {model.name: model.entry.params for model in current(run, {})}
 
 

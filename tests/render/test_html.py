@@ -12,6 +12,7 @@ import pytest
 from render_samples import EMPTY, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.render import Run, Users, render_report, render_run
 
 VOID = {"meta", "input", "wbr", "rect", "line"}
@@ -104,7 +105,10 @@ def test_the_totals_are_in_the_foot_of_the_table() -> None:
 
 def test_the_same_run_makes_the_same_page() -> None:
     limits = [*held(SMALL, Budget("3M", "2G")), *held(SMALL, Budget("1M", "1k"))]
-    one, other = ({SMALL: Users({"a:b"}, {"t.py::t"}, found)} for found in (limits, limits[::-1]))
+    runs: list[dict[ReportData, Users]] = [
+        {SMALL: Users({"a:b"}, {"t.py::t"}, found)} for found in (limits, limits[::-1])
+    ]
+    one, other = runs
     assert render_run("html", one) == render_run("html", other)
     assert render_run("html", MANY) == render_run("html", dict(reversed(list(MANY.items()))))
 

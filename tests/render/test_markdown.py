@@ -10,10 +10,10 @@ from markdown_it import MarkdownIt
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.render import Users, render_report, render_run, write_run
 from pytest_dwsconv.render.markdown import code, escape
 from pytest_dwsconv.render.table import plain
-from pytest_dwsconv.report import Report
 
 GITHUB = MarkdownIt("gfm-like", {"linkify": False})
 TAG = re.compile(r"<(/?\w+)")
@@ -162,7 +162,7 @@ class TestFile:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
-        run: dict[Report, Users] = {SMALL: Users({"net:small"})}
+        run: dict[ReportData, Users] = {SMALL: Users({"net:small"})}
         write_run("markdown", run, path)
         write_run("markdown", run, path)
         written = path.read_text(encoding="utf-8")

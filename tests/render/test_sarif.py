@@ -11,12 +11,12 @@ from typing import Any
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 from pytest_dwsconv.render import Users, render_report, render_run
-from pytest_dwsconv.report import Report
 
 
-def one(run: dict[Report, Users]) -> dict[str, Any]:
+def one(run: dict[ReportData, Users]) -> dict[str, Any]:
     log = json.loads(render_run("sarif", run))
     assert log["version"] == "2.1.0"
     (found,) = log["runs"]

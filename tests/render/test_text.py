@@ -8,7 +8,7 @@ from render_samples import SMALL, conv, finding
 
 from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.core.conv import ConvSpec, Trait
-from pytest_dwsconv.core.findings import Memory, Origin
+from pytest_dwsconv.core.findings import Memory, Origin, ReportData
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render import Style, Users, render_report, render_run
@@ -263,7 +263,10 @@ def test_limits_are_said_with_the_model() -> None:
 
 def test_many_models_and_users() -> None:
     tests = {f"tests/test_{number}.py::test" for number in range(5)}
-    run = {WORKED_REPORT: Users(set(), tests), RESNET: Users({"net:factory"}, set())}
+    run: dict[ReportData, Users] = {
+        WORKED_REPORT: Users(set(), tests),
+        RESNET: Users({"net:factory"}, set()),
+    }
     text = render_run("text", run)
     assert text.index("ResNet, input") < text.index("Sequential, input")
     assert text.endswith("tests/test_2.py::test and 2 more (-v shows all)")
