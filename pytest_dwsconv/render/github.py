@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_dwsconv.core.findings import ReportData, saved_params
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render.latencies import Measured, in_order
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.sentences import NO_MODEL, brief
-from pytest_dwsconv.render.table import plain
 
 LARGEST = 5
 """So many layers are named."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render.latencies import HEADERS, Measured, rows
@@ -31,7 +32,7 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.table import COLUMNS, Column, count, label, plain, ratio, totals
+from pytest_dwsconv.render.table import COLUMNS, Column, count, label, ratio, totals
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render.latencies import HEADERS, Measured, rows
 from pytest_dwsconv.render.run import Run, Style, Users
 from pytest_dwsconv.render.sentences import (
@@ -18,7 +19,7 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, plain, totals
+from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, totals
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=](?=.)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
 """What Markdown, or GitHub's additions to it, may read as more than the character; a colon makes

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import InputError, MissingDependencyError
-from pytest_dwsconv.render.table import count, plain, ratio
+from pytest_dwsconv.render.table import count, ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

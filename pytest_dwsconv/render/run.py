@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.render.table import plain
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render.view import View
 
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import MIB, Finding, Memory, ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
-from pytest_dwsconv.render.table import count, label, plain, ratio, sides
+from pytest_dwsconv.render.table import count, label, ratio, sides
 
 NO_MODEL = "No model was reported: call one in a test, name one with --dws-model, or use the fixture dws_report."
 

@@ -10,14 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
-
-
-def plain(text: str) -> str:
-    """The text on one line, with characters that steer a terminal or reorder a line spelt out."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def count(number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import fill
 
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render.latencies import Measured, table
 from pytest_dwsconv.render.run import Run, Style, Users, users_line
@@ -21,15 +22,7 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.table import (
-    TOTAL_COLUMNS,
-    Column,
-    count,
-    label,
-    plain,
-    tabulated,
-    totals,
-)
+from pytest_dwsconv.render.table import TOTAL_COLUMNS, Column, count, label, tabulated, totals
 from pytest_dwsconv.render.view import View
 
 WIDTH = 100

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import checked_patterns, matches
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.table import (
@@ -19,7 +20,6 @@ from pytest_dwsconv.render.table import (
     Total,
     count,
     integer,
-    plain,
     sums,
     tabulated,
 )

@@ -82,7 +82,7 @@ PACK                           4          Tensor has unsupported rank (up to 3 i
 HARD_SWISH                     18         Operation not supported
 Compilation child process completed within timeout period.
 Compilation succeeded! 
-"""  # noqa: E501, W291  # as printed
+"""  # noqa: W291  # as printed
 
 NOTHING = """\
 Edge TPU Compiler version 14.1.317412892

@@ -8,9 +8,9 @@ import pytest
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED
 
 from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Users, render_report, render_run
 from pytest_dwsconv.render.github import command
-from pytest_dwsconv.render.table import plain
 
 
 class Command(NamedTuple):

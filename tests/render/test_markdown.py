@@ -11,9 +11,9 @@ from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Users, render_report, render_run, write_run
 from pytest_dwsconv.render.markdown import code, escape
-from pytest_dwsconv.render.table import plain
 
 GITHUB = MarkdownIt("gfm-like", {"linkify": False})
 TAG = re.compile(r"<(/?\w+)")

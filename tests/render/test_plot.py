@@ -10,8 +10,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render.table import plain
 from pytest_dwsconv.report import Report
 
 
