@@ -24,18 +24,23 @@ class TargetError(DwsconvError, ImportError):
 
 
 class MissingDependencyError(DwsconvError, ImportError):
-    """Something was asked for that needs an optional dependency, which is not installed."""
+    """What was asked for needs a package of one of the extras, which is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        # reason: an exception is unpickled by calling its class with what it gave to its base
+        super().__init__(what, package, extra)
+
+    def __str__(self) -> str:
+        what, package, extra = self.args
+        return f"{what} needs the package {package}: pip install 'pytest-dwsconv[{extra}]'"
+
+
+MissingExtraError = MissingDependencyError
+"""The name that earlier releases had for what the Edge TPU lacks."""
 
 
 class SourceError(DwsconvError, ValueError):
     """A source file cannot be read, parsed or written."""
-
-
-class MissingExtraError(DwsconvError, ImportError):
-    """What was asked for needs packages that the plain installation does not bring."""
-
-    def __init__(self, what: str, package: str) -> None:
-        super().__init__(f"{what} needs the package {package}; pip install pytest-dwsconv[edgetpu]")
 
 
 class ExportError(DwsconvError, RuntimeError):
@@ -55,3 +60,11 @@ class CompilerError(DwsconvError, RuntimeError):
 
 class EdgeTpuWarning(UserWarning):
     """An exported model will not run on the Edge TPU as a whole."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, after its type where it is not one of this package's."""
+    line = next(iter(str(error).strip().splitlines()), "").rstrip()
+    if not line:
+        return type(error).__name__
+    return line if isinstance(error, DwsconvError) else f"{type(error).__name__}: {line}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pytest_dwsconv.errors import InputError, TargetError
+from pytest_dwsconv.errors import InputError, TargetError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +112,7 @@ def _import(module_name: str, target: str) -> ModuleType:
                 f"there is no module {error.name}: install it, or run from the folder that holds it"
             )
         else:
-            problem = f"importing {module_name} raised {_summary(error)}"
+            problem = f"importing {module_name} raised {first_line(error)}"
         raise TargetError(f"model {target!r} cannot be built, {problem}") from error
 
 
@@ -137,7 +137,9 @@ def _execute(path: Path, module_name: str) -> ModuleType:
     except OSError as error:
         raise TargetError(f"file {path} cannot be read: {error.strerror or error}") from error
     except (Exception, SystemExit) as error:
-        raise TargetError(f"file {path} cannot be executed, it raised {_summary(error)}") from error
+        raise TargetError(
+            f"file {path} cannot be executed, it raised {first_line(error)}"
+        ) from error
     return module
 
 
@@ -214,16 +216,10 @@ def _call(
         return factory(*args, **kwargs)
     except (Exception, SystemExit) as error:
         raise TargetError(
-            f"model {target!r} cannot be built, calling it raised {_summary(error)}"
+            f"model {target!r} cannot be built, calling it raised {first_line(error)}"
         ) from error
 
 
 def _a(value: object) -> str:
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
-
-
-def _summary(error: BaseException) -> str:
-    """The error in one line: its type and the first line of its text."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

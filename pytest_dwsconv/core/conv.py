@@ -9,12 +9,27 @@ from enum import Enum
 from math import prod
 from typing import NamedTuple
 
+from pytest_dwsconv.errors import InputError
+
 
 class Order(str, Enum):
     """Which part of a depthwise separable convolution runs first."""
 
     DEPTHWISE_FIRST = "depthwise_first"
     POINTWISE_FIRST = "pointwise_first"
+
+
+def parse_order(value: object, *other_words: str) -> Order:
+    """An order, from itself or its word.
+
+    Raises:
+        InputError: it is neither; ``other_words`` are what the caller takes besides.
+    """
+    try:
+        return Order(value)
+    except ValueError as error:
+        *words, last = (repr(word) for word in (*other_words, *(order.value for order in Order)))
+        raise InputError(f"order must be {', '.join(words)} or {last}, not {value!r}") from error
 
 
 class Kind(str, Enum):

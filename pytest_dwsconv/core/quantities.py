@@ -8,9 +8,27 @@ from decimal import Decimal
 from enum import Enum
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import NamedTuple
+from operator import index
+from typing import NamedTuple, TypeGuard
 
-from pytest_dwsconv.errors import FormatError
+from pytest_dwsconv.errors import FormatError, InputError
+
+
+def is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
+    """Whether this is an int from ``least`` on; True and False are not numbers here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """An argument that has to be a whole number; one of NumPy becomes an int.
+
+    Raises:
+        InputError: it is not a whole number, or is below ``least``.
+    """
+    number = index(value) if isinstance(value, Integral) else None
+    if isinstance(value, bool) or number is None or number < least:
+        raise InputError(f"{name} must be a whole number from {least}, not {value!r}")
+    return number
 
 
 class Unit(str, Enum):

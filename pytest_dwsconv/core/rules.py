@@ -10,7 +10,16 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from math import prod
 
-from pytest_dwsconv.core.conv import ConvSpec, Kind, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.conv import (
+    ConvSpec,
+    Kind,
+    Order,
+    Trait,
+    cost,
+    parse_order,
+    separable_cost,
+)
+from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
 
 
@@ -50,18 +59,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Check the settings; an order may be given by its word, as for ``rewrite``."""
-        if isinstance(self.depth_multiplier, bool) or not isinstance(self.depth_multiplier, int):
-            raise InputError(
-                f"depth_multiplier must be a whole number, not {self.depth_multiplier!r}"
-            )
-        if self.depth_multiplier < 1:
-            raise InputError(f"depth_multiplier must be at least 1, not {self.depth_multiplier}")
-        try:
-            # reason: the only way into a frozen dataclass
-            object.__setattr__(self, "order", Order(self.order))
-        except ValueError as error:
-            words = " or ".join(repr(order.value) for order in Order)
-            raise InputError(f"order must be {words}, not {self.order!r}") from error
+        # reason: object.__setattr__ is the only way into a frozen dataclass
+        multiplier = whole_number("depth_multiplier", self.depth_multiplier)
+        object.__setattr__(self, "depth_multiplier", multiplier)
+        object.__setattr__(self, "order", parse_order(self.order))
         if not isinstance(self.min_saving, (int, float)) or not self.min_saving >= 1:
             raise InputError(
                 f"min_saving must be at least 1, not {self.min_saving!r}: less is no saving"

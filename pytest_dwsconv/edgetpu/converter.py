@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv.edgetpu.export import PROGRAM, REFUSAL, RESULT, SAMPLES, first_line
+from pytest_dwsconv.edgetpu.export import PROGRAM, REFUSAL, RESULT, SAMPLES
 from pytest_dwsconv.edgetpu.repairs import repair
-from pytest_dwsconv.errors import ExportError
+from pytest_dwsconv.errors import ExportError, first_line
 
 _FIND_IT = "export parts of the network to find the layer at fault"
 

@@ -154,7 +154,7 @@ def is_compiled(tflite: bytes) -> bool:
     runtime will tell.
 
     Raises:
-        MissingExtraError: the packages of the extra ``edgetpu`` are not installed.
+        MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
     """
     if CUSTOM_OPERATOR.encode() not in tflite:
         return False

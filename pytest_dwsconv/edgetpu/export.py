@@ -22,7 +22,13 @@ from torch.nn.parameter import is_lazy
 from pytest_dwsconv.edgetpu.modelfile import read_model
 from pytest_dwsconv.edgetpu.process import Finished, run_within
 from pytest_dwsconv.edgetpu.support import judge_model
-from pytest_dwsconv.errors import EdgeTpuWarning, ExportError, InputError, MissingExtraError
+from pytest_dwsconv.errors import (
+    EdgeTpuWarning,
+    ExportError,
+    InputError,
+    MissingDependencyError,
+    first_line,
+)
 from pytest_dwsconv.tracing.preserving import as_found
 
 PROGRAM, SAMPLES, RESULT, REFUSAL = "program.pt2", "samples.pt", "model.tflite", "refusal.txt"
@@ -65,7 +71,7 @@ def export_int8(
         InputError: an argument cannot be used.
         ExportError: the model cannot be exported, or not in int8; the layer at fault is named where
             one is.
-        MissingExtraError: the packages of the extra ``edgetpu`` are not installed.
+        MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
 
     Warns:
         EdgeTpuWarning: some operators will stay on the CPU, by the vendor's documentation.
@@ -131,7 +137,7 @@ def _check_values(model: nn.Module) -> None:
 def _check_installed() -> None:
     for module, package in _NEEDED.items():
         if find_spec(module) is None:
-            raise MissingExtraError("exporting to TFLite", package)
+            raise MissingDependencyError("exporting to TFLite", package, "edgetpu")
 
 
 def _samples(shape: tuple[int, ...], calibration: Tensor | Iterable[Tensor] | None) -> Tensor:
@@ -226,12 +232,6 @@ def _reason(finished: Finished, refusal: Path) -> str:
         "it printed nothing",
     )
     return f"the converter failed ({finished.ending}): {last}"
-
-
-def first_line(error: Exception) -> str:
-    """An error of somebody else's in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _warn(name: str, content: bytes) -> None:

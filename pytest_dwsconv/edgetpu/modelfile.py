@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_dwsconv.errors import FormatError, InputError, MissingExtraError
+from pytest_dwsconv.errors import FormatError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from pytest_dwsconv.edgetpu.package import Package
@@ -171,7 +171,7 @@ def read_model(model: bytes | str | Path) -> ModelFile:
     Raises:
         InputError: there is no such file, or it cannot be opened.
         FormatError: it is not a TFLite model, or is damaged.
-        MissingExtraError: the packages of the extra ``edgetpu`` are not installed.
+        MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
     """
     content, name = content_of(model)
     if content[4:8] != _IDENTIFIER:
@@ -182,7 +182,7 @@ def read_model(model: bytes | str | Path) -> ModelFile:
     try:
         import tflite
     except ImportError as error:
-        raise MissingExtraError("reading a model file", "tflite") from error
+        raise MissingDependencyError("reading a model file", "tflite", "edgetpu") from error
     try:
         return _model(tflite, content)
     except (

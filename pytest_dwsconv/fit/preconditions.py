@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import inf
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.fit.comparison import buffers_as_found, compared, watching
 from pytest_dwsconv.separable.modules import SeparableConvNd
@@ -35,8 +36,7 @@ def check_batches(name: str, batches: Any) -> None:
 
 def check_numbers(learning_rate: Any, **counts: Any) -> None:
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise InputError(f"{name} must be a whole number from 1, not {value!r}")
+        whole_number(name, value)
     if (
         isinstance(learning_rate, bool)
         or not isinstance(learning_rate, Real)

@@ -10,8 +10,6 @@ from io import StringIO
 
 import pytest
 
-from pytest_dwsconv.errors import DwsconvError
-
 ENDS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
 """How it may end: all but the user's wish to stop, of which ``pytest.exit`` has to be caught
 before.
@@ -50,9 +48,3 @@ def uncovered() -> Iterator[None]:
         yield
     finally:
         current.start()
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, after its type where that is not one of ours."""
-    lines = str(error).splitlines() or ["no message"]
-    return lines[0] if isinstance(error, DwsconvError) else f"{type(error).__name__}: {lines[0]}"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.plugin.isolation import ENDS, aside, first_line
+from pytest_dwsconv.errors import InputError, first_line
+from pytest_dwsconv.plugin.isolation import ENDS, aside
 from pytest_dwsconv.plugin.reports import MADE, Made, Subject, packed, unnoticed
 from pytest_dwsconv.plugin.settings import Rule, rules
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_dwsconv.core.rules import matches
-from pytest_dwsconv.errors import DwsconvError
+from pytest_dwsconv.errors import DwsconvError, first_line
 from pytest_dwsconv.plugin.budgets import standing
 from pytest_dwsconv.plugin.checks import Checks, Findings
-from pytest_dwsconv.plugin.isolation import ENDS, first_line
+from pytest_dwsconv.plugin.isolation import ENDS
 from pytest_dwsconv.plugin.latencies import Latencies, from_plain, unknown_latency
 from pytest_dwsconv.plugin.reports import LATENCIES, Subject, analyze_under_hooks
 from pytest_dwsconv.plugin.settings import NamedModel, named_models, strict, usage_errors, view

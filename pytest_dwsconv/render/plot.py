@@ -25,9 +25,7 @@ def plot(report: ReportData, ax: Axes | None = None, measure: str = "params") ->
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
     except ImportError as error:
-        raise MissingDependencyError(
-            "a plot needs matplotlib, which is not installed: pip install 'pytest-dwsconv[plot]'"
-        ) from error
+        raise MissingDependencyError("a plot", "matplotlib", "plot") from error
     if ax is not None and not hasattr(ax, "barh"):
         raise InputError(
             f"ax must be matplotlib's Axes, not {ax!r}; what is plotted is named, as in "

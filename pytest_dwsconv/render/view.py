@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.core.rules import checked_patterns, matches
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.table import (
@@ -97,8 +98,7 @@ class View:
         if self.depth is None:
             self._sorted_by  # noqa: B018  # looking it up is the test
             return
-        if isinstance(self.depth, bool) or not isinstance(self.depth, int) or self.depth < 1:
-            raise InputError(f"depth is a whole number from 1, not {self.depth!r}")
+        whole_number("depth", self.depth)
         keys = [found.key for found in TOTAL_COLUMNS]
         if self.sort is not None and self.sort not in keys:
             raise InputError(

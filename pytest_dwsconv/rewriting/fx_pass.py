@@ -22,7 +22,7 @@ from pytest_dwsconv.separable.replacing import (
     check_init,
     choose,
     initial,
-    parse_order,
+    order_or_auto,
     patterns,
     replacement,
     swap,
@@ -86,7 +86,7 @@ class DepthwiseSeparablePass(PassBase):
         check_init(init)
         # raises InputError unless it is a whole number from 1
         Policy(depth_multiplier=depth_multiplier)
-        self.depth_multiplier, self.order, self.init = depth_multiplier, parse_order(order), init
+        self.depth_multiplier, self.order, self.init = depth_multiplier, order_or_auto(order), init
         self.policy = Policy(
             functional=True, select=patterns(select, "select"), ignore=patterns(ignore, "ignore")
         )

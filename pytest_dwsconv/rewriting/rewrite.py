@@ -18,6 +18,7 @@ from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
+from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.core.rules import Policy, matches
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.fit.allocation import Budgets, allocate, parse_budgets
@@ -32,7 +33,7 @@ from pytest_dwsconv.separable.replacing import (
     check_init,
     choose,
     initial,
-    parse_order,
+    order_or_auto,
     patterns,
     replacement,
     swap,
@@ -181,7 +182,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         FormatError: an amount of the budget is not written as one.
         TracingError: the forward fails on the inputs.
     """
-    wanted = parse_order(order)
+    wanted = order_or_auto(order)
     check_init(init, (*INITS, FIT))
     _check_passes(refine)
     batches = _batches(calibration, init, budget)
@@ -232,7 +233,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 
 
 def _check_passes(refine: object) -> None:
-    if isinstance(refine, bool) or not isinstance(refine, int) or refine < 0:
+    if not is_whole(refine, 0):
         raise InputError(
             f"refine must be a whole number of passes from 0, which leaves them out, not {refine!r}"
         )

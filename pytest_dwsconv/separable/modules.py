@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import index
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import Order, parse_order
+from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
 
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
@@ -69,11 +69,11 @@ class SeparableConvNd(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_channels = _whole("in_channels", in_channels)
-        self.out_channels = _whole("out_channels", out_channels)
-        self.groups = _whole("groups", groups)
-        self.depth_multiplier = _whole("depth_multiplier", depth_multiplier)
-        self.order = _order(order)
+        self.in_channels = whole_number("in_channels", in_channels)
+        self.out_channels = whole_number("out_channels", out_channels)
+        self.groups = whole_number("groups", groups)
+        self.depth_multiplier = whole_number("depth_multiplier", depth_multiplier)
+        self.order = parse_order(order).value
         self.kernel_size = _sides("kernel_size", kernel_size, self.rank)
         self.stride = _sides("stride", stride, self.rank)
         self.dilation = _sides("dilation", dilation, self.rank)
@@ -184,30 +184,12 @@ def dense_kernel(
     return kernel.reshape(-1, kernel.shape[-2], *depthwise.shape[2:])
 
 
-def _whole(name: str, value: int, least: int = 1) -> int:
-    try:
-        number = index(value)
-    except TypeError as error:
-        raise InputError(f"{name} must be a whole number, not {value!r}") from error
-    if number < least:
-        raise InputError(f"{name} must be at least {least}, not {number}")
-    return number
-
-
 def _sides(name: str, value: int | Sequence[int], rank: int, least: int = 1) -> tuple[int, ...]:
     """One number per dimension, from one number or from as many as there are dimensions."""
     sides = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(sides) != rank:
         raise InputError(f"{name} must be one number or {rank}, not {value!r}")
-    return tuple(_whole(name, side, least) for side in sides)
-
-
-def _order(value: Order | str) -> str:
-    try:
-        return Order(value).value
-    except ValueError as error:
-        words = " or ".join(repr(order.value) for order in Order)
-        raise InputError(f"order must be {words}, not {value!r}") from error
+    return tuple(whole_number(name, side, least) for side in sides)
 
 
 def _check_groups(in_channels: int, out_channels: int, groups: int) -> None:

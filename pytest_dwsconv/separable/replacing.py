@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.conv import ConvSpec, Order
+from pytest_dwsconv.core.conv import ConvSpec, Order, parse_order
 from pytest_dwsconv.core.plan import PlanEntry, equal_cost
 from pytest_dwsconv.core.rules import checked_patterns
 from pytest_dwsconv.errors import InputError
@@ -24,15 +24,9 @@ INITS = ("svd", "fresh")
 """Those that need no data."""
 
 
-def parse_order(order: Order | str) -> Order | None:
+def order_or_auto(order: Order | str) -> Order | None:
     """The order asked for; None for "auto"."""
-    if order == AUTO:
-        return None
-    try:
-        return Order(order)
-    except ValueError as error:
-        words = ", ".join(repr(word) for word in (AUTO, *(known.value for known in Order)))
-        raise InputError(f"order must be one of {words}, not {order!r}") from error
+    return None if order == AUTO else parse_order(order, AUTO)
 
 
 def check_init(init: str, known: Sequence[str] = INITS) -> None:

@@ -9,6 +9,7 @@ import libcst as cst
 import libcst.matchers as m
 
 from pytest_dwsconv.core.conv import ConvSpec, Trait
+from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.source.names import Names, NotConstantError
 
 _MODULE = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
@@ -184,6 +185,4 @@ class _Reader:
 
 
 def _number(value: object, least: int) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        return None
-    return value
+    return value if is_whole(value, least) else None

@@ -17,6 +17,7 @@ from libcst.metadata import (
     ScopeProvider,
 )
 
+from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.source.parsing import Parsed
 
 Binding = tuple[Scope | None, str]
@@ -279,7 +280,7 @@ def _dotted(node: cst.BaseExpression) -> str | None:
 
 
 def _whole(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if is_whole(value):
         return value
     raise NotConstantError
 

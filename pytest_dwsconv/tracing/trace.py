@@ -176,7 +176,7 @@ def _rejected(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> Tra
     ]
     where = error.__dict__.get("dwsconv_module")
     place = f" in {where}" if where else ""
-    cause = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    cause = next(iter(str(error).strip().splitlines()), "no message")
     return TracingError(
         f"{type(model).__name__} rejected inputs of shape {', '.join(shapes) or '(none)'}: "
         f"{type(error).__name__}{place}: {cause}. {ADVICE}"

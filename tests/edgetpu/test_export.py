@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.edgetpu import export
 from pytest_dwsconv.edgetpu.export import export_int8
-from pytest_dwsconv.errors import ExportError, InputError, MissingExtraError
+from pytest_dwsconv.errors import ExportError, InputError, MissingDependencyError
 
 SHAPE = (1, 3, 8, 8)
 
@@ -128,10 +128,11 @@ def test_arguments_that_cannot_be_used(
 
 def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_NEEDED", {"torch": "torch", "no_such_module": "no-such-package"})
-    with pytest.raises(MissingExtraError) as caught:
+    with pytest.raises(MissingDependencyError) as caught:
         export_int8(Network(), SHAPE)
     assert str(caught.value) == (
-        "exporting to TFLite needs the package no-such-package; pip install pytest-dwsconv[edgetpu]"
+        "exporting to TFLite needs the package no-such-package: "
+        "pip install 'pytest-dwsconv[edgetpu]'"
     )
 
 

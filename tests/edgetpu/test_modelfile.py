@@ -18,7 +18,7 @@ from pytest_dwsconv.edgetpu.modelfile import (
     _builtin,
     read_model,
 )
-from pytest_dwsconv.errors import FormatError, InputError, MissingExtraError
+from pytest_dwsconv.errors import FormatError, InputError, MissingDependencyError
 
 tflite = pytest.importorskip("tflite", exc_type=ImportError)
 flatbuffers = pytest.importorskip("flatbuffers", exc_type=ImportError)
@@ -202,7 +202,8 @@ def test_the_package_that_reads_is_named_when_it_is_missing(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tflite", None)
     with pytest.raises(
-        MissingExtraError, match=r"needs the package tflite; pip install pytest-dwsconv\[edgetpu\]"
+        MissingDependencyError,
+        match=r"needs the package tflite: pip install 'pytest-dwsconv\[edgetpu\]'",
     ):
         read_model(pack(PLAIN))
 

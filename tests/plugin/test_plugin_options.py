@@ -308,9 +308,9 @@ class TestView:
                 ["--dws-depth=1", "--dws-sort=kernel"],
                 "dws-sort: a table by depth has no column 'kernel'; take name, *",
             ),
-            (["--dws-depth=0"], "dws-depth is a whole number from 1, not 0"),
-            (["--dws-depth=one"], "dws-depth is a whole number from 1, not 'one'"),
-            (["-o", "dws_depth=-1"], "dws-depth is a whole number from 1, not '-1'"),
+            (["--dws-depth=0"], "dws-depth must be a whole number from 1, not 0"),
+            (["--dws-depth=one"], "dws-depth must be a whole number from 1, not 'one'"),
+            (["-o", "dws_depth=-1"], "dws-depth must be a whole number from 1, not '-1'"),
         ],
     )
     def test_what_cannot_be_shown(

@@ -101,5 +101,5 @@ def test_without_matplotlib_it_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(
-        "MissingDependencyError a plot needs matplotlib, which is not installed: pip install"
+        "MissingDependencyError a plot needs the package matplotlib: pip install"
     )

@@ -665,10 +665,10 @@ FAILURES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "order": (
         Net,
         {"order": "sideways"},
-        "order must be one of 'auto', 'depthwise_first', 'pointwise_first'",
+        "order must be 'auto', 'depthwise_first' or 'pointwise_first'",
     ),
     "init": (Net, {"init": "magic"}, "init must be one of 'svd', 'fresh', 'fit', not 'magic'"),
-    "multiplier": (Net, {"depth_multiplier": 0}, "depth_multiplier must be at least 1"),
+    "multiplier": (Net, {"depth_multiplier": 0}, "depth_multiplier must be a whole number from 1"),
     "select": (Net, {"select": "stem"}, "a list of patterns, not one string: ['stem']"),
     "forward patched": (
         patched,

@@ -87,20 +87,20 @@ def test_the_weight_is_read_only_and_differentiable() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_channels": 0}, "in_channels must be at least 1, not 0"),
-        ({"out_channels": "8"}, "out_channels must be a whole number, not '8'"),
+        ({"in_channels": 0}, "in_channels must be a whole number from 1, not 0"),
+        ({"out_channels": "8"}, "out_channels must be a whole number from 1, not '8'"),
         ({"groups": 3}, "in_channels (4) must be divisible by groups (3)"),
         ({"groups": 4}, "out_channels (6) must be divisible by groups (4)"),
-        ({"groups": 0}, "groups must be at least 1"),
-        ({"depth_multiplier": 0}, "depth_multiplier must be at least 1, not 0"),
-        ({"depth_multiplier": 1.5}, "depth_multiplier must be a whole number, not 1.5"),
+        ({"groups": 0}, "groups must be a whole number from 1"),
+        ({"depth_multiplier": 0}, "depth_multiplier must be a whole number from 1, not 0"),
+        ({"depth_multiplier": 1.5}, "depth_multiplier must be a whole number from 1, not 1.5"),
         (
             {"order": "sideways"},
             "order must be 'depthwise_first' or 'pointwise_first', not 'sideways'",
         ),
         ({"kernel_size": (3, 3, 3)}, "kernel_size must be one number or 2, not (3, 3, 3)"),
-        ({"stride": 0}, "stride must be at least 1"),
-        ({"padding": -1}, "padding must be at least 0"),
+        ({"stride": 0}, "stride must be a whole number from 1"),
+        ({"padding": -1}, "padding must be a whole number from 0"),
         ({"padding": "some"}, "Invalid padding string 'some'"),
         (
             {"padding": "same", "stride": 2},

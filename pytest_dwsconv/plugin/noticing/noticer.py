@@ -15,8 +15,8 @@ from weakref import ref
 
 import pytest
 
-from pytest_dwsconv.errors import DwsconvError
-from pytest_dwsconv.plugin.isolation import ENDS, aside, first_line
+from pytest_dwsconv.errors import DwsconvError, first_line
+from pytest_dwsconv.plugin.isolation import ENDS, aside
 from pytest_dwsconv.plugin.noticing.import_hooks import Awaited, Compilations
 from pytest_dwsconv.plugin.reports import (
     LATENCIES,
