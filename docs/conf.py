@@ -1,10 +1,11 @@
-"""Sphinx configuration; the page of rules is made from the table the judge itself uses."""
+"""Sphinx configuration; the rules and the forms of a report come from the package's own tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pytest_dwsconv import __version__
+from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES
 
 project = "pytest-dwsconv"
@@ -20,23 +21,36 @@ nitpicky = False
 
 
 def rules_table() -> str:
-    """One Markdown row a rule, in the order in which the judge asks them."""
-    rows = [("code", "verdict", "rule", "reason"), ("---",) * 4]
-    rows += [(f"`{rule.code}`", rule.verdict.value, rule.title, rule.reason) for rule in RULES]
-    rows += [
-        (
-            f"`{CANDIDATE_CODE}`",
-            "candidate",
-            "none of the above",
-            "a standard or grouped convolution that saves",
-        )
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    """One row per rule, in the order in which the judge asks them."""
+    rows = [["code", "verdict", "rule", "reason"]]
+    rows += [[f"`{rule.code}`", rule.verdict.value, rule.title, rule.reason] for rule in RULES]
+    candidate = ["candidate", "none of the above", "a standard or grouped convolution that saves"]
+    return markdown_table([*rows, [f"`{CANDIDATE_CODE}`", *candidate]])
 
 
-def fill_in_rules(app: Any, docname: str, source: list[str]) -> None:
+def forms_table() -> str:
+    """One row per form of a report, and how to ask for it."""
+    rows = [["form", "for", "asked for with"]]
+    for form, purpose in FORMS.items():
+        option = f"--dws-report={form}"
+        if form in FILES_ONLY:
+            option += ":PATH"
+        rows.append([f"`{form}`", purpose, f"`{option}`"])
+    rows.append(["JUnit properties", "whatever collects JUnit files", "`--junitxml=junit.xml`"])
+    rows.append(["a plot", "notebooks and papers", "`report.plot()`"])
+    return markdown_table(rows)
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """A table whose first row is its header."""
+    header, *body = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body])
+
+
+def fill_in_tables(app: Any, docname: str, source: list[str]) -> None:
     source[0] = source[0].replace("{{ rules }}", rules_table())
+    source[0] = source[0].replace("{{ forms }}", forms_table())
 
 
 def setup(app: Any) -> None:
-    app.connect("source-read", fill_in_rules)
+    app.connect("source-read", fill_in_tables)

@@ -24,11 +24,10 @@ class Report(ReportData):
         return text.render(self)
 
     def plot(self, ax: Axes | None = None, *, measure: str = "params") -> Axes:
-        """Bars of each convolution before and after, on ``ax`` or on axes of its own; needs the
-        extra ``plot``.
+        """Bars of each convolution before and after; needs the extra ``plot``.
 
         Args:
-            ax: where to draw.
+            ax: where to draw; by default on axes of a new figure.
             measure: ``params`` or ``macs``.
 
         Raises:
@@ -45,7 +44,7 @@ class Report(ReportData):
         depth: int | None = None,
         columns: Sequence[str] | None = None,
     ) -> str:
-        """The convolutions as a table of one's own choice.
+        """The convolutions as a table, with the rows and columns of your choice.
 
         Args:
             sort: the key of the column to sort by: numbers from the largest, words from a to z.
@@ -56,7 +55,7 @@ class Report(ReportData):
                 "intensity"]``.
 
         Raises:
-            InputError: there is no such column, ``depth`` is no whole number from 1, or ``match``
-                or ``columns`` is no list of strings.
+            InputError: there is no such column, ``depth`` is not a whole number from 1, or
+                ``match`` or ``columns`` is not a list of strings.
         """
         return view.view(self, sort=sort, match=match, depth=depth, columns=columns)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.plugin.latencies import Latencies
     from pytest_dwsconv.plugin.settings import Allowed
-    from pytest_dwsconv.render import Run, Users
+    from pytest_dwsconv.render import Reporters, SuiteRun
 
 PLACE = Path(".dwsconv") / "baseline.json"
 
@@ -61,16 +61,16 @@ class Checks:
         if self._percent is not None or self._update:
             self._baseline = self._read()
 
-    def run(self, run: Run, latencies: Latencies) -> Findings:
+    def run(self, run: SuiteRun, latencies: Latencies) -> Findings:
         """Check every model of the run; the budget's state joins its users."""
-        from pytest_dwsconv.render.run import in_order, users_line
+        from pytest_dwsconv.render.suite import in_order
 
         found = Findings()
         for report in in_order(run):
             users = run[report]
             limits = self._held(report, users, latencies, found)
             users.held += [limit for limit in limits if limit not in users.held]
-            line = users_line(users, self._verbosity)
+            line = users.line(self._verbosity)
             found.faults += [f"{limit.violation}\n{line}" for limit in limits if limit.violation]
         found.notices += [
             f"dws_budgets {rule.pattern} is for no model of this run"
@@ -86,7 +86,7 @@ class Checks:
         return found
 
     def _held(
-        self, report: ReportData, users: Users, latencies: Latencies, found: Findings
+        self, report: ReportData, users: Reporters, latencies: Latencies, found: Findings
     ) -> list[Held]:
         """How a model stands to the table; what cannot be told joins what is found."""
         own = allowed(report, users, self._table)
@@ -113,7 +113,7 @@ class Checks:
                 found.unknown.append(str(error))
 
     def _compare(
-        self, run: Run, latencies: Mapping[ReportData, Mapping[str, float]], found: Findings
+        self, run: SuiteRun, latencies: Mapping[ReportData, Mapping[str, float]], found: Findings
     ) -> None:
         models = current(
             {report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies

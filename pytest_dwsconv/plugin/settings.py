@@ -17,7 +17,7 @@ from pytest_dwsconv.targets import parse_input_size
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.plugin.reports import Shapes
-    from pytest_dwsconv.render import Users, View
+    from pytest_dwsconv.render import Reporters, View
 
 _LINE = re.compile(r"([^\s(]+(?:\(.*\))?)(.*)")
 """A target, whose arguments may hold spaces, and the words after it."""
@@ -136,7 +136,7 @@ class Allowed(NamedTuple):
     latencies: dict[str, str]
 
 
-def allowed(report: ReportData, users: Users, table: Sequence[Rule]) -> Allowed:
+def allowed(report: ReportData, users: Reporters, table: Sequence[Rule]) -> Allowed:
     """The limits of a model; of lines that set the same limit for it the last wins."""
     limits: dict[str, float | str | None] = {}
     latencies: dict[str, str] = {}

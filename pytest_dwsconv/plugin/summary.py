@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Budget, Held
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.measurement import Measurement
-    from pytest_dwsconv.render import Users
+    from pytest_dwsconv.render import Reporters
     from pytest_dwsconv.report import Report
 
 TITLE = "dwsconv: depthwise separable candidates"
@@ -90,7 +90,7 @@ class Summary:
         self._outputs = outputs
         self._view = view(config)
         self._written: list[Output] = []
-        self._run: dict[ReportData, Users] = {}
+        self._run: dict[ReportData, Reporters] = {}
         self._measured: dict[Measurement, set[str]] = {}
         self._received: dict[str, Report] = {}
         self._failures: dict[str, set[str]] = {}
@@ -170,9 +170,9 @@ class Summary:
                 heard.setdefault(sentence, set()).add(nodeid)
 
     def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
-        from pytest_dwsconv.render import Users
+        from pytest_dwsconv.render import Reporters
 
-        users = self._run.setdefault(report, Users())
+        users = self._run.setdefault(report, Reporters())
         if target:
             users.targets.add(target)
         else:

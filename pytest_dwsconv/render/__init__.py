@@ -1,26 +1,28 @@
-"""The forms a report can take, one per file, and the reports of a whole test run in each form."""
+"""The forms a report can take, one module per form, and the reports of a test run in each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render.latencies import NOTHING, Measured
-from pytest_dwsconv.render.run import Run, Style, Users, in_order
+from pytest_dwsconv.render.latencies import NO_MEASUREMENTS, Measurements
+from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun, in_order
 from pytest_dwsconv.render.view import View
 from pytest_dwsconv.writing import replace_content
 
 __all__ = [
     "FILES_ONLY",
     "FORMS",
-    "Measured",
-    "Run",
+    "Form",
+    "Measurements",
+    "Reporters",
     "Style",
+    "SuiteRun",
     "Users",
     "View",
     "render_report",
@@ -28,54 +30,49 @@ __all__ = [
     "write_run",
 ]
 
-
-Form = Callable[[Run, Measured, Style], str]
-
-
-def _form(module: str) -> Form:
-    """The form in this file, which is imported once it is wanted: some need a template engine or a
-    table.
-    """
-
-    def render(run: Run, measured: Measured, style: Style) -> str:
-        found = import_module(f"{__name__}.{module}")
-        return cast("str", found.render_run(run, measured, style))
-
-    return render
+Users = Reporters
+"""The name under which version 0.1 documented it."""
 
 
-FORMS: dict[str, Form] = {
-    form: _form(form) for form in ("text", "json", "markdown", "github", "sarif", "html")
-}
+class Form(Protocol):
+    """What the module of each form provides."""
 
-FILES_ONLY = ("html",)
-"""Forms that are no use in a terminal."""
+    def render_run(self, run: SuiteRun, measured: Measurements, style: Style) -> str:
+        """All reports of a run, in the order given, and what it measured."""
 
 
 def render_run(
     form: str,
-    run: Run,
+    run: SuiteRun,
     verbosity: int = 0,
     *,
     width: int | None = None,
     colour: bool = False,
-    measured: Measured = NOTHING,
+    measured: Measurements = NO_MEASUREMENTS,
     view: View = View(),
 ) -> str:
-    """All reports of a run and what it measured, in an order that does not depend on which came
-    first.
+    """All reports of a run and what it measured, in one of ``FORMS``.
+
+    The order does not depend on which report came first.
 
     Args:
         form: one of ``FORMS``.
-        run: the reports with those who made them.
+        run: the reports, with what reported them.
         verbosity: below 0 one line per model, above 0 every test that reported it.
         width: columns of the terminal that text is for; None for a file, where lines may be as long
             as they are.
         colour: whether text may have colours.
-        measured: the latencies measured, with the tests that took them.
+        measured: the latencies measured, with the tests that measured them.
         view: which convolutions text shows, and how; the other forms have all of them.
+
+    Raises:
+        InputError: there is no such form.
     """
-    return FORMS[form](in_order(run), measured, Style(verbosity, width, colour, view))
+    if form not in FORMS:
+        raise InputError(f"there is no form {form!r} of a report: it is {', '.join(FORMS)}")
+    # reason: some forms need a template engine or a library for tables, imported on first use
+    found = cast("Form", import_module(f"{__name__}.{form}"))
+    return found.render_run(in_order(run), measured, Style(verbosity, width, colour, view))
 
 
 def render_report(form: str, report: ReportData) -> str:
@@ -84,26 +81,28 @@ def render_report(form: str, report: ReportData) -> str:
     Raises:
         InputError: there is no such form.
     """
-    if form not in FORMS:
-        raise InputError(f"there is no form {form!r} of a report: it is {', '.join(FORMS)}")
-    return render_run(form, {report: Users()}, verbosity=1)
+    return render_run(form, {report: Reporters()}, verbosity=1)
 
 
 def write_run(
-    form: str, run: Run, path: Path, measured: Measured = NOTHING, view: View = View()
+    form: str,
+    run: SuiteRun,
+    path: Path,
+    measured: Measurements = NO_MEASUREMENTS,
+    view: View = View(),
 ) -> None:
-    """Write a run to a file, all or nothing, in place of what it holds.
+    """Write a run to a file in place of what it holds, all or nothing.
 
-    Markdown joins what a job's summary on GitHub holds already. That is the file which the
-    environment variable ``GITHUB_STEP_SUMMARY`` names.
+    Markdown is appended to a job's summary on GitHub, the file which the environment variable
+    ``GITHUB_STEP_SUMMARY`` names: other steps have written there.
 
     Raises:
+        InputError: there is no such form.
         OSError: the file cannot be written.
     """
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    joins = form == "markdown" and summary is not None and path.resolve() == Path(summary).resolve()
     data = (render_run(form, run, verbosity=1, measured=measured, view=view) + "\n").encode()
-    if joins:
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if form == "markdown" and summary is not None and path.resolve() == Path(summary).resolve():
         with path.open("ab") as file:
             file.write(data)
     else:

@@ -1,9 +1,8 @@
-"""The reports of a run as one page that needs nothing else: no network, no other file, and no
-script to be read.
+"""The reports of a run as one page that needs no network, no other file and no script.
 
 The template, its style and its script are in ``page/`` beside this file. The script sorts and
-filters a table that is whole without it. A policy in the page lets no other style or script run, so
-an untrusted name cannot bring its own.
+filters a table that is whole without it. A content security policy in the page lets no other style
+or script run, so an untrusted name cannot bring its own.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.render.latencies import HEADERS, Measured, rows
-from pytest_dwsconv.render.run import Run, Style, Users
+from pytest_dwsconv.render.latencies import HEADERS, Measurements, rows
 from pytest_dwsconv.render.sentences import (
     NO_MODEL,
     circumstances,
@@ -32,13 +30,14 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
+from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
 from pytest_dwsconv.render.table import COLUMNS, Column, count, label, ratio, totals
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def render_run(run: Run, measured: Measured, style: Style) -> str:
+def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -48,7 +47,7 @@ def render_run(run: Run, measured: Measured, style: Style) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    css, script = (_text(f"page.{kind}") for kind in ("css", "js"))
+    css, script = _text("page.css"), _text("page.js")
     environment.filters["breakable"] = _breakable
     return environment.get_template("page.html").render(
         version=__version__,
@@ -75,32 +74,29 @@ def _text(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """What the page's policy calls a style or script by."""
+    """How the page's content security policy names a style or script."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def _model(number: int, report: ReportData, users: Users) -> dict[str, Any]:
+def _model(number: int, report: ReportData, reporters: Reporters) -> dict[str, Any]:
     """What the template shows of one model."""
+    occurring = {finding.verdict for finding in report.findings}
     return {
         "id": f"model-{number}",
         "name": plain(report.model),
         "circumstances": circumstances(report),
         "figures": _figures(report),
-        "limits": [_limit(held) for held in users.held],
+        "limits": [_limit(held) for held in reporters.held],
         "rows": _rows(report.findings),
         "convolutions": count(len(report.findings), "convolution"),
-        "verdicts": [
-            verdict.value
-            for verdict in Verdict
-            if any(f.verdict is verdict for f in report.findings)
-        ],
+        "verdicts": [verdict.value for verdict in Verdict if verdict in occurring],
         "totals": [(total.label, total.written()) for total in totals(report)],
         "empty": no_convolutions(report),
         "reasons": reasons(report.findings),
         "remarks": remarks(report),
         "memory": memory_rows(report.memory) if report.memory else [],
         "not_counted": not_counted(report),
-        "users": [plain(name) for name in users.names],
+        "reporters": [plain(name) for name in reporters.names],
         "measures": [
             measure for measure in _MEASURES if any(measure.before(f) for f in report.findings)
         ],
@@ -108,8 +104,9 @@ def _model(number: int, report: ReportData, users: Users) -> dict[str, Any]:
 
 
 class Figure(NamedTuple):
-    """A total of the model, now and with every candidate replaced; ``share`` is the length of its
-    bar in percent.
+    """A total of the model, now and with every candidate replaced.
+
+    ``share`` is the length of its bar in percent.
     """
 
     noun: str
@@ -188,16 +185,12 @@ class Measure(NamedTuple):
 _MEASURES = (Measure("params", "parameters"), Measure("macs", "MACs"))
 
 
-def _scales(findings: Sequence[Finding]) -> dict[Measure, int]:
-    """The largest of each measure, which has a whole bar."""
-    return {
+def _rows(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    # reason: the largest of each measure has a bar of full length; 1 where all are 0
+    scales = {
         measure: max((measure.before(finding) for finding in findings), default=0) or 1
         for measure in _MEASURES
     }
-
-
-def _rows(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    scales = _scales(findings)
     return [_row(finding, scales) for finding in findings]
 
 
@@ -226,7 +219,7 @@ def _percent(value: int, whole: int) -> str:
 
 
 class Cell(NamedTuple):
-    """What a cell shows, and what it is sorted by: a number, text, or None where there is nothing."""
+    """What a cell shows, and what it is sorted by; None if that is not known."""
 
     column: Column
     text: str
@@ -237,4 +230,6 @@ def _cell(column: Column, finding: Finding) -> Cell:
     value = column.value(finding)
     if isinstance(value, tuple):
         value = prod(value)
-    return Cell(column, column.text(finding), plain(value) if isinstance(value, str) else value)
+    elif isinstance(value, str):
+        value = plain(value)
+    return Cell(column, column.text(finding), value)

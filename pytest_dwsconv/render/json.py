@@ -1,6 +1,4 @@
-"""The reports of a run as JSON, described by the JSON Schema in ``run.schema.json`` beside this
-file.
-"""
+"""The reports of a run as JSON, which ``run.schema.json`` beside this file describes."""
 
 from __future__ import annotations
 
@@ -8,31 +6,32 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from pytest_dwsconv.render.latencies import Measured, json_rows
-from pytest_dwsconv.render.run import Run, Style
+from pytest_dwsconv.render.latencies import Measurements, json_rows
+from pytest_dwsconv.render.suite import Style, SuiteRun
 
 SCHEMA_VERSION = 1
 """Of the JSON that describes a whole run; each report in it has its own."""
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of ``render_run``; its ``#/$defs/report`` is that of
-    ``Report.to_json``.
+    """The JSON Schema (draft 2020-12) of what ``render_run`` returns.
+
+    Its ``#/$defs/report`` is that of ``Report.to_json``.
     """
     text = (files("pytest_dwsconv.render") / "run.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
 
 
-def render_run(run: Run, measured: Measured, style: Style) -> str:
+def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
     models = [
         {
-            "targets": sorted(users.targets),
-            "tests": sorted(users.tests),
-            "budget": [held.to_dict() for held in users.held],
+            "targets": sorted(reporters.targets),
+            "tests": sorted(reporters.tests),
+            "budget": [held.to_dict() for held in reporters.held],
             "report": report.to_dict(),
         }
-        for report, users in run.items()
+        for report, reporters in run.items()
     ]
     return json.dumps(
         {"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)},

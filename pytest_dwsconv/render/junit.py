@@ -11,18 +11,19 @@ from pytest_dwsconv.core.measurement import Measurement
 
 
 def properties(reports: Iterable[ReportData]) -> list[tuple[str, object]]:
-    """Names and values for ``item.user_properties``: ``dwsconv.MODEL.params`` and so on, what is
-    not known left out.
+    """Names and values for ``item.user_properties``: ``dwsconv.MODEL.params`` and so on.
 
     MODEL is the model's class, with _ in place of what is neither letter nor digit, and a number
-    from the second of that name on.
+    from the second of that name on. What is not known is left out.
     """
-    return _properties((report.model, _values(report)) for report in dict.fromkeys(reports))
+    distinct = dict.fromkeys(reports)
+    return _properties((report.model, _values(report)) for report in distinct)
 
 
 def measured_properties(measurements: Iterable[Measurement]) -> list[tuple[str, object]]:
-    """The same for latencies: ``dwsconv.MODEL.measured_median`` and so on, in seconds, and where
-    they were measured.
+    """The same for latencies: ``dwsconv.MODEL.measured_median`` and so on, in seconds.
+
+    ``measured_on`` is where they were measured.
     """
     return _properties((measurement.model, _figures(measurement)) for measurement in measurements)
 

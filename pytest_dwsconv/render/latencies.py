@@ -7,11 +7,12 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_dwsconv.core.measurement import Measurement, milliseconds
+from pytest_dwsconv.core.plaintext import plain
 
-Measured = Mapping[Measurement, set[str]]
-"""Measurements, with the tests that took them by node id."""
+Measurements = Mapping[Measurement, set[str]]
+"""Measurements, with the node ids of the tests that measured them."""
 
-NOTHING: Measured = MappingProxyType({})
+NO_MEASUREMENTS: Measurements = MappingProxyType({})
 
 HEADERS = (
     "Measured latency of",
@@ -27,27 +28,27 @@ HEADERS = (
 )
 
 
-def table(measured: Measured) -> str:
-    """One row a measurement."""
+def table(measured: Measurements) -> str:
+    """One row per measurement."""
     from tabulate import tabulate
 
     return tabulate(rows(measured), HEADERS, disable_numparse=True)
 
 
-def rows(measured: Measured) -> list[tuple[str, ...]]:
-    """A cell for each of ``HEADERS``, a row a measurement."""
+def rows(measured: Measurements) -> list[tuple[str, ...]]:
+    """One row per measurement, each with one cell per header."""
     return [_row(measurement) for measurement in in_order(measured)]
 
 
-def json_rows(measured: Measured) -> list[dict[str, Any]]:
+def json_rows(measured: Measurements) -> list[dict[str, Any]]:
     return [
         {"tests": sorted(tests), "measurement": measurement.to_dict()}
         for measurement, tests in in_order(measured).items()
     ]
 
 
-def in_order(measured: Measured) -> dict[Measurement, set[str]]:
-    """By the tests that took them: an order that does not depend on which came first."""
+def in_order(measured: Measurements) -> dict[Measurement, set[str]]:
+    """Sorted by the tests that measured them, so the order does not depend on which came first."""
     return dict(
         sorted(measured.items(), key=lambda row: (sorted(row[1]), row[0].model, row[0].samples))
     )
@@ -56,12 +57,12 @@ def in_order(measured: Measured) -> dict[Measurement, set[str]]:
 def _row(measurement: Measurement) -> tuple[str, ...]:
     times = (measurement.median, measurement.p90, measurement.p99)
     return (
-        measurement.model,
-        *(milliseconds(seconds) for seconds in times),
+        plain(measurement.model),
+        *map(milliseconds, times),
         f"{measurement.spread:.1%}",
         milliseconds(measurement.first_invoke),
-        measurement.device,
-        measurement.machine,
-        measurement.runtime,
-        measurement.clock,
+        plain(measurement.device),
+        plain(measurement.machine),
+        plain(measurement.runtime),
+        plain(measurement.clock),
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NOUNS = {"params": "parameters", "macs": "MACs"}
 ROOM = 60
-"""So many layers are named; of more there is no room for the names."""
+"""How many layers there is room to name."""
 
 
 def plot(report: ReportData, ax: Axes | None = None, measure: str = "params") -> Axes:
@@ -64,7 +64,8 @@ def _bars(report: ReportData, measure: str) -> tuple[list[int], list[int]]:
         raise InputError(f"measure {measure!r} cannot be plotted: it is {' or '.join(NOUNS)}")
     if measure == "macs" and report.macs is None:
         raise InputError(
-            f"no MACs were counted for {report.model}: give an input size, as in (1, 3, 224, 224)"
+            f"no MACs were counted for {plain(report.model)}: "
+            "give an input size, as in (1, 3, 224, 224)"
         )
     before = [getattr(finding, measure) or 0 for finding in report.findings]
     after = [getattr(finding, f"separable_{measure}") or 0 for finding in report.findings]

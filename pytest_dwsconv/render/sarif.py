@@ -1,7 +1,7 @@
 """The reports of a run as SARIF 2.1.0, for code scanning and editors.
 
-Candidates are notes and exceeded limits are errors. What cannot be told is left open; what is
-ineligible is no result.
+Candidates are notes and exceeded limits are errors. What cannot be told is an open result; what is
+ineligible is not a result.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
-from pytest_dwsconv.render.latencies import Measured, json_rows
-from pytest_dwsconv.render.run import Run, Style, Users
+from pytest_dwsconv.render.latencies import Measurements, json_rows
+from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
 from pytest_dwsconv.render.table import COLUMNS, ratio
 
 SCHEMA = (
@@ -24,39 +25,41 @@ SCHEMA = (
 BUDGET = "dwsconv-budget"
 
 
-def render_run(run: Run, measured: Measured, style: Style) -> str:
-    results = [result for report, users in run.items() for result in _results(report, users)]
+def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
+    results: list[dict[str, Any]] = []
+    for report, reporters in run.items():
+        results += _results(report, reporters)
     rules = _rules(run)
     indices = {rule["id"]: index for index, rule in enumerate(rules)}
     for result in results:
         result["ruleIndex"] = indices[result["ruleId"]]
     driver = {"name": "pytest-dwsconv", "semanticVersion": __version__, "rules": rules}
-    one = {
+    one: dict[str, Any] = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "originalUriBaseIds": {
             "SRCROOT": {"description": {"text": "The root folder of the test run."}}
         },
         "results": results,
-        **({"properties": {"measured": json_rows(measured)}} if measured else {}),
     }
+    if measured:
+        one["properties"] = {"measured": json_rows(measured)}
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [one]}, indent=2)
 
 
-def _rules(run: Run) -> list[dict[str, Any]]:
+def _rules(run: SuiteRun) -> list[dict[str, Any]]:
     """The table of rules, then codes that a hook brought in."""
     rules = [_rule(CANDIDATE_CODE, "could be depthwise separable", Verdict.CANDIDATE)]
     rules += [_rule(rule.code, rule.title, rule.verdict, rule.reason) for rule in RULES]
     known = {rule["id"] for rule in rules}
-    for finding in (finding for report in run for finding in report.findings):
-        if finding.code not in known:
-            known.add(finding.code)
-            rules.append(_rule(finding.code, finding.reason, finding.verdict))
-    level = {"defaultConfiguration": {"level": "error"}}
-    return [
-        *rules,
-        {"id": BUDGET, "shortDescription": {"text": "model is over its budget"}, **level},
-    ]
+    for report in run:
+        for finding in report.findings:
+            if finding.code not in known:
+                known.add(finding.code)
+                rules.append(_rule(finding.code, finding.reason, finding.verdict))
+    budget = {"text": "model is over its budget"}
+    level = {"level": "error"}
+    return [*rules, {"id": BUDGET, "shortDescription": budget, "defaultConfiguration": level}]
 
 
 def _rule(code: str, title: str, verdict: Verdict, reason: str = "") -> dict[str, Any]:
@@ -71,41 +74,43 @@ def _rule(code: str, title: str, verdict: Verdict, reason: str = "") -> dict[str
 
 
 def _text(words: str) -> dict[str, str]:
-    """A message whose braces and brackets are only that: SARIF has placeholders in the ones, links
-    in the others.
-    """
-    words = words.replace("{", "{{").replace("}", "}}")
-    return {"text": words.replace("[", "\\[").replace("]", "\\]") if "](" in words else words}
+    """A message whose braces are not placeholders and whose brackets are not links."""
+    words = plain(words).replace("{", "{{").replace("}", "}}")
+    if "](" in words:
+        words = words.replace("[", "\\[").replace("]", "\\]")
+    return {"text": words}
 
 
-def _results(report: ReportData, users: Users) -> Iterator[dict[str, Any]]:
-    for held in users.held:
+def _results(report: ReportData, reporters: Reporters) -> Iterator[dict[str, Any]]:
+    for held in reporters.held:
         if held.violation:
             model = {"name": report.model, "kind": "type"}
             yield {
                 "ruleId": BUDGET,
                 "level": "error",
                 "message": _text(held.violation),
-                "locations": [_location(users, model)],
+                "locations": [_location(reporters, model)],
                 "partialFingerprints": {"dwsconv/v1": f"{report.model}:{held.name}"},
             }
     for finding in report.findings:
         if finding.verdict is not Verdict.INELIGIBLE:
-            yield _result(report, finding, users)
+            yield _result(report, finding, reporters)
 
 
-def _result(report: ReportData, finding: Finding, users: Users) -> dict[str, Any]:
+def _result(report: ReportData, finding: Finding, reporters: Reporters) -> dict[str, Any]:
     layer = {
         "name": finding.name,
         "fullyQualifiedName": f"{report.model}.{finding.name}",
         "kind": "member",
     }
-    candidate = finding.verdict is Verdict.CANDIDATE
+    level = {"level": "none", "kind": "open"}
+    if finding.verdict is Verdict.CANDIDATE:
+        level = {"level": "note"}
     return {
         "ruleId": finding.code,
-        **({"level": "note"} if candidate else {"level": "none", "kind": "open"}),
+        **level,
         "message": _text(_message(finding)),
-        "locations": [_location(users, layer)],
+        "locations": [_location(reporters, layer)],
         "partialFingerprints": {"dwsconv/v1": layer["fullyQualifiedName"]},
         "properties": {column.key: column.value(finding) for column in COLUMNS},
     }
@@ -118,18 +123,16 @@ def _message(finding: Finding) -> str:
     return f"{finding.name} could be depthwise separable{saving} ({finding.reason})"
 
 
-def _location(users: Users, logical: dict[str, str]) -> dict[str, Any]:
-    physical = (
-        {}
-        if users.file is None
-        else {"physicalLocation": {"artifactLocation": _artifact(users.file)}}
-    )
-    return {**physical, "logicalLocations": [logical]}
+def _location(reporters: Reporters, logical: dict[str, str]) -> dict[str, Any]:
+    location: dict[str, Any] = {"logicalLocations": [logical]}
+    if reporters.file is not None:
+        location["physicalLocation"] = {"artifactLocation": _artifact(reporters.file)}
+    return location
 
 
 def _artifact(file: str) -> dict[str, str]:
-    return (
-        {"uri": quote(file)}
-        if file.startswith("/")
-        else {"uri": quote(file), "uriBaseId": "SRCROOT"}
-    )
+    # reason: the name of a file may hold bytes that are not UTF-8, which Python has as surrogates
+    artifact = {"uri": quote(file.encode("utf-8", "surrogatepass"))}
+    if not file.startswith("/"):
+        artifact["uriBaseId"] = "SRCROOT"
+    return artifact

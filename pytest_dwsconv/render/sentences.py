@@ -1,4 +1,4 @@
-"""The sentences about a report that every form a person reads has in common, each on one line."""
+"""The sentences about a report that all forms for people share, each on one line."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import NamedTuple
 
 from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.conv import Trait
-from pytest_dwsconv.core.findings import MIB, Finding, Memory, ReportData
+from pytest_dwsconv.core.findings import MIB, Finding, Memory, Origin, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.render.table import count, label, ratio, sides
 
-NO_MODEL = "No model was reported: call one in a test, name one with --dws-model, or use the fixture dws_report."
+NO_MODEL = (
+    "No model was reported: call one in a test, name one with --dws-model, "
+    "or use the fixture dws_report."
+)
 
 
 def heading(report: ReportData) -> str:
-    """The model, what it was given, and how it was looked at."""
+    """The model, its input, and how the report was obtained."""
     return f"{plain(report.model)}, {circumstances(report)}"
 
 
@@ -31,18 +34,20 @@ def _given(report: ReportData) -> str:
 
 
 def brief(report: ReportData, *, among_others: bool = False) -> str:
-    """The model's parameters before and after; among others of its name with what it was given."""
+    """The model's parameters before and after; with its input if others have the same name."""
     if not report.findings:
         return no_convolutions(report)
-    after = (
-        f"{report.separable_params:,} with {count(len(report.candidates), 'candidate')} separable"
-    )
-    name = f"{plain(report.model)}, {_given(report)}" if among_others else plain(report.model)
+    name = plain(report.model)
+    if among_others:
+        name += f", {_given(report)}"
+    candidates = count(len(report.candidates), "candidate")
+    after = f"{report.separable_params:,} with {candidates} separable"
     return f"{name}: {report.params:,} params, {after} ({ratio(report.saving)})"
 
 
 def no_convolutions(report: ReportData) -> str:
-    return f"{plain(report.model)} has no convolutions, so nothing in it can be made depthwise separable."
+    name = plain(report.model)
+    return f"{name} has no convolutions, so nothing in it can be made depthwise separable."
 
 
 class Reason(NamedTuple):
@@ -54,39 +59,37 @@ class Reason(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        word = "" if self.label == self.verdict else f"{self.verdict}, "
-        return f"{self.label} ({word}{self.times:,}): {self.reason}"
+        if self.label == self.verdict:
+            return f"{self.label} ({self.times:,}): {self.reason}"
+        return f"{self.label} ({self.verdict}, {self.times:,}): {self.reason}"
 
 
 def reasons(findings: Sequence[Finding]) -> list[Reason]:
     """One for each reason that occurs, in the order of the table."""
-    counts = Counter(
-        (plain(label(finding)), finding.verdict.value, plain(finding.reason))
+    once = Counter(
+        Reason(plain(label(finding)), finding.verdict.value, 1, plain(finding.reason))
         for finding in findings
     )
-    return [
-        Reason(word, verdict, number, reason) for (word, verdict, reason), number in counts.items()
-    ]
+    return [reason._replace(times=times) for reason, times in once.items()]
 
 
 def remarks(report: ReportData) -> list[str]:
-    """What is special about some layers."""
+    """What is special about some layers: aliases, several calls, an origin of their own, ties."""
     findings = report.findings
-    lines = [
-        f"{plain(f.name)} is also known as {', '.join(map(plain, f.aliases))}"
-        for f in findings
-        if f.aliases
-    ]
-    lines += [
-        f"{plain(f.name)} runs {f.calls} times, its MACs are of all calls"
-        for f in findings
-        if f.calls > 1
-    ]
-    odd = [finding for finding in findings if finding.origin is not report.origin]
-    for origin in dict.fromkeys(finding.origin for finding in odd):
-        lines.append(
-            f"{origin.value}: {', '.join(plain(f.name) for f in odd if f.origin is origin)}"
-        )
+    lines = []
+    for finding in findings:
+        if finding.aliases:
+            aliases = ", ".join(map(plain, finding.aliases))
+            lines.append(f"{plain(finding.name)} is also known as {aliases}")
+    for finding in findings:
+        if finding.calls > 1:
+            runs = f"{plain(finding.name)} runs {finding.calls} times"
+            lines.append(f"{runs}, its MACs are of all calls")
+    others: dict[Origin, list[str]] = {}
+    for finding in findings:
+        if finding.origin is not report.origin:
+            others.setdefault(finding.origin, []).append(plain(finding.name))
+    lines += [f"{origin.value}: {', '.join(names)}" for origin, names in others.items()]
     if any(Trait.TIED in finding.spec.traits for finding in findings):
         lines.append("a tied weight is counted in each of its layers, and once in the whole model")
     return lines
@@ -104,16 +107,17 @@ def memory_rows(memory: Memory) -> list[tuple[str, str]]:
 
 
 def not_counted(report: ReportData) -> str:
-    names = (
-        plain(name) if number == 1 else f"{plain(name)} x {number:,}"
-        for name, number in report.not_counted
-    )
-    operators = ", ".join(names)
-    return f"Not counted in MACs: {operators}" if operators else ""
+    """The operators that are in no total, on one line; empty if there is none."""
+    if not report.not_counted:
+        return ""
+    operators = []
+    for name, times in report.not_counted:
+        operators.append(plain(name) if times == 1 else f"{plain(name)} x {times:,}")
+    return f"Not counted in MACs: {', '.join(operators)}"
 
 
 def budget_line(held: Held) -> str:
-    """A limit and how the model stands to it."""
+    """A limit, and whether the model keeps it."""
     if held.violation:
         return f"over budget: {plain(held.violation)}"
     actual, limit = (humanize(value, held.unit) for value in (held.actual, held.limit))

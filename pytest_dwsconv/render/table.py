@@ -1,7 +1,6 @@
-"""The columns of the table of convolutions and the rows of its totals: the same in every form a
-person reads.
+"""The columns of the table of convolutions and the rows of its totals, for every form.
 
-A quantity that a finding gains becomes visible everywhere with one more row in ``COLUMNS``.
+One more row in ``COLUMNS`` makes a quantity of a finding visible in all of them.
 """
 
 from __future__ import annotations
@@ -31,22 +30,18 @@ def ratio(value: float) -> str:
 
 
 class Column(NamedTuple):
-    """One column: what a finding has there, as a number or text to sort by, and how that is
-    written.
-    """
+    """One column: the value of a finding there, to sort by, and how it is written."""
 
     key: str
     label: str
     value: Callable[[Finding], Any]
-    """None where there is none."""
+    """A number or text; None if it is not known."""
     show: Callable[[Any], str] = plain
     numeric: bool = False
     missing: str = "not known"
     """What None means, in words."""
     dispensable: int = 0
-    """Where the table is too wide for a terminal, the column with the highest number is left out
-    first, 0 never.
-    """
+    """In a narrow terminal the column with the highest number is left out first, 0 never."""
 
     def text(self, finding: Finding) -> str:
         value = self.value(finding)
@@ -54,13 +49,18 @@ class Column(NamedTuple):
 
 
 def label(finding: Finding) -> str:
-    """The word in the column of verdicts: a candidate is called so, all else by its code."""
-    return Verdict.CANDIDATE.value if finding.verdict is Verdict.CANDIDATE else finding.code
+    """What stands in the column of verdicts: the word for a candidate, else the rule's code."""
+    if finding.verdict is Verdict.CANDIDATE:
+        return Verdict.CANDIDATE.value
+    return finding.code
 
 
 def _output(finding: Finding) -> tuple[int, ...] | None:
+    """The shape of the output without its batch, if it has one."""
     shape = finding.output_shape
-    return shape[1:] if shape is not None and len(shape) == finding.spec.rank + 2 else shape
+    if shape is not None and len(shape) == finding.spec.rank + 2:
+        return shape[1:]
+    return shape
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -112,25 +112,21 @@ class Total(NamedTuple):
 
     @property
     def saving(self) -> float | None:
-        return (
-            self.params / self.separable_params if self.params and self.separable_params else None
-        )
+        if not self.params or not self.separable_params:
+            return None
+        return self.params / self.separable_params
 
     def written(self) -> dict[str, str]:
-        """By the key of the column that it is the total of."""
-        numbers = {
-            key: getattr(self, key)
-            for key in ("params", "macs", "separable_params", "separable_macs")
-        }
-        counts = {
-            key: "-" if number is None else integer(number) for key, number in numbers.items()
-        }
-        return {**counts, "saving": "-" if self.saving is None else ratio(self.saving)}
+        """The cells by the key of their column."""
+        cells = {}
+        for column in TOTAL_COLUMNS[1:]:
+            value = getattr(self, column.key)
+            cells[column.key] = "-" if value is None else column.show(value)
+        return cells
 
     def texts(self) -> list[str]:
         """A cell for each of ``TOTAL_COLUMNS``."""
-        written = self.written()
-        return [self.label, *(written[column.key] for column in TOTAL_COLUMNS[1:])]
+        return [self.label, *self.written().values()]
 
 
 _TOTALLED = ("params", "macs", "separable_params", "separable_macs", "saving")
@@ -152,31 +148,34 @@ def totals(report: ReportData) -> tuple[Total, Total, Total]:
 
 
 def sums(findings: Sequence[Finding]) -> tuple[int, int | None, int, int | None]:
-    """Of some convolutions: parameters and MACs before, and after the candidates among them are
-    replaced.
+    """Parameters and MACs now, and with the candidates among these convolutions replaced.
+
+    MACs are None if they are known of none.
     """
-    params = sum(finding.params or 0 for finding in findings)
-    separable = sum(_or_else(finding.separable_params, finding.params) for finding in findings)
+    params = macs = separable_params = separable_macs = 0
+    for finding in findings:
+        params += finding.params or 0
+        macs += finding.macs or 0
+        if finding.separable_params is None:  # not replaced: it costs the same afterwards
+            separable_params += finding.params or 0
+            separable_macs += finding.macs or 0
+        else:
+            separable_params += finding.separable_params
+            separable_macs += finding.separable_macs or 0
     if all(finding.macs is None for finding in findings):
-        return params, None, separable, None
-    macs = sum(finding.macs or 0 for finding in findings)
-    return params, macs, separable, sum(_or_else(f.separable_macs, f.macs) for f in findings)
-
-
-def _or_else(first: int | None, second: int | None) -> int:
-    return first if first is not None else second or 0
+        return params, None, separable_params, None
+    return params, macs, separable_params, separable_macs
 
 
 def tabulated(
     columns: Sequence[Column], rows: Iterable[Sequence[str]], shown: Sequence[Column]
 ) -> str:
-    """These rows, of all ``columns``, with the columns that are shown."""
+    """The table of these rows, which have a cell for each of ``columns``, with some columns."""
     from tabulate import SEPARATING_LINE, tabulate
 
     places = [index for index, column in enumerate(columns) if column in shown]
     header = [column.label.replace(" ", "\n") for column in shown]
-    # reason: given as headers, tabulate pads every column by two and the table would not fit 120
-    # columns
+    # reason: given as headers, tabulate pads every column by two, and the table passes 120 columns
     body = [header, SEPARATING_LINE, *([row[place] for place in places] for row in rows)]
-    sides = ["right" if column.numeric else "left" for column in shown]
-    return tabulate(body, tablefmt="simple", disable_numparse=True, colalign=sides)
+    alignment = ["right" if column.numeric else "left" for column in shown]
+    return tabulate(body, tablefmt="simple", disable_numparse=True, colalign=alignment)

@@ -9,8 +9,7 @@ from textwrap import fill
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.render.latencies import Measured, table
-from pytest_dwsconv.render.run import Run, Style, Users, users_line
+from pytest_dwsconv.render.latencies import Measurements, table
 from pytest_dwsconv.render.sentences import (
     NO_MODEL,
     brief,
@@ -22,57 +21,56 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
+from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
 from pytest_dwsconv.render.table import TOTAL_COLUMNS, Column, count, label, tabulated, totals
-from pytest_dwsconv.render.view import View
 
 WIDTH = 100
-"""Columns that sentences are wrapped at, also where the terminal is wider."""
+"""Sentences are wrapped at this many columns, even if the terminal is wider."""
 
 _PLAIN = Style()
 _BOLD, _DIM, _GREEN, _YELLOW, _RED = "1", "2", "32", "33", "31"
 _COLOURS = {Verdict.CANDIDATE: _GREEN, Verdict.CANNOT_TELL: _YELLOW, Verdict.INELIGIBLE: _DIM}
 
 
-def render_run(run: Run, measured: Measured, style: Style) -> str:
+def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
     """All reports, one line each below verbosity 0, and the latencies measured."""
-    if not measured:
-        return _reports(run, style)
-    return "\n\n\n".join([*([_reports(run, style)] if run else []), table(measured)])
+    sections = []
+    if run or not measured:
+        sections.append(_reports(run, style))
+    if measured:
+        sections.append(table(measured))
+    return "\n\n\n".join(sections)
 
 
-def _reports(run: Run, style: Style) -> str:
+def _reports(run: SuiteRun, style: Style) -> str:
     if not run:
         return _wrapped(NO_MODEL, style)
     if style.verbosity < 0:
         names = Counter(report.model for report in run)
         return "\n".join(brief(report, among_others=names[report.model] > 1) for report in run)
-    return "\n\n\n".join(_with_users(report, users, style) for report, users in run.items())
+    models = [_with_reporters(report, reporters, style) for report, reporters in run.items()]
+    return "\n\n\n".join(models)
 
 
-def _with_users(report: ReportData, users: Users, style: Style) -> str:
-    limits = [
-        style.paint(_wrapped(budget_line(limit), style), _RED if limit.violation else _GREEN)
-        for limit in users.held
-    ]
-    blocks = [render(report, style), "\n".join(limits), users_line(users, style.verbosity)]
+def _with_reporters(report: ReportData, reporters: Reporters, style: Style) -> str:
+    limits = []
+    for held in reporters.held:
+        colour = _RED if held.violation else _GREEN
+        limits.append(style.paint(_wrapped(budget_line(held), style), colour))
+    blocks = [render(report, style), "\n".join(limits), reporters.line(style.verbosity)]
     return "\n\n".join(block for block in blocks if block)
 
 
 def render(report: ReportData, style: Style = _PLAIN) -> str:
     """The whole report: its layers, totals, reasons, memory, and what was not counted."""
-    blocks = [
-        style.paint(heading(report), _BOLD),
-        _convolutions(report, style),
-        _table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style)
-        if report.findings
-        else "",
-        _lines([str(reason) for reason in reasons(report.findings)], style),
-        _lines(remarks(report), style),
-        "\n".join(f"{name}: {size}" for name, size in memory_rows(report.memory))
-        if report.memory
-        else "",
-        _wrapped(not_counted(report), style),
-    ]
+    blocks = [style.paint(heading(report), _BOLD), _convolutions(report, style)]
+    if report.findings:
+        blocks.append(_table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style))
+    blocks.append(_lines(map(str, reasons(report.findings)), style))
+    blocks.append(_lines(remarks(report), style))
+    if report.memory:
+        blocks.append("\n".join(f"{name}: {size}" for name, size in memory_rows(report.memory)))
+    blocks.append(_wrapped(not_counted(report), style))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -81,23 +79,19 @@ def _convolutions(report: ReportData, style: Style) -> str:
     view, findings = style.view, report.findings
     if not findings:
         return _wrapped(no_convolutions(report), style)
+    convolutions = count(len(findings), "convolution")
+    patterns = " or ".join(map(plain, view.match))
     shown = view.rows(findings)
     if not shown:
-        return _wrapped(
-            f"None of its {count(len(findings), 'convolution')} is called {_patterns(view)}", style
-        )
+        return _wrapped(f"None of its {convolutions} is called {patterns}", style)
     if view.depth is None:
-        table = _layers(shown, style)
+        found = _layers(shown, style)
     else:
-        table = _table(TOTAL_COLUMNS, [part.texts() for part in view.parts(findings)], style)
+        found = _table(TOTAL_COLUMNS, [part.texts() for part in view.parts(findings)], style)
     if len(shown) == len(findings):
-        return table
-    some = f"{len(shown)} of {count(len(findings), 'convolution')}: those called {_patterns(view)}"
-    return f"{table}\n\n{_wrapped(some, style)}"
-
-
-def _patterns(view: View) -> str:
-    return " or ".join(map(plain, view.match))
+        return found
+    some = f"{len(shown)} of {convolutions}: those called {patterns}"
+    return f"{found}\n\n{_wrapped(some, style)}"
 
 
 def layers(findings: Iterable[Finding]) -> str:
@@ -107,9 +101,8 @@ def layers(findings: Iterable[Finding]) -> str:
 
 def largest(report: ReportData, count: int = 5) -> str:
     """The table of the ``count`` convolutions with the most parameters."""
-    return layers(
-        sorted(report.findings, key=lambda finding: finding.params or 0, reverse=True)[:count]
-    )
+    ordered = sorted(report.findings, key=lambda finding: finding.params or 0, reverse=True)
+    return layers(ordered[:count])
 
 
 def _layers(findings: Sequence[Finding], style: Style) -> str:
@@ -119,13 +112,12 @@ def _layers(findings: Sequence[Finding], style: Style) -> str:
     verdict = next(index for index, column in enumerate(columns) if column.value is label)
     for row, finding in zip(rows, findings, strict=True):
         row[verdict] = style.paint(row[verdict], _COLOURS[finding.verdict])
+    found = tabulated(columns, rows, shown)
     left_out = ", ".join(column.label for column in columns if column not in shown)
-    said = (
-        _wrapped(f"Left out for want of width: {left_out} (-v shows all)", style)
-        if left_out
-        else ""
-    )
-    return "\n\n".join(filter(None, [tabulated(columns, rows, shown), said]))
+    if not left_out:
+        return found
+    said = f"Left out for want of width: {left_out} (-v shows all)"
+    return f"{found}\n\n{_wrapped(said, style)}"
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style) -> str:
@@ -135,9 +127,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Styl
 def _fitting(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style
 ) -> list[Column]:
-    """The columns there is room for: all of them with -v, and where the width is not that of a
-    terminal.
-    """
+    """The columns there is room for; all of them with -v and in a file."""
     shown = list(columns)
     if style.width is None or style.verbosity > 0:
         return shown

@@ -1,7 +1,6 @@
-"""Which convolutions of a report are shown, in which order, one by one or by the parts of the
-model.
+"""Which convolutions of a report are shown, in which order, and by which parts of the model.
 
-``View`` is the choice, ``view`` the table of it that ``Report.table`` gives.
+``View`` is the choice, ``view`` the table of it that ``Report.table`` returns.
 """
 
 from __future__ import annotations
@@ -67,10 +66,10 @@ ALL_COLUMNS: tuple[Column, ...] = (
 
 
 def column(key: str, asked_by: str) -> Column:
-    """The column that goes by this key.
+    """The column with this key.
 
     Raises:
-        InputError: none does.
+        InputError: there is none.
     """
     for found in ALL_COLUMNS:
         if found.key == key:
@@ -85,8 +84,8 @@ class View:
     """What ``Report.table`` describes: a column to sort by, patterns of names, and a depth.
 
     Raises:
-        InputError: there is no such column, ``match`` is no list of strings, or ``depth`` no whole
-            number from 1.
+        InputError: there is no such column, ``match`` is not a list of strings, or ``depth`` is not
+            a whole number from 1.
     """
 
     sort: str | None = None
@@ -107,42 +106,45 @@ class View:
 
     @property
     def _sorted_by(self) -> Column | None:
-        return None if self.sort is None else column(self.sort, "sort")
+        if self.sort is None:
+            return None
+        return column(self.sort, "sort")
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The usual ones, and the one that it is sorted by."""
         sorted_by = self._sorted_by
-        return COLUMNS if sorted_by is None or sorted_by in COLUMNS else (*COLUMNS, sorted_by)
+        if sorted_by is None or sorted_by in COLUMNS:
+            return COLUMNS
+        return (*COLUMNS, sorted_by)
 
     def shows(self, finding: Finding) -> bool:
         return not self.match or matches((finding.name, *finding.aliases), tuple(self.match))
 
     def rows(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Those shown: numbers from the largest, words from a to z, what is not known last, ties as
-        they ran.
+        """Those shown: numbers from the largest, words from a to z, then what is not known.
+
+        Ties stay in the order of execution.
         """
-        found, by = [finding for finding in findings if self.shows(finding)], self._sorted_by
+        shown = [finding for finding in findings if self.shows(finding)]
+        by = self._sorted_by
         if by is None:
-            return found
-        known = [finding for finding in found if by.value(finding) is not None]
-        rest = [finding for finding in found if by.value(finding) is None]
-        return [*sorted(known, key=by.value, reverse=by.numeric), *rest]
+            return shown
+        known = [finding for finding in shown if by.value(finding) is not None]
+        unknown = [finding for finding in shown if by.value(finding) is None]
+        return [*sorted(known, key=by.value, reverse=by.numeric), *unknown]
 
     def parts(self, findings: Sequence[Finding]) -> list[Total]:
-        """A row for each part of the model as many names deep, with the sums of the convolutions
-        shown.
-        """
+        """One row per part of the model, ``depth`` names deep: sums of the convolutions shown."""
         parts: dict[str, list[Finding]] = {}
         for finding in findings:
             if self.shows(finding):
-                parts.setdefault(".".join(finding.name.split(".")[: self.depth]), []).append(
-                    finding
-                )
-        rows = [
-            Total(name, f"{plain(name)} ({count(len(p), 'convolution')})", *sums(p))
-            for name, p in parts.items()
-        ]
+                part = ".".join(finding.name.split(".")[: self.depth])
+                parts.setdefault(part, []).append(finding)
+        rows = []
+        for name, within in parts.items():
+            label = f"{plain(name)} ({count(len(within), 'convolution')})"
+            rows.append(Total(name, label, *sums(within)))
         if self.sort is not None:
             key = self.sort
             rows.sort(key=lambda row: row.key if key == "name" else -(getattr(row, key) or 0))
@@ -161,15 +163,14 @@ def view(
     shown = COLUMNS if columns is None else _columns(columns)
     wanted = View(sort, match, depth)
     if depth is None:
-        rows = [
-            [column.text(finding) for column in shown] for finding in wanted.rows(report.findings)
-        ]
+        rows = []
+        for finding in wanted.rows(report.findings):
+            rows.append([column.text(finding) for column in shown])
         return tabulated(shown, rows, shown)
     if columns is not None:
         raise InputError("a table by depth has columns of its own; leave columns out")
-    return tabulated(
-        TOTAL_COLUMNS, [row.texts() for row in wanted.parts(report.findings)], TOTAL_COLUMNS
-    )
+    parts = [row.texts() for row in wanted.parts(report.findings)]
+    return tabulated(TOTAL_COLUMNS, parts, TOTAL_COLUMNS)
 
 
 def _columns(keys: object) -> tuple[Column, ...]:

@@ -17,7 +17,7 @@ from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.render import Run, Users, write_run
+from pytest_dwsconv.render import Reporters, SuiteRun, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip(
@@ -35,7 +35,7 @@ UNSURE = replace(
     calls=1,
 )
 MIXED = replace(SMALL, findings=(*SMALL.findings, UNSURE))
-LIMITED = Users(
+LIMITED = Reporters(
     {"net:small"},
     {f"tests/test_{n}.py::test" for n in range(8)},
     [*held(SMALL, Budget("1M", "2G"))],
@@ -64,7 +64,9 @@ class Opener:
         self.complaints: list[str] = []
         self.requests: list[str] = []
 
-    def __call__(self, run: Run, width: int = 1280, scheme: str = "light", **options: Any) -> Any:
+    def __call__(
+        self, run: SuiteRun, width: int = 1280, scheme: str = "light", **options: Any
+    ) -> Any:
         path = self._folder / "report.html"
         write_run("html", run, path)
         size = {"width": width, "height": 900}
@@ -122,7 +124,7 @@ def test_the_page_is_read_as_it_is_meant(opened: Opener) -> None:
 
 
 def test_sorting_by_mouse(opened: Opener) -> None:
-    page = opened({MIXED: Users()})
+    page = opened({MIXED: Reporters()})
     order = names(page)
     params = header(page, "params")
     params.get_by_role("button").click()
@@ -145,7 +147,7 @@ def test_sorting_by_mouse(opened: Opener) -> None:
 
 
 def test_what_is_not_known_sorts_last_either_way(opened: Opener) -> None:
-    page = opened({MIXED: Users()})
+    page = opened({MIXED: Reporters()})
     button = header(page, "saving").get_by_role("button")
     for expected in (["stem", "body.conv2", "body.conv1"], ["body.conv1", "body.conv2", "stem"]):
         button.click()
@@ -154,7 +156,7 @@ def test_what_is_not_known_sorts_last_either_way(opened: Opener) -> None:
 
 
 def test_filtering_by_typing_and_choosing(opened: Opener) -> None:
-    page = opened({MIXED: Users()})
+    page = opened({MIXED: Reporters()})
     field = page.get_by_role("searchbox", name="Filter")
     field.press_sequentially("BODY conv")
     assert names(page) == ["body.conv1", "body.shortcut", "body.conv2"]
@@ -185,7 +187,11 @@ def test_filtering_by_typing_and_choosing(opened: Opener) -> None:
 
 def test_each_model_has_its_own_table(opened: Opener) -> None:
     page = opened(
-        {SMALL: Users({"a:small"}), WITHOUT_SHAPES: Users({"b:small"}), EMPTY: Users({"c:linear"})}
+        {
+            SMALL: Reporters({"a:small"}),
+            WITHOUT_SHAPES: Reporters({"b:small"}),
+            EMPTY: Reporters({"c:linear"}),
+        }
     )
     first, second, third = page.locator("main > section").all()
     first.get_by_role("searchbox").fill("stem")
@@ -199,7 +205,7 @@ def test_each_model_has_its_own_table(opened: Opener) -> None:
 
 
 def test_by_keyboard_alone(opened: Opener) -> None:
-    page = opened({MIXED: Users()})
+    page = opened({MIXED: Reporters()})
 
     def focused() -> str:
         return str(
@@ -232,7 +238,7 @@ def test_by_keyboard_alone(opened: Opener) -> None:
 
 
 def test_the_bars_are_as_long_as_their_numbers(opened: Opener) -> None:
-    page = opened({SMALL: Users()})
+    page = opened({SMALL: Reporters()})
     largest = {key: max(getattr(row, key) for row in SMALL.findings) for key in ("params", "macs")}
     for key, label in (("params", "parameters"), ("macs", "MACs")):
         page.get_by_role("radio", name=label).check()
@@ -261,7 +267,9 @@ def test_untrusted_words_are_words(opened: Opener) -> None:
     report = replace(
         UNTRUSTED, model=wicked, findings=(row, UNTRUSTED.findings[1]), not_counted=((wicked, 1),)
     )
-    page = opened({report: Users({wicked}, {f"t.py::{wicked}"}, [*held(report, Budget(params=1))])})
+    page = opened(
+        {report: Reporters({wicked}, {f"t.py::{wicked}"}, [*held(report, Budget(params=1))])}
+    )
     assert page.locator("img, main script, main b:not(.amount b)").count() == 0
     assert names(page)[0] == plain(wicked)
     assert page.title() == f"Depthwise separable candidates of {plain(wicked)}"
@@ -271,7 +279,7 @@ def test_untrusted_words_are_words(opened: Opener) -> None:
 
 
 def test_a_script_of_somebody_else_does_not_run(opened: Opener) -> None:
-    page = opened({SMALL: Users()})
+    page = opened({SMALL: Reporters()})
     page.evaluate(
         "document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = "
         "1'}))"
@@ -282,14 +290,14 @@ def test_a_script_of_somebody_else_does_not_run(opened: Opener) -> None:
 
 
 def test_without_a_script_the_table_is_whole(opened: Opener) -> None:
-    page = opened({MIXED: Users()}, java_script_enabled=False)
+    page = opened({MIXED: Reporters()}, java_script_enabled=False)
     assert names(page) == [row.name for row in MIXED.findings]
     assert page.get_by_role("searchbox").count() == 0
     assert page.locator("thead button").count() == 0
 
 
 def test_two_thousand_convolutions(opened: Opener) -> None:
-    page = opened({LARGE: Users()})
+    page = opened({LARGE: Reporters()})
     assert page.locator(SHOWN).count() == 2000
     header(page, "MACs").get_by_role("button").click()
     first = max(LARGE.findings, key=lambda row: row.macs or 0)
@@ -304,7 +312,9 @@ def test_two_thousand_convolutions(opened: Opener) -> None:
 @pytest.mark.parametrize("width", [360, 1280])
 def test_accessible_and_in_its_place(opened: Opener, scheme: str, width: int) -> None:
     page = opened(
-        {MIXED: LIMITED, UNTRUSTED: Users(), EMPTY: Users(), WITHOUT_SHAPES: Users()}, width, scheme
+        {MIXED: LIMITED, UNTRUSTED: Reporters(), EMPTY: Reporters(), WITHOUT_SHAPES: Reporters()},
+        width,
+        scheme,
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     header(page, "params").first.get_by_role("button").click()

@@ -11,17 +11,17 @@ from jsonschema import Draft4Validator
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, held
-from pytest_dwsconv.render import Run, Users, render_run
+from pytest_dwsconv.render import Reporters, SuiteRun, render_run
 from pytest_dwsconv.render.sarif import SCHEMA
 
-RUNS: dict[str, Run] = {
+RUNS: dict[str, SuiteRun] = {
     "none": {},
-    "empty": {EMPTY: Users({"net:linear"})},
-    "large": {LARGE: Users(set(), {"tests/test_ü x.py::test"})},
-    "untrusted": {UNTRUSTED: Users({NASTY}, {NASTY}, [*held(UNTRUSTED, Budget(params=1))])},
+    "empty": {EMPTY: Reporters({"net:linear"})},
+    "large": {LARGE: Reporters(set(), {"tests/test_ü x.py::test"})},
+    "untrusted": {UNTRUSTED: Reporters({NASTY}, {NASTY}, [*held(UNTRUSTED, Budget(params=1))])},
     "many": {
-        SMALL: Users({"a:b"}),
-        WITHOUT_SHAPES: Users(set(), {"t.py::t"}, [*held(SMALL, Budget("1M", "2G"))]),
+        SMALL: Reporters({"a:b"}),
+        WITHOUT_SHAPES: Reporters(set(), {"t.py::t"}, [*held(SMALL, Budget("1M", "2G"))]),
     },
 }
 
@@ -39,7 +39,7 @@ def official() -> Draft4Validator:
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_every_run_is_valid(official: Draft4Validator, run: Run) -> None:
+def test_every_run_is_valid(official: Draft4Validator, run: SuiteRun) -> None:
     official.validate(json.loads(render_run("sarif", run)))
 
 

@@ -9,7 +9,7 @@ from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED
 
 from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.render import Users, render_report, render_run
+from pytest_dwsconv.render import Reporters, render_report, render_run
 from pytest_dwsconv.render.github import command
 
 
@@ -44,7 +44,7 @@ def test_one_notice_a_model_names_the_largest_savings() -> None:
 
 def test_an_exceeded_limit_is_an_error_at_the_test() -> None:
     limits = [*held(SMALL, Budget(params="1M", macs="2G"))]
-    users = Users(
+    users = Reporters(
         {"net:small"}, {"tests/test_b.py::test", "tests/test_a,b.py::TestX::test[1-2]"}, limits
     )
     error, notice = map(read, render_run("github", {SMALL: users}).splitlines())
@@ -62,14 +62,16 @@ def test_untrusted_words_stay_in_their_part_of_one_line(words: str) -> None:
 
 
 def test_untrusted_names_make_one_line_each() -> None:
-    lines = render_run("github", {UNTRUSTED: Users(set(), {f"{NASTY}.py::test"})}).split("\n")
+    lines = render_run("github", {UNTRUSTED: Reporters(set(), {f"{NASTY}.py::test"})}).split("\n")
     (notice,) = map(read, lines)
     assert notice.properties["title"] == f"dwsconv: {plain(NASTY)}"
     assert notice.message.startswith(plain(NASTY))
 
 
 def test_large_empty_and_no_models() -> None:
-    large, empty = map(read, render_run("github", {LARGE: Users(), EMPTY: Users()}).splitlines())
+    large, empty = map(
+        read, render_run("github", {LARGE: Reporters(), EMPTY: Reporters()}).splitlines()
+    )
     assert re.search(r" and 1,\d\d\d more$", large.message)
     assert "no convolutions" in empty.message
     assert "No model was reported" in read(render_run("github", {})).message

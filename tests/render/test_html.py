@@ -13,7 +13,7 @@ from render_samples import EMPTY, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.render import Run, Users, render_report, render_run
+from pytest_dwsconv.render import Reporters, SuiteRun, render_report, render_run
 
 VOID = {"meta", "input", "wbr", "rect", "line"}
 
@@ -46,20 +46,22 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-MANY: Run = {
-    SMALL: Users(
+MANY: SuiteRun = {
+    SMALL: Reporters(
         {"net:small"}, {f"t.py::test_{n}" for n in range(9)}, [*held(SMALL, Budget("1M", "2G"))]
     ),
-    UNTRUSTED: Users({NASTY}, {NASTY}),
-    WITHOUT_SHAPES: Users(),
-    EMPTY: Users(),
+    UNTRUSTED: Reporters({NASTY}, {NASTY}),
+    WITHOUT_SHAPES: Reporters(),
+    EMPTY: Reporters(),
 }
 
 
 @pytest.mark.parametrize(
-    "run", [MANY, {SMALL: Users()}, {EMPTY: Users()}, {}], ids=["many", "one", "empty", "none"]
+    "run",
+    [MANY, {SMALL: Reporters()}, {EMPTY: Reporters()}, {}],
+    ids=["many", "one", "empty", "none"],
 )
-def test_it_is_well_formed_and_asks_for_nothing(run: Run) -> None:
+def test_it_is_well_formed_and_asks_for_nothing(run: SuiteRun) -> None:
     text = render_run("html", run)
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>\n<html")
@@ -86,8 +88,10 @@ def test_only_its_own_style_and_script_may_run() -> None:
 
 
 def test_untrusted_words_make_no_element() -> None:
-    plain_tags = {tag for tag, _ in Page(render_run("html", {SMALL: Users({"a:b"})})).elements}
-    nasty_tags = {tag for tag, _ in Page(render_run("html", {UNTRUSTED: Users({NASTY})})).elements}
+    plain_tags = {tag for tag, _ in Page(render_run("html", {SMALL: Reporters({"a:b"})})).elements}
+    nasty_tags = {
+        tag for tag, _ in Page(render_run("html", {UNTRUSTED: Reporters({NASTY})})).elements
+    }
     assert nasty_tags <= plain_tags
 
 
@@ -105,8 +109,8 @@ def test_the_totals_are_in_the_foot_of_the_table() -> None:
 
 def test_the_same_run_makes_the_same_page() -> None:
     limits = [*held(SMALL, Budget("3M", "2G")), *held(SMALL, Budget("1M", "1k"))]
-    runs: list[dict[ReportData, Users]] = [
-        {SMALL: Users({"a:b"}, {"t.py::t"}, found)} for found in (limits, limits[::-1])
+    runs: list[dict[ReportData, Reporters]] = [
+        {SMALL: Reporters({"a:b"}, {"t.py::t"}, found)} for found in (limits, limits[::-1])
     ]
     one, other = runs
     assert render_run("html", one) == render_run("html", other)

@@ -13,7 +13,7 @@ from torch import nn
 from pytest_dwsconv import Budget, ConvSpec, Finding, Report, analyze
 from pytest_dwsconv.core.budget import Held, held
 from pytest_dwsconv.core.findings import Memory, Origin
-from pytest_dwsconv.render import Users, render_report, render_run
+from pytest_dwsconv.render import Reporters, render_report, render_run
 from pytest_dwsconv.render.json import schema
 
 REPORT_SCHEMA = {**schema(), "$ref": "#/$defs/report"}
@@ -59,8 +59,8 @@ def test_reports_follow_the_schema(report: Report) -> None:
 def test_a_run_follows_the_schema_and_reads_back() -> None:
     report = REPORTS["with shapes"]
     budget = Budget(params=100, size="1MiB", macs="1G", candidates=9)
-    users = Users({"net:Шум"}, {"tests/test_ü.py::test[a|b]"}, list(held(report, budget)))
-    data = json.loads(render_run("json", {report: users, REPORTS["without shapes"]: Users()}))
+    users = Reporters({"net:Шум"}, {"tests/test_ü.py::test[a|b]"}, list(held(report, budget)))
+    data = json.loads(render_run("json", {report: users, REPORTS["without shapes"]: Reporters()}))
     Draft202012Validator(schema()).validate(data)
     first, second = data["models"]
     names = {model["targets"][0] if model["targets"] else "": model for model in data["models"]}

@@ -12,7 +12,7 @@ from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.render import Users, render_report, render_run, write_run
+from pytest_dwsconv.render import Reporters, render_report, render_run, write_run
 from pytest_dwsconv.render.markdown import code, escape
 
 GITHUB = MarkdownIt("gfm-like", {"linkify": False})
@@ -112,7 +112,7 @@ def test_untrusted_words_are_read_back_as_they_are(
 
 def test_untrusted_names_make_nothing_but_text() -> None:
     markdown = render_run(
-        "markdown", {UNTRUSTED: Users({NASTY}, {f"test_a.py::{NASTY}", "test_b.py::test"})}
+        "markdown", {UNTRUSTED: Reporters({NASTY}, {f"test_a.py::{NASTY}", "test_b.py::test"})}
     )
     tags = {tag.strip("/") for tag in TAG.findall(read(markdown))}
     assert tags == {
@@ -141,7 +141,8 @@ def test_limits_and_users() -> None:
     limits = [*held(SMALL, Budget(params="1M", macs="2G"))]
     tests = {f"tests/test_{number}.py::test" for number in range(5)}
     markdown = render_run(
-        "markdown", {SMALL: Users({"net:small"}, tests, limits), EMPTY: Users(set(), {"t.py::t"})}
+        "markdown",
+        {SMALL: Reporters({"net:small"}, tests, limits), EMPTY: Reporters(set(), {"t.py::t"})},
     )
     shown = text(read(markdown))
     assert "❌ over budget: Small has 2.44M parameters, the budget is 1M" in shown
@@ -162,7 +163,7 @@ class TestFile:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
-        run: dict[ReportData, Users] = {SMALL: Users({"net:small"})}
+        run: dict[ReportData, Reporters] = {SMALL: Reporters({"net:small"})}
         write_run("markdown", run, path)
         write_run("markdown", run, path)
         written = path.read_text(encoding="utf-8")
@@ -177,5 +178,5 @@ class TestFile:
         self, path: Path, monkeypatch: pytest.MonkeyPatch, form: str, summary: str
     ) -> None:
         monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path.parent / summary) if summary else "")
-        write_run(form, {SMALL: Users()}, path)
+        write_run(form, {SMALL: Reporters()}, path)
         assert "before" not in path.read_text(encoding="utf-8")

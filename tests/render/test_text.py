@@ -4,14 +4,13 @@ import re
 from dataclasses import replace
 
 import pytest
-from render_samples import SMALL, conv, finding
+from render_samples import conv, finding
 
 from pytest_dwsconv.core.budget import Budget, held
 from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.findings import Memory, Origin, ReportData
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render import Style, Users, render_report, render_run
+from pytest_dwsconv.render import Reporters, Style, render_report, render_run
 from pytest_dwsconv.render.sentences import brief
 from pytest_dwsconv.render.text import largest, layers, render
 from pytest_dwsconv.report import Report
@@ -75,11 +74,6 @@ def row(text: str, name: str) -> list[str]:
     """The cells of the one line that starts with ``name``."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
     return line.split()
-
-
-def test_a_form_that_is_none_is_told() -> None:
-    with pytest.raises(InputError, match="there is no form 'plot' of a report: it is text, json"):
-        render_report("plot", SMALL)
 
 
 def test_the_worked_example() -> None:
@@ -240,7 +234,7 @@ def test_untrusted_text_cannot_steer_the_terminal() -> None:
         finding(nasty, WORKED), type_name=nasty, reason=nasty, aliases=(nasty,), calls=2
     )
     report = replace(WORKED_REPORT, model=nasty, findings=(finding_,), not_counted=((nasty, 1),))
-    text = render_run("text", {report: Users({nasty}, {f"test_x.py::{nasty}"})}, 1)
+    text = render_run("text", {report: Reporters({nasty}, {f"test_x.py::{nasty}"})}, 1)
     assert {char for char in text if not char.isprintable()} == {"\n"}
     assert any(
         line.startswith("a\\x1b[2Jb\\nc\\u202ed|Ω ") and "900,000" in line
@@ -253,7 +247,7 @@ def test_untrusted_text_cannot_steer_the_terminal() -> None:
 
 def test_limits_are_said_with_the_model() -> None:
     limits = [*held(RESNET, Budget(params="5M", macs="2G"))]
-    text = " ".join(render_run("text", {RESNET: Users(set(), {"t.py::t"}, limits)}).split())
+    text = " ".join(render_run("text", {RESNET: Reporters(set(), {"t.py::t"}, limits)}).split())
     assert (
         "over budget: ResNet has 11.69M parameters, the budget is 5M (6.69M over). Making every"
         in text
@@ -263,9 +257,9 @@ def test_limits_are_said_with_the_model() -> None:
 
 def test_many_models_and_users() -> None:
     tests = {f"tests/test_{number}.py::test" for number in range(5)}
-    run: dict[ReportData, Users] = {
-        WORKED_REPORT: Users(set(), tests),
-        RESNET: Users({"net:factory"}, set()),
+    run: dict[ReportData, Reporters] = {
+        WORKED_REPORT: Reporters(set(), tests),
+        RESNET: Reporters({"net:factory"}, set()),
     }
     text = render_run("text", run)
     assert text.index("ResNet, input") < text.index("Sequential, input")

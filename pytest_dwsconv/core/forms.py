@@ -1,0 +1,16 @@
+"""The forms that a report can be asked for in, by name: plain data, because help texts need it."""
+
+from __future__ import annotations
+
+FORMS = {
+    "text": "a table for a terminal",
+    "json": "all there is, for other programs",
+    "markdown": "tables for a job's summary or a comment",
+    "github": "annotations of a GitHub Actions job",
+    "sarif": "code scanning and editors",
+    "html": "a page to sort and filter in a browser",
+}
+"""What each form is for. The form NAME is the module ``pytest_dwsconv.render.NAME``."""
+
+FILES_ONLY = ("html",)
+"""Forms that cannot be read in a terminal."""
