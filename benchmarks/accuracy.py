@@ -45,8 +45,8 @@ from pytest_dwsconv import analyze, distill, rewrite
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.calibration import calibrate
-from pytest_dwsconv.fit.estimates import estimate
-from pytest_dwsconv.fit.half_steps import Problem
+from pytest_dwsconv.fit.least_squares import Problem
+from pytest_dwsconv.fit.planning import estimate
 from pytest_dwsconv.separable.replacing import swap
 from pytest_dwsconv.tracing.preserving import as_found
 
@@ -123,7 +123,7 @@ def pointwise_only(fashion: Fashion) -> nn.Module:
     """One least-squares solution of each pointwise part, its depthwise part left as the
     decomposition gave it.
     """
-    from pytest_dwsconv.fit import calibration, half_steps
+    from pytest_dwsconv.fit import calibration, least_squares
 
     def half(
         problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int
@@ -138,12 +138,12 @@ def pointwise_only(fashion: Fashion) -> nn.Module:
         solved = torch.linalg.lstsq(inner, right).solution.view(channels, multiplier, -1)
         return depthwise, solved.permute(2, 1, 0)
 
-    saved = half_steps._depthwise_first, calibration.RELAXATIONS
-    half_steps._depthwise_first, calibration.RELAXATIONS = half, 0
+    saved = least_squares._depthwise_first, calibration.RELAXATIONS
+    least_squares._depthwise_first, calibration.RELAXATIONS = half, 0
     try:
         return fashion.rewritten(init="fit", order="depthwise_first", refine=0)
     finally:
-        half_steps._depthwise_first, calibration.RELAXATIONS = saved
+        least_squares._depthwise_first, calibration.RELAXATIONS = saved
 
 
 def cp_factorised(fashion: Fashion) -> nn.Module:

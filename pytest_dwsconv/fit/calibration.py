@@ -20,12 +20,11 @@ from tqdm import tqdm
 
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.error_points import Call, calls
-from pytest_dwsconv.fit.half_steps import Problem, fit
+from pytest_dwsconv.fit.error_points import Call, calls, sensitivities
+from pytest_dwsconv.fit.least_squares import Problem, fit
 from pytest_dwsconv.fit.moments import Cross, Moments, all_reduce, place_in_group
 from pytest_dwsconv.fit.recovery import Reference
-from pytest_dwsconv.fit.replay import Data, Override, Run
-from pytest_dwsconv.fit.sensitivity import sensitivities
+from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override
 from pytest_dwsconv.separable.factorize import Factors, decompose
 from pytest_dwsconv.separable.modules import SeparableConvNd, dense_kernel
 from pytest_dwsconv.separable.replacing import replacement
@@ -122,13 +121,15 @@ class Observation(NamedTuple):
         return torch.where(self.target >= high, reached.clamp(min=high), target)
 
 
-class Side:
+class PairedRun:
     """The original and the partly converted network, both advanced over the same batches."""
 
-    def __init__(self, data: Data, indices: Sequence[int], layers: Sequence[Layer]) -> None:
+    def __init__(
+        self, data: CalibrationData, indices: Sequence[int], layers: Sequence[Layer]
+    ) -> None:
         references = {call.reference for layer in layers for call in layer.calls}
-        self.original = Run(data, indices, references)
-        self.converted = Run(data, indices)
+        self.original = BatchRun(data, indices, references)
+        self.converted = BatchRun(data, indices)
         self.data, self.indices, self.waiting = data, indices, list(layers)
 
     def observe(self, layer: Layer, overrides: Mapping[int, Override]) -> list[Observation]:
@@ -139,8 +140,8 @@ class Side:
 
     def _observe(self, call: Call, overrides: Mapping[int, Override]) -> Iterator[Observation]:
         for number, index in enumerate(self.indices):
-            recording = self.data.recordings[index]
-            shape = recording.nodes[call.place].meta["tensor_meta"].shape
+            replay = self.data.replays[index]
+            shape = replay.nodes[call.place].meta["tensor_meta"].shape
             values = self.converted.ahead(
                 number, call.reference, {**overrides, **call.overrides(_silence(shape))}
             )
@@ -180,20 +181,23 @@ def calibrate(
         InputError: the batches cannot be used, or a layer cannot be fitted.
         TracingError: the forward fails on a batch.
     """
-    data = Data(model, batches)
+    data = CalibrationData(model, batches)
     layers = layers_of(model, choices, data)
     fitting, held = split(len(data.batches))
-    side, other = Side(data, fitting, layers), Side(data, held, layers)
+    fitting_run = PairedRun(data, fitting, layers)
+    held_out_run = PairedRun(data, held, layers)
     weights = sensitivities(data, fitting, [call for layer in layers for call in layer.calls])
     fitted: dict[str, Fitted] = {}
     overrides: dict[int, Override] = {}
     with tqdm(layers, disable=None, unit="layer") as bar:
         for layer in bar:
             bar.set_description(layer.name)
-            new = fitted[layer.name] = fit_layer(layer, side.observe(layer, overrides), weights)
-            new.held_out_error = relative_error(other.observe(layer, overrides), new)
-            side.done(layer)
-            other.done(layer)
+            new = fitted[layer.name] = fit_layer(
+                layer, fitting_run.observe(layer, overrides), weights
+            )
+            new.held_out_error = relative_error(held_out_run.observe(layer, overrides), new)
+            fitting_run.done(layer)
+            held_out_run.done(layer)
             for call in layer.calls:
                 overrides.update(call.overrides(new))
             bar.set_postfix(error="none" if new.error is None else f"{new.error:.3f}")
@@ -218,7 +222,7 @@ def split(count: int) -> tuple[list[int], list[int]]:
 
 
 def layers_of(
-    model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], data: Data
+    model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], data: CalibrationData
 ) -> list[Layer]:
     layers = []
     for name, entries in choices.items():
@@ -231,10 +235,10 @@ def layers_of(
 
 def fit_layer(layer: Layer, seen: Sequence[Observation], weights: Mapping[int, Tensor]) -> Fitted:
     """The best of the layer's possible replacements on these observations."""
-    space = Space(layer, seen, output_weight(layer, weights))
+    moments = LayerMoments(layer, seen, output_weight(layer, weights))
     best: tuple[float, Fitted] | None = None
     for entry in layer.entries:
-        fitted = _fit_entry(space, entry, seen)
+        fitted = _fit_entry(moments, entry, seen)
         loss = weighted_loss(seen, fitted, weights)
         if best is None or loss < best[0]:
             best = loss, fitted
@@ -263,7 +267,7 @@ def output_weight(layer: Layer, weights: Mapping[int, Tensor]) -> Tensor:
     return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
 
 
-class Space:
+class LayerMoments:
     """A layer's fixed moments: centred if the layer can move its outputs, and tied to the kernel by
     a ridge.
     """
@@ -308,13 +312,13 @@ class Space:
         return (mean_y - (kernel @ self.mean_x[:, :, None])[:, :, 0]).flatten()
 
 
-def _fit_entry(space: Space, entry: PlanEntry, seen: Sequence[Observation]) -> Fitted:
-    conv = space.layer.conv
+def _fit_entry(moments: LayerMoments, entry: PlanEntry, seen: Sequence[Observation]) -> Fitted:
+    conv = moments.layer.conv
     start = decompose(conv.weight, entry.groups, entry.order).factors(entry.depth_multiplier)
-    problem, mean_y = space.problem(seen, lambda one: one.wanted(one.target))
+    problem, mean_y = moments.problem(seen, lambda one: one.wanted(one.target))
     factors = fit(problem, entry, start, FIRST_ROUNDS)
-    fitted = _fitted(space, entry, factors, mean_y)
-    if all(call.clip is None for call in space.layer.calls):
+    fitted = _fitted(moments, entry, factors, mean_y)
+    if all(call.clip is None for call in moments.layer.calls):
         return fitted
     for _ in range(RELAXATIONS):
 
@@ -322,26 +326,26 @@ def _fit_entry(space: Space, entry: PlanEntry, seen: Sequence[Observation]) -> F
             reached = one.reached(current(one.x))
             return one.wanted(one.target if one.call.clip is None else one.relaxed(reached))
 
-        problem, mean_y = space.problem(seen, wanted)
+        problem, mean_y = moments.problem(seen, wanted)
         factors = fit(problem, entry, factors, LATER_ROUNDS)
-        fitted = _fitted(space, entry, factors, mean_y)
+        fitted = _fitted(moments, entry, factors, mean_y)
     return fitted
 
 
-def _fitted(space: Space, entry: PlanEntry, factors: Factors, mean_y: Tensor) -> Fitted:
-    conv = space.layer.conv
+def _fitted(moments: LayerMoments, entry: PlanEntry, factors: Factors, mean_y: Tensor) -> Fitted:
+    conv = moments.layer.conv
     kernel = dense_kernel(
         factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order
     )
-    kernel = kernel.reshape(space.kernel.shape)
+    kernel = kernel.reshape(moments.kernel.shape)
     own = Factors(*(part.to(conv.weight.dtype).contiguous() for part in factors))
     module = replacement(conv, entry, own)
-    offset = space.offset(kernel, mean_y)
+    offset = moments.offset(kernel, mean_y)
     if offset is not None and conv.bias is not None:
         offset = offset - conv.bias.detach().double()
-    size = float(space.kernel.norm())
-    error = float((kernel - space.kernel).norm()) / size if size else 0.0
-    return Fitted(space.layer, entry, module, offset, error)
+    size = float(moments.kernel.norm())
+    error = float((kernel - moments.kernel).norm()) / size if size else 0.0
+    return Fitted(moments.layer, entry, module, offset, error)
 
 
 def weighted_loss(

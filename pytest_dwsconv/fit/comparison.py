@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.fit.error_points import NORMS
-from pytest_dwsconv.fit.moments import all_reduce
+from pytest_dwsconv.fit.moments import Variation, all_reduce, wide
 from pytest_dwsconv.fit.replay import arguments, floating
-from pytest_dwsconv.fit.variation import Variation, wide
 from pytest_dwsconv.tracing.preserving import as_found
 
 PAIR = 2

@@ -30,7 +30,7 @@ from pytest_dwsconv.fit.comparison import (
     watching,
 )
 from pytest_dwsconv.fit.error_points import NORMS
-from pytest_dwsconv.fit.moments import all_reduce, place_in_group
+from pytest_dwsconv.fit.moments import Variation, all_reduce, place_in_group
 from pytest_dwsconv.fit.preconditions import (
     check_alike,
     check_batches,
@@ -39,8 +39,7 @@ from pytest_dwsconv.fit.preconditions import (
     separable_names,
 )
 from pytest_dwsconv.fit.recovery import UNTRAINABLE, warm_cosine
-from pytest_dwsconv.fit.soap import RotatedAdam
-from pytest_dwsconv.fit.variation import Variation
+from pytest_dwsconv.fit.soap import SOAP
 from pytest_dwsconv.tracing.preserving import as_found
 
 Batches = Iterable[Any]
@@ -212,7 +211,7 @@ class _Training:
         self.norms = [
             module for module in student.modules() if isinstance(module, (*NORMS, nn.SyncBatchNorm))
         ]
-        self.optimiser = RotatedAdam(self.parameters, lr=learning_rate, betas=BETAS)
+        self.optimiser = SOAP(self.parameters, lr=learning_rate, betas=BETAS)
         self.schedule = warm_cosine(self.optimiser, steps)
         self.steps, self.step, self.best_step = steps, 0, 0
         self.history: dict[int, float] = {}

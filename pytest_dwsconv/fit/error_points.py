@@ -1,11 +1,12 @@
-"""Where a convolution's error is measured: past normalisation and skip connection, before the next
-nonlinearity.
+"""Where a convolution's error is measured, and how much the network's outputs depend on it there.
+
+The place is past normalisation and skip connection, before the next nonlinearity.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.replay import Override, Recording
+from pytest_dwsconv.fit.moments import all_reduce, wide
+from pytest_dwsconv.fit.replay import CalibrationData, Override, Replay, floating
 from pytest_dwsconv.tracing.counting import CONVOLUTIONS
 from pytest_dwsconv.tracing.steps import OWNER
 
@@ -72,7 +74,7 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
-def calls(graph: Recording, name: str, conv: Any) -> tuple[Call, ...]:
+def calls(graph: Replay, name: str, conv: Any) -> tuple[Call, ...]:
     """Every call of the convolution module of that name."""
     found = [node for node in graph.nodes if _calls(node, name)]
     located = [_call(graph, node, name, conv) for node in found]
@@ -92,7 +94,7 @@ def _calls(node: fx.Node, name: str) -> bool:
     return bool(node.meta.get(CONVOLUTIONS)) and node.meta.get(OWNER) == name
 
 
-def _call(graph: Recording, node: fx.Node, name: str, conv: Any) -> Call:
+def _call(graph: Replay, node: fx.Node, name: str, conv: Any) -> Call:
     first = _padding(node, name) or node
     if not first.args or not isinstance(first.args[0], fx.Node):
         raise InputError(
@@ -128,7 +130,7 @@ def _padding(node: fx.Node, name: str) -> fx.Node | None:
     return before if pads else None
 
 
-def _linear_user(graph: Recording, node: fx.Node) -> fx.Node | None:
+def _linear_user(graph: Replay, node: fx.Node) -> fx.Node | None:
     """The only user of a node, if all it does is to scale channels or to add something of the same
     shape.
     """
@@ -162,9 +164,83 @@ def _norm_scale(norm: Any) -> Tensor:
     return (scale if norm.weight is None else scale * norm.weight.detach().double()).cpu()
 
 
-def _clip(graph: Recording, users: Iterable[fx.Node]) -> tuple[float, float] | None:
+def _clip(graph: Replay, users: Iterable[fx.Node]) -> tuple[float, float] | None:
     found = {
         _CLIPS.get(type(graph.modules[u.target]) if u.op == "call_module" else u.target)
         for u in users
     }
     return found.pop() if len(found) == 1 else None
+
+
+PROBES = 2
+DAMPING = 0.05
+
+
+def sensitivities(
+    data: CalibrationData, indices: Sequence[int], calls: Iterable[Call]
+) -> dict[int, Tensor]:
+    """Per place the matrix H (M, M) by which a small error e there costs e^T H e at the outputs.
+
+    H is the sum over samples and positions of J^T J, J the Jacobian of the outputs, each output
+    scaled to unit variation. It is estimated without labels: with random signs s, J^T s s^T J is
+    J^T J on average (Hutchinson 1989). A twentieth of its mean diagonal is added, so that no
+    channel is ignored; where the outputs do not depend on the place by a derivative, H is the
+    identity.
+
+    Args:
+        data: the original network on its batches.
+        indices: the batches to use.
+        calls: the places are those that these calls refer to.
+    """
+    at = {call.reference: call for call in calls}
+    sums = {
+        place: call.scale.new_zeros(2 * [len(call.scale)]) for place, call in sorted(at.items())
+    }
+    for index in indices:
+        for place, gradient in _gradients(data, index, list(sums)):
+            flat = gradient.movedim(-at[place].rank - 1, 0).flatten(1).double()
+            sums[place] = sums[place].to(flat.device) + flat @ flat.T
+    all_reduce(*sums.values())
+    return {place: _damped(total) for place, total in sums.items()}
+
+
+def _damped(total: Tensor) -> Tensor:
+    level = total.diagonal().mean()
+    eye = torch.eye(len(total), dtype=total.dtype, device=total.device)
+    return total + DAMPING * level * eye if bool(level > 0) else eye
+
+
+def _spread(out: Tensor, least: float) -> Tensor:
+    return out.detach().var(correction=0).clamp(min=least).sqrt()
+
+
+def _gradients(
+    data: CalibrationData, index: int, places: Sequence[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """For each probe and place, the gradient there of the outputs summed with random signs."""
+    replay = data.replays[index]
+    values, at, keep = replay.start(data.batches[index]), 0, frozenset(places)
+    with torch.enable_grad():
+        for place in places:
+            replay.run(values, place + 1, {}, keep, at)
+            at = place + 1
+            values[place].requires_grad_() if values[place].is_leaf else None
+        replay.run(values, len(replay.nodes), {}, keep, at)
+        found = [wide(out) for out in floating(values[len(replay.nodes) - 1])]
+        outputs = [
+            out / _spread(out, data.varying.least("", number)) for number, out in enumerate(found)
+        ]
+        outputs = [out for out in outputs if out.requires_grad]
+    points = [values[place] for place in places]
+    # reason: the same signs for every batch, so that the sums do not depend on which process has
+    # which
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(PROBES if outputs and points else 0):
+        signs = [
+            torch.randint(0, 2, out.shape, generator=generator, device="cpu").to(out) * 2 - 1
+            for out in outputs
+        ]
+        gradients = torch.autograd.grad(
+            outputs, points, signs, retain_graph=True, materialize_grads=True, allow_unused=True
+        )
+        yield from zip(places, gradients, strict=True)

@@ -35,8 +35,8 @@ from pytest_dwsconv.fit.comparison import (
 from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.replay import arguments
-from pytest_dwsconv.fit.samples import AS_THEY_ARE, Mixer, Mixtures, Pieces, Source
-from pytest_dwsconv.fit.soap import RotatedAdam
+from pytest_dwsconv.fit.samples import PLAIN_PASSES, Mixer, Mixtures, Pieces, Source
+from pytest_dwsconv.fit.soap import SOAP
 from pytest_dwsconv.tracing.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
@@ -112,7 +112,7 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
     them settle together. Only the replacements and the scales and shifts of batch normalisation
     move, its statistics do not.
 
-    After ``AS_THEY_ARE`` passes the samples are known by heart. Those that follow mix them and ask
+    After ``PLAIN_PASSES`` passes the samples are known by heart. Those that follow mix them and ask
     ``original``; where they cannot be mixed, they are gone through as they are. Either part is
     undone if the held-out batches do not gain.
 
@@ -124,13 +124,13 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
     if not tensors or reference.held_out_mismatch(model) is None:
         return
     pieces = Pieces(reference.batches, reference.wanted)
-    if passes <= AS_THEY_ARE:
+    if passes <= PLAIN_PASSES:
         _improve(model, reference, tensors, passes, pieces, "refining")
         return
     modules = list(original.modules())
     with buffers_as_found(original), as_found(modules), watching(original, reference.names) as see:
         mixtures = _mixtures(reference, partial(see, original))
-        plain = passes if mixtures is None else AS_THEY_ARE
+        plain = passes if mixtures is None else PLAIN_PASSES
         _improve(model, reference, tensors, plain, pieces, "refining")
         if mixtures is not None:
             _improve(model, reference, tensors, passes - plain, mixtures, "refining on mixtures")
@@ -216,7 +216,7 @@ def _descend(
     count = torch.tensor(float(own), device="cpu")
     all_reduce(count)
     steps = -(-int(count) // world)  # a pass, the same number in every process
-    optimiser = RotatedAdam(tensors, lr=LEARNING_RATE, betas=BETAS)
+    optimiser = SOAP(tensors, lr=LEARNING_RATE, betas=BETAS)
     schedule = warm_cosine(optimiser, passes * steps)
     lay_out: Callable[[Any], Any] | None = None
     with watching(model, reference.names) as see:

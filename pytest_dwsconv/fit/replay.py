@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from pytest_dwsconv.errors import InputError, TracingError
-from pytest_dwsconv.fit.variation import Variation
+from pytest_dwsconv.fit.moments import Variation
 from pytest_dwsconv.tracing.trace import ADVICE, Trace, trace
 
 Override = Callable[[Tensor], Tensor]
@@ -53,7 +53,7 @@ def rejected(index: int, error: TracingError) -> TracingError:
     )
 
 
-class Recording:
+class Replay:
     """One recorded forward with the means to run any stretch of it.
 
     Batches of another shape get a graph of their own; nodes are known by their place, which is the
@@ -145,7 +145,7 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     )
 
 
-class Data:
+class CalibrationData:
     """Calibration batches with the graph of each; the model must stay in evaluation mode while they
     are run.
     """
@@ -163,29 +163,29 @@ class Data:
                 "load or initialise "
                 "them before the fit"
             )
-        graphs: dict[Any, Recording] = {}
-        self.recordings: list[Recording] = []
+        graphs: dict[Any, Replay] = {}
+        self.replays: list[Replay] = []
         for index, batch in enumerate(self.batches):
             kind = _kind(batch)
             if kind not in graphs:
                 graphs[kind] = self._recorded(model, index)
-            self.recordings.append(graphs[kind])
+            self.replays.append(graphs[kind])
         self.varying = Variation()
         """That of the outputs, under no name, over all processes."""
         self._check_reproduces(model)
         self.varying = self.varying.gather()
 
     @property
-    def graph(self) -> Recording:
-        return self.recordings[0]
+    def graph(self) -> Replay:
+        return self.replays[0]
 
-    def _recorded(self, model: nn.Module, index: int) -> Recording:
+    def _recorded(self, model: nn.Module, index: int) -> Replay:
         args, kwargs = given(self.batches[index])
         try:
-            found = Recording(trace(model, args, kwargs))
+            found = Replay(trace(model, args, kwargs))
         except TracingError as error:
             raise rejected(index, error) from error
-        if self.recordings and found.signature != self.graph.signature:
+        if self.replays and found.signature != self.graph.signature:
             raise InputError(
                 f"calibration batch {index} takes another path through the forward than batch 0; "
                 "give batches of one "
@@ -232,10 +232,10 @@ class Data:
 
     def outputs(self, index: int, overrides: Mapping[int, Override]) -> list[Tensor]:
         """The floating-point outputs of one batch."""
-        recording = self.recordings[index]
-        values = recording.start(self.batches[index])
-        recording.run(values, len(recording.nodes), overrides)
-        return floating(values[len(recording.nodes) - 1])
+        replay = self.replays[index]
+        values = replay.start(self.batches[index])
+        replay.run(values, len(replay.nodes), overrides)
+        return floating(values[len(replay.nodes) - 1])
 
 
 def _ordered(batches: list[Any]) -> list[Any]:
@@ -286,26 +286,28 @@ def _check_values(batches: Sequence[Any]) -> None:
                 raise InputError(f"calibration batch {index} holds NaN or infinite values")
 
 
-class Run:
+class BatchRun:
     """One network, original or partly converted, advanced over all batches together."""
 
-    def __init__(self, data: Data, indices: Sequence[int], keep: Iterable[int] = ()) -> None:
+    def __init__(
+        self, data: CalibrationData, indices: Sequence[int], keep: Iterable[int] = ()
+    ) -> None:
         self.data, self.indices = data, indices
         self.keep = frozenset(keep)
         self.at = 0
-        self.values = [data.recordings[i].start(data.batches[i]) for i in indices]
+        self.values = [data.replays[i].start(data.batches[i]) for i in indices]
 
     def advance(self, stop: int, overrides: Mapping[int, Override]) -> None:
         """Run every batch up to and without the node at ``stop``."""
         if stop > self.at:
             for index, values in zip(self.indices, self.values, strict=True):
-                self.data.recordings[index].run(values, stop, overrides, self.keep, self.at)
+                self.data.replays[index].run(values, stop, overrides, self.keep, self.at)
             self.at = stop
 
     def ahead(self, number: int, place: int, overrides: Mapping[int, Override]) -> dict[int, Any]:
         """The values of one batch up to and with the node at ``place``, without moving on."""
         own = dict(self.values[number])
-        self.data.recordings[self.indices[number]].run(
+        self.data.replays[self.indices[number]].run(
             own, place + 1, overrides, start=self.at, release=False
         )
         return own
@@ -314,5 +316,5 @@ class Run:
         """Let values go that were kept beyond their last use and no longer have to be."""
         for index, values in zip(self.indices, self.values, strict=True):
             for place in places:
-                if self.data.recordings[index].last_use[place] < self.at and place not in self.keep:
+                if self.data.replays[index].last_use[place] < self.at and place not in self.keep:
                     values.pop(place, None)

@@ -24,7 +24,7 @@ STEP = 32
 """
 INNER = 10.0
 """What activations count for beside the outputs: they tell much more of each sample."""
-AS_THEY_ARE = 20
+PLAIN_PASSES = 20
 """Passes over the samples as they are; then these are known by heart, and mixing them gains more.
 """
 SIDES = 0.15, 0.6
@@ -138,7 +138,7 @@ class Mixtures(NamedTuple):
 
 
 def _refused(why: str) -> str:
-    return f"the original {why}; pass refine={AS_THEY_ARE} or less, which mixes none"
+    return f"the original {why}; pass refine={PLAIN_PASSES} or less, which mixes none"
 
 
 class Mixer(NamedTuple):

@@ -25,7 +25,7 @@ plain Adam.
 """
 
 
-class RotatedAdam(Optimizer):
+class SOAP(Optimizer):
     """Adam with its second moments kept in slowly turning directions; plain Adam for vectors and
     very wide weights.
 

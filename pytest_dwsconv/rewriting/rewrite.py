@@ -21,8 +21,8 @@ from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.core.rules import Policy, matches
 from pytest_dwsconv.errors import InputError, TracingError
-from pytest_dwsconv.fit.allocation import Budgets, allocate, parse_budgets
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
+from pytest_dwsconv.fit.planning import Budgets, allocate, parse_budgets
 from pytest_dwsconv.fit.preconditions import check_batches
 from pytest_dwsconv.fit.replay import rejected
 from pytest_dwsconv.report import Report
@@ -286,7 +286,7 @@ def _choices(
 def _planned(
     model: nn.Module, report: Report, batches: list[Any], order: Order | None, budget: Budgets
 ) -> Plan:
-    from pytest_dwsconv.fit.estimates import estimate
+    from pytest_dwsconv.fit.planning import estimate
 
     limits = parse_budgets(budget)
     with as_found(list(model.modules())):
@@ -498,6 +498,6 @@ def _copied(model: nn.Module, advice: str = "pass inplace=True") -> nn.Module:
 
 def _kept(model: nn.Module, passes: int) -> nn.Module:
     """The model, or a copy if the refinement still asks it when the model itself is rewritten."""
-    from pytest_dwsconv.fit.samples import AS_THEY_ARE
+    from pytest_dwsconv.fit.samples import PLAIN_PASSES
 
-    return _copied(model, f"pass refine={AS_THEY_ARE} or less") if passes > AS_THEY_ARE else model
+    return _copied(model, f"pass refine={PLAIN_PASSES} or less") if passes > PLAIN_PASSES else model

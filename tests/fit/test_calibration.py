@@ -213,7 +213,7 @@ def test_passes_over_batches_that_cannot_be_mixed_see_them_as_they_are(
     data = [(x, torch.tensor(2.0)) for x in batches(4, 8, 8, 8)]
     model = Scaled().eval()
     found = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
-    monkeypatch.setattr("pytest_dwsconv.fit.recovery.AS_THEY_ARE", 24)
+    monkeypatch.setattr("pytest_dwsconv.fit.recovery.PLAIN_PASSES", 24)
     wanted = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.fit import soap as rotating
+from pytest_dwsconv.fit import soap
 from pytest_dwsconv.fit.recovery import warm_cosine
-from pytest_dwsconv.fit.soap import RotatedAdam
+from pytest_dwsconv.fit.soap import SOAP
 
 BETAS = (0.9, 0.99)
 
@@ -37,7 +37,7 @@ def adam(weights: list[Tensor]) -> torch.optim.Optimizer:
 
 
 def rotated(weights: list[Tensor]) -> torch.optim.Optimizer:
-    return RotatedAdam(weights, lr=0.02, betas=BETAS)
+    return SOAP(weights, lr=0.02, betas=BETAS)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def rotated(weights: list[Tensor]) -> torch.optim.Optimizer:
 def test_what_does_not_turn_gets_adam(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], pull: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr(rotating, "WIDEST", 5)
+    monkeypatch.setattr(soap, "WIDEST", 5)
     torch.manual_seed(0)
     start, factor = torch.randn(shape), torch.randn(pull)
     torch.testing.assert_close(
@@ -61,7 +61,7 @@ def test_correlated_inputs_are_fitted_better_in_as_many_steps(seed: int) -> None
     inputs = torch.randn(512, 16) * torch.logspace(0, -1, 16) @ directions.T
     targets = inputs @ torch.randn(16, 8)
     errors = []
-    for kind in (torch.optim.Adam, RotatedAdam):
+    for kind in (torch.optim.Adam, SOAP):
         layer = nn.Linear(16, 8, bias=False)
         nn.init.zeros_(layer.weight)
         optimiser = kind(layer.parameters(), lr=0.1, betas=BETAS)
@@ -80,7 +80,7 @@ def test_the_directions_are_eigenvectors_of_the_moments() -> None:
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(6, 9, dtype=torch.float64))
     mix = torch.randn(6, 6, dtype=torch.float64), torch.randn(9, 9, dtype=torch.float64)
-    optimiser = RotatedAdam([weight], lr=1e-2, betas=(0.9, 0.999))
+    optimiser = SOAP([weight], lr=1e-2, betas=(0.9, 0.999))
     for _ in range(3001):
         weight.grad = mix[0] @ torch.randn(6, 9, dtype=torch.float64) @ mix[1]
         optimiser.step()
@@ -96,7 +96,7 @@ def test_the_directions_are_eigenvectors_of_the_moments() -> None:
 
 def test_weights_without_a_gradient_stay_and_zero_gradients_move_nothing() -> None:
     still, dead = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4))
-    optimiser = RotatedAdam([still, dead], lr=1.0, betas=BETAS)
+    optimiser = SOAP([still, dead], lr=1.0, betas=BETAS)
     for _ in range(12):
         dead.grad = torch.zeros(4, 4)
         optimiser.step()
@@ -106,7 +106,7 @@ def test_weights_without_a_gradient_stay_and_zero_gradients_move_nothing() -> No
 
 def test_half_precision_weights_keep_their_moments_in_single() -> None:
     weight = nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16))
-    optimiser = RotatedAdam([weight], lr=0.125, betas=BETAS)
+    optimiser = SOAP([weight], lr=0.125, betas=BETAS)
     weight.grad = torch.randn(4, 6).bfloat16()
     optimiser.step()
     assert weight.dtype == torch.bfloat16
@@ -119,11 +119,11 @@ def test_one_that_goes_on_from_its_state_takes_the_same_steps(dtype: torch.dtype
     torch.manual_seed(0)
     gradients = [torch.randn(4, 6).to(dtype) for _ in range(30)]
     weights = [nn.Parameter(torch.ones(4, 6, dtype=dtype)) for _ in range(2)]
-    whole = RotatedAdam(weights[:1], lr=0.125, betas=BETAS)
+    whole = SOAP(weights[:1], lr=0.125, betas=BETAS)
     for number, gradient in enumerate(gradients):
         if number == 15:
             saved, at = whole.state_dict(), weights[0].detach().clone()
-            other = RotatedAdam(weights[1:], lr=0.125, betas=BETAS)
+            other = SOAP(weights[1:], lr=0.125, betas=BETAS)
             other.load_state_dict(saved)
             weights[1].data.copy_(at)
         for weight, optimiser in zip(

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.core.conv import ConvSpec, Order
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.fit import half_steps as alternating
-from pytest_dwsconv.fit.half_steps import Problem, fit
+from pytest_dwsconv.fit import least_squares
+from pytest_dwsconv.fit.least_squares import Problem, fit
 from pytest_dwsconv.fit.moments import Cross, Moments, padded, patches
 from pytest_dwsconv.separable.factorize import Factors, decompose
 from pytest_dwsconv.separable.modules import CONVS, dense_kernel
@@ -116,7 +116,7 @@ def test_a_kernel_that_is_separable_is_found_again(
 def test_no_gradient_is_left(
     monkeypatch: pytest.MonkeyPatch, order: Order, multiplier: int
 ) -> None:
-    monkeypatch.setattr(alternating, "TOLERANCE", 0.0)
+    monkeypatch.setattr(least_squares, "TOLERANCE", 0.0)
     problem, entry = random_problem(1, 4, 5, 9), entry_of(1, 4, 5, order, multiplier)
     if order is Order.POINTWISE_FIRST:  # whose output channels are fitted one by one
         problem = Problem(
@@ -144,9 +144,9 @@ def test_iterating_and_factorising_agree(
     problem, entry = random_problem(1, 6, 7, 9), entry_of(1, 6, 7, order, multiplier)
     start = start_of(problem, entry)
     direct = problem.loss(kernel_of(fit(problem, entry, start, 5), entry))
-    monkeypatch.setattr(alternating, "DIRECT", 0)
-    monkeypatch.setattr(alternating, "CG_STEPS", 500)
-    monkeypatch.setattr(alternating, "CG_GAIN", 0)
+    monkeypatch.setattr(least_squares, "DIRECT", 0)
+    monkeypatch.setattr(least_squares, "CG_STEPS", 500)
+    monkeypatch.setattr(least_squares, "CG_GAIN", 0)
     assert problem.loss(kernel_of(fit(problem, entry, start, 5), entry)) == pytest.approx(
         direct, rel=1e-4
     )
@@ -158,7 +158,7 @@ def test_one_channel_at_a_time_gives_the_same(
 ) -> None:
     problem, entry = random_problem(1, 6, 7, 9), entry_of(1, 6, 7, order, 2)
     whole = fit(problem, entry, start_of(problem, entry), 3)
-    monkeypatch.setattr(alternating, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(least_squares, "CHUNK_NUMBERS", 1)
     for part, same in zip(fit(problem, entry, start_of(problem, entry), 3), whole, strict=True):
         torch.testing.assert_close(part, same)
 
@@ -208,5 +208,5 @@ def test_a_step_that_makes_it_worse_is_not_taken() -> None:
     def worse(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         return first * 3, second
 
-    found = alternating._alternate(problem, start, worse, torch.mul, 5)
+    found = least_squares._alternate(problem, start, worse, torch.mul, 5)
     assert torch.equal(found[0], start[0])

@@ -14,7 +14,7 @@ from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.conv import Cost, Order, cost, separable_cost
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import DwsconvError, FormatError, InputError
-from pytest_dwsconv.fit.allocation import LIMITS, Option, allocate, parse_budgets
+from pytest_dwsconv.fit.planning import LIMITS, Option, allocate, parse_budgets
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.rewrite import rewrite
 
