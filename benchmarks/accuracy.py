@@ -47,7 +47,7 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.calibration import calibrate
 from pytest_dwsconv.fit.least_squares import Problem
 from pytest_dwsconv.fit.planning import estimate
-from pytest_dwsconv.separable.replacing import swap
+from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.tracing.preserving import as_found
 
 IMAGES = Path("/usr/share/datasets/fashion-mnist")

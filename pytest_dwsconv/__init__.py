@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.fit.distillation import distill
     from pytest_dwsconv.report import Report
+    from pytest_dwsconv.rewriting.application import apply_plan
     from pytest_dwsconv.rewriting.fx_pass import DepthwiseSeparablePass
-    from pytest_dwsconv.rewriting.rewrite import RewriteResult, apply_plan, rewrite
+    from pytest_dwsconv.rewriting.result import RewriteResult
+    from pytest_dwsconv.rewriting.rewrite import rewrite
     from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
 
 _HOMES = {
@@ -35,7 +37,9 @@ _HOMES = {
     "core.plan": ("Plan",),
     "core.findings": ("Finding",),
     "report": ("Report",),
-    "rewriting.rewrite": ("RewriteResult", "apply_plan", "rewrite"),
+    "rewriting.application": ("apply_plan",),
+    "rewriting.result": ("RewriteResult",),
+    "rewriting.rewrite": ("rewrite",),
     "core.rules": ("Policy", "Verdict", "judge"),
     "separable.modules": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
 }

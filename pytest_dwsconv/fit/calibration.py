@@ -27,7 +27,7 @@ from pytest_dwsconv.fit.recovery import Reference
 from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override
 from pytest_dwsconv.separable.factorize import Factors, decompose
 from pytest_dwsconv.separable.modules import SeparableConvNd, dense_kernel
-from pytest_dwsconv.separable.replacing import replacement
+from pytest_dwsconv.separable.replacement import replacement
 
 FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 10, 3, 2
 RIDGE = 1e-4

@@ -1,6 +1,4 @@
-"""The rewrite as a ``torch.fx`` pass, for those who hold a ``GraphModule``; functional convolutions
-included.
-"""
+"""The rewrite as a ``torch.fx`` pass over a ``GraphModule``, functional convolutions included."""
 
 from __future__ import annotations
 
@@ -11,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
+from torch.utils._pytree import tree_leaves
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import ConvSpec, Order, Trait
 from pytest_dwsconv.core.rules import Policy, Verdict, judge
+from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.modules import CONVS
-from pytest_dwsconv.separable.replacing import (
+from pytest_dwsconv.separable.replacement import (
     AUTO,
     check_init,
     choose,
@@ -25,7 +25,6 @@ from pytest_dwsconv.separable.replacing import (
     order_or_auto,
     patterns,
     replacement,
-    swap,
 )
 from pytest_dwsconv.tracing.operators import per_side
 
@@ -35,8 +34,9 @@ _FUNCTIONS: dict[Any, int] = {
     **{torch.conv2d: 2, _ATEN.conv2d.default: 2, _ATEN.conv2d.padding: 2},
     **{torch.conv3d: 3, _ATEN.conv3d.default: 3, _ATEN.conv3d.padding: 3},
 }
-"""Convolution functions and their rank; ``F.conv2d`` is ``torch.conv2d``, exported programs call
-the operators.
+"""Convolution functions and their rank.
+
+``F.conv2d`` is ``torch.conv2d``; exported programs call the operators.
 """
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
@@ -44,8 +44,9 @@ _DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1
 
 @dataclass(frozen=True)
 class _Site:
-    """A convolution, the first node that runs it, and its numbers; ``functional`` ones only look
-    like a module.
+    """A convolution, the first node that runs it, and its numbers.
+
+    That of a function call is a module made for the purpose, which is nowhere in the graph module.
     """
 
     name: str
@@ -56,17 +57,16 @@ class _Site:
 
 
 class DepthwiseSeparablePass(PassBase):
-    """Replaces the candidate convolutions of a ``GraphModule``; composes with torch's
-    ``PassManager``.
+    """Replaces the candidate convolutions of a ``GraphModule``.
 
-    The module of a ``call_module`` node is replaced as ``rewrite`` does it. A call of ``F.conv1d``,
-    ``F.conv2d`` or ``F.conv3d`` becomes a call of a new submodule where its settings are constants
-    and its weight is an attribute that nothing else uses; attributes without a user left are
-    removed. Node metadata is kept; shapes in it serve ``order="auto"``. The graph module is changed
-    in place, and a second run changes nothing.
+    It composes with torch's ``PassManager``. The module of a ``call_module`` node is replaced as
+    ``rewrite`` does it. A call of ``F.conv1d``, ``F.conv2d`` or ``F.conv3d`` becomes a call of a
+    new submodule where its settings are constants and its weight is an attribute that nothing else
+    uses; attributes without a user left are removed. Node metadata is kept; shapes in it serve
+    ``order="auto"``. The graph module is changed in place, and a second run changes nothing.
 
     The arguments are those of ``rewrite``. Patterns see a module's names, or the name of a
-    functional call's weight; one that matches nothing is no error, for a pass may run again, or
+    functional call's weight; one that matches nothing is not an error, for a pass may run again, or
     over several modules.
 
     Raises:
@@ -114,9 +114,7 @@ class DepthwiseSeparablePass(PassBase):
 
 
 def _module_sites(graph_module: fx.GraphModule, policy: Policy) -> Iterator[_Site]:
-    """Candidates among the modules that the graph calls and whose parameters it does not read
-    besides.
-    """
+    """Candidates that the graph calls as modules, and whose parameters nothing else in it reads."""
     read = {id(_attribute(graph_module, str(node.target))) for node in _get_attrs(graph_module)}
     calls = {
         str(node.target): node
@@ -125,10 +123,10 @@ def _module_sites(graph_module: fx.GraphModule, policy: Policy) -> Iterator[_Sit
     }
     for found in analyze(graph_module, policy=policy).candidates:
         called = [calls[name] for name in (found.name, *found.aliases) if name in calls]
-        if called:
-            conv = graph_module.get_submodule(found.name)
-            if not any(id(parameter) in read for parameter in conv.parameters()):
-                yield _Site(found.name, conv, called[0], _with_shapes(found.spec, called[0]), False)  # type: ignore[arg-type]  # reason: a candidate is a plain convolution
+        conv: Any = graph_module.get_submodule(found.name)
+        if called and not any(id(parameter) in read for parameter in conv.parameters()):
+            spec = _with_shapes(found.spec, called[0])
+            yield _Site(found.name, conv, called[0], spec, functional=False)
 
 
 def _functional_sites(graph_module: fx.GraphModule, policy: Policy) -> Iterator[_Site]:
@@ -142,7 +140,7 @@ def _functional_sites(graph_module: fx.GraphModule, policy: Policy) -> Iterator[
         conv = _as_module(graph_module, call, _FUNCTIONS[node.target])
         spec = replace(module_spec(conv), traits=(Trait.FUNCTIONAL,))
         if not policy.leaves_out(name) and judge(spec, policy).verdict is Verdict.CANDIDATE:
-            yield _Site(name, conv, node, _with_shapes(spec, node), True)
+            yield _Site(name, conv, node, _with_shapes(spec, node), functional=True)
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
@@ -151,15 +149,12 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 def _is_constant(call: dict[str, Any]) -> bool:
     """Whether weight and bias are attributes, and the settings numbers."""
-    weight, bias = call["weight"], call["bias"]
-    attributes = _is_attribute(weight) and (bias is None or _is_attribute(bias))
+    if not _is_attribute(call["weight"]):
+        return False
+    if call["bias"] is not None and not _is_attribute(call["bias"]):
+        return False
     settings = [call[name] for name in ("stride", "padding", "dilation", "groups")]
-    flat = [
-        item
-        for value in settings
-        for item in (value if isinstance(value, (tuple, list)) else (value,))
-    ]
-    return attributes and all(isinstance(item, (int, str)) for item in flat)
+    return all(isinstance(item, (int, str)) for item in tree_leaves(settings))
 
 
 def _is_attribute(value: Any) -> bool:
@@ -178,25 +173,22 @@ def _attribute(graph_module: fx.GraphModule, target: str) -> Any:
 
 
 def _used_here_only(graph_module: fx.GraphModule, weight: fx.Node, node: fx.Node) -> bool:
-    """Whether this call is the only one that can see the weight, in the graph and inside modules it
-    calls.
-    """
+    """Whether this call alone sees the weight, in the graph and inside the modules it calls."""
     tensor = _attribute(graph_module, str(weight.target))
-    readers = [
-        n for n in _get_attrs(graph_module) if _attribute(graph_module, str(n.target)) is tensor
-    ]
-    users = [user for reader in readers for user in reader.users]
-    modules = graph_module.modules()
-    held = [
-        held
-        for m in modules
-        for held in (*m._parameters.values(), *m._buffers.values())
-        if held is tensor
-    ]
-    called = any(
-        _reads(n, str(weight.target)) for n in graph_module.graph.nodes if n.op == "call_module"
-    )
-    return users == [node] and len(held) <= 1 and not called
+    users: list[fx.Node] = []
+    for reader in _get_attrs(graph_module):
+        if _attribute(graph_module, str(reader.target)) is tensor:
+            users += reader.users
+    if users != [node]:
+        return False
+    holders = 0
+    for module in graph_module.modules():
+        tensors = [*module._parameters.values(), *module._buffers.values()]
+        holders += sum(held is tensor for held in tensors)
+    if holders > 1:
+        return False
+    calls = [other for other in graph_module.graph.nodes if other.op == "call_module"]
+    return not any(_reads(call, str(weight.target)) for call in calls)
 
 
 def _as_module(
@@ -216,11 +208,9 @@ def _as_module(
         device="meta",
     )
     conv.weight = _parameter(weight)
-    bias = (
-        None
-        if call["bias"] is None
-        else _parameter(_attribute(graph_module, str(call["bias"].target)))
-    )
+    bias = call["bias"]
+    if bias is not None:
+        bias = _parameter(_attribute(graph_module, str(bias.target)))
     conv.register_parameter("bias", bias)
     conv.train(graph_module.training)
     return conv
@@ -263,7 +253,7 @@ def _call_module_instead(graph_module: fx.GraphModule, site: _Site, module: nn.M
 
 
 def _drop_unused(graph_module: fx.GraphModule, attribute: fx.Node) -> None:
-    """Erase a ``get_attr`` node without users, and its attribute where nothing that runs sees it."""
+    """Erase a ``get_attr`` node without users, and its attribute if nothing else reads it."""
     if attribute.users:
         return
     graph_module.graph.erase_node(attribute)
@@ -274,7 +264,7 @@ def _drop_unused(graph_module: fx.GraphModule, attribute: fx.Node) -> None:
 
 
 def _reads(node: fx.Node, target: str) -> bool:
-    """Whether the node reads this attribute, or calls the module that holds it or one around that."""
+    """Whether the node reads this attribute, or calls a module that holds it."""
     if node.op == "get_attr":
         return node.target == target
     return node.op == "call_module" and target.startswith(f"{node.target}.")

@@ -1,12 +1,9 @@
-"""Replace convolutions in a live model: what ``analyze`` finds is planned, the plan is carried out."""
+"""Replace convolutions in a live model: what ``analyze`` finds is planned and carried out."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.analysis.analyze import analyze
-from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.core.quantities import is_whole
@@ -26,90 +22,23 @@ from pytest_dwsconv.fit.planning import Budgets, allocate, parse_budgets
 from pytest_dwsconv.fit.preconditions import check_batches
 from pytest_dwsconv.fit.replay import rejected
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.separable.replacing import (
+from pytest_dwsconv.rewriting.application import convolution, replacements
+from pytest_dwsconv.rewriting.duplicate import duplicate
+from pytest_dwsconv.rewriting.result import RewriteResult
+from pytest_dwsconv.separable.exchange import swap
+from pytest_dwsconv.separable.replacement import (
     AUTO,
     FIT,
     INITS,
     check_init,
     choose,
-    initial,
     order_or_auto,
     patterns,
-    replacement,
-    swap,
 )
 from pytest_dwsconv.tracing.preserving import as_found
 
 if TYPE_CHECKING:
     from pytest_dwsconv.fit.calibration import Calibration
-
-
-@dataclass(frozen=True)
-class RewriteResult:
-    """A rewritten model, the plan that was carried out, and the reports on the model before and
-    after.
-
-    ``errors`` maps each replaced layer to the relative error of its kernel, sqrt(sum (W - W')^2 /
-    sum W^2); it is empty for ``init="fresh"``, which keeps nothing of the kernel.
-
-    For ``init="fit"``, ``calibration_errors`` and ``held_out_errors`` map each fitted layer to the
-    relative error of its output on the batches it was fitted on, and on those it was not: the root
-    of the squared error where the next nonlinearity, or the next thing that is not a normalisation
-    or an addition, reads it, over the squared variation of what the layer contributes there.
-    ``renormalised`` says whether re-estimated statistics of batch normalisation were kept.
-    """
-
-    model: nn.Module
-    plan: Plan
-    report_before: Report
-    report_after: Report
-    errors: Mapping[str, float]
-    calibration_errors: Mapping[str, float] = field(default_factory=dict)
-    held_out_errors: Mapping[str, float] = field(default_factory=dict)
-    renormalised: bool = False
-
-    def __str__(self) -> str:
-        replaced = len(self.plan.entries)
-        lines = [
-            f"{self.report_before.model}: {replaced} of {len(self.report_before.findings)} "
-            "convolutions replaced",
-            _change("parameters of the model", self.report_before.params, self.report_after.params),
-        ]
-        if replaced:
-            lines.append(
-                _change(
-                    "parameters of the replaced layers",
-                    self.plan.params_before,
-                    self.plan.params_after,
-                )
-            )
-        if self.report_before.macs is not None and self.report_after.macs is not None:
-            lines.append(
-                _change("MACs of the model", self.report_before.macs, self.report_after.macs)
-            )
-        lines += _errors("relative weight error", self.errors)
-        lines += _errors("relative output error, calibration data", self.calibration_errors)
-        lines += _errors("relative output error, held-out data", self.held_out_errors)
-        if self.calibration_errors and not self.held_out_errors:
-            lines.append(
-                "nothing was held out to judge by, so nothing was refined: pass several batches"
-            )
-        return "\n".join(lines)
-
-
-def _errors(what: str, errors: Mapping[str, float]) -> list[str]:
-    if not errors:
-        return []
-    worst = max(errors, key=lambda name: errors[name])
-    middle = median(errors.values())
-    return [
-        f"{what}: median {middle:.3f}, largest {errors[worst]:.3f} ({worst or 'the model itself'})"
-    ]
-
-
-def _change(what: str, before: int, after: int) -> str:
-    saving = f" ({before / after:.2f}x)" if after else ""
-    return f"{what}: {before:,} -> {after:,}{saving}"
 
 
 @torch.inference_mode(False)  # reason: weights made under inference mode can never be trained
@@ -205,10 +134,11 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             raise rejected(0, error) from error
         raise
     _check_patterns(policy, before)
-    target = model if inplace else _copied(model)
+    target = model if inplace else duplicate(model)
     original = _kept(model, refine) if inplace and init == FIT else model
     # reason: the statistics are the fit's to set
-    with autocast_off(target), buffers_as_found(target, besides=_statistics(target)):
+    statistics = [buffer for norm in _normalisations(target) for buffer in norm.buffers()]
+    with autocast_off(target), buffers_as_found(target, besides=statistics):
         if budget is None:
             choices = _choices(target, before, depth_multiplier, wanted, init)
         else:
@@ -217,13 +147,15 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
                 for entry in _planned(target, before, batches, wanted, budget).entries
             }
         fit = _calibrated(target, choices, batches) if init == FIT and choices else None
-        plan = Plan(
-            tuple(
-                fit.fitted[name].entry if fit and name in fit.fitted else few[0]
-                for name, few in choices.items()
-            )
-        )
-        swaps, errors = _replacements(target, plan, init, inplace, fit)
+        fitted = fit.fitted if fit else {}
+        entries = [
+            fitted[name].entry if name in fitted else possible[0]
+            for name, possible in choices.items()
+        ]
+        plan = Plan(tuple(entries))
+        # reason: a layer that no calibration batch reached gets the nearest kernel
+        start = "svd" if init == FIT else init
+        swaps, errors = replacements(target, plan, start, inplace, fitted)
         with _undone_on_failure(target, swaps):
             rewritten = swap(target, swaps)
             after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
@@ -254,9 +186,7 @@ def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | Non
 
 
 def _recordable(leaf: Any) -> Any:
-    """A leaf that gradients can be computed past, and are not of: copied if made under
-    ``torch.inference_mode``.
-    """
+    """A leaf of a batch as autograd takes it: without a graph, and not of inference mode."""
     if not isinstance(leaf, Tensor):
         return leaf
     return leaf.clone() if leaf.is_inference() else leaf.detach()
@@ -265,21 +195,16 @@ def _recordable(leaf: Any) -> Any:
 def _choices(
     model: nn.Module, report: Report, depth_multiplier: int, order: Order | None, init: str
 ) -> dict[str, list[PlanEntry]]:
-    """The replacements that each candidate may get: one, or for a fit without an order one of each
-    order.
-    """
+    """The replacements that each candidate may get: a fit without an order chooses among both."""
     found = {}
     for finding in report.candidates:
-        weight = _convolution(model, finding.name).weight
+        name, spec = finding.name, finding.spec
+        weight = convolution(model, name).weight
         if init == FIT and order is None:
-            both = equal_cost(finding.spec, depth_multiplier).items()
-            found[finding.name] = [
-                PlanEntry.of(finding.name, finding.spec, *choice) for choice in both
-            ]
+            both = equal_cost(spec, depth_multiplier).items()
+            found[name] = [PlanEntry.of(name, spec, *choice) for choice in both]
         else:
-            found[finding.name] = [
-                choose(finding.name, weight, finding.spec, depth_multiplier, order, init)
-            ]
+            found[name] = [choose(name, weight, spec, depth_multiplier, order, init)]
     return found
 
 
@@ -304,8 +229,9 @@ def _calibrated(
 
 
 def _settle(model: nn.Module, fit: Calibration, passes: int, original: nn.Module) -> bool:
-    """Put the fitted constants where they belong, and recover; whether new normalisation statistics
-    were kept.
+    """Put the fitted constants where they belong, and recover.
+
+    Returns whether new statistics of batch normalisation were kept.
     """
     from pytest_dwsconv.fit.recovery import reestimate_normalisation, refine
 
@@ -317,40 +243,28 @@ def _settle(model: nn.Module, fit: Calibration, passes: int, original: nn.Module
 
 
 def _output_errors(fit: Calibration | None) -> tuple[dict[str, float], dict[str, float]]:
-    fitted = dict(fit.fitted) if fit else {}
-    return (
-        {name: one.error for name, one in fitted.items() if one.error is not None},
-        {
-            name: one.held_out_error
-            for name, one in fitted.items()
-            if one.held_out_error is not None
-        },
-    )
+    """By layer, on the batches that were fitted on, and on those held out."""
+    errors, held_out = {}, {}
+    for name, fitted in fit.fitted.items() if fit else ():
+        if fitted.error is not None:
+            errors[name] = fitted.error
+        if fitted.held_out_error is not None:
+            held_out[name] = fitted.held_out_error
+    return errors, held_out
 
 
-def _statistics(model: nn.Module) -> list[Tensor]:
-    """The buffers of batch normalisation."""
-    return [
-        buffer
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        for buffer in module.buffers()
-    ]
+def _normalisations(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 @contextmanager
 def _undone_on_failure(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
-    """Put the convolutions back, and the values of biases and buffers, if the block does not end
-    well.
-    """
-    norms = [
-        p
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        for p in module.parameters()
-    ]
-    tensors = [*(conv.bias for conv in swaps), *norms, *model.buffers()]
-    saved = [(tensor, tensor.detach().clone()) for tensor in tensors if isinstance(tensor, Tensor)]
+    """Put convolutions, biases, normalisation and buffers back if the block does not end well."""
+    tensors: list[Tensor | None] = [conv.bias for conv in swaps]  # type: ignore[misc]  # all are convolutions
+    for norm in _normalisations(model):
+        tensors += norm.parameters()
+    tensors += model.buffers()
+    saved = [(tensor, tensor.detach().clone()) for tensor in tensors if tensor is not None]
     try:
         yield
     except BaseException:
@@ -363,141 +277,32 @@ def _undone_on_failure(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -
 
 def _check_patterns(policy: Policy, report: Report) -> None:
     """A pattern that no convolution matches is a slip of the pen."""
-    for argument, patterns_given in (("select", policy.select), ("ignore", policy.ignore)):
-        for pattern in patterns_given:
-            if not any(
-                matches((found.name, *found.aliases), (pattern,)) for found in report.findings
-            ):
+    names = [(found.name, *found.aliases) for found in report.findings]
+    for argument, given in (("select", policy.select), ("ignore", policy.ignore)):
+        for pattern in given:
+            if not any(matches(aliases, (pattern,)) for aliases in names):
                 raise InputError(
                     f"{argument}: no convolution of {report.model} has a name like {pattern!r}"
                 )
 
 
 def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
-    """Of a layer that ran, its replacement runs: else something holds the old one where it cannot
-    be exchanged.
-    """
+    """Of a layer that ran, its replacement runs: else something unknown holds the old one."""
     ran = {found.name for found in before.findings if found.calls}
     idle = {found.name for found in after.findings if not found.calls}
     for entry in plan.entries:
         if entry.name in ran and f"{entry.name}.depthwise".lstrip(".") in idle:
             raise InputError(
                 f"{entry.name}: the forward reaches it other than as a module of the model (by a "
-                "bound method, a "
-                "partial or a compiled part, say), so its replacement would not run; leave it out "
-                "with ignore"
+                "bound method, a partial or a compiled part, say), so its replacement would not "
+                "run; leave it out with ignore"
             )
-
-
-@torch.inference_mode(False)
-def apply_plan(
-    model: nn.Module, plan: Plan, *, init: str = "fresh", inplace: bool = False
-) -> nn.Module:
-    """Carry out a plan on a model, usually a new one that is then given the weights of a rewritten
-    network::
-
-        network = apply_plan(Network(), Plan.from_json(text))
-        network.load_state_dict(weights)
-
-    On the meta device nothing is initialised, whatever ``init`` says.
-
-    Raises:
-        InputError: a layer of the plan is missing or is another convolution; the model is left as
-            found.
-    """
-    check_init(init)
-    if not isinstance(plan, Plan):
-        raise InputError(
-            f"the plan must be a Plan, such as result.plan or Plan.from_json(text), not {plan!r}"
-        )
-    for entry in plan.entries:
-        entry.check(module_spec(_convolution(model, entry.name)))
-    target = model if inplace else _copied(model)
-    swaps, _ = _replacements(target, plan, init, inplace)
-    return swap(target, swaps)
-
-
-def _replacements(
-    model: nn.Module, plan: Plan, init: str, inplace: bool, fit: Calibration | None = None
-) -> tuple[dict[nn.Module, nn.Module], dict[str, float]]:
-    """All replacements of a plan, made before the first is put in place, and their weight errors.
-
-    A layer that no calibration batch reached gets the nearest kernel.
-    """
-    swaps: dict[nn.Module, nn.Module] = {}
-    errors: dict[str, float] = {}
-    for entry in plan.entries:
-        conv = _convolution(model, entry.name)
-        if conv in swaps:
-            raise InputError(
-                f"{entry.name} is a convolution that the plan replaces under another name already"
-            )
-        if inplace and conv is model:
-            raise InputError(
-                "a model that is itself the convolution cannot be replaced in place; pass "
-                "inplace=False"
-            )
-        if fit and entry.name in fit.fitted:
-            fitted = fit.fitted[entry.name]
-            swaps[conv], errors[entry.name] = (
-                fitted.module.train(conv.training),
-                fitted.weight_error,
-            )
-            continue
-        factors, error = initial(conv.weight, entry, "svd" if fit else init)
-        swaps[conv] = replacement(conv, entry, factors)
-        if error is not None:
-            errors[entry.name] = error
-    return swaps, errors
-
-
-def _convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
-    """The convolution of that name, with a weight and bias of its own, and of the usual shape."""
-    try:
-        conv = model.get_submodule(name)
-    except AttributeError as error:
-        raise InputError(f"{type(model).__name__} has no layer {name!r}") from error
-    if not isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        raise InputError(
-            f"{name or 'the model itself'} is a {type(conv).__name__}, not a convolution that can "
-            "be replaced"
-        )
-    for part in ("weight", "bias"):
-        if part not in conv._parameters:
-            raise InputError(
-                f"the {part} of {name} is computed from other parameters; remove the "
-                "parametrization"
-            )
-    if conv._parameters["weight"] is None:
-        raise InputError(
-            f"{name or 'the model itself'} has no weight, so it cannot be replaced; take it out of "
-            "the plan"
-        )
-    shape, usual = (
-        tuple(conv.weight.shape),
-        (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size),
-    )
-    if shape != usual:
-        raise InputError(
-            f"the weight of {name} is {shape}, not {usual}, so {type(conv).__name__} cannot be "
-            "replaced"
-        )
-    return conv
-
-
-def _copied(model: nn.Module, advice: str = "pass inplace=True") -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except (
-        Exception
-    ) as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
-        raise InputError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); {advice}"
-        ) from error
 
 
 def _kept(model: nn.Module, passes: int) -> nn.Module:
     """The model, or a copy if the refinement still asks it when the model itself is rewritten."""
     from pytest_dwsconv.fit.samples import PLAIN_PASSES
 
-    return _copied(model, f"pass refine={PLAIN_PASSES} or less") if passes > PLAIN_PASSES else model
+    if passes <= PLAIN_PASSES:
+        return model
+    return duplicate(model, f"pass refine={PLAIN_PASSES} or less")

@@ -19,7 +19,8 @@ from pytest_dwsconv.fit.calibration import split
 from pytest_dwsconv.fit.comparison import fast_layout
 from pytest_dwsconv.fit.distillation import distill
 from pytest_dwsconv.fit.samples import _pasted
-from pytest_dwsconv.rewriting.rewrite import RewriteResult, rewrite
+from pytest_dwsconv.rewriting.result import RewriteResult
+from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
 
 

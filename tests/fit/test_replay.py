@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
-from pytest_dwsconv.rewriting.rewrite import RewriteResult, rewrite
+from pytest_dwsconv.rewriting.result import RewriteResult
+from pytest_dwsconv.rewriting.rewrite import rewrite
 
 
 def images(count: int = 10) -> list[Tensor]:

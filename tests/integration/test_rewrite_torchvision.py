@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.rewriting.rewrite import apply_plan, rewrite
+from pytest_dwsconv.rewriting.application import apply_plan
+from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.separable.modules import SeparableConvNd
 
 models = pytest.importorskip("torchvision.models")

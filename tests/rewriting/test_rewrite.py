@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import DwsconvError, InputError
-from pytest_dwsconv.rewriting.rewrite import apply_plan, rewrite
+from pytest_dwsconv.rewriting.application import apply_plan
+from pytest_dwsconv.rewriting.rewrite import rewrite
+from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
-from pytest_dwsconv.separable.replacing import swap
 
 ORDERS = list(Order)
 FULL = 10**6
@@ -514,7 +515,21 @@ def test_the_summary_says_what_changed() -> None:
     assert result.plan.params_before - result.plan.params_after == before - after
     assert f"{result.report_before.macs:,} -> {result.report_after.macs:,}" in text
     assert "relative weight error: median" in text
+    assert f"MACs of the model (input 1 x 3 x 16 x 16): {result.report_before.macs:,} ->" in text
+    assert "not replaced: 1 (DWS104: a 1 x 1 kernel has nothing to separate)" in text
     assert "MACs" not in str(rewrite(model))
+
+
+def test_the_summary_counts_what_was_left_alone_by_reason() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1))
+    lines = str(rewrite(model, ignore=["1"])).splitlines()
+    assert lines[0] == "Sequential: 0 of 3 convolutions replaced"
+    assert [line.partition(":")[2][:12] for line in lines[1:3]] == [" 2 (DWS104: ", " 1 (DWS101: "]
+
+
+def test_the_summary_is_of_plain_text() -> None:
+    model = nn.ModuleDict({"\x1b[31m": nn.Conv2d(16, 16, 3)})
+    assert "(\\x1b[31m)" in str(rewrite(model))
 
 
 def test_the_summary_of_nothing() -> None:
@@ -604,13 +619,20 @@ def test_a_plan_for_a_parametrized_layer_is_refused(part: str) -> None:
         apply_plan(model, Plan((entry(),)))
 
 
-@pytest.mark.parametrize("plan", ["x", None, {"layers": []}])
-def test_what_is_no_plan_is_refused(plan: Any) -> None:
-    with pytest.raises(
-        InputError,
-        match=r"the plan must be a Plan, such as result.plan or Plan.from_json\(text\), not",
-    ):
-        apply_plan(Net(), plan)
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda: "{}", r"text: pass Plan.from_json\(text\)"),
+        (lambda: Path("plan.json"), r"a path: pass Plan.from_json\(path.read_text\(\)\)"),
+        (lambda: {"layers": []}, r"a mapping: pass Plan.from_json\(json.dumps\(mapping\)\)"),
+        (lambda: rewrite(Net()), "the result of a rewrite: pass its .plan"),
+        (lambda: rewrite(Net()).report_before, "a report, which .*: pass the .plan of"),
+        (lambda: None, "None: pass result.plan or"),
+    ],
+)
+def test_what_is_not_a_plan_is_called_what_it_is(make: Callable[[], Any], advice: str) -> None:
+    with pytest.raises(InputError, match=f"the plan must be a Plan, not {advice}"):
+        apply_plan(Net(), make())
 
 
 # -- failures leave the model as found

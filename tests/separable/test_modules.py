@@ -1,4 +1,4 @@
-"""SeparableConv1d/2d/3d as modules: shapes, attributes, errors, and what PyTorch does with modules."""
+"""SeparableConv1d/2d/3d as modules: shapes, attributes, errors, what PyTorch does with modules."""
 
 from __future__ import annotations
 

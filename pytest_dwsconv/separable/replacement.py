@@ -1,9 +1,8 @@
-"""One convolution's replacement, and putting replacements where the convolutions were."""
+"""One convolution's replacement: which one, with which weights, and what it takes over."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -189,55 +188,3 @@ def _take_over(new: SeparableConvNd, conv: nn.Module) -> None:
         attached = {k: v for k, v in vars(conv)[table].items() if k not in _PARAMETERS}
         vars(new)[table].update(attached)
     new._non_persistent_buffers_set |= conv._non_persistent_buffers_set
-
-
-def swap(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put the values of ``swaps`` wherever its keys are in ``model``, and return the model, or its
-    replacement.
-
-    That is under every name of every parent, and in plain attributes: direct ones, and lists,
-    deques, tuples, named ones included, sets and dictionaries of any depth.
-    """
-    new_of = {id(old): new for old, new in swaps.items()}
-    for holder in [*model.modules(), *swaps.values()]:
-        for name, child in holder._modules.items():
-            if id(child) in new_of:
-                holder._modules[name] = new_of[id(child)]
-        for name in vars(holder).keys() - _MODULE_ATTRIBUTES:
-            vars(holder)[name] = _swapped(vars(holder)[name], new_of, set())
-    return new_of.get(id(model), model)
-
-
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
-
-
-def _swapped(value: Any, new_of: Mapping[int, nn.Module], seen: set[int]) -> Any:
-    """``value`` with the modules in it exchanged; what can be changed is changed in place."""
-    if isinstance(value, nn.Module):
-        return new_of.get(id(value), value)
-    if isinstance(value, (list, deque, dict, set)) and id(value) not in seen:
-        seen.add(id(value))
-        _swap_within(value, new_of, seen)
-    elif type(value) in (tuple, frozenset) or _is_named_tuple(value):
-        items = [_swapped(item, new_of, seen) for item in value]
-        if any(a is not b for a, b in zip(items, value, strict=True)):
-            return value._make(items) if _is_named_tuple(value) else type(value)(items)
-    return value
-
-
-def _swap_within(container: Any, new_of: Mapping[int, nn.Module], seen: set[int]) -> None:
-    for key, item in list(
-        container.items() if isinstance(container, dict) else enumerate(container)
-    ):
-        exchanged = _swapped(item, new_of, seen)
-        if exchanged is item:
-            continue
-        if isinstance(container, set):
-            container.remove(item)
-            container.add(exchanged)
-        else:
-            container[key] = exchanged
-
-
-def _is_named_tuple(value: Any) -> bool:
-    return isinstance(value, tuple) and hasattr(value, "_make")
