@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pytest_dwsconv.edgetpu.device import Procedure
+from pytest_dwsconv.edgetpu.faults import AbsentKind, EdgeTpuAbsentError, EdgeTpuError, Kind
 from pytest_dwsconv.edgetpu.hosts import Host
 
 QUICK = Procedure(warmup=2, runs=5, waits=(0.02, 0.02), limit=20, claim_limit=20)
@@ -80,6 +83,15 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:  # the process has ended, or is another user's
         return ""
+
+
+@contextmanager
+def fails(kind: Kind, match: str | None = None) -> Iterator[None]:
+    """What is done here raises an EdgeTpuError of this kind; absent kinds are for skipping."""
+    with pytest.raises(EdgeTpuError, match=match) as caught:
+        yield
+    assert caught.value.kind == kind
+    assert isinstance(caught.value, EdgeTpuAbsentError) is (kind in get_args(AbsentKind))
 
 
 class Marked:

@@ -1,6 +1,4 @@
-"""Write small ``.tflite`` files from the data that ``read_model`` reads them into, and compiled
-ones.
-"""
+"""Write small ``.tflite`` files, also compiled ones, from what ``read_model`` reads them into."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import flatbuffers
 import tflite
 from flatbuffers import flexbuffers
 
-from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Tensor
+from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Quantization, Tensor
 from pytest_dwsconv.edgetpu.package import Package
 
 WIDTHS = {"INT8": 1, "UINT8": 1, "INT16": 2, "FLOAT32": 4, "INT32": 4, "INT64": 8}
@@ -25,6 +23,30 @@ OPTIONS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "FULLY_CONNECTED": ("FullyConnectedOptions", {"weights_format": "WeightsFormat"}),
 }
+
+PER_TENSOR = Quantization((0.5,), (-3,), 0)
+PER_CHANNEL = Quantization((0.5, 0.25), (0, 0), 3)
+IMAGE = Tensor("image", "INT8", (1, 8, 8, 4), quantization=PER_TENSOR)
+FEATURES = Tensor("features", "INT8", (1, 8, 8, 2), quantization=PER_TENSOR)
+WEIGHT = Tensor("weight", "INT8", (2, 3, 3, 4), constant=True, quantization=PER_CHANNEL)
+AXES = Tensor("axes", "INT32", (2,), constant=True, values=(1, -2))
+POOLED = Tensor("pooled", "INT8", (1, 2), quantization=PER_TENSOR)
+CONV = Operator(
+    "CONV_2D", 5, (IMAGE, WEIGHT, None), (FEATURES,), options={"dilation_h": 2, "dilation_w": 3}
+)
+MEAN = Operator("MEAN", 2, (FEATURES, AXES), (POOLED,))
+PLAIN = ModelFile((CONV, MEAN), (IMAGE,), (POOLED,), subgraphs=1, size=0)
+PACKAGE = Package(
+    14, "cl/1", parameters_cached=640, parameters_streamed=128, input_bytes=256, output_bytes=8
+)
+COMPILED = ModelFile(
+    (Operator("edgetpu-custom-op", 1, (IMAGE,), (FEATURES,), custom=True), MEAN),
+    (IMAGE,),
+    (POOLED,),
+    subgraphs=1,
+    size=0,
+    packages=(PACKAGE,),
+)
 
 
 def pack(model: ModelFile) -> bytes:

@@ -1,6 +1,4 @@
-"""The Edge TPU: export, model files, compiler, device. Names are resolved on first use; nothing is
-imported before.
-"""
+"""The Edge TPU: export, model files, compiler, device. Each is imported when first used."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.edgetpu.compiler import Compilation, compile_model
     from pytest_dwsconv.edgetpu.device import EdgeTpu, measure
     from pytest_dwsconv.edgetpu.export import export_int8
+    from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError, EdgeTpuError
     from pytest_dwsconv.edgetpu.hosts import Host
     from pytest_dwsconv.edgetpu.modelfile import ModelFile, read_model
     from pytest_dwsconv.edgetpu.support import Status, Support, judge_model
@@ -19,6 +18,7 @@ _HOMES = {
     "compiler": ("Compilation", "compile_model"),
     "device": ("EdgeTpu", "measure"),
     "export": ("export_int8",),
+    "faults": ("EdgeTpuAbsentError", "EdgeTpuError"),
     "hosts": ("Host",),
     "modelfile": ("ModelFile", "read_model"),
     "support": ("Status", "Support", "judge_model"),
@@ -28,6 +28,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Compilation",
     "EdgeTpu",
+    "EdgeTpuAbsentError",
+    "EdgeTpuError",
     "Host",
     "ModelFile",
     "Status",

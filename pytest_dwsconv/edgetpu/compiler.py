@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, content_of, read_model
-from pytest_dwsconv.edgetpu.process import Finished, run_within
+from pytest_dwsconv.edgetpu.process import Finished, check_seconds, last_line, run_within
 from pytest_dwsconv.errors import CompilerError, FormatError, InputError
 
 _PROGRAM = "edgetpu_compiler"
 _GRACE = 10  # seconds after the compiler's own time limit
+_RUNTIME_VERSIONS = range(10, 15)
 _MAPPED = "Mapped to Edge TPU"
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
-# What the compiler prints when it refuses a model, and what to do about it. The first that is found
-# counts.
+# What the compiler prints when it refuses a model, and the next step. The first one found counts.
 _REFUSALS = (
     (r"Model not quantized", "export it as int8, as export_int8 does"),
     (
@@ -38,7 +38,7 @@ _REFUSALS = (
 
 @dataclass(frozen=True)
 class OperatorCount:
-    """How many operators of a kind have a status; a kind may have several rows, one a status."""
+    """How many operators of one kind have one status; a kind may have several such rows."""
 
     operator: str
     count: int
@@ -51,8 +51,9 @@ class OperatorCount:
 
 @dataclass(frozen=True)
 class CompilerReport:
-    """What the compiler printed of one model. Sizes are in bytes, as exact as two decimals; None
-    where not printed.
+    """What the compiler printed about one model.
+
+    Sizes are in bytes, as exact as the two decimals it prints. What it did not print is None.
     """
 
     version: str
@@ -102,13 +103,16 @@ def compile_model(
             newest by default.
 
     Raises:
-        CompilerError: there is no compiler, or it failed; what it printed is the error's
-            ``output``.
+        CompilerError: there is no compiler, or it failed; ``output`` is what it printed.
         InputError: the file cannot be read, is compiled already, or an argument cannot be used.
         FormatError: it is not a TFLite model.
     """
-    if not 0 < timeout < math.inf:
-        raise InputError(f"timeout is {timeout}; give the seconds that the compiler may take")
+    check_seconds(timeout, "timeout", "the compiler may take")
+    if min_runtime_version is not None and min_runtime_version not in _RUNTIME_VERSIONS:
+        raise InputError(
+            "min_runtime_version is not one that the compiler knows; give a whole number from "
+            f"{_RUNTIME_VERSIONS[0]} to {_RUNTIME_VERSIONS[-1]}"
+        )
     program = _program(compiler)
     content, name = content_of(model)
     if read_model(content).compiled:
@@ -121,11 +125,9 @@ def compile_model(
     except TimeoutError as error:
         raise CompilerError(f"{_PROGRAM} was killed: {error}; give it a longer timeout") from error
     except OSError as error:
-        step = (
-            "check that program and the temporary folder"
-            if error.errno != errno.ENOEXEC
-            else _where_to_compile()
-        )
+        step = "check that program and the temporary folder"
+        if error.errno == errno.ENOEXEC:  # a program for another machine
+            step = _where_to_compile()
         raise CompilerError(f"{_PROGRAM} cannot be run: {error}; {step}") from error
 
 
@@ -133,9 +135,9 @@ def _program(compiler: str | Path | None) -> str:
     found = shutil.which(compiler or _PROGRAM)
     if found is not None:
         return str(Path(found).absolute())
-    missing = (
-        f"{compiler} is no program that can be run" if compiler else f"{_PROGRAM} is not on PATH"
-    )
+    missing = f"{_PROGRAM} is not on PATH"
+    if compiler:
+        missing = f"{str(compiler)!r} is not a program that can be run"
     raise CompilerError(
         f"{missing}; {_where_to_compile()}, or give a model that is compiled already"
     )
@@ -143,7 +145,7 @@ def _program(compiler: str | Path | None) -> str:
 
 def _where_to_compile() -> str:
     here = (platform.system(), platform.machine())
-    if here in (("Linux", "x86_64"), ("Linux", "AMD64")):
+    if here == ("Linux", "x86_64"):
         return "install the package edgetpu-compiler from the vendor's apt repository"
     return f"it exists for x86-64 Linux only and this is {' '.join(here)}, so compile there"
 
@@ -170,10 +172,8 @@ def _compiled(command: list[str], content: bytes, folder: Path, limit: float) ->
             output,
         ) from error
     if not file.compiled:
-        reasons = (
-            ", ".join(f"{row.operator}: {row.status}" for row in report.on_cpu[:3])
-            or "no reason printed"
-        )
+        reasons = ", ".join(f"{row.operator}: {row.status}" for row in report.on_cpu[:3])
+        reasons = reasons or "no reason printed"
         raise CompilerError(
             f"{_PROGRAM} mapped nothing to the Edge TPU ({reasons}); see judge_model", output
         )
@@ -186,11 +186,7 @@ def _failure(finished: Finished, output: str) -> str:
         found = re.search(pattern, output)
         if found:
             return f"{_PROGRAM} failed ({how}): {found.group().strip()}; {step}"
-    last = next(
-        (line.strip() for line in reversed(output.splitlines()) if line.strip()),
-        "it printed nothing",
-    )
-    return f"{_PROGRAM} failed ({how}): {last}; run it by hand on the file that export_int8 returns"
+    return f"{_PROGRAM} failed ({how}): {last_line(output)}; run it by hand on the file that export_int8 returns"
 
 
 def parse_output(text: str) -> CompilerReport:
@@ -216,22 +212,21 @@ def parse_output(text: str) -> CompilerReport:
 
 
 def _size(text: str, label: str) -> int | None:
-    found = re.search(rf"^{label}: (\d+(?:\.\d+)?)(\w+)", text, re.MULTILINE)
-    return (
-        round(float(found.group(1)) * _UNITS[found.group(2)])
-        if found and found.group(2) in _UNITS
-        else None
-    )
+    units = "|".join(_UNITS)
+    found = re.search(rf"^{label}: (\d{{1,9}}(?:\.\d+)?)({units})\b", text, re.MULTILINE)
+    if found is None:
+        return None
+    return round(float(found.group(1)) * _UNITS[found.group(2)])
 
 
 def _number(text: str, label: str) -> int | None:
-    found = re.search(rf"^{label}: (\d+)", text, re.MULTILINE)
+    found = re.search(rf"^{label}: (\d{{1,9}})\b", text, re.MULTILINE)
     return int(found.group(1)) if found else None
 
 
 def _rows(text: str) -> tuple[OperatorCount, ...]:
     table = re.split(r"^Operator +Count +Status *$", text, maxsplit=1, flags=re.MULTILINE)
-    found = (
-        re.findall(r"^(\w+) +(\d+) +(\S.*?) *$", table[1], re.MULTILINE) if len(table) > 1 else []
-    )
+    if len(table) == 1:
+        return ()
+    found = re.findall(r"^(\w+) +(\d{1,9}) +(\S.*?) *$", table[1], re.MULTILINE)
     return tuple(OperatorCount(operator, int(count), status) for operator, count, status in found)

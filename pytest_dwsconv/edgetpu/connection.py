@@ -1,8 +1,8 @@
 """A connection made by execnet of which every step has a time limit, and which leaves no process.
 
-``execnet.Group.makegateway`` waits for the other end for as long as that takes, and lets go of the
-process it started if that fails. So its two steps, a process and a gateway on its pipes, are taken
-here one by one.
+``execnet.Group.makegateway`` waits for the other end without a limit, and leaves the process that
+it started behind if that fails. So its two steps are taken here one by one: a process, and a
+gateway on its pipes.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class Connection:
                 raise EOFError(f"exit code {self._io.popen.returncode}")
 
     def exchange(self, source: str, item: dict[str, Any], limit: float) -> dict[str, Any]:
-        """Run the source text there, send it the item, and return what it sends back. Any error
-        ends the connection.
+        """Run the source text there, send it the item, and return what it sends back.
+
+        Any error ends the connection.
 
         Raises:
             TimeoutError: it sent nothing in ``limit`` seconds.
@@ -91,8 +92,9 @@ class Connection:
 
     @contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:
-        """Kill the local process when the time is up: that wakes whoever reads from it or writes to
-        it.
+        """Kill the local process when the time is up.
+
+        That wakes what reads from it or writes to it.
         """
         expired = threading.Event()
 

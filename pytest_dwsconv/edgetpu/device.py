@@ -1,11 +1,8 @@
-"""Edge TPUs that are connected: list them, and measure models on them, in a process of its own on
-any host.
-"""
+"""Edge TPUs that are connected: list them, and measure models on them, on any host."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
@@ -16,6 +13,7 @@ from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.edgetpu.faults import result_of
 from pytest_dwsconv.edgetpu.hosts import Host
 from pytest_dwsconv.edgetpu.modelfile import CUSTOM_OPERATOR, content_of, read_model
+from pytest_dwsconv.edgetpu.process import LONGEST
 from pytest_dwsconv.errors import FormatError, InputError
 
 if TYPE_CHECKING:
@@ -23,7 +21,8 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 _GIVE = "give a module, the bytes of a .tflite file, or its path"
-_DEVICE = re.compile(r"|:\d+|(usb|pci)(:\d+)?")
+_DEVICE = re.compile(r"|:[0-9]{1,4}|(usb|pci)(:[0-9]{1,4})?")
+_MOST_RUNS = 10**6
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,9 @@ class Procedure:
     seconds between attempts to find and to open a device, one fewer than the attempts. ``limit`` is
     the seconds that all may take, and ``claim_limit`` those to wait before that for a device that
     other test runs hold.
+
+    Raises:
+        InputError: a count is not a whole number, or a time is not a number of seconds in bounds.
     """
 
     warmup: int = 30
@@ -51,16 +53,14 @@ class Procedure:
     claim_limit: float = 600.0
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.runs, int) and isinstance(self.warmup, int)
+        counts = (self.warmup, self.runs)
         times = (self.limit, self.claim_limit, *self.waits)
-        if (
-            not whole
-            or self.runs < 1
-            or self.warmup < 0
-            or not all(0 <= seconds < math.inf for seconds in times)
-        ):
+        whole = all(isinstance(count, int) and 0 <= count <= _MOST_RUNS for count in counts)
+        finite = all(isinstance(time, (int, float)) and 0 <= time <= LONGEST for time in times)
+        if not (whole and finite and self.runs >= 1):
             raise InputError(
-                f"a measurement needs a run at least, whole counts and finite times from 0: {self}"
+                "a measurement needs one run or more, whole counts from 0 up to "
+                f"{_MOST_RUNS:,}, and seconds from 0 up to {LONGEST:,}"
             )
 
 
@@ -68,11 +68,12 @@ USUAL = Procedure()
 
 
 class EdgeTpu:
-    """The Edge TPU of a host, or the one that ``device`` names there: ":1", "usb", "usb:0", "pci",
-    "pci:1".
+    """The Edge TPU of a host.
+
+    ``device`` says which one there: ":1", "usb", "usb:0", "pci", "pci:1"; any by default.
 
     Raises:
-        InputError: ``device`` is none of these.
+        InputError: ``device`` is not one of these.
     """
 
     def __init__(self, host: Host, device: str = "", procedure: Procedure = USUAL) -> None:
@@ -81,7 +82,7 @@ class EdgeTpu:
         self.procedure = procedure
 
     def devices(self) -> tuple[Device, ...]:
-        """The devices that will do.
+        """The devices there that ``device`` allows.
 
         Raises:
             EdgeTpuError: there are none, or they cannot be listed.
@@ -92,8 +93,7 @@ class EdgeTpu:
     def measure(
         self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None = None
     ) -> Measurement:
-        """The latency of a model; one that is not compiled for the Edge TPU is exported and
-        compiled first.
+        """The latency of a model, which is exported and compiled first where that is needed.
 
         Args:
             model: a module, the bytes of a ``.tflite`` file, or the path of one.
@@ -101,7 +101,7 @@ class EdgeTpu:
 
         Raises:
             InputError: the model cannot be read, or is a module without a shape.
-            EdgeTpuError: it cannot be measured; the type tells why.
+            EdgeTpuError: it cannot be measured; ``kind`` says why.
         """
         tflite, name = compiled(model, shape)
         return measure(self.host, tflite, name, device=self.device, procedure=self.procedure)
@@ -115,20 +115,19 @@ def measure(
     device: str = "",
     procedure: Procedure = USUAL,
 ) -> Measurement:
-    """The latency of a ``.tflite`` model on the Edge TPU of a host, or on its CPU if ``device`` is
-    "cpu".
+    """The latency of a ``.tflite`` model on the Edge TPU of a host, or on its CPU.
 
     Args:
         host: where to measure.
         tflite: the bytes of the model.
-        name: what the measurement is to call it.
+        name: what the measurement calls it.
         device: which Edge TPU, as ``EdgeTpu`` takes it, or "cpu".
         procedure: how often, and how long at most.
 
     Raises:
-        InputError: these are no bytes, or the model is not compiled for the Edge TPU, on which it
-            would silently run on the CPU.
-        EdgeTpuError: it cannot be measured; the type tells why.
+        InputError: ``tflite`` is not bytes, or the model is not compiled for the Edge TPU: it
+            would run on the CPU without a word.
+        EdgeTpuError: it cannot be measured; ``kind`` says why.
     """
     if not isinstance(tflite, bytes):
         raise InputError(
@@ -150,8 +149,9 @@ def measure(
 
 
 def is_compiled(tflite: bytes) -> bool:
-    """Whether the Edge TPU's custom operator is in the model; of one that cannot be read its
-    runtime will tell.
+    """Whether the Edge TPU's custom operator is in the model.
+
+    A damaged file that names the operator counts as compiled: its runtime reports the fault.
 
     Raises:
         MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
@@ -193,7 +193,7 @@ def _tflite(
 
     name = type(model).__name__
     if not isinstance(model, nn.Module):
-        raise InputError(f"{name} is no model: {_GIVE}")
+        raise InputError(f"{name} is not a model: {_GIVE}")
     if shape is None:
         raise InputError(
             f"{name} cannot be exported without an input shape: give one, as in (1, 3, 224, 224)"
@@ -204,21 +204,21 @@ def _tflite(
 
 
 def check_device(device: str) -> str:
-    """The string itself, if it can name an Edge TPU.
+    """The string itself, if it names an Edge TPU as pycoral does.
 
     Raises:
-        InputError: it cannot.
+        InputError: it does not.
     """
     if not _DEVICE.fullmatch(device):
         raise InputError(
-            f"{device!r} is not a device: write :1, usb, usb:0, pci or pci:0, or nothing for any"
+            f"{device!r:.80} is not a device: write :1, usb, usb:0, pci or pci:0, or nothing for any"
         )
     return device
 
 
 def _run(host: Host, task: str, device: str, tflite: bytes, procedure: Procedure) -> dict[str, Any]:
     header = json.dumps({"task": task, "device": device, **asdict(procedure)})
-    answer = host.run(
-        header, tflite, procedure.limit + (procedure.claim_limit if task == "edgetpu" else 0)
-    )
+    # only a task that takes a device for itself may have to wait for one
+    claim_limit = procedure.claim_limit if task == "edgetpu" else 0
+    answer = host.run(header, tflite, procedure.limit + claim_limit)
     return result_of(answer, str(host.spec), procedure.limit)

@@ -1,4 +1,4 @@
-"""Where to measure: this host, another Python on it, or another host; and the connection to it."""
+"""Where to measure: this host, another Python on it, or another host."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from pytest_dwsconv.edgetpu.faults import (
-    ConnectionLostError,
-    EdgeTpuError,
-    HostError,
-    TimeLimitError,
-)
-from pytest_dwsconv.edgetpu.process import Finished, run_within
+from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError, EdgeTpuError
+from pytest_dwsconv.edgetpu.process import Finished, check_seconds, run_within
 from pytest_dwsconv.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +21,9 @@ KEYS = ("python", "ssh", "ssh_config")
 SSH_OPTIONS = (
     "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 )
-"""Ask nothing, and give up on a host that is silent. They come last: ssh takes the first value of
-an option it sees.
+"""Ask nothing, and give up on a host that is silent.
+
+They come last, after the user's own: ssh takes the first value of an option that it sees.
 """
 
 OLDEST_PYTHON = (3, 8)
@@ -41,11 +37,10 @@ _ANSWER = re.compile(r"^python (\d+) (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class HostSpec:
-    """A host as an option names it: ``python=/path/python3.9``, ``ssh=pi@raspberrypi``, both, or ""
-    for this one.
+    """A host as an option names it: ``python=/path/python3.9``, ``ssh=pi@raspberrypi``, or both.
 
-    ``python`` is a command: what a shell would divide is put in quotes. ``ssh`` may hold options of
-    the ssh command, and ``ssh_config`` names a file of them.
+    The empty text is this host. ``python`` is a command: what a shell would divide is put in
+    quotes. ``ssh`` may hold options of the ssh command, and ``ssh_config`` names a file of them.
     """
 
     text: str = ""
@@ -59,8 +54,12 @@ class HostSpec:
 
         Raises:
             InputError: a key that is not known or comes twice, no value, a quote that is not
-                closed, or ``ssh_config`` without ``ssh``.
+                closed, a character that no command can hold, or ``ssh_config`` without ``ssh``.
         """
+        if not text.isprintable():
+            raise InputError(
+                f"{text!r:.80} is not a host: leave out the character that cannot be printed"
+            )
         pairs = [part.partition("=")[::2] for part in text.split("//")] if text else []
         values = dict(pairs)
         if len(values) < len(pairs) or not all(values.values()) or not values.keys() <= set(KEYS):
@@ -81,7 +80,9 @@ class HostSpec:
 
     @property
     def _interpreter(self) -> str:
-        return self.python or ("python3" if self.ssh else shlex.quote(sys.executable))
+        if self.python:
+            return self.python
+        return "python3" if self.ssh else shlex.quote(sys.executable)
 
     @property
     def execnet_spec(self) -> str:
@@ -106,11 +107,16 @@ class HostSpec:
 
 
 class Host:
-    """A connection to a host, made when first used and again after it broke. Close it, or use it in
-    a ``with``.
+    """A connection to a host, made when first used and again after it broke.
+
+    Close it, or use it in a ``with``.
+
+    Raises:
+        InputError: ``spec`` does not name a host, or ``connect_limit`` is not a number of seconds.
     """
 
     def __init__(self, spec: str = "", connect_limit: float = 30.0) -> None:
+        check_seconds(connect_limit, "connect_limit", "connecting may take")
         self.spec = HostSpec.parse(spec)
         self._connect_limit = connect_limit
         self._connection: Connection | None = None
@@ -122,13 +128,13 @@ class Host:
         self.close()
 
     def close(self) -> None:
-        """End what runs there. Nothing is left of it."""
+        """End what runs there, and leave nothing behind."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def run(self, header: str, model: bytes, limit: float) -> dict[str, Any]:
-        """Run one task of the worker there; what its supervisor answers.
+        """Run one task of the worker there, and return what its supervisor answers.
 
         Args:
             header: the task, a line of JSON.
@@ -136,9 +142,8 @@ class Host:
             limit: seconds that the worker may take.
 
         Raises:
-            HostError: the host cannot be reached.
-            ConnectionLostError: the connection broke.
-            TimeLimitError: there was no answer, from the supervisor either.
+            EdgeTpuAbsentError: the host cannot be reached.
+            EdgeTpuError: the connection broke, or there was no answer in time.
         """
         self.connect()
         assert self._connection is not None
@@ -146,19 +151,22 @@ class Host:
         try:
             return self._connection.exchange(_source("supervisor"), task, limit + GRACE)
         except TimeoutError as error:
-            raise TimeLimitError(
+            raise EdgeTpuError(
                 f"{self.spec} gave no answer in {limit + GRACE:g} s and the connection was cut: "
-                "see whether it is awake"
+                "see whether it is awake",
+                "timeout",
             ) from error
         except (EOFError, OSError) as error:
-            raise ConnectionLostError(
+            raise EdgeTpuError(
                 f"the connection to {self.spec} broke while it measured: see whether the host is "
-                "up, and measure again"
+                "up, and measure again",
+                "connection",
             ) from error
-        except Exception as error:  # the supervisor's, as execnet tells it
+        except Exception as error:  # the supervisor's own, as execnet reports it
             reason = str(error).strip().splitlines()[-1]
             raise EdgeTpuError(
-                f"{self.spec} cannot run the worker ({reason}): see whether it is out of memory"
+                f"{self.spec} cannot run the worker ({reason}): see whether it is out of memory",
+                "worker",
             ) from error
         finally:
             if self._connection.closed:
@@ -168,12 +176,12 @@ class Host:
         """Connect, unless connected; ``run`` does so itself.
 
         Raises:
-            HostError: the host cannot be reached, or execnet is not installed.
+            EdgeTpuAbsentError: the host cannot be reached, or execnet is not installed.
         """
         if self._connection is not None:
             return
         if find_spec("execnet") is None:
-            raise HostError(
+            raise _no_host(
                 "measuring needs execnet, which is not installed: pip install "
                 "'pytest-dwsconv[edgetpu]'"
             )
@@ -183,44 +191,49 @@ class Host:
         try:
             self._connection = Connection(self.spec.execnet_spec, self._connect_limit)
         except Exception as error:  # of execnet's own kinds too
-            raise HostError(
+            raise _no_host(
                 f"{self.spec} answered once and not again ({error!r}): see whether it is up"
             ) from error
 
     def _probe(self) -> None:
-        """See that the host answers and its Python will do, within a time limit, which execnet has
-        not.
+        """Check that the host answers and that its Python will do.
+
+        There is a time limit here, which execnet does not have.
         """
         try:
             done = run_within(self._connect_limit, self.spec.probe)
         except TimeoutError as error:
-            raise HostError(
+            raise _no_host(
                 f"{self.spec} did not answer in {self._connect_limit:g} s: see whether it is up "
                 "and its Python starts"
             ) from error
         except OSError as error:
-            raise HostError(
+            raise _no_host(
                 f"{self.spec} cannot be used: {error.strerror}: {error.filename}; name a Python "
-                "that starts, in quotes "
-                "if there is a space in its path"
+                "that starts, in quotes if there is a space in its path"
             ) from error
         if done.status:
-            raise HostError(_unreachable(self.spec, done))
+            raise _no_host(_unreachable(self.spec, done))
         printed = done.stdout.strip()
         found = _ANSWER.search(printed)
         if found is None:
-            raise HostError(f"{self.spec} is no Python, it printed {printed[:80]!r}: {_NAME_ONE}")
+            raise _no_host(
+                f"{self.spec} is not a Python interpreter, it printed {printed[:80]!r}: {_NAME_ONE}"
+            )
         if found.group() != printed:
-            raise HostError(
+            raise _no_host(
                 f"{self.spec} prints {printed[:80]!r} of its own accord: have the start-up files "
-                "of its shell print "
-                "nothing"
+                "of its shell print nothing"
             )
         if tuple(map(int, found.groups())) < OLDEST_PYTHON:
-            raise HostError(
+            raise _no_host(
                 f"{self.spec} has Python {'.'.join(found.groups())} and needs 3.8 or newer: "
                 f"{_NAME_ONE}"
             )
+
+
+def _no_host(message: str) -> EdgeTpuAbsentError:
+    return EdgeTpuAbsentError(message, "host")
 
 
 def _unreachable(spec: HostSpec, done: Finished) -> str:
@@ -233,4 +246,5 @@ def _unreachable(spec: HostSpec, done: Finished) -> str:
 
 
 def _source(module: str) -> str:
-    return (files(__package__) / f"{module}.py").read_text(encoding="utf-8")
+    folder = files("pytest_dwsconv.edgetpu.remote")
+    return (folder / f"{module}.py").read_text(encoding="utf-8")

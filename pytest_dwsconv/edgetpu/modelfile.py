@@ -203,9 +203,9 @@ def content_of(model: bytes | str | Path) -> tuple[bytes, str]:
         return model, "the model"
     try:
         return Path(model).read_bytes(), str(model)
-    except (TypeError, ValueError) as error:  # no path at all
+    except (TypeError, ValueError) as error:  # not a path
         raise InputError(
-            f"{model!r:.80} is no model file; give the path or the bytes of a .tflite file"
+            f"{model!r:.80} is not a model file; give the path or the bytes of a .tflite file"
         ) from error
     except OSError as error:
         reason = error.strerror or error

@@ -1,6 +1,4 @@
-"""Run a program that may hang or crash: in a group of its own, within a time limit, leaving nothing
-behind.
-"""
+"""Run a program that may hang or crash: in its own group, in limited time, nothing left behind."""
 
 from __future__ import annotations
 
@@ -13,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_dwsconv.errors import InputError
+
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended. ``status`` is its exit code, or minus the number of the signal that
-    ended it.
+    """How a program ended.
+
+    ``status`` is its exit code, or minus the number of the signal that ended it.
     """
 
     status: int
@@ -26,23 +27,27 @@ class Finished:
 
     @property
     def ending(self) -> str:
-        """Its end in words."""
-        if self.status >= 0:
-            return f"exit code {self.status}"
-        try:
-            return f"ended by {signal.Signals(-self.status).name}"
-        except ValueError:
-            return f"ended by signal {-self.status}"
+        """Its end in words: "exit code 1", "ended by SIGSEGV"."""
+        return ending(self.status) if self.status >= 0 else f"ended by {ending(self.status)}"
+
+
+def ending(status: int) -> str:
+    """A status in words: "exit code 1", or the name of the signal."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:  # a signal that this system does not have
+        return f"signal {-status}"
 
 
 def run_within(
     seconds: float, command: Sequence[str | Path], folder: Path | None = None
 ) -> Finished:
-    """Run ``command``; it is killed if it is not done in time, and so is all it started that
-    outlives it.
+    """Run ``command``, and kill it if it is not done in time.
 
-    It runs in ``folder`` if there is one. Its temporary files go there too, so that they are gone
-    with the folder however it ends.
+    What it started and left running is killed too. It runs in ``folder`` if one is given. Its
+    temporary files go there as well, so that they are gone with the folder however it ends.
 
     Raises:
         TimeoutError: it was killed.
@@ -70,10 +75,39 @@ def run_within(
     return Finished(process.returncode, stdout, stderr)
 
 
-def kill_all(process: subprocess.Popen[Any]) -> None:
-    """Kill a process that was started in a session of its own, and what it started, which may
-    outlive it.
+def last_line(text: str) -> str:
+    """The last line that a program printed, without the empty ones."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
+
+
+LONGEST = 10**6
+"""Seconds that a time limit may be: more than the operating system can wait for is an error there."""
+
+
+def check_seconds(seconds: float, name: str, what: str) -> None:
+    """Check a time limit, the argument ``name``: the seconds that ``what``, as in "it may take".
+
+    Raises:
+        InputError: it is not a number above 0 and up to ``LONGEST``.
     """
+    if isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST:
+        return
+    raise InputError(
+        f"{name} is {shown(seconds)}; give the seconds that {what}, at most {LONGEST:,}"
+    )
+
+
+def shown(value: object) -> str:
+    """A value in an error message: the beginning of what Python prints for it."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python does not print integers of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def kill_all(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that was started in a session of its own, and all that it started."""
     if os.name == "posix":
         with suppress(ProcessLookupError, PermissionError):  # nothing of the group is left
             os.killpg(process.pid, signal.SIGKILL)

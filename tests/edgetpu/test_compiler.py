@@ -1,52 +1,19 @@
-"""The compiler's runner, with a stand-in that replays what the compiler prints: the compiler itself
-is not free.
-"""
+"""The compiler's runner, with a stand-in for the compiler, which is not free."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import stat
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from compiler_standin import SUCCESS, CompilerStandIn
 
 from pytest_dwsconv.edgetpu.compiler import OperatorCount, compile_model, parse_output
 from pytest_dwsconv.errors import CompilerError, FormatError, InputError
-
-SUCCESS = """\
-Edge TPU Compiler version 16.0.384591198
-Started a compilation timeout timer of 180 seconds.
-
-Model compiled successfully in 1524 ms.
-
-Input model: model.tflite
-Input size: 4.24MiB
-Output model: model_edgetpu.tflite
-Output size: 5.57MiB
-On-chip memory used for caching model parameters: 4.21MiB
-On-chip memory remaining for caching model parameters: 3.29MiB
-Off-chip memory used for streaming uncached model parameters: 0.00B
-Number of Edge TPU subgraphs: 1
-Total number of operations: 31
-Operation log: model_edgetpu.log
-See the operation log file for individual operation details.
-
-Operator                       Count      Status
-
-CONV_2D                        15         Mapped to Edge TPU
-DEPTHWISE_CONV_2D              13         Mapped to Edge TPU
-AVERAGE_POOL_2D                1          Mapped to Edge TPU
-RESHAPE                        1          Mapped to Edge TPU
-SOFTMAX                        1          Mapped to Edge TPU
-Compilation child process completed within timeout period.
-Compilation succeeded! 
-"""  # noqa: W291  # as printed
 
 PARTLY = """\
 Edge TPU Compiler version 16.0.384591198
@@ -144,55 +111,16 @@ REFUSALS = [
     ("Something never seen before\n\n", "Something never seen before; run it by hand"),
 ]
 
-STAND_IN = """\
-#!{python}
-import json, os, pathlib, signal, subprocess, sys, time
-here = pathlib.Path(__file__).parent
-plan = json.loads((here / "plan.json").read_text())
-(here / "seen.json").write_text(json.dumps({{"arguments": sys.argv[1:], "folder": os.getcwd(), "files": os.listdir()}}))
-print(plan["prints"], end="", flush=True)
-if plan["writes"]:
-    pathlib.Path("model_edgetpu.tflite").write_bytes((here / "compiled.tflite").read_bytes())
-if plan["sleeps"]:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    (here / "child").write_text(str(child.pid))
-    time.sleep(60)
-if plan["signal"]:
-    os.kill(os.getpid(), plan["signal"])
-sys.exit(plan["status"])
-"""
-
 pytestmark = pytest.mark.skipif(
     os.name != "posix", reason="the stand-in is a script with an interpreter line"
 )
-
-
-class StandIn:
-    """A program that does as it is told: prints, writes the compiled file, hangs, dies."""
-
-    def __init__(self, folder: Path, compiled: bytes) -> None:
-        self.folder, self.program = folder, folder / "edgetpu_compiler"
-        self.program.write_text(STAND_IN.format(python=sys.executable))
-        self.program.chmod(self.program.stat().st_mode | stat.S_IXUSR)
-        (folder / "compiled.tflite").write_bytes(compiled)
-        self.does()
-
-    def does(self, prints: str = SUCCESS, **more: Any) -> None:
-        plan = {"prints": prints, "writes": True, "sleeps": False, "signal": 0, "status": 0, **more}
-        (self.folder / "plan.json").write_text(json.dumps(plan))
-
-    @property
-    def seen(self) -> dict[str, Any]:
-        seen: dict[str, Any] = json.loads((self.folder / "seen.json").read_text())
-        return seen
 
 
 @pytest.fixture(scope="module")
 def contents() -> tuple[bytes, bytes]:
     """A file, and one that is compiled."""
     pytest.importorskip("tflite", exc_type=ImportError)
-    from test_modelfile import COMPILED, PLAIN
-    from tflite_files import pack
+    from tflite_files import COMPILED, PLAIN, pack
 
     return pack(PLAIN), pack(COMPILED)
 
@@ -200,14 +128,14 @@ def contents() -> tuple[bytes, bytes]:
 @pytest.fixture
 def stand_in(
     tmp_path: Path, contents: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
-) -> StandIn:
+) -> CompilerStandIn:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     home = tmp_path / "bin"
     home.mkdir()
     monkeypatch.setenv("PATH", str(home), prepend=os.pathsep)
-    return StandIn(home, contents[1])
+    return CompilerStandIn(home, contents[1])
 
 
 @pytest.fixture
@@ -220,7 +148,7 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 
 def test_a_success(
-    stand_in: StandIn, plain: bytes, contents: tuple[bytes, bytes], tmp_path: Path
+    stand_in: CompilerStandIn, plain: bytes, contents: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     result = compile_model(plain)
     assert result.content == contents[1]
@@ -232,7 +160,7 @@ def test_a_success(
     assert left_behind(tmp_path) == []
 
 
-def test_a_path_and_the_options(stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
+def test_a_path_and_the_options(stand_in: CompilerStandIn, plain: bytes, tmp_path: Path) -> None:
     path = tmp_path / "mine.tflite"
     path.write_bytes(plain)
     elsewhere = stand_in.program.rename(tmp_path / "other-name")
@@ -245,7 +173,7 @@ def test_a_path_and_the_options(stand_in: StandIn, plain: bytes, tmp_path: Path)
     assert left_behind(tmp_path) == []
 
 
-def test_a_model_that_is_mapped_in_part(stand_in: StandIn, plain: bytes) -> None:
+def test_a_model_that_is_mapped_in_part(stand_in: CompilerStandIn, plain: bytes) -> None:
     stand_in.does(PARTLY)
     report = compile_model(plain).report
     assert (report.mapped, sum(row.count for row in report.on_cpu)) == (112, 49)
@@ -255,7 +183,7 @@ def test_a_model_that_is_mapped_in_part(stand_in: StandIn, plain: bytes) -> None
 @pytest.mark.parametrize("status", [1, 0])
 @pytest.mark.parametrize(("prints", "message"), REFUSALS)
 def test_a_refusal(
-    prints: str, message: str, status: int, stand_in: StandIn, plain: bytes, tmp_path: Path
+    prints: str, message: str, status: int, stand_in: CompilerStandIn, plain: bytes, tmp_path: Path
 ) -> None:
     stand_in.does(
         f"Edge TPU Compiler version 16.0.384591198\n{prints}", writes=False, status=status
@@ -268,13 +196,13 @@ def test_a_refusal(
     assert left_behind(tmp_path) == []
 
 
-def test_a_failure_after_the_file_was_written(stand_in: StandIn, plain: bytes) -> None:
+def test_a_failure_after_the_file_was_written(stand_in: CompilerStandIn, plain: bytes) -> None:
     stand_in.does(SUCCESS, status=3)
     with pytest.raises(CompilerError, match=r"failed \(exit code 3\): Compilation succeeded!"):
         compile_model(plain)
 
 
-def test_nothing_mapped(stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
+def test_nothing_mapped(stand_in: CompilerStandIn, plain: bytes, tmp_path: Path) -> None:
     stand_in.does(NOTHING)
     (stand_in.folder / "compiled.tflite").write_bytes(plain)
     with pytest.raises(
@@ -286,13 +214,15 @@ def test_nothing_mapped(stand_in: StandIn, plain: bytes, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\0\0TFL3 cut"])
-def test_a_file_that_cannot_be_read(content: bytes, stand_in: StandIn, plain: bytes) -> None:
+def test_a_file_that_cannot_be_read(
+    content: bytes, stand_in: CompilerStandIn, plain: bytes
+) -> None:
     (stand_in.folder / "compiled.tflite").write_bytes(content)
     with pytest.raises(CompilerError, match="wrote a file that cannot be read: the model is"):
         compile_model(plain)
 
 
-def test_a_program_that_is_another(stand_in: StandIn, plain: bytes) -> None:
+def test_a_program_that_is_another(stand_in: CompilerStandIn, plain: bytes) -> None:
     stand_in.does("done\n")
     with pytest.raises(
         CompilerError, match=r"/edgetpu_compiler did not print what .* see that it is the"
@@ -302,7 +232,9 @@ def test_a_program_that_is_another(stand_in: StandIn, plain: bytes) -> None:
 
 
 @pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (11, "SIGSEGV")])
-def test_a_crash(number: int, name: str, stand_in: StandIn, plain: bytes, tmp_path: Path) -> None:
+def test_a_crash(
+    number: int, name: str, stand_in: CompilerStandIn, plain: bytes, tmp_path: Path
+) -> None:
     stand_in.does("", writes=False, signal=number)
     with pytest.raises(CompilerError, match=rf"failed \(ended by {name}\): it printed nothing"):
         compile_model(plain)
@@ -310,7 +242,7 @@ def test_a_crash(number: int, name: str, stand_in: StandIn, plain: bytes, tmp_pa
 
 
 def test_a_hang_ends_in_time_with_all_its_processes(
-    stand_in: StandIn, plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: CompilerStandIn, plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pytest_dwsconv.edgetpu.compiler._GRACE", 1)
     stand_in.does("", sleeps=True)
@@ -326,7 +258,9 @@ def test_a_hang_ends_in_time_with_all_its_processes(
     assert _gone(child)
 
 
-def test_a_process_that_outlives_the_compiler_is_ended(stand_in: StandIn, plain: bytes) -> None:
+def test_a_process_that_outlives_the_compiler_is_ended(
+    stand_in: CompilerStandIn, plain: bytes
+) -> None:
     (stand_in.folder / "edgetpu_compiler").write_text(
         f"#!/bin/sh\nsleep 60 >/dev/null 2>&1 & echo $! >{stand_in.folder}/child\n"
         f"cp {stand_in.folder}/compiled.tflite model_edgetpu.tflite\necho Edge TPU Compiler "
@@ -375,7 +309,7 @@ def test_there_is_no_compiler(
         match="it exists for x86-64 Linux only and this is Linux aarch64, so compile th",
     ):
         compile_model(plain)
-    with pytest.raises(CompilerError, match="/absent is no program that can be run"):
+    with pytest.raises(CompilerError, match="'/absent' is not a program that can be run"):
         compile_model(plain, compiler="/absent")
 
 
@@ -395,7 +329,7 @@ def test_a_program_that_the_system_refuses(
 
 
 def test_a_temporary_folder_that_cannot_be_written(
-    stand_in: StandIn, plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: CompilerStandIn, plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with pytest.raises(
@@ -404,14 +338,38 @@ def test_a_temporary_folder_that_cannot_be_written(
         compile_model(plain)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("version", [0, 9, 15, 10**400])
+def test_a_runtime_version_that_the_compiler_does_not_know(version: int, plain: bytes) -> None:
+    with pytest.raises(InputError, match="give a whole number from 10 to 14"):
+        compile_model(plain, min_runtime_version=version)
+
+
+def test_a_compiler_whose_path_holds_a_nul(plain: bytes) -> None:
+    with pytest.raises(CompilerError, match=r"'/opt/edgetpu\\x00compiler' is not a program that"):
+        compile_model(plain, compiler="/opt/edgetpu\0compiler")
+
+
+def test_figures_of_thousands_of_digits_are_not_read() -> None:
+    many = "9" * 5000
+    text = f"Edge TPU Compiler version 16.0\nNumber of Edge TPU subgraphs: {many}\n"
+    text += f"On-chip memory used for caching model parameters: {many}MiB\n"
+    report = parse_output(f"{text}Operator  Count  Status\nADD  {many}  Mapped to Edge TPU\n")
+    assert (report.subgraphs, report.on_chip_used, report.operators) == (None, None, ())
+
+
+def test_a_timeout_of_thousands_of_digits(plain: bytes) -> None:
+    with pytest.raises(InputError, match="timeout is a number of thousands of digits; give the"):
+        compile_model(plain, timeout=10**5000)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 1e9])
 def test_a_timeout_that_cannot_be_used(timeout: float, plain: bytes) -> None:
     with pytest.raises(InputError, match=f"timeout is {timeout}; give the seconds"):
         compile_model(plain, timeout=timeout)
 
 
 def test_what_cannot_be_compiled(
-    stand_in: StandIn, contents: tuple[bytes, bytes], tmp_path: Path
+    stand_in: CompilerStandIn, contents: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="the model is compiled already; use it as it is"):
         compile_model(contents[1])

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.edgetpu import export
-from pytest_dwsconv.edgetpu.export import export_int8
+from pytest_dwsconv.edgetpu import export_int8
+from pytest_dwsconv.edgetpu.export import exporter
 from pytest_dwsconv.errors import ExportError, InputError, MissingDependencyError
 
 SHAPE = (1, 3, 8, 8)
@@ -62,11 +62,12 @@ def spoiled() -> Network:
             {},
             r"the batch size in \(2, 3, 8, 8\) is 2, and the Edge TPU takes 1",
         ),
-        (Network(), (1, 3, 0, 8), {}, r"\(1, 3, 0, 8\) is no shape of an input"),
-        (Network(), (1, 3, 8.5, 8), {}, "is no shape of an input; give whole numbers such as"),
-        (Network(), (1,), {}, "is no shape of an input"),
-        (Network(), "1,3,8,8", {}, "'1,3,8,8' is no shape of an input"),
-        (Network(), None, {}, "None is no shape of an input"),
+        (Network(), (1, 3, 0, 8), {}, r"\(1, 3, 0, 8\) is not an input shape"),
+        (Network(), (1, 3, 8.5, 8), {}, "is not an input shape; give whole numbers such as"),
+        (Network(), (1,), {}, "is not an input shape"),
+        (Network(), "1,3,8,8", {}, "'1,3,8,8' is not an input shape"),
+        (Network(), (1, 3, 10**400, 8), {}, "the input has more than the 2,147,483,647 elements"),
+        (Network(), None, {}, "None is not an input shape"),
         (Network(), SHAPE, {"timeout": float("inf")}, "timeout is inf; give the seconds"),
         (Network(), SHAPE, {"calibration": 5}, "calibration is of type int; give tensors"),
         (
@@ -121,13 +122,15 @@ def spoiled() -> Network:
 def test_arguments_that_cannot_be_used(
     model: Any, shape: Any, more: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "_NEEDED", {})
+    monkeypatch.setattr(exporter, "_NEEDED", {})
     with pytest.raises(InputError, match=message):
         export_int8(model, shape, **more)
 
 
 def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "_NEEDED", {"torch": "torch", "no_such_module": "no-such-package"})
+    monkeypatch.setattr(
+        exporter, "_NEEDED", {"torch": "torch", "no_such_module": "no-such-package"}
+    )
     with pytest.raises(MissingDependencyError) as caught:
         export_int8(Network(), SHAPE)
     assert str(caught.value) == (
@@ -148,7 +151,7 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     """
     if os.name != "posix":
         pytest.skip("the stand-in is a shell script")
-    monkeypatch.setattr(export, "_NEEDED", {})
+    monkeypatch.setattr(exporter, "_NEEDED", {})
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))

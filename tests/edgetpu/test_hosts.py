@@ -12,16 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from standin import NOT_RUN, QUICK, Marked, StandIn, command_lines
+from standin import NOT_RUN, QUICK, Marked, StandIn, command_lines, fails
 
 from pytest_dwsconv.edgetpu import hosts
 from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure, measure
-from pytest_dwsconv.edgetpu.faults import (
-    ConnectionLostError,
-    HostError,
-    TimeLimitError,
-    WorkerCrashError,
-)
 from pytest_dwsconv.edgetpu.hosts import SSH_OPTIONS, Host, HostSpec
 from pytest_dwsconv.errors import InputError
 
@@ -72,6 +66,18 @@ def test_a_quote_that_is_not_closed() -> None:
         Host("python='/opt/my python/bin/python")
 
 
+@pytest.mark.parametrize("text", ["ssh=pi\0", "python=/opt/\0python", "ssh=pi\n", "ssh=\x1b[2J"])
+def test_what_no_command_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is not a host: leave out the character that cannot be"):
+        Host(text)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 10**400, "5"])
+def test_a_time_limit_is_a_number_of_seconds(seconds: float) -> None:
+    with pytest.raises(InputError, match="give the seconds that connecting may take"):
+        Host(connect_limit=seconds)
+
+
 def test_a_configuration_needs_a_host() -> None:
     with pytest.raises(InputError, match="has an ssh_config and no ssh: add ssh=HOST"):
         Host("ssh_config=/etc/ssh/config")
@@ -112,19 +118,19 @@ def script(tmp_path: Path) -> Callable[[str], str]:
         ("echo python 3 9; echo Bye", r"prints 'python 3 9\\nBye' of its own accord"),
         (
             "echo python three",
-            r"is no Python, it printed 'python three': name one, as in python=/usr/bin/python3",
+            r"is not a Python interpreter, it printed 'python three': name one, as in python=/usr/bin/python3",
         ),
-        ("true", "is no Python, it printed '': name one"),
+        ("true", "is not a Python interpreter, it printed '': name one"),
     ],
 )
 def test_a_python_that_will_not_do(script: Callable[[str], str], body: str, message: str) -> None:
-    with Host(script(body)) as host, pytest.raises(HostError, match=message):
+    with Host(script(body)) as host, fails("host", match=message):
         EdgeTpu(host).devices()
 
 
 def test_a_python_that_is_not_there() -> None:
     message = r"No such file .*: /nowhere/python3; name a Python that starts, in quotes if there is a space in its path"
-    with Host("python=/nowhere/python3") as host, pytest.raises(HostError, match=message):
+    with Host("python=/nowhere/python3") as host, fails("host", match=message):
         EdgeTpu(host).devices()
 
 
@@ -143,7 +149,7 @@ def test_a_python_that_never_answers_is_ended(script: Callable[[str], str], comm
     start = time.monotonic()
     with (
         Host(spec, connect_limit=0.3) as host,
-        pytest.raises(HostError, match=r"did not answer in 0\.3 s"),
+        fails("host", match=r"did not answer in 0\.3 s"),
     ):
         EdgeTpu(host).devices()
     assert time.monotonic() - start < 20
@@ -168,7 +174,7 @@ def test_a_python_that_answers_only_once(
         '"$@"'
     )
     message = rf"answered once and not again \(.*({told}).*\): see whether it is up"
-    with Host(spec, connect_limit=5) as host, pytest.raises(HostError, match=message):
+    with Host(spec, connect_limit=5) as host, fails("host", match=message):
         EdgeTpu(host).devices()
 
 
@@ -176,7 +182,7 @@ def test_ssh_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
         Host("ssh=pi@raspberrypi") as host,
-        pytest.raises(HostError, match=r"cannot be used: No such file .*: ssh"),
+        fails("host", match=r"cannot be used: No such file .*: ssh"),
     ):
         EdgeTpu(host).devices()
 
@@ -186,8 +192,8 @@ def test_a_host_that_nobody_is_at() -> None:
     spec = "ssh=-p 1 nobody@127.0.0.1"
     with (
         Host(spec) as host,
-        pytest.raises(
-            HostError,
+        fails(
+            "host",
             match=r"cannot be reached \(.*refused.*\): see that 'ssh -p 1 nobody@127\.0\.0\.1' "
             r"works",
         ),
@@ -198,7 +204,7 @@ def test_a_host_that_nobody_is_at() -> None:
 def test_without_execnet_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, "execnet", raising=False)
-    with Host() as host, pytest.raises(HostError, match=r"pip install 'pytest-dwsconv\[edgetpu\]'"):
+    with Host() as host, fails("host", match=r"pip install 'pytest-dwsconv\[edgetpu\]'"):
         EdgeTpu(host).devices()
 
 
@@ -225,7 +231,7 @@ def test_a_worker_that_is_killed(marked: Marked, hanging: Procedure) -> None:
         r"the worker at this host died while listing the devices \(SIGKILL\): something killed it"
     )
     with Host() as host:
-        with pytest.raises(WorkerCrashError, match=message):
+        with fails("crash", match=message):
             EdgeTpu(host, procedure=hanging).devices()
         assert len(marked.processes()) == 1  # the gateway, which serves the next task
     thread.join()
@@ -234,7 +240,7 @@ def test_a_worker_that_is_killed(marked: Marked, hanging: Procedure) -> None:
 def test_a_worker_that_takes_too_long(marked: Marked, hanging: Procedure) -> None:
     limited = Procedure(waits=hanging.waits, limit=4)
     message = r"the worker at this host was still listing the devices after 4 s and was stopped"
-    with Host() as host, pytest.raises(TimeLimitError, match=message):
+    with Host() as host, fails("timeout", match=message):
         EdgeTpu(host, procedure=limited).devices()
 
 
@@ -245,9 +251,7 @@ def test_a_connection_that_breaks(marked: Marked, hanging: Procedure, standin: S
 
     thread = meanwhile(cut)
     with Host(PYTHON) as host:
-        with pytest.raises(
-            ConnectionLostError, match=f"the connection to {PYTHON} broke while it measured"
-        ):
+        with fails("connection", match=f"the connection to {PYTHON} broke while it measured"):
             EdgeTpu(host, procedure=hanging).devices()
         thread.join()
         standin.set(hidden="0")
@@ -263,8 +267,8 @@ def test_a_host_that_falls_asleep(
         host.connect()
         os.kill(marked.gateway(), signal.SIGSTOP)
         start = time.monotonic()
-        with pytest.raises(
-            TimeLimitError,
+        with fails(
+            "timeout",
             match=r"gave no answer in 1 s and the connection was cut: see whether it is",
         ):
             measure(host, NOT_RUN + bytes(10_000_000), device="cpu", procedure=Procedure(limit=0.5))

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from pytest_dwsconv.edgetpu.modelfile import (
     ModelFile,
-    Operator,
-    Quantization,
     Tensor,
     _builtin,
     read_model,
@@ -23,34 +21,23 @@ from pytest_dwsconv.errors import FormatError, InputError, MissingDependencyErro
 tflite = pytest.importorskip("tflite", exc_type=ImportError)
 flatbuffers = pytest.importorskip("flatbuffers", exc_type=ImportError)
 
-from tflite_files import custom_options, pack  # noqa: E402
+from tflite_files import (  # noqa: E402
+    AXES,
+    COMPILED,
+    CONV,
+    FEATURES,
+    IMAGE,
+    MEAN,
+    PACKAGE,
+    PLAIN,
+    WEIGHT,
+    custom_options,
+    pack,
+)
 
-from pytest_dwsconv.edgetpu.package import Package, read_package  # noqa: E402  # needs what is asked for above
+from pytest_dwsconv.edgetpu.package import read_package  # noqa: E402  # needs what is asked for above
 
 MODELS = Path(__file__).parents[3] / "shared" / "edgetpu" / "models"
-PER_TENSOR = Quantization((0.5,), (-3,), 0)
-PER_CHANNEL = Quantization((0.5, 0.25), (0, 0), 3)
-IMAGE = Tensor("image", "INT8", (1, 8, 8, 4), quantization=PER_TENSOR)
-FEATURES = Tensor("features", "INT8", (1, 8, 8, 2), quantization=PER_TENSOR)
-WEIGHT = Tensor("weight", "INT8", (2, 3, 3, 4), constant=True, quantization=PER_CHANNEL)
-AXES = Tensor("axes", "INT32", (2,), constant=True, values=(1, -2))
-POOLED = Tensor("pooled", "INT8", (1, 2), quantization=PER_TENSOR)
-CONV = Operator(
-    "CONV_2D", 5, (IMAGE, WEIGHT, None), (FEATURES,), options={"dilation_h": 2, "dilation_w": 3}
-)
-MEAN = Operator("MEAN", 2, (FEATURES, AXES), (POOLED,))
-PLAIN = ModelFile((CONV, MEAN), (IMAGE,), (POOLED,), subgraphs=1, size=0)
-PACKAGE = Package(
-    14, "cl/1", parameters_cached=640, parameters_streamed=128, input_bytes=256, output_bytes=8
-)
-COMPILED = ModelFile(
-    (Operator("edgetpu-custom-op", 1, (IMAGE,), (FEATURES,), custom=True), MEAN),
-    (IMAGE,),
-    (POOLED,),
-    subgraphs=1,
-    size=0,
-    packages=(PACKAGE,),
-)
 
 
 def read(model: ModelFile) -> ModelFile:
@@ -192,7 +179,7 @@ def test_a_path_and_the_errors_that_name_it(tmp_path: Path) -> None:
         read_model(tmp_path)
     for other in (None, bytearray(b"TFL3"), "no\0path"):
         with pytest.raises(
-            InputError, match=r"is no model file; give the path or the bytes of a \.tflite file"
+            InputError, match=r"is not a model file; give the path or the bytes of a \.tflite file"
         ):
             read_model(other)  # type: ignore[arg-type]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dwsconv.edgetpu import supervisor, worker
-from pytest_dwsconv.edgetpu.worker import Fault
+from pytest_dwsconv.edgetpu.remote import supervisor, worker
+from pytest_dwsconv.edgetpu.remote.worker import Fault
 
 OWN = f"/test/{os.getpid()}"
 DEVICES = [{"type": "usb", "path": f"{OWN}/usb0"}, {"type": "pci", "path": f"{OWN}/pci0"}]
@@ -46,7 +46,7 @@ def test_a_claimed_device_is_left_to_its_holder() -> None:
 
 def test_the_claim_of_a_process_ends_with_it() -> None:
     claim = f"_, lock = claim({DEVICES}, [0], limit=0)"
-    code = f"from pytest_dwsconv.edgetpu.worker import claim; {claim}; print('claimed', flush=True); input()"
+    code = f"from pytest_dwsconv.edgetpu.remote.worker import claim; {claim}; print('claimed', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:

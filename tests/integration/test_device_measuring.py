@@ -14,22 +14,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from pythons import RUNTIMES, environment
-from standin import QUICK, Marked, StandIn
+from standin import QUICK, Marked, StandIn, fails
 
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure, measure
-from pytest_dwsconv.edgetpu.faults import (
-    DeviceBusyError,
-    DeviceLostError,
-    DeviceOpenError,
-    DevicePermissionError,
-    EdgeTpuError,
-    LibraryMissingError,
-    ModelError,
-    RuntimeVersionError,
-    TimeLimitError,
-    WorkerCrashError,
-)
+from pytest_dwsconv.edgetpu.faults import Kind
 from pytest_dwsconv.edgetpu.hosts import Host
 
 pytest.importorskip("ai_edge_litert")
@@ -119,51 +108,49 @@ def test_opening_fails_now_and_then(standin: StandIn, host: Host) -> None:
     standin.plug_in("usb0")
     standin.set(open=str(len(QUICK.waits)))
     assert measure(host, edgetpu_model(), procedure=QUICK).device.endswith("usb0")
-    with pytest.raises(
-        DeviceOpenError, match=r"usb0 failed to open 2 times\): end other programs that may use it"
-    ):
+    with fails("open", match=r"usb0 failed to open 2 times\): end other programs that may use it"):
         measure(host, edgetpu_model(), procedure=replace(QUICK, waits=(0.02,)))
 
 
 @pytest.mark.parametrize(
-    ("setting", "error", "message"),
+    ("setting", "kind", "message"),
     [
         (
             {"open": "refuse"},
-            DeviceOpenError,
+            "open",
             r"cannot be opened \(.*pci0 failed to open 3 times\)",
         ),
         (
             {"open": "crash"},
-            WorkerCrashError,
+            "crash",
             r"died while opening the device \(SIGSEGV\): a libedgetpu built for another",
         ),
         (
             {"open": "hang"},
-            TimeLimitError,
+            "timeout",
             "was still opening the device after 5 s and was stopped",
         ),
         (
             {"prepare": "old"},
-            RuntimeVersionError,
+            "version",
             r"runtime version \(14\), which is newer than this runtime version \(12\)",
         ),
         (
             {"invoke": "fail"},
-            DeviceLostError,
+            "lost",
             r"failed while it ran the model \(USB transfer error 1",
         ),
         (
             {"invoke": "crash"},
-            WorkerCrashError,
+            "crash",
             r"died while invoking the model for the first time \(SIGSEGV\)",
         ),
         (
             {"invoke": "hang"},
-            TimeLimitError,
+            "timeout",
             "was still invoking the model for the first time after 5 s",
         ),
-        ({"hidden": "9"}, EdgeTpuError, "libedgetpu lists none"),
+        ({"hidden": "9"}, "device", "libedgetpu lists none"),
     ],
 )
 @pytest.mark.parametrize("somewhere", [THIS, OLDEST], ids="-".join, indirect=True)
@@ -172,14 +159,14 @@ def test_each_fault_is_told_apart(
     somewhere: tuple[Host, str],
     standin: StandIn,
     setting: dict[str, str],
-    error: type[EdgeTpuError],
+    kind: Kind,
     message: str,
 ) -> None:
     standin.plug_in("pci0")
     standin.set(**setting)
     host = somewhere[0]
     procedure = QUICK if "hang" not in setting.values() else SHORT
-    with pytest.raises(error, match=message):
+    with fails(kind, match=message):
         measure(host, edgetpu_model(), procedure=procedure)
     host.close()
     assert marked.processes() == {}
@@ -194,7 +181,7 @@ def test_a_device_that_the_user_may_not_open(standin: StandIn, host: Host) -> No
         if os.getuid() == 0:
             standin.set(user="65534")
         message = rf"\({path} may not be read and written\): add the user to the group plugdev, or apex for a PCI device"
-        with pytest.raises(DevicePermissionError, match=message):
+        with fails("permission", match=message):
             measure(host, edgetpu_model(), procedure=QUICK)
 
 
@@ -204,19 +191,19 @@ def test_a_device_that_another_program_holds(standin: StandIn, host: Host) -> No
     with running(f"{opening}; print('open', flush=True); pause()") as holder:
         name = Path(f"/proc/{holder.pid}/comm").read_text().strip()
         message = rf"in use \({path} is open in {name} \(process {holder.pid}\)\): end what uses it, or wait"
-        with pytest.raises(DeviceBusyError, match=message):
+        with fails("busy", match=message):
             measure(host, edgetpu_model(), procedure=QUICK)
 
 
 def test_a_model_without_its_delegate(host: Host) -> None:
     message = r"does not accept the model \(Encountered unresolved custom op: edgetpu-custom-op"
-    with pytest.raises(ModelError, match=message):
+    with fails("model", match=message):
         measure(host, edgetpu_model(), device="cpu", procedure=QUICK)
 
 
 def test_bytes_that_are_no_model(standin: StandIn, host: Host) -> None:
     standin.plug_in("pci0")
-    with pytest.raises(ModelError, match="does not accept the model"):
+    with fails("model", match="does not accept the model"):
         measure(host, b"\0\0\0\0TFL2 edgetpu-custom-op", procedure=QUICK)
 
 
@@ -255,9 +242,9 @@ def test_several_devices_are_used_at_the_same_time(standin: StandIn) -> None:
 def test_waiting_for_others_ends(standin: StandIn, host: Host) -> None:
     (path,) = standin.plug_in("usb0")
     claim = f"_, lock = claim([{{'path': {str(path)!r}}}], [0], 0)"
-    claiming = f"from pytest_dwsconv.edgetpu.worker import claim; {claim}; print('claimed', flush=True); pause()"
+    claiming = f"from pytest_dwsconv.edgetpu.remote.worker import claim; {claim}; print('claimed', flush=True); pause()"
     message = rf"other test runs held {re.escape(str(path))} for 0\.2 s"
-    with running(claiming), pytest.raises(DeviceBusyError, match=message):
+    with running(claiming), fails("busy", match=message):
         measure(host, edgetpu_model(), procedure=replace(QUICK, limit=10, claim_limit=0.2))
     assert measure(host, edgetpu_model(), procedure=QUICK).device == str(path)
 
@@ -266,7 +253,9 @@ def test_the_wait_for_others_has_a_limit_of_its_own(standin: StandIn, host: Host
     """It takes longer than a measurement may, and the measurement is still ended in time."""
     (path,) = standin.plug_in("usb0")
     claim = f"_, lock = claim([{{'path': {str(path)!r}}}], [0], 0)"
-    claiming = f"from pytest_dwsconv.edgetpu.worker import claim; from time import sleep; {claim}"
+    claiming = (
+        f"from pytest_dwsconv.edgetpu.remote.worker import claim; from time import sleep; {claim}"
+    )
     procedure = replace(QUICK, limit=4, claim_limit=300)
     with running(f"{claiming}; print('claimed', flush=True); sleep(6)"):
         start = time.monotonic()
@@ -275,9 +264,7 @@ def test_the_wait_for_others_has_a_limit_of_its_own(standin: StandIn, host: Host
     host.close()  # the next connection is to what the environment says then
     standin.set(open="hang")
     start = time.monotonic()
-    with pytest.raises(
-        TimeLimitError, match="was still opening the device after 4 s and was stopped"
-    ):
+    with fails("timeout", match="was still opening the device after 4 s and was stopped"):
         measure(host, edgetpu_model(), procedure=procedure)
     assert time.monotonic() - start < 60
 
@@ -361,9 +348,7 @@ def test_pycoral_measures_where_it_is(pycoral: Callable[[], Host], standin: Stan
 def test_pycoral_without_the_library(pycoral: Callable[[str], Host]) -> None:
     """Its extension is linked against libedgetpu, so that importing it fails."""
     host = pycoral("raise ImportError('libedgetpu.so.1: cannot open shared object file')")
-    with pytest.raises(
-        LibraryMissingError, match=r"no libedgetpu that loads \(libedgetpu\.so\.1: cannot open"
-    ):
+    with fails("library", match=r"no libedgetpu that loads \(libedgetpu\.so\.1: cannot open"):
         measure(host, edgetpu_model(), procedure=QUICK)
 
 
@@ -371,5 +356,5 @@ def test_pycoral_that_fails_to_open_the_device(
     pycoral: Callable[[], Host], standin: StandIn
 ) -> None:
     standin.set(open="refuse")
-    with pytest.raises(DeviceOpenError, match="usb0 failed to open 3 times"):
+    with fails("open", match="usb0 failed to open 3 times"):
         measure(pycoral(), edgetpu_model(), procedure=QUICK)

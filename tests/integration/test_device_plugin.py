@@ -82,7 +82,7 @@ def test_a_device_that_cannot_be_opened_fails_the_test(
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["E*WorkerCrashError: the worker at this host died while opening the device*"]
+        ["E*EdgeTpuError: the worker at this host died while opening the device*"]
     )
 
 

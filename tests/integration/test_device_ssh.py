@@ -16,10 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from standin import QUICK, Marked, StandIn, command_lines
+from standin import QUICK, Marked, StandIn, command_lines, fails
 
 from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure, measure
-from pytest_dwsconv.edgetpu.faults import ConnectionLostError, HostError
 from pytest_dwsconv.edgetpu.hosts import Host
 
 pytest.importorskip("ai_edge_litert")
@@ -142,7 +141,7 @@ def test_a_model_on_the_cpu_over_there(board: Board, marked: Marked) -> None:
 def test_a_key_that_is_refused(board: Board) -> None:
     board.configure(key="stranger")
     message = r"cannot be reached \(.*Permission denied \(publickey.*\): see that 'ssh board' works without"
-    with Host(board.spec) as host, pytest.raises(HostError, match=message):
+    with Host(board.spec) as host, fails("host", match=message):
         EdgeTpu(host).devices()
 
 
@@ -150,7 +149,7 @@ def test_a_host_that_is_another_than_it_was(board: Board) -> None:
     board.know(board.folder / "stranger.pub")
     with (
         Host(board.spec) as host,
-        pytest.raises(HostError, match=r"\(Host key verification failed\.\)"),
+        fails("host", match=r"\(Host key verification failed\.\)"),
     ):
         EdgeTpu(host).devices()
 
@@ -158,7 +157,7 @@ def test_a_host_that_is_another_than_it_was(board: Board) -> None:
 def test_a_host_without_the_python(board: Board) -> None:
     spec = board.spec.replace(sys.executable, "/nowhere/python3.9")
     message = r"has no Python that starts \(.*/nowhere/python3\.9.*\): name one, as in python=/usr/bin/python3"
-    with Host(spec) as host, pytest.raises(HostError, match=message):
+    with Host(spec) as host, fails("host", match=message):
         EdgeTpu(host).devices()
 
 
@@ -169,7 +168,7 @@ def test_a_python_over_there_that_never_answers(board: Board, tmp_path: Path) ->
     spec = board.spec.replace(sys.executable, str(python))
     with (
         Host(spec, connect_limit=1) as host,
-        pytest.raises(HostError, match="did not answer in 1 s"),
+        fails("host", match="did not answer in 1 s"),
     ):
         EdgeTpu(host).devices()
 
@@ -185,9 +184,7 @@ def test_a_connection_that_is_cut(board: Board, standin: StandIn, marked: Marked
     thread = threading.Thread(target=cut)
     thread.start()
     with Host(board.spec) as host:
-        with pytest.raises(
-            ConnectionLostError, match=r"the connection to ssh=board.* broke while it measured"
-        ):
+        with fails("connection", match=r"the connection to ssh=board.* broke while it measured"):
             EdgeTpu(host, procedure=NEVER).devices()
         thread.join()
         standin.set(hidden="0")
@@ -211,7 +208,7 @@ def test_a_host_that_falls_asleep(board: Board, standin: StandIn, marked: Marked
     patient = board.spec.replace(
         "ssh=board", "ssh=-o ServerAliveInterval=1 -o ServerAliveCountMax=1 board"
     )
-    with Host(patient) as host, pytest.raises(ConnectionLostError):
+    with Host(patient) as host, fails("connection"):
         EdgeTpu(host, procedure=NEVER).devices()
     thread.join()
     assert time.monotonic() - start < 30

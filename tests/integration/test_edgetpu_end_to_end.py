@@ -1,6 +1,4 @@
-"""From a module to an asserted latency in one test: exported for real, compiled and run by
-stand-ins.
-"""
+"""From a module to an asserted latency: exported for real, compiled and run by stand-ins."""
 
 from __future__ import annotations
 
@@ -13,10 +11,9 @@ import pytest
 pytest.importorskip("litert_torch", exc_type=ImportError)
 pytest.importorskip("tflite", exc_type=ImportError)
 
+from compiler_standin import CompilerStandIn
 from standin import StandIn
-from test_compiler import StandIn as Compiler
-from test_modelfile import COMPILED, FEATURES
-from tflite_files import pack
+from tflite_files import COMPILED, FEATURES, pack
 
 ONE_OPERATOR = pack(replace(COMPILED, operators=COMPILED.operators[:1], outputs=(FEATURES,)))
 
@@ -35,15 +32,15 @@ def test_latency(edgetpu_latency):
 
 
 @pytest.fixture
-def compiler(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Compiler:
+def compiler(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> CompilerStandIn:
     home = pytester.mkdir("bin")
     monkeypatch.setenv("PATH", str(home), prepend=os.pathsep)
-    return Compiler(home, ONE_OPERATOR)
+    return CompilerStandIn(home, ONE_OPERATOR)
 
 
 @pytest.mark.parametrize(("limit", "outcome"), [("10s", "passed"), ("4ms", "failed")])
 def test_a_module_is_exported_compiled_and_measured(
-    pytester: pytest.Pytester, standin: StandIn, compiler: Compiler, limit: str, outcome: str
+    pytester: pytest.Pytester, standin: StandIn, compiler: CompilerStandIn, limit: str, outcome: str
 ) -> None:
     standin.plug_in("usb0")
     standin.set(invoke="5000")
@@ -63,7 +60,7 @@ def test_a_module_is_exported_compiled_and_measured(
 
 
 def test_what_the_compiler_refuses_fails_the_test(
-    pytester: pytest.Pytester, standin: StandIn, compiler: Compiler
+    pytester: pytest.Pytester, standin: StandIn, compiler: CompilerStandIn
 ) -> None:
     standin.plug_in("usb0")
     compiler.does("Invalid model: model.tflite\nModel not quantized\n", writes=False, status=1)

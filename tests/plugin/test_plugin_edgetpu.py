@@ -185,7 +185,7 @@ def test_a_device_that_cannot_be_used_is_no_reason_to_skip(
     result = pytester.runpytest(command)
     result.assert_outcomes(passed=1, failed=1, errors=1)
     result.stdout.fnmatch_lines(
-        ["E*UnrelatedPycoralError: *has the pycoral of PyPI, a program about coral reefs*"]
+        ["E*EdgeTpuError: *has the pycoral of PyPI, a program about coral reefs*"]
     )
 
 

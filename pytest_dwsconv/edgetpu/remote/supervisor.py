@@ -1,8 +1,7 @@
-"""The far end of a connection: runs the worker in a process that may crash or hang, and tells how
-it ended.
+"""The far end of a connection: runs the worker in a process, and reports how that ended.
 
-Stand-alone: sent to the host as text by execnet and run there, on Python 3.8 or newer with nothing
-installed.
+Sent to the host as text by execnet, and run there alone: on Python 3.8 or newer, with nothing
+installed. The worker may crash or hang.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from typing import Any
 
 
 def supervise(channel: Any) -> None:
-    """Take one task off the channel and answer it with what the worker printed and how it ended.
+    """Take one task off the channel, and answer with what the worker printed and how it ended.
 
     The task is ``worker`` (source text), ``header`` (a line of JSON), ``model`` (bytes) and
-    ``limit`` (seconds). Whatever else comes, be it the end of the connection, kills the worker.
+    ``limit`` (seconds). Anything else that comes kills the worker: the end of the connection does.
     """
     task = channel.receive()
     command = [sys.executable, "-u", "-c", task["worker"]]

@@ -1,6 +1,4 @@
-"""``export_int8``: a PyTorch model as an int8 TFLite file that the runtimes of the Edge TPU's age
-compute right.
-"""
+"""``export_int8``: a PyTorch model as an int8 TFLite file that runtimes of 2021 compute right."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pytest_dwsconv.edgetpu.modelfile import read_model
-from pytest_dwsconv.edgetpu.process import Finished, run_within
+from pytest_dwsconv.edgetpu.process import Finished, check_seconds, last_line, run_within, shown
 from pytest_dwsconv.edgetpu.support import judge_model
 from pytest_dwsconv.errors import (
     EdgeTpuWarning,
@@ -41,6 +39,7 @@ _NEEDED = {
     "tflite": "tflite",
 }
 _NOISE = 8  # samples that stand in for a calibration
+_MOST_ELEMENTS = 2**31 - 1  # TFLite counts them in 32 bits
 
 
 def export_int8(
@@ -50,8 +49,7 @@ def export_int8(
     calibration: Tensor | Iterable[Tensor] | None = None,
     timeout: float = 600,
 ) -> bytes:
-    """Export a model as a ``.tflite`` file, all in int8, for the Edge TPU compiler or for any
-    TFLite runtime.
+    """Export a model as a ``.tflite`` file, all in int8, for the Edge TPU or any TFLite runtime.
 
     Inputs and outputs of four dimensions become channels-last, as TFLite has them: ``(1, 3, 224,
     224)`` is exported as ``(1, 224, 224, 3)``. Convolutions have a scale per output channel, fully
@@ -69,8 +67,8 @@ def export_int8(
 
     Raises:
         InputError: an argument cannot be used.
-        ExportError: the model cannot be exported, or not in int8; the layer at fault is named where
-            one is.
+        ExportError: the model cannot be exported, or not in int8; names the layer at fault if it
+            is in one.
         MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
 
     Warns:
@@ -103,8 +101,7 @@ def _check(model: nn.Module, timeout: float) -> None:
             f"export_int8 takes a torch.nn.Module, not {type(model).__name__}; build the model "
             "first"
         )
-    if not 0 < timeout < math.inf:
-        raise InputError(f"timeout is {timeout}; give the seconds that exporting may take")
+    check_seconds(timeout, "timeout", "exporting may take")
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, ...]:
@@ -114,7 +111,12 @@ def _sides(shape: Sequence[int]) -> tuple[int, ...]:
         sides = ()
     if len(sides) < 2 or min(sides) < 1:
         raise InputError(
-            f"{shape!r} is no shape of an input; give whole numbers such as (1, 3, 224, 224)"
+            f"{shown(shape)} is not an input shape; give whole numbers such as (1, 3, 224, 224)"
+        )
+    if math.prod(sides) > _MOST_ELEMENTS:
+        raise InputError(
+            f"the input has more than the {_MOST_ELEMENTS:,} elements that a TFLite tensor can "
+            "have; give a smaller shape"
         )
     if sides[0] != 1:
         raise InputError(
@@ -176,7 +178,7 @@ def _input(batch: object, shape: tuple[int, ...]) -> Tensor:
 
 def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float) -> bytes:
     _save(model, samples, folder)
-    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.converter", str(folder)]
+    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.export.converter", str(folder)]
     finished = run_within(timeout, command, folder)
     if finished.status != 0:
         raise ExportError(
@@ -195,10 +197,12 @@ def _save(model: nn.Module, samples: Tensor, folder: Path) -> None:
         message = (
             f"torch.export cannot record the forward of {type(model).__name__}: {first_line(error)}"
         )
-        step = f"make it run on one tensor of {tuple(samples[:1].shape)}, without a branch on what is in a tensor"
+        step = (
+            f"make it run on one tensor of {tuple(samples[:1].shape)}, without a branch on what is "
+            "in a tensor"
+        )
         raise ExportError(f"{message}; {step}") from error
-    # reason: written to the file directly, a full disk does not raise: torch's writer ends the
-    # whole process
+    # reason: torch's own writer ends the whole process where the disk is full
     recorded, stacked = io.BytesIO(), io.BytesIO()
     torch.export.save(program, recorded)
     torch.save(samples, stacked)
@@ -215,9 +219,8 @@ def _float_on_cpu(model: nn.Module) -> nn.Module:
         return model
     try:
         return copy.deepcopy(model).to("cpu", torch.float32)
-    except (
-        Exception
-    ) as error:  # whatever a user's __deepcopy__ or a part that cannot be copied raises
+    # whatever a user's __deepcopy__ raises, or a part that cannot be copied
+    except Exception as error:
         reason = first_line(error)
         raise InputError(
             f"{type(model).__name__} cannot be copied ({reason}); move it to the CPU in float32"
@@ -227,16 +230,15 @@ def _float_on_cpu(model: nn.Module) -> nn.Module:
 def _reason(finished: Finished, refusal: Path) -> str:
     if refusal.is_file():
         return refusal.read_text(encoding="utf-8")
-    last = next(
-        (line.strip() for line in reversed(finished.stderr.splitlines()) if line.strip()),
-        "it printed nothing",
-    )
-    return f"the converter failed ({finished.ending}): {last}"
+    return f"the converter failed ({finished.ending}): {last_line(finished.stderr)}"
 
 
 def _warn(name: str, content: bytes) -> None:
     support = judge_model(read_model(content))
     if support.on_cpu:
         count, first = len(support.on_cpu), support.on_cpu[0]
-        message = f"{name}: {count} of {len(support.operators)} operators will stay on the CPU, the first being {first}"
+        message = (
+            f"{name}: {count} of {len(support.operators)} operators will stay on the CPU, the first "
+            f"being {first}"
+        )
         warnings.warn(f"{message}; judge_model lists them", EdgeTpuWarning, stacklevel=3)

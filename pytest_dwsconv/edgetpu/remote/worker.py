@@ -1,10 +1,9 @@
-"""Opens an Edge TPU and times a model on it. Stand-alone: this file is sent to the host as text and
-run there.
+"""Opens an Edge TPU and times a model on it. Sent to the host as text, and run there alone.
 
 It needs Python 3.8 or newer, a TFLite runtime (pycoral, ai_edge_litert or tflite_runtime) and
-libedgetpu. One process does one task: standard input holds a line of JSON and then the model;
-standard output gets one JSON object a line, each phase as it begins, so that whoever reads them
-knows where a crash struck, and then ``result`` or ``fault``.
+libedgetpu. One process does one task. Standard input holds a line of JSON and then the model.
+Standard output gets one JSON object per line: each phase as it begins, so that the reader knows
+where a crash struck, and then ``result`` or ``fault``.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ KINDS = {0: "pci", 1: "usb"}
 CLOCKS = {"libedgetpu1-std": "std", "libedgetpu1-max": "max"}
 
 
-class Fault(Exception):  # noqa: N818  # what the host is told, which makes a user's error of it
-    """What stops the task: a kind that the host knows, and the particulars."""
+class Fault(Exception):  # noqa: N818  # it is sent as data, and becomes an EdgeTpuError there
+    """What stops the task: a kind of EdgeTpuError, and the particulars."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(kind, detail)
@@ -60,8 +59,9 @@ class _Record(ctypes.Structure):
 
 
 class PlainRuntime:
-    """ai_edge_litert or tflite_runtime, with libedgetpu as an external delegate. Listing devices
-    needs neither.
+    """ai_edge_litert or tflite_runtime, with libedgetpu as an external delegate.
+
+    Listing devices needs neither.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class PlainRuntime:
         return os.fsdecode(self._library.edgetpu_version())
 
     def load(self) -> str:
-        """Import the package; its name and version."""
+        """Import the package, and return its name and version."""
         self._module, name = tflite()
         return name
 
@@ -123,15 +123,16 @@ class PycoralRuntime:
 
 
 def pycoral() -> PycoralRuntime | None:
-    """The vendor's pycoral, or None. PyPI's project of that name is told by its files, without
-    running any.
+    """The vendor's pycoral, or None.
+
+    PyPI's project of that name is recognised by its files, without running any.
     """
     spec = find_spec("pycoral")
     if spec is None:
         return None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if not any((folder / "utils" / "edgetpu.py").exists() for folder in folders):
-        raise Fault("unrelated pycoral", str(spec.origin or folders[0]))
+        raise Fault("pycoral", str(spec.origin or folders[0]))
     try:
         return PycoralRuntime(import_module("pycoral.utils.edgetpu"))
     except ModuleNotFoundError as error:
@@ -141,9 +142,7 @@ def pycoral() -> PycoralRuntime | None:
 
 
 def tflite() -> tuple[Any, str]:
-    """The module that holds ``Interpreter`` and ``load_delegate``, and its package's name and
-    version.
-    """
+    """The module with ``Interpreter`` and ``load_delegate``, and its package's name and version."""
     package = next((package for package in RUNTIMES if find_spec(package)), None)
     if package is None:
         raise Fault("runtime", f"neither pycoral nor {' nor '.join(RUNTIMES)} is there")
@@ -164,9 +163,7 @@ def named(package: str) -> str:
 
 
 def chosen(devices: Sequence[Device], wanted: str) -> list[int]:
-    """Positions in the list that ``wanted`` allows: "" is any, and so on to ":1", "usb", "usb:0",
-    "pci:1".
-    """
+    """Positions in the list that ``wanted`` allows: "" is any, ":1", "usb", "usb:0", "pci:1"."""
     kind, colon, number = wanted.partition(":")
     positions = [
         position for position, device in enumerate(devices) if kind in ("", device["type"])
@@ -175,8 +172,9 @@ def chosen(devices: Sequence[Device], wanted: str) -> list[int]:
 
 
 def present(runtime: Any, wanted: str, waits: Sequence[float]) -> tuple[list[Device], list[int]]:
-    """The devices and which of them will do. A USB device vanishes for a moment when it is first
-    used.
+    """The devices, and the positions of those that ``wanted`` allows.
+
+    A USB device vanishes for a moment when it is first used, so the list is read several times.
     """
     for wait in (*waits, None):
         devices = runtime.devices()
@@ -184,23 +182,22 @@ def present(runtime: Any, wanted: str, waits: Sequence[float]) -> tuple[list[Dev
         if positions or wait is None:
             break
         time.sleep(wait)
+    if not devices:
+        raise Fault("device", "libedgetpu lists none")
     if not positions:
         listed = ", ".join(f"{device['type']} {device['path']}" for device in devices)
-        raise Fault(
-            "device",
-            f"libedgetpu lists {listed}, and no {wanted}" if listed else "libedgetpu lists none",
-        )
+        raise Fault("device", f"libedgetpu lists {listed}, and no {wanted}")
     return devices, positions
 
 
 def claim(
     devices: Sequence[Device], positions: Sequence[int], limit: float
 ) -> tuple[int, AbstractContextManager[object]]:
-    """The first free device, held until the lock is closed or this process ends: two processes
-    cannot share one.
+    """The first free device, held until the lock is closed or this process ends.
 
-    The lock is a name in the abstract socket namespace of Linux: it is no file, and goes with its
-    holder. Other systems have none, and the first device is taken.
+    Two processes cannot share a device. The lock is a name in the abstract socket namespace of
+    Linux: it is not a file, and goes with its holder. Other systems have no such names, and the
+    first device is taken.
     """
     if platform.system() != "Linux":
         return positions[0], nullcontext()
@@ -224,8 +221,9 @@ def claim(
 
 
 def opened(make: Callable[[], Any], device: Device, waits: Sequence[float]) -> Any:
-    """What ``make`` returns. Opening fails now and then without a cause, and with one error
-    whatever the cause.
+    """What ``make`` returns, tried several times.
+
+    Opening fails now and then without a cause, and with one and the same error for every cause.
     """
     for wait in (*waits, None):
         try:
@@ -240,7 +238,7 @@ def opened(make: Callable[[], Any], device: Device, waits: Sequence[float]) -> A
 
 
 def unopened(device: Device, attempts: int) -> Fault:
-    """Why a listed device cannot be opened, as far as the operating system tells."""
+    """Why a listed device cannot be opened, as far as the operating system knows."""
     node = device_node(device)
     if node is not None and os.path.exists(node):
         if not os.access(node, os.R_OK | os.W_OK):
@@ -252,8 +250,9 @@ def unopened(device: Device, attempts: int) -> Fault:
 
 
 def device_node(device: Device) -> Path | None:
-    """The file that stands for the device: PCI devices are listed by it, USB devices by their sysfs
-    folder.
+    """The file that stands for the device, under /dev.
+
+    libedgetpu lists PCI devices by it, and USB devices by their folder in sysfs.
     """
     path = Path(device["path"])
     if device["type"] == "pci":
@@ -266,7 +265,7 @@ def device_node(device: Device) -> Path | None:
 
 
 def holding(node: Path) -> list[str]:
-    """The other processes that have the file open, of those this user may look into."""
+    """The other processes that have the file open, as far as this user may see them."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -279,7 +278,7 @@ def holding(node: Path) -> list[str]:
 
 
 def loaded_library() -> str:
-    """The file that libedgetpu was loaded from, where the system tells, else its name."""
+    """The file that libedgetpu was loaded from, or its name where the system has no such list."""
     try:
         mapped = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
@@ -288,8 +287,9 @@ def loaded_library() -> str:
 
 
 def clock(library: str) -> str:
-    """Either "std" or "max", by the Debian package that owns the library; no API tells, so else
-    "unknown".
+    """Either "std" or "max", by the Debian package that owns the library, else "unknown".
+
+    No API tells them apart.
     """
     command = ["dpkg-query", "-S", library]
     try:
@@ -362,7 +362,7 @@ TASKS = {"list": list_task, "cpu": cpu_task, "edgetpu": edgetpu_task}
 
 
 def timed(make: Callable[[], Any], task: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Seconds of the first invoke, which uploads the parameters, and of each one after the warm-up."""
+    """Seconds of the first invoke, which uploads the parameters, and of those after the warm-up."""
     try:
         interpreter = make()
         interpreter.allocate_tensors()
@@ -377,7 +377,7 @@ def timed(make: Callable[[], Any], task: dict[str, Any], say: Say) -> dict[str, 
         gc.disable()
         seconds = [invoke(interpreter) for _ in range(task["warmup"] + task["runs"])]
     except RuntimeError as error:
-        raise Fault("invoke", " ".join(str(error).split())) from error
+        raise Fault("lost", " ".join(str(error).split())) from error
     return {"first_invoke": first, "samples": seconds[task["warmup"] :]}
 
 
@@ -401,7 +401,7 @@ def invoke(interpreter: Any) -> float:
 
 
 def alarm(seconds: float) -> None:
-    """Have the system end this process when the time is up, whatever it hangs in; 0 calls that off."""
+    """Have the system end this process when the time is up, wherever it hangs; 0 cancels that."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv.edgetpu.export import PROGRAM, REFUSAL, RESULT, SAMPLES
-from pytest_dwsconv.edgetpu.repairs import repair
+from pytest_dwsconv.edgetpu.export.exporter import PROGRAM, REFUSAL, RESULT, SAMPLES
+from pytest_dwsconv.edgetpu.export.repairs import repair
 from pytest_dwsconv.errors import ExportError, first_line
 
 _FIND_IT = "export parts of the network to find the layer at fault"
@@ -61,8 +61,9 @@ def convert(folder: Path) -> bytes:
 
 
 def _network(program: torch.export.ExportedProgram) -> nn.Module:
-    """The network as modules: these keep the names of its layers, and the names of the tensors are
-    made from them.
+    """The network as modules, which keep the names of its layers.
+
+    The names of the tensors in the file are made from these.
     """
     for node in program.graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
@@ -73,7 +74,7 @@ def _network(program: torch.export.ExportedProgram) -> nn.Module:
 
 
 def _last_layers(program: torch.export.ExportedProgram) -> list[str]:
-    """The layer that computes each output; empty for one that no layer does."""
+    """The layer that computes each output; empty for an output that no layer computes."""
     outputs = [node for node in program.graph.output_node().args[0] if isinstance(node, fx.Node)]
     stacks = [node.meta.get("nn_module_stack") or {"": ("", None)} for node in outputs]
     return [list(stack.values())[-1][0] for stack in stacks]
@@ -99,8 +100,7 @@ def _quantized(plain: bytes, samples: Tensor) -> bytes:
     recipe.add_static_config(".*", names.FULLY_CONNECTED, 8, 8, whole)
     ((signature, arguments),) = Interpreter(model_content=plain).get_signature_list().items()
     inputs = [{arguments["inputs"][0]: sample[None].numpy()} for sample in samples]
-    # reason: the default averages the ranges of the inputs, and so cuts off what every second of
-    # them goes to
+    # reason: the default averages the ranges of the inputs, and so clips about every second one
     ranges = calibrator.Calibrator(
         plain, torch.get_num_threads(), qsv_update_func=qsv_utils.min_max_update
     )
