@@ -33,7 +33,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.tracing import memo as outcomes
+from pytest_dwsconv.tracing import memo
 
 warnings.simplefilter("ignore")
 
@@ -87,7 +87,7 @@ ROWS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
 
 
 def ours(model: nn.Module, shape: Shape) -> None:
-    outcomes.forget()
+    memo.forget()
     analyze(model, shape)
 
 

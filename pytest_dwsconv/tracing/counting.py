@@ -1,6 +1,4 @@
-"""Multiply-accumulates of whatever an operator runs inside, by the formulas of PyTorch's own flop
-counter.
-"""
+"""Multiply-accumulates inside an operator, by the formulas of PyTorch's own flop counter."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ CONVOLUTIONS = "convolutions"
 
 
 class ConvCall(NamedTuple):
-    """One convolution run by a function: shapes of whole tensors, and its settings an entry a side."""
+    """One convolution run by a function: shapes of whole tensors, settings one entry per side."""
 
     input_shape: tuple[int, ...]
     weight_shape: tuple[int, ...]
@@ -84,9 +82,9 @@ class AtenCounter(TorchDispatchMode):
                 self.convolutions.append(_conv_call(args, out))
             return out
         with self:
-            out = (
-                func.decompose(*args, **kwargs) if isinstance(func, OpOverload) else NotImplemented
-            )
+            # reason: a composite operator is counted by what it is made of
+            decomposable = isinstance(func, OpOverload)
+            out = func.decompose(*args, **kwargs) if decomposable else NotImplemented
         if out is NotImplemented:
             out = func(*args, **kwargs)
             name = packet.__name__
@@ -114,9 +112,8 @@ def _conv_call(args: Sequence[Any], out: Tensor) -> ConvCall:
 
 @cache
 def _formulas() -> Mapping[Any, Callable[..., Any]]:
-    """Twice the multiply-accumulates by operator; imported when first needed, for this may import
-    triton.
-    """
+    """Twice the multiply-accumulates, by operator."""
+    # reason: imported when first needed, for this may import triton
     from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
     def attention(

@@ -36,16 +36,14 @@ _UNKEYED = object()
 
 
 def forget() -> None:
-    """Start anew, as a fresh process would: for who measures."""
+    """Forget all remembered results; used by the benchmarks."""
     _known.clear()
 
 
-def outcome(
+def recall(
     func: Any, args: Any, kwargs: Any, run: Callable[[], tuple[Any, Counted | None]]
 ) -> tuple[Any, Counted | None]:
-    """The result of ``func(*args, **kwargs)`` and what it holds: remembered, or else from
-    ``run()``.
-    """
+    """The result of ``func(*args, **kwargs)`` and what it holds: remembered, or from ``run()``."""
     key = _key(func, args, kwargs)
     if key is None:
         return run()
@@ -64,18 +62,15 @@ def outcome(
 
 def _key(func: Any, args: Any, kwargs: Any) -> Any:
     """What the result depends on; None where that cannot be told."""
-    if (
-        not (getattr(func, "__module__", None) or "torch").startswith("torch")
-        or torch._C._is_any_autocast_enabled()
-    ):
+    # reason: what somebody else's function or autocast does may depend on more than its arguments
+    if not (getattr(func, "__module__", None) or "torch").startswith("torch"):
         return None
-    parts = (
-        func,
-        torch.get_default_dtype(),
-        _described(args),
-        _described(kwargs) if kwargs else None,
-    )
-    return None if parts[2] is _UNKEYED or parts[3] is _UNKEYED else parts
+    if torch._C._is_any_autocast_enabled():
+        return None
+    described, keywords = _described(args), _described(kwargs) if kwargs else None
+    if described is _UNKEYED or keywords is _UNKEYED:
+        return None
+    return func, torch.get_default_dtype(), described, keywords
 
 
 def _described(value: Any) -> Any:
@@ -99,12 +94,15 @@ def _described(value: Any) -> Any:
 
 
 def _layout(out: Any, arguments: list[Any]) -> Any:
-    """The layout of a result, or of each of several; None if it is no meta tensor, or one of the
-    arguments itself.
-    """
+    """The layout of a result, or of each of several; None if it cannot be made again from that."""
     if type(out) in (tuple, list):
-        layouts = [None if item is None else _layout(item, arguments) or _UNKEYED for item in out]
-        return None if _UNKEYED in layouts else type(out)(layouts)
+        layouts = []
+        for item in out:
+            layout = None if item is None else _layout(item, arguments)
+            if item is not None and layout is None:
+                return None
+            layouts.append(layout)
+        return type(out)(layouts)
     if type(out) is not Tensor or not out.is_meta or any(out is argument for argument in arguments):
         return None
     return Layout.of(out)

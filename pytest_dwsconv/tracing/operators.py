@@ -29,14 +29,12 @@ CONVOLUTIONS = frozenset({*CONV_MODULES, *TRANSPOSED_MODULES})
 
 
 def own_forward(module: nn.Module) -> bool:
-    """Whether the instance has a forward of its own, or the part of one that a convolution computes
-    in.
-    """
+    """Whether the instance has a forward or, as a convolution, a ``_conv_forward`` of its own."""
     return "forward" in module.__dict__ or "_conv_forward" in module.__dict__
 
 
 def per_side(value: Any, rank: int) -> Shape:
-    """An int or a sequence of ints as one entry a side."""
+    """An int or a sequence of ints as one entry per side."""
     if isinstance(value, (tuple, list)):
         return tuple(value) * rank if len(value) == 1 else tuple(value)
     return (value,) * rank
@@ -62,8 +60,9 @@ def conv_output(
     padding: Shape | str,
     dilation: Shape,
 ) -> Shape | None:
-    """Output shape of a convolution over ``shape``, (N, C, *sides) or (C, *sides); None where it
-    must fail.
+    """Output shape of a convolution; None where it must fail.
+
+    ``shape`` is that of the input, (N, C, *sides) or (C, *sides).
     """
     rank = len(kernel)
     if len(shape) not in (rank + 1, rank + 2):
@@ -74,11 +73,9 @@ def conv_output(
     else:
         margins: Any = (0,) * rank if padding == "valid" else padding
         out = tuple(map(window, sides, kernel, stride, margins, dilation))
-    return (
-        None
-        if len(out) < rank or min(out) < 1
-        else (*shape[: len(shape) - rank - 1], filters, *out)
-    )
+    if len(out) < rank or min(out) < 1:
+        return None
+    return (*shape[: len(shape) - rank - 1], filters, *out)
 
 
 def _conv(module: Any, x: Tensor) -> Shape | None:
@@ -86,11 +83,9 @@ def _conv(module: Any, x: Tensor) -> Shape | None:
     filters, channels, *kernel = weight.shape
     rank = len(kernel)
     shape = x.shape
-    if (
-        len(shape) <= rank
-        or shape[-rank - 1] != channels * module.groups
-        or x.dtype != weight.dtype
-    ):
+    if len(shape) <= rank or shape[-rank - 1] != channels * module.groups:
+        return None
+    if x.dtype != weight.dtype:
         return None
     if module.padding_mode != "zeros" or x.is_complex():
         return None
@@ -113,12 +108,10 @@ def _same(module: Any, x: Tensor) -> Shape:
 def _batch_norm(rank: int) -> Callable[[Any, Tensor], Shape | None]:
     def shape(module: Any, x: Tensor) -> Shape | None:
         shape = x.shape
-        # which PyTorch finds there in four times as long
-        running_mean = module._buffers.get("running_mean")
-        fits = (
-            len(shape) == rank + 2 and shape[1] == module.num_features and running_mean is not None
-        )
-        return shape if fits else None
+        if len(shape) != rank + 2 or shape[1] != module.num_features:
+            return None
+        # reason: looked up as an attribute it takes four times as long
+        return None if module._buffers.get("running_mean") is None else shape
 
     return shape
 
@@ -129,11 +122,8 @@ def _layer_norm(module: Any, x: Tensor) -> Shape | None:
 
 
 def _group_norm(module: Any, x: Tensor) -> Shape | None:
-    return (
-        tuple(x.shape)
-        if x.dim() > 2 and x.shape[1] == module.num_channels and x.is_contiguous()
-        else None
-    )
+    plain = x.dim() > 2 and x.is_contiguous() and x.shape[1] == module.num_channels
+    return tuple(x.shape) if plain else None
 
 
 def _pool(rank: int) -> Callable[[Any, Tensor], Shape | None]:
@@ -155,11 +145,8 @@ def _adaptive(rank: int) -> Callable[[Any, Tensor], Shape | None]:
     def shape(module: Any, x: Tensor) -> Shape | None:
         if x.dim() != rank + 2:
             return None
-        wanted = per_side(module.output_size, rank)
-        return (
-            *x.shape[:2],
-            *(size or side for size, side in zip(wanted, x.shape[2:], strict=True)),
-        )
+        wanted = zip(per_side(module.output_size, rank), x.shape[2:], strict=True)
+        return (*x.shape[:2], *(size or side for size, side in wanted))
 
     return shape
 
@@ -172,9 +159,9 @@ def _flatten(module: Any, x: Tensor) -> Shape | None:
 
 
 _ELEMENTWISE_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
-    nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax, nn.LogSoftmax, nn.PReLU,
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax,
+    nn.LogSoftmax, nn.PReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
 )  # fmt: skip
 
 LEAVES: dict[type[nn.Module], Callable[[Any, Tensor], Shape | None]] = {
@@ -205,16 +192,18 @@ CONTIGUOUS = frozenset({nn.LayerNorm, nn.Linear})
 
 WEIGHTED = frozenset(
     {
-        *CONVOLUTIONS, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.PReLU,
+        *CONVOLUTIONS, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm,
+        nn.GroupNorm, nn.PReLU,
     }
 )  # fmt: skip
 """Those of them that have a weight among their parameters."""
 
 SAME_SHAPE = {
-    torch.relu, F.relu, F.relu6, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu,
-    torch.sigmoid, torch.tanh, F.softmax, F.log_softmax, F.dropout, F.dropout2d, F.softplus, F.batch_norm,
-    Tensor.sigmoid, Tensor.tanh, Tensor.relu, Tensor.softmax, torch.softmax, Tensor.clone, Tensor.contiguous,
-    torch.square, torch.neg, Tensor.neg, Tensor.square, F.hardtanh, F.instance_norm,
+    torch.relu, F.relu, F.relu6, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.leaky_relu,
+    F.elu, torch.sigmoid, torch.tanh, F.softmax, F.log_softmax, F.dropout, F.dropout2d, F.softplus,
+    F.batch_norm, Tensor.sigmoid, Tensor.tanh, Tensor.relu, Tensor.softmax, torch.softmax,
+    Tensor.clone, Tensor.contiguous, torch.square, torch.neg, Tensor.neg, Tensor.square, F.hardtanh,
+    F.instance_norm,
 }  # fmt: skip
 """Functions whose result is like their first argument: (shape, dtype, strides)."""
 
@@ -243,23 +232,25 @@ RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu".split())
 
 NORMALISATIONS = frozenset(
     """
-    BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm GroupNorm LayerNorm InstanceNorm1d InstanceNorm2d
-    InstanceNorm3d LocalResponseNorm RMSNorm batch_norm group_norm layer_norm instance_norm rms_norm
+    BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm GroupNorm LayerNorm InstanceNorm1d
+    InstanceNorm2d InstanceNorm3d LocalResponseNorm RMSNorm batch_norm group_norm layer_norm
+    instance_norm rms_norm
     """.split()
 )
 ACTIVATIONS = frozenset(
     """
-    ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softplus PReLU
-    relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh softplus prelu
+    ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh
+    Softplus PReLU relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardsigmoid hardtanh
+    sigmoid tanh softplus prelu
     """.split()
 )
 """Names of what may follow a convolution, as modules and as functions."""
 
 VIEWS = frozenset(
     """
-    view view_as permute transpose t T mT movedim moveaxis swapaxes swapdims detach expand expand_as squeeze unsqueeze
-    narrow select chunk split tensor_split unbind data real imag broadcast_to as_strided diagonal unflatten
-    view_as_real view_as_complex
+    view view_as permute transpose t T mT movedim moveaxis swapaxes swapdims detach expand expand_as
+    squeeze unsqueeze narrow select chunk split tensor_split unbind data real imag broadcast_to
+    as_strided diagonal unflatten view_as_real view_as_complex
     """.split()
 )
 """Names of functions whose results always share the memory of their first argument."""
@@ -269,37 +260,36 @@ FACTORIES = frozenset("zeros ones empty full rand randn arange linspace eye".spl
 
 MOVES = frozenset(
     """
-    view view_as reshape reshape_as flatten unflatten permute transpose transpose_ t T mT movedim moveaxis swapaxes
-    swapdims contiguous clone detach to cpu cuda float half double type type_as expand expand_as squeeze unsqueeze
-    squeeze_ unsqueeze_ __getitem__ getitem narrow select index_select gather chunk split tensor_split unbind cat concat
-    concatenate stack hstack vstack repeat repeat_interleave tile roll flip pad unfold copy_ __setitem__ setitem empty
-    zeros ones full arange linspace tensor as_tensor empty_like zeros_like ones_like full_like new_empty new_zeros
-    new_ones new_full new_tensor pixel_shuffle pixel_unshuffle channel_shuffle meshgrid data real imag
-    broadcast_to broadcast_tensors atleast_1d atleast_2d fill_ zero_ masked_fill masked_fill_ where rot90 triu tril
-    requires_grad_ _unsafe_view slice alias lift_fresh _to_copy split_with_sizes constant_pad_nd as_strided index
-    scalar_tensor scatter scatter_ index_put index_put_ eye bool long int bfloat16 getattr Flatten Identity
-    Dropout Dropout1d Dropout2d Dropout3d dropout dropout2d randn rand empty_strided native_dropout
+    view view_as reshape reshape_as flatten unflatten permute transpose transpose_ t T mT movedim
+    moveaxis swapaxes swapdims contiguous clone detach to cpu cuda float half double type type_as
+    expand expand_as squeeze unsqueeze squeeze_ unsqueeze_ __getitem__ getitem narrow select
+    index_select gather chunk split tensor_split unbind cat concat concatenate stack hstack vstack
+    repeat repeat_interleave tile roll flip pad unfold copy_ __setitem__ setitem empty zeros ones
+    full arange linspace tensor as_tensor empty_like zeros_like ones_like full_like new_empty
+    new_zeros new_ones new_full new_tensor pixel_shuffle pixel_unshuffle channel_shuffle meshgrid
+    data real imag broadcast_to broadcast_tensors atleast_1d atleast_2d fill_ zero_ masked_fill
+    masked_fill_ where rot90 triu tril requires_grad_ _unsafe_view slice alias lift_fresh _to_copy
+    split_with_sizes constant_pad_nd as_strided index scalar_tensor scatter scatter_ index_put
+    index_put_ eye bool long int bfloat16 getattr Flatten Identity Dropout Dropout1d Dropout2d
+    Dropout3d dropout dropout2d randn rand empty_strided native_dropout
     """.split()
 )
-"""Names of operators that move, make or reinterpret data and compute nothing worth naming as not
-counted.
-"""
+"""Names of operators that move, make or reinterpret data: nothing that could be counted."""
 
 NO_MACS = MOVES | frozenset(
     """
-    add add_ sub sub_ mul mul_ div div_ __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__
-    __imul__ __truediv__ __rtruediv__ __itruediv__ __neg__ __pow__ __rpow__ pow sqrt rsqrt exp log abs sin cos
-    mean sum amax amin max min argmax argmin softmax log_softmax relu relu_ relu6 gelu silu hardswish sigmoid tanh
-    sigmoid_ tanh_ leaky_relu elu batch_norm layer_norm group_norm instance_norm max_pool1d max_pool2d max_pool3d
-    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d
-    interpolate clamp clamp_ clamp_min norm var var_mean std eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__
-    __ge__ __and__ __or__ __invert__ logical_and logical_or logical_not floor ceil round erf cumsum sort topk
-    rms_norm size dim stride numel is_contiguous is_floating_point is_complex
+    add add_ sub sub_ mul mul_ div div_ __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__
+    __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ __neg__ __pow__ __rpow__ pow sqrt rsqrt
+    exp log abs sin cos mean sum amax amin max min argmax argmin softmax log_softmax relu relu_
+    relu6 gelu silu hardswish sigmoid tanh sigmoid_ tanh_ leaky_relu elu batch_norm layer_norm
+    group_norm instance_norm max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d interpolate
+    clamp clamp_ clamp_min norm var var_mean std eq ne lt le gt ge __eq__ __ne__ __lt__ __le__
+    __gt__ __ge__ __and__ __or__ __invert__ logical_and logical_or logical_not floor ceil round erf
+    cumsum sort topk rms_norm size dim stride numel is_contiguous is_floating_point is_complex
     """.split()
 )
-"""Names of functions that hold no convolution and no matrix multiplication: run without counting
-inside.
-"""
+"""Names of functions that hold no convolution and no matrix product: none is looked for."""
 
 
 def conv_macs(
@@ -328,21 +318,18 @@ def recurrent_macs(args: Sequence[Any]) -> int:
 
 
 def recurrent_output(args: Sequence[Any]) -> tuple[Tensor, ...] | None:
-    """Meta tensors as a recurrent network over whole, unpacked sequences gives; None for packed
-    ones.
-    """
+    """Meta tensors as a recurrent network over unpacked sequences gives; None for packed ones."""
     x, state = args[:2]
     states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
-    if len(args) != _RECURRENT_ARGUMENTS or any(
-        one.dim() != x.dim() or one.dtype != x.dtype for one in states
-    ):
+    if len(args) != _RECURRENT_ARGUMENTS:
+        return None
+    if any(one.dim() != x.dim() or one.dtype != x.dtype for one in states):
         return None
     bidirectional, batch_first = args[-2:]
     sides = (*x.shape[:-1], states[0].shape[-1] * (1 + bidirectional))
-    if batch_first and len(sides) == _BATCHED:
-        out = torch.empty((sides[1], sides[0], sides[2]), dtype=x.dtype, device=META).transpose(
-            0, 1
-        )
+    if batch_first and len(sides) == _BATCHED:  # it is computed as (T, N, C), and turned
+        turned = (sides[1], sides[0], sides[2])
+        out = torch.empty(turned, dtype=x.dtype, device=META).transpose(0, 1)
     else:
         out = torch.empty(sides, dtype=x.dtype, device=META)
     return (out, *(torch.empty(one.shape, dtype=x.dtype, device=META) for one in states))

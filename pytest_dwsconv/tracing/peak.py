@@ -40,8 +40,7 @@ _IDLE = frozenset({nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d})
 
 
 def peak_activation_bytes(recorded: Trace) -> int:
-    """The most bytes of activations that any one operator of the recorded forward finds or leaves
-    in memory.
+    """The most bytes of activations that are in memory during any one operator.
 
     Operators run in the recorded order, one at a time and none fused into another. An activation is
     in memory from the operator that makes it to the last that reads it, and one that nobody reads
@@ -50,8 +49,7 @@ def peak_activation_bytes(recorded: Trace) -> int:
     memory never.
 
     Raises:
-        InputError: the forward makes a tensor whose shape does not tell its size, such as a nested
-            one.
+        InputError: the forward makes a tensor whose shape does not tell its size: a nested one.
     """
     ledger = _Ledger(recorded.inventory.modules)
     with torch.no_grad(), warnings.catch_warnings():
@@ -64,9 +62,7 @@ def peak_activation_bytes(recorded: Trace) -> int:
 
 @dataclass(slots=True)
 class _Memory:
-    """A block of memory, with the times of the operator that makes it and of the last that reads
-    it.
-    """
+    """A block of memory, with the times of the operators that make it and that read it last."""
 
     bytes: int
     first: int
@@ -93,9 +89,7 @@ class _Ledger:
         self.modules = modules
         self.made: list[_Memory] = []
         self.held: dict[Step, Any] = {}
-        """A memory; None for one that does not count; of several results with memories of their
-        own, those.
-        """
+        """Its memory, or those of several results; None where it does not count."""
         self.asked: dict[Any, _Sharing] = {}
 
     def enter(self, step: Step, time: int) -> None:
@@ -133,9 +127,8 @@ class _Ledger:
         if shares is None:
             try:
                 sharing = self._ask(step)
-            except (
-                Exception
-            ):  # reason: what an operator cannot do on meta tensors, it did when it was recorded
+            # reason: what an operator cannot do on meta tensors, it did when it was recorded
+            except Exception:
                 shares = _converts_nothing(step)
             else:
                 memories = [
@@ -190,9 +183,7 @@ def _sharing(out: Any, tensors: list[Tensor]) -> _Sharing:
 
 
 def _shares(step: Step, modules: Mapping[str, nn.Module]) -> bool | None:
-    """Whether the result lies in the memory of what is read first; None where the name does not
-    tell.
-    """
+    """Whether the result lies in the memory of what is read first; None where that is open."""
     if not step.reads:
         return False
     if step.op == "call_module":
@@ -202,15 +193,12 @@ def _shares(step: Step, modules: Mapping[str, nn.Module]) -> bool | None:
         return True
     if name == "contiguous" and len(step.args) == 1 and not step.kwargs:
         return step.layout == step.reads[0].layout
-    told = (
-        any(value is True for value in step.args)
-        or step.kwargs.get("inplace")
-        or "out" in step.kwargs
-    )
+    # reason: a True among the arguments may be the inplace of a function such as F.relu
+    inplace = any(value is True for value in step.args) or step.kwargs.get("inplace")
+    if inplace or step.layout is None or "out" in step.kwargs:
+        return None
     counted = step.counted is not None and not name.endswith("_")
-    return (
-        False if step.layout is not None and not told and (counted or name in _ALLOCATING) else None
-    )
+    return False if counted or name in _ALLOCATING else None
 
 
 def _module_shares(module: nn.Module, step: Step) -> bool | None:
@@ -228,9 +216,7 @@ def _converts_nothing(step: Step) -> bool:
 
 
 def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """``value`` with the function of each object of that kind in it, inside lists, tuples and
-    dictionaries.
-    """
+    """``value`` with every object of that kind in its lists, tuples and dictionaries mapped."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, (tuple, list)):

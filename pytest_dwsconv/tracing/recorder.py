@@ -8,14 +8,12 @@ touched: where an operator would read one it is given a stand-in.
 from __future__ import annotations
 
 import operator
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +24,6 @@ from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.tracing import operators
 from pytest_dwsconv.tracing.counting import Counted
 from pytest_dwsconv.tracing.inventory import Inventory
-from pytest_dwsconv.tracing.preserving import uninterrupted
 from pytest_dwsconv.tracing.shapes import devices, like_on_meta, on_meta, run, transformed
 from pytest_dwsconv.tracing.steps import Layout, Step
 
@@ -47,21 +44,22 @@ class _Element(NamedTuple):
 
 
 _READERS = frozenset(
-    """size dim stride numel is_contiguous is_floating_point is_complex __len__ __hash__ get_device element_size
-    storage_offset data_ptr nelement ndimension is_signed untyped_storage is_same_size""".split()
+    """
+    size dim stride numel is_contiguous is_floating_point is_complex __len__ __hash__ get_device
+    element_size storage_offset data_ptr nelement ndimension is_signed untyped_storage is_same_size
+    """.split()
 )
 """Methods that read a tensor's layout and give no tensor: there is nothing to record."""
 _VALUE_READERS = frozenset(
     "item tolist numpy __bool__ __int__ __float__ __index__ __format__ __repr__ __contains__ "
     "equal".split()
 )
-"""Methods that read values: those of the model's own tensors are known, as long as the forward has
-not changed them.
-"""
+"""Methods that read values: the model's own tensors have them until the forward changes them."""
 _ATOMS = frozenset(
     {int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format}
 )
 _FEW = 64
+"""The most elements of a tensor whose values a forward on meta tensors keeps."""
 _recordings = count()
 
 
@@ -84,9 +82,7 @@ class Recorder(TorchFunctionMode):
         self.changed: set[int] = set()
         """Identities of stand-ins whose data the forward has exchanged."""
         self.transforms = False
-        """Whether a transform such as ``torch.vmap`` was at work, whose results are tensors of its
-        own making.
-        """
+        """Whether a transform such as ``torch.vmap``, which makes tensors itself, was at work."""
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = []
         self.failed_in: str | None = None
@@ -95,7 +91,11 @@ class Recorder(TorchFunctionMode):
         self.calls: list[ModuleCall] = []
         self.thread = threading.get_ident()
         self._mark = f"_dwsconv_step_{next(_recordings)}"
-        """The attribute of a tensor that says which step of this recording made it."""
+        """The attribute of a tensor that names the step of this recording that made it.
+
+        A ``Step``, an ``_Element`` of one, or, on a tensor read from a pickle, the identity of the
+        step in a set (``Step.__reduce__``).
+        """
 
     # -- what stands in for a tensor, and which step made it
 
@@ -105,34 +105,43 @@ class Recorder(TorchFunctionMode):
             op, target, layout=Layout.of(out) if isinstance(out, Tensor) else None, **details
         )
         self.steps.append(step)
-        self._made(out, step)
+        self._mark_made_by(out, step)
         return step
 
-    def _made(self, value: Any, by: Step | _Element) -> None:
+    def _mark_made_by(self, value: Any, by: Step | _Element) -> None:
         if isinstance(value, Tensor):
             setattr(value, self._mark, by)
         elif isinstance(value, (tuple, list, dict)):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             step, path = (by, ()) if isinstance(by, Step) else by
             for key, item in items:
-                self._made(item, _Element(step, (*path, key)))
+                self._mark_made_by(item, _Element(step, (*path, key)))
 
     def known(self, tensor: Tensor) -> tuple[Tensor, Step]:
         """What an operator is given in place of ``tensor``, and the step that made it.
 
         The model's own tensors are neither read nor written: a stand-in is.
         """
-        made_by = getattr(tensor, self._mark, None)
-        if made_by is None:
-            tensor = (
-                self.stand_ins[id(tensor)]
-                if id(tensor) in self.stand_ins
-                else self._stand_in(tensor)
-            )
-            made_by = getattr(tensor, self._mark)
-        return tensor, self._taken(made_by, tensor) if isinstance(made_by, _Element) else made_by
+        source = getattr(tensor, self._mark, None)
+        if source is None:
+            tensor = self.stand_ins.get(id(tensor), tensor)
+            source = getattr(tensor, self._mark, None)
+        if source is None:
+            tensor = self._stand_in(tensor)
+            source = getattr(tensor, self._mark)
+        if isinstance(source, _Element):
+            source = self._taken(source, tensor)
+        elif isinstance(source, set):
+            source = self._unpickled(source, tensor)
+        return tensor, source
+
+    def _unpickled(self, mark: set[int], tensor: Tensor) -> Step:
+        """A step for a tensor that was read from a pickle: it copies the one that was pickled."""
+        source = next(step for step in self.steps if id(step) in mark)
+        return self.add("call_function", torch.clone, tensor, args=(source,), reads=(source,))
 
     def _taken(self, element: _Element, tensor: Tensor) -> Step:
+        """Steps that take one of several results, now that somebody uses it."""
         step = element.step
         for key in element.path:
             step = self.add(
@@ -143,17 +152,19 @@ class Recorder(TorchFunctionMode):
         return step
 
     def _stand_in(self, tensor: Tensor) -> Tensor:
-        """A copy of one of the model's own tensors; of one from outside the model with its values,
-        which may decide.
+        """A copy of a tensor that no step made, with values only where the forward may need them.
+
+        One of the model's own has them if all tensors are real or if it may decide something. One
+        from outside the model is a constant, whose values are always at hand.
         """
         name = self._name_of(tensor)
         if name is None:
+            # reason: on meta there are no values, so somebody else computed it out of our sight
             if tensor.is_meta and not (self.real or self.transforms or self.device.type == "meta"):
                 raise TracingError(
                     f"{self.owner or 'the model'} uses a tensor that no recorded operator made: it "
-                    "comes from another "
-                    "thread or from compiled code, whose operators cannot be counted; analyze the "
-                    "model without"
+                    "comes from another thread or from compiled code, whose operators cannot be "
+                    "counted; analyze the model without"
                 )
             name = f"_constant{len(self.constants)}"
             self.constants[name] = tensor
@@ -168,14 +179,12 @@ class Recorder(TorchFunctionMode):
         return copy
 
     def _name_of(self, tensor: Tensor) -> str | None:
-        """The name of one of the model's own tensors: a parameter, a buffer or, rarely, a plain
-        attribute.
-        """
+        """The name of a parameter, a buffer or, rarely, a plain attribute; None for all others."""
         return self._registered.get(id(tensor)) or self._plain_attributes.get(id(tensor))
 
     @cached_property
     def _registered(self) -> dict[int, str]:
-        """Names of the parameters and buffers that the modules had before the forward, by identity."""
+        """Names of the parameters and buffers that the modules had, by identity."""
         found = {parameter: names[0] for parameter, names in self.inventory.parameter_names.items()}
         for name, buffer in self.inventory.buffers:
             found.setdefault(id(buffer), name)
@@ -183,9 +192,7 @@ class Recorder(TorchFunctionMode):
 
     @cached_property
     def _plain_attributes(self) -> dict[int, str]:
-        """Names of the tensors that modules held as plain attributes before the forward, by
-        identity.
-        """
+        """Names of the tensors that the modules had as plain attributes, by identity."""
         found: dict[int, str] = {}
         for prefix, attributes in self.attributes.items():
             for name, value in attributes.items():
@@ -194,9 +201,7 @@ class Recorder(TorchFunctionMode):
         return found
 
     def _may_decide(self, tensor: Tensor) -> bool:
-        """Whether to keep the values of one of the model's own tensors: of a few numbers that are
-        not learned.
-        """
+        """Whether a forward may branch on it: a buffer of a few numbers, such as a counter."""
         return (
             not isinstance(tensor, nn.Parameter)
             and tensor.device.type == "cpu"
@@ -204,26 +209,23 @@ class Recorder(TorchFunctionMode):
         )
 
     def read(self, value: Any, reads: list[Step]) -> tuple[Any, Any]:
-        """``value`` as an operator is to see it, and as a step's argument; the steps in it are
-        added to ``reads``.
-        """
+        """``value`` as an operator gets it and as a step notes it; its steps join ``reads``."""
         kind = type(value)
         if kind in _ATOMS:
             return value, value
         if isinstance(value, Tensor):
-            given, step = self.known(value)
+            tensor, step = self.known(value)
             reads.append(step)
-            return given, step
+            return tensor, step
         if isinstance(value, (tuple, list)):
             if not value:
                 return value, value
             items, steps = zip(*[self.read(item, reads) for item in value], strict=True)
             return (items, steps) if isinstance(value, tuple) else (list(items), list(steps))
         if isinstance(value, dict):
-            read = {key: self.read(item, reads) for key, item in value.items()}
-            return {key: pair[0] for key, pair in read.items()}, {
-                key: pair[1] for key, pair in read.items()
-            }
+            pairs = {key: self.read(item, reads) for key, item in value.items()}
+            given = {key: pair[0] for key, pair in pairs.items()}
+            return given, {key: pair[1] for key, pair in pairs.items()}
         return value, value
 
     # -- functions
@@ -241,22 +243,27 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in _READERS or name in _VALUE_READERS:
             return func(*(self._readable(value, name) for value in args), **kwargs)
-        if name == "__get__":
-            return self._property(func, args[0])
-        return self._call(func, name, args, kwargs)
+        special = self._SPECIAL.get(name)
+        return special(self, func, *args) if special else self._call(func, name, args, kwargs)
 
     def _call(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         self.transforms = self.transforms or transformed()
         reads: list[Step] = []
         given, noted = self.read(tuple(args), reads)
         given_kwargs, noted_kwargs = self.read(dict(kwargs), reads) if kwargs else ({}, {})
+        # constants have values and lie elsewhere: the operator computes on the meta device
         if not self.real and len(reads) > 1 and len(devices((given, given_kwargs), set())) > 1:
             if _writes(name) and given and isinstance(given[0], Tensor) and not given[0].is_meta:
                 raise _ValueNeededError(f"{name} of values into a tensor whose values are known")
             given, given_kwargs = on_meta(given, given_kwargs)
-        if name == "__set__":
-            self.changed.add(id(given[0]))
-        out, counted = run(func, name, given, given_kwargs, self.real, bool(reads))
+        out, counted = run(
+            func,
+            name,
+            given,
+            given_kwargs,
+            on_real_tensors=self.real,
+            has_tensors=bool(reads),
+        )
         if name == "__setitem__":
             func = operator.setitem
         if isinstance(out, Tensor) or _holds_tensor(out) or func is operator.setitem:
@@ -265,9 +272,7 @@ class Recorder(TorchFunctionMode):
         return out
 
     def _readable(self, value: Any, name: str) -> Any:
-        """The tensor whose layout or values are to be read in place of one among a reader's
-        arguments.
-        """
+        """The tensor that a reader of layouts or values is given in place of its argument."""
         stand_in = self.stand_ins.get(id(value)) if isinstance(value, Tensor) else None
         if stand_in is None:
             return value.detach().clone() if name == "numpy" and self._name_of(value) else value
@@ -276,6 +281,41 @@ class Recorder(TorchFunctionMode):
         if id(stand_in) in self.changed or (not stand_in.is_inference() and stand_in._version):
             raise _ValueNeededError(f"{name} of a tensor that the forward has changed")
         return value.detach().clone() if name == "numpy" else value
+
+    def _deep_copy(self, func: Any, tensor: Tensor, memo: Any) -> Any:
+        return self._call(torch.clone, "clone", (tensor,), {})
+
+    def _reduce(self, func: Any, tensor: Tensor, protocol: Any) -> Any:
+        """For ``copy.copy``, ``pickle`` and ``torch.save``: the mark is among the attributes."""
+        return func(self.known(tensor)[0], protocol)
+
+    def _assign(self, setter: Any, tensor: Tensor, value: Any) -> None:
+        """An assignment to one of the properties that a tensor has."""
+        given = self.known(tensor)[0]
+        data, step = self.known(value) if isinstance(value, Tensor) else (value, None)
+        setter(given, data)
+        if setter.__self__.__name__ == "data":
+            self.exchanged(given, step)
+
+    def exchanged(self, tensor: Tensor, step: Step | None) -> None:
+        """``tensor`` was given the data that this step made, or data that no step made."""
+        self.changed.add(id(tensor))
+        setattr(tensor, self._mark, step)
+
+    def call_set(self, original: Any, tensor: Tensor, args: Any, kwargs: Any) -> Tensor:
+        """``Tensor.set_``, of a tensor or of a storage, which no step made."""
+        given, reads = self.known(tensor)[0], list[Step]()
+        args, kwargs = self.read(args, reads)[0], self.read(kwargs, reads)[0]
+        with torch._C.DisableTorchFunction():
+            original(given, *args, **kwargs)
+        self.exchanged(given, reads[0] if reads else None)
+        return tensor
+
+    def hand_on(self, data: Tensor, parameter: nn.Parameter) -> None:
+        """A parameter that the forward makes of a tensor comes from the same step."""
+        source = getattr(data, self._mark, None)
+        if source is not None:
+            setattr(parameter, self._mark, source)
 
     @property
     def owner(self) -> str:
@@ -288,18 +328,22 @@ class Recorder(TorchFunctionMode):
             return self.device
         if name == "is_meta" and not self.real:
             return self.device.type == "meta"
-        given = (
-            self.known(tensor)[0]
-            if name in _TENSOR_PROPERTIES
-            else self.stand_ins.get(id(tensor), tensor)
-        )
+        if name not in _TENSOR_PROPERTIES:
+            return func(self.stand_ins.get(id(tensor), tensor))
+        given, step = self.known(tensor)
         out = func(given)
-        if isinstance(out, Tensor):
-            step = self.known(given)[1]
-            self.add(
-                "call_function", getattr, out, args=(step, name), reads=(step,), owner=self.owner
-            )
+        if isinstance(out, Tensor):  # which .grad rarely is
+            details = {"args": (step, name), "reads": (step,), "owner": self.owner}
+            self.add("call_function", getattr, out, **details)
         return out
+
+    _SPECIAL: ClassVar[Mapping[str, Callable[..., Any]]] = {
+        "__get__": _property,
+        "__set__": _assign,
+        "__deepcopy__": _deep_copy,
+        "__reduce_ex__": _reduce,
+    }
+    """Functions that are not recorded as they are called, by name."""
 
     def call_scripted(self, original: Any, function: Any, args: Any, kwargs: Any) -> Any:
         """A function compiled by TorchScript, which calls operators where no mode sees them."""
@@ -332,27 +376,21 @@ class Recorder(TorchFunctionMode):
         return out
 
     def _leaf_call(self, original: Any, name: str, module: nn.Module, x: Any) -> Any:
-        """One step for a module that is one operator; NotImplemented sends it through its own
-        forward.
-        """
-        plain = isinstance(x, Tensor) and not (
-            _altered(module) or torch.is_grad_enabled() or transformed()
-        )
-        if not plain or (self.real and module.training):
+        """One step for a module that is one operator; NotImplemented asks for its own forward."""
+        if not isinstance(x, Tensor) or torch.is_grad_enabled() or transformed():
+            return NotImplemented
+        if _altered(module) or (self.real and module.training):
             return NotImplemented
         kind = type(module)
         with torch._C.DisableTorchFunction():
-            x, read = self.known(x)
-            if self.real:
-                out = original(module, x)
-            elif (
-                shape := operators.LEAVES[kind](module, x if x.is_meta else (x := x.to("meta")))
-            ) is None:
+            # reason: PyTorch computes a complex convolution as three real ones, and counts those
+            if kind in operators.CONVOLUTIONS and x.is_complex():
                 return NotImplemented
-            else:
-                out = x if module.__dict__.get("inplace") else _empty(shape, x, kind)
+            x, read = self.known(x)
+            out = original(module, x) if self.real else _answered(module, x)
+            if out is None:
+                return NotImplemented
             layout = Layout.of(out)
-            counted = _module_macs(module, x, layout.shape)
             step = Step(
                 "call_module",
                 name,
@@ -360,7 +398,7 @@ class Recorder(TorchFunctionMode):
                 reads=(read,),
                 layout=layout,
                 owner=name,
-                counted=counted,
+                counted=_module_macs(module, x, layout.shape),
             )
             self.steps.append(step)
             setattr(out, self._mark, step)
@@ -391,13 +429,20 @@ def _module_macs(module: Any, x: Tensor, out: Sequence[int]) -> Counted | None:
     return Counted(prod(out) * x.shape[-1]) if kind is nn.Linear else None
 
 
-def _empty(shape: Sequence[int], like: Tensor, kind: type[nn.Module]) -> Tensor:
-    """A meta tensor of that shape, laid out in memory as a module of this kind over ``like`` would
-    leave it.
-    """
-    if shape != like.shape or kind in operators.CONTIGUOUS:
-        return torch.empty(shape, dtype=like.dtype, device=operators.META)
-    return like.detach()  # of no memory to share, and many times as quick to make as an empty one
+def _answered(module: nn.Module, x: Tensor) -> Tensor | None:
+    """The result of one of the leaves on the meta device; None where its shape is not plain."""
+    kind = type(module)
+    if not x.is_meta:
+        x = x.to("meta")
+    shape = operators.LEAVES[kind](module, x)
+    if shape is None:
+        return None
+    if module.__dict__.get("inplace"):
+        return x
+    if shape != x.shape or kind in operators.CONTIGUOUS:
+        return torch.empty(shape, dtype=x.dtype, device=operators.META)
+    # reason: laid out as x is, with no memory to share, and far quicker to make than an empty one
+    return x.detach()
 
 
 def _holds_tensor(value: Any) -> bool:
@@ -423,45 +468,3 @@ def _writes(name: str) -> bool:
         or name.startswith("__i")
         or (name[-1:] == "_" and name[-2:] != "__")
     )
-
-
-_LOCK = threading.RLock()
-
-
-@contextmanager
-def seeing_modules(recorder: Recorder) -> Iterator[AbstractContextManager[None]]:
-    """Let the recorder see every module call of this thread, in what ``nn.Module.__call__`` calls.
-
-    To replace ``__call__`` itself, as ``torch.fx.Tracer`` does, costs more: it is a slot, which
-    Python then updates in every class of modules. Ctrl-C is held back, except in the context that
-    the block is given.
-    """
-
-    def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != recorder.thread:
-            if id(module) in recorder.inventory.names:
-                recorder.elsewhere = recorder.inventory.names[id(module)][0]
-            return original(module, *args, **kwargs)
-        return recorder.call_module(original, module, args, kwargs)
-
-    def call_scripted(function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != recorder.thread:
-            return original_script(function, *args, **kwargs)
-        return recorder.call_scripted(original_script, function, args, kwargs)
-
-    # in this order: waiting for another thread can be interrupted
-    with _LOCK, uninterrupted() as interruptible:
-        classes: Any = nn.Module  # reason: torch leaves the method without types
-        scripts: Any = torch.jit.ScriptFunction
-        original, original_script, limit = (
-            classes._call_impl,
-            scripts.__call__,
-            sys.getrecursionlimit(),
-        )
-        try:
-            classes._call_impl, scripts.__call__ = call, call_scripted
-            sys.setrecursionlimit(2 * limit)  # a module takes twice as many frames here as alone
-            yield interruptible
-        finally:
-            classes._call_impl, scripts.__call__ = original, original_script
-            sys.setrecursionlimit(limit)

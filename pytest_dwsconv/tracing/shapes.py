@@ -1,6 +1,4 @@
-"""How an operator of a recorded forward gets its result: by its shapes, from memory, or by running
-on meta tensors.
-"""
+"""The result of an operator: from its shapes, from memory, or by running it on meta tensors."""
 
 from __future__ import annotations
 
@@ -12,34 +10,40 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv.tracing import memo as outcomes
-from pytest_dwsconv.tracing import operators
+from pytest_dwsconv.tracing import memo, operators
 from pytest_dwsconv.tracing.counting import AtenCounter, Counted
 from pytest_dwsconv.tracing.operators import META
 
 
 def run(
-    func: Any, name: str, args: Any, kwargs: Any, real: bool, reads: bool
+    func: Any,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    *,
+    on_real_tensors: bool,
+    has_tensors: bool,
 ) -> tuple[Any, Counted | None]:
     """The result of an operator, and what it holds if it is a counted one.
 
-    ``real`` runs it as it is; on meta tensors it is answered without running it where that can be.
-    ``reads`` tells whether there are tensors among its arguments.
+    On real tensors it runs as it is. On meta tensors it runs only where nothing else has the
+    answer. ``has_tensors`` tells whether there are tensors among its arguments.
     """
-    if real or torch.is_grad_enabled() or transformed():
+    # reason: with gradients, or under a transform, a result is more than its shape
+    if on_real_tensors or torch.is_grad_enabled() or transformed():
         return _counted(func, name, args, kwargs)
-    if not reads:
-        return _made(func, name, args, kwargs)
+    if not has_tensors:
+        return _from_no_tensor(func, name, args, kwargs)
     if (move := _DEVICE_MOVES.get(name)) and args and isinstance(args[0], Tensor):
         return move(*args, **kwargs), None
     if name in operators.VIEWS:
         return _counted(func, name, args, kwargs)
     quick = _quick(func, name, args, kwargs) if args else None
-    return quick or outcomes.outcome(func, args, kwargs, lambda: _counted(func, name, args, kwargs))
+    return quick or memo.recall(func, args, kwargs, lambda: _counted(func, name, args, kwargs))
 
 
 def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
-    """Run an operator; of one that may hold convolutions or matrix products, note what is inside."""
+    """Run an operator, counting the convolutions and matrix products that may be inside."""
     if name in operators.NO_MACS and not isinstance(func, (OpOverload, OpOverloadPacket)):
         return func(*args, **kwargs), None
     with AtenCounter() as counter:
@@ -51,8 +55,8 @@ def _counted(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted
     return out, found
 
 
-def _made(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
-    """What is made from no tensor: with its values, which may be needed, unless it is large."""
+def _from_no_tensor(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None]:
+    """What is made of numbers: with its values, which may be needed, unless it is large."""
     if name in operators.FACTORIES and "generator" not in kwargs and "out" not in kwargs:
         sketch = func(*args, **{**kwargs, "device": META})
         if sketch.numel() > _MOST_VALUES:
@@ -64,9 +68,7 @@ _MOST_VALUES = 1 << 16
 
 
 def transformed() -> bool:
-    """Whether a transform such as ``torch.vmap`` is at work, under which a tensor's shape is not
-    its whole shape.
-    """
+    """Whether a transform such as ``torch.vmap``, which hides sides of a tensor, is at work."""
     return _innermost_transform() is not None
 
 
@@ -74,8 +76,7 @@ _innermost_transform = torch._C._functorch.peek_interpreter_stack
 
 
 def _quick(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted | None] | None:
-    """The outcome of a frequent operator whose shape is plain, without running it; None for all
-    others.
+    """What a frequent operator gives, without running it; None where that is not plain.
 
     More than time is saved: where PyTorch has the shapes of an operator in Python, it imports its
     compiler first.
@@ -84,7 +85,9 @@ def _quick(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Counted |
         several = operators.recurrent_output(args)
         return None if several is None else (several, Counted(operators.recurrent_macs(args)))
     answer = _ANSWERS.get(func)
-    out = None if answer is None else answer(func, args, kwargs)
+    if answer is None:
+        return None
+    out = answer(func, args, kwargs)
     return None if out is None else (out, None)
 
 
@@ -105,12 +108,14 @@ def _quick_arithmetic(func: Any, args: Any, kwargs: Any) -> Tensor | None:
     if not (_is_float(a) and (type(b) in (int, float) or (_is_float(b) and b.dtype == a.dtype))):
         return None
     shape = _broadcast(a.shape, b.shape) if isinstance(b, Tensor) else a.shape
-    if shape is None or (func in operators.IN_PLACE and shape != a.shape):
+    if shape is None:
         return None
     if func not in operators.IN_PLACE:
         return _arithmetic_result(a, b, shape)
+    if shape != a.shape:
+        return None
     if not a.is_inference():
-        torch.autograd.graph.increment_version(a)
+        torch.autograd.graph.increment_version(a)  # as the write would: later reads look at it
     return cast("Tensor", a)
 
 
@@ -139,11 +144,12 @@ def _reduced(x: Any, dim: Any = None, keepdim: Any = False) -> Tensor | None:
     over = set(range(x.dim())) if dim is None or dim in ((), []) else _sides(dim, x.dim())
     if over is None:
         return None
-    shape = [
-        1 if side in over else size
-        for side, size in enumerate(x.shape)
-        if keepdim or side not in over
-    ]
+    shape = []
+    for side, size in enumerate(x.shape):
+        if side not in over:
+            shape.append(size)
+        elif keepdim:
+            shape.append(1)
     return torch.empty(shape, dtype=x.dtype, device=META)
 
 
@@ -158,10 +164,8 @@ def _joined(tensors: Any, dim: Any = 0) -> Tensor | None:
         return None
     first = tensors[0]
     before, after = first.shape[:side], first.shape[side + 1 :]
-    if (
-        len({(one.dtype, one.dim(), one.shape[:side], one.shape[side + 1 :]) for one in tensors})
-        > 1
-    ):
+    rest = {(one.dtype, one.dim(), one.shape[:side], one.shape[side + 1 :]) for one in tensors}
+    if len(rest) > 1:
         return None
     joined = sum(one.shape[side] for one in tensors)
     return torch.empty((*before, joined, *after), dtype=first.dtype, device=META)
@@ -183,28 +187,25 @@ def _stacked(tensors: Any, dim: Any = 0) -> Tensor | None:
 
 
 def _side_to_join(tensors: Any, dim: Any, new: int) -> int | None:
-    """The side of the result, of ``new`` sides more, that ``dim`` names; None where the result is
-    not plain.
+    """The side of the result that ``dim`` names; None where the result is not plain.
 
-    Of images it is not unless they are contiguous: they may keep their channels last in memory.
+    The result has ``new`` sides more than each tensor.
     """
-    if not (
-        type(dim) is int
-        and isinstance(tensors, (tuple, list))
-        and tensors
-        and all(map(_is_float, tensors))
-    ):
+    if type(dim) is not int or not isinstance(tensors, (tuple, list)) or not tensors:
+        return None
+    if not all(map(_is_float, tensors)):
         return None
     rank: int = tensors[0].dim() + new
-    if not -rank <= dim < rank or (
-        rank in (4, 5) and not all(one.is_contiguous() for one in tensors)
-    ):
+    if not -rank <= dim < rank:
+        return None
+    # reason: of images the result may keep its channels last in memory, as the first of them does
+    if rank in (4, 5) and not all(one.is_contiguous() for one in tensors):
         return None
     return dim % rank
 
 
 def _sides(dim: Any, rank: int) -> set[int] | None:
-    """The sides that a number or several name, counted from 0; None where that is not plain."""
+    """The sides, counted from 0, that one number or several name; None where one is wrong."""
     dims = dim if isinstance(dim, (tuple, list)) else (dim,)
     if not all(type(one) is int and -rank <= one < rank for one in dims):
         return None
@@ -255,17 +256,20 @@ def _broadcast(one: torch.Size, other: torch.Size) -> torch.Size | None:
 
 
 def on_meta(args: Any, kwargs: Any) -> Any:
-    """Constants beside stand-ins go to the meta device too; single numbers stay, for their value
-    may be needed.
+    """The arguments with every tensor on the meta device.
+
+    Tensors of one number stay where they are: operators take them beside meta tensors, and some
+    need the value.
     """
-    return tree_map(
-        lambda item: item.to(META) if isinstance(item, Tensor) and item.dim() else item,
-        (args, kwargs),
-    )
+
+    def moved(item: Any) -> Any:
+        return item.to(META) if isinstance(item, Tensor) and item.dim() else item
+
+    return tree_map(moved, (args, kwargs))
 
 
 def devices(value: Any, found: set[bool]) -> set[bool]:
-    """Whether there are tensors on the meta device, and elsewhere."""
+    """For each tensor in ``value``, whether it is on the meta device, added to ``found``."""
     if isinstance(value, Tensor):
         found.add(value.is_meta)
     elif isinstance(value, (tuple, list, dict)):
@@ -295,9 +299,8 @@ _DEVICE_MOVES: dict[str, Callable[..., Tensor]] = {"to": _to, "cpu": _stay, "cud
 
 
 def like_on_meta(tensor: Tensor) -> Tensor:
-    """A meta tensor as ``tensor`` is; ``empty_like`` of one that is on meta already imports sympy
-    first.
-    """
+    """A meta tensor with the shape, strides and dtype of ``tensor``."""
+    # reason: empty_like of a tensor that is on the meta device already imports sympy first
     if tensor.is_meta and tensor.layout is torch.strided:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
     return torch.empty_like(tensor, device=META, requires_grad=False)

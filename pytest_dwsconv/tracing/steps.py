@@ -1,5 +1,4 @@
-"""What a recorded forward is made of: steps, each an operator with its arguments and the layout of
-its result.
+"""Steps, of which a recorded forward is made: operators, their arguments, the result's layout.
 
 A step is what ``torch.fx`` calls a node, and much lighter: the graph is built from the steps when
 somebody asks for it.
@@ -19,8 +18,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from pytest_dwsconv.tracing.counting import CONVOLUTIONS, MACS, UNCOUNTED, Counted
 
 OWNER = "owner"
-"""Key in ``node.meta``: qualified name of the innermost module running when a function was called.
-"""
+"""Key in ``node.meta``: qualified name of the innermost module that called a function."""
 
 
 class Layout(NamedTuple):
@@ -44,9 +42,7 @@ class Layout(NamedTuple):
 
 
 class Step:
-    """One operator of a recorded forward; ``op``, ``target``, ``args`` and ``kwargs`` are as in
-    ``fx.Node``.
-    """
+    """One operator of a recorded forward; its first four attributes are as in ``fx.Node``."""
 
     __slots__ = ("args", "counted", "kwargs", "layout", "op", "owner", "reads", "target", "users")
 
@@ -78,11 +74,16 @@ class Step:
             if not read.users or read.users[-1] is not self:
                 read.users.append(self)
 
+    def __reduce__(self) -> tuple[type[set[int]], tuple[tuple[int]]]:
+        """Pickle the identity alone, in a set: as the mark of a tensor, to be found again by it.
+
+        Sets are among the few things that ``torch.load`` lets through.
+        """
+        return set, ((id(self),),)
+
 
 def as_graph(steps: Iterable[Step]) -> fx.Graph:
-    """The steps as a ``torch.fx`` graph, with ``tensor_meta``, the owner and what was counted on
-    its nodes.
-    """
+    """The steps as a ``torch.fx`` graph, their layout, owner and counts in ``node.meta``."""
     graph = fx.Graph()
     nodes: dict[Step, fx.Node] = {}
     for step in steps:

@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.errors import TracingError
+from pytest_dwsconv.tracing.interception import seeing
 from pytest_dwsconv.tracing.inventory import Inventory
 from pytest_dwsconv.tracing.preserving import as_found
-from pytest_dwsconv.tracing.recorder import ModuleCall, Recorder, seeing_modules, size_in_bytes
+from pytest_dwsconv.tracing.recorder import ModuleCall, Recorder, size_in_bytes
 from pytest_dwsconv.tracing.shapes import like_on_meta
 from pytest_dwsconv.tracing.steps import Step, as_graph
 
@@ -100,7 +101,7 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
     own_args, own_kwargs = tree_map(_own_inputs(recorder), (tuple(args), kwargs))
     try:
         with (
-            seeing_modules(recorder) as interruptible,
+            seeing(recorder) as interruptible,
             _undisturbed(inventory) as recorder.attributes,
             recorder,
             interruptible,
@@ -114,8 +115,7 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
     if recorder.elsewhere is not None:
         raise TracingError(
             f"{recorder.elsewhere or 'the model'} ran in another thread, where it cannot be "
-            "recorded; "
-            "analyze the model without threads"
+            "recorded; analyze the model without threads"
         )
     reads: list[Step] = []
     recorder.steps.append(Step("output", "output", (recorder.read(out, reads)[1],), reads=reads))
@@ -132,8 +132,9 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
 
 @contextmanager
 def _undisturbed(inventory: Inventory) -> Iterator[Mapping[str, Mapping[str, Any]]]:
-    """Evaluation mode, no gradients, and the model as found afterwards; the attributes that its
-    modules have now.
+    """Evaluation mode, no gradients, and the model as found afterwards.
+
+    Gives the attributes that each module has now.
     """
     with (
         as_found(inventory.modules.values()) as found,
@@ -162,8 +163,9 @@ def _own_inputs(recorder: Recorder) -> Callable[[Any], Any]:
 
 
 def sample(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Data for a model that needs some: uniform in [0, 1), the same every time, the random state
-    untouched.
+    """Data for a model that needs some: uniform in [0, 1), the same every time.
+
+    The random state is not touched.
     """
     if not dtype.is_floating_point:
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -176,6 +178,12 @@ def _rejected(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> Tra
     ]
     where = error.__dict__.get("dwsconv_module")
     place = f" in {where}" if where else ""
+    if not torch.cuda.is_available() and ("CUDA" in str(error) or "NVIDIA" in str(error)):
+        return TracingError(
+            f"{type(model).__name__} moves data to a CUDA device{place}, which this machine does "
+            "not have, and its forward needs the data: analyze it where there is one, or let the "
+            "forward take the device of its input"
+        )
     cause = next(iter(str(error).strip().splitlines()), "no message")
     return TracingError(
         f"{type(model).__name__} rejected inputs of shape {', '.join(shapes) or '(none)'}: "

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pytest_dwsconv.tracing import memo as outcomes
+from pytest_dwsconv.tracing import memo
 from pytest_dwsconv.tracing.counting import Counted
-from pytest_dwsconv.tracing.memo import outcome
+from pytest_dwsconv.tracing.memo import recall
 
 Run = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
 def nothing_known() -> Iterator[None]:
-    outcomes.forget()
+    memo.forget()
     yield
-    outcomes.forget()
+    memo.forget()
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def run() -> Run:
             call.times += 1  # type: ignore[attr-defined]
             return func(*args, **kwargs), Counted(7)
 
-        out, counted = outcome(func, args, kwargs, really)
+        out, counted = recall(func, args, kwargs, really)
         assert counted == Counted(7)
         return out
 
@@ -147,7 +147,7 @@ def like_input(x: Tensor) -> Tensor:
 
 
 def test_memory_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes, "_LIMIT", 3)
+    monkeypatch.setattr(memo, "_LIMIT", 3)
     for size in range(1, 9):
         run(torch.neg, meta(size))
-        assert len(outcomes._known) <= 3
+        assert len(memo._known) <= 3

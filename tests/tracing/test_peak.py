@@ -162,7 +162,7 @@ def test_worked_out_by_hand(model: nn.Module, shape: tuple[int, ...], expected: 
 def test_never_more_than_a_real_forward_holds_and_hardly_less(
     model: nn.Module, shape: tuple[int, ...]
 ) -> None:
-    """A caller keeps its input to the end, which is all that a real forward may hold beyond ours."""
+    """A caller keeps its input to the end: a real forward may hold that beyond ours."""
     ours, real = analyze(model, shape).peak_activations, really(model, shape)
     assert ours is not None
     inputs = torch.zeros(shape).nbytes
@@ -194,21 +194,37 @@ X = 4 * 8 * 8 * FLOAT
 SEVERAL_RESULTS = {
     "both of a sort": (Does(lambda x: x.sort(1)), (1, 1000), 4000 + 4000 + 8000),
     "one of a sort": (Does(lambda x: x.sort(1)[0]), (1, 1000), 4000 + 4000 + 8000),
-    "the other is gone by then": (Does(lambda x: torch.cat([x.sort(1)[0]] * 4, 1)), (1, 1000), 4000 + 16000),
+    "the other is gone by then": (
+        Does(lambda x: torch.cat([x.sort(1)[0]] * 4, 1)),
+        (1, 1000),
+        4000 + 16000,
+    ),
     "by its name": (Does(lambda x: x.topk(1, 1).values), (8, 10), 320 + 32 + 64),
-    "pooling with indices": (Does(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]), (1, 4, 8, 8), X + 256 + 512),
+    "pooling with indices": (
+        Does(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
+        (1, 4, 8, 8),
+        X + 256 + 512,
+    ),
     "unpooling": (
         Does(unpooled, nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)),
         (1, 16, 8, 16),
         8192 + 2048 + 4096,
     ),
-    "views of two": (Does(lambda x: torch.broadcast_tensors(x.relu(), x[:, :1].exp())), (1, 4, 8, 8), X * 9 // 4),
+    "views of two": (
+        Does(lambda x: torch.broadcast_tensors(x.relu(), x[:, :1].exp())),
+        (1, 4, 8, 8),
+        X * 9 // 4,
+    ),
     "chunk": (Does(lambda x: x.chunk(2, 1)), (1, 4, 8, 8), X),
     "split": (Does(lambda x: x.relu().split([1, 3], 1)[1]), (1, 4, 8, 8), 2 * X),
     "tensor_split": (Does(lambda x: torch.tensor_split(x, 3, 1)), (1, 4, 8, 8), X),
     "unbind": (Does(lambda x: [part + 1 for part in x.unbind(1)]), (1, 4, 8, 8), 2 * X),
-    "those of a parameter": (Does(lambda x, layer: x @ layer.weight.chunk(2)[1].t(), nn.Linear(4, 8)), (2, 4), 64),
-}  # fmt: skip
+    "those of a parameter": (
+        Does(lambda x, layer: x @ layer.weight.chunk(2)[1].t(), nn.Linear(4, 8)),
+        (2, 4),
+        64,
+    ),
+}
 
 
 @pytest.mark.parametrize("case", SEVERAL_RESULTS)

@@ -52,7 +52,7 @@ dtypes = st.sampled_from([torch.float32, torch.float32, torch.float32, torch.flo
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Tensor:
-    """Contiguous, or transposed, with gaps between its elements, or with one that stands for many."""
+    """Contiguous, transposed, with gaps between its elements, or one that stands for many."""
     tensor = torch.ones(draw(shapes), dtype=draw(dtypes))
     kind = draw(st.integers(0, 6)) if tensor.dim() else 0
     if kind == 1:

@@ -23,7 +23,7 @@ from pytest_dwsconv.tracing.trace import trace
 
 
 class Residual(nn.Module):
-    """Modules and functions, in place and not, a buffer, a shared module, and Python control flow."""
+    """Modules and functions, in place and not, a buffer, a shared module, and control flow."""
 
     scale: Tensor
 
