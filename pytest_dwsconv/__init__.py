@@ -14,12 +14,22 @@ from pytest_dwsconv._version import __version__ as __version__
 if TYPE_CHECKING:
     from pytest_dwsconv.analysis.analyze import analyze
     from pytest_dwsconv.core.budget import Budget
-    from pytest_dwsconv.core.conv import ConvSpec, Cost, Kind, Order
-    from pytest_dwsconv.core.findings import Finding
-    from pytest_dwsconv.core.plan import Plan
-    from pytest_dwsconv.core.rules import Policy, Verdict, judge
-    from pytest_dwsconv.errors import DwsconvError
-    from pytest_dwsconv.fit.distillation import distill
+    from pytest_dwsconv.core.conv import ConvSpec, Cost, Kind, Order, Trait, cost, separable_cost
+    from pytest_dwsconv.core.findings import Finding, Memory, Origin, ReportData
+    from pytest_dwsconv.core.measurement import LatencyBackend, LatencyLimit, Measurement
+    from pytest_dwsconv.core.plan import Plan, PlanEntry
+    from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
+    from pytest_dwsconv.errors import (
+        DwsconvError,
+        FormatError,
+        InputError,
+        MissingDependencyError,
+        SourceError,
+        TargetError,
+        TracingError,
+    )
+    from pytest_dwsconv.fit.distillation import Batches, Distilled, distill
+    from pytest_dwsconv.fit.planning import Budgets
     from pytest_dwsconv.report import Report
     from pytest_dwsconv.rewriting.application import apply_plan
     from pytest_dwsconv.rewriting.fx_pass import DepthwiseSeparablePass
@@ -30,43 +40,73 @@ if TYPE_CHECKING:
 _HOMES = {
     "analysis.analyze": ("analyze",),
     "core.budget": ("Budget",),
-    "core.conv": ("ConvSpec", "Cost", "Kind", "Order"),
-    "errors": ("DwsconvError",),
-    "fit.distillation": ("distill",),
-    "rewriting.fx_pass": ("DepthwiseSeparablePass",),
-    "core.plan": ("Plan",),
-    "core.findings": ("Finding",),
+    "core.conv": ("ConvSpec", "Cost", "Kind", "Order", "Trait", "cost", "separable_cost"),
+    "core.findings": ("Finding", "Memory", "Origin", "ReportData"),
+    "core.measurement": ("LatencyBackend", "LatencyLimit", "Measurement"),
+    "core.plan": ("Plan", "PlanEntry"),
+    "core.rules": ("Judgement", "Policy", "Verdict", "judge"),
+    "errors": (
+        "DwsconvError",
+        "FormatError",
+        "InputError",
+        "MissingDependencyError",
+        "SourceError",
+        "TargetError",
+        "TracingError",
+    ),
+    "fit.planning": ("Budgets",),
+    "fit.distillation": ("Batches", "Distilled", "distill"),
     "report": ("Report",),
+    "rewriting.fx_pass": ("DepthwiseSeparablePass",),
     "rewriting.application": ("apply_plan",),
     "rewriting.result": ("RewriteResult",),
     "rewriting.rewrite": ("rewrite",),
-    "core.rules": ("Policy", "Verdict", "judge"),
     "separable.modules": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Batches",
     "Budget",
+    "Budgets",
     "ConvSpec",
     "Cost",
     "DepthwiseSeparablePass",
+    "Distilled",
     "DwsconvError",
     "Finding",
+    "FormatError",
+    "InputError",
+    "Judgement",
     "Kind",
+    "LatencyBackend",
+    "LatencyLimit",
+    "Measurement",
+    "Memory",
+    "MissingDependencyError",
     "Order",
+    "Origin",
     "Plan",
+    "PlanEntry",
     "Policy",
     "Report",
+    "ReportData",
     "RewriteResult",
     "SeparableConv1d",
     "SeparableConv2d",
     "SeparableConv3d",
+    "SourceError",
+    "TargetError",
+    "TracingError",
+    "Trait",
     "Verdict",
     "analyze",
     "apply_plan",
+    "cost",
     "distill",
     "judge",
     "rewrite",
+    "separable_cost",
 ]
 
 

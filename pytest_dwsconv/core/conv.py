@@ -172,10 +172,10 @@ def separable_cost(
 ) -> Cost | None:
     """Cost of the depthwise separable replacement; None where the original's cost is not known.
 
-    depthwise_first: parameters r C k + r C M / G, MACs o r C (k + M / G) (MobileNets, Howard et al.
-        2017).
-    pointwise_first: parameters r M C / G + r M k, MACs i r M C / G + o r M k (blueprint separable
-    convolutions, Haase and Amthor 2020): its pointwise part runs at the input's resolution.
+    - depthwise_first: parameters r C k + r C M / G, MACs o r C (k + M / G) (MobileNets, Howard et
+      al. 2017).
+    - pointwise_first: parameters r M C / G + r M k, MACs i r M C / G + o r M k (blueprint separable
+      convolutions, Haase and Amthor 2020): its pointwise part runs at the input's resolution.
     """
     numbers = _numbers(spec)
     if numbers is None:

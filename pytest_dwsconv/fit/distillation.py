@@ -85,11 +85,9 @@ def distill(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
 ) -> Distilled:
     """Train ``student`` to give what ``teacher`` gives, on unlabelled inputs.
 
-    The loss compares the outputs, and the outputs of what holds every second separable convolution,
-    with those of the
-    teacher: squared error over squared variation. The mean over these modules counts for 0.3 of the
-        outputs at first,
-    and less with every step, down to nothing.
+    The loss compares the outputs, and the outputs of the modules that hold every second separable
+    convolution, with those of the teacher: squared error over squared variation. The mean over
+    these modules counts for 0.3 of the outputs at first, and less with every step, down to nothing.
     The optimiser is SOAP (Vyas et al. 2024), with a learning rate that rises over the first tenth
     of the steps and then falls along a cosine. For the last quarter of the steps batch
     normalisation computes with its running statistics, as it will in use. Under ``torchrun``, with

@@ -1,0 +1,88 @@
+"""What the public names take, return and raise can be imported from where they can."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+import pytest_dwsconv
+
+PACKAGE = "pytest_dwsconv"
+
+
+def public_definitions(value: Any) -> Iterator[Any]:
+    """The function; or the class and its bases, methods and properties that are this package's."""
+    if not inspect.isclass(value):
+        yield value
+        return
+    for base in value.__mro__:
+        if base.__module__.partition(".")[0] != PACKAGE:
+            continue
+        yield base
+        for name, member in vars(base).items():
+            if name.startswith("_") and name != "__init__":
+                continue
+            function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if isinstance(function, FunctionType):
+                yield function
+
+
+def imported_from_package(module: str) -> dict[str, str]:
+    """The names that a module defines or imports from this package, with where they are from."""
+    found = {}
+    for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+            found.update({alias.asname or alias.name: str(node.module) for alias in node.names})
+        elif isinstance(node, ast.ClassDef):
+            found[node.name] = module
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            found.update(dict.fromkeys(names, module))
+    return found
+
+
+def annotated_names(definition: Any) -> set[str]:
+    annotations = getattr(definition, "__annotations__", {})
+    public = [text for name, text in annotations.items() if not name.startswith("_")]
+    return set(re.findall(r"\b[A-Z]\w*", " ".join(map(str, public))))
+
+
+def raised_names(definition: Any) -> set[str]:
+    """What the docstring says that it raises."""
+    section = re.search(r"Raises:\n(.*)", inspect.getdoc(definition) or "", re.DOTALL)
+    lines = textwrap.dedent(section[1]).splitlines() if section else []
+    return {line.partition(":")[0] for line in lines if re.match(r"\w+Error:", line)}
+
+
+@pytest.mark.parametrize("name", pytest_dwsconv.__all__)
+def test_what_a_public_name_mentions_is_public(name: str) -> None:
+    missing = set()
+    for definition in public_definitions(getattr(pytest_dwsconv, name)):
+        if getattr(definition, "__module__", "").partition(".")[0] != PACKAGE:
+            continue
+        ours = imported_from_package(definition.__module__)
+        missing |= annotated_names(definition) & ours.keys()
+        missing |= raised_names(definition) - vars(builtins).keys()
+    assert missing <= set(pytest_dwsconv.__all__)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    aliases = {"Batches", "Budgets"}
+    for name in set(pytest_dwsconv.__all__) - aliases:
+        assert inspect.getdoc(getattr(pytest_dwsconv, name)), name
+
+
+def test_the_errors_are_one_family() -> None:
+    errors = [name for name in pytest_dwsconv.__all__ if name.endswith("Error")]
+    assert len(errors) == 7
+    for name in errors:
+        assert issubclass(getattr(pytest_dwsconv, name), pytest_dwsconv.DwsconvError)
