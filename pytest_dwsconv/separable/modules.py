@@ -1,11 +1,9 @@
-"""Depthwise separable convolutions that take the place of ``nn.Conv1d``, ``nn.Conv2d`` and
-``nn.Conv3d``.
-"""
+"""Depthwise separable convolutions, each in the place of ``nn.Conv1d``, ``2d`` or ``3d``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +11,8 @@ from torch import Tensor, nn
 from pytest_dwsconv.core.conv import Order, parse_order
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.separable.factorize import decompose
+from pytest_dwsconv.separable.kernel import ComputedKernel
 
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -20,6 +20,18 @@ CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     3: nn.Conv3d,
 }
 """PyTorch's convolution of each rank; the two parts are of these types."""
+
+
+def _of_depthwise(name: str) -> Any:
+    """An attribute that the depthwise part has, and obeys, also when it is set later."""
+
+    def get(self: SeparableConvNd) -> Any:
+        return getattr(self.depthwise, name)
+
+    def set_(self: SeparableConvNd, value: Any) -> None:
+        setattr(self.depthwise, name, value)
+
+    return property(get, set_)
 
 
 class SeparableConvNd(nn.Module):
@@ -37,6 +49,11 @@ class SeparableConvNd(nn.Module):
     exact; ``depthwise`` maps channels m r .. m r + r - 1 to channel m and carries stride, padding,
     dilation and the bias.
 
+    The attributes that a forward or later code may set on a convolution work: ``stride``,
+    ``padding``, ``dilation`` and ``padding_mode`` are those of the depthwise part, ``bias`` that of
+    the part that runs last, and a ``weight`` that is assigned is approximated by the nearest
+    separable kernel.
+
     Raises:
         InputError: an argument is out of range or does not fit the others.
     """
@@ -50,7 +67,17 @@ class SeparableConvNd(nn.Module):
     __constants__: ClassVar[list[str]] = ["order"]
     # reason: a TorchScript module has no use for the dense kernel, and its compiler cannot take the
     # reshapes
-    __jit_unused_properties__: ClassVar[list[str]] = ["weight", "bias"]
+    __jit_unused_properties__: ClassVar[list[str]] = [
+        "weight",
+        "bias",
+        "groups",
+        "stride",
+        "padding",
+        "dilation",
+        "padding_mode",
+        "_reversed_padding_repeated_twice",
+        "_last",
+    ]
 
     def __init__(  # noqa: PLR0913, PLR0917  # the signature of nn.Conv2d, which it replaces
         self,
@@ -71,49 +98,45 @@ class SeparableConvNd(nn.Module):
         super().__init__()
         self.in_channels = whole_number("in_channels", in_channels)
         self.out_channels = whole_number("out_channels", out_channels)
-        self.groups = whole_number("groups", groups)
         self.depth_multiplier = whole_number("depth_multiplier", depth_multiplier)
         self.order = parse_order(order).value
         self.kernel_size = _sides("kernel_size", kernel_size, self.rank)
-        self.stride = _sides("stride", stride, self.rank)
-        self.dilation = _sides("dilation", dilation, self.rank)
-        self.padding = (
-            padding if isinstance(padding, str) else _sides("padding", padding, self.rank, least=0)
-        )
-        self.padding_mode = padding_mode
         self.transposed = False
         self.output_padding = (0,) * self.rank
-        _check_groups(self.in_channels, self.out_channels, self.groups)
+        groups = whole_number("groups", groups)
+        _check_groups(self.in_channels, self.out_channels, groups)
+        first = self.order == Order.DEPTHWISE_FIRST
+        inner = self.depth_multiplier * (self.in_channels if first else self.out_channels)
+        conv: Any = CONVS[self.rank]  # the stubs want a pair, a triple, ... and not any tuple
+        if not isinstance(padding, str):
+            padding = _sides("padding", padding, self.rank, least=0)
         try:
-            self._build(bias, device, dtype)
+            depthwise = conv(
+                self.in_channels if first else inner,
+                inner if first else self.out_channels,
+                self.kernel_size,
+                stride=_sides("stride", stride, self.rank),
+                padding=padding,
+                dilation=_sides("dilation", dilation, self.rank),
+                groups=self.in_channels if first else self.out_channels,
+                bias=bias and not first,
+                padding_mode=padding_mode,
+                device=device,
+                dtype=dtype,
+            )
         except ValueError as error:
             raise InputError(f"{type(self).__name__}: {error}") from error
-
-    def _build(
-        self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
-    ) -> None:
-        """Make the two parts, in the order they run."""
-        conv, first = CONVS[self.rank], self.order == Order.DEPTHWISE_FIRST
-        inner = self.depth_multiplier * (self.in_channels if first else self.out_channels)
-        depthwise = conv(
-            self.in_channels if first else inner,
-            inner if first else self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]  # the stubs want a pair, a triple, ... and not any tuple
-            stride=self.stride,  # type: ignore[arg-type]  # as above
-            padding=self.padding,  # type: ignore[arg-type]  # as above
-            dilation=self.dilation,  # type: ignore[arg-type]  # as above
-            groups=self.in_channels if first else self.out_channels,
-            bias=bias and not first,
-            padding_mode=self.padding_mode,  # type: ignore[arg-type]  # nn.ConvNd itself checks the word
+        pointwise = conv(
+            inner if first else self.in_channels,
+            self.out_channels if first else inner,
+            1,
+            groups=groups,
+            bias=bias and first,
             device=device,
             dtype=dtype,
         )
-        ends = (inner, self.out_channels) if first else (self.in_channels, inner)
-        pointwise = conv(
-            *ends, 1, groups=self.groups, bias=bias and first, device=device, dtype=dtype
-        )
         parts = {"depthwise": depthwise, "pointwise": pointwise}
-        for name in parts if first else reversed(parts):
+        for name in parts if first else reversed(parts):  # in the order they run
             self.add_module(name, parts[name])
 
     # reason: callers of nn.Conv2d may spell the argument's name
@@ -124,20 +147,89 @@ class SeparableConvNd(nn.Module):
             output = self.depthwise(self.pointwise(input))
         return output
 
+    stride = _of_depthwise("stride")
+    padding = _of_depthwise("padding")
+    dilation = _of_depthwise("dilation")
+    padding_mode = _of_depthwise("padding_mode")
+    # reason: modes other than zeros pad by this, whatever ``padding`` says
+    _reversed_padding_repeated_twice = _of_depthwise("_reversed_padding_repeated_twice")
+
+    @property
+    def groups(self) -> int:
+        """The groups of the pointwise part, which the shapes of both parts depend on."""
+        return self.pointwise.groups
+
+    @groups.setter
+    def groups(self, value: int) -> None:
+        if value != self.groups:
+            raise InputError(
+                f"groups of a separable convolution cannot change from {self.groups} to {value}: "
+                "make a new one"
+            )
+
     @property
     def weight(self) -> Tensor:
-        """The kernel of the standard convolution this equals, (M, C / groups, *kernel_size);
-        differentiable.
+        """The kernel of the standard convolution this equals, (M, C / groups, *kernel_size).
+
+        It is computed and differentiable, and refuses to be written to. What is assigned, of that
+        shape, is approximated by the nearest separable kernel; the parts keep their parameters,
+        dtype and device, and take ``requires_grad`` from a Parameter.
+
+        Raises:
+            InputError: what is assigned is not such a kernel, or cannot be factorised.
         """
         order = Order(self.order)
-        return dense_kernel(
+        kernel = dense_kernel(
             self.depthwise.weight, self.pointwise.weight, self.groups, self.depth_multiplier, order
         )
+        return ComputedKernel.of(kernel)
+
+    @weight.setter
+    def weight(self, kernel: Tensor) -> None:
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        if not isinstance(kernel, Tensor) or tuple(kernel.shape) != shape:
+            found = tuple(kernel.shape) if isinstance(kernel, Tensor) else kernel
+            raise InputError(f"the weight must be a tensor of shape {shape}, not {found!r}")
+        for name, part in self.named_children():
+            if part._parameters.get("weight") is None:
+                raise InputError(
+                    f"the weight of the {name} part is computed from other parameters, so that no "
+                    "kernel can be assigned; remove its parametrization first"
+                )
+        if self.depthwise.weight.is_meta:
+            raise InputError("the parts are on the meta device and cannot take a kernel's values")
+        factors = decompose(kernel, self.groups, Order(self.order)).factors(self.depth_multiplier)
+        with torch.no_grad():
+            self.depthwise.weight.copy_(factors.depthwise)
+            self.pointwise.weight.copy_(factors.pointwise)
+        if isinstance(kernel, nn.Parameter):
+            self.depthwise.weight.requires_grad_(kernel.requires_grad)
+            self.pointwise.weight.requires_grad_(kernel.requires_grad)
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias, held by the part that runs last."""
-        return self.pointwise.bias if self.order == Order.DEPTHWISE_FIRST else self.depthwise.bias
+        """The bias, held by the part that runs last: a Parameter or None, also when assigned."""
+        return self._last.bias
+
+    @bias.setter
+    def bias(self, value: nn.Parameter | None) -> None:
+        self._last.bias = value
+
+    @property
+    def _last(self) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+        return self.pointwise if self.order == Order.DEPTHWISE_FIRST else self.depthwise
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # reason: nn.Module would register a Parameter, under a name that the class computes
+        if name in ("weight", "bias"):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def reset_parameters(self) -> None:
+        """New random weights for both parts, as a new convolution gets them."""
+        self.depthwise.reset_parameters()
+        self.pointwise.reset_parameters()
 
     def extra_repr(self) -> str:
         return f"depth_multiplier={self.depth_multiplier}, order={self.order}"

@@ -161,6 +161,42 @@ def test_a_network_at_full_multiplier_is_the_same_function(order: str) -> None:
     torch.testing.assert_close(result.model(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+class Rates(Wrap):
+    """Runs its convolution at several rates, as switchable atrous convolutions do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv: Any = self.conv
+        found = []
+        for rate in (1, 2, 3):
+            conv.dilation = conv.padding = (rate, rate)
+            found.append(conv(x))
+        conv.dilation, conv.padding, conv.stride = (1, 1), "same", (1, 1)
+        found.append(conv(x))
+        conv.padding, conv.stride = (1, 1), 2
+        return torch.cat([*found, conv(x).repeat(1, 1, 2, 2)])
+
+
+def pads_in_circles(conv: Any, args: Any) -> None:
+    conv.padding_mode, conv.stride = "circular", (2, 1)
+
+
+def hooked() -> nn.Module:
+    model = Wrap(nn.Conv2d(8, 16, 3, padding=1))
+    model.conv.register_forward_pre_hook(pads_in_circles)
+    return model
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("make", [lambda: Rates(nn.Conv2d(8, 16, 3, padding=1)), hooked])
+def test_attributes_set_by_a_forward_or_a_hook_are_obeyed(
+    make: Callable[[], nn.Module], order: Order
+) -> None:
+    model = make()
+    new = rewrite(model, (1, 8, 12, 12), depth_multiplier=FULL, order=order).model
+    x = torch.randn(1, 8, 12, 12)
+    torch.testing.assert_close(new(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 # -- what is kept
 
 

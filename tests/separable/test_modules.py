@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.separable.factorize import decompose
 from pytest_dwsconv.separable.modules import CONVS, SEPARABLE_CONVS, SeparableConv2d
 
 ORDERS = list(Order)
@@ -74,14 +77,206 @@ def test_pointwise_first_has_no_bias_before_the_padded_part() -> None:
     assert [name for name, _ in conv.named_children()] == ["pointwise", "depthwise"]
 
 
-def test_the_weight_is_read_only_and_differentiable() -> None:
+def test_the_weight_is_differentiable() -> None:
     conv = SeparableConv2d(4, 6, 3)
     conv.weight.square().sum().backward()
     assert all(
         p.grad is not None for name, p in conv.named_parameters() if name != "pointwise.bias"
     )
-    with pytest.raises(AttributeError):
-        conv.weight = torch.zeros(1)  # type: ignore[misc]
+
+
+# -- what is set later, as on the convolution that it replaces
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stride": (1, 1), "dilation": (2, 2), "padding": (2, 2)},
+        {"stride": 2, "padding": 0},
+        {"padding": "same", "stride": 1},
+        {"padding_mode": "circular", "_reversed_padding_repeated_twice": [1, 1, 2, 2]},
+        {"padding_mode": "reflect"},
+    ],
+)
+def test_what_is_set_on_it_works_as_on_the_standard_convolution(
+    settings: dict[str, Any], order: Order
+) -> None:
+    plain = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    conv = SeparableConv2d(4, 6, 3, stride=2, padding=1, depth_multiplier=4, order=order)
+    if order is Order.DEPTHWISE_FIRST:
+        conv = SeparableConv2d(4, 6, 3, stride=2, padding=1, depth_multiplier=6)
+    conv.weight, conv.bias = plain.weight, plain.bias  # type: ignore[assignment]  # as nn.Conv2d
+    for copied in (conv, copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        for name, value in settings.items():
+            setattr(plain, name, value)
+            setattr(copied, name, value)
+            assert getattr(copied, name) == value
+        x = torch.randn(1, 4, 9, 8)
+        torch.testing.assert_close(copied(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_its_groups_cannot_change() -> None:
+    conv = SeparableConv2d(4, 6, 3, groups=2)
+    conv.groups = 2
+    with pytest.raises(InputError, match="cannot change from 2 to 1: make a new one"):
+        conv.groups = 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_weight_that_is_assigned_is_approximated_by_the_nearest(
+    groups: int, order: Order
+) -> None:
+    conv = SeparableConv2d(8, 12, 3, groups=groups, depth_multiplier=2, order=order).double()
+    parts = list(conv.parameters())
+    kernel = torch.randn(12, 8 // groups, 3, 3, dtype=torch.float64)
+    conv.weight = nn.Parameter(kernel, requires_grad=False)
+    decomposition = decompose(kernel, groups, order)
+    found = float((conv.weight - kernel).norm() / kernel.norm())
+    assert found == pytest.approx(decomposition.error(2))
+    assert all(new is old for new, old in zip(conv.parameters(), parts, strict=True))
+    assert [name for name, p in conv.named_parameters() if p.requires_grad] == [
+        ("pointwise" if order is Order.DEPTHWISE_FIRST else "depthwise") + ".bias"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (torch.zeros(1), r"must be a tensor of shape \(6, 4, 3, 3\), not \(1,\)"),
+        (None, r"must be a tensor of shape \(6, 4, 3, 3\), not None"),
+        (torch.full((6, 4, 3, 3), torch.nan), "holds NaN or infinite values"),
+    ],
+)
+def test_what_is_not_a_kernel_cannot_be_assigned(kernel: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SeparableConv2d(4, 6, 3).weight = kernel
+
+
+def test_no_kernel_can_be_assigned_where_it_would_not_arrive() -> None:
+    with pytest.raises(InputError, match="the meta device"):
+        SeparableConv2d(4, 6, 3, device="meta").weight = torch.ones(6, 4, 3, 3)
+    conv = SeparableConv2d(4, 6, 3)
+    nn.utils.parametrizations.weight_norm(conv.pointwise)
+    with pytest.raises(InputError, match="the weight of the pointwise part is computed"):
+        conv.weight = torch.ones(6, 4, 3, 3)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_its_bias_can_be_taken_and_given(order: Order) -> None:
+    conv = SeparableConv2d(4, 6, 3, order=order)
+    conv.bias = None
+    assert not [name for name, _ in conv.named_parameters() if name.endswith("bias")]
+    x = torch.zeros(1, 4, 3, 3)
+    assert not conv(x).any()
+    conv.bias = nn.Parameter(torch.arange(6.0))
+    torch.testing.assert_close(conv(x).flatten(), torch.arange(6.0))
+    with pytest.raises(TypeError, match="cannot assign"):
+        conv.bias = torch.zeros(6)  # type: ignore[assignment]  # as nn.Conv2d has it
+
+
+def test_its_parameters_are_reset_as_those_of_a_new_one() -> None:
+    conv = SeparableConv2d(4, 6, 3)
+    torch.manual_seed(1)
+    conv.reset_parameters()
+    torch.manual_seed(1)
+    new = SeparableConv2d(4, 6, 3)
+    assert all(map(torch.equal, conv.parameters(), new.parameters()))
+
+
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "fill_": lambda weight: weight.fill_(1.0),
+    "copy_": lambda weight: weight.copy_(torch.ones(6, 4, 3, 3)),
+    "data.fill_": lambda weight: weight.data.fill_(1.0),
+    "data": lambda weight: setattr(weight, "data", torch.ones(6, 4, 3, 3)),
+    "item": lambda weight: weight.__setitem__(0, 1.0),
+    "a view": lambda weight: weight[0].mT.mul_(2.0),
+    "one of several views": lambda weight: weight.unbind()[1].zero_(),
+    "augmented": lambda weight: weight.__imul__(2.0),
+    "out": lambda weight: torch.mul(weight, 2.0, out=weight),
+    "inplace": lambda weight: F.relu(weight, inplace=True),
+    "requires_grad_": lambda weight: weight.requires_grad_(False),
+    "grad": lambda weight: setattr(weight, "grad", None),
+    "hook": lambda weight: weight.register_hook(torch.neg),
+    "foreach": lambda weight: torch._foreach_mul_([weight], 2.0),
+    "kaiming_normal_": nn.init.kaiming_normal_,
+    "normal_": nn.init.normal_,
+    "constant_": lambda weight: nn.init.constant_(weight, 0.0),
+    "trunc_normal_": nn.init.trunc_normal_,
+    "dirac_": nn.init.dirac_,
+    "orthogonal_": nn.init.orthogonal_,
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "device"),
+    [*((how, "cpu") for how in WRITES), ("fill_", "meta"), ("one of several views", "meta")],
+)
+def test_writing_to_the_weight_is_refused(how: str, device: str) -> None:
+    conv = SeparableConv2d(4, 6, 3, device=device)
+    with (
+        torch.no_grad(),
+        pytest.raises(InputError, match=r"would change nothing.* Assign a kernel"),
+    ):
+        WRITES[how](conv.weight)
+
+
+READS: dict[str, Callable[[Tensor], object]] = {
+    "shape": lambda weight: list(weight.shape),
+    "sum": lambda weight: weight.sum(),
+    "views": lambda weight: weight[0].flatten(),
+    "several": lambda weight: weight.aminmax(),
+    "copied from": lambda weight: torch.zeros(6, 4, 3, 3).copy_(weight),
+    "added from": lambda weight: torch.zeros(6, 4, 3, 3).add_(weight),
+    "numbers": lambda weight: weight.flatten()[0].item(),
+    "in a list": lambda weight: torch.stack([weight, weight]),
+    "device": lambda weight: str(weight.to("cpu").device),
+    "a parameter": lambda weight: nn.Parameter(weight.detach()),
+    "changed after detach": lambda weight: weight.detach().mul_(2.0),
+    "changed after clone": lambda weight: weight.clone().mul_(2.0),
+    "pickled": lambda weight: pickle.loads(pickle.dumps(weight.detach())),
+    "vmap": torch.vmap(torch.sum),
+}
+
+
+@pytest.mark.parametrize("how", READS)
+def test_reading_the_weight_is_reading_a_tensor(how: str) -> None:
+    conv = SeparableConv2d(4, 6, 3)
+    plain = conv.weight.detach().clone()
+    found, wanted = READS[how](conv.weight), READS[how](plain.clone())
+    if isinstance(found, str):
+        assert found == wanted
+    else:
+        torch.testing.assert_close(found, wanted)
+    assert torch.equal(conv.weight, plain)
+
+
+def test_a_model_that_reads_the_weight_can_be_analysed_and_compiled() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = SeparableConv2d(4, 6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x.to(self.conv.weight.dtype), self.conv.weight[:2])
+
+    model, x = Reads(), torch.randn(1, 4, 5, 5)
+    assert analyze(model, (1, 4, 5, 5)).macs
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x))
+
+
+def test_what_an_older_release_pickled_still_loads() -> None:
+    """It kept the settings as attributes of its own, beside those of the depthwise part."""
+    conv = SeparableConv2d(4, 6, 3, stride=2)
+    vars(conv).update(stride=(2, 2), padding=(0, 0), dilation=(1, 1), groups=1)
+    vars(conv)["padding_mode"] = "zeros"
+    loaded = pickle.loads(pickle.dumps(conv))
+    loaded.stride = (1, 1)
+    assert loaded(torch.zeros(1, 4, 5, 5)).shape == (1, 6, 3, 3)
+
+
+# -- what PyTorch does with modules
 
 
 @pytest.mark.parametrize(
