@@ -51,9 +51,9 @@ def test_reports_are_comparable_and_hashable(report: Report) -> None:
     ("change", "message"),
     [
         ({"schema_version": 2}, "schema version 2 cannot be read"),
-        ({"findings": None}, "not a whole report"),
-        ({"findings": [{}]}, "not a whole report"),
-        ({"origin": "a guess"}, "not a whole report"),
+        ({"findings": None}, "not a report: findings: None is not a list"),
+        ({"findings": [{}]}, r"not a report: findings\[0\]: it lacks name, spec"),
+        ({"origin": "a guess"}, "not a report: origin: 'a guess' is not 'forward on meta"),
     ],
 )
 def test_a_broken_report_is_one_clear_error(

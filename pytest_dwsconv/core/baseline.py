@@ -10,19 +10,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.jsonio import of_version, parsed
-from pytest_dwsconv.errors import FormatError
+from pytest_dwsconv.core.jsonio import OMITTED, Document, Seconds
 
-SCHEMA_VERSION = 1
+_DOCUMENT = Document("baseline", 1, "use the release that wrote it")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The cost of one model; ``latencies`` are median seconds by the conditions they were measured
+    """The cost of one model; ``latency`` is median seconds by the conditions they were measured
     under.
 
     ``reported_by`` is a test or target that reported the model, empty where that is not known. It
@@ -31,8 +29,8 @@ class Entry:
 
     params: int
     macs: int | None
-    latencies: Mapping[str, float] = field(default_factory=dict)
-    reported_by: str = ""
+    latency: Mapping[str, Seconds] = field(default_factory=dict, metadata=OMITTED)
+    reported_by: str = field(default="", metadata=OMITTED)
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -116,28 +114,12 @@ class Baseline:
         Raises:
             FormatError: ``text`` is not JSON, of another schema version, or not a baseline.
         """
-        data = of_version(
-            parsed(text, "baseline"), SCHEMA_VERSION, "baseline", "use the release that wrote it"
-        )
-        try:
-            return cls({name: _entry(row) for name, row in data["models"].items()})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FormatError(f"not a baseline: {type(error).__name__}: {error}") from error
+        return cls(_DOCUMENT.from_json(text, _StoredBaseline).models)
 
     def to_json(self) -> str:
         """Sorted, so that a change shows as a change of few lines."""
-        models = {
-            name: {"params": entry.params, "macs": entry.macs}
-            | ({"latency": dict(entry.latencies)} if entry.latencies else {})
-            | ({"reported_by": entry.reported_by} if entry.reported_by else {})
-            for name, entry in self.entries.items()
-        }
-        return (
-            json.dumps(
-                {"schema_version": SCHEMA_VERSION, "models": models}, indent=2, sort_keys=True
-            )
-            + "\n"
-        )
+        plain = _DOCUMENT.to_dict(_StoredBaseline(self.entries))
+        return json.dumps(plain, indent=2, sort_keys=True) + "\n"
 
     def compared(self, models: Sequence[Current], percent: Decimal) -> Comparison:
         """What grew by more than ``percent``, what shrank, and which models are not in the
@@ -172,7 +154,7 @@ class Baseline:
             )
             name = known.get(model.name) or _unused(free, entries)
             old, new = entries.get(name), model.entry
-            latencies = {**(old.latencies if old else {}), **new.latencies}
+            latencies = {**(old.latency if old else {}), **new.latency}
             reporter = (
                 old.reported_by if old and old.reported_by in model.users else new.reported_by
             )
@@ -231,6 +213,13 @@ class Baseline:
         return alone or not entry.reported_by
 
 
+@dataclass(frozen=True)
+class _StoredBaseline:
+    """A baseline as its file calls it."""
+
+    models: Mapping[str, Entry]
+
+
 _Alike = Callable[[Current, Entry], bool]
 
 
@@ -262,8 +251,8 @@ def _pairs(
     yield "parameters", before.params, after.params
     if before.macs is not None and after.macs is not None:
         yield "MACs", before.macs, after.macs
-    for conditions in sorted(before.latencies.keys() & after.latencies.keys()) if latency else ():
-        seconds = (Decimal(str(entry.latencies[conditions])) for entry in (before, after))
+    for conditions in sorted(before.latency.keys() & after.latency.keys()) if latency else ():
+        seconds = (Decimal(str(entry.latency[conditions])) for entry in (before, after))
         yield f"ms median latency ({conditions})", *(second * 1000 for second in seconds)  # type: ignore[misc]
 
 
@@ -272,17 +261,3 @@ def _change(noun: str, old: Decimal | int, new: Decimal | int) -> str:
     share = f", {100 * difference / old:+.2f} %" if old else ""
     form = ",.3f" if isinstance(new, Decimal) else ","
     return f"{new:{form}} {noun}, {old:{form}} in the baseline ({difference:+{form}}{share})"
-
-
-def _entry(row: Any) -> Entry:
-    if set(row) - {"params", "macs", "latency", "reported_by"}:
-        raise ValueError(f"unknown keys in {row!r}")
-    params, macs, latencies = row["params"], row["macs"], row.get("latency", {})
-    for number in (params, 0 if macs is None else macs):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ValueError(f"{number!r} is not a whole number from 0")
-    seconds = {str(key): float(value) for key, value in latencies.items()}
-    for value in seconds.values():
-        if not 0 < value < inf:
-            raise ValueError(f"{value} is no latency, which is in seconds above 0")
-    return Entry(params, macs, seconds, str(row.get("reported_by", "")))

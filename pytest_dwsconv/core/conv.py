@@ -9,6 +9,7 @@ from enum import Enum
 from math import prod
 from typing import NamedTuple
 
+from pytest_dwsconv.core.jsonio import Positive
 from pytest_dwsconv.errors import InputError
 
 
@@ -75,14 +76,14 @@ class ConvSpec:
     ``(C, *sides)``; every other tuple has ``rank`` entries.
     """
 
-    rank: int
+    rank: Positive
     in_channels: int | None
     out_channels: int | None
-    kernel_size: tuple[int, ...] | None
-    stride: tuple[int, ...] | None = None
+    kernel_size: tuple[Positive, ...] | None
+    stride: tuple[Positive, ...] | None = None
     padding: tuple[int, ...] | str | None = None
-    dilation: tuple[int, ...] | None = None
-    groups: int | None = 1
+    dilation: tuple[Positive, ...] | None = None
+    groups: Positive | None = 1
     bias: bool | None = True
     padding_mode: str | None = "zeros"
     transposed: bool = False

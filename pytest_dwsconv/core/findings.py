@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from pytest_dwsconv.core.conv import ConvSpec, Kind, Order, Trait
-from pytest_dwsconv.core.jsonio import of_version, parsed
+from pytest_dwsconv.core.conv import ConvSpec, Kind, Order
+from pytest_dwsconv.core.jsonio import Document, Positive
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError
 
-SCHEMA_VERSION = 1
+_DOCUMENT = Document("report", 1, "make the report again")
 MIB = 1024 * 1024
 
 _Data = TypeVar("_Data", bound="ReportData")
@@ -52,7 +53,7 @@ class Finding:
     reason: str
     params: int | None
     macs: int | None
-    separable_params: int | None
+    separable_params: Positive | None
     separable_macs: int | None
     origin: Origin
     type_name: str
@@ -120,7 +121,7 @@ class ReportData:
     macs: int | None
     origin: Origin
     input_shapes: tuple[tuple[int, ...], ...] = ()
-    depth_multiplier: int = 1
+    depth_multiplier: Positive = 1
     order: Order = Order.DEPTHWISE_FIRST
     memory: Memory | None = None
     not_counted: tuple[tuple[str, int], ...] = ()
@@ -149,8 +150,7 @@ class ReportData:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the schema's version."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return {"schema_version": SCHEMA_VERSION, **plain}
+        return _DOCUMENT.to_dict(self)
 
     def to_json(self, indent: int | None = 2) -> str:
         return json.dumps(self.to_dict(), indent=indent)
@@ -162,21 +162,7 @@ class ReportData:
         Raises:
             FormatError: ``data`` is of another schema version, or not a report.
         """
-        data = of_version(data, SCHEMA_VERSION, "report", "make the report again")
-        try:
-            values = {field.name: data[field.name] for field in fields(cls)}
-            memory = values["memory"]
-            values |= {
-                "findings": tuple(_finding(row) for row in values["findings"]),
-                "origin": Origin(values["origin"]),
-                "order": Order(values["order"]),
-                "input_shapes": _tuples(values["input_shapes"]),
-                "not_counted": _tuples(values["not_counted"]),
-                "memory": None if memory is None else Memory(**memory),
-            }
-            return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"not a whole report: {type(error).__name__}: {error}") from error
+        return _checked(_DOCUMENT.from_dict(data, cls))
 
     @classmethod
     def from_json(cls: type[_Data], text: str) -> _Data:
@@ -185,7 +171,7 @@ class ReportData:
         Raises:
             FormatError: ``text`` is not JSON, or not a report.
         """
-        return cls.from_dict(parsed(text, "report"))
+        return _checked(_DOCUMENT.from_json(text, cls))
 
 
 def saved_params(finding: Finding) -> int:
@@ -195,31 +181,22 @@ def saved_params(finding: Finding) -> int:
     )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _finding(row: Mapping[str, Any]) -> Finding:
-    spec = {key: _tuples(value) for key, value in row["spec"].items()}
-    spec["traits"] = tuple(Trait(trait) for trait in spec["traits"])
-    return Finding(
-        **{
-            **row,
-            "spec": ConvSpec(**spec),
-            "verdict": Verdict(row["verdict"]),
-            "origin": Origin(row["origin"]),
-            "aliases": tuple(row["aliases"]),
-            "followed_by": tuple(row["followed_by"]),
-        }
-    )
+def _checked(report: _Data) -> _Data:
+    """The report, whose convolutions have as many sides as their rank asks for."""
+    for number, finding in enumerate(report.findings):
+        spec = finding.spec
+        for name in ("kernel_size", "stride", "padding", "dilation"):
+            sides = getattr(spec, name)
+            if isinstance(sides, tuple) and len(sides) != spec.rank:
+                raise FormatError(
+                    f"not a report: findings[{number}].spec.{name}: {quoted(sides)} has not "
+                    f"{spec.rank} sides"
+                )
+        for name in ("input_shape", "output_shape"):
+            shape = getattr(spec, name)
+            if shape is not None and len(shape) not in (spec.rank + 1, spec.rank + 2):
+                raise FormatError(
+                    f"not a report: findings[{number}].spec.{name}: {quoted(shape)} is not the "
+                    f"shape of {spec.rank} sides with channels"
+                )
+    return report

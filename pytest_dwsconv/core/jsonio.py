@@ -1,53 +1,343 @@
-"""Reading what ``to_json`` and ``to_dict`` wrote: JSON of a schema version that this release knows."""
+"""The one reader and writer of stored JSON.
+
+A dataclass is an object with one key per field, and its type hints are the schema. Numbers are
+finite and from 0, for nothing that is stored can be negative; ``Positive`` and ``Seconds`` exclude
+0. Every key has to be there, save those of ``OMITTED`` fields, and no other key may be.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from math import inf
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from pytest_dwsconv.errors import FormatError
+from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.core.quantities import LARGEST, is_whole
+from pytest_dwsconv.errors import FormatError, InputError
+
+_T = TypeVar("_T")
+_Reader = Callable[[object], Any]
+
+_POSITIVE = "above 0"
+Positive = Annotated[int, _POSITIVE]
+"""A whole number from 1."""
+Seconds = Annotated[float, _POSITIVE]
+"""A time above 0."""
+
+OMITTED = MappingProxyType({"omitted": True})
+"""Metadata of a field that the JSON lacks while it has its default, as files of releases without
+that field do.
+"""
+
+_KINDS = {
+    "measured": "the JSON of a whole run, which holds a report for each model",
+    "findings": "a report",
+    "layers": "a plan",
+    "models": "a baseline",
+    "samples": "a measurement",
+}
+"""The kind of file that has this key, for a message to whoever gave another kind."""
 
 
-def parsed(text: str, kind: str) -> Any:
-    """What is in a JSON text.
-
-    Raises:
-        FormatError: ``text`` is not JSON, or has a key twice; ``kind`` says what it should have
-            been, such as "report".
+@dataclass(frozen=True)
+class Document:
+    """A kind of file: its name in messages, the schema version that this release reads and writes,
+    and what to do about a file of another version.
     """
-    try:
-        return json.loads(text, object_pairs_hook=_once_each)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise FormatError(f"not a {kind} in JSON: {error}") from error
+
+    kind: str
+    version: int
+    remedy: str
+
+    def to_dict(self, value: object) -> dict[str, Any]:
+        """A dataclass as plain dictionaries, lists, text and numbers, after the schema's version."""
+        return {"schema_version": self.version, **to_plain(value)}
+
+    def from_json(self, text: str, cls: type[_T]) -> _T:
+        """The dataclass that a text describes.
+
+        Raises:
+            FormatError: the text is not JSON, has a key twice, or is not such a document.
+        """
+        return self.from_dict(self.parsed(text), cls)
+
+    def parsed(self, text: str) -> Any:
+        """What is in a JSON text.
+
+        Raises:
+            FormatError: the text is not JSON, or has a key twice.
+        """
+        try:
+            return json.loads(text, object_pairs_hook=_once_each)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise FormatError(f"not a {self.kind} in JSON: {error}") from error
+
+    def from_dict(self, data: object, cls: type[_T], besides: Collection[str] = ()) -> _T:
+        """The dataclass that ``to_dict`` described; keys ``besides`` its fields are the caller's to
+        check.
+
+        Raises:
+            FormatError: ``data`` is of another kind or schema version, or a key is missing, not
+                known, of the wrong type or out of range; the message names it.
+        """
+        if not isinstance(data, Mapping):
+            raise FormatError(f"not a {self.kind}: {quoted(data)} is not an object")
+        kind = next((kind for key, kind in _KINDS.items() if key in data), f"a {self.kind}")
+        if kind != f"a {self.kind}":
+            raise FormatError(f"not a {self.kind}: it is {kind}")
+        if "schema_version" not in data:
+            raise FormatError(f"not a {self.kind}: it has no schema_version")
+        version = data["schema_version"]
+        if not is_whole(version):
+            raise FormatError(
+                f"not a {self.kind}: schema_version: {quoted(version)} is not a whole number"
+            )
+        if version != self.version:
+            raise FormatError(
+                f"a {self.kind} of schema version {quoted(version)} cannot be read; this release "
+                f"reads version {self.version}: {self.remedy}"
+            )
+        others = {"schema_version", *besides}
+        body = {key: value for key, value in data.items() if key not in others}
+        found: _T = from_plain(cls, body, self.kind)
+        return found
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """As json does it, but for a key that is there twice, as a merge can leave it: one of the two
-    would be lost.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(
-            f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice"
-        )
+    """Refuse a key that is there twice, as a merge can leave it: one of the two would be lost."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {quoted(key)} is there twice")
+        found[key] = value
     return found
 
 
-def of_version(data: Any, version: int, kind: str, remedy: str) -> Mapping[str, Any]:
-    """``data``, which is a mapping with that ``schema_version``.
+def to_plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, tuples as lists, members of enumerations as their words."""
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value):
+        return {
+            field.name: to_plain(getattr(value, field.name))
+            for field in fields(value)
+            if not ("omitted" in field.metadata and getattr(value, field.name) == _default(field))
+        }
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def _default(field: Field[Any]) -> object:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def from_plain(hint: Any, data: object, kind: str) -> Any:
+    """What ``to_plain`` described, of this type: a dataclass, or a union of several.
 
     Raises:
-        FormatError: it is no mapping or has no version, or another one; then the ``remedy`` is part
-            of the message.
+        FormatError: it is something else; the message begins with ``kind`` and names the field.
     """
-    if not isinstance(data, Mapping) or "schema_version" not in data:
-        raise FormatError(f"not a {kind}: it has no schema_version")
-    if data["schema_version"] != version:
-        raise FormatError(
-            f"a {kind} of schema version {data['schema_version']!r} cannot be read; this release "
-            "reads version "
-            f"{version}: {remedy}"
-        )
-    return data
+    try:
+        return _reader(hint)(data)
+    except _MismatchError as mismatch:
+        raise FormatError(f"not a {kind}: {mismatch}") from mismatch.__cause__
+
+
+# --------------------------------------------------------------------------- one reader per type
+
+
+class _MismatchError(Exception):
+    """What is wrong, and the way to it from the outside: ``findings[3].params``."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path: tuple[str, ...] = ()
+
+    def under(self, step: str) -> _MismatchError:
+        self.path = (step, *self.path)
+        return self
+
+    def __str__(self) -> str:
+        place = "".join(self.path).removeprefix(".")
+        return f"{place}: {self.problem}" if place else self.problem
+
+
+def _whole_from(least: int) -> _Reader:
+    def read(data: object) -> int:
+        if not is_whole(data, least):
+            raise _MismatchError(f"{quoted(data)} is not a whole number from {least}")
+        if data > LARGEST:
+            raise _MismatchError(f"{quoted(data)} is too large")
+        return data
+
+    return read
+
+
+def _number_from(above: float) -> _Reader:
+    wanted = "above 0" if above == 0 else "from 0"
+
+    def read(data: object) -> float:
+        if isinstance(data, bool) or not isinstance(data, (int, float)) or not above < data < inf:
+            raise _MismatchError(f"{quoted(data)} is not a finite number {wanted}")
+        if data > LARGEST:
+            raise _MismatchError(f"{quoted(data)} is too large")
+        return data
+
+    return read
+
+
+_NOUNS = {str: "text", bool: "true or false", NoneType: "null"}
+
+
+def _instance_of(kind: type) -> _Reader:
+    def read(data: object) -> Any:
+        if not isinstance(data, kind):
+            raise _MismatchError(f"{quoted(data)} is not {_NOUNS[kind]}")
+        return data
+
+    return read
+
+
+_SCALARS: dict[Any, _Reader] = {
+    int: _whole_from(0),
+    Positive: _whole_from(1),
+    float: _number_from(above=-1),
+    Seconds: _number_from(above=0),
+    **{kind: _instance_of(kind) for kind in _NOUNS},
+}
+
+
+@cache
+def _reader(hint: Any) -> _Reader:
+    """The function that makes a value of this type of plain data, or raises ``_MismatchError``."""
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if is_dataclass(hint):
+        return _object(cast("type[Any]", hint))
+    origin = get_origin(hint)
+    return _word_of(hint) if origin is None else _combined(origin, get_args(hint))
+
+
+def _combined(origin: Any, arguments: tuple[Any, ...]) -> _Reader:
+    if origin in (Union, UnionType):
+        return _one_of([_reader(member) for member in arguments])
+    if issubclass(origin, Mapping):
+        return _mapping_to(_reader(arguments[1]))
+    if arguments[-1] is Ellipsis:
+        return _list_of(_reader(arguments[0]))
+    return _row_of([_reader(member) for member in arguments])
+
+
+def _word_of(words: type[Enum]) -> _Reader:
+    by_value = {word.value: word for word in words}
+
+    def read(data: object) -> Enum:
+        if not isinstance(data, str) or data not in by_value:
+            raise _MismatchError(f"{quoted(data)} is not {' or '.join(map(repr, by_value))}")
+        return by_value[data]
+
+    return read
+
+
+def _list_of(read_item: _Reader) -> _Reader:
+    def read(data: object) -> tuple[Any, ...]:
+        if not isinstance(data, (list, tuple)):
+            raise _MismatchError(f"{quoted(data)} is not a list")
+        items = []
+        for number, item in enumerate(data):
+            try:
+                items.append(read_item(item))
+            except _MismatchError as mismatch:
+                raise mismatch.under(f"[{number}]") from mismatch.__cause__
+        return tuple(items)
+
+    return read
+
+
+def _row_of(readers: list[_Reader]) -> _Reader:
+    def read(data: object) -> tuple[Any, ...]:
+        if not isinstance(data, (list, tuple)) or len(data) != len(readers):
+            raise _MismatchError(f"{quoted(data)} is not a list of {len(readers)}")
+        items = []
+        for number, (read_item, item) in enumerate(zip(readers, data, strict=True)):
+            try:
+                items.append(read_item(item))
+            except _MismatchError as mismatch:
+                raise mismatch.under(f"[{number}]") from mismatch.__cause__
+        return tuple(items)
+
+    return read
+
+
+def _mapping_to(read_value: _Reader) -> _Reader:
+    def read(data: object) -> dict[str, Any]:
+        if not isinstance(data, Mapping):
+            raise _MismatchError(f"{quoted(data)} is not an object")
+        found = {}
+        for key, value in data.items():
+            if not isinstance(key, str):
+                raise _MismatchError(f"the key {quoted(key)} is not text")
+            try:
+                found[key] = read_value(value)
+            except _MismatchError as mismatch:
+                raise mismatch.under(f"[{quoted(key)}]") from mismatch.__cause__
+        return found
+
+    return read
+
+
+def _one_of(readers: list[_Reader]) -> _Reader:
+    """The first that can read it; else the complaint of the one that came furthest."""
+
+    def read(data: object) -> Any:
+        mismatches = []
+        for read_member in readers:
+            try:
+                return read_member(data)
+            except _MismatchError as mismatch:
+                mismatches.append(mismatch)
+        value = quoted(data)
+        inside = [one for one in mismatches if one.path or not one.problem.startswith(value)]
+        if inside:
+            raise max(inside, key=lambda mismatch: len(mismatch.path))
+        problems = [mismatch.problem.removeprefix(value) for mismatch in mismatches]
+        raise _MismatchError(f"{value}{' and'.join(problems)}")
+
+    return read
+
+
+def _object(cls: type[Any]) -> _Reader:
+    hints = get_type_hints(cls, include_extras=True)
+    readers = {field.name: _reader(hints[field.name]) for field in fields(cls)}
+    needed = [field.name for field in fields(cls) if "omitted" not in field.metadata]
+
+    def read(data: object) -> Any:
+        if not isinstance(data, Mapping):
+            raise _MismatchError(f"{quoted(data)} is not an object")
+        if missing := [name for name in needed if name not in data]:
+            raise _MismatchError(f"it lacks {', '.join(missing)}")
+        if unknown := [quoted(key) for key in data if key not in readers]:
+            raise _MismatchError(
+                f"it has keys that this release does not know: {', '.join(unknown[:5])}"
+            )
+        values = {}
+        for name, value in data.items():
+            try:
+                values[name] = readers[name](value)
+            except _MismatchError as mismatch:
+                raise mismatch.under(f".{name}") from mismatch.__cause__
+        try:
+            return cls(**values)
+        except InputError as error:  # reason: what a class asks of its fields together
+            raise _MismatchError(str(error)) from error
+
+    return read

@@ -7,19 +7,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_dwsconv.core.jsonio import of_version, parsed
+from pytest_dwsconv.core.jsonio import Document, Seconds
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-SCHEMA_VERSION = 1
+_DOCUMENT = Document("measurement", 1, "measure again")
+_FIGURES = ("obtained", "unit", "median", "p90", "p99", "spread")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class Measurement:
     library_version: str
     clock: str
     first_invoke: float
-    samples: tuple[float, ...]
+    samples: tuple[Seconds, ...]
 
     def __post_init__(self) -> None:
         try:
             seconds = tuple(map(float, self.samples))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             seconds = ()
         if not seconds or not all(0 < sample < math.inf for sample in seconds):
             wanted = "samples are the seconds of one invoke or more, numbers above 0"
@@ -98,14 +100,18 @@ class Measurement:
         """Plain dictionaries, lists, strings and numbers, with the schema's version and the figures
         of ``samples``.
         """
-        figures = {"median": self.median, "p90": self.p90, "p99": self.p99, "spread": self.spread}
-        plain = asdict(self) | {"samples": list(self.samples)}
+        plain = _DOCUMENT.to_dict(self)
+        return {"schema_version": plain.pop("schema_version"), **self._figures(), **plain}
+
+    def _figures(self) -> dict[str, Any]:
+        """What readers of the JSON should not have to work out."""
         return {
-            "schema_version": SCHEMA_VERSION,
             "obtained": "measured",
             "unit": "s",
-            **figures,
-            **plain,
+            "median": self.median,
+            "p90": self.p90,
+            "p99": self.p99,
+            "spread": self.spread,
         }
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -118,14 +124,14 @@ class Measurement:
         Raises:
             FormatError: ``data`` is of another schema version, or not a measurement.
         """
-        data = of_version(data, SCHEMA_VERSION, "measurement", "measure again")
-        try:
-            values = {field.name: data[field.name] for field in fields(cls)}
-            return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(
-                f"not a whole measurement: {type(error).__name__}: {error}"
-            ) from error
+        found = _DOCUMENT.from_dict(data, cls, _FIGURES)
+        for key, expected in found._figures().items():
+            if data.get(key, expected) != expected:
+                raise FormatError(
+                    f"not a measurement: {key}: {quoted(data[key])} does not follow from the "
+                    f"samples, {expected!r} does"
+                )
+        return found
 
     @classmethod
     def from_json(cls, text: str) -> Measurement:
@@ -134,7 +140,7 @@ class Measurement:
         Raises:
             FormatError: ``text`` is not JSON, or not a measurement.
         """
-        return cls.from_dict(parsed(text, "measurement"))
+        return cls.from_dict(_DOCUMENT.parsed(text))
 
 
 @dataclass(frozen=True)

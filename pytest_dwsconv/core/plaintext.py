@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 
 _RUNNER_COMMAND = re.compile(r"(?<!\S):(?=:)|(?<=#)#(?=\[|vso\[)")
 """The runners of GitHub and Azure take ``::error::`` at the start of a line, after spaces too, and
@@ -22,3 +23,18 @@ def plain(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
     return _RUNNER_COMMAND.sub(lambda match: f"\\x{ord(match[0]):02x}", printable)
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 80, 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        # reason: Python refuses to write out an int of more than 4,300 digits
+        return super().repr_int(x, level) if abs(x) < 10**40 else "a number of over 40 digits"
+
+
+def quoted(value: object) -> str:
+    """A value in a message, as Python writes it, shortened where it is long."""
+    return _Short().repr(value)

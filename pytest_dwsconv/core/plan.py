@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from pytest_dwsconv.core.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost
-from pytest_dwsconv.core.jsonio import of_version, parsed
+from pytest_dwsconv.core.jsonio import Document, Positive
+from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.errors import FormatError, InputError
 
-SCHEMA_VERSION = 1
+_DOCUMENT = Document("plan", 1, "make the plan again")
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class PlanEntry:
 
     name: str
     order: Order
-    depth_multiplier: int
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    groups: int
+    depth_multiplier: Positive
+    in_channels: Positive
+    out_channels: Positive
+    kernel_size: tuple[Positive, ...]
+    groups: Positive
     bias: bool
 
     def __post_init__(self) -> None:
@@ -42,10 +42,12 @@ class PlanEntry:
             raise InputError(
                 f"{self.name}: kernel_size must have 1 to 3 sides, not {self.kernel_size!r}"
             )
-        for name, value in self._numbers():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        counts = ("depth_multiplier", "in_channels", "out_channels", "groups")
+        numbers = [(name, getattr(self, name)) for name in counts]
+        for name, value in [*numbers, *(("kernel_size", side) for side in self.kernel_size)]:
+            if not is_whole(value, 1):
                 raise InputError(
-                    f"{self.name}: {name} must be a whole number from 1, not {value!r}"
+                    f"{self.name}: {name} must be a whole number from 1, not {quoted(value)}"
                 )
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise InputError(
@@ -57,11 +59,6 @@ class PlanEntry:
                 f"{self.name}: depth_multiplier {self.depth_multiplier} is above {full}, which is "
                 "exact already"
             )
-
-    def _numbers(self) -> Iterator[tuple[str, int]]:
-        for name in ("depth_multiplier", "in_channels", "out_channels", "groups"):
-            yield name, getattr(self, name)
-        yield from (("kernel_size", side) for side in self.kernel_size)
 
     @classmethod
     def of(cls, name: str, spec: ConvSpec, order: Order, depth_multiplier: int) -> PlanEntry:
@@ -143,8 +140,7 @@ class Plan:
         return sum(entry.params_after for entry in self.entries)
 
     def to_json(self, indent: int | None = 2) -> str:
-        layers = [asdict(entry) | {"order": entry.order.value} for entry in self.entries]
-        return json.dumps({"schema_version": SCHEMA_VERSION, "layers": layers}, indent=indent)
+        return json.dumps(_DOCUMENT.to_dict(_StoredPlan(self.entries)), indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -153,14 +149,18 @@ class Plan:
         Raises:
             FormatError: ``text`` is not JSON, of another schema version, or not a plan.
         """
-        data = of_version(parsed(text, "plan"), SCHEMA_VERSION, "plan", "make the plan again")
-        _check_keys(data, {"schema_version", "layers"}, "the plan")
-        if not isinstance(data["layers"], list):
-            raise FormatError("not a plan: layers must be a list")
+        layers = _DOCUMENT.from_json(text, _StoredPlan).layers
         try:
-            return cls(tuple(_entry(row) for row in data["layers"]))
+            return cls(layers)
         except InputError as error:
-            raise FormatError(f"not a plan that can be carried out: {error}") from error
+            raise FormatError(f"not a plan: {error}") from error
+
+
+@dataclass(frozen=True)
+class _StoredPlan:
+    """A plan as its file calls it."""
+
+    layers: tuple[PlanEntry, ...]
 
 
 def full_multiplier(spec: ConvSpec, order: Order) -> int:
@@ -203,25 +203,3 @@ def _known(spec: ConvSpec) -> tuple[int, int, tuple[int, ...], int, bool]:
     if None in numbers:
         raise InputError("a convolution whose numbers are not known cannot be planned")
     return numbers  # type: ignore[return-value]  # None was ruled out above
-
-
-def _entry(row: Any) -> PlanEntry:
-    if not isinstance(row, dict):
-        raise FormatError(f"not a plan: a layer must be an object, not {row!r}")
-    _check_keys(row, {field.name for field in fields(PlanEntry)}, f"layer {row.get('name')!r}")
-    if not isinstance(row["kernel_size"], list):
-        raise FormatError(f"{row['name']}: kernel_size must be a list, not {row['kernel_size']!r}")
-    try:
-        order = Order(row["order"])
-    except ValueError as error:
-        words = " or ".join(order.value for order in Order)
-        raise FormatError(f"{row['name']}: order must be {words}, not {row['order']!r}") from error
-    return PlanEntry(**{**row, "order": order, "kernel_size": tuple(row["kernel_size"])})
-
-
-def _check_keys(data: Mapping[str, Any], expected: set[str], where: str) -> None:
-    missing, unknown = sorted(expected - data.keys()), sorted(data.keys() - expected)
-    if missing:
-        raise FormatError(f"{where} lacks {', '.join(missing)}")
-    if unknown:
-        raise FormatError(f"{where} has keys that this release does not know: {', '.join(unknown)}")

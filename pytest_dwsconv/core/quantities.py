@@ -11,7 +11,11 @@ from numbers import Integral, Real
 from operator import index
 from typing import NamedTuple, TypeGuard
 
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.errors import FormatError, InputError
+
+LARGEST = 10**300
+"""No number that is read may be larger: up to here a float holds it, and a few times it."""
 
 
 def is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
@@ -27,7 +31,7 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     """
     number = index(value) if isinstance(value, Integral) else None
     if isinstance(value, bool) or number is None or number < least:
-        raise InputError(f"{name} must be a whole number from {least}, not {value!r}")
+        raise InputError(f"{name} must be a whole number from {least}, not {quoted(value)}")
     return number
 
 
@@ -77,13 +81,15 @@ def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
     if not isinstance(value, bool) and isinstance(value, Real):
         # of NumPy's numbers too
         number = int(value) if isinstance(value, Integral) else float(value)
-        if 0 <= number < math.inf:
+        if 0 <= number <= LARGEST:
             return number
     match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     factors = {suffix.lower(): factor for suffix, factor in _READ[unit].items()}
     if match is None or match[2].lower() not in factors:
-        raise FormatError(f"{value!r} is not a quantity: write {_ACCEPTED[unit]}")
+        raise FormatError(f"{quoted(value)} is not a quantity: write {_ACCEPTED[unit]}")
     exact = Decimal(match[1]) * factors[match[2].lower()]
+    if exact > LARGEST:
+        raise FormatError(f"{quoted(value)} is not a quantity: it is above 10^300")
     return int(exact) if exact == int(exact) else float(exact)
 
 
