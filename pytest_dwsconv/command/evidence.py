@@ -35,6 +35,7 @@ from pytest_dwsconv.source.sites import (
     shared_lines,
 )
 from pytest_dwsconv.targets import build_from_file
+from pytest_dwsconv.tracing.inventory import without_compiler
 from pytest_dwsconv.tracing.operators import CONVOLUTIONS
 
 _BUILT_AT = "_dwsconv_built_at"
@@ -89,10 +90,9 @@ def model_of_file(
     with recording(path) as built:
         model = build_from_file(path, name)
     # reason: of a compiled model, the report names the parts of this one
-    original = getattr(model, "_orig_mod", model)
     parts = {
         part: module
-        for part, module in original.named_modules(remove_duplicate=False)
+        for part, module in without_compiler(model).named_modules(remove_duplicate=False)
         if _BUILT_AT in vars(module)
     }
     report = analyze(model, input_size, policy=policy)

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor, nn
+
+from pytest_dwsconv.errors import InputError
 
 _MOST_NAMES = 32
 
 
+def without_compiler(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, or ``model`` itself if it wrapped none.
+
+    Only PyTorch's own wrapper counts: a wrapper of the user's may hand on its attributes too, and
+    has layers of its own.
+    """
+    # reason: importing this takes seconds, and nobody has such a wrapper without it
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    while dynamo is not None and isinstance(model, dynamo.OptimizedModule):
+        model = model._orig_mod
+    return model
+
+
 class Inventory:
-    """The modules of a model by their qualified names, each once, in the order of registration."""
+    """The modules of a model by their qualified names, each once, in the order of registration.
+
+    Raises:
+        InputError: a module did not call ``nn.Module.__init__``, which makes its tables.
+    """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
@@ -18,9 +39,7 @@ class Inventory:
         self.names: dict[int, list[str]] = {}
         """The names of a module, by its identity: all, or the first of very many."""
         self.parameter_names: dict[int, list[str]] = {}
-        """The names that modules hold a parameter under, by its identity, each module under its
-        first.
-        """
+        """The names of a parameter, by its identity: one for each module that holds it."""
         self.parameters: list[nn.Parameter] = []
         """Every parameter once."""
         self.buffers: list[tuple[str, Tensor]] = []
@@ -33,11 +52,18 @@ class Inventory:
         names.append(name)
         prefix = f"{name}." if name else ""
         if len(names) == 1:
+            # reason: asked of the dictionary, because a module's own __getattr__ may answer anything
+            if "_modules" not in module.__dict__:
+                raise InputError(
+                    f"{type(module).__name__} has no parts yet: call super().__init__() in its "
+                    "__init__"
+                )
             self.modules[name] = module
             if module._parameters or module._buffers:
                 self._note_tensors(module, prefix)
+        # the last two are a module that holds itself, and one that very many share
         if not module._modules or key in within or len(names) > _MOST_NAMES:
-            return  # the last two are a module that holds itself, and one that very many share
+            return
         within.add(key)
         for child_name, child in module._modules.items():
             if child is not None:
@@ -61,8 +87,9 @@ class Inventory:
         return module is not None and module._parameters.get(name.rpartition(".")[2]) is not None
 
     def device(self) -> torch.device:
-        """Where the model is: the device of its first parameter, else of its first buffer, else the
-        CPU.
-        """
-        tensors: list[Tensor] = [*self.parameters[:1], *(buffer for _, buffer in self.buffers[:1])]
-        return tensors[0].device if tensors else torch.device("cpu")
+        """The device of the first parameter, else of the first buffer, else the CPU."""
+        if self.parameters:
+            return self.parameters[0].device
+        if self.buffers:
+            return self.buffers[0][1].device
+        return torch.device("cpu")

@@ -303,13 +303,14 @@ class _Test:
 
     def _ended(self, module: nn.Module, begun: _Begun, known: dict[Any, Any]) -> None:
         from pytest_dwsconv.plugin.noticing.fingerprint import architecture, summary
+        from pytest_dwsconv.tracing.inventory import without_compiler
 
         called = self._seen(module)
         if called is None:
             called = architecture(module)
             called = called.steady(begun.architecture) if begun.architecture is not None else called
             self._architectures[id(module)] = ref(module), called
-        targets = self._targets(type(getattr(module, "_orig_mod", module)).__name__)
+        targets = self._targets(type(without_compiler(module)).__name__)
         key = (called, summary((begun.args, begun.kwargs)), targets)
         with self._lock:
             if key in self.noticed:
