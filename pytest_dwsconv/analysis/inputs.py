@@ -72,14 +72,16 @@ def _shapes(input_size: Any) -> tuple[tuple[int, ...], ...]:
     if isinstance(input_size, str):
         return parse_input_size(input_size)
     if not _is_sequence(input_size) or not input_size:
-        raise InputError(f"input_size is a shape such as (1, 3, 224, 224), not {_shown(input_size)}")
+        raise InputError(
+            f"input_size is a shape such as (1, 3, 224, 224), not {_shown(input_size)}"
+        )
     nested = [_is_sequence(part) for part in input_size]
     if all(nested):
         return tuple(_sides(shape, input_size) for shape in input_size)
     if any(nested):
         raise InputError(
-            f"input_size {_shown(input_size)} mixes shapes and sides; several inputs take one shape "
-            "each"
+            f"input_size {_shown(input_size)} mixes shapes and sides; several inputs take one "
+            "shape each"
         )
     return (_sides(input_size, input_size),)
 

@@ -1,6 +1,4 @@
-"""Where a model's convolutions are: registered modules and function calls, with every call of the
-recorded forward.
-"""
+"""Where a model's convolutions are: registered modules and function calls, with every call."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from pytest_dwsconv.analysis.unregistered import UnregisteredModule, unregistered_modules
 from pytest_dwsconv.core.conv import ConvSpec, Trait, cost
 from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.tracing import operators
@@ -21,6 +20,7 @@ from pytest_dwsconv.tracing.steps import Step
 from pytest_dwsconv.tracing.trace import Trace
 
 _QUANTIZED_PACKAGES = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat")
+_INT = frozenset({int})
 
 
 class _ModuleCall(NamedTuple):
@@ -49,6 +49,8 @@ class Site:
         if not self.calls:
             self.element_size = None if step.layout is None else step.layout.dtype.itemsize
             self.followed_by = tuple(_followers(step, recorded.inventory))
+        if self.spec.bias is None and isinstance(call, ConvCall):
+            self.spec = replace(self.spec, bias=call.bias)
         self.calls.append((call.input_shape, call.output_shape))
         self.macs += call.macs
         self.origin = recorded.origin
@@ -59,33 +61,36 @@ class Site:
 
 
 def find_sites(inventory: Inventory, recorded: Trace | None) -> list[Site]:
-    """Convolutions in the order of their first call, then the registered ones that were not called."""
-    sites = _registered(inventory, Origin.ATTRIBUTES if recorded is None else Origin.NOT_EXECUTED)
+    """Convolutions in the order of their first call, then those that were not called."""
     if recorded is None:
-        return list(sites.values())
-    order: dict[str, Site] = {}
+        return list(_registered(inventory, Origin.ATTRIBUTES).values())
+    finder = _CalledSites(recorded, _registered(inventory, Origin.NOT_EXECUTED))
+    called: dict[str, Site] = {}
     for step in recorded.steps:
         if step.op == "call_module" and step.counted is None:
             continue  # most modules: neither a convolution nor in one
-        for site in _called_by(step, recorded, sites):
-            order.setdefault(site.name, site)
-    return [*order.values(), *(site for name, site in sites.items() if name not in order)]
+        for site in finder.of_step(step):
+            called.setdefault(site.name, site)
+    return [*called.values(), *(site for site in finder.sites.values() if site.name not in called)]
+
+
+# -- registered modules
 
 
 def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
     tied = {parameter for parameter, names in inventory.parameter_names.items() if len(names) > 1}
-    convolutions = {
-        kind for kind in set(map(type, inventory.modules.values())) if _holds_convolutions(kind)
-    }
+    # by class, because most modules of a large model are of a few classes
+    kinds = set(map(type, inventory.modules.values()))
+    convolutions = {kind for kind in kinds if _holds_convolutions(kind)}
     sites = {}
     for name, module in inventory.modules.items():
-        if type(module) in convolutions and _is_convolution(module):
-            aliases = tuple(inventory.names[id(module)][1:])
-            site = sites[name] = Site(
-                name, type(module).__name__, module_spec(module), origin, aliases
-            )
-            if tied and any(id(parameter) in tied for parameter in module._parameters.values()):
-                site.add_trait(Trait.TIED)
+        if type(module) not in convolutions or not _is_convolution(module):
+            continue
+        aliases = tuple(inventory.names[id(module)][1:])
+        site = Site(name, type(module).__name__, module_spec(module), origin, aliases)
+        if tied and any(id(parameter) in tied for parameter in module._parameters.values()):
+            site.add_trait(Trait.TIED)
+        sites[name] = site
     return sites
 
 
@@ -95,16 +100,14 @@ def _holds_convolutions(kind: type[nn.Module]) -> bool:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) or (
-        hasattr(module, "kernel_size") and hasattr(module, "groups")
-    )
-
-
-_INT = frozenset({int})
+    if isinstance(module, _ConvNd):
+        return True
+    # a quantized one, among PyTorch's other quantized modules
+    return hasattr(module, "kernel_size") and hasattr(module, "groups")
 
 
 def _sides(value: Any, rank: int) -> tuple[int, ...]:
-    """One entry a side, as Python's own numbers: models are built from NumPy's too."""
+    """One entry per side, as Python's own numbers: models are built from NumPy's too."""
     if type(value) is tuple and len(value) == rank and _INT.issuperset(map(type, value)):
         return value
     return tuple(map(int, operators.per_side(value, rank)))
@@ -114,13 +117,12 @@ def module_spec(module: nn.Module) -> ConvSpec:
     """The numbers of a convolution module, with its traits and without shapes."""
     conv: Any = module
     rank = len(conv.kernel_size)
-    in_channels, out_channels, kernel_size = (
-        conv.in_channels,
-        conv.out_channels,
-        tuple(conv.kernel_size),
-    )
+    in_channels, out_channels = conv.in_channels, conv.out_channels
+    kernel_size = tuple(conv.kernel_size)
     weight = module._parameters.get("weight")
-    if weight is not None and not conv.transposed:  # which may have been pruned by hand
+    # The weight decides, because channels may have been pruned by hand. Not where it is held in
+    # another form until the forward, as sharded training does.
+    if weight is not None and weight.dim() == rank + 2 and not conv.transposed:
         out_channels, held, *sides = weight.shape
         in_channels, kernel_size = held * conv.groups, tuple(sides)
     return ConvSpec(
@@ -139,27 +141,29 @@ def module_spec(module: nn.Module) -> ConvSpec:
     )
 
 
-def _has_bias(conv: Any) -> bool:
+def _has_bias(conv: Any) -> bool | None:
+    """Whether there is a bias; None if it was deleted and may come back for the forward."""
     if "bias" in conv._parameters:
         return conv._parameters["bias"] is not None
-    return (conv.bias() if callable(conv.bias) else conv.bias) is not None
+    try:
+        bias = conv.bias
+    except Exception:  # reason: a subclass may answer with an error of its own
+        return None
+    if callable(bias):
+        bias = bias()  # a quantized module has a method for it
+    return bias is not None
 
 
 def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
-    if (
-        type(module).__module__.startswith(_QUANTIZED_PACKAGES)
-        or module.__dict__.get("qconfig") is not None
-    ):
+    quantized = type(module).__module__.startswith(_QUANTIZED_PACKAGES)
+    if quantized or module.__dict__.get("qconfig") is not None:
         return (Trait.QUANTIZED,)
-    kind = (
-        type_before_parametrizations(module)
-        if "parametrizations" in module._modules
-        else type(module)
-    )
+    kind: type = type(module)
+    if "parametrizations" in module._modules:
+        kind = type_before_parametrizations(module)
     exact = kind in operators.CONVOLUTIONS and not operators.own_forward(module)
     traits = () if exact else (Trait.SUBCLASS,)
-    own = "weight" in module._parameters and "bias" in module._parameters
-    if not own:
+    if "weight" not in module._parameters or "bias" not in module._parameters:
         return (*traits, Trait.REPARAMETRIZED)
     weight = module._parameters["weight"]
     if weight is None:
@@ -167,84 +171,107 @@ def _module_traits(module: nn.Module) -> tuple[Trait, ...]:
     return (*traits, Trait.COMPLEX) if weight.is_complex() else traits
 
 
-def _called_by(step: Step, recorded: Trace, sites: dict[str, Site]) -> Iterator[Site]:
-    """The sites whose convolutions this step runs, with the call noted on them; none for most
-    steps.
-    """
-    if step.op == "call_module" and step.target in sites:
-        site = sites[step.target]
-        assert step.counted is not None
-        site.called(
-            _ModuleCall(_shape(step.reads[0]), _shape(step), step.counted.macs), step, recorded
-        )
-        yield site
-    elif step.op == "get_attr":
-        _mark_read_elsewhere(step, sites)
-    elif step.owner in sites and _runs_quantized(step, sites[step.owner]):
-        site = sites[step.owner]
-        step.counted = Counted(_quantized_macs(step, site.spec))
-        site.called(
-            _ModuleCall(_shape(step.reads[0]), _shape(step), step.counted.macs), step, recorded
-        )
-        yield site
-    for index, call in enumerate(step.counted.convolutions if step.counted is not None else ()):
-        site = _site_of(step, call, recorded, sites)
-        # one convolution, which PyTorch takes apart into three
-        if index and Trait.COMPLEX in site.spec.traits:
-            site.macs += call.macs
-        else:
-            site.called(call, step, recorded)
-        yield site
+# -- calls
+
+
+class _CalledSites:
+    """The sites of a recorded forward: those registered, and one more for each weight elsewhere."""
+
+    def __init__(self, recorded: Trace, registered: dict[str, Site]) -> None:
+        self._recorded = recorded
+        self._unregistered: dict[int, UnregisteredModule] | None = None
+        self.sites = registered
+        """By name; of a weight that is not the model's, by what the recording calls it."""
+
+    def of_step(self, step: Step) -> Iterator[Site]:
+        """The sites whose convolutions this step runs, with the call noted; none for most steps."""
+        own = self.sites.get(step.target if step.op == "call_module" else step.owner or "")
+        if step.op == "get_attr":
+            self._mark_read_elsewhere(step)
+        elif own is not None and step.op == "call_module":
+            assert step.counted is not None
+            yield self._noted(own, step, step.counted.macs)
+        elif own is not None and _runs_quantized(step, own):
+            step.counted = Counted(_quantized_macs(step, own.spec))
+            yield self._noted(own, step, step.counted.macs)
+        for index, call in enumerate(() if step.counted is None else step.counted.convolutions):
+            site = self._of_call(step, call)
+            # one convolution, which PyTorch takes apart into three
+            if index and Trait.COMPLEX in site.spec.traits:
+                site.macs += call.macs
+            else:
+                site.called(call, step, self._recorded)
+            yield site
+
+    def _noted(self, site: Site, step: Step, macs: int) -> Site:
+        call = _ModuleCall(_shape(step.reads[0]), _shape(step), macs)
+        site.called(call, step, self._recorded)
+        return site
+
+    def _mark_read_elsewhere(self, step: Step) -> None:
+        """Mark a weight that others read than its own module: no replacement could give it."""
+        owner = step.target.rpartition(".")[0]
+        if owner in self.sites and any(user.owner != owner for user in step.users):
+            self.sites[owner].add_trait(Trait.READ_ELSEWHERE)
+
+    def _of_call(self, step: Step, call: ConvCall) -> Site:
+        """The module that made this call or whose weight it reads, else a site of its own."""
+        weight = step.kwargs.get("weight", step.args[1] if len(step.args) > 1 else None)
+        read = str(weight.target) if isinstance(weight, Step) and weight.op == "get_attr" else None
+        if step.owner in self.sites and (read is None or read.startswith(f"{step.owner}.")):
+            return self.sites[step.owner]
+        if read is not None and read in self._recorded.constants:
+            constant = self._recorded.constants[read]
+            if isinstance(constant, nn.Parameter):
+                return self._of_unregistered(step, call, read, constant)
+        elif read is not None:
+            holder = read.rpartition(".")[0]
+            if holder in self.sites:
+                return self.sites[holder]
+            has_parameter = self._recorded.inventory.holds_parameter(read)
+            return self._site(read, read, step, call, () if has_parameter else _NO_PARAMETER)
+        name = self._name_of(step)
+        return self._site(name, name, step, call, _NO_PARAMETER)
+
+    def _of_unregistered(self, step: Step, call: ConvCall, read: str, weight: nn.Parameter) -> Site:
+        """The site of a convolution whose module, or weight, the model uses without registering."""
+        if read in self.sites:
+            return self.sites[read]
+        if self._unregistered is None:
+            self._unregistered = unregistered_modules(self._recorded.inventory)
+        module = self._unregistered.get(id(weight))
+        name = self._name_of(step) if module is None else module.name
+        site = self._site(read, name, step, call, (*_NO_PARAMETER, Trait.UNREGISTERED))
+        if module is not None:
+            site.type_name = module.type_name
+        return site
+
+    def _site(
+        self, key: str, name: str, step: Step, call: ConvCall, traits: tuple[Trait, ...]
+    ) -> Site:
+        if key not in self.sites:
+            type_name = getattr(step.target, "__name__", "function")
+            spec = _call_spec(call, (Trait.FUNCTIONAL, *traits))
+            self.sites[key] = Site(name, type_name, spec, Origin.META)
+        return self.sites[key]
+
+    def _name_of(self, step: Step) -> str:
+        return f"{step.owner}.{self._recorded.node(step).name}".lstrip(".")
+
+
+_NO_PARAMETER = (Trait.NO_PARAMETER,)
 
 
 def _runs_quantized(step: Step, site: Site) -> bool:
-    """Whether the step is the quantized convolution of this module, of which PyTorch counts
-    nothing.
-    """
-    name = str(getattr(step.target, "__name__", ""))
-    return (
-        Trait.QUANTIZED in site.spec.traits
-        and name.startswith("conv")
-        and step.counted is None
-        and bool(step.reads)
-    )
+    """Whether the step is this module's quantized convolution, of which PyTorch counts nothing."""
+    if Trait.QUANTIZED not in site.spec.traits or step.counted is not None or not step.reads:
+        return False
+    return str(getattr(step.target, "__name__", "")).startswith("conv")
 
 
 def _quantized_macs(step: Step, spec: ConvSpec) -> int:
     one = cost(spec.shaped(_shape(step.reads[0]), _shape(step)))
     return 0 if one is None else one.macs or 0
-
-
-def _mark_read_elsewhere(step: Step, sites: dict[str, Site]) -> None:
-    """A weight that something else than its own module reads is not a replacement's to give."""
-    owner = step.target.rpartition(".")[0]
-    if owner in sites and any(user.owner != owner for user in step.users):
-        sites[owner].add_trait(Trait.READ_ELSEWHERE)
-
-
-def _site_of(step: Step, call: ConvCall, recorded: Trace, sites: dict[str, Site]) -> Site:
-    """The module whose forward made this function call or whose weight it reads, else a site of its
-    own.
-    """
-    weight = step.kwargs.get("weight", step.args[1] if len(step.args) > 1 else None)
-    read = str(weight.target) if isinstance(weight, Step) and weight.op == "get_attr" else None
-    if step.owner in sites and (read is None or read.startswith(f"{step.owner}.")):
-        return sites[step.owner]
-    if read is not None and read not in recorded.constants:
-        name = read
-        if name.rpartition(".")[0] in sites:
-            return sites[name.rpartition(".")[0]]
-    else:
-        name = f"{step.owner}.{recorded.node(step).name}".lstrip(".")
-    traits = (
-        (Trait.FUNCTIONAL,)
-        if recorded.inventory.holds_parameter(name)
-        else (Trait.FUNCTIONAL, Trait.NO_PARAMETER)
-    )
-    new = Site(
-        name, getattr(step.target, "__name__", "function"), _call_spec(call, traits), Origin.META
-    )
-    return sites.setdefault(name, new)
 
 
 def _call_spec(call: ConvCall, traits: tuple[Trait, ...]) -> ConvSpec:
@@ -272,9 +299,7 @@ def _shape(step: Step) -> tuple[int, ...]:
 
 
 def _followers(step: Step, inventory: Inventory) -> Iterator[str]:
-    """The normalisation and then the activation that are the only ones to use a result, as far as
-    there are.
-    """
+    """The normalisation and then the activation that alone use a result, if there are any."""
     for kind in (operators.NORMALISATIONS, operators.ACTIVATIONS):
         if len(step.users) == 1:
             name = operator_name(step.users[0], inventory)

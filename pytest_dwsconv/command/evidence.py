@@ -19,8 +19,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import conv
 
-from pytest_dwsconv.analysis.analyze import analyze, rejudged
+from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
+from pytest_dwsconv.analysis.verdicts import rejudged
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
@@ -35,7 +36,7 @@ from pytest_dwsconv.source.sites import (
     shared_lines,
 )
 from pytest_dwsconv.targets import build_from_file
-from pytest_dwsconv.tracing.inventory import without_compiler
+from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
 from pytest_dwsconv.tracing.operators import CONVOLUTIONS
 
 _BUILT_AT = "_dwsconv_built_at"
@@ -90,11 +91,11 @@ def model_of_file(
     with recording(path) as built:
         model = build_from_file(path, name)
     # reason: of a compiled model, the report names the parts of this one
-    parts = {
-        part: module
-        for part, module in without_compiler(model).named_modules(remove_duplicate=False)
-        if _BUILT_AT in vars(module)
-    }
+    inventory = Inventory(without_compiler(model))
+    parts = {}
+    for module in inventory.modules.values():
+        if _BUILT_AT in vars(module):
+            parts.update(dict.fromkeys(inventory.names[id(module)], module))
     report = analyze(model, input_size, policy=policy)
     specs = {
         id(parts[finding.name]): finding.spec

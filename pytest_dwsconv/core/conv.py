@@ -55,6 +55,7 @@ class Trait(str, Enum):
     QUANTIZED = "quantized"
     COMPLEX = "complex"
     NO_PARAMETER = "weight is no parameter"
+    UNREGISTERED = "module is not registered"
     IGNORED = "ignored"
     UNPACKED_ARGUMENTS = "unpacked arguments"
     REFERENCE = "reference"

@@ -256,6 +256,15 @@ RULES: tuple[Rule, ...] = (
         _conv3x3(Trait.SUBCLASS),
     ),
     Rule(
+        "DWS114",
+        "module not registered",
+        _NO,
+        _trait(Trait.UNREGISTERED),
+        "its module is not registered, so no optimizer sees its weight and no state_dict holds it; "
+        "keep the module in an nn.ModuleList or nn.ModuleDict, or as an attribute",
+        _conv3x3(Trait.FUNCTIONAL, Trait.NO_PARAMETER, Trait.UNREGISTERED),
+    ),
+    Rule(
         "DWS112",
         "weight no parameter",
         _NO,

@@ -130,7 +130,8 @@ def analyze_under_hooks(
     hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any
 ) -> Report:
     """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts."""
-    from pytest_dwsconv.analysis.analyze import analyze, rejudged
+    from pytest_dwsconv.analysis.analyze import analyze
+    from pytest_dwsconv.analysis.verdicts import rejudged
     from pytest_dwsconv.plugin.isolation import uncovered
 
     with unnoticed(config), uncovered():

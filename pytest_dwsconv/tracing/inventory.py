@@ -20,9 +20,10 @@ def without_compiler(model: nn.Module) -> nn.Module:
     """
     # reason: importing this takes seconds, and nobody has such a wrapper without it
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
-    while dynamo is not None and isinstance(model, dynamo.OptimizedModule):
-        model = model._orig_mod
-    return model
+    if dynamo is None or not isinstance(model, dynamo.OptimizedModule):
+        return model
+    original: nn.Module = model._orig_mod
+    return original
 
 
 class Inventory:
@@ -52,7 +53,7 @@ class Inventory:
         names.append(name)
         prefix = f"{name}." if name else ""
         if len(names) == 1:
-            # reason: asked of the dictionary, because a module's own __getattr__ may answer anything
+            # reason: a module's own __getattr__ may answer anything, its dictionary does not
             if "_modules" not in module.__dict__:
                 raise InputError(
                     f"{type(module).__name__} has no parts yet: call super().__init__() in its "

@@ -182,3 +182,22 @@ def test_a_compiled_model_is_told_by_the_names_of_the_original(tmp_path: Path) -
     )
     built: FileModel = model_of_file(path, "net")
     assert set(built.built_at) == {""}
+
+
+def test_a_wrapper_that_hands_on_the_attributes_of_a_compiled_part_is_the_model(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "wrapper.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.net = torch.compile(nn.Conv2d(8, 16, 3))\n"
+        "        self.head = nn.Conv2d(16, 8, 3)\n\n"
+        "    def __getattr__(self, name):\n"
+        "        try:\n            return super().__getattr__(name)\n"
+        "        except AttributeError:\n"
+        "            return getattr(super().__getattr__('net'), name)\n"
+    )
+    model = model_of_file(path, "Net")
+    assert [found.name for found in model.report.findings] == ["net._orig_mod", "head"]
+    assert set(model.built_at) == {"net._orig_mod", "head"}

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from dataclasses import dataclass
+from typing import Any, cast
 
-from pytest_dwsconv.tracing.inventory import Inventory
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv import analyze
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
 
 
 class Holder(nn.Module):
@@ -67,3 +73,209 @@ def test_the_device_is_that_of_a_parameter_or_else_of_a_buffer() -> None:
     assert Inventory(nn.Linear(2, 2, device="meta")).device().type == "meta"
     assert Inventory(nn.BatchNorm1d(2, affine=False, device="meta")).device().type == "meta"
     assert Inventory(nn.ReLU()).device().type == "cpu"
+
+
+# -- modules that answer as no module of PyTorch does
+
+
+class Convolves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.conv(x)
+
+
+class Delegating(nn.Module):
+    """Hands on the attributes of its compiled part, as wrappers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.compile(nn.Sequential(nn.Conv2d(3, 8, 3)), backend="eager")
+        self.head = nn.Conv2d(8, 64, 3)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("net"), name)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.net(x))
+
+
+class CatchAll(Convolves):
+    answer: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if isinstance(self.answer, Exception):
+                raise self.answer from None
+            return self.answer
+
+
+class Raising(CatchAll):
+    answer = RuntimeError("there is no such thing")
+
+
+class Answering(CatchAll):
+    answer = Convolves()
+
+
+@dataclass
+class Data(nn.Module):
+    width: int = 8
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, self.width, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.conv(x)
+
+
+class Comparing(Convolves):
+    """Without a hash, of which PyTorch itself cannot list the modules."""
+
+    __hash__ = None  # type: ignore[assignment]  # reason: as a class that defines __eq__ has it
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not comparable")
+
+
+class Empty(Convolves):
+    def __len__(self) -> int:
+        return 0
+
+
+class Untrue(Convolves):
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither true nor false")
+
+    def __len__(self) -> int:
+        raise RuntimeError("of no length")
+
+
+class OddConv(nn.Conv2d):
+    __hash__ = None  # type: ignore[assignment]  # reason: as above
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither true nor false")
+
+
+class Sharded(nn.Module):
+    """Holds the parameters of its convolution in one flat one, except during its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        flat = [parameter.detach().flatten() for parameter in self.conv.parameters()]
+        self.flat = nn.Parameter(torch.cat(flat))
+        del self.conv.weight, self.conv.bias
+
+    def forward(self, x: Tensor) -> Any:
+        weight, bias = self.flat.split([216, 8])
+        self.conv.weight, self.conv.bias = weight.view(8, 3, 3, 3), bias  # as FSDP does
+        try:
+            return self.conv(x)
+        finally:
+            del self.conv.weight, self.conv.bias
+
+
+class Partitioned(Convolves):
+    """Its weight is elsewhere until the forward, as that of ZeRO's third stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = self.conv.weight.data
+        self.conv.weight.data = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Any:
+        self.conv.weight.data = self.kept
+        return self.conv(x)
+
+
+class Original(Convolves):
+    """Calls a layer of its own what PyTorch's compiler calls the wrapped module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orig_mod = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self._orig_mod(self.conv(x))
+
+
+ODD: dict[type[nn.Module], int] = {
+    Delegating: 224 + 64 * 73,
+    CatchAll: 224,
+    Raising: 224,
+    Answering: 224,
+    Data: 224,
+    Comparing: 224,
+    Empty: 224,
+    Untrue: 224,
+    Sharded: 224,
+    Original: 224 + 4 * 73,
+}
+UNHASHABLE = (Data, Comparing)
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("shape", [None, (1, 3, 12, 12)])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_every_parameter_of_an_odd_module_is_counted_once(
+    kind: type[nn.Module], shape: Any, wrapped: bool
+) -> None:
+    model = nn.Sequential(kind(), nn.Identity()) if wrapped else kind()
+    report = analyze(model, shape)
+    assert report.params == ODD[kind]
+    if kind not in UNHASHABLE:
+        assert report.params == sum(parameter.numel() for parameter in model.parameters())
+    assert report.model == type(model).__name__
+    assert len(report.findings) == (2 if kind in (Delegating, Original) else 1)
+    if shape is not None:
+        assert report.macs == sum(found.macs or 0 for found in report.findings) > 0
+
+
+def test_odd_convolutions_have_a_row_each() -> None:
+    model = nn.Sequential(OddConv(3, 8, 3), OddConv(8, 8, 3))
+    report = analyze(model, (1, 3, 12, 12))
+    assert [found.name for found in report.findings] == ["0", "1"]
+    assert report.params == 224 + 584
+
+
+def test_a_convolution_whose_parameters_come_for_the_forward_has_them_then() -> None:
+    (unseen,), (seen,) = (analyze(Sharded(), shape).findings for shape in (None, (1, 3, 9, 9)))
+    assert (unseen.spec.bias, unseen.params, seen.spec.bias, seen.params) == (None, None, True, 224)
+
+
+def test_a_weight_in_another_form_leaves_the_numbers_to_the_attributes() -> None:
+    report = analyze(Partitioned())
+    assert (report.params, report.findings[0].spec.kernel_size) == (8, (3, 3))
+
+
+def test_only_the_wrapper_of_pytorch_is_seen_through() -> None:
+    net = Convolves()
+    compiled = cast(nn.Module, torch.compile(net, backend="eager"))
+    assert without_compiler(compiled) is net
+    odd = Original()
+    assert without_compiler(odd) is odd
+
+
+class Unmade(CatchAll):
+    answer = Convolves()
+
+    def __init__(self) -> None:
+        """Forgets what it extends, and answers for what it has not."""
+
+
+def test_a_module_that_was_never_made_is_named_whatever_it_answers() -> None:
+    with pytest.raises(InputError, match=r"^Unmade has no parts yet: call super\(\).__init__\(\)"):
+        Inventory(nn.Sequential(Unmade()))
