@@ -13,7 +13,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_dwsconv.core.jsonio import Document, Seconds
-from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 
@@ -92,16 +92,17 @@ class Measurement:
         return (self.p90 - self.percentile(10)) / self.median
 
     def __str__(self) -> str:
-        times = f"{milliseconds(self.median)} median, {milliseconds(self.p90)} p90, {milliseconds(self.p99)} p99"
+        median, p90, p99 = map(milliseconds, (self.median, self.p90, self.p99))
+        times = f"{median} median, {p90} p90, {p99} p99"
         first = f"spread {self.spread:.1%}, first invoke {milliseconds(self.first_invoke)}"
-        return f"{self.model}: measured {times}, {first}, on {self.device} of {self.machine}"
+        return plain(f"{self.model}: measured {times}, {first}, on {self.device} of {self.machine}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the schema's version and the figures
         of ``samples``.
         """
-        plain = _DOCUMENT.to_dict(self)
-        return {"schema_version": plain.pop("schema_version"), **self._figures(), **plain}
+        values = _DOCUMENT.to_dict(self)
+        return {"schema_version": values.pop("schema_version"), **self._figures(), **values}
 
     def _figures(self) -> dict[str, Any]:
         """What readers of the JSON should not have to work out."""
@@ -193,7 +194,7 @@ class LatencyLimit:
         if actual <= allowed:
             return ""
         tolerated = f" + {self._share:.0%}" if self._share else ""
-        return (
+        return plain(
             f"{measurement.model} took {milliseconds(actual)}, measured at the percentile "
             f"{self.percentile:g} of "
             f"{len(measurement.samples)} invokes, the limit is "

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Tensor
 from pytest_dwsconv.edgetpu.operators import REFUSED, SUPPORTED, Row
 from pytest_dwsconv.errors import InputError
@@ -36,8 +37,8 @@ class Judgement:
     runtime: int = 0
 
     def __str__(self) -> str:
-        where = f"{self.operator} ({self.layer}): {self.status.value}"
-        return f"{where}: {self.reason}" if self.reason else where
+        where = plain(f"{self.operator} ({self.layer}): {self.status.value}")
+        return f"{where}: {plain(self.reason)}" if self.reason else where
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Support:
         lines = [
             f"{total}, {len(self.unknown)} unknown (by the documentation, nothing was compiled)"
         ]
-        lines += [f"the file as a whole: {problem}" for problem in self.problems]
+        lines += [f"the file as a whole: {plain(problem)}" for problem in self.problems]
         return "\n".join([*lines, *(str(judgement) for judgement in (*self.on_cpu, *self.unknown))])
 
 

@@ -37,7 +37,7 @@ def command(kind: str, message: str, **properties: str) -> str:
 
 
 def _annotations(report: ReportData, reporters: Reporters) -> Iterator[str]:
-    where = {} if reporters.file is None else {"file": reporters.file}
+    where = {} if reporters.file is None else {"file": plain(reporters.file)}
     for held in reporters.held:
         if held.violation:
             title = f"{plain(report.model)} is over its budget"
