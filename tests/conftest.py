@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 
 # Before torch is imported: workers side by side, each with a thread per core, wait for each other
 # most of the time.
@@ -14,6 +16,17 @@ from torch import nn
 from pytest_dwsconv import analyze
 
 pytest_plugins = ["pytester", "standin"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt here, and ends a child, however the shell started the tests.
+
+    A job in the background ignores it, and so would all that it starts.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

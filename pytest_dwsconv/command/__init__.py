@@ -1,1 +1,1 @@
-"""The command line ``dwsconv-rewrite``, and what a running model adds to a source file."""
+"""The command line ``dwsconv-rewrite``, its settings, and what a running model adds to a file."""

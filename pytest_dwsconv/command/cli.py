@@ -19,10 +19,10 @@ from pytest_dwsconv.errors import DwsconvError, InputError, SourceError
 
 if TYPE_CHECKING:
     from pytest_dwsconv.command.evidence import FileModel
-    from pytest_dwsconv.source.config import Config
+    from pytest_dwsconv.command.settings import Config
     from pytest_dwsconv.source.edit import Rewrite
     from pytest_dwsconv.source.files import SourceText
-    from pytest_dwsconv.source.sites import Site
+    from pytest_dwsconv.source.sites import SourceSite
 
 _DESCRIPTION = """\
 Find the convolutions that a PyTorch source file makes, and replace those that could be depthwise separable.
@@ -178,7 +178,7 @@ class _Command:
                 yield found
 
     def _found(self, name: str) -> list[_Input]:
-        from pytest_dwsconv.source.config import load_config
+        from pytest_dwsconv.command.settings import load_config
         from pytest_dwsconv.source.files import python_files
 
         if name == "-":
@@ -225,7 +225,7 @@ class _Command:
         old = decode(sys.stdin.buffer.read()) if source.path is None else read(source.path)
         rewrite = rewrite_text(old.text, source.config.policy, model.evidence if model else {})
         if model is not None:
-            self._say(str(model.foretell(rewrite.sites)))
+            self._say(str(model.report_after_rewrite(rewrite.sites)))
         self._deliver(source, old, rewrite)
         for site in rewrite.sites:
             self._say(f"{source.name}:{_describe(site, rewrite)}")
@@ -277,7 +277,7 @@ class _Command:
         _complain(message)
 
 
-def _describe(site: Site, rewrite: Rewrite) -> str:
+def _describe(site: SourceSite, rewrite: Rewrite) -> str:
     place = f"{site.place.line}:{site.place.column}: {site.place.code}"
     if not site.is_candidate:
         return f"{place} left alone, {site.judgement.code}: {site.judgement.reason}"

@@ -1,6 +1,4 @@
-"""The model of a source file: which call in the file built which convolutions, and what a rewrite
-makes of them.
-"""
+"""The model of a source file: which call built which convolution, and what a rewrite makes."""
 
 from __future__ import annotations
 
@@ -26,13 +24,13 @@ from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.sites import (
     SHARED_LINE,
     Evidence,
     Position,
-    Site,
+    SourceSite,
     by_position,
+    by_rule,
     shared_lines,
 )
 from pytest_dwsconv.targets import build_from_file
@@ -40,9 +38,7 @@ from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
 from pytest_dwsconv.tracing.operators import CONVOLUTIONS
 
 _BUILT_AT = "_dwsconv_built_at"
-"""The attribute that holds a convolution's Position: deep copies, as those of a repeated layer,
-have it too.
-"""
+"""The attribute that holds a convolution's Position; a deep copy, of a repeated layer, has it."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +50,8 @@ class FileModel:
     built_at: Mapping[str, Position]
     """By the convolution's name in the model; without those that no call in the file built."""
 
-    def foretell(self, sites: Sequence[Site]) -> Report:
-        """The report with the verdicts of the file's sites: what the rewritten file replaces, and
-        nothing else.
-        """
+    def report_after_rewrite(self, sites: Sequence[SourceSite]) -> Report:
+        """The report with the file's verdicts: a candidate is what the rewritten file replaces."""
         places = [site.place for site in sites]
         judgements = {site.place: site.judgement for site in sites}
         at: dict[Position | None, Judgement] = {
@@ -68,6 +62,7 @@ class FileModel:
         def judge_finding(finding: Finding) -> Judgement:
             own = Judgement(finding.verdict, finding.code, finding.reason)
             ours = at.get(self.built_at.get(finding.name), _BUILT_ELSEWHERE)
+            # if neither is a candidate, the model's own reason is the closer one
             return ours if Verdict.CANDIDATE in (own.verdict, ours.verdict) else own
 
         return rejudged(self.report, judge_finding)
@@ -88,7 +83,7 @@ def model_of_file(
         TargetError: the file gives no such model.
         InputError, TracingError: the model does not take the input.
     """
-    with recording(path) as built:
+    with noting_built(path) as built:
         model = build_from_file(path, name)
     # reason: of a compiled model, the report names the parts of this one
     inventory = Inventory(without_compiler(model))
@@ -110,8 +105,9 @@ def model_of_file(
 
 
 def _evidence(modules: Sequence[nn.Module], specs: Mapping[int, ConvSpec]) -> Evidence:
-    """What was built at each position as it is in the finished model, where its weight may be tied
-    or computed.
+    """What was built at each position, as it is in the finished model if it is part of that.
+
+    There its weight may be tied or computed.
     """
     found: dict[Position, list[ConvSpec]] = defaultdict(list)
     for key, module in {id(module): module for module in modules}.items():
@@ -125,7 +121,7 @@ def _place(module: nn.Module) -> Position:
 
 
 @contextmanager
-def recording(path: Path) -> Iterator[list[nn.Module]]:
+def noting_built(path: Path) -> Iterator[list[nn.Module]]:
     """Note every convolution that a call written in this file builds. PyTorch is as before
     afterwards.
 
@@ -155,9 +151,7 @@ def recording(path: Path) -> Iterator[list[nn.Module]]:
 
 
 def _caller() -> FrameType | None:
-    """The frame that called ``nn.Conv2d(...)``: the first one outside torch's own constructors and
-    this file.
-    """
+    """The frame that called ``nn.Conv2d(...)``: the first one outside torch.nn and this file."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") in (__name__, conv.__name__):
         frame = frame.f_back

@@ -1,3 +1,1 @@
-"""The static side: where source makes convolutions, and the rewrite of that source. Never imports
-torch.
-"""
+"""Where source makes convolutions, and the rewrite of that source. Never imports torch."""

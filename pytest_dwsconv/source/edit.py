@@ -1,30 +1,41 @@
-"""The rewrite of one file's text: callees replaced, one class for each rank inserted, all else as
-it was.
-"""
+"""The rewrite of one file's text: callees replaced, classes inserted, all else as it was."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
+
+import libcst as cst
+import libcst.matchers as m
+from libcst.metadata import QualifiedNameSource, ScopeProvider
 
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.finder import Annotation, find_places
-from pytest_dwsconv.source.header import Header
-from pytest_dwsconv.source.parsing import Parsed, Span, check_compiles
-from pytest_dwsconv.source.sites import Evidence, Site, judge_places
+from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
+from pytest_dwsconv.source.syntax import Parsed, Span, check_compiles, is_inserted
+from pytest_dwsconv.source.template import class_text
 
 _MENTION = re.compile(r"[Cc]onv\w*[123]d")
+_CLASS_NAME = "DepthwiseSeparableConv{rank}d"
+_BLANK_LINES = re.compile(r"(?:[ \t\f]*(?:\r\n?|\n))*")
+
+_IMPORT = m.SimpleStatementLine(body=[m.ZeroOrMore(), m.Import() | m.ImportFrom(), m.ZeroOrMore()])
+_FUTURE = m.SimpleStatementLine(body=[m.ImportFrom(module=m.Name("__future__")), m.ZeroOrMore()])
+_STRING = m.Expr(m.SimpleString() | m.ConcatenatedString())
+_DOCSTRING = m.SimpleStatementLine(body=[_STRING])
+_DOCSTRING_AND_MORE = m.SimpleStatementLine(body=[_STRING, m.AtLeastN(n=1)])
+_GUARDED = m.If() | m.Try() | m.TryStar() | m.With()
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """The new text, all sites found in the old one, and the name each rank's replacement has in the
-    new one.
-    """
+    """The new text, the sites found in the old one, and each rank's class name in the new one."""
 
     text: str
-    sites: tuple[Site, ...]
+    sites: tuple[SourceSite, ...]
     class_names: dict[int, str]
 
 
@@ -32,7 +43,7 @@ def rewrite_text(text: str, policy: Policy = Policy(), evidence: Evidence | None
     """Replace the callee at every candidate site. A second rewrite of the result changes nothing.
 
     Raises:
-        SourceError: the text, or what would come of it, is no Python.
+        SourceError: the text, or what would come of it, is not Python.
     """
     # reason: reading the tree takes most of the time, and most files need none
     if not _MENTION.search(text):
@@ -45,30 +56,29 @@ def rewrite_text(text: str, policy: Policy = Policy(), evidence: Evidence | None
 
 
 def _rewrite(parsed: Parsed, policy: Policy, evidence: Evidence) -> Rewrite:
-    text = parsed.text
     places, annotations = find_places(parsed)
     sites = judge_places(places, policy, evidence)
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
-        return Rewrite(text, sites, {})
-    header = Header(parsed, first_use=min(site.place.callee[0] for site in wanted))
-    names = {
-        rank: header.class_name(rank) for rank in sorted({site.place.spec.rank for site in wanted})
-    }
+        return Rewrite(parsed.text, sites, {})
+    header = _Header(parsed, first_use=min(site.place.callee[0] for site in wanted))
+    ranks = sorted({site.place.spec.rank for site in wanted})
+    names = {rank: header.class_name(rank) for rank in ranks}
     edits = [(site.place.callee, names[site.place.spec.rank]) for site in wanted]
     edits += _annotation_edits(annotations, wanted, names)
     edits.append(header.insertion(names))
-    result = _apply(text, edits)
+    result = parsed.text
+    # from the end, so that the spans before an edit stay true
+    for (start, end), replacement in sorted(edits, reverse=True):
+        result = result[:start] + replacement + result[end:]
     check_compiles(result)
     return Rewrite(result, sites, names)
 
 
 def _annotation_edits(
-    annotations: list[Annotation], wanted: list[Site], names: dict[int, str]
+    annotations: list[Annotation], wanted: list[SourceSite], names: dict[int, str]
 ) -> list[tuple[Span, str]]:
-    """A type written for nothing but replaced convolutions is replaced as well: it would no longer
-    be true.
-    """
+    """A type written only for replaced convolutions follows: it would no longer be true."""
     ranks = {site.place.callee[0]: site.place.spec.rank for site in wanted}
     return [
         (annotation.span, names[ranks[annotation.calls[0]]])
@@ -77,7 +87,119 @@ def _annotation_edits(
     ]
 
 
-def _apply(text: str, edits: list[tuple[Span, str]]) -> str:
-    for (start, end), replacement in sorted(edits, reverse=True):
-        text = text[:start] + replacement + text[end:]
-    return text
+class _Header:
+    """The top-level statements before the one that holds the character ``first_use``."""
+
+    def __init__(self, parsed: Parsed, first_use: int) -> None:
+        self._parsed = parsed
+        *above, (self._end, _) = parsed.statements_until(first_use)
+        self._starts = [start for start, _ in above]
+        self._statements = [statement for _, statement in above]
+        self._scope = parsed.wrapper.resolve(ScopeProvider)[parsed.module]
+        self._taken = {node.value for node in parsed.parents if isinstance(node, cst.Name)}
+        self._own = {
+            statement.name.value
+            for statement in self._statements
+            if isinstance(statement, cst.ClassDef) and is_inserted(statement)
+        }
+
+    def class_name(self, rank: int) -> str:
+        """The name of a class inserted earlier, else the first one that nothing in the file has."""
+        names = _numbered(_CLASS_NAME.format(rank=rank))
+        return next(name for name in names if name in self._own or name not in self._taken)
+
+    def insertion(self, class_names: dict[int, str]) -> tuple[Span, str]:
+        """The classes that are not there yet, and the place after the imports where they belong."""
+        new = {rank: name for rank, name in class_names.items() if name not in self._own}
+        heading = 0  # how many statements stand above the classes
+        for index, statement in enumerate(self._statements):
+            if _is_heading(statement, index):
+                heading = index + 1
+        position = [*self._starts, self._end][heading]
+        if not new:
+            return (position, position), ""
+        torch, nn, text = self._spellings()
+        if text and heading and m.matches(self._statements[heading - 1], _DOCSTRING | _FUTURE):
+            text = f"\n{text}"
+        for rank, name in new.items():
+            text += f"\n\n{class_text(rank, name, torch, nn)}"
+        text += "\n" * (2 - self._blank_lines(position))
+        between = self._after_docstring()
+        if between is not None:
+            return between, self._in_style(f"\n\n{text}")
+        return (position, position), self._in_style(text)
+
+    def _after_docstring(self) -> Span | None:
+        """What separates the module's docstring from a first use on the same line."""
+        first = self._parsed.module.body[0]
+        if self._statements or not m.matches(first, _DOCSTRING_AND_MORE):
+            return None
+        docstring, after, *_ = cst.ensure_type(first, cst.SimpleStatementLine).body
+        return self._parsed.span(docstring)[1], self._parsed.span(after)[0]
+
+    def _spellings(self) -> tuple[str, str, str]:
+        """The file's names for ``torch`` and ``torch.nn`` here, and the import they still need."""
+        bound = [(name, self._meaning(name)) for name in self._imported()]
+        torch = next((name for name, meaning in bound if meaning == "torch"), None)
+        nn = next((name for name, meaning in bound if meaning == "torch.nn"), None)
+        if torch is not None:
+            return torch, nn or f"{torch}.nn", ""
+        # an import further down, or in a block, may bind the name to nothing but torch
+        if self._meaning("torch") in ("torch", None) and not self._is_defined("torch"):
+            return "torch", nn or "torch.nn", "import torch\n"
+        other = next(name for name in _numbered("torch") if name not in self._taken)
+        return other, nn or f"{other}.nn", f"import torch as {other}\n"
+
+    def _imported(self) -> Iterator[str]:
+        """Names that are certainly bound here: by imports that stand in no block."""
+        for statement in self._statements:
+            if m.matches(statement, _IMPORT):
+                for alias in m.findall(statement, m.ImportAlias()):
+                    yield _bound_name(cst.ensure_type(alias, cst.ImportAlias))
+
+    def _meaning(self, name: str) -> str | None:
+        """The qualified name of an imported name, if every binding in the outer scope agrees."""
+        meanings = self._scope.get_qualified_names_for(name) if self._scope is not None else set()
+        imported = {each.name for each in meanings if each.source is QualifiedNameSource.IMPORT}
+        return imported.pop() if len(imported) == len(meanings) == 1 else None
+
+    def _is_defined(self, name: str) -> bool:
+        return self._scope is not None and name in self._scope and self._meaning(name) is None
+
+    def _blank_lines(self, position: int) -> int:
+        """How many of two blank lines are there already."""
+        match = _BLANK_LINES.match(self._parsed.text, position)
+        assert match is not None  # reason: the pattern matches the empty text too
+        return min(2, len(re.findall(r"\r\n?|\n", match.group())))
+
+    def _in_style(self, text: str) -> str:
+        """With the file's own indentation and line ends."""
+        module = self._parsed.module
+        text = re.sub(
+            r"^(?: {4})+",
+            lambda m: module.default_indent * (len(m.group()) // 4),
+            text,
+            flags=re.MULTILINE,
+        )
+        return text.replace("\n", module.default_newline)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    for number in count(2):
+        yield f"{name}_{number}"
+
+
+def _is_heading(statement: cst.BaseStatement | cst.SimpleStatementLine, index: int) -> bool:
+    """Whether the classes go below it: an import, in a block too, or the module's docstring."""
+    if index == 0 and m.matches(statement, _DOCSTRING):
+        return True
+    if m.matches(statement, _GUARDED):
+        return bool(m.findall(statement, m.Import() | m.ImportFrom()))
+    return m.matches(statement, _IMPORT)
+
+
+def _bound_name(alias: cst.ImportAlias) -> str:
+    if alias.asname is not None:
+        return alias.evaluated_alias or ""
+    return alias.evaluated_name.partition(".")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import libcst as cst
@@ -20,38 +20,19 @@ from pytest_dwsconv.source.calls import (
     unknown_spec,
 )
 from pytest_dwsconv.source.flow import Flow
-from pytest_dwsconv.source.guards import done_to_all, unguarded_biases
-from pytest_dwsconv.source.judging import by_rule
+from pytest_dwsconv.source.guards import changes_to_all, unguarded_biases
 from pytest_dwsconv.source.names import Names
-from pytest_dwsconv.source.parsing import Parsed, Span, below
+from pytest_dwsconv.source.sites import Place, by_rule
+from pytest_dwsconv.source.syntax import Parsed, Span, below
 from pytest_dwsconv.source.typechecks import members
 from pytest_dwsconv.source.uses import judge_uses
 
 _SKIP = re.compile(r"#\s*dws:\s*skip\b")
-_CALL_WIDTH = 72
+_CODE_WIDTH = 72
 _TAKE_TYPES = frozenset({"builtins.isinstance", "builtins.issubclass", "typing.cast"})
 _NOT_SEARCHED = (cst.Import, cst.ImportFrom, cst.Annotation)
 
-
-@dataclass(frozen=True)
-class Place:
-    """One place: the call, or the class handed on. ``line`` and ``column`` count from 1.
-
-    ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
-    rewrite replaces.
-    """
-
-    line: int
-    column: int
-    spec: ConvSpec
-    code: str
-    callee: Span
-    type_name: str
-    proved: Judgement | None = None
-
-    @property
-    def is_call(self) -> bool:
-        return Trait.REFERENCE not in self.spec.traits
+_Values = Sequence[cst.BaseExpression | None]
 
 
 @dataclass(frozen=True)
@@ -63,13 +44,10 @@ class Annotation:
 
 
 def find_places(parsed: Parsed) -> tuple[list[Place], list[Annotation]]:
-    """All places in their order, and the annotations that are about them; inserted classes are not
-    searched.
-    """
+    """All places in their order, and the annotations about them; inserted classes are skipped."""
     finder = _Finder(parsed)
-    return sorted(
-        finder.places(), key=lambda place: (place.line, place.column)
-    ), finder.annotations()
+    places = sorted(finder.places(), key=lambda place: (place.line, place.column))
+    return places, finder.annotations()
 
 
 class _Finder:
@@ -79,11 +57,13 @@ class _Finder:
         self._parsed = parsed
         self._names = Names(parsed, frozenset(CALLEES))
         self._places: dict[cst.CSTNode, Place] = {}
-        searched = [*self._searched()]
+        searched = list(self._searched())
         for node in searched:
             if isinstance(node, cst.Call):
                 self._look_at_call(node)
-        settled = {each for node in searched for each in self._settled(node)}
+        settled: set[cst.CSTNode] = set()
+        for node in searched:
+            settled.update(self._settled(node))
         for node in searched:
             if isinstance(node, (cst.Name, cst.Attribute)) and node not in settled:
                 self._look_at_reference(node)
@@ -99,38 +79,42 @@ class _Finder:
 
     def _settled(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """The names in a node that are not read as values, or are read for their type only."""
-        if isinstance(node, cst.Call):
-            if node in self._places:
-                yield node.func
-            elif self._names.qualified(node.func) in _TAKE_TYPES:
-                yield from (each for argument in node.args for each in members(argument.value))
+        if node in self._places:
+            yield cst.ensure_type(node, cst.Call).func
+        elif isinstance(node, cst.Call) and self._names.certain_name(node.func) in _TAKE_TYPES:
+            for argument in node.args:
+                yield from members(argument.value)
         elif isinstance(node, cst.MatchClass):
             yield node.cls
         elif isinstance(node, cst.Attribute):
             # reason: an attribute of the class, as in nn.Conv2d.forward
             yield from (node.value, node.attr)
         elif isinstance(node, cst.Comparison):
-            for operand in (node.left, *(target.comparator for target in node.comparisons)):
-                yield from members(operand)
+            yield from members(node.left)
+            for target in node.comparisons:
+                yield from members(target.comparator)
         else:
             yield from _bound(node)
 
     # -- places
 
     def _look_at_call(self, node: cst.Call) -> None:
-        meant = self._names.meant(node.func)
-        if meant is None or meant[0] not in CALLEES:
+        callee = self._callee(node.func)
+        if callee is None:
             return
-        callee = CALLEES[meant[0]]
-        proved = by_rule("DWS107") if callee.functional else None
         if is_depthwise_by_spelling(node, callee):
             proved = by_rule("DWS105")
-        self._add(
-            node,
-            node.func,
-            spec_of_call(node, callee, self._names),
-            proved or self._unclear(node.func),
-        )
+        elif callee.functional:
+            proved = by_rule("DWS107")
+        elif self._names.certain_name(node.func) is None:
+            proved = by_rule(
+                "DWS205",
+                f"{self._parsed.code(node.func)} may be something else than PyTorch's: this file "
+                "binds it, or part of it, twice",
+            )
+        else:
+            proved = None
+        self._add(node, node.func, spec_of_call(node, callee, self._names), proved)
 
     def _look_at_reference(self, node: cst.Name | cst.Attribute) -> None:
         callee = self._callee(node)
@@ -138,18 +122,7 @@ class _Finder:
             self._add(node, node, unknown_spec(callee, (Trait.REFERENCE,)))
 
     def _callee(self, node: cst.BaseExpression) -> Callee | None:
-        meant = self._names.meant(node)
-        return CALLEES.get(meant[0]) if meant is not None else None
-
-    def _unclear(self, node: cst.BaseExpression) -> Judgement | None:
-        if self._names.qualified(node) is not None:
-            return None
-        code = self._parsed.code(node)
-        return by_rule(
-            "DWS205",
-            f"{code} may be something else than PyTorch's: this file binds it, or part of it, "
-            "twice",
-        )
+        return CALLEES.get(self._names.possible_name(node) or "")
 
     def _add(
         self,
@@ -159,107 +132,118 @@ class _Finder:
         proved: Judgement | None = None,
     ) -> None:
         start = self._parsed.positions[node].start
-        meant = self._names.meant(callee)
+        name = self._names.possible_name(callee) or ""
         self._places[node] = Place(
             line=start.line,
             column=start.column + 1,
             spec=spec,
             code=_one_line(self._parsed.code(node)),
             callee=self._parsed.span(callee),
-            type_name=meant[0].rpartition(".")[2] if meant is not None else "",
+            type_name=name.rpartition(".")[2],
             proved=proved,
         )
 
     # -- the result
 
     def places(self) -> Iterator[Place]:
-        calls = [
-            node
-            for node, place in self._places.items()
-            if isinstance(node, cst.Call) and place.is_call
-        ]
-        uses = (
-            judge_uses(self._parsed, self._names, Flow(self._parsed, self._names, frozenset(calls)))
-            if calls
-            else {}
-        )
-        alike = self._done_to_all() if calls else {}
+        uses, changes = self._judgements_by_use()
         skipped = _skipped_lines(self._parsed.text)
         for node, place in self._places.items():
-            proved = place.proved or uses.get(node) or alike.get(place.spec.rank)
+            proved = place.proved or uses.get(node) or changes.get(place.spec.rank)
+            traits = list(place.spec.traits)
             position = self._parsed.positions[node]
-            ignored = not skipped.isdisjoint(range(position.start.line, position.end.line + 1))
-            unclear = proved is not None and proved.verdict is Verdict.CANNOT_TELL
-            traits = (*place.spec.traits, *[Trait.IGNORED] * ignored, *[Trait.LEFT_OPEN] * unclear)
-            yield replace(place, spec=replace(place.spec, traits=traits), proved=proved)
+            if not skipped.isdisjoint(range(position.start.line, position.end.line + 1)):
+                traits.append(Trait.IGNORED)
+            if proved is not None and proved.verdict is Verdict.CANNOT_TELL:
+                traits.append(Trait.LEFT_OPEN)
+            yield replace(place, spec=replace(place.spec, traits=tuple(traits)), proved=proved)
 
-    def _done_to_all(self) -> dict[int, Judgement]:
-        """By the dimensions of the convolutions that some code changes, or takes the bias of for
-        granted.
-        """
+    def _judgements_by_use(self) -> tuple[Mapping[cst.CSTNode, Judgement], Mapping[int, Judgement]]:
+        """What the file does with its convolutions: judgements by call, and by rank for all."""
+        calls: set[cst.Call] = set()
+        for node, place in self._places.items():
+            if isinstance(node, cst.Call) and place.is_call:
+                calls.add(node)
+        if not calls:
+            return {}, {}
+        flow = Flow(self._parsed, self._names, frozenset(calls))
+        return judge_uses(self._parsed, self._names, flow), self._judge_changes()
+
+    def _judge_changes(self) -> dict[int, Judgement]:
+        """By rank: whether the file changes every convolution, or relies on each to have a bias."""
         found: dict[int, Judgement] = {}
-        for one in done_to_all(self._parsed, self._names):
-            found |= dict.fromkeys(
-                one.ranks, by_rule("DWS110", f"line {self._parsed.line(one.node)} {one.what}")
-            )
+        for change in changes_to_all(self._parsed, self._names):
+            judgement = by_rule("DWS110", f"line {self._parsed.line(change.node)} {change.what}")
+            found |= dict.fromkeys(change.ranks, judgement)
         for bias in unguarded_biases(self._parsed, self._names):
-            reason = (
+            judgement = by_rule(
+                "DWS110",
                 f"line {self._parsed.line(bias.attribute)} takes the bias of every such "
-                "convolution, and a depthwise "
-                f"part has none: let it ask whether {bias.name}.bias is not None"
+                "convolution, and a depthwise part has none: let it ask whether "
+                f"{bias.name}.bias is not None",
             )
-            found |= dict.fromkeys(bias.ranks, by_rule("DWS110", reason))
+            found |= dict.fromkeys(bias.ranks, judgement)
         return found
 
     def annotations(self) -> list[Annotation]:
-        return [
-            Annotation(self._parsed.span(written), calls)
-            for written, values in self._annotated()
-            if self._callee(written) is not None and (calls := self._calls(values))
-        ]
+        found = []
+        for written, values in self._annotated():
+            calls = self._calls(values)
+            if calls and self._callee(written) is not None:
+                found.append(Annotation(self._parsed.span(written), calls))
+        return found
 
-    def _annotated(self) -> Iterator[tuple[cst.BaseExpression, list[cst.BaseExpression | None]]]:
+    def _annotated(self) -> Iterator[tuple[cst.BaseExpression, _Values]]:
         """The types written for variables and results, with all the values that those get."""
         for node in self._parsed.parents:
             if isinstance(node, cst.AnnAssign) and node.value is not None:
                 yield node.annotation.annotation, [node.value]
             elif isinstance(node, cst.FunctionDef) and node.returns is not None:
-                yield node.returns.annotation, [*self._returned(node)]
+                yield node.returns.annotation, self._returned(node)
 
-    def _returned(self, function: cst.FunctionDef) -> Iterator[cst.BaseExpression | None]:
-        """The returned expressions, those of functions inside it left out."""
-        for node in below(function):
-            if isinstance(node, cst.Return):
-                above = (
-                    each
-                    for _, each in self._parsed.ancestors(node)
-                    if isinstance(each, cst.FunctionDef)
-                )
-                if next(above) is function:
-                    yield node.value
+    def _returned(self, function: cst.FunctionDef) -> _Values:
+        """The returned expressions, without those of functions inside it."""
+        return [
+            node.value
+            for node in below(function)
+            if isinstance(node, cst.Return)
+            and self._parsed.enclosing(node, cst.FunctionDef) is function
+        ]
 
-    def _calls(self, values: list[cst.BaseExpression | None]) -> tuple[int, ...]:
-        """The starts of the callees, where all the values are places; else none."""
-        places = [self._places.get(value) if value is not None else None for value in values]
-        starts = tuple(place.callee[0] for place in places if place is not None and place.is_call)
-        return starts if len(starts) == len(values) else ()
+    def _calls(self, values: _Values) -> tuple[int, ...]:
+        """The starts of the callees if all the values are places, else none."""
+        starts = []
+        for value in values:
+            place = self._places.get(value) if value is not None else None
+            if place is None or not place.is_call:
+                return ()
+            starts.append(place.callee[0])
+        return tuple(starts)
 
 
 def _bound(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """The names that a node binds or only labels something with: they are not read."""
     if isinstance(
-        node, (cst.AssignTarget, cst.AnnAssign, cst.AugAssign, cst.For, cst.CompFor, cst.NamedExpr)
+        node,
+        (
+            cst.AssignTarget,
+            cst.AnnAssign,
+            cst.AugAssign,
+            cst.For,
+            cst.CompFor,
+            cst.NamedExpr,
+            cst.Del,
+        ),
     ):
         yield from members(node.target)
     elif isinstance(node, (cst.FunctionDef, cst.ClassDef, cst.Param, cst.AsName, cst.NameItem)):
         yield node.name
     elif isinstance(node, cst.Arg) and node.keyword is not None:
         yield node.keyword
-    elif isinstance(node, cst.Del):
-        yield from members(node.target)
 
 
 def _skipped_lines(text: str) -> set[int]:
+    """The lines with a comment ``# dws: skip``; the same words in a string are not one."""
     if not _SKIP.search(text):
         return set()
     tokens = tokenize.generate_tokens(io.StringIO(text, newline="").readline)
@@ -271,6 +255,8 @@ def _skipped_lines(text: str) -> set[int]:
 
 
 def _one_line(code: str) -> str:
+    """The code of a call for a message: no comments, no line ends, at most 72 characters."""
     line = re.sub(r"\s+", " ", re.sub(r"#.*", "", code))
+    # what breaking a call over several lines leaves: spaces inside brackets, a trailing comma
     line = re.sub(r"(?<=[(\[]) | (?=[)\]])|,(?= ?[)\]]$)", "", line)
-    return line if len(line) <= _CALL_WIDTH else f"{line[: _CALL_WIDTH - 3]}..."
+    return line if len(line) <= _CODE_WIDTH else f"{line[: _CODE_WIDTH - 3]}..."

@@ -1,75 +1,40 @@
-"""Which of a file's convolutions an expression may stand for: followed through names, containers,
-calls and loops.
-"""
+"""Which of a file's convolutions an expression may stand for, through names, calls and loops."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import libcst as cst
 import libcst.matchers as m
-from libcst.metadata import ClassScope
 
-from pytest_dwsconv.source.names import Binding, Names
-from pytest_dwsconv.source.parsing import Parsed
-
-_Function = cst.FunctionDef | cst.Lambda
-
-
-class _Parts(NamedTuple):
-    """What an object of a class of the file has in it."""
-
-    of: cst.ClassDef
-
-
-class _Computed(NamedTuple):
-    """The attributes whose names a pattern matches, as ``c.*`` those that ``setattr(self, f"c{i}",
-    x)`` sets.
-    """
-
-    pattern: str
-
-
-_Key = str | Binding | cst.CSTNode | _Parts | _Computed
-"""An attribute by its name, a variable, a call, or a function or class of the file, which stands
-for its objects.
-"""
-
-_WALKS = frozenset({"modules", "named_modules"})
-_PARTS = frozenset(
-    "children named_children get_submodule append extend insert add_module register_module".split()
+from pytest_dwsconv.source.names import Names
+from pytest_dwsconv.source.syntax import Parsed
+from pytest_dwsconv.source.values import (
+    PARTS,
+    Computed,
+    Function,
+    Key,
+    Parts,
+    Values,
+    all_parameters,
+    is_self,
+    names_given,
+    positional_parameters,
 )
-_SELF_OR_PARTS = _PARTS | frozenset(
-    "to cuda cpu half float double bfloat16 type train eval requires_grad_ apply share_memory "
-    "items values keys get "
-    "pop copy setdefault".split()
-)
-"""Methods of modules and containers whose result is the object itself or what it holds."""
 
 _PROPERTY = (
     m.Name("property") | m.Name("cached_property") | m.Attribute(attr=m.Name("cached_property"))
 )
 
-_TAKE_A_NAME = frozenset("getattr setattr add_module register_module get_submodule".split())
-
-
-_SET_A_NAME = frozenset("setattr add_module register_module".split())
-_TEXT = (
-    m.FormattedString()
-    | m.BinaryOperation(operator=m.Add() | m.Modulo())
-    | m.Call(func=m.Attribute(attr=m.Name("format")))
-)
+_Bindings = Iterator[tuple[cst.BaseExpression, cst.BaseExpression]]
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What an expression may stand for: these convolutions, and whether the file shows what else it
-    may be.
-    """
+    """The convolutions an expression may stand for; ``resolved`` if the file shows what it is."""
 
     calls: frozenset[cst.Call]
     resolved: bool
@@ -79,383 +44,206 @@ class Flow:
     """Flows of values in one file, whatever the order of its statements.
 
     A variable holds what its values mention, a class what is assigned to attributes of ``self``, a
-    parameter what the file's own calls pass. Attributes are told apart by their last name only.
-    ``modules()`` yields nothing: a walk over all modules meets the two parts of a replacement as
-    well.
+    parameter what the file's own calls pass. ``modules()`` yields nothing: a walk over all modules
+    meets the two parts of a replacement as well.
     """
 
     def __init__(self, parsed: Parsed, names: Names, convolutions: frozenset[cst.Call]) -> None:
         self._parsed = parsed
-        self._names = names
+        self._values = Values(parsed, names, convolutions)
         self.convolutions = convolutions
-        self._holds: dict[_Key, set[_Key]] = defaultdict(set)
-        self._functions: dict[_Key, list[_Function]] = defaultdict(list)
-        self._classes: dict[_Key, cst.ClassDef] = {}
-        self._reached: dict[tuple[_Key, bool], Reach] = {}
+        self._holds: dict[Key, set[Key]] = defaultdict(set)
+        self._reached: dict[tuple[Key, bool], Reach] = {}
         for node in parsed.parents:
-            self._define(node)
-        for node in parsed.parents:
-            note = _NOTES.get(type(node))
-            if note is not None:
-                note(self, node)
+            self._note(node)
+
+    # -- what is asked
 
     def reach_attribute(self, name: str) -> Reach:
         """What an attribute of this name may stand for."""
-        return self._reach_of(name, False)
+        return self._reach_of(name, through_classes=False)
 
     def reach(self, node: cst.BaseExpression, through_classes: bool = True) -> Reach:
-        """What ``node`` may stand for; not ``through_classes``: without the parts of the file's own
-        modules.
+        """What ``node`` may stand for.
+
+        Not ``through_classes``: without the parts that objects of the file's own classes hold.
         """
-        reached = [self._reach_of(key, through_classes) for key in set(self._sources(node))]
+        reached = [self._reach_of(key, through_classes) for key in set(self._values.sources(node))]
         calls = frozenset[cst.Call]().union(*(each.calls for each in reached))
         return Reach(calls, any(each.resolved for each in reached))
 
-    def _reach_of(self, start: _Key, through_classes: bool) -> Reach:
+    def _reach_of(self, start: Key, through_classes: bool) -> Reach:
         if (start, through_classes) not in self._reached:
-            unset = isinstance(start, str) and not self._holds.get(start)
-            waiting = self._computed(str(start)) if unset else [start]
-            seen = {start, *waiting}
-            while waiting:
-                key = waiting.pop()
-                if not isinstance(key, cst.ClassDef) or through_classes:
-                    fresh = self._holds.get(key, set()) - seen
-                    seen |= fresh
-                    waiting += fresh
+            seen = self._keys_from(start, through_classes)
             calls = self.convolutions.intersection(seen)
-            resolved = any(isinstance(key, (cst.Call, cst.ClassDef, _Parts)) for key in seen)
+            resolved = any(isinstance(key, (cst.Call, cst.ClassDef, Parts)) for key in seen)
             self._reached[start, through_classes] = Reach(calls, resolved)
         return self._reached[start, through_classes]
 
-    def _computed(self, name: str) -> list[_Key]:
-        """What may set an attribute that the file sets under no name written in it."""
-        return [
-            key
-            for key in self._holds
-            if isinstance(key, _Computed) and re.fullmatch(key.pattern, name)
-        ]
+    def _keys_from(self, start: Key, through_classes: bool) -> set[Key]:
+        """Every key that one holds, directly or through others."""
+        waiting = [start]
+        if isinstance(start, str) and not self._holds.get(start):
+            # the file sets no attribute of this written name: one with a computed name may be it
+            waiting = self._computed(start)
+        seen = {start, *waiting}
+        while waiting:
+            key = waiting.pop()
+            if isinstance(key, cst.ClassDef) and not through_classes:
+                continue
+            fresh = self._holds.get(key, set()) - seen
+            seen |= fresh
+            waiting += fresh
+        return seen
 
-    # -- what the file defines
-
-    def _define(self, node: cst.CSTNode) -> None:
-        if isinstance(node, cst.FunctionDef):
-            self._functions[self._key(node.name)].append(node)
-            if any(m.matches(each.decorator, _PROPERTY) for each in node.decorators):
-                self._holds[self._key(node.name)].add(node)
-        elif isinstance(node, cst.ClassDef):
-            self._classes[self._key(node.name)] = node
-        elif isinstance(node, cst.Assign) and isinstance(node.value, cst.Lambda):
-            for target in node.targets:
-                if isinstance(target.target, (cst.Name, cst.Attribute)):
-                    self._functions[self._key(target.target)].append(node.value)
+    def _computed(self, name: str) -> list[Key]:
+        found: list[Key] = []
+        for key in self._holds:
+            if isinstance(key, Computed) and re.fullmatch(key.pattern, name):
+                found.append(key)
+        return found
 
     # -- what holds what
 
-    def _note_assign(self, node: cst.Assign) -> None:
-        for target in node.targets:
-            self._bind(target.target, node.value)
+    def _note(self, node: cst.CSTNode) -> None:
+        for target, value in (*_assigned(node), *self._bound_by_blocks(node)):
+            self._bind(target, value)
+        if isinstance(node, cst.FunctionDef):
+            self._note_property(node)
+        elif isinstance(node, (cst.Return, cst.Yield)):
+            self._note_result(node)
+        elif isinstance(node, cst.Lambda):
+            self._add(node, node.body)
+        elif isinstance(node, (cst.DictElement, cst.Tuple)):
+            self._note_named_item(node)
+        elif isinstance(node, cst.ClassDef):
+            self._note_class(node)
+        elif isinstance(node, cst.Call):
+            self._note_call(node)
 
-    def _note_annotated(self, node: cst.AnnAssign) -> None:
-        if node.value is not None:
-            self._bind(node.target, node.value)
+    def _add(self, owner: Key, value: cst.CSTNode) -> None:
+        """``owner`` may hold what the value is, or has in it."""
+        self._holds[owner].update(self._values.sources(value))
 
-    def _note_augmented(self, node: cst.AugAssign | cst.NamedExpr) -> None:
-        self._bind(node.target, node.value)
+    def _bound_by_blocks(self, node: cst.CSTNode) -> _Bindings:
+        """The names that ``with`` and ``match`` bind, with what they stand for."""
+        if isinstance(node, cst.WithItem) and node.asname is not None:
+            if isinstance(node.asname.name, cst.BaseExpression):
+                yield node.asname.name, node.item
+        elif isinstance(node, cst.MatchAs) and node.name is not None:
+            match = self._parsed.enclosing(node, cst.Match)
+            yield node.name, cst.ensure_type(match, cst.Match).subject
 
-    def _note_loop(self, node: cst.For | cst.CompFor) -> None:
-        self._bind(node.target, node.iter)
+    def _bind(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:
+        if isinstance(target, (cst.Tuple, cst.List)):
+            parts = [element.value for element in target.elements]
+            values = [value] * len(parts)
+            # a, b = x, y part by part; where the numbers differ, each may be any of them
+            if isinstance(value, (cst.Tuple, cst.List)) and len(value.elements) == len(parts):
+                values = [element.value for element in value.elements]
+            for part, its_value in zip(parts, values, strict=True):
+                self._bind(part, its_value)
+        elif isinstance(target, (cst.Subscript, cst.StarredElement)):
+            self._bind(target.value, value)
+        elif isinstance(target, (cst.Name, cst.Attribute)):
+            self._add(self._values.key(target), value)
+            if isinstance(target, cst.Attribute) and is_self(target.value):
+                for owner in self._values.own_parts(target):
+                    self._add(owner, value)
 
-    def _note_with(self, node: cst.WithItem) -> None:
-        if node.asname is not None and isinstance(node.asname.name, cst.BaseExpression):
-            self._bind(node.asname.name, node.item)
+    def _note_property(self, node: cst.FunctionDef) -> None:
+        """Reading a property runs its function, though nothing calls it."""
+        if any(m.matches(each.decorator, _PROPERTY) for each in node.decorators):
+            self._holds[self._values.key(node.name)].add(node)
 
-    def _note_match(self, node: cst.MatchAs) -> None:
-        match = next(
-            above for _, above in self._parsed.ancestors(node) if isinstance(above, cst.Match)
-        )
-        if node.name is not None:
-            self._bind(node.name, match.subject)
-
-    def _note_return(self, node: cst.Return | cst.Yield) -> None:
-        function = self._enclosing(node, cst.FunctionDef, cst.Lambda)
+    def _note_result(self, node: cst.Return | cst.Yield) -> None:
+        function = self._parsed.enclosing(node, cst.FunctionDef, cst.Lambda)
         value = node.value.item if isinstance(node.value, cst.From) else node.value
         if function is not None and value is not None:
-            self._holds[function].update(self._sources(value))
-
-    def _note_lambda(self, node: cst.Lambda) -> None:
-        self._holds[node].update(self._sources(node.body))
+            self._add(function, value)
 
     def _note_class(self, node: cst.ClassDef) -> None:
-        self._holds[node].add(_Parts(node))
+        self._holds[node].add(Parts(node))
         for base in node.bases:
-            inherited = self._class_named(base.value)
+            inherited = self._values.class_named(base.value)
             if inherited is not None:
-                self._holds[_Parts(node)].add(_Parts(inherited))
+                self._holds[Parts(node)].add(Parts(inherited))
+
+    def _note_named_item(self, node: cst.DictElement | cst.Tuple) -> None:
+        """Modules make attributes of keys: ``ModuleDict({"a": x})``, ``Ordered([("a", x)])``."""
+        if isinstance(node, cst.DictElement):
+            key, value = node.key, node.value
+        elif len(node.elements) == 2:
+            key, value = node.elements[0].value, node.elements[1].value
+        else:
+            return
+        if isinstance(key, cst.SimpleString):
+            self._add(str(key.evaluated_value), value)
 
     def _note_call(self, node: cst.Call) -> None:
         self._pass_arguments(node)
         for owner in self._filled(node):
             for argument in node.args:
-                self._holds[owner].update(self._sources(argument.value))
+                self._add(owner, argument.value)
 
-    def _filled(self, call: cst.Call) -> Iterator[_Key]:
-        """What may hold the arguments after a call: attributes that it names, the object whose
-        method is called.
+    def _filled(self, call: cst.Call) -> Iterator[Key]:
+        """What may hold the arguments of a call afterwards.
+
+        Attributes that it names in a string, the variable whose method is called, and ``self``.
         """
-        yield from _names_given(call)
-        own = call.args[0].value if m.matches(call.func, m.Name("setattr")) and call.args else None
+        yield from names_given(call)
+        module: cst.BaseExpression | None = None
         if isinstance(call.func, cst.Attribute):
-            receiver, method = call.func.value, call.func.attr.value
+            receiver = call.func.value
             if isinstance(receiver, (cst.Name, cst.Attribute)) and not is_self(receiver):
-                yield self._key(receiver)
-            own = receiver if method in _PARTS or method == "__init__" else None
-        if own is not None and (is_self(own) or m.matches(own, m.Call(func=m.Name("super")))):
-            yield from self._own_parts(call)
-
-    def _note_keyed(self, node: cst.DictElement | cst.Tuple) -> None:
-        """Modules make attributes of keys: ``ModuleDict({"a": ...})``, ``OrderedDict([("a",
-        ...)])``.
-        """
-        key, value = (node.key, node.value) if isinstance(node, cst.DictElement) else _pair(node)
-        if isinstance(key, cst.SimpleString) and value is not None:
-            self._holds[str(key.evaluated_value)].update(self._sources(value))
-
-    def _bind(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:
-        if isinstance(target, (cst.Tuple, cst.List)):
-            parts = [element.value for element in target.elements]
-            values = (
-                [each.value for each in value.elements]
-                if isinstance(value, (cst.Tuple, cst.List))
-                else []
-            )
-            for number, part in enumerate(parts):
-                self._bind(part, values[number] if len(values) == len(parts) else value)
-        elif isinstance(target, (cst.Name, cst.Attribute)):
-            sources = set(self._sources(value))
-            self._holds[self._key(target)] |= sources
-            if isinstance(target, cst.Attribute) and is_self(target.value):
-                for owner in self._own_parts(target):
-                    self._holds[owner] |= sources
-        elif isinstance(target, (cst.Subscript, cst.StarredElement)):
-            self._bind(target.value, value)
-
-    def _key(self, node: cst.Name | cst.Attribute) -> _Key:
-        if isinstance(node, cst.Attribute):
-            return node.attr.value
-        scope, name = self._names.binding(node)
-        return name if isinstance(scope, ClassScope) else (scope, name)
-
-    def _enclosing(self, node: cst.CSTNode, *kinds: type[cst.CSTNode]) -> cst.CSTNode | None:
-        return next(
-            (above for _, above in self._parsed.ancestors(node) if isinstance(above, kinds)), None
-        )
+                yield self._values.key(receiver)
+            if call.func.attr.value in PARTS or call.func.attr.value == "__init__":
+                module = receiver
+        elif m.matches(call.func, m.Name("setattr")) and call.args:
+            module = call.args[0].value
+        if module is not None and m.matches(module, _SELF_OR_SUPER):
+            yield from self._values.own_parts(call)
 
     # -- arguments
 
     def _pass_arguments(self, call: cst.Call) -> None:
-        for function, skip in self._called(call):
+        for function, skip in self._values.functions_called(call):
             self._pass(call, function, skip)
         if isinstance(call.func, cst.Attribute) and call.func.attr.value == "apply":
             # reason: Module.apply walks over all modules, so over the parts of a replacement
             return
+        # map(f, convs): a function that is handed on may get any of the other arguments
         for argument in call.args:
-            for function in self._named(argument.value):
-                for parameter in _parameters(function):
+            for function in self._values.functions(argument.value):
+                for parameter in all_parameters(function):
                     for other in call.args:
-                        self._holds[self._key(parameter)].update(self._sources(other.value))
+                        self._add(self._values.key(parameter), other.value)
 
-    def _called(self, call: cst.Call) -> Iterator[tuple[_Function, int]]:
-        """The file's functions that a call may run, and how many parameters come before the first
-        argument.
-        """
-        method = isinstance(call.func, cst.Attribute)
-        for function in self._named(call.func):
-            yield (
-                function,
-                int(
-                    method
-                    and isinstance(
-                        self._enclosing(function, cst.ClassDef, cst.FunctionDef), cst.ClassDef
-                    )
-                ),
-            )
-        made = self._class_named(call.func)
-        if made is not None:
-            starts = self._functions.get("__init__", [])
-            yield from ((each, 1) for each in starts if self._enclosing(each, cst.ClassDef) is made)
-
-    def _named(self, node: cst.BaseExpression) -> list[_Function]:
-        if isinstance(node, cst.Lambda):
-            return [node]
-        return (
-            self._functions.get(self._key(node), [])
-            if isinstance(node, (cst.Name, cst.Attribute))
-            else []
-        )
-
-    def _class_named(self, node: cst.BaseExpression) -> cst.ClassDef | None:
-        return (
-            self._classes.get(self._key(node))
-            if isinstance(node, (cst.Name, cst.Attribute))
-            else None
-        )
-
-    def _pass(self, call: cst.Call, function: _Function, skip: int) -> None:
-        positional = [*_positional(function)][skip:]
-        every = _parameters(function)
+    def _pass(self, call: cst.Call, function: Function, skip: int) -> None:
+        """Give each parameter what the call passes to it; all of them what is not clear."""
+        positional = positional_parameters(function)[skip:]
+        every = all_parameters(function)
         for number, argument in enumerate(call.args):
+            takers = every
             if argument.keyword is not None:
-                taken = [name for name in every if name.value == argument.keyword.value] or every
-            else:
-                plain = not argument.star and number < len(positional)
-                taken = [positional[number]] if plain else every
-            for name in taken:
-                self._holds[self._key(name)].update(self._sources(argument.value))
-
-    # -- what an expression mentions
-
-    def _sources(self, node: cst.CSTNode) -> Iterator[_Key]:
-        """The keys of what the value of an expression may be, or have in it."""
-        if isinstance(node, cst.Attribute) and node.attr.value == "_modules":
-            yield from self._sources_of_parts(node.value)
-        elif isinstance(node, (cst.Name, cst.Attribute)):
-            yield self._key(node)
-        elif isinstance(node, cst.Call):
-            yield from self._sources_of_call(node)
-        elif isinstance(node, cst.Subscript):
-            yield from self._sources_of_parts(node.value)
-        else:
-            for name in _VALUES.get(type(node), ()):
-                part = getattr(node, name)
-                for each in part if isinstance(part, (tuple, list)) else (part,):
-                    yield from self._sources(each)
-
-    def _sources_of_parts(self, node: cst.BaseExpression) -> Iterator[_Key]:
-        """As those of an expression; of ``self``, what its class holds."""
-        yield from self._own_parts(node) if is_self(node) else self._sources(node)
-
-    def _sources_of_call(self, call: cst.Call) -> Iterator[_Key]:
-        functions, made = self._named(call.func), self._class_named(call.func)
-        yield from functions
-        if made is not None:
-            yield made
-        if call in self.convolutions or functions or made is not None:
-            yield call
-            return
-        builtin = (self._names.qualified(call.func) or "").startswith("builtins.")
-        names = [*_names_given(call)]
-        yield from names
-        if names:
-            return
-        for argument in call.args:
-            yield from (
-                self._sources_of_parts(argument.value) if builtin else self._sources(argument.value)
-            )
-        if isinstance(call.func, cst.Attribute) and call.func.attr.value in _SELF_OR_PARTS:
-            yield from self._sources_of_method(call.func)
-        elif not builtin and not m.matches(
-            call.func, m.Attribute(attr=m.OneOf(*map(m.Name, sorted(_WALKS))))
-        ):
-            yield call
-
-    def _sources_of_method(self, method: cst.Attribute) -> Iterator[_Key]:
-        if method.attr.value in _PARTS:
-            yield from self._sources_of_parts(method.value)
-        elif not is_self(method.value):
-            yield from self._sources(method.value)
-
-    def _own_parts(self, node: cst.CSTNode) -> Iterator[_Parts]:
-        """What ``self`` has in it."""
-        owner = self._enclosing(node, cst.ClassDef)
-        if isinstance(owner, cst.ClassDef):
-            yield _Parts(owner)
+                keyword = argument.keyword.value
+                takers = [name for name in every if name.value == keyword] or every
+            elif not argument.star and number < len(positional):
+                takers = [positional[number]]
+            for name in takers:
+                self._add(self._values.key(name), argument.value)
 
 
-_VALUES: Mapping[type[cst.CSTNode], tuple[str, ...]] = {
-    cst.Tuple: ("elements",),
-    cst.List: ("elements",),
-    cst.Set: ("elements",),
-    cst.Dict: ("elements",),
-    cst.Element: ("value",),
-    cst.StarredElement: ("value",),
-    cst.DictElement: ("value",),
-    cst.StarredDictElement: ("value",),
-    cst.ListComp: ("elt",),
-    cst.SetComp: ("elt",),
-    cst.GeneratorExp: ("elt",),
-    cst.DictComp: ("value",),
-    cst.IfExp: ("body", "orelse"),
-    cst.BooleanOperation: ("left", "right"),
-    cst.BinaryOperation: ("left", "right"),
-    cst.NamedExpr: ("value",),
-    cst.Await: ("expression",),
-}
-"""The parts of an expression that its value may be, or have in it."""
-
-_NOTES: Mapping[type[cst.CSTNode], Callable[[Flow, Any], None]] = {
-    cst.Assign: Flow._note_assign,
-    cst.AnnAssign: Flow._note_annotated,
-    cst.AugAssign: Flow._note_augmented,
-    cst.NamedExpr: Flow._note_augmented,
-    cst.For: Flow._note_loop,
-    cst.CompFor: Flow._note_loop,
-    cst.WithItem: Flow._note_with,
-    cst.MatchAs: Flow._note_match,
-    cst.Return: Flow._note_return,
-    cst.Yield: Flow._note_return,
-    cst.Lambda: Flow._note_lambda,
-    cst.DictElement: Flow._note_keyed,
-    cst.Tuple: Flow._note_keyed,
-    cst.ClassDef: Flow._note_class,
-    cst.Call: Flow._note_call,
-}
+_SELF_OR_SUPER = m.Name("self") | m.Call(func=m.Name("super"))
 
 
-def _pair(node: cst.Tuple) -> tuple[cst.BaseExpression | None, cst.BaseExpression | None]:
-    return (
-        (node.elements[0].value, node.elements[1].value)
-        if len(node.elements) == 2
-        else (None, None)
-    )
-
-
-def is_self(node: cst.CSTNode) -> bool:
-    return isinstance(node, cst.Name) and node.value == "self"
-
-
-def _pattern(text: cst.BaseExpression) -> str:
-    """What the texts look like that an expression may give."""
-    parts = text.parts if isinstance(text, cst.FormattedString) else ()
-    known = [
-        re.escape(part.value) if isinstance(part, cst.FormattedStringText) else ".*"
-        for part in parts
-    ]
-    return "".join(known) or ".*"
-
-
-def _names_given(call: cst.Call) -> Iterator[str | _Computed]:
-    """The attributes that a call like ``getattr(self, "conv")`` names in a string."""
-    name = call.func.attr.value if isinstance(call.func, cst.Attribute) else None
-    name = call.func.value if isinstance(call.func, cst.Name) else name
-    if name in _TAKE_A_NAME:
-        for argument in call.args:
-            if isinstance(argument.value, cst.SimpleString):
-                yield from str(argument.value.evaluated_value).split(".")
-            elif m.matches(argument.value, _TEXT) and name in _SET_A_NAME:
-                yield _Computed(_pattern(argument.value))
-
-
-def _positional(function: _Function) -> Iterator[cst.Name]:
-    yield from (each.name for each in (*function.params.posonly_params, *function.params.params))
-
-
-def _parameters(function: _Function) -> list[cst.Name]:
-    more = [
-        each
-        for each in (function.params.star_arg, function.params.star_kwarg)
-        if isinstance(each, cst.Param)
-    ]
-    return [
-        *_positional(function),
-        *(each.name for each in (*function.params.kwonly_params, *more)),
-    ]
+def _assigned(node: cst.CSTNode) -> _Bindings:
+    """The targets of an assignment or a loop, with the values that they get."""
+    if isinstance(node, cst.Assign):
+        for target in node.targets:
+            yield target.target, node.value
+    elif isinstance(node, (cst.AnnAssign, cst.AugAssign, cst.NamedExpr)):
+        if node.value is not None:
+            yield node.target, node.value
+    elif isinstance(node, (cst.For, cst.CompFor)):
+        yield node.target, node.iter

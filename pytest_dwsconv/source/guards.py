@@ -1,6 +1,4 @@
-"""Code that changes convolutions by their type: whether it asks for a bias, and what it does to
-both parts alike.
-"""
+"""Code that reaches convolutions by their type: what it does to all, and what it asks before."""
 
 from __future__ import annotations
 
@@ -12,12 +10,32 @@ import libcst as cst
 import libcst.matchers as m
 
 from pytest_dwsconv.source.names import Names
-from pytest_dwsconv.source.parsing import Parsed, below
-from pytest_dwsconv.source.typechecks import conv_ranks, type_check
+from pytest_dwsconv.source.syntax import Parsed, below
+from pytest_dwsconv.source.typechecks import ALL_RANKS, conv_ranks, type_check
+
+SETTINGS = frozenset(
+    "stride padding dilation kernel_size groups padding_mode forward _conv_forward in_channels "
+    "out_channels".split()
+)
+"""What a replacement hands to its parts once."""
+
+_BIAS_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.Name("bias"))
+_WEIGHT_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.Name("weight"))
+_SETTING_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.OneOf(*map(m.Name, sorted(SETTINGS))))
+
+_ZERO = m.Integer("0") | m.Float()
+_ZEROED = (
+    m.Call(func=m.Attribute(attr=m.Name("zeros_")))
+    | m.Call(func=m.Attribute(attr=m.Name("constant_")), args=[m.Arg(), m.Arg(_ZERO)])
+    | m.Call(func=m.Attribute(attr=m.Name("zero_")))
+    | m.Call(func=m.Attribute(attr=m.Name("fill_")), args=[m.Arg(_ZERO)])
+)
 
 _NAMES_A_CLASS = re.compile(r"__name__|__class__|\btype\(")
+_CONV_NAME = re.compile(r"Conv(?!Transpose)(?:(\d)d)?")
 _LEAVES = m.Continue() | m.Return() | m.Raise() | m.Break()
-_RANKS = frozenset({1, 2, 3})
+_WALK = m.Call(func=m.Attribute(attr=m.Name("modules") | m.Name("named_modules")))
+_COMPREHENSIONS = (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)
 
 
 class UnguardedBias(NamedTuple):
@@ -28,68 +46,45 @@ class UnguardedBias(NamedTuple):
     ranks: frozenset[int]
 
 
-class _Condition(NamedTuple):
-    """A test, and whether it holds where the code stands."""
-
-    test: cst.BaseExpression
-    holds: bool
-
-
-def unguarded_biases(parsed: Parsed, names: Names) -> Iterator[UnguardedBias]:
-    """Every use of ``m.bias`` that convolutions get to by the type of ``m``, and without a check of
-    the bias.
-    """
-    for node in parsed.parents:
-        if m.matches(node, _BIAS_OF_A_NAME):
-            bias = cst.ensure_type(node, cst.Attribute)
-            ranks = _Guards(parsed, names, bias).ranks()
-            if ranks:
-                yield UnguardedBias(bias, cst.ensure_type(bias.value, cst.Name).value, ranks)
-
-
-class ForAll(NamedTuple):
-    """Something done to every convolution of these dimensions, which the parts of a replacement do
-    not stand.
-    """
+class ChangeToAll(NamedTuple):
+    """What is done to every convolution of these dimensions, and does not suit a replacement."""
 
     node: cst.CSTNode
     what: str
     ranks: frozenset[int]
 
 
-def done_to_all(parsed: Parsed, names: Names) -> Iterator[ForAll]:
-    """Every ``m.stride = 1`` and ``nn.init.zeros_(m.weight)`` that convolutions get to by the type
-    of ``m``.
-    """
+def unguarded_biases(parsed: Parsed, names: Names) -> Iterator[UnguardedBias]:
+    """Every use of ``m.bias`` of which the code asked for the type of ``m``, not for the bias."""
+    for node in parsed.parents:
+        if m.matches(node, _BIAS_OF_A_NAME):
+            bias = cst.ensure_type(node, cst.Attribute)
+            guards = _Guards(parsed, names, bias)
+            ranks = frozenset[int]() if guards.ask_for_it() else guards.ranks()
+            if ranks:
+                yield UnguardedBias(bias, cst.ensure_type(bias.value, cst.Name).value, ranks)
+
+
+def changes_to_all(parsed: Parsed, names: Names) -> Iterator[ChangeToAll]:
+    """Every ``m.stride = 1`` and ``nn.init.zeros_(m.weight)`` chosen by the type of ``m``."""
     for node in parsed.parents:
         if m.matches(node, _SETTING_OF_A_NAME) and is_target(parsed, node):
             attribute = cst.ensure_type(node, cst.Attribute)
-            what = f"sets the {attribute.attr.value} of every such convolution, and would set that of both parts"
+            what = (
+                f"sets the {attribute.attr.value} of every such convolution, and would set that "
+                "of both parts"
+            )
         elif m.matches(node, _WEIGHT_OF_A_NAME) and _is_zeroed(parsed, node):
             attribute = cst.ensure_type(node, cst.Attribute)
-            what = "zeroes the weight of every such convolution, and two parts that are both zero cannot learn"
+            what = (
+                "zeroes the weight of every such convolution, and two parts that are both zero "
+                "cannot learn"
+            )
         else:
             continue
-        ranks = _Guards(parsed, names, attribute).ranks(whatever_is_asked=True)
+        ranks = _Guards(parsed, names, attribute).ranks()
         if ranks:
-            yield ForAll(attribute, what, ranks)
-
-
-SETTINGS = frozenset(
-    "stride padding dilation kernel_size groups padding_mode forward _conv_forward in_channels "
-    "out_channels".split()
-)
-"""What a replacement hands to its parts once."""
-
-_SETTING_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.OneOf(*map(m.Name, sorted(SETTINGS))))
-_WEIGHT_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.Name("weight"))
-_ZERO = m.Integer("0") | m.Float()
-_ZEROED = (
-    m.Call(func=m.Attribute(attr=m.Name("zeros_")))
-    | m.Call(func=m.Attribute(attr=m.Name("constant_")), args=[m.Arg(), m.Arg(_ZERO)])
-    | m.Call(func=m.Attribute(attr=m.Name("zero_")))
-    | m.Call(func=m.Attribute(attr=m.Name("fill_")), args=[m.Arg(_ZERO)])
-)
+            yield ChangeToAll(attribute, what, ranks)
 
 
 def is_target(parsed: Parsed, node: cst.CSTNode) -> bool:
@@ -104,52 +99,70 @@ def _is_zeroed(parsed: Parsed, node: cst.CSTNode) -> bool:
     """Whether the statement that it stands in sets it to 0."""
     for _, above in parsed.ancestors(node):
         if m.matches(above, _ZEROED):
+            # the pattern takes any decimal fraction: fill_(0.0) zeroes, fill_(0.01) does not
             return all(
                 float(each.value) == 0 for each in below(above) if isinstance(each, cst.Float)
             )
         if isinstance(above, cst.BaseSmallStatement):
-            break
+            return False
     return False
 
 
-_BIAS_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.Name("bias"))
+class _Condition(NamedTuple):
+    """A test, and whether it holds where the code stands."""
+
+    test: cst.BaseExpression
+    holds: bool
 
 
 class _Guards:
-    """What stands around one ``m.bias``, or another attribute."""
+    """The conditions around one ``m.bias``, or another attribute, inside its function."""
 
     def __init__(self, parsed: Parsed, names: Names, attribute: cst.Attribute) -> None:
         self._parsed = parsed
         self._names = names
         self._attribute = attribute
 
-    def ranks(self, whatever_is_asked: bool = False) -> frozenset[int]:
-        """Of the convolutions that get here, whether they have the attribute or not unless the code
-        has asked.
-        """
-        ranks: frozenset[int] | None = None
+    def _around(self) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
+        """What the attribute stands in, up to its function; each after the part it stands in."""
         for part, node in self._parsed.ancestors(self._attribute):
-            if not whatever_is_asked and self._is_no_use(part, node):
-                return frozenset()
-            for condition in self._conditions(part, node):
-                if not whatever_is_asked and self._asks(condition.test):
-                    return frozenset()
-                ranks = self._narrowed(ranks, condition)
-            if isinstance(node, cst.MatchCase):
-                ranks = self._of_pattern(node)
+            yield part, node
             if isinstance(node, (cst.FunctionDef, cst.ClassDef)):
-                break
-        if ranks is None and self._walked():
-            return _RANKS
-        return ranks or frozenset()
+                return
 
-    def _is_no_use(self, part: cst.CSTNode, node: cst.CSTNode) -> bool:
-        """Where it is compared, replaced, or where errors are caught."""
-        if isinstance(node, cst.Comparison) or (
-            isinstance(node, cst.AssignTarget) and node.target is self._attribute
-        ):
-            return True
-        return isinstance(node, (cst.Try, cst.TryStar)) and part is node.body
+    def ask_for_it(self) -> bool:
+        """Whether the code asks for the attribute before, only replaces it, or stands an error."""
+        for part, node in self._around():
+            if isinstance(node, cst.Comparison):
+                return True
+            if isinstance(node, cst.AssignTarget) and node.target is self._attribute:
+                return True
+            if isinstance(node, (cst.Try, cst.TryStar)) and part is node.body:
+                return True
+            for condition in self._conditions(part, node):
+                if self._mentions_it(condition.test):
+                    return True
+        return False
+
+    def _mentions_it(self, test: cst.CSTNode) -> bool:
+        return any(
+            isinstance(each, cst.Attribute) and each.deep_equals(self._attribute)
+            for each in below(test)
+        )
+
+    def ranks(self) -> frozenset[int]:
+        """The dimensions of the convolutions that get here."""
+        ranks: frozenset[int] | None = None
+        for part, node in self._around():
+            for condition in self._conditions(part, node):
+                ranks = _in_both(ranks, self._passing(condition.test, condition.holds))
+            if isinstance(node, cst.MatchCase):
+                ranks = self._ranks_of_pattern(node)
+        if ranks is not None:
+            return ranks
+        return ALL_RANKS if self._is_walked() else frozenset()
+
+    # -- the conditions
 
     def _conditions(self, part: cst.CSTNode, node: cst.CSTNode) -> Iterator[_Condition]:
         """The conditions under which the part of a node runs, the nearest first."""
@@ -157,122 +170,99 @@ class _Guards:
             yield _Condition(node.test, part is node.body)
         elif isinstance(node, cst.BooleanOperation) and part is node.right:
             yield _Condition(node.left, isinstance(node.operator, cst.And))
-        elif isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
-            yield from (
-                _Condition(each.test, True)
-                for each in below(node.for_in)
-                if isinstance(each, cst.CompIf)
-            )
+        elif isinstance(node, _COMPREHENSIONS):
+            for each in below(node.for_in):
+                if isinstance(each, cst.CompIf):
+                    yield _Condition(each.test, True)
         elif isinstance(node, (cst.IndentedBlock, cst.Module)):
-            yield from self._before(part, node)
+            yield from self._conditions_before(part, node)
 
-    def _before(
+    def _conditions_before(
         self, part: cst.CSTNode, block: cst.IndentedBlock | cst.Module
     ) -> Iterator[_Condition]:
-        """Conditions that an earlier statement of the same block has left the block for, or
-        asserted.
-        """
+        """What earlier statements of the block have asserted, or left the block for."""
         for statement in block.body:
             if statement is part:
                 return
-            if (
-                isinstance(statement, cst.If)
-                and statement.orelse is None
-                and self._leaves(statement.body)
-            ):
-                yield _Condition(statement.test, False)
+            if isinstance(statement, cst.If):
+                if statement.orelse is None and _leaves(statement.body):
+                    yield _Condition(statement.test, False)
             elif m.matches(statement, m.SimpleStatementLine(body=[m.Assert()])):
-                yield _Condition(
-                    cst.ensure_type(
-                        cst.ensure_type(statement, cst.SimpleStatementLine).body[0], cst.Assert
-                    ).test,
-                    True,
-                )
-
-    def _leaves(self, body: cst.BaseSuite) -> bool:
-        last = body.body[-1]
-        return m.matches(
-            last.body[-1] if isinstance(last, cst.SimpleStatementLine) else last, _LEAVES
-        )
-
-    def _asks(self, test: cst.CSTNode) -> bool:
-        return any(
-            isinstance(each, cst.Attribute) and each.deep_equals(self._attribute)
-            for each in below(test)
-        )
+                line = cst.ensure_type(statement, cst.SimpleStatementLine)
+                yield _Condition(cst.ensure_type(line.body[0], cst.Assert).test, True)
 
     # -- what a condition says about the type
 
-    def _narrowed(
-        self, ranks: frozenset[int] | None, condition: _Condition
-    ) -> frozenset[int] | None:
-        told = self._told(condition.test, condition.holds)
-        return ranks if told is None else told if ranks is None else ranks & told
+    def _passing(self, test: cst.BaseExpression, holds: bool) -> frozenset[int] | None:
+        """The dimensions of the convolutions of which a test holds, or does not.
 
-    def _told(self, test: cst.BaseExpression, holds: bool) -> frozenset[int] | None:
-        """The dimensions of the convolutions that pass, None where the test tells nothing about
-        that.
+        None if the test tells nothing about the type.
         """
         if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
-            return self._told(test.expression, not holds)
+            return self._passing(test.expression, not holds)
         if isinstance(test, cst.BooleanOperation):
-            both = [
-                told
-                for each in (test.left, test.right)
-                if (told := self._told(each, holds)) is not None
-            ]
-            if not both:
-                return None
-            every = isinstance(test.operator, cst.And) is holds
-            return both[0].intersection(*both) if every else both[0].union(*both) if holds else None
+            return self._passing_both(test, holds)
         check = type_check(test)
         if check is not None and check.subject.deep_equals(self._attribute.value):
             return conv_ranks(check.types, self._names) if check.positive is holds else None
-        return self._told_by_name(test) if holds is _is_positive(test) else None
+        return self._passing_by_name(test) if _is_positive(test) is holds else None
 
-    def _told_by_name(self, test: cst.BaseExpression) -> frozenset[int] | None:
-        """Of a test of the class's name: ``classname.find("Conv") != -1`` and the like."""
-        texts = [
-            str(each.evaluated_value) for each in below(test) if isinstance(each, cst.SimpleString)
-        ]
-        found = [match for text in texts if (match := _CONV_NAME.search(text)) is not None]
-        if found:
-            return frozenset().union(
-                *(_RANKS if match[1] is None else {int(match[1])} for match in found)
-            )
-        return frozenset() if texts and self._names_a_class(test) else None
+    def _passing_both(self, test: cst.BooleanOperation, holds: bool) -> frozenset[int] | None:
+        left, right = self._passing(test.left, holds), self._passing(test.right, holds)
+        # by De Morgan: "a and b" holds if both do, "a or b" fails if both do
+        if isinstance(test.operator, cst.And) is holds:
+            return _in_both(left, right)
+        # else one half is enough
+        if left is not None and right is not None:
+            return left | right
+        # of any module that the half without a type lets through, in a walk over all of them
+        if self._is_walked():
+            return None
+        return left if right is None else right
+
+    def _passing_by_name(self, test: cst.BaseExpression) -> frozenset[int] | None:
+        """As ``_passing``, of a test of the class's name: ``classname.find("Conv") != -1``."""
+        ranks: set[int] = set()
+        texts = [each for each in below(test) if isinstance(each, cst.SimpleString)]
+        for text in texts:
+            match = _CONV_NAME.search(str(text.evaluated_value))
+            if match is not None:
+                ranks |= ALL_RANKS if match[1] is None else {int(match[1])}
+        # a text without "Conv" tells something only if it is held against a class's name
+        if ranks or (texts and self._names_a_class(test)):
+            return frozenset(ranks)
+        return None
 
     def _names_a_class(self, test: cst.BaseExpression) -> bool:
-        values = [self._names.value(each) for each in below(test) if isinstance(each, cst.Name)]
+        asked: list[cst.BaseExpression | None] = [test]
+        asked += [self._names.value(each) for each in below(test) if isinstance(each, cst.Name)]
         return any(
-            _NAMES_A_CLASS.search(self._parsed.code(each))
-            for each in (test, *values)
-            if each is not None
+            _NAMES_A_CLASS.search(self._parsed.code(each)) for each in asked if each is not None
         )
 
-    def _of_pattern(self, case: cst.MatchCase) -> frozenset[int]:
-        classes = [each.cls for each in below(case.pattern) if isinstance(each, cst.MatchClass)]
-        return frozenset().union(*(conv_ranks(each, self._names) for each in classes))
+    def _ranks_of_pattern(self, case: cst.MatchCase) -> frozenset[int]:
+        ranks: set[int] = set()
+        for each in below(case.pattern):
+            if isinstance(each, cst.MatchClass):
+                ranks |= conv_ranks(each.cls, self._names)
+        return frozenset(ranks)
 
     # -- what no condition tells
 
-    def _walked(self) -> bool:
+    def _is_walked(self) -> bool:
         """Whether the name stands for every module of a model in turn."""
         name = cst.ensure_type(self._attribute.value, cst.Name).value
-        for _, node in self._parsed.ancestors(self._attribute):
-            loops: list[cst.For | cst.CompFor] = [node] if isinstance(node, cst.For) else []
-            if isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
-                loops = [each for each in below(node) if isinstance(each, cst.CompFor)]
-            for loop in loops:
+        for _, node in self._around():
+            for loop in _loops(node):
                 if any(m.matches(each, m.Name(name)) for each in below(loop.target)):
                     return any(m.matches(each, _WALK) for each in below(loop.iter))
             if isinstance(node, cst.FunctionDef):
-                return any(
-                    each.name.value == name for each in node.params.params
-                ) and self._is_applied(node)
+                takes_it = any(each.name.value == name for each in node.params.params)
+                return takes_it and self._is_applied(node)
         return False
 
     def _is_applied(self, function: cst.FunctionDef) -> bool:
+        """Whether the file calls ``model.apply(function)``."""
         name = function.name.value
         applied = m.Call(
             func=m.Attribute(attr=m.Name("apply")),
@@ -281,13 +271,33 @@ class _Guards:
         return any(m.matches(node, applied) for node in self._parsed.parents)
 
 
-_WALK = m.Call(func=m.Attribute(attr=m.Name("modules") | m.Name("named_modules")))
-_CONV_NAME = re.compile(r"Conv(?!Transpose)(?:(\d)d)?")
+def _in_both(left: frozenset[int] | None, right: frozenset[int] | None) -> frozenset[int] | None:
+    """What two conditions leave; None is a condition that tells nothing."""
+    if left is None:
+        return right
+    return left if right is None else left & right
+
+
+def _leaves(body: cst.BaseSuite) -> bool:
+    """Whether a block ends in a statement that leaves it."""
+    last: cst.CSTNode = body.body[-1]
+    if isinstance(last, cst.SimpleStatementLine):
+        last = last.body[-1]
+    return m.matches(last, _LEAVES)
+
+
+def _loops(node: cst.CSTNode) -> list[cst.For | cst.CompFor]:
+    if isinstance(node, cst.For):
+        return [node]
+    if isinstance(node, _COMPREHENSIONS):
+        return [each for each in below(node) if isinstance(each, cst.CompFor)]
+    return []
 
 
 def _is_positive(test: cst.BaseExpression) -> bool:
-    """Whether a test of a text holds where that is found: ``!= -1`` and ``in`` do, ``== -1`` and
-    ``not in`` do not.
+    """Whether a test of a text holds if that is found.
+
+    ``!= -1`` and ``in`` do, ``== -1`` and ``not in`` do not.
     """
     if not isinstance(test, cst.Comparison):
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
 
 import libcst as cst
 import libcst.matchers as m
@@ -18,17 +19,22 @@ from libcst.metadata import (
 )
 
 from pytest_dwsconv.core.quantities import is_whole
-from pytest_dwsconv.source.parsing import Parsed
+from pytest_dwsconv.source.syntax import Parsed
 
 Binding = tuple[Scope | None, str]
 
 _ALIAS_DEPTH = 8
 """How many assignments are followed from one name; more only occur in circles."""
 
+_LARGEST = 2**63
+"""PyTorch takes no number from here on; nor can one of 5,000 digits be printed."""
+
 _SETS_ATTRIBUTE = m.Call(
     func=~m.Name("getattr"), args=[m.Arg(), m.Arg(m.SimpleString()), m.AtLeastN(n=1)]
 )
 """``setattr(nn, "Conv2d", Mine)``, and the like of ``patch.object``."""
+
+_CONSTANTS: Mapping[str, object] = {"None": None, "True": True, "False": False}
 
 _ARITHMETIC: Mapping[type[cst.BaseBinaryOp], Callable[[int, int], int]] = {
     cst.Add: operator.add,
@@ -43,51 +49,60 @@ class NotConstantError(ValueError):
     """An expression whose value is not written in the file."""
 
 
+class _FullName(NamedTuple):
+    """A full name, and whether nothing in the file may bind it to something else."""
+
+    name: str
+    certain: bool
+
+
 class Names:
     """Resolves the names of one parsed module."""
 
     def __init__(self, parsed: Parsed, known: frozenset[str]) -> None:
-        """``known`` are the qualified names that a star import may bring in, and that an assignment
-        may take away.
-        """
+        """``known``: the full names that star imports may bring in and assignments take away."""
         self._scopes: Mapping[cst.CSTNode, Scope | None] = parsed.wrapper.resolve(ScopeProvider)
         self._known = known
+        self._line = parsed.line
         self._values = dict(_assigned(parsed))
         self._unseen = frozenset(_bound_unseen(parsed))
-        self._last_star = max((parsed.line(node) for node in _foreign_stars(parsed)), default=0)
-        self._line = parsed.line
-        self._stars = [
-            get_absolute_module_for_import(None, node) or ""
-            for node in parsed.parents
-            if isinstance(node, cst.ImportFrom) and isinstance(node.names, cst.ImportStar)
-        ]
-        self._meant: dict[tuple[Scope | None, str], tuple[str, bool] | None] = {}
+        self._stars: list[str] = []
+        self._last_foreign_star = 0
+        for node in parsed.parents:
+            if isinstance(node, cst.ImportFrom) and isinstance(node.names, cst.ImportStar):
+                module = get_absolute_module_for_import(None, node) or ""
+                self._stars.append(module)
+                if not module.startswith("torch."):
+                    self._last_foreign_star = max(self._last_foreign_star, parsed.line(node))
+        self._found: dict[tuple[Scope | None, str], _FullName | None] = {}
         self._replaced: frozenset[str] = frozenset()
         self._replaced = frozenset(self._find_replaced(parsed))
-        self._meant.clear()  # reason: what was asked on the way did not know of these
+        self._found.clear()  # reason: what was asked on the way did not know of these
 
-    def qualified(self, node: cst.BaseExpression) -> str | None:
+    def certain_name(self, node: cst.BaseExpression) -> str | None:
         """The full name that a name or dotted name certainly has (``torch.nn.Conv2d``), else None.
 
         A name that a local definition shadows, or that is bound twice, has none. ``nn = torch.nn``
         is followed.
         """
-        meant = self.meant(node)
-        return meant[0] if meant is not None and meant[1] else None
+        found = self._full_name(node)
+        return found.name if found is not None and found.certain else None
 
-    def meant(self, node: cst.BaseExpression) -> tuple[str, bool] | None:
-        """A full name that it has, and whether that is certain: the file may bind it to something
-        else as well.
-        """
+    def possible_name(self, node: cst.BaseExpression) -> str | None:
+        """A full name that it may have: the file may bind it to something else as well."""
+        found = self._full_name(node)
+        return found.name if found is not None else None
+
+    def _full_name(self, node: cst.BaseExpression) -> _FullName | None:
         dotted = _dotted(node)
         if dotted is None:
             return None
         key = self._scopes.get(node), dotted
-        if key not in self._meant:
-            self._meant[key] = self._meaning(node, dotted)
-        return self._meant[key]
+        if key not in self._found:
+            self._found[key] = self._find_full_name(node, dotted)
+        return self._found[key]
 
-    def _meaning(self, node: cst.BaseExpression, dotted: str) -> tuple[str, bool] | None:
+    def _find_full_name(self, node: cst.BaseExpression, dotted: str) -> _FullName | None:
         if self._is_local(node, dotted):
             return None
         names = self._names_of(node)
@@ -95,39 +110,40 @@ class Names:
             return self._from_star(node)
         imported = [name.name for name in names if name.source is not QualifiedNameSource.LOCAL]
         if len(names) > 1:
-            return next(((name, False) for name in imported if name in self._known), None)
+            # bound twice: uncertain if one of the meanings is torch's, else not our subject
+            known = [name for name in imported if name in self._known]
+            return _FullName(known[0], certain=False) if known else None
         name = imported[0] if imported else self._from_alias(node, _ALIAS_DEPTH)
         if name is None:
             return None
-        certain = name.rpartition(".")[2] not in self._replaced and not self._may_be_rebound(
-            node, dotted
-        )
-        return name, certain
+        return _FullName(name, not self._is_replaced(name) and not self._is_rebound(node, dotted))
 
-    def _may_be_rebound(self, node: cst.BaseExpression, dotted: str) -> bool:
-        """By a pattern, or by a star import below: of a class's own name, for nobody calls another
-        thing ``nn``.
-        """
+    def _is_replaced(self, name: str) -> bool:
+        # by the last part alone: a class has several full names, and ``nn.Conv2d = Mine`` is one
+        return name.rpartition(".")[2] in self._replaced
+
+    def _is_rebound(self, node: cst.BaseExpression, dotted: str) -> bool:
+        """Whether a pattern or a star import below may bind it to something else."""
         if dotted.partition(".")[0] in self._unseen:
             return True
-        scope = self._scopes.get(node) if self._last_star and "." not in dotted else None
-        bound = scope[dotted] if scope is not None else ()
+        scope = self._scopes.get(node)
+        # reason: a star import may bring a ``Conv2d``, but nobody calls another thing ``nn``
+        if scope is None or "." in dotted:
+            return False
         return any(
-            isinstance(each, ImportAssignment) and self._line(each.node) < self._last_star
-            for each in bound
+            isinstance(each, ImportAssignment) and self._line(each.node) < self._last_foreign_star
+            for each in scope[dotted]
         )
 
     def _is_local(self, node: cst.BaseExpression, dotted: str) -> bool:
-        """Whether it is certainly no name of an import: a quick answer for the many like
-        ``self.conv1``.
-        """
+        """Whether no import can have bound it: a quick answer for the many like ``self.conv1``."""
         root, dot, _ = dotted.partition(".")
         while isinstance(node, cst.Attribute):
             node = node.value
         scope = self._scopes.get(node)
-        if scope is None or not dot:
-            return scope is None
-        bound = scope[root]
+        if scope is None:
+            return True
+        bound = scope[root] if dot else ()
         return bool(bound) and all(
             isinstance(getattr(each, "node", None), cst.Param) for each in bound
         )
@@ -137,55 +153,54 @@ class Names:
         return scope.get_qualified_names_for(node) if scope is not None else ()
 
     def _from_alias(self, node: cst.BaseExpression, depth: int) -> str | None:
+        """The full name of what the file assigns to it, as in ``nn = torch.nn``."""
         if isinstance(node, cst.Attribute):
             owner = self._from_alias(node.value, depth)
             return None if owner is None else f"{owner}.{node.attr.value}"
         value = self.value(node) if isinstance(node, cst.Name) and depth else None
-        if not isinstance(value, (cst.Name, cst.Attribute)) or _dotted(value) is None:
+        if value is None or _dotted(value) is None:
             return None
-        names = self._names_of(value)
-        imported = [name.name for name in names if name.source is not QualifiedNameSource.LOCAL]
-        if len(names) == len(imported) == 1:
-            return imported[0]
-        return self._from_alias(value, depth - 1) if len(names) == 1 else None
+        names = list(self._names_of(value))
+        if len(names) != 1:
+            return None
+        if names[0].source is not QualifiedNameSource.LOCAL:
+            return names[0].name
+        return self._from_alias(value, depth - 1)
 
-    def _from_star(self, node: cst.BaseExpression) -> tuple[str, bool] | None:
-        """The last star import binds the name; another package's may bind any, so torch's must come
-        after it.
-        """
+    def _from_star(self, node: cst.BaseExpression) -> _FullName | None:
+        """A name that only a star import can have bound: the last one that has it wins."""
+        if not isinstance(node, cst.Name):
+            return None
         certain = True
-        for module in reversed(self._stars) if isinstance(node, cst.Name) else ():
-            name = f"{module}.{cst.ensure_type(node, cst.Name).value}"
+        for module in reversed(self._stars):
+            name = f"{module}.{node.value}"
             if name in self._known:
-                return name, certain and name.rpartition(".")[2] not in self._replaced
+                return _FullName(name, certain and not self._is_replaced(name))
+            # reason: what another package brings is not known, it may be anything
             certain = certain and module.startswith("torch.")
         return None
 
     def _find_replaced(self, parsed: Parsed) -> Iterator[str]:
-        """The last parts of known names that the file gives another meaning, as in ``nn.Conv2d =
-        Mine``.
-        """
+        """The last parts of known names that the file assigns to, as in ``nn.Conv2d = Mine``."""
         for node in parsed.parents:
             if isinstance(node, cst.AssignTarget) and isinstance(node.target, cst.Attribute):
-                name = self.qualified(node.target)
+                name = self.certain_name(node.target)
             elif m.matches(node, _SETS_ATTRIBUTE):
                 owner, text = (each.value for each in cst.ensure_type(node, cst.Call).args[:2])
-                name = f"{self.qualified(owner)}.{self.constant(text)}"
+                name = f"{self.certain_name(owner)}.{self.constant(text)}"
             else:
                 continue
             if name in self._known:
                 yield name.rpartition(".")[2]
 
     def binding(self, name: cst.Name) -> Binding:
-        """What tells a variable from others of the same name: the scope that binds it, and the
-        name.
-        """
+        """What tells a variable from others of its name: the scope that binds it, and the name."""
         scope = self._scopes.get(name)
-        bound = next(iter(scope[name.value]), None) if scope is not None else None
-        return (bound.scope if bound is not None else scope), name.value
+        bound = list(scope[name.value]) if scope is not None else []
+        return (bound[0].scope if bound else scope), name.value
 
     def value(self, name: cst.Name) -> cst.BaseExpression | None:
-        """The expression assigned to a name, where it is assigned exactly once."""
+        """The expression assigned to a name, if it is assigned exactly once."""
         scope = self._scopes.get(name)
         assignments = list(scope[name.value]) if scope is not None else []
         if len(assignments) != 1 or name.value in self._unseen:
@@ -193,22 +208,22 @@ class Names:
         node = getattr(assignments[0], "node", None)
         if node is None:
             return None
-        if (
-            self._last_star
-            and isinstance(assignments[0].scope, GlobalScope)
-            and self._line(node) < self._last_star
-        ):
-            return None
+        is_global = isinstance(assignments[0].scope, GlobalScope)
+        if is_global and self._line(node) < self._last_foreign_star:
+            return None  # reason: the star import may bind it again
         return self._values.get(node)
 
+    # -- constants
+
     def constant(self, node: cst.BaseExpression, depth: int = _ALIAS_DEPTH) -> object:
-        """The value of a literal, of arithmetic on whole numbers, or of a name assigned once to
-        such.
+        """The value of a literal, of whole-number arithmetic, or of a name assigned once to such.
 
         Raises:
-            NotConstantError: the expression is anything else.
+            NotConstantError: the expression is anything else, or a number from 2**63.
         """
-        if isinstance(node, (cst.Integer, cst.SimpleString, cst.ConcatenatedString)):
+        if isinstance(node, cst.Integer):
+            return _whole(node.evaluated_value)
+        if isinstance(node, (cst.SimpleString, cst.ConcatenatedString)):
             return node.evaluated_value
         if isinstance(node, cst.Name):
             return self._constant_name(node, depth)
@@ -227,8 +242,8 @@ class Names:
             yield self.constant(element.value, depth)
 
     def _constant_name(self, node: cst.Name, depth: int) -> object:
-        if node.value in ("None", "True", "False"):
-            return {"None": None, "True": True, "False": False}[node.value]
+        if node.value in _CONSTANTS:
+            return _CONSTANTS[node.value]
         value = self.value(node) if depth else None
         if value is None:
             raise NotConstantError
@@ -238,27 +253,16 @@ class Names:
         calculate = _ARITHMETIC.get(type(node.operator))
         if calculate is None:
             raise NotConstantError
-        left, right = (
-            _whole(self.constant(node.left, depth)),
-            _whole(self.constant(node.right, depth)),
-        )
+        left = _whole(self.constant(node.left, depth))
+        right = _whole(self.constant(node.right, depth))
         try:
-            return calculate(left, right)
+            return _whole(calculate(left, right))
         except ZeroDivisionError as error:
             raise NotConstantError from error
 
 
-def _foreign_stars(parsed: Parsed) -> Iterator[cst.ImportFrom]:
-    """The star imports that may bind any name: those of other packages than PyTorch."""
-    for node in parsed.parents:
-        if not isinstance(node, cst.ImportFrom) or not isinstance(node.names, cst.ImportStar):
-            continue
-        if not (get_absolute_module_for_import(None, node) or "").startswith("torch."):
-            yield node
-
-
 def _bound_unseen(parsed: Parsed) -> Iterator[str]:
-    """Names that libcst's scopes do not see bound: by patterns, and by ``:=`` in a comprehension."""
+    """Names bound where libcst's scopes do not see it: patterns, ``:=`` in a comprehension."""
     for node in parsed.parents:
         if isinstance(node, (cst.MatchAs, cst.MatchStar)) and node.name is not None:
             yield node.name.value
@@ -272,15 +276,15 @@ def _bound_unseen(parsed: Parsed) -> Iterator[str]:
 
 def _dotted(node: cst.BaseExpression) -> str | None:
     """Names and dots alone: libcst also names ``f(x).y`` and ``f[x].y``, after ``f``."""
-    names = []
+    parts: list[str] = []
     while isinstance(node, cst.Attribute):
-        names.append(node.attr.value)
+        parts.insert(0, node.attr.value)
         node = node.value
-    return ".".join(reversed([*names, node.value])) if isinstance(node, cst.Name) else None
+    return ".".join([node.value, *parts]) if isinstance(node, cst.Name) else None
 
 
 def _whole(value: object) -> int:
-    if is_whole(value):
+    if is_whole(value) and abs(value) < _LARGEST:
         return value
     raise NotConstantError
 
@@ -292,9 +296,5 @@ def _assigned(parsed: Parsed) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]
             for target in node.targets:
                 if isinstance(target.target, cst.Name):
                     yield target.target, node.value
-        elif (
-            isinstance(node, cst.AnnAssign)
-            and node.value is not None
-            and isinstance(node.target, cst.Name)
-        ):
+        elif isinstance(node, cst.AnnAssign) and isinstance(node.target, cst.Name) and node.value:
             yield node.target, node.value

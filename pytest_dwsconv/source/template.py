@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from string import Template
 
-MARK = "Inserted by dwsconv-rewrite"
-"""Stands in the docstring of every inserted class: by it a later run knows its own work."""
+from pytest_dwsconv.source.syntax import MARK
 
 # reason: torch's own initialisation makes a convolution's output vary a third as much as its input,
 # so two in a row would make it a ninth. With the depthwise part at gain 1 the pair's output varies
@@ -89,8 +88,6 @@ class $name($nn.Module):
 
 
 def class_text(rank: int, name: str, torch: str, nn: str) -> str:
-    """The class for ``rank`` dimensions, where the file calls ``torch`` and ``torch.nn`` by these
-    names.
-    """
+    """The class for ``rank`` dimensions; ``torch`` and ``nn`` are the file's names for both."""
     sides = f"tuple[{', '.join(['int'] * rank)}]"
     return _TEXT.substitute(rank=rank, name=name, torch=torch, nn=nn, sides=sides, mark=MARK)

@@ -11,7 +11,7 @@ import libcst.matchers as m
 from pytest_dwsconv.source.calls import CALLEES
 from pytest_dwsconv.source.names import Names
 
-_ALL_RANKS = frozenset({1, 2, 3})
+ALL_RANKS = frozenset({1, 2, 3})
 _BASE = "torch.nn.modules.conv._ConvNd"
 
 _IS_INSTANCE = m.Call(func=m.Name("isinstance"), args=[m.Arg(), m.Arg()])
@@ -23,9 +23,7 @@ _NEGATED = (cst.NotEqual, cst.IsNot, cst.NotIn)
 
 
 class TypeCheck(NamedTuple):
-    """``subject`` is held against ``types``; ``positive`` where the whole holds if it is of one of
-    them.
-    """
+    """``subject`` is held against ``types``: to be one of them if ``positive``, else none."""
 
     subject: cst.BaseExpression
     types: cst.BaseExpression
@@ -57,21 +55,20 @@ def conv_ranks(types: cst.BaseExpression, names: Names) -> frozenset[int]:
 
 
 def _ranks_of(member: cst.Name | cst.Attribute, names: Names) -> frozenset[int]:
-    meant, _ = names.meant(member) or ("", False)
-    if meant == _BASE:
-        return _ALL_RANKS
-    if meant in CALLEES:
-        return frozenset() if CALLEES[meant].transposed else frozenset({CALLEES[meant].rank})
+    name = names.possible_name(member) or ""
+    if name == _BASE:
+        return ALL_RANKS
+    if name in CALLEES:
+        callee = CALLEES[name]
+        return frozenset() if callee.transposed else frozenset({callee.rank})
     value = names.value(member) if isinstance(member, cst.Name) else None
-    return (
-        conv_ranks(value, names)
-        if isinstance(value, (cst.Tuple, cst.List, cst.Set))
-        else frozenset()
-    )
+    if isinstance(value, (cst.Tuple, cst.List, cst.Set)):
+        return conv_ranks(value, names)
+    return frozenset()
 
 
 def members(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
-    """The expression itself and, of a tuple, list or set, or of a union of types, its members."""
+    """The expression, and the members of a tuple, list or set, or of a union of types."""
     yield node
     if isinstance(node, (cst.Tuple, cst.List, cst.Set)):
         for element in node.elements:

@@ -1,6 +1,4 @@
-"""What a file does with its convolutions that a replacement would not stand: by name, and through
-other names.
-"""
+"""What a file does with its convolutions that a replacement would not stand."""
 
 from __future__ import annotations
 
@@ -10,15 +8,17 @@ import libcst as cst
 import libcst.matchers as m
 
 from pytest_dwsconv.core.rules import Judgement, Verdict
-from pytest_dwsconv.source.flow import Flow, is_self
+from pytest_dwsconv.source.flow import Flow
 from pytest_dwsconv.source.guards import SETTINGS, is_target
-from pytest_dwsconv.source.judging import by_rule
 from pytest_dwsconv.source.names import Names
-from pytest_dwsconv.source.parsing import Parsed, below
+from pytest_dwsconv.source.sites import by_rule
+from pytest_dwsconv.source.syntax import Parsed, below
 from pytest_dwsconv.source.typechecks import TypeCheck, conv_ranks, type_check
+from pytest_dwsconv.source.values import is_self
 
 _REPARAMETRIZE = re.compile(
-    r"torch\.nn\.utils\.(parametriz\w+\.)?(\w+_norm|orthogonal|register_parametrization)|torch\.nn\.utils\.prune\.\w+"
+    r"torch\.nn\.utils\.(parametriz\w+\.)?(\w+_norm|orthogonal|register_parametrization)"
+    r"|torch\.nn\.utils\.prune\.\w+"
 )
 _REPARAMETRIZER = re.compile(
     r"(?i)(weight|spectral)_?norm|orthogonal|register_parametrization|prune"
@@ -36,6 +36,7 @@ _WRITTEN = re.compile(r"(?!requires_grad_|share_memory_)\w*[a-z]_")
 
 _KEY = re.compile(r"(?:\w+\.)*([A-Za-z_]\w*)\.weight")
 """The name of a weight in a state_dict, after the attribute that holds its layer."""
+
 _FORWARDING = frozenset(
     "append extend insert add_module register_module to cuda cpu half float train eval apply "
     "__init__".split()
@@ -43,6 +44,13 @@ _FORWARDING = frozenset(
 """Methods, of modules and containers, that change no weight of what they are given."""
 
 _HARMLESS = ("torch.", "builtins.", "collections.", "copy.", "itertools.")
+
+_SAME = frozenset({"dtype", "device", "shape"})
+"""What the weight that a replacement computes tells as well."""
+
+_ATTRIBUTE_FUNCTIONS = frozenset({"builtins.getattr", "builtins.setattr", "builtins.delattr"})
+
+_NO_WEIGHT = "and a replacement has none of its own"
 
 
 def judge_uses(parsed: Parsed, names: Names, flow: Flow) -> dict[cst.CSTNode, Judgement]:
@@ -74,38 +82,43 @@ class _Uses:
                 self._look_at_parameters(node)
             self._look_at_type_check(node)
 
-    def _note_attribute(self, name: str, code: str, what: str) -> None:
-        """Note ``what`` against all that an attribute of this name may be."""
-        for call in self._flow.reach_attribute(name).calls:
-            self._against(call, by_rule(code, what))
+    # -- against which convolutions
 
     def _note(
-        self, of: cst.BaseExpression, code: str, what: str, through_classes: bool = True
+        self,
+        of: cst.BaseExpression,
+        code: str,
+        node: cst.CSTNode,
+        what: str,
+        through_classes: bool = True,
     ) -> bool:
-        """Note ``what`` against all that the expression reaches; False where that is nothing and
-        may be anything.
+        """Note what ``node`` does against all that the expression reaches.
+
+        False if that is nothing, and may be anything.
         """
         if is_self(of):
             return True
+        # reason: a name stands for one object; of an index or a call it is open which one is meant
         named = isinstance(of, (cst.Name, cst.Attribute))
         reach = self._flow.reach(of, through_classes and not named)
-        certain = named or len(reach.calls) == 1
+        judgement = by_rule(code, f"{self._line(node)} {what}")
+        if not named and len(reach.calls) > 1:
+            judgement = by_rule("DWS205", f"{self._line(node)} {what}, this one or another")
         for call in reach.calls:
-            self._against(
-                call,
-                by_rule(code, what)
-                if certain
-                else by_rule("DWS205", f"{what}, this one or another"),
-            )
+            self._against(call, judgement)
         return reach.resolved
+
+    def _note_attribute(self, name: str, node: cst.CSTNode, what: str) -> None:
+        """Note what ``node`` does against all that an attribute of this name may be."""
+        judgement = by_rule("DWS110", f"{self._line(node)} {what}")
+        for call in self._flow.reach_attribute(name).calls:
+            self._against(call, judgement)
 
     def _against(self, call: cst.Call, judgement: Judgement) -> None:
         """What is certain goes before what is not; else the first."""
         old = self.judgements.get(call)
-        if old is None or (old.verdict, judgement.verdict) == (
-            Verdict.CANNOT_TELL,
-            Verdict.INELIGIBLE,
-        ):
+        was_open = old is not None and old.verdict is Verdict.CANNOT_TELL
+        if old is None or (was_open and judgement.verdict is Verdict.INELIGIBLE):
             self.judgements[call] = judgement
 
     def _line(self, node: cst.CSTNode) -> str:
@@ -115,109 +128,85 @@ class _Uses:
 
     def _look_at_attribute(self, node: cst.Attribute) -> None:
         name = node.attr.value
-        parent = self._parsed.parents[node]
-        if name == "weight" and not (
-            isinstance(parent, cst.Attribute) and parent.attr.value in _SAME
-        ):
-            reason = (
-                f"{self._line(node)} uses its weight by name, and a replacement has none of its own"
-            )
-            self._note(node.value, "DWS110", reason)
+        if name == "weight":
+            parent = self._parsed.parents[node]
+            if not (isinstance(parent, cst.Attribute) and parent.attr.value in _SAME):
+                self._note(node.value, "DWS110", node, f"uses its weight by name, {_NO_WEIGHT}")
         elif name == "_parameters":
-            self._note(
-                node.value,
-                "DWS110",
-                f"{self._line(node)} uses its parameters, and a replacement has others",
-            )
+            what = "uses its parameters, and a replacement has others"
+            self._note(node.value, "DWS110", node, what)
         elif is_target(self._parsed, node):
             self._look_at_setting(node, name, node.value)
 
     def _look_at_setting(self, node: cst.CSTNode, name: str, of: cst.BaseExpression) -> None:
+        """``of.name = ...``, or the same with ``setattr``."""
         if name == "bias":
-            self._note(
-                of,
-                "DWS110",
-                f"{self._line(node)} sets its bias, and a replacement has none of its own",
-            )
+            self._note(of, "DWS110", node, f"sets its bias, {_NO_WEIGHT}")
         elif name in SETTINGS:
-            self._note(
-                of,
-                "DWS110",
-                f"{self._line(node)} sets its {name}, which the parts of a replacement do not see",
-            )
+            what = f"sets its {name}, which the parts of a replacement do not see"
+            self._note(of, "DWS110", node, what)
 
     def _look_at_call(self, node: cst.Call) -> None:
-        qualified = self._names.qualified(node.func) or ""
-        if _REPARAMETRIZE.fullmatch(qualified) and node.args:
+        name = self._names.certain_name(node.func) or ""
+        if _REPARAMETRIZE.fullmatch(name) and node.args:
             self._look_at_reparametrizer(node)
-        elif _FUSE.fullmatch(qualified):
+        elif _FUSE.fullmatch(name):
             self._look_at_fusion(node)
         elif isinstance(node.func, cst.Attribute) and node.func.attr.value in _STATE:
-            what = f"{self._line(node)} calls its {node.func.attr.value}, and a replacement has other parameters"
-            self._note(node.func.value, "DWS110", what, through_classes=False)
-        elif qualified != "builtins.hasattr":
-            self._look_at_named_weight(node, qualified)
+            what = f"calls its {node.func.attr.value}, and a replacement has other parameters"
+            self._note(node.func.value, "DWS110", node, what, through_classes=False)
+        elif name in _ATTRIBUTE_FUNCTIONS and node.args:
+            self._look_at_attribute_function(node, name)
+        elif name != "builtins.hasattr" and "weight" in _texts(node):
+            # prune(conv, "weight")
+            for argument in node.args:
+                what = f"uses its weight by name, {_NO_WEIGHT}"
+                self._note(argument.value, "DWS110", node, what)
 
-    def _look_at_named_weight(self, node: cst.Call, qualified: str) -> None:
-        """``f(conv, "weight")``, and ``getattr(conv, name)`` whatever the name is."""
-        texts = [each.value for each in node.args if isinstance(each.value, cst.SimpleString)]
-        if qualified == "builtins.setattr" and texts and node.args:
-            self._look_at_setting(node, str(texts[0].evaluated_value), node.args[0].value)
-        dynamic = qualified in _ATTRIBUTE_FUNCTIONS
-        if any(text.evaluated_value == "weight" for text in texts):
-            reason = (
-                f"{self._line(node)} uses its weight by name, and a replacement has none of its own"
-            )
-        elif dynamic and not texts:
-            reason = f"{self._line(node)} uses an attribute of it that is named at run time, which may be its weight"
-        else:
-            return
-        for argument in node.args[:1] if dynamic else node.args:
-            self._note(argument.value, "DWS205" if dynamic and not texts else "DWS110", reason)
+    def _look_at_attribute_function(self, node: cst.Call, name: str) -> None:
+        """``getattr(conv, "weight")``, and ``getattr(conv, x)`` whatever ``x`` is."""
+        of, texts = node.args[0].value, _texts(node)
+        if name == "builtins.setattr" and texts:
+            self._look_at_setting(node, texts[0], of)
+        if "weight" in texts:
+            self._note(of, "DWS110", node, f"uses its weight by name, {_NO_WEIGHT}")
+        elif not texts:
+            what = "uses an attribute of it that is named at run time, which may be its weight"
+            self._note(of, "DWS205", node, what)
 
     def _look_at_text(self, node: cst.SimpleString) -> None:
         """A key of a state_dict, as ``"stem.conv.weight"``."""
         key = _KEY.fullmatch(str(node.evaluated_value))
         if key is not None:
-            what = f"{self._line(node)} names its weight, and a replacement has none of its own"
-            self._note_attribute(key[1], "DWS110", what)
+            self._note_attribute(key[1], node, f"names its weight, {_NO_WEIGHT}")
 
     def _look_at_fusion(self, node: cst.Call) -> None:
-        what = f"{self._line(node)} fuses it with what follows, which a replacement cannot be"
+        what = "fuses it with what follows, which a replacement cannot be"
         for argument in node.args:
-            self._note(argument.value, "DWS110", what, through_classes=False)
+            self._note(argument.value, "DWS110", node, what, through_classes=False)
             for text in below(argument.value):
                 if isinstance(text, cst.SimpleString):
-                    self._note_attribute(
-                        str(text.evaluated_value).rpartition(".")[2], "DWS110", what
-                    )
+                    name = str(text.evaluated_value).rpartition(".")[2]
+                    self._note_attribute(name, node, what)
 
     def _look_at_parameters(self, node: cst.For | cst.CompFor | cst.Assign) -> None:
-        """``for p in conv.parameters(): p.zero_()`` and ``w, b = conv.parameters()``; most loops
-        only freeze.
+        """``for p in conv.parameters(): p.zero_()`` and ``w, b = conv.parameters()``.
+
+        Most loops over parameters only freeze or count them, and are no obstacle.
         """
         source = node.value if isinstance(node, cst.Assign) else node.iter
         if not m.matches(source, _PARAMETERS):
             return
-        tuples = isinstance(node, cst.Assign) and any(
-            isinstance(each.target, cst.Tuple) for each in node.targets
-        )
-        if tuples or (
-            isinstance(node, cst.For) and any(self._writes(each) for each in below(node.body))
-        ):
+        if isinstance(node, cst.Assign):
+            stands_against = any(isinstance(each.target, cst.Tuple) for each in node.targets)
+        elif isinstance(node, cst.For):
+            stands_against = any(_writes(each) for each in below(node.body))
+        else:
+            stands_against = False
+        if stands_against:
             of = cst.ensure_type(cst.ensure_type(source, cst.Call).func, cst.Attribute).value
-            what = (
-                f"{self._line(node)} writes or names its parameters, and a replacement has others"
-            )
-            self._note(of, "DWS110", what, through_classes=False)
-
-    def _writes(self, node: cst.CSTNode) -> bool:
-        if isinstance(node, cst.AssignTarget):
-            return m.matches(node.target, m.Attribute(attr=m.Name("data")))
-        if not isinstance(node, cst.Call):
-            return False
-        method = node.func.attr.value if isinstance(node.func, cst.Attribute) else ""
-        return _WRITTEN.fullmatch(method) is not None
+            what = "writes or names its parameters, and a replacement has others"
+            self._note(of, "DWS110", node, what, through_classes=False)
 
     # -- reparametrizations
 
@@ -227,45 +216,68 @@ class _Uses:
         return isinstance(node, cst.Name) and _REPARAMETRIZER.fullmatch(node.value) is not None
 
     def _look_at_reparametrizer(self, node: cst.Call) -> None:
-        reason = f"{self._line(node)} computes its weight from other parameters; take that out to include it"
-        if self._note(node.args[0].value, "DWS108", reason):
+        what = "computes its weight from other parameters; take that out to include it"
+        if self._note(node.args[0].value, "DWS108", node, what):
             return
-        reason = f"{self._line(node)} computes the weight of some convolution from other parameters, maybe of this one"
+        # what it is given is not to be seen in this file, so it may be any of its convolutions
+        judgement = by_rule(
+            "DWS205",
+            f"{self._line(node)} computes the weight of some convolution from other parameters, "
+            "maybe of this one",
+        )
         for call in self._flow.convolutions:
-            self._against(call, by_rule("DWS205", reason))
+            self._against(call, judgement)
 
     def _look_at_wrapper(self, node: cst.Call) -> None:
         """In a file with reparametrizations, any function that is not known may be one."""
         if self._is_harmless(node):
             return
-        code = self._parsed.code(node.func)
+        judgement = by_rule(
+            "DWS205",
+            f"{self._line(node)} hands it to {self._parsed.code(node.func)}, which may compute its "
+            "weight from other parameters",
+        )
         for argument in node.args:
             for call in self._flow.reach(argument.value, through_classes=False).calls:
-                reason = f"{self._line(node)} hands it to {code}, which may compute its weight from other parameters"
-                self._against(call, by_rule("DWS205", reason))
+                self._against(call, judgement)
 
     def _is_harmless(self, node: cst.Call) -> bool:
-        if (self._names.qualified(node.func) or "").startswith(
-            _HARMLESS
-        ) or node in self._flow.convolutions:
+        if node in self._flow.convolutions:
+            return True
+        if (self._names.certain_name(node.func) or "").startswith(_HARMLESS):
             return True
         return isinstance(node.func, cst.Attribute) and node.func.attr.value in _FORWARDING
 
     # -- types
 
     def _look_at_type_check(self, node: cst.CSTNode) -> None:
+        checks = []
         check = type_check(node)
-        checks = [check] if check is not None else []
-        if isinstance(node, cst.Match):
-            classes = [each.cls for each in below(node) if isinstance(each, cst.MatchClass)]
-            checks = [TypeCheck(node.subject, each) for each in classes]
+        if check is not None:
+            checks.append(check)
+        elif isinstance(node, cst.Match):
+            for each in below(node):
+                if isinstance(each, cst.MatchClass):
+                    checks.append(TypeCheck(node.subject, each.cls))
         for subject, types, _ in checks:
             if conv_ranks(types, self._names):
-                what = f"line {self._parsed.line(node)} asks whether it is of this class, and a replacement is not"
-                self._note(subject, "DWS205", what)
+                what = "asks whether it is of this class, and a replacement is not"
+                self._note(subject, "DWS205", node, what)
 
 
-_SAME = frozenset({"dtype", "device", "shape"})
-"""What the weight that a replacement computes tells as well."""
+def _texts(call: cst.Call) -> list[str]:
+    """The arguments that are written as strings."""
+    return [
+        str(argument.value.evaluated_value)
+        for argument in call.args
+        if isinstance(argument.value, cst.SimpleString)
+    ]
 
-_ATTRIBUTE_FUNCTIONS = frozenset({"builtins.getattr", "builtins.setattr", "builtins.delattr"})
+
+def _writes(node: cst.CSTNode) -> bool:
+    """Whether it is ``x.data = ...`` or the call of a method that writes, as ``x.zero_()``."""
+    if isinstance(node, cst.AssignTarget):
+        return m.matches(node.target, m.Attribute(attr=m.Name("data")))
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        return _WRITTEN.fullmatch(node.func.attr.value) is not None
+    return False

@@ -448,6 +448,9 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(model: Path) -> None
 
 
 def test_a_rewrite_imports_no_torch(model: Path) -> None:
-    code = "import sys; from pytest_dwsconv.command.cli import main; main(['model.py']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from pytest_dwsconv.command.cli import main; main(['model.py']); "
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert "DepthwiseSeparableConv2d(64" in model.read_text()

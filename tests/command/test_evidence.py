@@ -54,7 +54,7 @@ def params(path: Path, model: str) -> int:
 
 def foretold(path: Path, model: str) -> Report:
     built = model_of_file(path, model)
-    return built.foretell(rewrite_text(path.read_text(), evidence=built.evidence).sites)
+    return built.report_after_rewrite(rewrite_text(path.read_text(), evidence=built.evidence).sites)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.edit import rewrite_text
-from pytest_dwsconv.source.template import MARK, class_text
+from pytest_dwsconv.source.syntax import MARK
+from pytest_dwsconv.source.template import class_text
 
 CLASS_2D = class_text(2, "DepthwiseSeparableConv2d", "torch", "nn")
 
@@ -179,10 +180,8 @@ def test_a_class_defined_too_late_is_not_used() -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("indent", ["  ", "    ", "\t"])
 def test_line_ends_and_indentation_are_the_files_own(end: str, indent: str) -> None:
-    text = f"import torch\nfrom torch import nn\ndef f():\n{indent}return nn.Conv2d(3, 64, 3)\n".replace(
-        "\n", end
-    )
-    result = rewrite(text)
+    text = f"import torch\nfrom torch import nn\ndef f():\n{indent}return nn.Conv2d(3, 64, 3)\n"
+    result = rewrite(text.replace("\n", end))
     assert result.count("\n") == result.count(end)
     assert all(line.startswith(indent) for line in result.splitlines() if line[:1].isspace())
 

@@ -1,4 +1,4 @@
-"""Files and settings: kept to the byte, written at one stroke, found in folders."""
+"""Source files: kept to the byte, written at one stroke, found in folders."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dwsconv.errors import InputError, SourceError
-from pytest_dwsconv.source.config import load_config
+from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.files import decode, python_files, read, write
 
 
@@ -100,68 +99,3 @@ def test_a_folder_is_walked_without_what_is_not_source(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in python_files(tmp_path)]
     assert found == ["a.py", "b/a.py", "b/c.py"]
-
-
-def settings(folder: Path, text: str) -> None:
-    (folder / "pyproject.toml").write_text(text)
-
-
-def test_settings_come_from_the_nearest_pyproject(tmp_path: Path) -> None:
-    inner = tmp_path / "inner" / "deep"
-    inner.mkdir(parents=True)
-    settings(
-        tmp_path, "[tool.dwsconv]\nmin-saving = 3\nexclude = ['old', 'vendor/*', '*_pb2.py']\n"
-    )
-    config = load_config(inner)
-    assert (config.root, config.min_saving, config.policy.min_saving) == (tmp_path, 3.0, 3.0)
-    settings(tmp_path / "inner", "[tool.other]\n")
-    assert load_config(inner).min_saving == 1.0
-
-
-@pytest.mark.parametrize(
-    ("path", "excluded"),
-    [
-        ("old/a.py", True),
-        ("x/old/a.py", True),
-        ("vendor/x/a.py", True),
-        ("x/a_pb2.py", True),
-        ("older/a.py", False),
-        ("x/vendor/a.py", False),
-        ("../old/a.py", False),
-    ],
-)
-def test_excluded_paths(tmp_path: Path, path: str, excluded: bool) -> None:
-    project = tmp_path / "project"
-    project.mkdir()
-    settings(project, "[tool.dwsconv]\nexclude = ['old/', 'vendor/*', '*_pb2.py']\n")
-    assert load_config(project).excludes(project / path) is excluded
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "[tool.dwsconv]\nminsaving = 3\n",
-            "no setting 'minsaving'; there are exclude and min-saving",
-        ),
-        ("[tool.dwsconv]\nexclude = 'a'\n", "exclude must be a list of strings, not 'a'"),
-        ("[tool.dwsconv]\nexclude = [1]\n", "exclude must be a list of strings"),
-        ("[tool.dwsconv]\nmin-saving = '3'\n", "min-saving must be a number from 1, not '3'"),
-        ("[tool.dwsconv]\nmin-saving = true\n", "min-saving must be a number"),
-        ("[tool.dwsconv]\nmin-saving = 0\n", "min-saving must be a number from 1"),
-        (
-            "[tool.dwsconv]\nmin-saving = 0.5\n",
-            "pyproject.toml: min-saving must be a number from 1, not 0.5",
-        ),
-        ("[tool.dwsconv]\nmin-saving = inf\n", "min-saving must be a number from 1, not inf"),
-        ("[tool.dwsconv]\nmin-saving = nan\n", "min-saving must be a number from 1"),
-        ("[tool]\ndwsconv = 3\n", "must be a table"),
-        ("[tool", "cannot be read"),
-        ("x = '\udce4'", "cannot be read"),
-    ],
-)
-def test_wrong_settings_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "pyproject.toml").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=message) as caught:
-        load_config(tmp_path)
-    assert "\n" not in str(caught.value)

@@ -10,14 +10,14 @@ from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.edit import rewrite_text
-from pytest_dwsconv.source.sites import Evidence, Site
+from pytest_dwsconv.source.sites import Evidence, SourceSite
 
 
-def sites(text: str, policy: Policy | None = None) -> tuple[Site, ...]:
+def sites(text: str, policy: Policy | None = None) -> tuple[SourceSite, ...]:
     return rewrite_text(dedent(text), policy or Policy()).sites
 
 
-def only_site(text: str, policy: Policy | None = None) -> Site:
+def only_site(text: str, policy: Policy | None = None) -> SourceSite:
     (site,) = sites(text, policy)
     return site
 
@@ -188,7 +188,11 @@ def test_a_loop_that_takes_every_bias_for_granted_stands_against_a_rewrite(
 
 
 def test_a_nested_guard_counts() -> None:
-    branch = "if isinstance(m, nn.Conv2d):\n        if m.bias is not None:\n            m.bias.data.zero_()"
+    branch = (
+        "if isinstance(m, nn.Conv2d):\n"
+        "        if m.bias is not None:\n"
+        "            m.bias.data.zero_()"
+    )
     assert only_site(INIT.format(branch)).is_candidate
 
 

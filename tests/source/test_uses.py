@@ -348,7 +348,10 @@ def test_reading_an_attribute_by_name_replaces_nothing() -> None:
 
 
 def test_a_reason_names_its_line() -> None:
-    text = f"from torch import nn\nx = {CONV}\ny = nn.Sequential({CONV}, {CONV})\n\ny[0].weight = x.weight\n"
+    text = (
+        f"from torch import nn\nx = {CONV}\ny = nn.Sequential({CONV}, {CONV})\n\n"
+        "y[0].weight = x.weight\n"
+    )
     reasons = [site.judgement.reason for site in rewrite_text(text).sites]
     assert reasons[0].startswith("line 5 uses its weight by name")
     assert reasons[1].endswith(", this one or another")

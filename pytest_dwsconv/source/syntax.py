@@ -12,7 +12,6 @@ import libcst as cst
 from libcst.metadata import CodePosition, CodeRange, MetadataWrapper, PositionProvider
 
 from pytest_dwsconv.errors import SourceError
-from pytest_dwsconv.source.template import MARK
 
 Span = tuple[int, int]
 """The characters of the file from the first up to the second."""
@@ -22,9 +21,15 @@ Statement = cst.SimpleStatementLine | cst.BaseCompoundStatement
 _LINE_END = re.compile(r"\r\n?|\n")
 _BLANK_END = re.compile(r"(\r\n?|\n)\s*\Z")
 _LAYOUT = re.compile(
-    "whitespace|leading_|trailing_|lines_after|lpar|rpar|lbracket|rbracket|lbrace|rbrace|comma$|semicolon|dot$|equal$"
-    "|header|footer|indent|encoding|default_|has_trailing|first_line|separator|colon$"
+    "whitespace|leading_|trailing_|lines_after|lpar|rpar|lbracket|rbracket|lbrace|rbrace"
+    "|comma$|semicolon|dot$|equal$|colon$|header|footer|indent|encoding|default_|has_trailing"
+    "|first_line|separator"
 )
+"""Fields of syntax nodes that hold no code."""
+
+MARK = "Inserted by dwsconv-rewrite"
+"""Stands in the docstring of every inserted class: by it a later run knows its own work."""
+
 _NEXT = "correct it, or run the command with the Python that the file is written for"
 
 
@@ -32,7 +37,7 @@ class Parsed:
     """One file's text and tree.
 
     Raises:
-        SourceError: the text is no Python, with line and column.
+        SourceError: the text is not Python, with line and column.
     """
 
     def __init__(self, text: str) -> None:
@@ -47,13 +52,24 @@ class Parsed:
     @cached_property
     def parents(self) -> dict[cst.CSTNode, cst.CSTNode]:
         """Every node of the tree that ``below`` gives but its root, with the node it is part of."""
-        return {part: node for node in below(self.module) for part in _parts(node)}
+        parents = {}
+        for node in below(self.module):
+            for part in _parts(node):
+                parents[part] = node
+        return parents
 
     def ancestors(self, node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
         """Each node above, the nearest first, after the part of it that the way came from."""
         while node in self.parents:
             node, part = self.parents[node], node
             yield part, node
+
+    def enclosing(self, node: cst.CSTNode, *kinds: type[cst.CSTNode]) -> cst.CSTNode | None:
+        """The nearest node above that is of one of these kinds."""
+        for _, above in self.ancestors(node):
+            if isinstance(above, kinds):
+                return above
+        return None
 
     @cached_property
     def _line_starts(self) -> list[int]:
@@ -107,9 +123,7 @@ def below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 
 
 def _parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """The nodes directly below one, in no certain order. libcst's own walk is ten times slower: it
-    can edit.
-    """
+    """The nodes directly below one. libcst's own walk, which can edit, is ten times slower."""
     for name in ("name",) if is_inserted(node) else _part_names(type(node)):
         part = getattr(node, name)
         if isinstance(part, cst.CSTNode):
@@ -143,29 +157,26 @@ def check_compiles(text: str) -> None:
 
 
 def _tree(text: str) -> cst.Module:
-    """The tree of the text, or of the text up to its last line of code where libcst would lose the
-    blank ones below.
-    """
+    """The tree of a text that comes out of it unchanged, blank lines at its end left out."""
     module = _parse(text)
     if module.code != text:
+        # reason: libcst loses blank lines with spaces in them at the end; they hold no code
         text = _BLANK_END.sub(r"\1", text)
         module = _parse(text)
     if module.code != text:
-        kept = next(
-            (
-                at
-                for at, pair in enumerate(zip(text, module.code, strict=False))
-                if pair[0] != pair[1]
-            ),
-            -1,
-        )
-        line = len(_LINE_END.findall(text[:kept])) + 1
+        line = len(_LINE_END.findall(text[: _first_difference(text, module.code)])) + 1
         raise SourceError(
             f"line {line} has a form feed, a lone carriage return or spaces that would not be "
-            "kept: "
-            "take them out, then run the command again"
+            "kept: take them out, then run the command again"
         )
     return module
+
+
+def _first_difference(text: str, other: str) -> int:
+    for index, (character, its_other) in enumerate(zip(text, other, strict=False)):
+        if character != its_other:
+            return index
+    return min(len(text), len(other))
 
 
 def _parse(text: str) -> cst.Module:

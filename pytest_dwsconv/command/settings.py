@@ -21,9 +21,7 @@ else:
 
 @dataclass(frozen=True)
 class Config:
-    """``exclude`` are shell-style patterns on paths below ``root``, the folder of the file they are
-    written in.
-    """
+    """``exclude``: shell-style patterns on paths below ``root``, the folder of their file."""
 
     root: Path
     exclude: tuple[str, ...] = ()
@@ -50,11 +48,10 @@ class Config:
 
 
 def load_config(start: Path) -> Config:
-    """The settings that hold for a file or folder: those of the first ``pyproject.toml`` on the way
-    up.
+    """The settings for a file or folder: those of the first ``pyproject.toml`` on the way up.
 
     Raises:
-        InputError: the file is no TOML, or a setting is not known or of the wrong type.
+        InputError: the file is not TOML, or a setting is not known or of the wrong type.
     """
     start = Path(os.path.realpath(start))
     for folder in (start, *start.parents):

@@ -1,0 +1,247 @@
+"""What the value of an expression may be, or have in it: the keys that the flow connects."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import libcst as cst
+import libcst.matchers as m
+from libcst.metadata import ClassScope
+
+from pytest_dwsconv.source.names import Binding, Names
+from pytest_dwsconv.source.syntax import Parsed
+
+Function = cst.FunctionDef | cst.Lambda
+
+
+class Parts(NamedTuple):
+    """What an object of a class of the file has in it."""
+
+    of: cst.ClassDef
+
+
+class Computed(NamedTuple):
+    """Attributes by a pattern: ``setattr(self, f"c{i}", x)`` sets those that match ``c.*``."""
+
+    pattern: str
+
+
+Key = str | Binding | cst.CSTNode | Parts | Computed
+"""An attribute by its name, a variable, a call, or a function or class standing for its objects."""
+
+WALKS = frozenset({"modules", "named_modules"})
+"""Methods that yield every module of a model."""
+
+PARTS = frozenset(
+    "children named_children get_submodule append extend insert add_module register_module".split()
+)
+"""Methods that take or give what a module holds."""
+
+_SELF_OR_PARTS = PARTS | frozenset(
+    "to cuda cpu half float double bfloat16 type train eval requires_grad_ apply share_memory "
+    "items values keys get pop copy setdefault".split()
+)
+"""Methods of modules and containers whose result is the object itself or what it holds."""
+
+_SET_A_NAME = frozenset("setattr add_module register_module".split())
+_TAKE_A_NAME = _SET_A_NAME | {"getattr", "get_submodule"}
+"""Functions and methods whose string argument is the name of an attribute."""
+
+_COMPUTED_TEXT = (
+    m.FormattedString()
+    | m.BinaryOperation(operator=m.Add() | m.Modulo())
+    | m.Call(func=m.Attribute(attr=m.Name("format")))
+)
+
+_WALK_METHOD = m.Attribute(attr=m.OneOf(*map(m.Name, sorted(WALKS))))
+
+_VALUES: Mapping[type[cst.CSTNode], tuple[str, ...]] = {
+    cst.Tuple: ("elements",),
+    cst.List: ("elements",),
+    cst.Set: ("elements",),
+    cst.Dict: ("elements",),
+    cst.Element: ("value",),
+    cst.StarredElement: ("value",),
+    cst.DictElement: ("value",),
+    cst.StarredDictElement: ("value",),
+    cst.ListComp: ("elt",),
+    cst.SetComp: ("elt",),
+    cst.GeneratorExp: ("elt",),
+    cst.DictComp: ("value",),
+    cst.IfExp: ("body", "orelse"),
+    cst.BooleanOperation: ("left", "right"),
+    cst.BinaryOperation: ("left", "right"),
+    cst.NamedExpr: ("value",),
+    cst.Await: ("expression",),
+}
+"""The parts of an expression that its value may be, or have in it."""
+
+
+class Values:
+    """Tells what expressions mention, by what the file defines.
+
+    Attributes are told apart by their last name only.
+    """
+
+    def __init__(self, parsed: Parsed, names: Names, convolutions: frozenset[cst.Call]) -> None:
+        self._parsed = parsed
+        self._names = names
+        self._convolutions = convolutions
+        self._functions: dict[Key, list[Function]] = defaultdict(list)
+        self._classes: dict[Key, cst.ClassDef] = {}
+        for node in parsed.parents:
+            self._define(node)
+
+    def _define(self, node: cst.CSTNode) -> None:
+        if isinstance(node, cst.FunctionDef):
+            self._functions[self.key(node.name)].append(node)
+        elif isinstance(node, cst.ClassDef):
+            self._classes[self.key(node.name)] = node
+        elif isinstance(node, cst.Assign) and isinstance(node.value, cst.Lambda):
+            for target in node.targets:
+                if isinstance(target.target, (cst.Name, cst.Attribute)):
+                    self._functions[self.key(target.target)].append(node.value)
+
+    def key(self, node: cst.Name | cst.Attribute) -> Key:
+        if isinstance(node, cst.Attribute):
+            return node.attr.value
+        scope, name = self._names.binding(node)
+        # a name bound in a class body is an attribute of its objects
+        return name if isinstance(scope, ClassScope) else (scope, name)
+
+    def functions(self, node: cst.BaseExpression) -> list[Function]:
+        """The file's functions that an expression may name, or the lambda that it is."""
+        if isinstance(node, cst.Lambda):
+            return [node]
+        if isinstance(node, (cst.Name, cst.Attribute)):
+            return self._functions.get(self.key(node), [])
+        return []
+
+    def class_named(self, node: cst.BaseExpression) -> cst.ClassDef | None:
+        if isinstance(node, (cst.Name, cst.Attribute)):
+            return self._classes.get(self.key(node))
+        return None
+
+    def functions_called(self, call: cst.Call) -> Iterator[tuple[Function, int]]:
+        """The file's functions that a call may run, and how many parameters it leaves out.
+
+        That is 1 for ``self``, which no argument is written for.
+        """
+        is_attribute = isinstance(call.func, cst.Attribute)
+        for function in self.functions(call.func):
+            yield function, int(is_attribute and self._is_method(function))
+        made = self.class_named(call.func)
+        if made is not None:
+            for function in self._functions.get("__init__", []):
+                if self._parsed.enclosing(function, cst.ClassDef) is made:
+                    yield function, 1
+
+    def _is_method(self, function: Function) -> bool:
+        above = self._parsed.enclosing(function, cst.ClassDef, cst.FunctionDef)
+        return isinstance(above, cst.ClassDef)
+
+    # -- what an expression mentions
+
+    def sources(self, node: cst.CSTNode) -> Iterator[Key]:
+        """The keys of what the value of an expression may be, or have in it."""
+        if isinstance(node, cst.Attribute) and node.attr.value == "_modules":
+            yield from self._sources_of_parts(node.value)
+        elif isinstance(node, (cst.Name, cst.Attribute)):
+            yield self.key(node)
+        elif isinstance(node, cst.Call):
+            yield from self._sources_of_call(node)
+        elif isinstance(node, cst.Subscript):
+            yield from self._sources_of_parts(node.value)
+        else:
+            for name in _VALUES.get(type(node), ()):
+                part = getattr(node, name)
+                for each in part if isinstance(part, (tuple, list)) else (part,):
+                    yield from self.sources(each)
+
+    def _sources_of_parts(self, node: cst.BaseExpression) -> Iterator[Key]:
+        """As those of an expression; of ``self``, what its class holds."""
+        yield from self.own_parts(node) if is_self(node) else self.sources(node)
+
+    def _sources_of_call(self, call: cst.Call) -> Iterator[Key]:
+        functions, made = self.functions(call.func), self.class_named(call.func)
+        if call in self._convolutions or functions or made is not None:
+            # the file defines what is called: its results are followed, not its arguments
+            yield from functions
+            if made is not None:
+                yield made
+            yield call
+            return
+        names = list(names_given(call))
+        if names:
+            # getattr(self, "conv") is that attribute and nothing else
+            yield from names
+            return
+        is_builtin = (self._names.certain_name(call.func) or "").startswith("builtins.")
+        for argument in call.args:
+            # list(self) and zip(self, x) go through what self holds; f(self) may be anything
+            if is_builtin:
+                yield from self._sources_of_parts(argument.value)
+            else:
+                yield from self.sources(argument.value)
+        if isinstance(call.func, cst.Attribute) and call.func.attr.value in _SELF_OR_PARTS:
+            yield from self._sources_of_method(call.func)
+        elif not is_builtin and not m.matches(call.func, _WALK_METHOD):
+            # reason: modules() yields the parts of a replacement too, so it stands for nothing
+            yield call
+
+    def _sources_of_method(self, method: cst.Attribute) -> Iterator[Key]:
+        if method.attr.value in PARTS:
+            yield from self._sources_of_parts(method.value)
+        elif not is_self(method.value):
+            yield from self.sources(method.value)
+
+    def own_parts(self, node: cst.CSTNode) -> Iterator[Parts]:
+        """What ``self`` has in it, where the node stands."""
+        owner = self._parsed.enclosing(node, cst.ClassDef)
+        if isinstance(owner, cst.ClassDef):
+            yield Parts(owner)
+
+
+def is_self(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.Name) and node.value == "self"
+
+
+def names_given(call: cst.Call) -> Iterator[str | Computed]:
+    """The attributes that a call like ``getattr(self, "conv")`` names in a string."""
+    called = call.func.attr if isinstance(call.func, cst.Attribute) else call.func
+    name = called.value if isinstance(called, cst.Name) else None
+    if name not in _TAKE_A_NAME:
+        return
+    for argument in call.args:
+        if isinstance(argument.value, cst.SimpleString):
+            yield from str(argument.value.evaluated_value).split(".")
+        elif name in _SET_A_NAME and m.matches(argument.value, _COMPUTED_TEXT):
+            yield Computed(_pattern(argument.value))
+
+
+def _pattern(text: cst.BaseExpression) -> str:
+    """What the texts look like that an expression may give."""
+    if not isinstance(text, cst.FormattedString):
+        return ".*"
+    pattern = ""
+    for part in text.parts:
+        if isinstance(part, cst.FormattedStringText):
+            pattern += re.escape(part.value)
+        else:
+            pattern += ".*"
+    return pattern
+
+
+def positional_parameters(function: Function) -> list[cst.Name]:
+    return [each.name for each in (*function.params.posonly_params, *function.params.params)]
+
+
+def all_parameters(function: Function) -> list[cst.Name]:
+    more = [*function.params.kwonly_params]
+    for star in (function.params.star_arg, function.params.star_kwarg):
+        if isinstance(star, cst.Param):
+            more.append(star)
+    return [*positional_parameters(function), *(each.name for each in more)]
