@@ -59,7 +59,7 @@ def foretold(path: Path, model: str, settle: bool) -> Report:
     was built.
     """
     built = model_of_file(path, model)
-    return built.foretell(
+    return built.report_after_rewrite(
         rewrite_text(path.read_text(), evidence=built.evidence if settle else {}).sites
     )
 
