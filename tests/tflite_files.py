@@ -37,7 +37,13 @@ CONV = Operator(
 MEAN = Operator("MEAN", 2, (FEATURES, AXES), (POOLED,))
 PLAIN = ModelFile((CONV, MEAN), (IMAGE,), (POOLED,), subgraphs=1, size=0)
 PACKAGE = Package(
-    14, "cl/1", parameters_cached=640, parameters_streamed=128, input_bytes=256, output_bytes=8
+    14,
+    "cl/1",
+    parameters_cached=640,
+    parameters_streamed=128,
+    input_bytes=256,
+    output_bytes=8,
+    instruction_bytes=48,
 )
 COMPILED = ModelFile(
     (Operator("edgetpu-custom-op", 1, (IMAGE,), (FEATURES,), custom=True), MEAN),
@@ -49,15 +55,56 @@ COMPILED = ModelFile(
 )
 
 
-def pack(model: ModelFile) -> bytes:
-    """The ``.tflite`` file that holds this model, with the packages of its compiled operators."""
+def pack(model: ModelFile, *, share_inputs: bool = False) -> bytes:
+    """The ``.tflite`` file that holds this model, with the packages of its compiled operators.
+
+    With ``share_inputs`` all operators refer to the list of inputs of the first one.
+    """
     writer = _Writer(model)
+    writer.share_inputs = share_inputs
     content = writer.finish()
     # the second time with the places behind the flatbuffer, now that its length is known
     for _ in range(2):
         writer = _Writer(model, behind=len(content))
+        writer.share_inputs = share_inputs
         content = writer.finish()
     return content + b"".join(writer.outside)
+
+
+def with_one_tensor_listed(
+    times: int,
+    name: str,
+    shape: Sequence[int],
+    *,
+    apart: bool = False,
+    buffers: bool = True,
+    inputs: Sequence[int] | None = None,
+) -> bytes:
+    """A file that lists one tensor, without data, many times; each is an input.
+
+    With ``apart`` each is a table of its own, whose shape begins within the one of all.
+    """
+    writer = _Writer(ModelFile((), (), (), 1, 0))
+    builder = writer.builder
+    text, sides = builder.CreateString(name), writer.ints(shape)
+    tensors = []
+    for number in range(times if apart else 1):
+        tflite.TensorStart(builder)
+        tflite.TensorAddName(builder, text)
+        tflite.TensorAddShape(builder, sides - 4 * number)
+        tensors.append(tflite.TensorEnd(builder))
+    listed = writer.offsets(tensors if apart else tensors * times)
+    indices = writer.ints(range(times) if inputs is None else inputs)
+    tflite.SubGraphStart(builder)
+    tflite.SubGraphAddTensors(builder, listed)
+    tflite.SubGraphAddInputs(builder, indices)
+    graphs = writer.offsets([tflite.SubGraphEnd(builder)])
+    listed_buffers = writer.tables([None] if buffers else [], writer.buffer)
+    tflite.ModelStart(builder)
+    tflite.ModelAddSubgraphs(builder, graphs)
+    tflite.ModelAddBuffers(builder, listed_buffers)
+    builder.Finish(tflite.ModelEnd(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 class _Raw(bytes):
@@ -74,6 +121,8 @@ class _Writer:
         self.builder = flatbuffers.Builder(1024)
         self.model, self.behind = model, behind
         self.outside: list[bytes] = []
+        self.share_inputs = False
+        self.shared: int | None = None
         everything = [*model.inputs, *model.outputs]
         for operator in model.operators:
             everything += [
@@ -141,9 +190,13 @@ class _Writer:
 
     def operator(self, pair: tuple[Operator, Package | None]) -> int:
         operator, package = pair
-        inputs = self.ints(
-            [-1 if tensor is None else self.tensors.index(tensor) for tensor in operator.inputs]
-        )
+        inputs = self.shared
+        if inputs is None:
+            inputs = self.ints(
+                [-1 if tensor is None else self.tensors.index(tensor) for tensor in operator.inputs]
+            )
+        if self.share_inputs:
+            self.shared = inputs
         outputs = self.ints([self.tensors.index(tensor) for tensor in operator.outputs])
         custom = self.builder.CreateByteVector(custom_options(package)) if package else None
         kind, fields = OPTIONS.get(operator.name, ("", {}))
@@ -223,8 +276,14 @@ def _data(tensor: Tensor) -> bytes:
 
 def custom_options(package: Package) -> bytes:
     """The options of a compiled operator, laid out as the vendor's compiler lays them out."""
-    running = _executable(2, package.parameters_streamed, package.input_bytes, package.output_bytes)
-    caching = _executable(1, package.parameters_cached, 0, 0)
+    running = _executable(
+        2,
+        package.parameters_streamed,
+        package.input_bytes,
+        package.output_bytes,
+        package.instruction_bytes,
+    )
+    caching = _executable(1, package.parameters_cached)
     builder = flatbuffers.Builder(64)
     texts = [builder.CreateString(executable) for executable in (running, caching)]
     builder.StartVector(4, len(texts), 4)
@@ -242,9 +301,18 @@ def custom_options(package: Package) -> bytes:
     return bytes(options.Finish())
 
 
-def _executable(kind: int, parameters: int, inputs: int, outputs: int) -> bytes:
+def _executable(
+    kind: int, parameters: int, inputs: int = 0, outputs: int = 0, instructions: int = 0
+) -> bytes:
     builder = flatbuffers.Builder(64)
     fields = {6: builder.CreateByteVector(bytes(parameters))}
+    bitstream = builder.CreateByteVector(bytes(instructions))
+    builder.StartObject(2)
+    builder.PrependUOffsetTRelativeSlot(0, bitstream, 0)
+    stream = builder.EndObject()
+    builder.StartVector(4, 1, 4)
+    builder.PrependUOffsetTRelative(stream)
+    fields[5] = builder.EndVector()
     for field, size in ((8, inputs), (9, outputs)):
         builder.StartObject(2)
         builder.PrependInt32Slot(1, size, 0)

@@ -1,19 +1,22 @@
-"""Read a ``.tflite`` file, compiled for the Edge TPU or not, into plain data: no device, no
-interpreter.
+"""Read a ``.tflite`` file, compiled for the Edge TPU or not, into plain data.
+
+Neither a device nor an interpreter is needed. Tables are read by the number of their fields in
+TFLite's schema, ``schema.fbs``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
+from pytest_dwsconv.edgetpu.flatbuffer import Content, DamagedError, Table
+from pytest_dwsconv.edgetpu.package import NoPackageError, Package, read_package
 from pytest_dwsconv.errors import FormatError, InputError, MissingDependencyError
-
-if TYPE_CHECKING:
-    from pytest_dwsconv.edgetpu.package import Package
 
 CUSTOM_OPERATOR = "edgetpu-custom-op"
 """The operator that stands for everything the Edge TPU executes."""
@@ -21,30 +24,30 @@ CUSTOM_OPERATOR = "edgetpu-custom-op"
 LAYER_MARK = "InterpreterModule_"
 """Stands before the name of each layer in the name of a tensor that ``export_int8`` has written."""
 
-_IDENTIFIER = b"TFL3"
-_FEW = 64  # elements: axes, paddings, strides and target sizes are shorter, weights are longer
+T = TypeVar("T")
 
-# Per operator: the table of its options, and the fields that decide where it can run.
-_OPTIONS: dict[str, tuple[str, dict[str, str]]] = {
-    "AVERAGE_POOL_2D": ("Pool2DOptions", {"activation": "FusedActivationFunction"}),
-    "CONCATENATION": ("ConcatenationOptions", {"activation": "FusedActivationFunction"}),
-    "CONV_2D": (
-        "Conv2DOptions",
-        {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"},
-    ),
-    "DEPTHWISE_CONV_2D": (
-        "DepthwiseConv2DOptions",
-        {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"},
-    ),
-    "FULLY_CONNECTED": ("FullyConnectedOptions", {"weights_format": "WeightsFormat"}),
-    "MAX_POOL_2D": ("Pool2DOptions", {"activation": "FusedActivationFunction"}),
+_IDENTIFIER = b"TFL3"
+_CUSTOM = 32  # the number of operators that are known by their name only
+_FEW = 64  # elements: axes, paddings, strides and target sizes are shorter, weights are longer
+_WIDTHS = {"INT8": 1, "INT32": 4, "INT64": 8}  # bytes of the integers that are kept
+
+# Per operator: the options that decide where it can run, each as its field in the table of the
+# operator's options, its bytes and its default.
+_OPTIONS: dict[str, dict[str, tuple[int, int, int]]] = {
+    "AVERAGE_POOL_2D": {"activation": (5, 1, 0)},
+    "CONCATENATION": {"activation": (1, 1, 0)},
+    "CONV_2D": {"dilation_w": (4, 4, 1), "dilation_h": (5, 4, 1)},
+    "DEPTHWISE_CONV_2D": {"dilation_w": (5, 4, 1), "dilation_h": (6, 4, 1)},
+    "FULLY_CONNECTED": {"weights_format": (1, 1, 0)},
+    "MAX_POOL_2D": {"activation": (5, 1, 0)},
 }
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """real = scale * (integer - zero point); one scale for the tensor, or one per index of
-    dimension ``axis``.
+    """real = scale * (integer - zero point).
+
+    There is one scale for the tensor, or one per index of dimension ``axis``.
     """
 
     scales: tuple[float, ...]
@@ -78,9 +81,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator in order of execution: TFLite's own name for it, or the name of a custom
-    operator.
-    """
+    """One operator: ``name`` is TFLite's own, or that of a custom operator."""
 
     name: str
     version: int
@@ -91,14 +92,14 @@ class Operator:
 
     @property
     def layer(self) -> str:
-        """The PyTorch layer it came from where the file tells, else a tensor's name."""
-        return self.module or (self.outputs[0].name if self.outputs else "")
+        """The PyTorch layer it came from if the file names it, else the first output's name."""
+        if self.module:
+            return self.module
+        return self.outputs[0].name if self.outputs else ""
 
     @property
     def module(self) -> str:
-        """The PyTorch layer it came from where the file tells (``export_int8`` writes it), else
-        nothing.
-        """
+        """The PyTorch layer it came from if the file names it, as those of ``export_int8`` do."""
         parameters = [tensor for tensor in self.inputs if tensor is not None and tensor.constant]
         # reason: a fused tensor is named after all its layers, the last one first
         which = -1 if any(len(tensor.shape) > 1 for tensor in parameters) else 0
@@ -107,16 +108,14 @@ class Operator:
 
     @property
     def activations(self) -> tuple[Tensor, ...]:
-        """The inputs and outputs that one inference computes: no parameter, no state kept between
-        inferences.
-        """
+        """The inputs and outputs that one inference computes: neither parameters nor states."""
         tensors = [tensor for tensor in (*self.inputs, *self.outputs) if tensor is not None]
         return tuple(tensor for tensor in tensors if not tensor.constant and not tensor.variable)
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a ``.tflite`` file holds. Sizes are in bytes."""
+    """What a ``.tflite`` file holds. Operators are in order of execution, sizes in bytes."""
 
     operators: tuple[Operator, ...]
     inputs: tuple[Tensor, ...]
@@ -127,9 +126,7 @@ class ModelFile:
 
     @property
     def compiled(self) -> bool:
-        """Whether the Edge TPU has a part in it: a file without the custom operator runs on the CPU
-        alone.
-        """
+        """Whether the Edge TPU has a part in it: else the file runs on the CPU alone."""
         return bool(self.packages)
 
     @property
@@ -139,14 +136,16 @@ class ModelFile:
 
     @property
     def min_runtime_version(self) -> int:
-        """The lowest version of the Edge TPU runtime that runs it; 0 for a file that is not
-        compiled.
-        """
+        """The lowest version of the Edge TPU runtime that runs it; 0 if it is not compiled."""
         return max((package.min_runtime_version for package in self.packages), default=0)
 
     @property
     def parameters_cached(self) -> int:
-        """Parameters uploaded once and kept on the chip."""
+        """Bytes of parameters that are uploaded once and kept on the chip.
+
+        The chip needs this much memory for them or more: it rounds up by layer, to twice as much
+        in a published network with layers of 32 filters. The compiler's log has what it needs.
+        """
         return sum(package.parameters_cached for package in self.packages)
 
     @property
@@ -164,13 +163,19 @@ class ModelFile:
         """What one inference brings back from the device, padding included."""
         return sum(package.output_bytes for package in self.packages)
 
+    @property
+    def instruction_bytes(self) -> int:
+        """Instructions that are sent to the device at every inference."""
+        return sum(package.instruction_bytes for package in self.packages)
+
 
 def read_model(model: bytes | str | Path) -> ModelFile:
     """Read a ``.tflite`` file, given as its path or its content.
 
     Raises:
         InputError: there is no such file, or it cannot be opened.
-        FormatError: it is not a TFLite model, or is damaged.
+        FormatError: it is not a TFLite model, is damaged, or is compiled by one of the first Edge
+            TPU compilers, of which not all is known.
         MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
     """
     content, name = content_of(model)
@@ -180,16 +185,13 @@ def read_model(model: bytes | str | Path) -> ModelFile:
             ".tflite file"
         )
     try:
-        import tflite
-    except ImportError as error:
-        raise MissingDependencyError("reading a model file", "tflite", "edgetpu") from error
-    try:
-        return _model(tflite, content)
-    except (
-        Exception
-    ) as error:  # flatbuffers checks nothing: what a damaged file raises is anyone's guess
+        return _Reader(content).model()
+    except DamagedError as error:
+        raise FormatError(f"{name} is damaged ({error}); write it again") from error
+    except NoPackageError as error:
         raise FormatError(
-            f"{name} is damaged ({type(error).__name__}: {error}); write it again"
+            f"{name} is compiled for the Edge TPU in a form that is not known, as the first "
+            "compilers had it; compile it again with a newer one"
         ) from error
 
 
@@ -214,134 +216,162 @@ def content_of(model: bytes | str | Path) -> tuple[bytes, str]:
         ) from error
 
 
-def _model(tflite: Any, content: bytes) -> ModelFile:
-    model = tflite.Model.GetRootAsModel(content, 0)
-    graph = model.Subgraphs(0)
-    tensors = [
-        _tensor(tflite, content, model, graph.Tensors(index))
-        for index in range(graph.TensorsLength())
-    ]
-    raw = [graph.Operators(index) for index in range(graph.OperatorsLength())]
-    operators = tuple(_operator(tflite, model, operator, tensors) for operator in raw)
-    return ModelFile(
-        operators=operators,
-        inputs=tuple(tensors[graph.Inputs(index)] for index in range(graph.InputsLength())),
-        outputs=tuple(tensors[graph.Outputs(index)] for index in range(graph.OutputsLength())),
-        subgraphs=model.SubgraphsLength(),
-        size=len(content),
-        packages=tuple(
-            _package(source)
-            for source, operator in zip(raw, operators, strict=True)
-            if operator.name == CUSTOM_OPERATOR and operator.custom
-        ),
-    )
+class _Reader:
+    """Reads one file. Tensors that are one entry of the file are one object."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._root = Content(content).root()
+        self._codes = self._root.tables(1)
+        self._buffers = self._root.tables(4)
+        self._tensors: list[Tensor] = []
+        self._references = 0  # to tensors
+
+    def model(self) -> ModelFile:
+        graphs = self._root.tables(2)
+        if not graphs:
+            raise DamagedError("it holds no graph")
+        self._tensors = _each(graphs[0].tables(0), self._tensor)
+        tables = graphs[0].tables(3)
+        operators = [self._operator(table) for table in tables]
+        compiled = [
+            table
+            for table, operator in zip(tables, operators, strict=True)
+            if operator.custom and operator.name == CUSTOM_OPERATOR
+        ]
+        return ModelFile(
+            operators=tuple(operators),
+            inputs=tuple(filter(None, self._listed(graphs[0].integers(1)))),
+            outputs=tuple(filter(None, self._listed(graphs[0].integers(2)))),
+            subgraphs=len(graphs),
+            size=len(self._content),
+            packages=tuple(_each(compiled, lambda table: read_package(table.text(5)))),
+        )
+
+    def _listed(self, indices: tuple[int, ...]) -> list[Tensor | None]:
+        """The tensors of these indices; -1 is an optional one that is left out."""
+        self._references += len(indices)
+        # reason: where no two operators share a list, each reference takes four bytes of the file
+        if 4 * self._references > len(self._content):
+            raise DamagedError("its operators share their lists of tensors")
+        return [None if i == -1 else _at(self._tensors, i, "tensor") for i in indices]
+
+    def _operator(self, table: Table) -> Operator:
+        code = _at(self._codes, table.unsigned(0, 4), "kind of operator")
+        number = operator_number(code)
+        custom = number == _CUSTOM
+        name = _text(code.text(1)) if custom else _names("BuiltinOperator").get(number, "")
+        return Operator(
+            name=name or f"operator {number}",
+            version=code.signed(2, 4, default=1),
+            inputs=tuple(self._listed(table.integers(1))),
+            outputs=tuple(filter(None, self._listed(table.integers(2)))),
+            custom=custom,
+            options=_options(table.table(4), name),
+        )
+
+    def _tensor(self, table: Table) -> Tensor:
+        number = table.signed(1, 1)
+        dtype = _names("TensorType").get(number, f"type {number}")
+        shape = table.integers(0)
+        start, length, outside = self._constant(table.unsigned(2, 4))
+        return Tensor(
+            name=_text(table.text(3)),
+            dtype=dtype,
+            shape=shape,
+            constant=length > 0,
+            variable=table.unsigned(5, 1) != 0,
+            dynamic=_is_dynamic(shape, table.integers(7)),
+            quantization=_quantization(table.table(4)),
+            values=self._values(dtype, start, length),
+            outside=outside,
+        )
+
+    def _constant(self, index: int) -> tuple[int, int, bool]:
+        """Where the data of a constant begin, how long they are, and whether they lie outside."""
+        if index == 0:  # by convention the buffer of no data, also where there is no list of them
+            return 0, 0, False
+        buffer = _at(self._buffers, index, "buffer")
+        offset, size = buffer.unsigned(1, 8), buffer.unsigned(2, 8)
+        if size == 0:
+            return *buffer.extent(0), False
+        if offset + size > len(self._content):
+            raise DamagedError("it ends before a constant")
+        return offset, size, True
+
+    def _values(self, dtype: str, start: int, length: int) -> tuple[int, ...] | None:
+        width = _WIDTHS.get(dtype)
+        if width is None or not 0 < length <= _FEW * width:
+            return None
+        data = self._content[start : start + length]
+        return tuple(
+            int.from_bytes(data[at : at + width], "little", signed=True)
+            for at in range(0, len(data), width)
+        )
 
 
-def _package(operator: Any) -> Package:
-    from pytest_dwsconv.edgetpu.package import read_package
-
-    return read_package(operator.CustomOptionsAsNumpy().tobytes())
-
-
-def _operator(tflite: Any, model: Any, operator: Any, tensors: list[Tensor]) -> Operator:
-    code = model.OperatorCodes(operator.OpcodeIndex())
-    number = _builtin(code)
-    custom = number == tflite.BuiltinOperator.CUSTOM
-    name = code.CustomCode().decode() if custom else _name_of(tflite.BuiltinOperator, number)
-    inputs = (operator.Inputs(index) for index in range(operator.InputsLength()))
-    return Operator(
-        name=name,
-        version=code.Version(),
-        inputs=tuple(tensors[index] if index >= 0 else None for index in inputs),
-        outputs=tuple(
-            tensors[operator.Outputs(index)] for index in range(operator.OutputsLength())
-        ),
-        custom=custom,
-        options=_options(tflite, operator, name),
-    )
+def _each(tables: list[Table], read: Callable[[Table], T]) -> list[T]:
+    """What each table reads as; one that is listed several times is read once."""
+    found: dict[int, T] = {}
+    for table in tables:
+        if table.position not in found:
+            found[table.position] = read(table)
+    return [found[table.position] for table in tables]
 
 
-def _builtin(code: Any) -> int:
-    """Which operator a code declares: of the old field and the one that 2.4 added a file may have
-    either, or both.
+def _at(items: list[T], index: int, kind: str) -> T:
+    if not 0 <= index < len(items):
+        raise DamagedError(f"it refers to {kind} {index} of {len(items)}")
+    return items[index]
 
-    The accessor of that name is not used: it looks at the new field only where its number is too
-    large for the old.
+
+def operator_number(code: Table) -> int:
+    """Which operator a code declares.
+
+    TFLite 2.4 added a second field for numbers above 127: a file may have either, or both.
     """
-    from flatbuffers import number_types
-
-    table = code._tab
-    offset = table.Offset(10)
-    added = int(table.Get(number_types.Int32Flags, offset + table.Pos)) if offset else 0
-    return max(added, int(code.DeprecatedBuiltinCode()))
+    return max(code.signed(3, 4), code.signed(0, 1))
 
 
-def _options(tflite: Any, operator: Any, name: str) -> dict[str, int]:
-    table = operator.BuiltinOptions()
-    if name not in _OPTIONS or table is None:
+def _options(table: Table | None, name: str) -> dict[str, int]:
+    if table is None:
         return {}
-    kind, fields = _OPTIONS[name]
-    options = getattr(tflite, kind)()
-    options.Init(table.Bytes, table.Pos)
-    return {key: getattr(options, accessor)() for key, accessor in fields.items()}
+    fields = _OPTIONS.get(name, {})
+    return {key: table.signed(*place) for key, place in fields.items()}
 
 
-def _tensor(tflite: Any, content: bytes, model: Any, tensor: Any) -> Tensor:
-    buffer = model.Buffers(tensor.Buffer())
-    outside = buffer.Size() > 0
-    if outside:
-        data = content[buffer.Offset() : buffer.Offset() + buffer.Size()]
-    else:
-        data = buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
-    dtype = _name_of(tflite.TensorType, tensor.Type())
-    return Tensor(
-        name=(tensor.Name() or b"").decode(),
-        dtype=dtype,
-        shape=tuple(tensor.Shape(index) for index in range(tensor.ShapeLength())),
-        constant=bool(data),
-        variable=tensor.IsVariable(),
-        dynamic=any(
-            tensor.ShapeSignature(index) < 0 for index in range(tensor.ShapeSignatureLength())
-        ),
-        quantization=_quantization(tensor.Quantization()),
-        values=_integers(dtype, data),
-        outside=outside,
-    )
+def _is_dynamic(shape: tuple[int, ...], signature: tuple[int, ...]) -> bool:
+    """Whether a side is not known before the model runs.
+
+    A side that the signature leaves open and the shape has as 1 counts as known: Keras leaves the
+    batch open, and the Edge TPU compiler takes its models.
+    """
+    sides = zip_longest(signature, shape, fillvalue=0)
+    return any(wanted < 0 and side != 1 for wanted, side in sides)
 
 
-def _quantization(parameters: Any) -> Quantization | None:
-    if parameters is None or not parameters.ScaleLength():
+def _quantization(table: Table | None) -> Quantization | None:
+    scales = table.floats(2) if table is not None else ()
+    if table is None or not scales:
         return None
-    return Quantization(
-        scales=tuple(parameters.Scale(index) for index in range(parameters.ScaleLength())),
-        zero_points=tuple(
-            parameters.ZeroPoint(index) for index in range(parameters.ZeroPointLength())
-        ),
-        axis=parameters.QuantizedDimension(),
-    )
+    return Quantization(scales, table.integers(3, 8), axis=table.signed(6, 4))
 
 
-def _integers(dtype: str, data: bytes) -> tuple[int, ...] | None:
-    width = {"INT8": 1, "INT32": 4, "INT64": 8}.get(dtype)
-    if not data or width is None or len(data) > _FEW * width:
-        return None
-    return tuple(
-        int.from_bytes(data[at : at + width], "little", signed=True)
-        for at in range(0, len(data), width)
-    )
+def _text(data: bytes) -> str:
+    return data.decode(errors="backslashreplace")
 
 
-def _name_of(table: Any, number: int) -> str:
-    names = (
-        name for name, value in vars(table).items() if isinstance(value, int) and value == number
-    )
-    return next(
-        names, f"operator {number}" if table.__name__ == "BuiltinOperator" else f"type {number}"
-    )
+@cache
+def _names(enumeration: str) -> dict[int, str]:
+    """The names in one of TFLite's enumerations, by number."""
+    try:
+        import tflite
+    except ImportError as error:
+        raise MissingDependencyError("reading a model file", "tflite", "edgetpu") from error
+    values = vars(getattr(tflite, enumeration)).items()
+    return {number: name for name, number in values if isinstance(number, int)}
 
 
 def _layer(tensor: str, which: int) -> str:
-    """The name of a layer in the name that ``export_int8`` gives a tensor, nothing in any other
-    name.
-    """
+    """The layer that ``export_int8`` has put into the name of a tensor; nothing in other names."""
     return ".".join(re.findall(rf"{LAYER_MARK}([^/;]+)", tensor.rstrip(";").split(";;")[which]))

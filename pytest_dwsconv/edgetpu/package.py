@@ -1,23 +1,22 @@
-"""The package inside a compiled Edge TPU operator: which parameters stay on the chip, what crosses
-the bus.
+"""The package inside a compiled Edge TPU operator: what stays on the chip, what crosses the bus.
 
-Layout: the operator's custom options are a flexbuffer map, whose key "4" holds a flatbuffer that
-    the vendor's runtime
-describes in ``executable/executable.fbs``. Fields are addressed here by their number in that
-schema.
+Layout: the operator's custom options hold a flatbuffer that the vendor's runtime describes in
+``executable/executable.fbs``. Fields are addressed here by their number in that schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flatbuffers import encode, flexbuffers, number_types, packer
-from flatbuffers.table import Table
+from pytest_dwsconv.edgetpu.flatbuffer import Content, Table
 
-_PACKAGE_KEY = "4"
+_MARK = b"DWN1"
 # ExecutableType: its parameters are uploaded once, those of the others at every inference
 _PARAMETER_CACHING = 1
+
+
+class NoPackageError(ValueError):
+    """The operator holds nothing that this reads: the first compilers wrote something else."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Package:
     """One compiled Edge TPU operator, as its compiler wrote it. Sizes are in bytes.
 
     ``input_bytes`` and ``output_bytes`` are what one inference moves to and from the device,
-    padding included.
+    padding included. ``instruction_bytes`` are the instructions, which are sent at every inference.
     """
 
     min_runtime_version: int
@@ -34,69 +33,40 @@ class Package:
     parameters_streamed: int
     input_bytes: int
     output_bytes: int
+    instruction_bytes: int = 0
 
 
 def read_package(custom_options: bytes) -> Package:
-    """The package in the custom options of an operator; whatever flatbuffers raises where there is
-    none.
+    """The package in the custom options of an operator.
+
+    Raises:
+        NoPackageError: there is none.
+        DamagedError: it is damaged.
     """
-    options = flexbuffers.GetRoot(custom_options).AsMap
-    package = _Record(options[_PACKAGE_KEY].AsStringBytes)
-    executables = [_Record(text) for text in _Record(package.vector(1)).strings(0)]
-    caching = [
-        e for e in executables if e.number(13, number_types.Int16Flags) == _PARAMETER_CACHING
-    ]
-    running = [e for e in executables if e not in caching]
+    mark = custom_options.find(_MARK)
+    if mark < 4:
+        raise NoPackageError
+    package = Content(custom_options[mark - 4 :]).root()
+    executables = [Content(text).root() for text in Content(package.text(1)).root().texts(0)]
+    if not executables:
+        raise NoPackageError
+    caching = [e for e in executables if e.signed(13, 2) == _PARAMETER_CACHING]
+    running = [e for e in executables if e.signed(13, 2) != _PARAMETER_CACHING]
     return Package(
-        min_runtime_version=package.number(0, number_types.Int32Flags),
-        compiler_version=package.vector(4).decode(),
-        parameters_cached=sum(len(executable.vector(6)) for executable in caching),
-        parameters_streamed=sum(len(executable.vector(6)) for executable in running),
-        input_bytes=sum(
-            layer.number(1, number_types.Int32Flags) for e in running for layer in e.records(8)
-        ),
-        output_bytes=sum(
-            layer.number(1, number_types.Int32Flags) for e in running for layer in e.records(9)
-        ),
+        min_runtime_version=package.signed(0, 4),
+        compiler_version=package.text(4).decode(errors="backslashreplace"),
+        parameters_cached=sum(len(executable.text(6)) for executable in caching),
+        parameters_streamed=sum(len(executable.text(6)) for executable in running),
+        input_bytes=sum(_layer_bytes(executable, 8) for executable in running),
+        output_bytes=sum(_layer_bytes(executable, 9) for executable in running),
+        instruction_bytes=sum(map(_instruction_bytes, running)),
     )
 
 
-class _Record:
-    """A flatbuffer table read by field number; an absent field is 0 or empty, as in every
-    flatbuffer.
-    """
+def _layer_bytes(executable: Table, field: int) -> int:
+    """The sizes of the layers, inputs or outputs, that a field of an executable lists."""
+    return sum(layer.signed(1, 4) for layer in executable.tables(field))
 
-    def __init__(self, data: bytes, position: int | None = None) -> None:
-        self._table = Table(
-            data, encode.Get(packer.uoffset, data, 0) if position is None else position
-        )
 
-    def number(self, field: int, flags: type) -> int:
-        offset = self._offset(field)
-        return int(self._table.Get(flags, offset + self._table.Pos)) if offset else 0
-
-    def vector(self, field: int) -> bytes:
-        """The bytes of a string or of a vector of bytes."""
-        offset = self._offset(field)
-        if not offset:
-            return b""
-        start = self._table.Vector(offset)
-        return bytes(self._table.Bytes[start : start + self._table.VectorLen(offset)])
-
-    def strings(self, field: int) -> Iterator[bytes]:
-        return (self._table.String(position) for position in self._elements(field))
-
-    def records(self, field: int) -> Iterator[_Record]:
-        return (
-            _Record(self._table.Bytes, self._table.Indirect(position))
-            for position in self._elements(field)
-        )
-
-    def _elements(self, field: int) -> Iterator[int]:
-        offset = self._offset(field)
-        if offset:
-            start = self._table.Vector(offset)
-            yield from (start + 4 * index for index in range(self._table.VectorLen(offset)))
-
-    def _offset(self, field: int) -> int:
-        return int(self._table.Offset(4 + 2 * field))
+def _instruction_bytes(executable: Table) -> int:
+    return sum(len(stream.text(0)) for stream in executable.tables(5))
