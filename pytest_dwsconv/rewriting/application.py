@@ -13,9 +13,9 @@ from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.rewriting.duplicate import duplicate
+from pytest_dwsconv.rewriting.duplicate import check_own, duplicate
 from pytest_dwsconv.rewriting.result import RewriteResult
-from pytest_dwsconv.separable.exchange import swap
+from pytest_dwsconv.separable.exchange import held_by_functions, swap
 from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.separable.replacement import check_init, initial, replacement
 
@@ -43,6 +43,8 @@ def apply_plan(
     for entry in plan.entries:
         entry.check(module_spec(convolution(model, entry.name)))
     target = model if inplace else duplicate(model)
+    if not inplace:
+        check_own(target, model, [entry.name for entry in plan.entries])
     swaps, _ = replacements(target, plan, init, inplace)
     return swap(target, swaps)
 
@@ -82,6 +84,7 @@ def replacements(
     """
     swaps: dict[nn.Module, nn.Module] = {}
     errors: dict[str, float] = {}
+    held = held_by_functions(model) if plan.entries else set()
     for entry in plan.entries:
         conv = convolution(model, entry.name)
         if conv in swaps:
@@ -97,12 +100,23 @@ def replacements(
             found = fitted[entry.name]
             swaps[conv] = found.module.train(conv.training)
             errors[entry.name] = found.weight_error
-            continue
-        factors, error = initial(conv.weight, entry, init)
-        swaps[conv] = replacement(conv, entry, factors)
-        if error is not None:
-            errors[entry.name] = error
+        else:
+            factors, error = initial(conv.weight, entry, init)
+            swaps[conv] = replacement(conv, entry, factors)
+            if error is not None:
+                errors[entry.name] = error
+        if id(conv) in held:
+            raise out_of_reach(entry.name)
     return swaps, errors
+
+
+def out_of_reach(name: str) -> InputError:
+    """The error for a convolution that something holds where no replacement can be put."""
+    return InputError(
+        f"{name}: the forward or a hook reaches it other than as a module of the model (by a "
+        "closure, a bound method, a partial or a compiled part, say), so its replacement would not "
+        f"run; leave it out with ignore=[{name!r}]"
+    )
 
 
 def convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:

@@ -22,8 +22,8 @@ from pytest_dwsconv.fit.planning import Budgets, allocate, parse_budgets
 from pytest_dwsconv.fit.preconditions import check_batches
 from pytest_dwsconv.fit.replay import rejected
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rewriting.application import convolution, replacements
-from pytest_dwsconv.rewriting.duplicate import duplicate
+from pytest_dwsconv.rewriting.application import convolution, out_of_reach, replacements
+from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.replacement import (
@@ -135,6 +135,10 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         raise
     _check_patterns(policy, before)
     target = model if inplace else duplicate(model)
+    if not inplace:
+        check_own(target, model, [found.name for found in before.candidates])
+        if init == FIT:
+            check_own_tensors(target, model)
     original = _kept(model, refine) if inplace and init == FIT else model
     # reason: the statistics are the fit's to set
     statistics = [buffer for norm in _normalisations(target) for buffer in norm.buffers()]
@@ -292,11 +296,7 @@ def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
     idle = {found.name for found in after.findings if not found.calls}
     for entry in plan.entries:
         if entry.name in ran and f"{entry.name}.depthwise".lstrip(".") in idle:
-            raise InputError(
-                f"{entry.name}: the forward reaches it other than as a module of the model (by a "
-                "bound method, a partial or a compiled part, say), so its replacement would not "
-                "run; leave it out with ignore"
-            )
+            raise out_of_reach(entry.name)
 
 
 def _kept(model: nn.Module, passes: int) -> nn.Module:

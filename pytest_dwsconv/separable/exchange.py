@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 Exchange = Callable[[Any], Any]
 """What takes the place of an object: another one, or the object itself."""
-
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def swap(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -70,3 +72,38 @@ def _exchange_within(container: Any, exchange: Exchange, seen: set[int]) -> None
 
 def _is_named_tuple(value: Any) -> bool:
     return isinstance(value, tuple) and hasattr(value, "_make")
+
+
+def held_by_functions(model: nn.Module) -> set[int]:
+    """The identities of what functions hold, where ``swap`` cannot put anything else.
+
+    Those are the functions among the attributes of all modules, hooks included: their closures and
+    defaults, what a method is bound to, the arguments of a partial.
+    """
+    held: set[int] = set()
+
+    def note(value: Any) -> Any:
+        for content in _held(value):
+            if id(content) not in held:
+                held.add(id(content))
+                exchanged(content, note)
+        return value
+
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name != "_compiled_call_impl":  # of the module itself; no replacement takes it over
+                exchanged(value, note)
+    return held
+
+
+def _held(value: Any) -> Iterator[Any]:
+    if isinstance(value, MethodType):
+        yield value.__self__
+    elif isinstance(value, partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
+            with suppress(ValueError):  # the variable is not set yet
+                yield cell.cell_contents
+        yield from value.__defaults__ or ()
+        yield from (value.__kwdefaults__ or {}).values()
