@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import tomllib
 
 from pytest_dwsconv import __version__
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
@@ -41,6 +44,13 @@ def forms_table() -> str:
     return markdown_table(rows)
 
 
+def layers() -> str:
+    """The layers of the import contract, from top to bottom."""
+    with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    return "\n".join(["```text", *contracts[0]["layers"], "```"])
+
+
 def markdown_table(rows: list[list[str]]) -> str:
     """A table whose first row is its header."""
     header, *body = rows
@@ -48,8 +58,9 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 
 def fill_in_tables(app: Any, docname: str, source: list[str]) -> None:
-    source[0] = source[0].replace("{{ rules }}", rules_table())
-    source[0] = source[0].replace("{{ forms }}", forms_table())
+    for name, table in (("rules", rules_table), ("forms", forms_table), ("layers", layers)):
+        if f"{{{{ {name} }}}}" in source[0]:
+            source[0] = source[0].replace(f"{{{{ {name} }}}}", table())
 
 
 def setup(app: Any) -> None:

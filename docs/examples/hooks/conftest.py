@@ -1,4 +1,4 @@
-"""An example of the plugin's three hooks: change a verdict, add a latency target, receive reports."""
+"""The plugin's three hooks by example: change a verdict, add a latency target, receive reports."""
 
 import platform
 import time

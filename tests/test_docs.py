@@ -1,0 +1,48 @@
+"""What the documentation says of this repository is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:pytest_dwsconv|tests|docs|benchmarks|examples)/[\w./-]+)`", text)
+    placeholder = "pytest_dwsconv/render/NAME.py"
+    assert [path for path in named if path != placeholder and not (ROOT / path).exists()] == []
+
+
+def test_every_folder_of_the_package_is_on_the_map() -> None:
+    folders = {path.parent.name for path in (ROOT / "pytest_dwsconv").glob("*/__init__.py")}
+    assert set(re.findall(r"^`pytest_dwsconv/(\w+)/`\n: ", ARCHITECTURE, re.MULTILINE)) == folders
+
+
+def test_the_recipe_for_an_operators_formula(tmp_path: Path) -> None:
+    (recipe,) = re.findall(r"```python\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    uses = """
+from pytest_dwsconv import Origin, analyze
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.rand(8, 4))
+    def forward(self, x):
+        return mix(x, self.weight)
+report = analyze(Net(), (5, 8))
+assert (report.macs, report.not_counted, report.origin) == (5 * 8 * 4, (), Origin.META), report
+"""
+    script = tmp_path / "recipe.py"
+    script.write_text(recipe + uses)
+    subprocess.run([sys.executable, script], check=True)
