@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
-from pytest_dwsconv.core.quantities import (
-    Unit,
-    digits_telling,
-    humanize,
-    parse_quantity,
-    scale_of,
-    written,
-)
+from pytest_dwsconv.core.limits import LimitCheck
+from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 
 
@@ -25,7 +18,8 @@ class Budget:
     ``params``, ``macs`` and ``candidates`` are counts. ``size``, ``size_fp16`` and ``size_int8``
     are the bytes of the parameters at four, two and one bytes each, ``activations`` the bytes of
     activations at their peak. ``latency`` is seconds on ``target``, and needs a measurement. Each
-    is given as ``parse_quantity`` reads it.
+    is given as ``parse_quantity`` reads it. ``macs`` and ``activations`` are per sample: the batch
+    that the model was analysed with makes no difference.
     """
 
     params: float | str | None = None
@@ -66,8 +60,9 @@ class _Limit:
 
     noun: str
     unit: Unit
-    actual: Callable[[ReportData], int | None]
+    total: Callable[[ReportData], int | None]
     saved: Callable[[Finding], int]
+    per_sample: bool = False
 
 
 def _size(bytes_each: int, dtype: str) -> _Limit:
@@ -86,6 +81,7 @@ LIMITS = {
         Unit.COUNT,
         lambda report: report.macs,
         lambda finding: (finding.macs or 0) - (finding.separable_macs or 0),
+        per_sample=True,
     ),
     "size": _size(4, "float32"),
     "size_fp16": _size(2, "float16"),
@@ -95,6 +91,7 @@ LIMITS = {
         Unit.BYTES,
         lambda report: report.peak_activations,
         lambda finding: 0,
+        per_sample=True,
     ),
     "candidates": _Limit(
         "candidates", Unit.COUNT, lambda report: len(report.candidates), lambda finding: 1
@@ -120,104 +117,71 @@ def _allowed(budget: Budget, name: str) -> float | None:
         raise FormatError(f"the budget's {name} {error}") from error
 
 
-@dataclass(frozen=True)
-class Violation:
-    """A limit that a model exceeds.
+def check_limits(report: ReportData, budget: Budget) -> tuple[LimitCheck, ...]:
+    """How a model stands to each limit of a budget, in the order of ``Budget``'s fields.
 
-    ``replacements`` are the fewest candidates whose replacement brings the model under ``limit``,
-    the largest saving first, and ``attainable`` is what it would then be. Where ``attainable`` is
-    above ``limit`` they are all that help.
-    """
-
-    model: str
-    name: str
-    unit: Unit
-    limit: float
-    actual: int
-    replacements: tuple[str, ...]
-    attainable: int
-
-    def __str__(self) -> str:
-        digits = digits_telling(self.actual, self.limit, self.unit)
-        scale = scale_of(self.actual, self.unit)
-        actual, over = (
-            written(number, scale, digits) for number in (self.actual, self.actual - self.limit)
-        )
-        limit = written(self.limit, scale_of(self.limit, self.unit), digits)
-        noun = LIMITS[self.name].noun if actual != "1" else LIMITS[self.name].noun.removesuffix("s")
-        return f"{self.model} has {actual} {noun}, the budget is {limit} ({over} over). {self._advice()}"
-
-    def _advice(self) -> str:
-        if not self.replacements:
-            return "No convolution in it that could be made separable would lower that."
-        if self.attainable > self.limit:
-            return f"Making every candidate separable would only bring it to {self._reached()}."
-        return f"Making {_listed(self.replacements)} separable would bring it to {self._reached()}."
-
-    def _reached(self) -> str:
-        if self.attainable == self.limit:
-            return humanize(self.attainable, self.unit)
-        digits = digits_telling(self.attainable, self.limit, self.unit)
-        return written(self.attainable, scale_of(self.attainable, self.unit), digits)
-
-
-def violations(report: ReportData, budget: Budget) -> tuple[Violation, ...]:
-    """The limits of ``budget`` that the model exceeds, in the order of ``Budget``'s fields; latency
-    is not among them.
+    MACs and activations are per sample (see ``ReportData.batch_size``), so that the size of the
+    batch makes no difference. Latency is not in a report, and not among the limits checked.
 
     Raises:
         InputError: MACs or activations are limited and the report has none.
     """
-    return tuple(
-        _violation(report, budget, name, allowed, actual)
-        for name in LIMITS
-        if (allowed := _allowed(budget, name)) is not None
-        and (actual := _actual(report, name)) > allowed
-    )
+    limits = ((name, _allowed(budget, name)) for name in LIMITS)
+    return tuple(_check(report, budget, name, limit) for name, limit in limits if limit is not None)
 
 
-class Held(NamedTuple):
-    """One limit that a model was held to, and what the model has; ``violation`` says it in words,
-    empty within it.
-    """
-
-    name: str
-    noun: str
-    unit: Unit
-    limit: float
-    actual: float
-    violation: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain text and numbers by name."""
-        return {**self._asdict(), "unit": self.unit.value}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Held:
-        """What ``to_dict`` described."""
-        return cls(**{**data, "unit": Unit(data["unit"])})
-
-
-def held(report: ReportData, budget: Budget) -> tuple[Held, ...]:
-    """Every limit of ``budget`` with how the model stands to it, in the order of ``Budget``'s
-    fields.
+def violations(report: ReportData, budget: Budget) -> tuple[LimitCheck, ...]:
+    """The limits of ``budget`` that the model exceeds, as ``check_limits`` gives them.
 
     Raises:
-        InputError: MACs are limited and the report has none.
+        InputError: MACs or activations are limited and the report has none.
     """
-    exceeded = {violation.name: str(violation) for violation in violations(report, budget)}
-    return tuple(
-        Held(
-            name,
-            limit.noun,
-            _written_unit(getattr(budget, name), limit.unit),
-            allowed,
-            _actual(report, name),
-            exceeded.get(name, ""),
-        )
-        for name, limit in LIMITS.items()
-        if (allowed := _allowed(budget, name)) is not None
+    return tuple(check for check in check_limits(report, budget) if check.exceeded)
+
+
+def _check(report: ReportData, budget: Budget, name: str, allowed: float) -> LimitCheck:
+    limit, samples = LIMITS[name], _samples(report, name)
+    total = _total(report, name)
+    left, replacements = total, []
+    if total > allowed * samples:
+        helpful = [finding for finding in report.candidates if limit.saved(finding) > 0]
+        helpful.sort(key=lambda f: (limit.saved(f), saved_params(f)), reverse=True)
+        for finding in helpful:
+            if left <= allowed * samples:
+                break
+            left -= limit.saved(finding)
+            replacements.append(finding.name)
+    return LimitCheck(
+        report.model,
+        name,
+        limit.noun + (_basis(report) if limit.per_sample else ""),
+        _written_unit(getattr(budget, name), limit.unit),
+        allowed,
+        _share(total, samples),
+        tuple(replacements),
+        _share(left, samples),
     )
+
+
+def _samples(report: ReportData, name: str) -> int:
+    """By how many a total is divided before it is compared with its limit."""
+    return (report.batch_size or 1) if LIMITS[name].per_sample else 1
+
+
+def _share(total: int, samples: int) -> float:
+    return total / samples if total % samples else total // samples
+
+
+def _basis(report: ReportData) -> str:
+    """For which input figures per sample are."""
+    if not report.input_shapes:
+        return ""
+    shapes = " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)
+    if report.batch_size is None:
+        return f" for input {shapes}, in which no batch size is seen"
+    if report.batch_size == 1:
+        return f" for input {shapes}"
+    return f" per sample of input {shapes}"
 
 
 def enough(report: ReportData, budget: Budget) -> tuple[Finding, ...]:
@@ -230,78 +194,69 @@ def enough(report: ReportData, budget: Budget) -> tuple[Finding, ...]:
     Raises:
         InputError: MACs or activations are limited and the report has none.
     """
-    excess = {
-        violation.name: violation.actual - violation.limit
-        for violation in violations(report, budget)
+    over = {
+        check.name: _total(report, check.name) - check.limit * _samples(report, check.name)
+        for check in violations(report, budget)
     }
-    left, chosen = dict(excess), []
+    chosen: list[Finding] = []
     helpful = list(report.candidates)
-    while helpful and max(left.values(), default=0) > 0:
-        best = max(helpful, key=lambda finding: _helps(finding, left))
-        helpful.remove(best)
-        chosen.append(best)
-        left = {name: rest - LIMITS[name].saved(best) for name, rest in left.items()}
-    if max(left.values(), default=0) > 0:
-        return ()
-    for finding in reversed(chosen.copy()):
-        without = {name: rest + LIMITS[name].saved(finding) for name, rest in left.items()}
-        if max(without.values()) <= 0:
-            chosen.remove(finding)
-            left = without
-    return tuple(chosen)
+    while max(over.values(), default=0) > 0:
+        # the order holds until a limit is met, which then has no say in it any more
+        helpful.sort(key=lambda finding: _help(finding, over), reverse=True)
+        taken = _until_a_limit_is_met(helpful, over)
+        if not taken:
+            return ()
+        chosen += taken
+        helpful = helpful[len(taken) :]
+    return _without_superfluous(chosen, over)
 
 
-def _helps(finding: Finding, left: Mapping[str, float]) -> tuple[float, int]:
-    """The share of what is left over the limits that replacing this convolution takes off; then its
-    parameters.
+def _help(finding: Finding, over: Mapping[str, float]) -> tuple[float, float, int]:
+    """How much replacing this convolution helps: the share of what is over the limits that it takes
+    off, at most all of each; then without that bound; then its parameters.
     """
-    over = {name: rest for name, rest in left.items() if rest > 0}
-    return sum(
-        min(LIMITS[name].saved(finding) / rest, 1.0) for name, rest in over.items()
-    ), saved_params(finding)
+    shares = [LIMITS[name].saved(finding) / rest for name, rest in over.items() if rest > 0]
+    return sum(min(share, 1.0) for share in shares), sum(shares), saved_params(finding)
 
 
-def _actual(report: ReportData, name: str) -> int:
-    actual = LIMITS[name].actual(report)
-    if actual is None:
+def _until_a_limit_is_met(helpful: Sequence[Finding], over: dict[str, float]) -> list[Finding]:
+    """The first of these that together meet one of the limits; ``over`` becomes what is left.
+
+    Empty if not even all of them meet one.
+    """
+    unmet = [name for name, rest in over.items() if rest > 0]
+    for count, finding in enumerate(helpful, start=1):
+        for name in over:
+            over[name] -= LIMITS[name].saved(finding)
+        if any(over[name] <= 0 for name in unmet):
+            return list(helpful[:count])
+    return []
+
+
+def _without_superfluous(chosen: Sequence[Finding], over: dict[str, float]) -> tuple[Finding, ...]:
+    """Leave out what the others make up for, the last chosen first."""
+    needed = []
+    for finding in reversed(chosen):
+        without = {name: rest + LIMITS[name].saved(finding) for name, rest in over.items()}
+        if max(without.values()) <= 0:
+            over = without
+        else:
+            needed.append(finding)
+    return tuple(reversed(needed))
+
+
+def _total(report: ReportData, name: str) -> int:
+    total = LIMITS[name].total(report)
+    if total is None:
+        noun = "MACs" if name == "macs" else name
         raise InputError(
-            f"the budget limits {'MACs' if name == 'macs' else name} and none were counted for "
-            f"{report.model}: "
+            f"the budget limits {noun} and none were counted for {report.model}: "
             "give an input size, as in (1, 3, 224, 224)"
         )
-    return actual
-
-
-def _violation(
-    report: ReportData, budget: Budget, name: str, allowed: float, actual: int
-) -> Violation:
-    saved = LIMITS[name].saved
-    helpful = [finding for finding in report.candidates if saved(finding) > 0]
-    attainable, replacements = actual, []
-    for finding in sorted(helpful, key=lambda f: (saved(f), saved_params(f)), reverse=True):
-        if attainable <= allowed:
-            break
-        attainable -= saved(finding)
-        replacements.append(finding.name)
-    unit = _written_unit(getattr(budget, name), LIMITS[name].unit)
-    return Violation(report.model, name, unit, allowed, actual, tuple(replacements), attainable)
+    return total
 
 
 def _written_unit(value: object, unit: Unit) -> Unit:
     """Bytes are shown in the family of units that the budget is written in."""
     binary = unit is Unit.BYTES and isinstance(value, str) and "i" in value.lower()
     return Unit.BINARY_BYTES if binary else unit
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    *most, last = map(_spoken, names)
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def _spoken(name: str) -> str:
-    """A layer's name in a sentence: those of a Sequential are numbers, and that of the model itself
-    is empty.
-    """
-    if not name:
-        return "the model itself"
-    return f"layer {name}" if name[0].isdigit() else name

@@ -132,6 +132,24 @@ class ReportData:
         return tuple(finding for finding in self.findings if finding.verdict is Verdict.CANDIDATE)
 
     @property
+    def batch_size(self) -> int | None:
+        """Samples in one forward: the first side of the inputs, where all of them share it and the
+        batch of every convolution is a multiple of it.
+
+        1 where a convolution was given a single sample without a batch side. None where there are
+        no inputs, or none of this holds. Inputs without sides, such as a time step, do not count.
+        """
+        given = [f.input_shape for f in self.findings if f.calls and f.input_shape is not None]
+        ranks = [f.spec.rank for f in self.findings if f.calls and f.input_shape is not None]
+        if any(len(shape) == rank + 1 for shape, rank in zip(given, ranks, strict=True)):
+            return 1
+        sizes = {shape[0] for shape in self.input_shapes if shape}
+        size = sizes.pop() if len(sizes) == 1 else 0
+        if not size or any(shape[0] % size for shape in given):
+            return None
+        return size
+
+    @property
     def separable_params(self) -> int:
         """Parameters of the model once every candidate is replaced."""
         return self.params - sum(saved_params(finding) for finding in self.candidates)

@@ -1,0 +1,109 @@
+"""How a model stands to one limit, as plain data that says itself in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pytest_dwsconv.core.measurement import LatencyLimit, Measurement, milliseconds
+from pytest_dwsconv.core.quantities import Unit, digits_telling, humanize, scale_of, written
+
+
+@dataclass(frozen=True)
+class LimitCheck:
+    """One limit that a model was held to, and what the model has; ``str()`` says both.
+
+    ``name`` is the argument of ``Budget``; ``noun`` says in words what ``limit`` and ``actual``
+    count. Over the limit, ``replacements`` are the fewest candidates whose replacement brings the
+    model under it, the largest saving first, and ``attainable`` is what it would then have. Where
+    ``attainable`` is still above ``limit`` they are all that help.
+    """
+
+    model: str
+    name: str
+    noun: str
+    unit: Unit
+    limit: float
+    actual: float
+    replacements: tuple[str, ...]
+    attainable: float
+
+    @property
+    def exceeded(self) -> bool:
+        return self.actual > self.limit
+
+    def __str__(self) -> str:
+        if not self.exceeded:
+            actual, limit = (humanize(number, self.unit) for number in (self.actual, self.limit))
+            return f"{self.model} has {actual} {self.noun}, the budget is {limit}."
+        digits = digits_telling(self.actual, self.limit, self.unit)
+        scale = scale_of(self.actual, self.unit)
+        actual = written(self.actual, scale, digits)
+        over = written(self.actual - self.limit, scale, digits)
+        limit = written(self.limit, scale_of(self.limit, self.unit), digits)
+        noun = _singular(self.noun) if actual == "1" else self.noun
+        return f"{self.model} has {actual} {noun}, the budget is {limit} ({over} over). {self._advice()}"
+
+    def _advice(self) -> str:
+        if not self.replacements:
+            return "No convolution in it that could be made separable would lower that."
+        if self.attainable > self.limit:
+            return f"Making every candidate separable would only bring it to {self._reached()}."
+        return f"Making {_listed(self.replacements)} separable would bring it to {self._reached()}."
+
+    def _reached(self) -> str:
+        if self.attainable == self.limit:
+            return humanize(self.attainable, self.unit)
+        digits = digits_telling(self.attainable, self.limit, self.unit)
+        return written(self.attainable, scale_of(self.attainable, self.unit), digits)
+
+
+@dataclass(frozen=True)
+class LatencyCheck:
+    """As ``LimitCheck``, of the median latency that was measured on a target, in seconds."""
+
+    target: str
+    limit: float
+    measurement: Measurement
+
+    name: ClassVar[str] = "latency"
+    unit: ClassVar[Unit] = Unit.SECONDS
+
+    @property
+    def noun(self) -> str:
+        return f"median latency measured on {self.target}"
+
+    @property
+    def actual(self) -> float:
+        return self.measurement.median
+
+    @property
+    def exceeded(self) -> bool:
+        return self.actual > self.limit
+
+    def __str__(self) -> str:
+        if self.exceeded:
+            return f"On {self.target} {LatencyLimit(self.limit).excess(self.measurement)}"
+        took = f"On {self.target} {self.measurement.model} took {milliseconds(self.actual)}"
+        return f"{took}, the limit is {milliseconds(self.limit)}."
+
+
+AnyCheck = LimitCheck | LatencyCheck
+
+
+def _singular(noun: str) -> str:
+    """``MAC for input 1 x 8`` of ``MACs for input 1 x 8``."""
+    counted, *rest = noun.split(" ")
+    return " ".join([counted.removesuffix("s"), *rest])
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    *most, last = (_spoken(name) for name in names)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _spoken(name: str) -> str:
+    """A layer's name in a sentence: those of a Sequential are numbers, that of the model is empty."""
+    if not name:
+        return "the model itself"
+    return f"layer {name}" if name[0].isdigit() else name
