@@ -154,7 +154,7 @@ def _check(report: ReportData, budget: Budget, name: str, allowed: float) -> Lim
     return LimitCheck(
         report.model,
         name,
-        limit.noun + (_basis(report) if limit.per_sample else ""),
+        limit.noun + (per_sample_of(report) if limit.per_sample else ""),
         _written_unit(getattr(budget, name), limit.unit),
         allowed,
         _share(total, samples),
@@ -172,8 +172,8 @@ def _share(total: int, samples: int) -> float:
     return total / samples if total % samples else total // samples
 
 
-def _basis(report: ReportData) -> str:
-    """For which input figures per sample are."""
+def per_sample_of(report: ReportData) -> str:
+    """Of which input a figure per sample is, as a phrase to follow the figure's noun."""
     if not report.input_shapes:
         return ""
     shapes = " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)

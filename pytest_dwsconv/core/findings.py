@@ -139,13 +139,16 @@ class ReportData:
         1 where a convolution was given a single sample without a batch side. None where there are
         no inputs, or none of this holds. Inputs without sides, such as a time step, do not count.
         """
-        given = [f.input_shape for f in self.findings if f.calls and f.input_shape is not None]
-        ranks = [f.spec.rank for f in self.findings if f.calls and f.input_shape is not None]
-        if any(len(shape) == rank + 1 for shape, rank in zip(given, ranks, strict=True)):
-            return 1
+        batches = set()
+        for finding in self.findings:
+            shape = finding.input_shape
+            if finding.calls and shape is not None:
+                if len(shape) == finding.spec.rank + 1:
+                    return 1
+                batches.add(shape[0])
         sizes = {shape[0] for shape in self.input_shapes if shape}
         size = sizes.pop() if len(sizes) == 1 else 0
-        if not size or any(shape[0] % size for shape in given):
+        if size == 0 or any(batch % size for batch in batches):
             return None
         return size
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from pytest_dwsconv.core.budget import per_sample_of
 from pytest_dwsconv.core.conv import Cost, Order, cost, separable_cost
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost, full_multiplier
@@ -98,7 +99,8 @@ def allocate(
     Args:
         report: the model as it is.
         options: what can be done with each candidate; keeping it must be among them.
-        budgets: limits on the whole model by their names in ``LIMITS``.
+        budgets: limits on the whole model by their names in ``LIMITS``; that of MACs is per
+            sample, whatever the batch that the model was analysed with.
 
     Raises:
         InputError: no choice keeps the limits, or MACs are limited and none were counted.
@@ -106,6 +108,7 @@ def allocate(
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
 
+    budgets = {name: limit * _samples(report, name) for name, limit in budgets.items()}
     flat = [(name, option) for name, choices in options.items() for option in choices]
     if not flat:
         _check_reachable(report, options, budgets)
@@ -133,6 +136,11 @@ def allocate(
         )
     chosen = [option.entry for (_, option), value in zip(flat, found.x, strict=True) if value > 0.5]
     return Plan(tuple(entry for entry in chosen if entry is not None))
+
+
+def _samples(report: Report, name: str) -> int:
+    """By how many samples a limit is multiplied to be one on the report's totals."""
+    return (report.batch_size or 1) if LIMITS[name].macs else 1
 
 
 def _finding(report: Report, name: str) -> Finding:
@@ -180,11 +188,14 @@ def _check_reachable(
             for layer, choices in options.items()
         )
         if least > limit:
-            unit = LIMITS[name].unit
+            samples = _samples(report, name)
+            allowed, left = (
+                humanize(number / samples, LIMITS[name].unit) for number in (limit, least)
+            )
+            noun = LIMITS[name].noun + (per_sample_of(report) if LIMITS[name].macs else "")
             raise InputError(
-                f"the budget of {humanize(limit, unit)} {LIMITS[name].noun} cannot be kept: "
-                "replacing every candidate "
-                f"at its cheapest leaves {humanize(least, unit)}"
+                f"the budget of {allowed} {noun} cannot be kept: replacing every candidate "
+                f"at its cheapest leaves {left}"
             )
 
 

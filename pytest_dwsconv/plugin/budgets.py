@@ -13,7 +13,8 @@ from pytest_dwsconv.plugin.reports import MADE, Made, Subject
 from pytest_dwsconv.plugin.settings import strict
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.core.budget import Budget, Held
+    from pytest_dwsconv.core.budget import Budget
+    from pytest_dwsconv.core.limits import AnyCheck
     from pytest_dwsconv.report import Report
 
 
@@ -24,14 +25,14 @@ class Standing:
     ``skipped`` says that it is unknown for want of a device, without which a test is skipped.
     """
 
-    limits: tuple[Held, ...]
+    limits: tuple[AnyCheck, ...]
     latency: Latency | None = None
     unknown: str = ""
     skipped: bool = False
 
     @property
     def violations(self) -> list[str]:
-        return [limit.violation for limit in self.limits if limit.violation]
+        return [str(limit) for limit in self.limits if limit.exceeded]
 
 
 def hold(item: pytest.Item, subjects: Sequence[Subject], budget: Budget, *, pytrace: bool) -> None:
@@ -72,15 +73,15 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
         InputError: a limit is on what the report does not tell, for want of an input size or of the
             model.
     """
-    from pytest_dwsconv.core.budget import held
+    from pytest_dwsconv.core.budget import check_limits
 
-    limits = held(subject.report, budget)
+    limits = check_limits(subject.report, budget)
     if budget.latency is None:
         return Standing(limits)
     outcome = measured(hook, config, subject, str(budget.target))
     if isinstance(outcome, Unmeasured):
         return Standing(limits, unknown=outcome.sentence, skipped=outcome.skipped)
-    return Standing((*limits, outcome.held(budget.latency)), outcome)
+    return Standing((*limits, outcome.check(budget.latency)), outcome)
 
 
 def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_dwsconv.core.baseline import Baseline, current
-from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.plugin.latencies import Unmeasured
 from pytest_dwsconv.plugin.settings import allowed, rules
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.core.budget import Held
     from pytest_dwsconv.core.findings import ReportData
+    from pytest_dwsconv.core.limits import AnyCheck
     from pytest_dwsconv.plugin.latencies import Latencies
     from pytest_dwsconv.plugin.settings import Allowed
     from pytest_dwsconv.render import Reporters, SuiteRun
@@ -71,7 +71,7 @@ class Checks:
             limits = self._held(report, users, latencies, found)
             users.held += [limit for limit in limits if limit not in users.held]
             line = users.line(self._verbosity)
-            found.faults += [f"{limit.violation}\n{line}" for limit in limits if limit.violation]
+            found.faults += [f"{limit}\n{line}" for limit in limits if limit.exceeded]
         found.notices += [
             f"dws_budgets {rule.pattern} is for no model of this run"
             for rule in self._table
@@ -87,16 +87,16 @@ class Checks:
 
     def _held(
         self, report: ReportData, users: Reporters, latencies: Latencies, found: Findings
-    ) -> list[Held]:
+    ) -> list[AnyCheck]:
         """How a model stands to the table; what cannot be told joins what is found."""
         own = allowed(report, users, self._table)
-        limits: list[Held] = []
+        limits: list[AnyCheck] = []
         try:
-            limits += held(report, own.budget) if own.budget is not None else ()
+            limits += check_limits(report, own.budget) if own.budget is not None else ()
         except InputError:  # reason: what cannot be told of one limit says nothing of the others
             limits += self._held_singly(report, own, found)
         for target, limit in own.latencies.items():
-            latency = latencies.held(report, target, limit)
+            latency = latencies.checks(report, target, limit)
             if not isinstance(latency, Unmeasured):
                 limits += latency
                 continue
@@ -105,10 +105,10 @@ class Checks:
                 said.append(latency.sentence)
         return limits
 
-    def _held_singly(self, report: ReportData, own: Allowed, found: Findings) -> Iterator[Held]:
+    def _held_singly(self, report: ReportData, own: Allowed, found: Findings) -> Iterator[AnyCheck]:
         for name, limit in own.limits.items():
             try:
-                yield from held(report, Budget.of({name: limit}))
+                yield from check_limits(report, Budget.of({name: limit}))
             except InputError as error:
                 found.unknown.append(str(error))
 

@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dwsconv.core.limits import LatencyCheck
+from pytest_dwsconv.core.measurement import Measurement
+from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.plugin.isolation import ENDS, aside
 from pytest_dwsconv.plugin.reports import MADE, Made, Subject, packed, unnoticed
@@ -17,33 +21,26 @@ from pytest_dwsconv.plugin.settings import Rule, rules
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.core.budget import Held
     from pytest_dwsconv.core.findings import ReportData
-    from pytest_dwsconv.core.measurement import LatencyBackend, Measurement
+    from pytest_dwsconv.core.measurement import LatencyBackend
     from pytest_dwsconv.plugin.noticing.fingerprint import Architecture
 
 
-class Latency(NamedTuple):
+@dataclass(frozen=True)
+class Latency:
     """A latency measured on a target, and the conditions it was measured under."""
 
     target: str
     conditions: str
     measurement: Measurement
 
-    def held(self, limit: float | str) -> Held:
+    def check(self, limit: float | str) -> LatencyCheck:
         """How it stands to a limit in seconds, or as in "5ms"."""
-        from pytest_dwsconv.core.budget import Held
-        from pytest_dwsconv.core.measurement import LatencyLimit
-        from pytest_dwsconv.core.quantities import Unit, parse_quantity
-
-        excess = LatencyLimit(limit).excess(self.measurement)
-        violation = f"On {self.target} {excess}" if excess else ""
-        noun = f"median latency measured on {self.target}"
-        allowed = parse_quantity(limit, Unit.SECONDS)
-        return Held("latency", noun, Unit.SECONDS, allowed, self.measurement.median, violation)
+        return LatencyCheck(self.target, parse_quantity(limit, Unit.SECONDS), self.measurement)
 
 
-class Unmeasured(NamedTuple):
+@dataclass(frozen=True)
+class Unmeasured:
     """Why a latency on a target is not known, as a sentence.
 
     ``skipped`` is for want of a device, without which a test is skipped; where the device is
@@ -256,29 +253,12 @@ class Latencies:
             for report, known in self._measured.items()
         }
 
-    def held(self, report: ReportData, target: str, limit: float | str) -> list[Held] | Unmeasured:
+    def checks(
+        self, report: ReportData, target: str, limit: float | str
+    ) -> list[LatencyCheck] | Unmeasured:
         """How a model stands to a limit, or why that is not known."""
         known = self._measured.get(report, {}).values()
-        if found := [latency.held(limit) for latency in known if latency.target == target]:
+        if found := [latency.check(limit) for latency in known if latency.target == target]:
             return found
         unknown = f"{unknown_latency(report, target)}: no test or target had the model at hand to measure it"
         return self._unmeasured.get(report, {}).get(target, Unmeasured(target, unknown))
-
-
-def to_plain(outcome: Latency | Unmeasured) -> dict[str, Any]:
-    """Plain text and numbers by name, for ``from_plain`` to read in another process."""
-    plain = outcome._asdict()
-    return (
-        {**plain, "measurement": outcome.measurement.to_dict()}
-        if isinstance(outcome, Latency)
-        else plain
-    )
-
-
-def from_plain(data: Mapping[str, Any]) -> Latency | Unmeasured:
-    """What ``to_plain`` described."""
-    from pytest_dwsconv.core.measurement import Measurement
-
-    if "measurement" not in data:
-        return Unmeasured(**data)
-    return Latency(**{**data, "measurement": Measurement.from_dict(data["measurement"])})

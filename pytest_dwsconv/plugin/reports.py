@@ -15,8 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.core.budget import Held
     from pytest_dwsconv.core.findings import Finding
+    from pytest_dwsconv.core.limits import AnyCheck
     from pytest_dwsconv.core.rules import Judgement
     from pytest_dwsconv.plugin.latencies import Latency, Tabled, Unmeasured
     from pytest_dwsconv.plugin.noticing.noticer import Noticer
@@ -45,7 +45,7 @@ class Made:
         self.notices: list[str] = []
         self.ignored: list[str] = []
         """Patterns of convolutions to leave alone."""
-        self.held: list[tuple[Report, Sequence[Held]]] = []
+        self.held: list[tuple[Report, Sequence[AnyCheck]]] = []
         self.latencies: list[tuple[Report, Latency | Unmeasured]] = []
         self.sections: list[tuple[str, str]] = []
 
@@ -58,7 +58,7 @@ class Made:
 
         A report that was held to a budget may be one that this test did not make.
         """
-        from pytest_dwsconv.plugin.latencies import to_plain
+        from pytest_dwsconv.core.jsonio import to_plain
 
         made = [subject.report for subject in self.subjects]
         others = [report for report, _ in self.held if report not in made]
@@ -68,7 +68,7 @@ class Made:
             "notices": self.notices,
             "ignored": self.ignored,
             "held": [
-                (packed(report)[0], [limit.to_dict() for limit in limits])
+                (packed(report)[0], [to_plain(limit) for limit in limits])
                 for report, limits in self.held
             ],
             "latencies": [

@@ -14,13 +14,14 @@ from pytest_dwsconv.errors import DwsconvError, first_line
 from pytest_dwsconv.plugin.budgets import standing
 from pytest_dwsconv.plugin.checks import Checks, Findings
 from pytest_dwsconv.plugin.isolation import ENDS
-from pytest_dwsconv.plugin.latencies import Latencies, from_plain, unknown_latency
+from pytest_dwsconv.plugin.latencies import Latencies, Latency, Unmeasured, unknown_latency
 from pytest_dwsconv.plugin.reports import LATENCIES, Subject, analyze_under_hooks
 from pytest_dwsconv.plugin.settings import NamedModel, named_models, strict, usage_errors, view
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.core.budget import Budget, Held
+    from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.core.findings import ReportData
+    from pytest_dwsconv.core.limits import AnyCheck
     from pytest_dwsconv.core.measurement import Measurement
     from pytest_dwsconv.render import Reporters
     from pytest_dwsconv.report import Report
@@ -148,7 +149,8 @@ class Summary:
 
     def _receive(self, message: dict[str, Any], nodeid: str) -> None:
         """Take in what ``Made.message`` sent."""
-        from pytest_dwsconv.core.budget import Held
+        from pytest_dwsconv.core.jsonio import from_plain
+        from pytest_dwsconv.core.limits import AnyCheck
         from pytest_dwsconv.report import Report
 
         for digest, data in message.get("reports", ()):
@@ -157,10 +159,15 @@ class Summary:
             self._add(self._received[digest], nodeid=nodeid)
         for digest, limits in message.get("held", ()):
             if digest in self._received:
-                self._hold(self._received[digest], [Held.from_dict(limit) for limit in limits])
+                self._hold(
+                    self._received[digest],
+                    [from_plain(AnyCheck, limit, "limit") for limit in limits],
+                )
         for digest, outcome in message.get("latencies", ()):
             if digest in self._received:
-                self._latencies.add(self._received[digest], from_plain(outcome))
+                self._latencies.add(
+                    self._received[digest], from_plain(Latency | Unmeasured, outcome, "latency")
+                )
 
     def _hear(self, message: dict[str, Any], nodeid: str) -> None:
         """Take in the sentences that ``Made.message`` sent."""
@@ -179,7 +186,7 @@ class Summary:
             users.tests.add(nodeid)
         self._config.hook.pytest_dwsconv_report(config=self._config, nodeid=nodeid, report=report)
 
-    def _hold(self, report: Report, limits: Sequence[Held]) -> None:
+    def _hold(self, report: Report, limits: Sequence[AnyCheck]) -> None:
         held = self._run[report].held
         held += [limit for limit in limits if limit not in held]
 

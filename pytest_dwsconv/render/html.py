@@ -15,8 +15,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_dwsconv._version import __version__
-from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
@@ -153,16 +153,16 @@ class Limit(NamedTuple):
     violation: str
 
 
-def _limit(held: Held) -> Limit:
+def _limit(held: AnyCheck) -> Limit:
     largest = max(held.actual, held.limit) or 1
     return Limit(
         held.noun,
-        bool(held.violation),
+        held.exceeded,
         humanize(held.actual, held.unit),
         humanize(held.limit, held.unit),
         100 * held.actual / largest,
         100 * held.limit / largest,
-        plain(held.violation),
+        plain(str(held)) if held.exceeded else "",
     )
 
 

@@ -6,6 +6,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.render.latencies import Measurements, json_rows
 from pytest_dwsconv.render.suite import Style, SuiteRun
 
@@ -28,7 +29,7 @@ def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
         {
             "targets": sorted(reporters.targets),
             "tests": sorted(reporters.tests),
-            "budget": [held.to_dict() for held in reporters.held],
+            "budget": [_limit(held) for held in reporters.held],
             "report": report.to_dict(),
         }
         for report, reporters in run.items()
@@ -37,3 +38,14 @@ def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
         {"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)},
         indent=2,
     )
+
+
+def _limit(check: AnyCheck) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "noun": check.noun,
+        "unit": check.unit.value,
+        "limit": check.limit,
+        "actual": check.actual,
+        "violation": str(check) if check.exceeded else "",
+    }

@@ -73,7 +73,7 @@ def _model(report: ReportData, reporters: Reporters) -> str:
 def _limits(reporters: Reporters) -> str:
     lines = []
     for held in reporters.held:
-        mark = "❌" if held.violation else "✅"
+        mark = "❌" if held.exceeded else "✅"
         lines.append(f"- {mark} {escape(budget_line(held))}")
     return "\n".join(lines)
 

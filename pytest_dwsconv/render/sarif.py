@@ -83,12 +83,12 @@ def _text(words: str) -> dict[str, str]:
 
 def _results(report: ReportData, reporters: Reporters) -> Iterator[dict[str, Any]]:
     for held in reporters.held:
-        if held.violation:
+        if held.exceeded:
             model = {"name": report.model, "kind": "type"}
             yield {
                 "ruleId": BUDGET,
                 "level": "error",
-                "message": _text(held.violation),
+                "message": _text(str(held)),
                 "locations": [_location(reporters, model)],
                 "partialFingerprints": {"dwsconv/v1": f"{report.model}:{held.name}"},
             }

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import MIB, Finding, Memory, Origin, ReportData
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.render.table import count, label, ratio, sides
@@ -116,9 +116,9 @@ def not_counted(report: ReportData) -> str:
     return f"Not counted in MACs: {', '.join(operators)}"
 
 
-def budget_line(held: Held) -> str:
+def budget_line(held: AnyCheck) -> str:
     """A limit, and whether the model keeps it."""
-    if held.violation:
-        return f"over budget: {plain(held.violation)}"
+    if held.exceeded:
+        return f"over budget: {plain(str(held))}"
     actual, limit = (humanize(value, held.unit) for value in (held.actual, held.limit))
     return f"within budget: {actual} {held.noun}, at most {limit}"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from pytest_dwsconv.core.budget import Held
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render.view import View
 
@@ -21,7 +21,7 @@ class Reporters:
 
     targets: set[str] = field(default_factory=set)
     tests: set[str] = field(default_factory=set)
-    held: list[Held] = field(default_factory=list)
+    held: list[AnyCheck] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -73,9 +73,13 @@ def in_order(run: SuiteRun) -> dict[ReportData, Reporters]:
     """
     ordered = {}
     for report, reporters in sorted(run.items(), key=_place):
-        held = sorted(reporters.held, key=lambda limit: (not limit.violation, limit))
+        held = sorted(reporters.held, key=_check_place)
         ordered[report] = replace(reporters, held=held)
     return ordered
+
+
+def _check_place(check: AnyCheck) -> tuple[bool, str, str, float, float]:
+    return not check.exceeded, check.name, check.noun, check.limit, check.actual
 
 
 def _place(row: tuple[ReportData, Reporters]) -> tuple[bool, list[str], str, str]:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.budget import Budget, Violation, enough, violations
+from pytest_dwsconv.core.budget import Budget, check_limits, enough, violations
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.findings import Finding, Origin
+from pytest_dwsconv.core.limits import LimitCheck
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError, InputError
@@ -250,6 +251,84 @@ def test_the_advice_is_the_fewest_replacements(savings: list[int], limit: int) -
         assert found[0].attainable == 100 > limit
 
 
+def forward_of(*shapes: tuple[int, ...], batch: int = 1, calls: int = 1) -> Report:
+    """A report of inputs of these shapes, with one convolution given such a batch."""
+    spec = ConvSpec(2, 8, 8, (3, 3), input_shape=(batch, 8, 9, 9), output_shape=(batch, 8, 7, 7))
+    conv = replace(finding("conv", 500, 100, 800 * batch), spec=spec, calls=calls)
+    whole = replace(report(1000, conv, macs=1000 * batch), peak_activations=4096 * batch)
+    return replace(whole, input_shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("found", "size"),
+    [
+        (forward_of((16, 3, 9, 9), batch=16), 16),
+        (forward_of((16, 3, 9, 9), (16, 10), (), batch=16), 16),
+        # frames of a video, folded into the batch
+        (forward_of((2, 5, 3, 9, 9), batch=10), 2),
+        (forward_of((16, 3, 9, 9), (7, 10), batch=16), None),
+        # the first side is that of channels
+        (forward_of((3, 9, 9), batch=1), None),
+        (forward_of((3, 9, 9), batch=1, calls=0), 3),
+        (forward_of((0, 3, 9, 9), batch=0), None),
+        (forward_of(batch=16), None),
+    ],
+)
+def test_the_batch_is_the_first_side_that_inputs_and_convolutions_share(
+    found: Report, size: int | None
+) -> None:
+    assert found.batch_size == size
+
+
+def test_a_convolution_of_a_single_sample_says_that_there_is_no_batch() -> None:
+    spec = ConvSpec(2, 8, 8, (3, 3), input_shape=(8, 9, 9), output_shape=(8, 7, 7))
+    conv = replace(finding("conv", 500, 100, 800), spec=spec, calls=1)
+    assert replace(report(1000, conv, macs=1000), input_shapes=((8, 9, 9),)).batch_size == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16, 33])
+@pytest.mark.parametrize(
+    "limits", [{"macs": 999}, {"macs": 1000}, {"macs": 300}, {"macs": 200}, {"activations": "4kB"}]
+)
+def test_a_batch_is_held_to_what_a_sample_is(batch: int, limits: dict[str, Any]) -> None:
+    budget = Budget.of(limits)
+    (one,) = check_limits(forward_of((1, 3, 9, 9)), budget)
+    (many,) = check_limits(forward_of((batch, 3, 9, 9), batch=batch), budget)
+    assert replace(many, noun=one.noun) == one
+    several = [found.name for found in enough(forward_of((batch, 3, 9, 9), batch=batch), budget)]
+    assert several == [found.name for found in enough(forward_of((1, 3, 9, 9)), budget)]
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (
+            forward_of((1, 3, 9, 9)),
+            "Net has 1k MACs for input 1 x 3 x 9 x 9, the budget is 500 (0.5k over). Making conv "
+            "separable would bring it to 280.",
+        ),
+        (
+            forward_of((16, 3, 9, 9), batch=16),
+            "Net has 1k MACs per sample of input 16 x 3 x 9 x 9, the budget is 500 (0.5k over). "
+            "Making conv separable would bring it to 280.",
+        ),
+        (
+            forward_of((2, 3, 9, 9), (5, 4), batch=2),
+            "Net has 2k MACs for input 2 x 3 x 9 x 9 and 5 x 4, in which no batch size is seen, "
+            "the budget is 500 (1.5k over). Making every candidate separable would only bring it to 560.",
+        ),
+    ],
+)
+def test_a_sentence_says_for_which_input_its_numbers_are(found: Report, sentence: str) -> None:
+    assert sentences(found, macs=500) == [sentence]
+
+
+def test_macs_that_do_not_divide_by_the_batch_are_not_rounded_into_the_budget() -> None:
+    odd = replace(forward_of((2, 3, 9, 9), batch=2), macs=2001)
+    assert violations(odd, Budget(macs=1000))[0].actual == 1000.5
+    assert violations(odd, Budget(macs=1000.5)) == ()
+
+
 ROWS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=5)
 
 
@@ -286,9 +365,10 @@ def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
 
 def test_a_violation_is_plain_data() -> None:
     (violation,) = violations(TWO, Budget(params="5M"))
-    expected = Violation(
+    expected = LimitCheck(
         "Net",
         "params",
+        "parameters",
         Unit.COUNT,
         5_000_000,
         5_210_000,

@@ -103,7 +103,7 @@ def batches() -> list[Tensor]:
 
 @pytest.mark.parametrize(
     "budget",
-    ["2.5k", {"params": 3000}, {"macs": "300k", "params": "3k"}, {"int8": "3kB"}, {"size": "12kB"}],
+    ["2.5k", {"params": 3000}, {"macs": "60k", "params": "3k"}, {"int8": "3kB"}, {"size": "12kB"}],
 )
 def test_a_rewritten_network_keeps_its_budget(budget: str | dict[str, str | float]) -> None:
     result = rewrite(network(), budget=budget, calibration=batches(), init="fit", refine=0)
@@ -112,7 +112,7 @@ def test_a_rewritten_network_keeps_its_budget(budget: str | dict[str, str | floa
     assert after.params == sum(parameter.numel() for parameter in result.model.parameters())
     found = {
         "params": after.params,
-        "macs": after.macs or 0,
+        "macs": (after.macs or 0) / (after.batch_size or 1),
         "size": 4 * after.params,
         "int8": after.params + 3 * 40,
     }
@@ -185,3 +185,20 @@ def test_macs_cannot_be_limited_unknown() -> None:
     found = analyze(network())
     with pytest.raises(InputError, match="the budget limits MACs and none were counted"):
         allocate(found, options_of(found, [1.0] * 12), {"macs": 1})
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_budget_of_macs_is_per_sample_whatever_the_batch(batch: int) -> None:
+    found = analyze(network(), (batch, *SHAPE[1:]))
+    options = {}
+    for finding in found.candidates:
+        keep, replaced = cost(finding.spec), separable_cost(finding.spec)
+        assert keep is not None
+        assert replaced is not None
+        entry = PlanEntry.of(finding.name, finding.spec, Order.DEPTHWISE_FIRST, 1)
+        options[finding.name] = [Option(None, 0.0, keep), Option(entry, 1.0, replaced)]
+    macs = report().macs or 0
+    assert allocate(found, options, {"macs": macs}).entries == ()
+    assert len(allocate(found, options, {"macs": macs - 1}).entries) == 1
+    with pytest.raises(InputError, match=f"input {batch} x 8 x 10 x 10 cannot be kept: .* leaves"):
+        allocate(found, options, {"macs": 1})

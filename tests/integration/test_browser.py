@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Reporters, SuiteRun, write_run
@@ -38,7 +38,7 @@ MIXED = replace(SMALL, findings=(*SMALL.findings, UNSURE))
 LIMITED = Reporters(
     {"net:small"},
     {f"tests/test_{n}.py::test" for n in range(8)},
-    [*held(SMALL, Budget("1M", "2G"))],
+    [*check_limits(SMALL, Budget("1M", "2G"))],
 )
 
 
@@ -120,7 +120,7 @@ def test_the_page_is_read_as_it_is_meant(opened: Opener) -> None:
         page.get_by_role("list", name="Budget of Small").get_by_role("listitem").all_inner_texts()
     )
     assert [text.split()[0] for text in budget] == ["over", "within"]
-    assert LIMITED.held[0].violation in budget[0]
+    assert str(LIMITED.held[0]) in budget[0]
 
 
 def test_sorting_by_mouse(opened: Opener) -> None:
@@ -268,7 +268,11 @@ def test_untrusted_words_are_words(opened: Opener) -> None:
         UNTRUSTED, model=wicked, findings=(row, UNTRUSTED.findings[1]), not_counted=((wicked, 1),)
     )
     page = opened(
-        {report: Reporters({wicked}, {f"t.py::{wicked}"}, [*held(report, Budget(params=1))])}
+        {
+            report: Reporters(
+                {wicked}, {f"t.py::{wicked}"}, [*check_limits(report, Budget(params=1))]
+            )
+        }
     )
     assert page.locator("img, main script, main b:not(.amount b)").count() == 0
     assert names(page)[0] == plain(wicked)

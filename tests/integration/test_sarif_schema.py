@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft4Validator
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.render import Reporters, SuiteRun, render_run
 from pytest_dwsconv.render.sarif import SCHEMA
 
@@ -18,10 +18,12 @@ RUNS: dict[str, SuiteRun] = {
     "none": {},
     "empty": {EMPTY: Reporters({"net:linear"})},
     "large": {LARGE: Reporters(set(), {"tests/test_ü x.py::test"})},
-    "untrusted": {UNTRUSTED: Reporters({NASTY}, {NASTY}, [*held(UNTRUSTED, Budget(params=1))])},
+    "untrusted": {
+        UNTRUSTED: Reporters({NASTY}, {NASTY}, [*check_limits(UNTRUSTED, Budget(params=1))])
+    },
     "many": {
         SMALL: Reporters({"a:b"}),
-        WITHOUT_SHAPES: Reporters(set(), {"t.py::t"}, [*held(SMALL, Budget("1M", "2G"))]),
+        WITHOUT_SHAPES: Reporters(set(), {"t.py::t"}, [*check_limits(SMALL, Budget("1M", "2G"))]),
     },
 }
 

@@ -45,7 +45,8 @@ class TestMarker:
             ),
             (
                 "activations='14kB', input_size='1,4,12,12'",
-                "Small has 14.59kB of activations at their peak, the budget is 14kB (0.59kB over). "
+                "Small has 14.59kB of activations at their peak for input 1 x 4 x 12 x 12, "
+                "the budget is 14kB (0.59kB over). "
                 "No convolution *",
             ),
             (

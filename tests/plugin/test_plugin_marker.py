@@ -104,8 +104,8 @@ class TestMarker:
             (
                 "macs=1, input_size=(1, 4, 12, 12)",
                 [
-                    "Small has 368.9k MACs, the budget is 1 (368.89k over). Making every candidate "
-                    "separable would *"
+                    "Small has 368.9k MACs for input 1 x 4 x 12 x 12, the budget is 1 (368.89k "
+                    "over). Making every candidate separable would *"
                 ],
             ),
             (

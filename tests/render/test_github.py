@@ -7,7 +7,8 @@ from urllib.parse import unquote
 import pytest
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED
 
-from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, check_limits
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Reporters, render_report, render_run
 from pytest_dwsconv.render.github import command
@@ -43,13 +44,13 @@ def test_one_notice_a_model_names_the_largest_savings() -> None:
 
 
 def test_an_exceeded_limit_is_an_error_at_the_test() -> None:
-    limits = [*held(SMALL, Budget(params="1M", macs="2G"))]
+    limits: list[AnyCheck] = [*check_limits(SMALL, Budget(params="1M", macs="2G"))]
     users = Reporters(
         {"net:small"}, {"tests/test_b.py::test", "tests/test_a,b.py::TestX::test[1-2]"}, limits
     )
     error, notice = map(read, render_run("github", {SMALL: users}).splitlines())
     assert (error.kind, error.properties["file"]) == ("error", "tests/test_a,b.py")
-    assert error.message == limits[0].violation
+    assert error.message == str(limits[0])
     assert error.properties["title"] == "Small is over its budget"
     assert notice.properties["file"] == "tests/test_a,b.py"
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from render_samples import EMPTY, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.render import Reporters, SuiteRun, render_report, render_run
 
 VOID = {"meta", "input", "wbr", "rect", "line"}
@@ -48,7 +49,9 @@ class Page(HTMLParser):
 
 MANY: SuiteRun = {
     SMALL: Reporters(
-        {"net:small"}, {f"t.py::test_{n}" for n in range(9)}, [*held(SMALL, Budget("1M", "2G"))]
+        {"net:small"},
+        {f"t.py::test_{n}" for n in range(9)},
+        [*check_limits(SMALL, Budget("1M", "2G"))],
     ),
     UNTRUSTED: Reporters({NASTY}, {NASTY}),
     WITHOUT_SHAPES: Reporters(),
@@ -108,7 +111,10 @@ def test_the_totals_are_in_the_foot_of_the_table() -> None:
 
 
 def test_the_same_run_makes_the_same_page() -> None:
-    limits = [*held(SMALL, Budget("3M", "2G")), *held(SMALL, Budget("1M", "1k"))]
+    limits: list[AnyCheck] = [
+        *check_limits(SMALL, Budget("3M", "2G")),
+        *check_limits(SMALL, Budget("1M", "1k")),
+    ]
     runs: list[dict[ReportData, Reporters]] = [
         {SMALL: Reporters({"a:b"}, {"t.py::t"}, found)} for found in (limits, limits[::-1])
     ]

@@ -9,8 +9,9 @@ import pytest
 from markdown_it import MarkdownIt
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Reporters, render_report, render_run, write_run
 from pytest_dwsconv.render.markdown import code, escape
@@ -138,7 +139,7 @@ def test_untrusted_names_make_nothing_but_text() -> None:
 
 
 def test_limits_and_users() -> None:
-    limits = [*held(SMALL, Budget(params="1M", macs="2G"))]
+    limits: list[AnyCheck] = [*check_limits(SMALL, Budget(params="1M", macs="2G"))]
     tests = {f"tests/test_{number}.py::test" for number in range(5)}
     markdown = render_run(
         "markdown",

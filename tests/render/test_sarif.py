@@ -10,8 +10,9 @@ from typing import Any
 
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
-from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 from pytest_dwsconv.render import Reporters, render_report, render_run
@@ -47,7 +48,9 @@ def test_what_cannot_be_told_is_open() -> None:
 
 
 def test_every_result_points_at_its_rule() -> None:
-    run = one({SMALL: Reporters(held=[*held(SMALL, Budget(params=1))]), UNTRUSTED: Reporters()})
+    run = one(
+        {SMALL: Reporters(held=[*check_limits(SMALL, Budget(params=1))]), UNTRUSTED: Reporters()}
+    )
     rules = run["tool"]["driver"]["rules"]
     assert {rule.code for rule in RULES} < {rule["id"] for rule in rules}
     assert len({rule["id"] for rule in rules}) == len(rules)
@@ -71,9 +74,9 @@ def test_a_target_has_no_file() -> None:
 
 
 def test_an_exceeded_limit_is_an_error() -> None:
-    limits = [*held(SMALL, Budget(params="1M", macs="2G"))]
+    limits: list[AnyCheck] = [*check_limits(SMALL, Budget(params="1M", macs="2G"))]
     first = one({SMALL: Reporters(set(), {"tests/test_a.py::test"}, limits)})["results"][0]
-    assert (first["level"], first["message"]["text"]) == ("error", limits[0].violation)
+    assert (first["level"], first["message"]["text"]) == ("error", str(limits[0]))
     assert first["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "tests/test_a.py"
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from render_samples import conv, finding
 
-from pytest_dwsconv.core.budget import Budget, held
+from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.findings import Memory, Origin, ReportData
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Reporters, Style, render_report, render_run
 from pytest_dwsconv.render.sentences import brief
@@ -246,13 +247,13 @@ def test_untrusted_text_cannot_steer_the_terminal() -> None:
 
 
 def test_limits_are_said_with_the_model() -> None:
-    limits = [*held(RESNET, Budget(params="5M", macs="2G"))]
+    limits: list[AnyCheck] = [*check_limits(RESNET, Budget(params="5M", macs="2G"))]
     text = " ".join(render_run("text", {RESNET: Reporters(set(), {"t.py::t"}, limits)}).split())
     assert (
         "over budget: ResNet has 11.69M parameters, the budget is 5M (6.69M over). Making every"
         in text
     )
-    assert "within budget: 1.81G MACs, at most 2G" in text
+    assert "within budget: 1.81G MACs for input 1 x 3 x 224 x 224 and 1 x 10, at most 2G" in text
 
 
 def test_many_models_and_users() -> None:
