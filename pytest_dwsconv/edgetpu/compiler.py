@@ -31,6 +31,9 @@ _REFUSALS = (
     (r"only supports static-sized tensors.*", "export it with static shapes"),
     (r"Model could not be parsed", "check it with read_model and judge_model"),
     (r"Internal compiler error.*", "compile parts of the model to find the layer at fault"),
+    (r".*large activation tensors.*", "use a smaller input, or fewer channels early"),
+    (r"Did not get operators or tensors in subgraph.*", "export the model as a single graph"),
+    (r"terminating .*std::out_of_range.*", "compile parts of the model to find the layer at fault"),
     (r"Compilation failed.*", "check it with judge_model"),
     (r"Invalid model.*", "check it with judge_model"),
 )
@@ -153,7 +156,10 @@ def _where_to_compile() -> str:
 def _compiled(command: list[str], content: bytes, folder: Path, limit: float) -> Compilation:
     (folder / "model.tflite").write_bytes(content)
     finished = run_within(limit, command, folder)
-    output = finished.stdout + finished.stderr
+    if "Internal compiler error" in finished.printed:
+        # reason: users report that it goes away when the same file is compiled again
+        finished = run_within(limit, command, folder)
+    output = finished.printed
     target = folder / "model_edgetpu.tflite"
     if finished.status != 0 or not target.is_file():
         raise CompilerError(_failure(finished, output), output)
@@ -186,7 +192,8 @@ def _failure(finished: Finished, output: str) -> str:
         found = re.search(pattern, output)
         if found:
             return f"{_PROGRAM} failed ({how}): {found.group().strip()}; {step}"
-    return f"{_PROGRAM} failed ({how}): {last_line(output)}; run it by hand on the file that export_int8 returns"
+    step = "run it by hand on the file that export_int8 returns"
+    return f"{_PROGRAM} failed ({how}): {last_line(output)}; {step}"
 
 
 def parse_output(text: str) -> CompilerReport:
@@ -200,10 +207,15 @@ def parse_output(text: str) -> CompilerReport:
         raise FormatError(
             "the text does not name the Edge TPU compiler's version; give all that it printed"
         )
+    used = _size(text, "On-chip memory used for caching model parameters")
+    remaining = _size(text, "On-chip memory remaining for caching model parameters")
+    available = _size(text, "On-chip memory available for caching model parameters")
+    if remaining is None and available is not None and used is not None:
+        remaining = available - used  # as compiler 2.0 prints it
     return CompilerReport(
         version=version.group(1),
-        on_chip_used=_size(text, "On-chip memory used for caching model parameters"),
-        on_chip_remaining=_size(text, "On-chip memory remaining for caching model parameters"),
+        on_chip_used=used,
+        on_chip_remaining=remaining,
         off_chip_used=_size(text, "Off-chip memory used for streaming uncached model parameters"),
         subgraphs=_number(text, "Number of Edge TPU subgraphs"),
         total_operators=_number(text, "Total number of operations"),

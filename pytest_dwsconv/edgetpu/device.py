@@ -211,7 +211,8 @@ def check_device(device: str) -> str:
     """
     if not _DEVICE.fullmatch(device):
         raise InputError(
-            f"{device!r:.80} is not a device: write :1, usb, usb:0, pci or pci:0, or nothing for any"
+            f"{device!r:.80} is not a device: write :1, usb, usb:0, pci or pci:0, or nothing for "
+            "any"
         )
     return device
 

@@ -1,8 +1,7 @@
-"""What the Edge TPU's vendor documents of each operator, as data; what nobody could confirm is
-marked as such.
+"""What is known of each operator on the Edge TPU, as data, and what each claim rests on.
 
-Names are TFLite's. An operator that is not in the table is not among those the vendor lists as
-supported.
+Names are TFLite's. The vendor documents a list; where public compiled files and logs of the
+compiler say more, or other, they count.
 """
 
 from __future__ import annotations
@@ -12,130 +11,177 @@ from dataclasses import dataclass
 
 from pytest_dwsconv.edgetpu.modelfile import Operator, Tensor
 
-Limit = Callable[[Operator], str]
-"""What is wrong with an operator, in words that follow "stays on the CPU:"; empty where nothing is.
-"""
+Objection = Callable[[Operator], str]
+"""What speaks against mapping an operator, in words that follow a colon; empty for nothing."""
+
+DOCUMENTED = "documented by the vendor"
 
 
 @dataclass(frozen=True)
-class Row:
-    """What is known of one operator.
+class OperatorSupport:
+    """What is known of one operator that may map.
 
-    ``runtime`` is the lowest runtime version the vendor documents (0: any). ``max_version`` is the
-    highest version of the operator that the compiler of 2021 accepts, inferred from its refusals.
-    ``doubt`` says why nobody can tell whether it maps; ``caveat`` is what the vendor adds to an
-    operator that does.
+    An operator with an objection of ``limits`` stays on the CPU; with one of ``doubts`` nobody can
+    tell. ``runtime`` is the lowest runtime version that is documented or was seen in a compiled
+    file (0: any). ``max_version`` is the highest version of the operator that the compiler of 2021
+    accepts, inferred from its refusals. ``compiler`` is the first major version of the compiler
+    that was seen to map it (0: any). ``caveat`` is what the vendor adds to an operator that maps,
+    and ``basis`` what the claim rests on.
     """
 
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[Objection, ...] = ()
+    doubts: tuple[Objection, ...] = ()
     runtime: int = 0
     max_version: int | None = None
-    doubt: str = ""
+    compiler: int = 0
     caveat: str = ""
+    basis: str = DOCUMENTED
 
 
 def _no_activation(operator: Operator) -> str:
     return "it has a fused activation function" if operator.options.get("activation") else ""
 
 
-def _square_dilation(operator: Operator) -> str:
-    across, down = operator.options.get("dilation_w", 1), operator.options.get("dilation_h", 1)
+def _equal_dilation(operator: Operator) -> str:
+    down, across = operator.options.get("dilation_h", 1), operator.options.get("dilation_w", 1)
+    weight = operator.inputs[1] if len(operator.inputs) > 1 else None
+    if weight is not None and len(weight.shape) == 4 and 1 in weight.shape[1:3]:
+        return ""  # a dilation has no effect where the kernel is 1 wide, and compiler 16 knows it
     return "" if across == down else f"its dilation differs in x and y ({across} and {down})"
 
 
 def _default_weights(operator: Operator) -> str:
-    return (
-        "its weights are not in the default format"
-        if operator.options.get("weights_format")
-        else ""
-    )
-
-
-def _per_tensor_weights(operator: Operator) -> str:
-    quantization = operator.inputs[1].quantization if operator.inputs[1] is not None else None
-    per_channel = quantization is not None and quantization.per_channel
-    return "its weights are quantised per channel" if per_channel else ""
+    if operator.options.get("weights_format"):
+        return "its weights are not in the default format"
+    return ""
 
 
 def _no_batch_reduction(operator: Operator) -> str:
     data, axes = _first_and_values(operator)
-    reduced = axes is not None and any(axis % max(len(data.shape), 1) == 0 for axis in axes)
-    return "it reduces the batch" if reduced and len(data.shape) > 1 else ""
+    if axes is None or len(data.shape) < 2:
+        return ""
+    return "it reduces the batch" if any(axis % len(data.shape) == 0 for axis in axes) else ""
 
 
 def _no_batch_padding(operator: Operator) -> str:
     data, amounts = _first_and_values(operator)
-    return (
-        "it pads the batch"
-        if amounts is not None and len(data.shape) > 3 and any(amounts[:2])
-        else ""
-    )
+    if amounts is None or len(data.shape) < 4:
+        return ""
+    return "it pads the batch" if any(amounts[:2]) else ""
 
 
 def _flat_alpha(operator: Operator) -> str:
-    alpha = operator.inputs[1]
-    return (
-        ""
-        if alpha is None or all(side == 1 for side in alpha.shape[:-1])
-        else "its alpha has more than one dimension"
-    )
+    alpha = operator.inputs[1] if len(operator.inputs) > 1 else None
+    if alpha is None or all(side == 1 for side in alpha.shape[:-1]):
+        return ""
+    return "its alpha has more than one dimension"
+
+
+def _flat_softmax(operator: Operator) -> str:
+    if any(side != 1 for output in operator.outputs for side in output.shape[:-1]):
+        return "its input has more than one dimension"
+    return ""
 
 
 def _small_softmax(operator: Operator) -> str:
-    shape = operator.outputs[0].shape
-    if any(side != 1 for side in shape[:-1]):
-        return "its input has more than one dimension"
-    return "" if shape[-1] <= 16_000 else f"it has {shape[-1]:,} elements, and 16,000 is the most"
-
-
-def _unit_strides(operator: Operator) -> str:
-    strides = operator.inputs[3]
-    known = strides.values if strides is not None else None
+    sizes = [output.shape[-1] for output in operator.outputs if output.shape]
+    if max(sizes, default=0) <= 16_000:
+        return ""
     return (
-        "" if known is None or all(stride == 1 for stride in known) else "its strides are not all 1"
+        f"it has {max(sizes):,} elements: the vendor says that 16,000 is the most, and compiler 16 "
+        "mapped 16,384"
     )
 
 
+def _unit_strides(operator: Operator) -> str:
+    strides = operator.inputs[3] if len(operator.inputs) > 3 else None
+    known = strides.values if strides is not None else None
+    if known is None or all(stride == 1 for stride in known):
+        return ""
+    return "its strides are not all 1, which compiler 15 refused and 16 may map"
+
+
+def _resized(operator: Operator) -> str:
+    return "depending on its sizes the compiler maps it or not (4 were seen to map, 13 not)"
+
+
+def _unconfirmed(operator: Operator) -> str:
+    return "not verified that the compiler maps it"
+
+
 def _first_and_values(operator: Operator) -> tuple[Tensor, tuple[int, ...] | None]:
-    first, second = operator.inputs[0], operator.inputs[1]
-    return first or operator.outputs[0], second.values if second is not None else None
+    """The data that an operator works on, and the integers that say how, where they are known."""
+    second = operator.inputs[1] if len(operator.inputs) > 1 else None
+    data = operator.inputs[0] if operator.inputs else None
+    return data or operator.outputs[0], second.values if second is not None else None
 
 
-_SIZES = "the vendor says that it may stay on the CPU, depending on its sizes"
-_UNCONFIRMED = "not verified that the compiler maps it"
+_ANY = OperatorSupport()
+_DILATED = OperatorSupport((_equal_dilation,))
+_UNFUSED = OperatorSupport((_no_activation,))
 
-SUPPORTED: dict[str, Row] = {
-    **dict.fromkeys(("ADD", "MAXIMUM", "MINIMUM", "MUL", "SUB"), Row()),
-    **dict.fromkeys(("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D"), Row((_no_activation,))),
-    "CONV_2D": Row((_square_dilation,), max_version=5),
-    "DEPTHWISE_CONV_2D": Row((_square_dilation,)),
-    **dict.fromkeys(("EXPAND_DIMS", "PACK", "SUM"), Row(runtime=13)),
-    "QUANTIZE": Row(runtime=13, max_version=2),
-    "TRANSPOSE_CONV": Row(runtime=13, max_version=3),
-    "FULLY_CONNECTED": Row((_default_weights, _per_tensor_weights)),
-    **dict.fromkeys(
-        ("L2_NORMALIZATION", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "TANH"), Row()
+PER_CHANNEL = "FULLY_CONNECTED with a scale per channel"
+
+SUPPORTED: dict[str, OperatorSupport] = {
+    **dict.fromkeys(("ADD", "MAXIMUM", "MINIMUM", "MUL", "SUB"), _ANY),
+    **dict.fromkeys(("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D"), _UNFUSED),
+    "CONV_2D": OperatorSupport((_equal_dilation,), max_version=5),
+    "DEPTHWISE_CONV_2D": _DILATED,
+    **dict.fromkeys(("EXPAND_DIMS", "PACK", "SUM"), OperatorSupport(runtime=13)),
+    "QUANTIZE": OperatorSupport(
+        runtime=12, max_version=2, basis="mapped in 19 files of runtime 12"
     ),
-    **dict.fromkeys(("LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM"), Row(runtime=14)),
-    "MEAN": Row((_no_batch_reduction,)),
-    "PAD": Row((_no_batch_padding,)),
-    "PRELU": Row((_flat_alpha,)),
-    **dict.fromkeys(("REDUCE_MAX", "REDUCE_MIN"), Row(runtime=14)),
-    "RESHAPE": Row(caveat="a large one may stay on the CPU"),
-    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), Row(doubt=_SIZES)),
-    **dict.fromkeys(("SLICE", "SPACE_TO_DEPTH", "SPLIT", "SQUEEZE"), Row()),
-    "STRIDED_SLICE": Row((_unit_strides,)),
-    **dict.fromkeys(
-        ("SQUARED_DIFFERENCE", "RSQRT", "TRANSPOSE"), Row(runtime=14, doubt=_UNCONFIRMED)
+    "TRANSPOSE_CONV": OperatorSupport(runtime=13, max_version=3),
+    "FULLY_CONNECTED": OperatorSupport((_default_weights,)),
+    PER_CHANNEL: OperatorSupport(
+        (_default_weights,), compiler=16, basis="compiler 16 mapped 3 of 3"
     ),
-    "SOFTMAX": Row((_small_softmax,)),
-    "EXP": Row(max_version=1, doubt=_UNCONFIRMED),
-    "HARD_SWISH": Row(doubt="seen left on the CPU, not verified"),
+    **dict.fromkeys(
+        ("L2_NORMALIZATION", "LOGISTIC", "RELU", "RELU6", "RELU_N1_TO_1", "TANH"), _ANY
+    ),
+    "LSTM": OperatorSupport(runtime=14),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": OperatorSupport(
+        runtime=12, basis="documented for runtime 14, mapped in a file of runtime 12"
+    ),
+    "MEAN": OperatorSupport((_no_batch_reduction,)),
+    "PAD": OperatorSupport((_no_batch_padding,)),
+    "PRELU": OperatorSupport((_flat_alpha,), basis="documented, and mapped 19 of 19 times"),
+    **dict.fromkeys(("REDUCE_MAX", "REDUCE_MIN"), OperatorSupport(runtime=14)),
+    "RESHAPE": OperatorSupport(caveat="a large one may stay on the CPU"),
+    "RESIZE_BILINEAR": OperatorSupport(doubts=(_resized,)),
+    "RESIZE_NEAREST_NEIGHBOR": OperatorSupport(
+        compiler=16, basis="compiler 16 mapped 12 of 12, the vendor says that it may stay"
+    ),
+    **dict.fromkeys(("SLICE", "SPACE_TO_DEPTH", "SPLIT", "SQUEEZE"), _ANY),
+    "STRIDED_SLICE": OperatorSupport(doubts=(_unit_strides,)),
+    **dict.fromkeys(
+        ("SQUARED_DIFFERENCE", "RSQRT"), OperatorSupport(doubts=(_unconfirmed,), runtime=14)
+    ),
+    "TRANSPOSE": OperatorSupport(runtime=14, compiler=16, basis="compiler 16 mapped 24 of 24"),
+    "SOFTMAX": OperatorSupport((_flat_softmax,), (_small_softmax,)),
+    "EXP": OperatorSupport(doubts=(_unconfirmed,), max_version=1),
 }
-"""The vendor's list, with what is only inferred or not verified."""
+"""The operators that may map. One that neither this nor ``REFUSED`` names is unknown."""
+
+
+def support_of(operator: Operator) -> OperatorSupport | None:
+    """What is known of this operator, None if it is not among those that may map."""
+    if operator.custom:
+        return None
+    if operator.name == "FULLY_CONNECTED" and _has_scale_per_channel(operator):
+        return SUPPORTED[PER_CHANNEL]
+    return SUPPORTED.get(operator.name)
+
+
+def _has_scale_per_channel(operator: Operator) -> bool:
+    weight = operator.inputs[1] if len(operator.inputs) > 1 else None
+    return (
+        weight is not None and weight.quantization is not None and weight.quantization.per_channel
+    )
+
 
 REFUSED = frozenset(
-    "GATHER LEAKY_RELU PADV2 ARG_MAX CAST DIV FLOOR_DIV UNPACK DEQUANTIZE "
+    "GATHER LEAKY_RELU HARD_SWISH PADV2 ARG_MAX CAST DIV FLOOR_DIV UNPACK DEQUANTIZE "
     "TFLite_Detection_PostProcess".split()
 )
 """Operators seen left on the CPU, with nothing documented to the contrary."""

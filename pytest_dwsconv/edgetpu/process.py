@@ -26,6 +26,10 @@ class Finished:
     stderr: str
 
     @property
+    def printed(self) -> str:
+        return self.stdout + self.stderr
+
+    @property
     def ending(self) -> str:
         """Its end in words: "exit code 1", "ended by SIGSEGV"."""
         return ending(self.status) if self.status >= 0 else f"ended by {ending(self.status)}"
@@ -82,7 +86,7 @@ def last_line(text: str) -> str:
 
 
 LONGEST = 10**6
-"""Seconds that a time limit may be: more than the operating system can wait for is an error there."""
+"""The most seconds that a time limit may be: not every system can wait for longer."""
 
 
 def check_seconds(seconds: float, name: str, what: str) -> None:

@@ -1,23 +1,24 @@
-"""Judge a ``.tflite`` file, before any compiler has seen it, by what the Edge TPU's vendor
-documents.
-"""
+"""Judge a ``.tflite`` file before any compiler has seen it: which operators will map, and why."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Tensor
-from pytest_dwsconv.edgetpu.operators import REFUSED, SUPPORTED, Row
+from pytest_dwsconv.edgetpu.operators import DOCUMENTED, REFUSED, OperatorSupport, support_of
+from pytest_dwsconv.edgetpu.partition import Partition, partition
 from pytest_dwsconv.errors import InputError
 
+NEWEST_COMPILER = 16
 _QUANTIZED = ("INT8", "UINT8")
 
 
 class Status(str, Enum):
-    """Where an operator will run, as far as the documentation tells."""
+    """Where an operator will run, as far as is known."""
 
     MAPS = "maps"
     CPU = "stays on the CPU"
@@ -25,9 +26,11 @@ class Status(str, Enum):
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One operator, in order of execution. ``runtime`` is the lowest runtime version documented for
-    it, 0 for any.
+class OperatorJudgement:
+    """The judgement on one operator.
+
+    ``runtime`` is the lowest runtime version that is known to run it, 0 for any. ``basis`` says
+    what the claim rests on.
     """
 
     operator: str
@@ -35,6 +38,7 @@ class Judgement:
     status: Status
     reason: str = ""
     runtime: int = 0
+    basis: str = DOCUMENTED
 
     def __str__(self) -> str:
         where = plain(f"{self.operator} ({self.layer}): {self.status.value}")
@@ -43,119 +47,139 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Support:
-    """The judgement on a whole file. ``problems`` are faults of the file as such, for which nothing
-    of it may map.
+    """The judgement on a whole file, operators in order of execution.
+
+    ``problems`` are faults of the file as such, for which nothing of it may map. ``caveat`` names
+    the largest activation of what maps: the compiler refuses a file with activations that are too
+    large, although each operator maps, and nobody has published how large that is.
     """
 
-    operators: tuple[Judgement, ...]
+    operators: tuple[OperatorJudgement, ...]
     problems: tuple[str, ...] = ()
+    caveat: str = ""
 
     @property
-    def on_cpu(self) -> tuple[Judgement, ...]:
-        return tuple(judgement for judgement in self.operators if judgement.status is Status.CPU)
+    def on_cpu(self) -> tuple[OperatorJudgement, ...]:
+        return self._of(Status.CPU)
 
     @property
-    def unknown(self) -> tuple[Judgement, ...]:
-        return tuple(
-            judgement for judgement in self.operators if judgement.status is Status.UNKNOWN
-        )
+    def unknown(self) -> tuple[OperatorJudgement, ...]:
+        return self._of(Status.UNKNOWN)
+
+    def _of(self, status: Status) -> tuple[OperatorJudgement, ...]:
+        return tuple(judgement for judgement in self.operators if judgement.status is status)
 
     @property
     def maps(self) -> bool:
-        """Whether the documentation says that the whole model runs on the Edge TPU."""
-        return not self.problems and all(
-            judgement.status is Status.MAPS for judgement in self.operators
-        )
+        """Whether the whole model runs on the Edge TPU, as far as is known; see ``caveat``."""
+        mapped = self._of(Status.MAPS)
+        return not self.problems and len(mapped) == len(self.operators)
 
     def __str__(self) -> str:
-        mapped = len(self.operators) - len(self.on_cpu) - len(self.unknown)
+        mapped = len(self._of(Status.MAPS))
         total = f"{len(self.operators)} operators: {mapped} map, {len(self.on_cpu)} stay on the CPU"
         lines = [
             f"{total}, {len(self.unknown)} unknown (by the documentation, nothing was compiled)"
         ]
+        if self.caveat:
+            lines.append(plain(self.caveat))
         lines += [f"the file as a whole: {plain(problem)}" for problem in self.problems]
-        return "\n".join([*lines, *(str(judgement) for judgement in (*self.on_cpu, *self.unknown))])
+        return "\n".join([*lines, *map(str, (*self.on_cpu, *self.unknown))])
 
 
-def judge_model(model: ModelFile) -> Support:
-    """Judge every operator of a file that is not compiled yet: *maps*, *stays on the CPU* or
-    *unknown*, with a reason.
+def judge_model(model: ModelFile, *, compiler: int = NEWEST_COMPILER) -> Support:
+    """Judge every operator of a file that is not compiled yet, each with a reason.
 
-    The compiler makes one partition: the first operator it does not support, and all after it, stay
-    on the CPU. An operator after one that is unknown is unknown itself. A QUANTIZE that takes the
-    float input of the model stays on the CPU and ends nothing.
+    An operator *maps*, *stays on the CPU*, or is *unknown*. The compiler makes one part of the
+    model for the Edge TPU, by data flow: what depends on an operator that stays on the CPU stays
+    there too. What depends on one that is unknown is unknown.
+
+    Args:
+        model: the file.
+        compiler: the major version of the Edge TPU compiler, 16 for the newest.
 
     Raises:
         InputError: the file is compiled already, so that its packages and ``on_cpu`` tell what
-            became of it.
+            became of it; or ``compiler`` is not a version.
     """
     if model.compiled:
         raise InputError(
             "the model is compiled already; read its packages and on_cpu, or judge the file it "
             "came from"
         )
-    judgements: list[Judgement] = []
-    stop: Judgement | None = None
-    for position, operator in enumerate(model.operators):
-        own = _judge(operator)
-        judgements.append(own if stop is None else _after(own, stop))
-        entry = position == 0 and operator.name == "QUANTIZE"
-        if (
-            own.status is not Status.MAPS
-            and not entry
-            and (stop is None or stop.status is Status.UNKNOWN)
-        ):
-            stop = own if stop is None or own.status is Status.CPU else stop
-    return Support(tuple(judgements), tuple(_problems(model)))
+    if compiler not in range(1, 100):
+        raise InputError("compiler is the major version of the Edge TPU compiler, such as 16")
+    alone = [_judge(operator, compiler) for operator in model.operators]
+    # with every operator that is unknown mapped, and with none of them
+    most = partition(model.operators, [own.status is not Status.CPU for own in alone])
+    least = partition(model.operators, [own.status is Status.MAPS for own in alone])
+    judgements = tuple(_placed(position, alone, most, least) for position in range(len(alone)))
+    mapped = [
+        operator
+        for operator, judgement in zip(model.operators, judgements, strict=True)
+        if judgement.status is Status.MAPS
+    ]
+    return Support(judgements, tuple(_problems(model)), _caveat(mapped))
 
 
-def _after(own: Judgement, stop: Judgement) -> Judgement:
+def _placed(
+    position: int, alone: list[OperatorJudgement], most: Partition, least: Partition
+) -> OperatorJudgement:
+    """The judgement on an operator at its place in the model, from those on each one alone."""
+    own = alone[position]
     if own.status is Status.CPU:
         return own
-    if stop.status is Status.CPU:
-        return replace(
-            own,
-            status=Status.CPU,
-            reason=f"after {stop.operator} ({stop.layer}), which stays there",
-        )
+    if position in most.mapped and position in least.mapped:
+        return own
+    if position not in most.mapped and position not in least.mapped:
+        cause = alone[most.causes[position]]
+        reason = f"after {cause.operator} ({cause.layer}), which stays there"
+        return replace(own, status=Status.CPU, reason=reason)
     if own.status is Status.UNKNOWN:
         return own
-    return replace(
-        own, status=Status.UNKNOWN, reason=f"after {stop.operator} ({stop.layer}), which is unknown"
-    )
+    # it is mapped in one partition only, so that an unknown operator decides which one there is
+    cause = alone[least.causes.get(position, _first_unknown(alone))]
+    reason = f"after {cause.operator} ({cause.layer}), which is unknown"
+    return replace(own, status=Status.UNKNOWN, reason=reason)
 
 
-def _judge(operator: Operator) -> Judgement:
-    row = SUPPORTED.get(operator.name)
-    judgement = Judgement(
-        operator.name, operator.layer, Status.CPU, runtime=row.runtime if row else 0
-    )
-    if row is None or operator.custom:
-        return replace(judgement, reason=_unsupported(operator))
-    reason = next(_objections(operator, row), "")
-    if reason:
-        return replace(judgement, reason=reason)
-    if row.doubt:
-        return replace(judgement, status=Status.UNKNOWN, reason=row.doubt)
-    return replace(judgement, status=Status.MAPS, reason=row.caveat)
+def _first_unknown(alone: list[OperatorJudgement]) -> int:
+    return next(i for i, own in enumerate(alone) if own.status is Status.UNKNOWN)
 
 
-def _unsupported(operator: Operator) -> str:
+def _judge(operator: Operator, compiler: int) -> OperatorJudgement:
+    """The judgement on an operator as if it were the only one."""
+    known = support_of(operator)
+    judgement = OperatorJudgement(operator.name, operator.layer, Status.CPU)
     if operator.name in REFUSED:
-        return "the Edge TPU does not support it"
-    return (
-        "a custom operator"
-        if operator.custom
-        else "not among the operators the vendor lists as supported"
-    )
+        reason = "the Edge TPU does not support it"
+        return replace(judgement, reason=reason, basis="seen left on the CPU")
+    if operator.custom:
+        return replace(judgement, reason="a custom operator")
+    objection = next(_objections(operator, known), "")
+    if known is not None:
+        judgement = replace(judgement, runtime=known.runtime, basis=known.basis)
+    if objection:
+        return replace(judgement, reason=objection, basis=DOCUMENTED)
+    doubt = _doubt(operator, known, compiler)
+    if known is None or doubt:
+        return replace(judgement, status=Status.UNKNOWN, reason=doubt)
+    return replace(judgement, status=Status.MAPS, reason=known.caveat)
 
 
-def _objections(operator: Operator, row: Row) -> Iterator[str]:
-    if row.max_version is not None and operator.version > row.max_version:
-        yield f"version {operator.version} of it, and the compiler knows versions up to {row.max_version}"
+def _objections(operator: Operator, known: OperatorSupport | None) -> Iterator[str]:
+    """What keeps an operator on the CPU for certain."""
+    if known is not None and _is_too_new(operator, known):
+        highest = known.max_version
+        yield f"version {operator.version} of it, and the compiler knows versions up to {highest}"
     for tensor in operator.activations:
         yield from _tensor_objections(tensor)
-    yield from filter(None, (limit(operator) for limit in row.limits))
+    if known is not None:
+        yield from filter(None, (limit(operator) for limit in known.limits))
+
+
+def _is_too_new(operator: Operator, known: OperatorSupport) -> bool:
+    return known.max_version is not None and operator.version > known.max_version
 
 
 def _tensor_objections(tensor: Tensor) -> Iterator[str]:
@@ -167,6 +191,15 @@ def _tensor_objections(tensor: Tensor) -> Iterator[str]:
         yield f"more than the 3 innermost dimensions of {tensor.shape} are larger than 1"
 
 
+def _doubt(operator: Operator, known: OperatorSupport | None, compiler: int) -> str:
+    """Why nobody can tell whether an operator maps; empty where that is known."""
+    if known is None:
+        return "not among the operators that are known to map or not to map"
+    if compiler < known.compiler:
+        return f"seen to map with compiler {known.compiler}, not verified with {compiler}"
+    return next(filter(None, (doubt(operator) for doubt in known.doubts)), "")
+
+
 def _problems(model: ModelFile) -> Iterator[str]:
     operators = model.operators
     computed = [tensor for operator in operators for tensor in operator.activations]
@@ -175,15 +208,29 @@ def _problems(model: ModelFile) -> Iterator[str]:
     if any(tensor.dynamic for tensor in computed):
         yield "a tensor has no static shape"
     for operator in operators:
-        row = SUPPORTED.get(operator.name)
-        if row is not None and row.max_version is not None and operator.version > row.max_version:
-            yield f"{operator.name} version {operator.version} ({operator.layer}) is newer than the compiler"
-    outside = [
-        operator
-        for operator in operators
-        if any(tensor and tensor.outside for tensor in operator.inputs)
-    ]
+        known = support_of(operator)
+        if known is not None and _is_too_new(operator, known):
+            which = f"{operator.name} version {operator.version} ({operator.layer})"
+            yield f"{which} is newer than the compiler"
+    outside = [o for o in operators if any(tensor and tensor.outside for tensor in o.inputs)]
     if outside:
-        yield f"the parameters of {len(outside)} operators lie behind the flatbuffer, where old runtimes see none"
+        yield (
+            f"the parameters of {len(outside)} operators lie behind the flatbuffer, where old "
+            "runtimes see none"
+        )
     if model.subgraphs > 1:
         yield f"it has {model.subgraphs} subgraphs, and only one is compiled"
+
+
+def _caveat(mapped: list[Operator]) -> str:
+    """What may still keep operators that map on the CPU; empty if there are none."""
+    tensors = [tensor for operator in mapped for tensor in operator.activations]
+    if not tensors:
+        return ""
+    largest = max(tensors, key=lambda tensor: math.prod(tensor.shape))
+    size = math.prod(largest.shape)  # one byte each
+    return (
+        f"the largest activation is {largest.name}, {largest.shape}, {size:,} bytes: the compiler "
+        "refuses a file with activations that are too large, at a limit that is not published; "
+        "then use a smaller input, or fewer channels early"
+    )

@@ -105,7 +105,16 @@ REFUSALS = [
     ),
     (
         "Compilation failed: Compilation failed due to large activation tensors in model.\n",
-        "Compilation failed: Comp",
+        "Compilation failed: Compilation failed due to large activation tensors in model.; use a "
+        "smaller input, or fewer channels early",
+    ),
+    (
+        "Did not get operators or tensors in subgraph 1\n",
+        "Did not get operators or tensors in subgraph 1; export the model as a single graph",
+    ),
+    (
+        "libc++abi: terminating with uncaught exception of type std::out_of_range: absl::at\n",
+        "terminating with uncaught exception of type std::out_of_range: absl::at; compile parts",
     ),
     ("Invalid model: model.tflite\n", "Invalid model: model.tflite; check it with judge_model"),
     ("Something never seen before\n\n", "Something never seen before; run it by hand"),
@@ -194,6 +203,28 @@ def test_a_refusal(
     assert str(caught.value).startswith(f"edgetpu_compiler failed ({how}): {message}")
     assert prints in caught.value.output
     assert left_behind(tmp_path) == []
+
+
+def test_an_internal_error_of_the_compiler_is_tried_once_more(
+    stand_in: CompilerStandIn, plain: bytes
+) -> None:
+    stand_in.program.write_text(
+        f"#!/bin/sh\ncd {stand_in.folder}; echo once >>runs\n"
+        "if [ $(wc -l <runs) = 1 ]; then echo Internal compiler error. Aborting!; exit 1; fi\n"
+        'cp compiled.tflite "$OLDPWD/model_edgetpu.tflite"\n'
+        "echo Edge TPU Compiler version 16.0\n"
+    )
+    assert compile_model(plain).report.version == "16.0"
+    assert (stand_in.folder / "runs").read_text() == "once\nonce\n"
+
+
+def test_what_compiler_2_prints_of_the_memory() -> None:
+    report = parse_output(
+        "Edge TPU Compiler version 2.0.267685300\n"
+        "On-chip memory available for caching model parameters: 6.00MiB\n"
+        "On-chip memory used for caching model parameters: 4.00MiB\n"
+    )
+    assert (report.on_chip_used, report.on_chip_remaining) == (4 * 2**20, 2 * 2**20)
 
 
 def test_a_failure_after_the_file_was_written(stand_in: CompilerStandIn, plain: bytes) -> None:

@@ -18,7 +18,7 @@ from render_samples import NASTY, SMALL
 
 from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.edgetpu.support import Judgement, Status, Support
+from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support
 from pytest_dwsconv.render import FORMS, Reporters, SuiteRun, View, render_run
 from pytest_dwsconv.render.junit import measured_properties, properties
 from pytest_dwsconv.report import Report
@@ -123,7 +123,7 @@ def test_text_has_nothing_to_obey(name: str) -> None:
 @settings(max_examples=25, deadline=None)
 @example(name=" ".join(FRAGMENTS))
 def test_results_print_nothing_to_obey(name: str) -> None:
-    judgement = Judgement(name, name, Status.CPU, name)
+    judgement = OperatorJudgement(name, name, Status.CPU, name)
     for result in (report(name), measurement(name), Support((judgement,), (name,))):
         assert_obeyed_by_nobody(str(result))
     assert_obeyed_by_nobody(LatencyLimit(0.001).excess(measurement(name)))

@@ -235,10 +235,13 @@ def _reason(finished: Finished, refusal: Path) -> str:
 
 def _warn(name: str, content: bytes) -> None:
     support = judge_model(read_model(content))
+    faults = list(support.problems)
     if support.on_cpu:
         count, first = len(support.on_cpu), support.on_cpu[0]
-        message = (
-            f"{name}: {count} of {len(support.operators)} operators will stay on the CPU, the first "
-            f"being {first}"
+        total = len(support.operators)
+        faults.append(
+            f"{count} of {total} operators will stay on the CPU, the first being {first}; "
+            "judge_model lists them"
         )
-        warnings.warn(f"{message}; judge_model lists them", EdgeTpuWarning, stacklevel=3)
+    if faults:
+        warnings.warn(f"{name}: {'; '.join(faults)}", EdgeTpuWarning, stacklevel=3)

@@ -1,8 +1,7 @@
-"""Change a quantised TFLite file so that the runtimes of 2021 run it, and run it right; results
-stay what they were.
+"""Change a quantised TFLite file so that the runtimes of 2021 compute it right.
 
-What the quantizer writes is meant for runtimes of today. What is cured here, the rest being
-refused:
+Its results stay what they were. The quantizer writes for runtimes of today. What is cured here, the
+rest being refused:
 
 - operators declared only in a field that readers of old files skip;
 - constants that lie behind the flatbuffer: old runtimes see a tensor without data;
@@ -44,9 +43,7 @@ _CLAMPS = {
 
 
 class _Weighted(NamedTuple):
-    """The parameters of a convolution or fully connected layer, as positions among the tensors of
-    its graph.
-    """
+    """The parameters of a weighted layer, as positions among the tensors of its graph."""
 
     operator: Any
     data: int
@@ -60,7 +57,7 @@ def repair(quantized: bytes, plain: bytes, last_layers: Sequence[str]) -> bytes:
     ``last_layers`` are the layers that the outputs come from: their tensors have lost the name.
 
     Raises:
-        ExportError: something cannot be cured; names the operator and its layer.
+        ExportError: something cannot be cured; the operator and its layer are named.
     """
     model, source = _unpacked(quantized), _unpacked(plain)
     for code in model.operatorCodes:
@@ -91,9 +88,7 @@ def _unpacked(content: bytes) -> Any:
 
 
 def _name_outputs(model: Any, layers: Sequence[str]) -> None:
-    """Put the layer into the name of each output, and of what stands before it where it is
-    converted at the end.
-    """
+    """Put the layer into the name of each output, and of what is converted into it at the end."""
     for position, layer in enumerate(layers):
         path = "/".join(f"{LAYER_MARK}{part}" for part in layer.split(".") if part)
         for tensor in model.subgraphs[0].tensors:
@@ -102,8 +97,9 @@ def _name_outputs(model: Any, layers: Sequence[str]) -> None:
 
 
 def _drop_unused(model: Any) -> None:
-    """Empty the constants that no operator reads any more; their places stay, so that no number
-    changes.
+    """Empty the constants that no operator reads any more.
+
+    Their places stay, so that the numbers of the others do.
     """
     graph = model.subgraphs[0]
     read = {int(index) for operator in graph.operators for index in operator.inputs}
@@ -156,7 +152,7 @@ def _code(model: Any, operator: Any) -> int:
 
 
 def _code_index(model: Any, builtin: int) -> int:
-    """Where the file declares this operator, declared now if it was not."""
+    """The place where the file declares this operator; it is declared now if it was not."""
     for index, code in enumerate(model.operatorCodes):
         if code.builtinCode == builtin:
             return index
@@ -168,8 +164,9 @@ def _code_index(model: Any, builtin: int) -> int:
 
 
 def _transposed_means(model: Any) -> None:
-    """MEAN of a transposed tensor -> MEAN of the tensor itself, where what is left comes in the
-    same order.
+    """MEAN of a transposed tensor -> MEAN of the tensor itself.
+
+    Only where the dimensions that are left come in the same order.
     """
     graph = model.subgraphs[0]
     made_by = {int(index): operator for operator in graph.operators for index in operator.outputs}
@@ -199,7 +196,7 @@ def _integers(model: Any, index: int) -> Any:
 
 
 def _clamp(model: Any, operator: Any) -> None:
-    """Drop an upper clamp that no int8 value reaches where old runtimes cannot reckon it."""
+    """Drop an upper clamp that no int8 value reaches, and that old runtimes cannot compute."""
     kind = getattr(operator.builtinOptions, "fusedActivationFunction", _ACTIVATIONS.NONE)
     scales = _scales(model.subgraphs[0].tensors[operator.outputs[0]])
     if kind in _CLAMPS and scales is not None:
@@ -229,9 +226,7 @@ def _weighted(model: Any) -> list[_Weighted]:
 
 
 def _bias(model: Any, target: _Weighted, source: Any, original: _Weighted) -> None:
-    """Where a bias does not fit, requantise it and the weights of its channels at a scale at which
-    it does.
-    """
+    """Requantise a bias that does not fit, and the weights of its channels, at a larger scale."""
     tensors = model.subgraphs[0].tensors
     weight = tensors[target.weight]
     incoming, scales = _scales(tensors[target.data]), _scales(weight)
@@ -273,9 +268,7 @@ def _scaled(tensor: Any, scales: Any) -> Any:
 
 
 def _added(model: Any, tensor: Any, values: Any) -> int:
-    """The place of a new constant like an old one, which stays what it was: other operators may
-    share it.
-    """
+    """The place of a new constant like an old one, which other operators may share and keep."""
     buffer, new = schema.BufferT(), copy.copy(tensor)
     buffer.data = values.reshape(-1).view(np.uint8)
     model.buffers.append(buffer)
@@ -287,16 +280,18 @@ def _added(model: Any, tensor: Any, values: Any) -> int:
 def _check(model: ModelFile) -> None:
     converting = ("QUANTIZE", "DEQUANTIZE")  # what stands around an operator that has no int8 form
     for operator in sorted(model.operators, key=lambda operator: operator.name in converting):
-        module = operator.module
-        where = f"{operator.name} in {f'the layer {module}' if module else 'the forward of the network itself'}"
-        step = "replace the layer" if module else "leave that to the code that calls it"
+        where, step = "the forward of the network itself", "leave that to the code that calls it"
+        if operator.module:
+            where, step = f"the layer {operator.module}", "replace the layer"
         for tensor in operator.activations:
             if tensor.dtype != "INT8":
                 raise ExportError(
-                    f"{where} has no int8 form, it works on {tensor.dtype.lower()}; {step}"
+                    f"{operator.name} in {where} has no int8 form, it works on "
+                    f"{tensor.dtype.lower()}; {step}"
                 )
             scales = tensor.quantization.scales if tensor.quantization else ()
             if not all(0 < scale < float("inf") for scale in scales):
                 raise ExportError(
-                    f"{where} computes values without a finite range; look for nan and inf in it"
+                    f"{operator.name} in {where} computes values without a finite range; look for "
+                    "nan and inf in it"
                 )
