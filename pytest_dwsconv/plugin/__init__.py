@@ -1,25 +1,23 @@
-"""The pytest plugin: what pytest finds here are options and hooks; the work is done elsewhere,
-imported on demand.
-"""
+"""The pytest plugin: options and hooks. The work is done elsewhere, imported on demand."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Generator
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_report
-from pytest_dwsconv.plugin.reports import (
-    ASKED,
-    LATENCIES,
-    NOTICER,
-    pytest_dwsconv_judge,
-    pytest_runtest_makereport,
-)
+from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
+from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_budget, dws_report
+from pytest_dwsconv.plugin.record import REPORTING, pytest_runtest_makereport
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.core.findings import Finding
+    from pytest_dwsconv.core.rules import Judgement
 
 pytest_plugins = ("pytest_dwsconv.plugin.edgetpu",)
 """Loaded along with this one."""
@@ -42,8 +40,7 @@ _BARE = {"--dws-report": "text", "--dws-fail-on-increase": "0", "--dws-update": 
 
 
 class ValueAfterEquals(argparse.Action):
-    """An option that takes a value after ``=`` only, may be bare, and leaves a test path after it
-    alone.
+    """An option that takes a value after ``=`` only, and leaves a test path after it alone.
 
     Where a ``conftest.py`` loads this plugin, it comes too late to tell argparse so. A path is
     handed back then, in the way that argparse's own subcommands do.
@@ -60,21 +57,25 @@ class ValueAfterEquals(argparse.Action):
         if given and not self._accepts(given) and Path(given.partition("::")[0]).exists():
             namespace.__dict__.setdefault("_unrecognized_args", []).append(given)
             given = str(self.const)
-        several = self.dest == "dws_report"
-        setattr(
-            namespace,
-            self.dest,
-            [*(getattr(namespace, self.dest) or ()), given] if several else given,
-        )
+        if self.dest == "dws_report":
+            earlier = getattr(namespace, self.dest) or ()
+            setattr(namespace, self.dest, [*earlier, given])
+        else:
+            setattr(namespace, self.dest, given)
 
     def _accepts(self, given: str) -> bool:
-        if self.dest != "dws_report":
-            return (
-                given in (self.const, "force") or re.fullmatch(r"\d+(\.\d+)?%?", given) is not None
-            )
-        from pytest_dwsconv.render import FORMS
+        if self.dest == "dws_report":
+            return given.partition(":")[0] in FORMS
+        return given in (self.const, "force") or bool(re.fullmatch(r"\d+(\.\d+)?%?", given))
 
-        return bool(given.partition(":")[0] in FORMS)
+
+def _forms() -> str:
+    """The forms of a report as the option takes them, with what each is for."""
+    shown = [
+        f"{form}:PATH ({use})" if form in FILES_ONLY else f"{form} ({use})"
+        for form, use in FORMS.items()
+    ]
+    return f"{', '.join(shown[:-1])} or {shown[-1]}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,24 +86,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         nargs="?",
         const=_BARE["--dws-report"],
         metavar="FORMAT[:PATH]",
-        help="report the models of this run: text (the default), json, markdown, github or sarif, "
-        "in the terminal "
-        "summary unless a PATH is given, or html:PATH; only the form with = takes a value; may be "
-        "repeated",
+        help=f"report the models of this run: {_forms()}; in the terminal summary unless a PATH is "
+        "given; only the form with = takes a value; may be repeated",
     )
     group.addoption(
         "--dws-model",
         action="append",
         metavar="MODULE:FACTORY",
         help="report this model too: a torch.nn.Module, or what returns one when called, with its "
-        "arguments in "
-        "parentheses if it needs any; may be repeated",
+        "arguments in parentheses if it needs any; may be repeated",
     )
     group.addoption(
         "--dws-input-size",
         metavar="N,C,H,W",
-        help="the input shape of the models named by --dws-model; several inputs are separated by "
-        ";",
+        help="the input shape of the models named by --dws-model; several inputs are separated "
+        "by ;",
     )
     group.addoption(
         "--dws-sort",
@@ -119,15 +117,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--dws-depth",
         metavar="N",
-        help="show sums by the parts of a model, N names deep, in the place of its convolutions",
+        help="show sums over the parts of a model, N names deep, in place of its convolutions",
     )
     group.addoption(
         "--dws-strict",
         action="store_true",
         default=None,
-        help="fail a run that reports models, or holds them to something, if one that it calls "
-        "cannot be analysed or a "
-        "latency that it limits cannot be measured",
+        help="fail a run that reports or checks models if one that it calls cannot be analysed, or "
+        "a latency that it limits cannot be measured",
     )
     group.addoption(
         "--dws-fail-on-increase",
@@ -136,8 +133,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PCT",
         action=ValueAfterEquals,
         help="fail the run if a model has more parameters or MACs than .dwsconv/baseline.json "
-        "says, "
-        "by more than PCT percent if given",
+        "says, by more than PCT percent if given",
     )
     group.addoption(
         "--dws-update",
@@ -148,22 +144,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write what the models of this run cost to .dwsconv/baseline.json; force does so "
         "where CI is set",
     )
-    parser.addini("dws_report", "as --dws-report, one a line", type="linelist")
+    parser.addini("dws_report", "as --dws-report, one per line", type="linelist")
     parser.addini(
         "dws_models",
-        "models to report, one a line: as --dws-model, then its input size and limits",
+        "models to report, one per line: as --dws-model, then its input size and limits",
         type="linelist",
     )
     parser.addini("dws_input_size", "as --dws-input-size, for models without one of their own")
     parser.addini(
         "dws_budgets",
-        "budgets, one a line: a model's class, a target or a path of tests, then limits as in "
-        "params=5M; * is for all, "
-        "and of lines for the same model the last wins",
+        "budgets, one per line: a model's class, a target or a path of tests, then limits as in "
+        "params=5M; * is for all models, and of lines for the same model the last wins",
         type="linelist",
     )
     parser.addini("dws_sort", "as --dws-sort")
-    parser.addini("dws_match", "as --dws-match, one a line", type="linelist")
+    parser.addini("dws_match", "as --dws-match, one per line", type="linelist")
     parser.addini("dws_depth", "as --dws-depth")
     parser.addini("dws_fail_on_increase", "as --dws-fail-on-increase, a number", default="")
     parser.addini("dws_strict", "as --dws-strict", type="bool", default=False)
@@ -179,21 +174,13 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> None:
-    """Give bare options their value, or argparse takes the test path after them for one."""
+    """Give bare options their value, or argparse takes the test path after them for it."""
     end = args.index("--") if "--" in args else len(args)
     bare = [index for index, argument in enumerate(args[:end]) if argument in _BARE]
     for index in bare:
         args[index] = f"{args[index]}={_BARE[args[index]]}"
     if bare:
         early_config.known_args_namespace.file_or_dir = parser.parse_known_args(args).file_or_dir
-
-
-_MARKER = (
-    "dws_budget(params=, macs=, size=, size_fp16=, size_int8=, activations=, candidates=, "
-    "latency=, target=, "
-    "input_size=): Fail the test if a model it reports, or else takes or returns, is over this "
-    "budget."
-)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -215,7 +202,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", _MARKER)
+    arguments = ", ".join(f"{name}=" for name in signature(dws_budget).parameters)
+    config.addinivalue_line("markers", f"dws_budget({arguments}): {dws_budget.__doc__}")
     if config.getoption("dws_input_size") and not (
         config.getoption("dws_model") or config.getini("dws_models")
     ):
@@ -224,25 +212,34 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     _check_strict(config)
     wanted, folder = _wanted(config)
-    config.stash[ASKED] = bool(wanted) or _checked(config)
-    if not config.stash[ASKED]:
+    config.stash[REPORTING] = bool(wanted) or _checked(config)
+    if not config.stash[REPORTING]:
         return
-    from pytest_dwsconv.plugin.latencies import Tabled
+    from pytest_dwsconv.plugin.backends import LATENCIES, TableLatencies
     from pytest_dwsconv.plugin.noticing.noticer import Noticer
 
-    if (tabled := Tabled.of(config)) is not None:
-        config.stash[LATENCIES] = tabled
-        config.pluginmanager.register(tabled, "dwsconv-latencies")
+    if (table := TableLatencies.of(config)) is not None:
+        config.stash[LATENCIES] = table
+        config.pluginmanager.register(table, "dwsconv-latencies")
     if not hasattr(config, "workerinput"):
         from pytest_dwsconv.plugin.summary import Summary, outputs
 
         config.pluginmanager.register(Summary(config, outputs(wanted, folder)), "dwsconv-summary")
-    config.stash[NOTICER] = Noticer(config)
-    config.pluginmanager.register(config.stash[NOTICER], "dwsconv-noticer")
+    config.pluginmanager.register(Noticer(config), "dwsconv-noticer")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_dwsconv_judge(finding: Finding) -> Judgement:
+    from pytest_dwsconv.core.rules import Judgement
+
+    return Judgement(finding.verdict, finding.code, finding.reason)
 
 
 def _check_strict(config: pytest.Config) -> None:
-    """Raise UsageError where the key is no truth value, which pytest tells whoever reads it first."""
+    """Refuse a ``dws_strict`` that is not true or false.
+
+    pytest raises its own error for whoever reads the key first, and before pytest 9 a ValueError.
+    """
     try:
         config.getini("dws_strict")
     except (ValueError, pytest.UsageError):
@@ -252,17 +249,17 @@ def _check_strict(config: pytest.Config) -> None:
 
 
 def _checked(config: pytest.Config) -> bool:
-    """Whether the models of the run are held to something, be they shown or not."""
+    """Whether the models of the run are checked, be they shown or not."""
     compared = config.getoption("dws_fail_on_increase") or config.getini("dws_fail_on_increase")
     return bool(
         compared
         or config.getoption("dws_update")
         or config.getini("dws_budgets")
-        or _limited(config)
+        or _has_named_budgets(config)
     )
 
 
-def _limited(config: pytest.Config) -> bool:
+def _has_named_budgets(config: pytest.Config) -> bool:
     if not config.getini("dws_models"):
         return False
     from pytest_dwsconv.plugin.settings import named_models
@@ -271,15 +268,21 @@ def _limited(config: pytest.Config) -> bool:
 
 
 def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
-    """What is asked for on the command line, or else in the ini file, and the folder its paths
-    start from.
+    """The reports asked for on the command line, or else in the ini file, and their folder.
 
     Naming a model on the command line asks for text where no form is asked for, and saying how text
     is to be shown does so in any case.
     """
     given, configured = config.getoption("dws_report"), config.getini("dws_report")
-    folder = config.rootpath if given is None and configured else config.invocation_params.dir
-    wanted: list[str] = given or configured or (["text"] if config.getoption("dws_model") else [])
+    folder = config.invocation_params.dir
+    wanted: list[str] = []
+    if given:
+        wanted = given
+    elif configured:
+        wanted = configured
+        folder = config.rootpath
+    elif config.getoption("dws_model"):
+        wanted = ["text"]
     shown = any(map(config.getoption, ("dws_sort", "dws_match", "dws_depth")))
     if shown and not any(value.partition(":")[0] == "text" for value in wanted):
         wanted = [*wanted, "text"]

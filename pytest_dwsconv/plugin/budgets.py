@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.latencies import Latency, Unmeasured, measured
-from pytest_dwsconv.plugin.reports import MADE, Made, Subject
+from pytest_dwsconv.plugin.backends import measure_latency
+from pytest_dwsconv.plugin.latency import Latency, Unmeasured
+from pytest_dwsconv.plugin.record import Subject, record_of
 from pytest_dwsconv.plugin.settings import strict
 
 if TYPE_CHECKING:
@@ -19,54 +20,52 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a model stands to a budget; ``unknown`` says in a sentence what could not be found out.
-
-    ``skipped`` says that it is unknown for want of a device, without which a test is skipped.
-    """
+class BudgetCheck:
+    """What a model has of each limit, and the outcome of measuring it if its latency is limited."""
 
     limits: tuple[AnyCheck, ...]
-    latency: Latency | None = None
-    unknown: str = ""
-    skipped: bool = False
+    latency: Latency | Unmeasured | None = None
 
     @property
-    def violations(self) -> list[str]:
+    def exceeded(self) -> list[str]:
         return [str(limit) for limit in self.limits if limit.exceeded]
 
 
-def hold(item: pytest.Item, subjects: Sequence[Subject], budget: Budget, *, pytrace: bool) -> None:
-    """Fail with a sentence for each limit exceeded; the layers that matter are in sections of the
-    failure.
+def assert_budget(
+    item: pytest.Item, subjects: Sequence[Subject], budget: Budget, *, pytrace: bool
+) -> None:
+    """Fail with a sentence for each limit exceeded, and the layers that matter in sections.
 
-    Where none is, and a latency is limited for which there is no device, the test is skipped.
+    Where none is exceeded, and there is no device to measure a limited latency on, skip the test.
 
     Raises:
         InputError: a limit is on what the report does not tell, for want of an input size.
     """
     __tracebackhide__ = True
-    made = item.stash.setdefault(MADE, Made())
-    standings = [standing(item.ihook, item.config, subject, budget) for subject in subjects]
-    for subject, found in zip(subjects, standings, strict=True):
-        made.held.append((subject.report, found.limits))
-        if found.latency is not None:
-            made.latencies.append((subject.report, found.latency))
-        if found.violations:
-            made.sections += sections(subject.report, budget)
-        if found.unknown and not found.skipped:
-            made.failures.append(found.unknown)
-            item.warn(pytest.PytestWarning(found.unknown))
-    sentences = [sentence for found in standings for sentence in found.violations]
+    unsent = record_of(item).unsent
+    checks = [check_budget(item.ihook, item.config, subject, budget) for subject in subjects]
+    for subject, check in zip(subjects, checks, strict=True):
+        unsent.checks.append((subject.report, check.limits))
+        if isinstance(check.latency, Latency):
+            unsent.latencies.append((subject.report, check.latency))
+        if check.exceeded:
+            unsent.sections += sections(subject.report, budget)
+    exceeded = [sentence for check in checks for sentence in check.exceeded]
+    unmeasured = [check.latency for check in checks if isinstance(check.latency, Unmeasured)]
+    unknown = [latency.sentence for latency in unmeasured if not latency.skipped]
+    skipped = [latency.sentence for latency in unmeasured if latency.skipped]
+    unsent.failures += unknown
+    for sentence in unknown:
+        item.warn(pytest.PytestWarning(sentence))
     if strict(item.config):
-        sentences += [found.unknown for found in standings if found.unknown and not found.skipped]
-    skipped = [found.unknown for found in standings if found.skipped]
-    if sentences:
-        pytest.fail("\n".join([*sentences, *skipped]), pytrace=pytrace)
+        exceeded += unknown
+    if exceeded:
+        pytest.fail("\n".join(exceeded + skipped), pytrace=pytrace)
     if skipped:
         pytest.skip("\n".join(skipped))
 
 
-def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget) -> Standing:
+def check_budget(hook: Any, config: pytest.Config, subject: Subject, budget: Budget) -> BudgetCheck:
     """Compare a model with a budget, measuring its latency if that is limited.
 
     Raises:
@@ -75,19 +74,17 @@ def standing(hook: Any, config: pytest.Config, subject: Subject, budget: Budget)
     """
     from pytest_dwsconv.core.budget import check_limits
 
-    limits = check_limits(subject.report, budget)
+    limits: tuple[AnyCheck, ...] = check_limits(subject.report, budget)
     if budget.latency is None:
-        return Standing(limits)
-    outcome = measured(hook, config, subject, str(budget.target))
-    if isinstance(outcome, Unmeasured):
-        return Standing(limits, unknown=outcome.sentence, skipped=outcome.skipped)
-    return Standing((*limits, outcome.check(budget.latency)), outcome)
+        return BudgetCheck(limits)
+    outcome = measure_latency(hook, config, subject, str(budget.target))
+    if isinstance(outcome, Latency):
+        limits += (outcome.check(budget.latency),)
+    return BudgetCheck(limits, outcome)
 
 
 def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:
-    """The largest convolutions of a model over its budget, and the replacements that would bring it
-    within.
-    """
+    """The largest convolutions of a model, and the replacements that bring it within its budget."""
     from pytest_dwsconv.core.budget import enough
     from pytest_dwsconv.render.text import largest, layers
 

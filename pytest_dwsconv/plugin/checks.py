@@ -14,14 +14,14 @@ import pytest
 from pytest_dwsconv.core.baseline import Baseline, current
 from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.plugin.latencies import Unmeasured
-from pytest_dwsconv.plugin.settings import allowed, rules
+from pytest_dwsconv.plugin.latency import Unmeasured
+from pytest_dwsconv.plugin.settings import allowed, budget_rules
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.limits import AnyCheck
-    from pytest_dwsconv.plugin.latencies import Latencies
+    from pytest_dwsconv.plugin.latency import KnownLatencies
     from pytest_dwsconv.plugin.settings import Allowed
     from pytest_dwsconv.render import Reporters, SuiteRun
 
@@ -29,12 +29,11 @@ PLACE = Path(".dwsconv") / "baseline.json"
 
 
 @dataclass
-class Findings:
-    """What the checks say: ``faults`` fail the run, ``unknown`` does if it is strict, ``notices``
-    are only shown.
+class CheckResult:
+    """What the checks say at the end of a run.
 
-    ``unwritten`` ends it with the exit code of a usage error, but not before its tests are
-    reported.
+    ``faults`` fail it, ``unknown`` does if it is strict, and ``notices`` are only shown.
+    ``unwritten`` ends it with the exit code of a usage error, once its tests are reported.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -44,15 +43,16 @@ class Findings:
 
 
 class Checks:
-    """Everything that can be wrong with options and files is found on construction, before any test
-    runs.
+    """The budgets and the baseline that a run is held to.
+
+    What is wrong with options and files is found on construction, before any test runs.
 
     Raises:
         pytest.UsageError: a line of the table, an option or the baseline's file cannot be used.
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        self._table = rules(config)
+        self._table = budget_rules(config)
         self._verbosity = config.get_verbosity()
         self._percent = _percent(config)
         self._update = _update(config)
@@ -61,14 +61,14 @@ class Checks:
         if self._percent is not None or self._update:
             self._baseline = self._read()
 
-    def run(self, run: SuiteRun, latencies: Latencies) -> Findings:
+    def run(self, run: SuiteRun, latencies: KnownLatencies) -> CheckResult:
         """Check every model of the run; the budget's state joins its users."""
         from pytest_dwsconv.render.suite import in_order
 
-        found = Findings()
+        found = CheckResult()
         for report in in_order(run):
             users = run[report]
-            limits = self._held(report, users, latencies, found)
+            limits = self._check_limits(report, users, latencies, found)
             users.held += [limit for limit in limits if limit not in users.held]
             line = users.line(self._verbosity)
             found.faults += [f"{limit}\n{line}" for limit in limits if limit.exceeded]
@@ -85,8 +85,8 @@ class Checks:
         self._compare(run, latencies.medians(), found)
         return found
 
-    def _held(
-        self, report: ReportData, users: Reporters, latencies: Latencies, found: Findings
+    def _check_limits(
+        self, report: ReportData, users: Reporters, latencies: KnownLatencies, found: CheckResult
     ) -> list[AnyCheck]:
         """How a model stands to the table; what cannot be told joins what is found."""
         own = allowed(report, users, self._table)
@@ -94,7 +94,7 @@ class Checks:
         try:
             limits += check_limits(report, own.budget) if own.budget is not None else ()
         except InputError:  # reason: what cannot be told of one limit says nothing of the others
-            limits += self._held_singly(report, own, found)
+            limits += self._check_singly(report, own, found)
         for target, limit in own.latencies.items():
             latency = latencies.checks(report, target, limit)
             if not isinstance(latency, Unmeasured):
@@ -105,7 +105,9 @@ class Checks:
                 said.append(latency.sentence)
         return limits
 
-    def _held_singly(self, report: ReportData, own: Allowed, found: Findings) -> Iterator[AnyCheck]:
+    def _check_singly(
+        self, report: ReportData, own: Allowed, found: CheckResult
+    ) -> Iterator[AnyCheck]:
         for name, limit in own.limits.items():
             try:
                 yield from check_limits(report, Budget.of({name: limit}))
@@ -113,7 +115,7 @@ class Checks:
                 found.unknown.append(str(error))
 
     def _compare(
-        self, run: SuiteRun, latencies: Mapping[ReportData, Mapping[str, float]], found: Findings
+        self, run: SuiteRun, latencies: Mapping[ReportData, Mapping[str, float]], found: CheckResult
     ) -> None:
         models = current(
             {report: [*sorted(u.targets), *sorted(u.tests)] for report, u in run.items()}, latencies
@@ -143,11 +145,9 @@ class Checks:
         except FileNotFoundError as error:
             if self._update and _can_be_made(self._path):
                 return Baseline()
-            advice = (
-                "name a folder that can be written"
-                if self._update
-                else "make it with --dws-update and commit it"
-            )
+            advice = "make it with --dws-update and commit it"
+            if self._update:
+                advice = "name a folder that can be written"
             raise pytest.UsageError(f"there is no baseline {self._path}: {advice}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise pytest.UsageError(f"the baseline {self._path} cannot be read: {error}") from error
@@ -198,8 +198,7 @@ def _update(config: pytest.Config) -> bool:
     if given == "yes" and os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise pytest.UsageError(
             "--dws-update is refused where CI is set: update the baseline on your machine and "
-            "commit it, "
-            "or force it with --dws-update=force"
+            "commit it, or force it with --dws-update=force"
         )
     return given is not None
 

@@ -1,15 +1,15 @@
-"""The Edge TPU in pytest: options, fixtures and what they measured. Loaded with the plugin, idle
-until asked.
-"""
+"""The Edge TPU in pytest: options and fixtures. Loaded with the plugin, idle until asked."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+from pytest_dwsconv.plugin.record import record_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,15 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dws-edgetpu",
         choices=MODES,
         help="without an Edge TPU, tests that want one are skipped (auto, the default) or fail "
-        "(require); "
-        "off skips them in any case",
+        "(require); off skips them in any case",
     )
     group.addoption(
         "--dws-edgetpu-host",
         metavar="SPEC",
         help="where the Edge TPU is: python=/path/python3.9, ssh=pi@raspberrypi, or both separated "
-        "by //; "
-        "this Python by default",
+        "by //; this Python by default",
     )
     group.addoption(
         "--dws-edgetpu-device",
@@ -158,8 +156,9 @@ def pytest_dwsconv_latency_backend(config: pytest.Config, target: str) -> Latenc
 
 @pytest.fixture(scope="session")
 def edgetpu(pytestconfig: pytest.Config) -> EdgeTpu:
-    """The connected Edge TPU: edgetpu.measure(model, (1, 3, 224, 224)). Without one, skip the test
-    and say why.
+    """The connected Edge TPU: edgetpu.measure(model, (1, 3, 224, 224)).
+
+    Without one, the test is skipped with the reason.
     """
     with _skipping(pytestconfig):
         return _connected(pytestconfig)
@@ -167,16 +166,15 @@ def edgetpu(pytestconfig: pytest.Config) -> EdgeTpu:
 
 @pytest.fixture
 def edgetpu_latency(request: pytest.FixtureRequest) -> LatencyFixture:
-    """Hold a model to a latency measured on the Edge TPU: edgetpu_latency(model, (1, 3, 224, 224),
-    max="12ms").
+    """Hold a model to a latency: edgetpu_latency(model, (1, 3, 224, 224), max="12ms").
+
+    It is measured on the connected Edge TPU. Without one, the test is skipped with the reason.
     """
     return LatencyFixture(request.node)
 
 
 class LatencyFixture:
-    """The fixture ``edgetpu_latency``: call it with a model, its input shape, and the latency it
-    may have.
-    """
+    """The fixture ``edgetpu_latency``: call it with a model, its input shape and a latency."""
 
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
@@ -200,11 +198,10 @@ class LatencyFixture:
             with _skipping(config):
                 backend = hook.pytest_dwsconv_latency_backend(config=config, target=TARGET)
                 measurement = measured_by(backend, model, shape, _name(model))
-        except (
-            DwsconvError
-        ) as error:  # the user's to mend: one sentence, without the way it took through here
+        except DwsconvError as error:
+            # reason: it is the user's to mend, in one sentence without frames of this plugin
             raise error.with_traceback(None) from None
-        self._item.stash.setdefault(_MADE, _Made()).add(measurement)
+        record_of(self._item).add_measurement(measurement)
         excess = limit.excess(measurement)
         if excess:
             pytest.fail(f"{excess}\n{measurement}")
@@ -214,43 +211,3 @@ class LatencyFixture:
 def _name(model: object) -> str:
     """A model in a sentence: the path of its file, or else its class."""
     return str(model) if isinstance(model, (str, PathLike)) else type(model).__name__
-
-
-# --------------------------------------------------------------------------- measurements of a test
-
-
-class _Made:
-    """What one test has measured, and what of it no report has carried yet."""
-
-    def __init__(self) -> None:
-        self.all: list[Measurement] = []
-        self.unsent: list[Measurement] = []
-
-    def add(self, measurement: Measurement) -> None:
-        self.all.append(measurement)
-        self.unsent.append(measurement)
-
-
-_MADE = pytest.StashKey[_Made]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let measurements travel with the phase they were made in, as plain dicts, so that they cross
-    xdist.
-
-    A JUnit file takes the properties that a test has in its last phase.
-    """
-    made = item.stash.get(_MADE, None)
-    if made is not None and call.when == "teardown" and item.config.getoption("xmlpath", None):
-        from pytest_dwsconv.render.junit import measured_properties
-
-        item.user_properties += measured_properties(made.all)
-    phase = yield
-    made = item.stash.get(_MADE, None)
-    if made is not None:
-        phase.__dict__["dwsconv_measured"] = [measurement.to_dict() for measurement in made.unsent]
-        made.unsent = []
-    return phase

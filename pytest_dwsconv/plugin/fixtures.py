@@ -1,4 +1,4 @@
-"""The fixtures ``dws_report`` and ``dws_budget``."""
+"""The fixtures ``dws_report`` and ``dws_budget``, and what the marker ``dws_budget`` takes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.reports import LATENCIES, MADE, Made, Subject, analyze_under_hooks
+from pytest_dwsconv.plugin.record import Subject, record_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.core.rules import Policy
-    from pytest_dwsconv.plugin.reports import Shapes
+    from pytest_dwsconv.plugin.settings import Shapes
     from pytest_dwsconv.report import Report
 
 
@@ -32,30 +33,29 @@ class ReportFixture:
     ) -> Report:
         __tracebackhide__ = True
         from pytest_dwsconv.errors import DwsconvError
+        from pytest_dwsconv.plugin.backends import LATENCIES
+        from pytest_dwsconv.plugin.reports import analyze_under_hooks
 
         item = self._item
-        options = {"example_inputs": example_inputs} | (
-            {} if policy is None else {"policy": policy}
-        )
+        options: dict[str, Any] = {"example_inputs": example_inputs}
+        if policy is not None:
+            options["policy"] = policy
         try:
             report = analyze_under_hooks(item.ihook, item.config, model, input_size, **options)
-        except (
-            DwsconvError
-        ) as error:  # the user's to mend: one sentence, without the way it took through here
+        except DwsconvError as error:
+            # reason: it is the user's to mend, in one sentence without frames of this plugin
             raise error.with_traceback(None) from None
-        subject = Subject(report, model)
-        made = item.stash.setdefault(MADE, Made())
-        made.add(subject)
-        made.ignored += () if policy is None else policy.ignore
+        subject, record = Subject(report, model), record_of(item)
+        record.add(subject)
+        if policy is not None:
+            record.unsent.ignored += policy.ignore
         if (latencies := item.config.stash.get(LATENCIES, None)) is not None:
             latencies.due(subject, item.nodeid)
         return report
 
 
 class BudgetFixture:
-    """The fixture ``dws_budget``: call it with a model and its input shapes, or a report, and
-    limits.
-    """
+    """The fixture ``dws_budget``: call it with a model and its input shapes, or a report."""
 
     def __init__(self, item: pytest.Item, analyze: ReportFixture) -> None:
         self._item = item
@@ -72,36 +72,61 @@ class BudgetFixture:
         __tracebackhide__ = True
         from pytest_dwsconv.core.budget import Budget
         from pytest_dwsconv.errors import DwsconvError, InputError
-        from pytest_dwsconv.plugin.budgets import hold
+        from pytest_dwsconv.plugin.budgets import assert_budget
         from pytest_dwsconv.report import Report
 
         try:
             budget = Budget.of(limits)
         except DwsconvError as error:
             raise error.with_traceback(None) from None
-        if isinstance(model, Report) and (input_size is not None or example_inputs is not None):
+        if not isinstance(model, Report):
+            report = self._analyze(model, input_size, example_inputs=example_inputs)
+            subject = Subject(report, model)
+        elif input_size is None and example_inputs is None:
+            subject = Subject(model, None)
+        else:
             raise InputError(
                 "dws_budget takes inputs for a model only: a report has those it was made with"
             )
-        if isinstance(model, Report):
-            subject = Subject(model, None)
-        else:
-            subject = Subject(
-                self._analyze(model, input_size, example_inputs=example_inputs), model
-            )
-        hold(self._item, [subject], budget, pytrace=True)
+        assert_budget(self._item, [subject], budget, pytrace=True)
         return subject.report
 
 
 @pytest.fixture
 def dws_report(request: pytest.FixtureRequest) -> ReportFixture:
-    """Analyse a model: dws_report(model, (1, 3, 224, 224)) returns the Report, which joins the
-    summary.
+    """Analyse a model: dws_report(model, (1, 3, 224, 224)) returns its report.
+
+    The report joins those that --dws-report shows.
     """
     return ReportFixture(request.node)
 
 
 @pytest.fixture(name="dws_budget")
 def budget_fixture(request: pytest.FixtureRequest, dws_report: ReportFixture) -> BudgetFixture:
-    """Hold a model to a budget: dws_budget(model, (1, 3, 224, 224), params="5M", macs="600M")."""
+    """Hold a model to a budget: dws_budget(model, (1, 3, 224, 224), params="5M", macs="600M").
+
+    The test fails if a limit is exceeded; otherwise the model's report is returned.
+    """
     return BudgetFixture(request.node, dws_report)
+
+
+def dws_budget(  # noqa: PLR0913  # one argument per limit
+    *,
+    params: float | str | None = None,
+    macs: float | str | None = None,
+    size: float | str | None = None,
+    size_fp16: float | str | None = None,
+    size_int8: float | str | None = None,
+    activations: float | str | None = None,
+    candidates: float | str | None = None,
+    latency: float | str | None = None,
+    target: str | None = None,
+    input_size: str | Shapes = None,  # of models that the test takes or returns
+) -> tuple[Budget, Shapes]:
+    """Fail the test if a model it reports, or else takes or returns, is over this budget."""
+    from pytest_dwsconv.core.budget import Budget
+    from pytest_dwsconv.targets import parse_input_size
+
+    shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size
+    limits = (params, macs, size, size_fp16, size_int8, activations, candidates, latency, target)
+    return Budget(*limits), shapes

@@ -1,43 +1,49 @@
-"""What this plugin runs for itself beside the tests: a stranger's forward, or a stranger's backend."""
+"""What this plugin runs for itself, kept apart from the tests: somebody's forward or backend."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import lru_cache
 from io import StringIO
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 
-ENDS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
-"""How it may end: all but the user's wish to stop, of which ``pytest.exit`` has to be caught
-before.
+from pytest_dwsconv.errors import DwsconvError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TEST_ENDINGS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
+"""How foreign code may end without ending the run. ``pytest.exit``, the user's wish to stop, is an
+``Exception`` and has to be caught before.
 """
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """A block that is nobody's: no test sees its warnings and prints, or is said to have covered
-    its lines.
-    """
-    with _unheard(), uncovered():
-        yield
+def isolated() -> Iterator[None]:
+    """A block that belongs to no test: its warnings and prints are dropped, its lines not covered.
 
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """A block whose warnings and prints are dropped: the test has had its own, and its filters may
-    raise errors.
+    A test has had its own warnings and prints, and its filters may turn more of them into errors.
     """
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with (
+        warnings.catch_warnings(),
+        redirect_stdout(StringIO()),
+        redirect_stderr(StringIO()),
+        uncovered(),
+    ):
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
 def uncovered() -> Iterator[None]:
-    """A block whose lines coverage.py, if somebody runs it, does not count: no test has run them."""
+    """A block whose lines coverage.py does not count, if it runs: no test has run them."""
     coverage = sys.modules.get("coverage")
     current = coverage.Coverage.current() if coverage is not None else None
     if current is None:
@@ -48,3 +54,116 @@ def uncovered() -> Iterator[None]:
         yield
     finally:
         current.start()
+
+
+# --------------------------------------------------------------------------- calls
+
+_THREAD = threading.local()
+
+
+@contextmanager
+def inner_calls() -> Iterator[None]:
+    """A block in which this thread's calls of modules are part of what opened it.
+
+    That is the forward of a model, or this plugin's own work: nobody notices them.
+    """
+    before = calls_are_inner()
+    _THREAD.inner = True
+    try:
+        yield
+    finally:
+        _THREAD.inner = before
+
+
+def calls_are_inner() -> bool:
+    """Whether this thread is inside ``inner_calls``."""
+    return getattr(_THREAD, "inner", False)
+
+
+# --------------------------------------------------------------------------- models
+
+
+class ChangedError(DwsconvError):
+    """A model is not what the test called any more, and cannot be put back for a while."""
+
+
+class Snapshot:
+    """A model as it is now, to be looked at after the test, whatever the test does to it by then.
+
+    Kept are the classes and attributes of all its modules, and torch's tables among these:
+    parameters, buffers, children and hooks. Lists, objects and tensors are not copied. The model
+    itself is held by a weak reference, so that a test which waits for it to be freed sees that;
+    then another object takes its attributes over.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model: Callable[[], nn.Module | None] = ref(model)
+        if hasattr(type(model), "__del__"):
+            # reason: the object that takes over would be finalised as well, like the model before
+            self._model = lambda: model
+        first, *others = model.modules()
+        self._state = _state(first)
+        self._others = [(module, _state(module)) for module in others]
+        tensors = [*model.parameters(), *model.buffers()]
+        self._layouts = [(tensor, layout(tensor)) for tensor in tensors]
+
+    @contextmanager
+    def restored(self) -> Iterator[nn.Module]:
+        """The model as it was, for the block.
+
+        Raises:
+            ChangedError: a parameter or a buffer has got another shape or dtype in place.
+        """
+        if any(layout(tensor) != before for tensor, before in self._layouts):
+            raise ChangedError(
+                "a tensor of it was reshaped in place after the test called it, so that what was "
+                "called cannot be told any more"
+            )
+        model = self._model()
+        if model is None:
+            model = object.__new__(self._state[0])
+        restored = [(model, self._state), *self._others]
+        current = [(module, (type(module), vars(module))) for module, _ in restored]
+        try:
+            _set_states(restored)
+            yield model
+        finally:
+            _set_states(current)
+
+
+_State = tuple[type, dict[str, Any]]
+"""The class and the attributes of a module."""
+
+
+def _state(module: nn.Module) -> _State:
+    attributes = dict(vars(module))
+    for name in _tables():
+        table = attributes.get(name)  # a module from a file of an older torch lacks some
+        if isinstance(table, (dict, set)):  # those of a ScriptModule are not in Python
+            attributes[name] = table.copy()
+    return type(module), attributes
+
+
+@lru_cache(maxsize=1)
+def _tables() -> frozenset[str]:
+    """The names of the dictionaries and sets that torch keeps in every module."""
+    from torch import nn
+
+    attributes = vars(nn.Module())
+    return frozenset(name for name, value in attributes.items() if isinstance(value, (dict, set)))
+
+
+def _set_states(states: list[tuple[nn.Module, _State]]) -> None:
+    for module, (kind, attributes) in states:
+        # reason: a module's own __setattr__ may do more
+        object.__setattr__(module, "__class__", kind)
+        object.__setattr__(module, "__dict__", attributes)
+
+
+def layout(tensor: Tensor) -> object:
+    """Shape and dtype; a tensor that has no shape, or not yet, has only a dtype."""
+    from torch.nn.parameter import is_lazy
+
+    if is_lazy(tensor) or tensor.is_nested:
+        return tensor.dtype
+    return tuple(tensor.shape), tensor.dtype

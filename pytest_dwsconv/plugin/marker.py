@@ -11,46 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.plugin.fixtures import ReportFixture
-from pytest_dwsconv.plugin.reports import MADE, Subject
+from pytest_dwsconv.plugin.fixtures import ReportFixture, dws_budget
+from pytest_dwsconv.plugin.record import Subject, record_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pytest_dwsconv.core.budget import Budget
-    from pytest_dwsconv.plugin.reports import Shapes
+    from pytest_dwsconv.plugin.settings import Shapes
 
 _RETURNED = pytest.StashKey[Any]()
 """The model that the test returned last, if it did."""
 
 
-def dws_budget(  # noqa: PLR0913  # one argument a limit
-    *,
-    params: float | str | None = None,
-    macs: float | str | None = None,
-    size: float | str | None = None,
-    size_fp16: float | str | None = None,
-    size_int8: float | str | None = None,
-    activations: float | str | None = None,
-    candidates: float | str | None = None,
-    latency: float | str | None = None,
-    target: str | None = None,
-    input_size: str | Shapes = None,
-) -> tuple[Budget, Shapes]:
-    """The limits that the marker names.
-
-    ``input_size`` is for models that the test takes or returns, which have no MACs without it.
-    """
-    from pytest_dwsconv.core.budget import Budget
-    from pytest_dwsconv.targets import parse_input_size
-
-    shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size
-    limits = (params, macs, size, size_fp16, size_int8, activations, candidates, latency, target)
-    return Budget(*limits), shapes
-
-
 def _marked(item: pytest.Item) -> tuple[Budget, Shapes]:
-    """What the markers of a test say together; of two that set the same argument the closest wins."""
+    """What the markers of a test say together; the closest wins where two set one argument."""
     arguments: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers("dws_budget"))):
         if mark.args:
@@ -76,13 +51,13 @@ def check_marker(item: pytest.Item) -> None:
 @contextmanager
 def held_to_marker(item: pytest.Item) -> Iterator[None]:
     """Hold the models of the test that runs in the block to its markers."""
-    from pytest_dwsconv.plugin.budgets import hold
+    from pytest_dwsconv.plugin.budgets import assert_budget
 
     with _keeping_returned(item):
         yield
     with _in_one_sentence():
         budget, shapes = _marked(item)
-        hold(item, _subjects(item, shapes), budget, pytrace=False)
+        assert_budget(item, _subjects(item, shapes), budget, pytrace=False)
 
 
 @contextmanager
@@ -139,9 +114,8 @@ def _in_one_sentence() -> Iterator[None]:
 
 def _subjects(item: pytest.Item, shapes: Shapes) -> list[Subject]:
     """What the test reported, or else the models among its arguments and the one it returned."""
-    made = item.stash.get(MADE, None)
-    if made is not None and made.subjects:
-        return made.subjects
+    if reported := record_of(item).subjects:
+        return reported
     analyze = ReportFixture(item)
     subjects = [Subject(analyze(model, shapes), model) for model in _models(item)]
     if not subjects:

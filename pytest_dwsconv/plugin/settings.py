@@ -16,8 +16,9 @@ from pytest_dwsconv.targets import parse_input_size
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
-    from pytest_dwsconv.plugin.reports import Shapes
     from pytest_dwsconv.render import Reporters, View
+
+    Shapes = Sequence[int] | Sequence[Sequence[int]] | None
 
 _LINE = re.compile(r"([^\s(]+(?:\(.*\))?)(.*)")
 """A target, whose arguments may hold spaces, and the words after it."""
@@ -35,7 +36,8 @@ def named_models(config: pytest.Config) -> list[NamedModel]:
     """The models of ``--dws-model``, or else those of ``dws_models``.
 
     Raises:
-        pytest.UsageError: an input size is no shape, a budget no budget, or a line something else.
+        pytest.UsageError: a line is not a target with an input size and limits, or one of these
+            cannot be read.
     """
     size = config.getoption("dws_input_size") or config.getini("dws_input_size")
     with usage_errors():
@@ -60,28 +62,30 @@ def _named(line: str, shapes: Shapes) -> NamedModel:
         return NamedModel(target, own, Budget.of(limits) if limits else None)
 
 
-class LatencyLimit(NamedTuple):
-    """A latency, as in "5ms", that models may have on a target."""
+class TargetLimit(NamedTuple):
+    """The latency, as in "5ms", that models may have on a target."""
 
     target: str
     limit: str
 
 
-class Rule(NamedTuple):
-    """Limits for the models that a pattern is for."""
+class BudgetRule(NamedTuple):
+    """A line of ``dws_budgets``: limits for the models that a pattern is for."""
 
     pattern: str
     limits: dict[str, float | str | None]
-    latency: LatencyLimit | None = None
+    latency: TargetLimit | None = None
 
     def is_for(self, model: str, targets: Collection[str], tests: Collection[str]) -> bool:
-        """A pattern with a slash or of a file is for models its tests report, one with a colon for
-        a target.
+        """Whether this line is for a model.
+
+        A pattern with a slash or ``.py`` is for the models that those tests report, one with a
+        colon for a target, and any other for a class.
 
         Args:
             model: the class.
-            targets: those that reported a model of it.
-            tests: the same, by node id.
+            targets: the ``module:factory`` that reported it.
+            tests: the tests that reported it, by node id.
         """
         pattern = self.pattern
         if "/" in pattern or ".py" in pattern:
@@ -100,8 +104,8 @@ def _under(pattern: str, test: str) -> bool:
     )
 
 
-def rules(config: pytest.Config) -> list[Rule]:
-    """The table of ``dws_budgets``.
+def budget_rules(config: pytest.Config) -> list[BudgetRule]:
+    """The lines of ``dws_budgets``.
 
     Raises:
         pytest.UsageError: a line is not a pattern and limits.
@@ -109,7 +113,7 @@ def rules(config: pytest.Config) -> list[Rule]:
     return [_rule(line) for line in config.getini("dws_budgets")]
 
 
-def _rule(line: str) -> Rule:
+def _rule(line: str) -> BudgetRule:
     match = _LINE.fullmatch(line)
     pattern, words = (match[1], match[2].split()) if match else (line, [])
     if not words or any("=" not in word for word in words) or "=" in pattern.partition("(")[0]:
@@ -120,30 +124,29 @@ def _rule(line: str) -> Rule:
         limits = _limits(words)
         budget = Budget.of(limits)
     if budget.latency is None:
-        return Rule(pattern, limits)
+        return BudgetRule(pattern, limits)
     rest = {name: limit for name, limit in limits.items() if name not in ("latency", "target")}
-    return Rule(pattern, rest, LatencyLimit(str(budget.target), str(budget.latency)))
+    return BudgetRule(pattern, rest, TargetLimit(str(budget.target), str(budget.latency)))
 
 
 class Allowed(NamedTuple):
-    """What a model may cost: a budget on what its report tells, if any, and latencies by their
-    targets.
-    """
+    """What a model may cost: a budget on what its report tells, and a latency for each target."""
 
     budget: Budget | None
     limits: dict[str, float | str | None]
-    """Those of the budget."""
+    """Those of the budget, by name."""
     latencies: dict[str, str]
 
 
-def allowed(report: ReportData, users: Reporters, table: Sequence[Rule]) -> Allowed:
+def allowed(report: ReportData, users: Reporters, table: Sequence[BudgetRule]) -> Allowed:
     """The limits of a model; of lines that set the same limit for it the last wins."""
     limits: dict[str, float | str | None] = {}
     latencies: dict[str, str] = {}
     for rule in table:
         if rule.is_for(report.model, users.targets, users.tests):
             limits |= rule.limits
-            latencies |= [rule.latency] if rule.latency else []
+            if rule.latency is not None:
+                latencies[rule.latency.target] = rule.latency.limit
     return Allowed(Budget.of(limits) if limits else None, limits, latencies)
 
 
@@ -161,17 +164,16 @@ def view(config: pytest.Config) -> View:
     """Which convolutions are shown, and how.
 
     Raises:
-        pytest.UsageError: there is no such column, or the depth is no whole number from 1.
+        pytest.UsageError: there is no such column, or the depth is not a whole number from 1.
     """
     from pytest_dwsconv.render import View
 
-    sort, match, depth = (_setting(config, f"dws_{name}") for name in ("sort", "match", "depth"))
-    with usage_errors("dws-"):
-        return View(
-            sort or None,
-            match or (),
-            (int(depth) if str(depth).isdecimal() else depth) if depth else None,
-        )
+    depth = _setting(config, "dws_depth") or None
+    if depth is not None and str(depth).isdecimal():
+        depth = int(depth)
+    sort, match = _setting(config, "dws_sort") or None, _setting(config, "dws_match") or ()
+    with usage_errors("dws-"):  # a depth that is still text is refused there
+        return View(sort, match, depth)
 
 
 def _setting(config: pytest.Config, name: str) -> Any:

@@ -11,11 +11,18 @@ import pytest
 
 from pytest_dwsconv.core.rules import matches
 from pytest_dwsconv.errors import DwsconvError, first_line
-from pytest_dwsconv.plugin.budgets import standing
-from pytest_dwsconv.plugin.checks import Checks, Findings
-from pytest_dwsconv.plugin.isolation import ENDS
-from pytest_dwsconv.plugin.latencies import Latencies, Latency, Unmeasured, unknown_latency
-from pytest_dwsconv.plugin.reports import LATENCIES, Subject, analyze_under_hooks
+from pytest_dwsconv.plugin.backends import LATENCIES
+from pytest_dwsconv.plugin.budgets import check_budget
+from pytest_dwsconv.plugin.checks import CheckResult, Checks
+from pytest_dwsconv.plugin.isolation import TEST_ENDINGS
+from pytest_dwsconv.plugin.latency import (
+    KnownLatencies,
+    Latency,
+    Unmeasured,
+    unknown_latency,
+)
+from pytest_dwsconv.plugin.record import Subject
+from pytest_dwsconv.plugin.reports import analyze_under_hooks
 from pytest_dwsconv.plugin.settings import NamedModel, named_models, strict, usage_errors, view
 
 if TYPE_CHECKING:
@@ -82,9 +89,7 @@ def _writable(path: Path) -> bool:
 
 
 class Summary:
-    """Gathers every report of the run on the process that prints, and puts them where they were
-    asked for.
-    """
+    """Gathers the reports of a run on the process that prints, and puts them where they go."""
 
     def __init__(self, config: pytest.Config, outputs: list[Output]) -> None:
         self._config = config
@@ -97,11 +102,11 @@ class Summary:
         self._failures: dict[str, set[str]] = {}
         self._notices: dict[str, set[str]] = {}
         self._ignored: set[str] = set()
-        self._latencies = Latencies()
+        self._latencies = KnownLatencies()
         self._strict = strict(config)
         self._models = named_models(config)
         self._checks = Checks(config)
-        self._findings = Findings()
+        self._result = CheckResult()
 
     def pytest_sessionstart(self) -> None:
         with usage_errors():
@@ -113,68 +118,63 @@ class Summary:
         subject = _analyze_named(config, named)
         self._add(subject.report, target=named.target)
         if named.budget is not None:
-            self._hold_named(subject, named.budget, named.target)
-        if (tabled := config.stash.get(LATENCIES, None)) is not None:
-            targets = tabled.targets(subject.report.model, factory=named.target)
-            for outcome in tabled.outcomes(config.hook, subject, targets):
+            self._check_named(subject, named.budget, named.target)
+        if (table := config.stash.get(LATENCIES, None)) is not None:
+            targets = table.targets(subject.report.model, factory=named.target)
+            for outcome in table.outcomes(config.hook, subject, targets):
                 self._latencies.add(subject.report, outcome)
 
-    def _hold_named(self, subject: Subject, budget: Budget, target: str) -> None:
+    def _check_named(self, subject: Subject, budget: Budget, target: str) -> None:
         try:
-            found = standing(self._config.hook, self._config, subject, budget)
+            found = check_budget(self._config.hook, self._config, subject, budget)
         except pytest.fail.Exception as failed:  # the device that is required is not there
-            self._findings.faults.append(str(failed.msg))
+            self._result.faults.append(str(failed.msg))
             return
         except (DwsconvError, pytest.exit.Exception):
             raise
-        except ENDS as error:  # a stranger's backend
+        except TEST_ENDINGS as error:  # a foreign backend
             unknown = unknown_latency(subject.report, str(budget.target))
             raise pytest.UsageError(f"{unknown}: {first_line(error)}") from error
-        self._hold(subject.report, found.limits)
-        self._findings.faults += [
-            f"{violation}\nReported by {target}" for violation in found.violations
-        ]
-        self._findings.unknown += [found.unknown] if found.unknown else []
-        if found.latency is not None:
+        self._add_checks(subject.report, found.limits)
+        self._result.faults += [f"{sentence}\nReported by {target}" for sentence in found.exceeded]
+        if isinstance(found.latency, Unmeasured):
+            self._result.unknown.append(found.latency.sentence)
+        elif found.latency is not None:
             self._latencies.add(subject.report, found.latency)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        from pytest_dwsconv.core.measurement import Measurement
+        message = report.__dict__.pop("dwsconv", None)
+        if message is not None:
+            self._receive_reports(message, report.nodeid)
+            self._receive_sentences(message, report.nodeid)
 
-        for data in report.__dict__.pop("dwsconv_measured", ()):
-            self._measured.setdefault(Measurement.from_dict(data), set()).add(report.nodeid)
-        message = report.__dict__.pop("dwsconv", {})
-        self._receive(message, report.nodeid)
-        self._hear(message, report.nodeid)
-
-    def _receive(self, message: dict[str, Any], nodeid: str) -> None:
-        """Take in what ``Made.message`` sent."""
+    def _receive_reports(self, message: dict[str, Any], nodeid: str) -> None:
+        """Take in the reports that ``TestRecord.message`` sent, and what is known of them."""
         from pytest_dwsconv.core.jsonio import from_plain
         from pytest_dwsconv.core.limits import AnyCheck
+        from pytest_dwsconv.core.measurement import Measurement
         from pytest_dwsconv.report import Report
 
-        for digest, data in message.get("reports", ()):
+        for digest, data in message["reports"]:
             if digest not in self._received:
                 self._received[digest] = Report.from_dict(data)
             self._add(self._received[digest], nodeid=nodeid)
-        for digest, limits in message.get("held", ()):
+        for digest, limits in message["checks"]:
+            if digest in self._received:  # another plugin may have dropped the phase that sent it
+                checks = [from_plain(AnyCheck, limit, "limit") for limit in limits]
+                self._add_checks(self._received[digest], checks)
+        for digest, outcome in message["latencies"]:
             if digest in self._received:
-                self._hold(
-                    self._received[digest],
-                    [from_plain(AnyCheck, limit, "limit") for limit in limits],
-                )
-        for digest, outcome in message.get("latencies", ()):
-            if digest in self._received:
-                self._latencies.add(
-                    self._received[digest], from_plain(Latency | Unmeasured, outcome, "latency")
-                )
+                latency = from_plain(Latency | Unmeasured, outcome, "latency")
+                self._latencies.add(self._received[digest], latency)
+        for measurement in map(Measurement.from_dict, message["measurements"]):
+            self._measured.setdefault(measurement, set()).add(nodeid)
 
-    def _hear(self, message: dict[str, Any], nodeid: str) -> None:
-        """Take in the sentences that ``Made.message`` sent."""
-        self._ignored.update(message.get("ignored", ()))
-        for kind, heard in (("failures", self._failures), ("notices", self._notices)):
-            for sentence in message.get(kind, ()):
-                heard.setdefault(sentence, set()).add(nodeid)
+    def _receive_sentences(self, message: dict[str, Any], nodeid: str) -> None:
+        self._ignored.update(message["ignored"])
+        for kind, received in (("failures", self._failures), ("notices", self._notices)):
+            for sentence in message[kind]:
+                received.setdefault(sentence, set()).add(nodeid)
 
     def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
         from pytest_dwsconv.render import Reporters
@@ -186,7 +186,7 @@ class Summary:
             users.tests.add(nodeid)
         self._config.hook.pytest_dwsconv_report(config=self._config, nodeid=nodeid, report=report)
 
-    def _hold(self, report: Report, limits: Sequence[AnyCheck]) -> None:
+    def _add_checks(self, report: Report, limits: Sequence[AnyCheck]) -> None:
         held = self._run[report].held
         held += [limit for limit in limits if limit not in held]
 
@@ -195,11 +195,11 @@ class Summary:
             return
         if exitstatus in _COMPLETE:
             checked = self._checks.run(self._run, self._latencies)
-            self._findings.faults += checked.faults
-            self._findings.unknown += checked.unknown
-            self._findings.notices += checked.notices
-            self._findings.unwritten += checked.unwritten
-            self._findings.notices += self._without_effect()
+            self._result.faults += checked.faults
+            self._result.unknown += checked.unknown
+            self._result.notices += checked.notices
+            self._result.unwritten += checked.unwritten
+            self._result.notices += self._without_effect()
         for output in self._outputs:
             if output.path is not None:
                 self._write(output.form, output.path)
@@ -224,26 +224,25 @@ class Summary:
         try:
             write_run(form, self._run, path, self._measured, self._view)
         except OSError as error:
-            self._findings.unwritten.append(
-                f"dws-report: {path} cannot be written: {error.strerror}"
-            )
+            self._result.unwritten.append(f"dws-report: {path} cannot be written: {error.strerror}")
         else:
             self._written.append(Output(form, path))
 
     def _outcome(self, exitstatus: int) -> int:
-        """A run that reported a named model has done something, with or without tests; checks may
-        fail it.
+        """The exit status of the run.
+
+        Checks may fail it. A run that reported a named model has done something without any test.
         """
-        if self._findings.unwritten and exitstatus in _COMPLETE:
+        if self._result.unwritten and exitstatus in _COMPLETE:
             return pytest.ExitCode.USAGE_ERROR
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return exitstatus
-        unknown = bool(self._failures or self._findings.unknown)
-        if self._findings.faults or (unknown and self._strict):
+        unknown = bool(self._failures or self._result.unknown)
+        if self._result.faults or (unknown and self._strict):
             return pytest.ExitCode.TESTS_FAILED
-        return (
-            pytest.ExitCode.OK if any(users.targets for users in self._run.values()) else exitstatus
-        )
+        if any(users.targets for users in self._run.values()):
+            return pytest.ExitCode.OK
+        return exitstatus
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for form, path in self._outputs:
@@ -253,17 +252,17 @@ class Summary:
         for form, path in self._written:
             terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
         _section(
-            terminalreporter, "notices", _with_tests(self._notices, "In") + self._findings.notices
+            terminalreporter, "notices", _with_tests(self._notices, "In") + self._result.notices
         )
         severity = {"red" if self._strict else "yellow": True}
         _section(
             terminalreporter,
             "not known",
-            _with_tests(self._failures, "Called by") + self._findings.unknown,
+            _with_tests(self._failures, "Called by") + self._result.unknown,
             **severity,
         )
-        _section(terminalreporter, "over budget", self._findings.faults, red=True)
-        _section(terminalreporter, "not written", self._findings.unwritten, red=True)
+        _section(terminalreporter, "over budget", self._result.faults, red=True)
+        _section(terminalreporter, "not written", self._result.unwritten, red=True)
 
     def _text(self, form: str, on_terminal: bool) -> str:
         from pytest_dwsconv.render import render_run

@@ -1,9 +1,8 @@
-"""What the plugin is when nobody asks for anything, the fixture ``dws_report``, the hooks, and
-xdist.
-"""
+"""The plugin when nobody asks for anything, the fixture ``dws_report``, the hooks, and xdist."""
 
 from __future__ import annotations
 
+import re
 from inspect import signature
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 from inner_runs import NETS, OVER_5K, PARAMS, REPORTING, TITLE
 from torch import nn
 
-from pytest_dwsconv.plugin.marker import dws_budget
+from pytest_dwsconv.core.forms import FORMS
+from pytest_dwsconv.plugin.fixtures import dws_budget
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +23,23 @@ def test_help_lists_options_and_ini_keys(pytester: pytest.Pytester) -> None:
     shown = " ".join(pytester.runpytest("--help").stdout.str().split())
     for text in (
         "depthwise separable convolutions: --dws-report=[FORMAT[:PATH]] report the models of this "
-        "run: text",
+        "run: text (a table for a terminal), json (",
+        "or html:PATH (a page",
         "only the form with = takes a value; may be repeated",
         "--dws-model=MODULE:FACTORY report this model too",
         "--dws-input-size=N,C,H,W the input shape of the models named by --dws-model",
-        "dws_report (linelist): as --dws-report, one a line",
-        "dws_models (linelist): models to report, one a line: as --dws-model, then its input size "
+        "dws_report (linelist): as --dws-report, one per line",
+        "dws_models (linelist): models to report, one per line: as --dws-model, then its input size "
         "and",
         "dws_input_size (string): as --dws-input-size, for models without one of their own",
     ):
         assert text in shown
+
+
+def test_the_documentation_lists_every_form() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pytest.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"one of the \[forms\](.+?)\. It goes", page, flags=re.DOTALL)
+    assert re.findall("`(.+?)`", listed) == list(FORMS)
 
 
 def test_markers_are_described(pytester: pytest.Pytester) -> None:

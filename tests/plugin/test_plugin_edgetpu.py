@@ -58,7 +58,7 @@ def test_fixtures_are_described(pytester: pytest.Pytester) -> None:
             "edgetpu [[]session scope] -- *",
             "*The connected Edge TPU: *",
             "edgetpu_latency -- *",
-            "*measured on the Edge TPU*",
+            "*Hold a model to a latency: *",
         ]
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Awaited(MetaPathFinder):
-    """Finds nothing itself; calls back once a module has been imported, or at once if it is there."""
+    """Finds nothing itself; calls back once a module is imported, or at once if it is there."""
 
     def __init__(self, name: str, imported: Callable[[ModuleType], None]) -> None:
         self._name = name
@@ -52,9 +52,7 @@ class Awaited(MetaPathFinder):
 
 
 class Compilations:
-    """Calls back whenever ``torch.compile`` begins with a function or a module, in the thread that
-    has called it.
-    """
+    """Calls back whenever ``torch.compile`` begins, in the thread that has called it."""
 
     def __init__(self, begun: Callable[[], None]) -> None:
         self._begun = begun
@@ -62,7 +60,7 @@ class Compilations:
         self._awaited = Awaited("torch._dynamo.callback", self._listen)
 
     def _listen(self, home: ModuleType) -> None:
-        """Listen, and again whenever ``torch._dynamo.reset`` has made the handler forget who does."""
+        """Listen, also after ``torch._dynamo.reset``, which clears the handler's callbacks."""
         handler: Any = getattr(home, "callback_handler", None)
         if handler is None:
             return
@@ -89,7 +87,7 @@ class Compilations:
         self._forget()
 
     def _start(self, *arguments: Any) -> None:
-        """Releases of torch that say why they compile do so for backward passes and the like too."""
+        """Some releases of torch call back for backward passes too, and say which it is."""
         trigger = getattr(arguments[0], "callback_trigger", None) if arguments else None
         if trigger is None or trigger.name == "DYNAMO":
             self._begun()

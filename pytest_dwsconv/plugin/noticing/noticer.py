@@ -1,13 +1,10 @@
-"""Models that nobody named: every outermost module that a test calls is noticed, and analysed after
-the test.
-"""
+"""Models that nobody named: each outermost module that a test calls, analysed after the test."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from functools import partial
 from inspect import BoundArguments, signature
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,28 +12,29 @@ from weakref import ref
 
 import pytest
 
-from pytest_dwsconv.errors import DwsconvError, first_line
-from pytest_dwsconv.plugin.isolation import ENDS, aside
-from pytest_dwsconv.plugin.noticing.import_hooks import Awaited, Compilations
-from pytest_dwsconv.plugin.reports import (
-    LATENCIES,
-    MADE,
-    Made,
-    Subject,
-    analyze_under_hooks,
-    packed,
+from pytest_dwsconv.errors import first_line
+from pytest_dwsconv.plugin.backends import LATENCIES
+from pytest_dwsconv.plugin.isolation import (
+    TEST_ENDINGS,
+    ChangedError,
+    Snapshot,
+    calls_are_inner,
+    inner_calls,
+    isolated,
 )
+from pytest_dwsconv.plugin.noticing.import_hooks import Awaited, Compilations
+from pytest_dwsconv.plugin.record import Subject, record_of, with_digest
+from pytest_dwsconv.plugin.reports import analyze_under_hooks
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pytest_dwsconv.plugin.noticing.fingerprint import Architecture
-    from pytest_dwsconv.plugin.reports import Packed
+    from pytest_dwsconv.plugin.record import WithDigest
 
 
 class Noticer:
-    """Sees every call of an ``nn.Module``, from when somebody else has imported torch until the run
-    ends.
+    """Sees every call of an ``nn.Module``, from the import of torch until the run ends.
 
     It takes the place of ``nn.Module.__call__``, as ``torch.fx.Tracer`` does. Torch's own global
     hooks would make ``torch.compile(module)`` warn, and would not see a module compiled in place
@@ -48,9 +46,8 @@ class Noticer:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._known: dict[object, Packed | str] = {}
-        self._test = _Test()
-        self._threads = threading.local()
+        self._known: dict[object, WithDigest | str] = {}
+        self._calls = _TestCalls()
         self._uninstall: Callable[[], None] = lambda: None
         self._awaited = Awaited("torch.nn.modules.module", self._install)
         self._compilations = Compilations(self._compiling)
@@ -63,42 +60,29 @@ class Noticer:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         latencies = item.config.stash.get(LATENCIES, None)
-        self._test = (
-            _Test() if latencies is None else _Test(partial(latencies.targets, test=item.nodeid))
-        )
+        if latencies is None:
+            self._calls = _TestCalls()
+        else:
+            self._calls = _TestCalls(partial(latencies.targets, test=item.nodeid))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """Analyse what the test called: after its teardown, whose time is taken by now."""
-        if call.when == "teardown":
-            test, self._test = self._test, _Test()
-            outcomes = [self._outcome(item, key, noticed) for key, noticed in test.noticed.items()]
-            for outcome in (*outcomes, *test.failures):
-                self._add(item, outcome)
-            if test.compiled:
-                item.stash.setdefault(MADE, Made()).notices.append(_COMPILED)
-
-    @contextmanager
-    def outermost(self) -> Iterator[None]:
-        """A block in which this thread's calls belong to whatever opened it."""
-        before = self._inside()
-        self._threads.inside = True
-        try:
-            yield
-        finally:
-            self._threads.inside = before
-
-    def _inside(self) -> bool:
-        return getattr(self._threads, "inside", False)
+        """Analyse what the test called: after its teardown, whose time has been taken by now."""
+        if call.when != "teardown":
+            return
+        calls, self._calls = self._calls, _TestCalls()
+        outcomes = [self._outcome(item, key, first) for key, first in calls.firsts.items()]
+        for outcome in (*outcomes, *calls.failures):
+            self._add(item, outcome)
+        if calls.compiled:
+            record_of(item).unsent.notices.append(_COMPILED)
 
     # -- during a test
 
     def _compiling(self) -> None:
-        """Note a function that is compiled: the compiler runs models inside it without calling
-        them.
-        """
-        if not self._inside():
-            self._test.compiled = True
+        """Note a compiled function: the compiler runs the models inside it without calling them."""
+        if not calls_are_inner():
+            self._calls.compiled = True
 
     def _install(self, home: Any) -> None:
         module_class = home.Module
@@ -106,26 +90,25 @@ class Noticer:
         torchs_own = original is module_class._wrapped_call_impl
 
         def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-            """In the place of torch's own, and doing as it does: with a frame more, warnings would
-            point to here.
+            """In the place of torch's own, and doing what it does.
+
+            Calling torch's own from here would be a frame more, and warnings would point to here.
             """
             run: Any
-            if torchs_own:
-                run = (
-                    module._call_impl
-                    if module._compiled_call_impl is None
-                    else module._compiled_call_impl
-                )
-            else:
+            if not torchs_own:
                 run = original.__get__(module)
-            if _at_work() or self._inside():
+            elif module._compiled_call_impl is None:
+                run = module._call_impl
+            else:
+                run = module._compiled_call_impl
+            if _at_work() or calls_are_inner():
                 return run(*args, **kwargs)
-            with self.outermost():
-                test = self._test
-                begun = test.begin(module, args, kwargs)
+            with inner_calls():
+                calls = self._calls
+                begun = calls.begin(module, args, kwargs)
                 out = run(*args, **kwargs)
                 if begun is not None:
-                    test.end(module, begun, self._known)
+                    calls.end(module, begun, self._known)
             return out
 
         def uninstall() -> None:
@@ -137,46 +120,43 @@ class Noticer:
 
     # -- after a test
 
-    def _outcome(self, item: pytest.Item, key: object, noticed: _Noticed | None) -> Packed | str:
-        """What is known of a kind of call, or else found out and known from now on, unless the
-        model has changed.
-        """
-        if noticed is None:
+    def _outcome(
+        self, item: pytest.Item, key: object, first: _FirstCall | None
+    ) -> WithDigest | str:
+        """What is known of a kind of call, or is found out now and known from now on."""
+        if first is None:
             return self._known[key]
         try:
-            self._known[key] = self._analyzed(item, noticed)
-        except _ChangedError as error:
-            return _sentence(noticed.type, error)
+            self._known[key] = self._analyzed(item, first)
+        except ChangedError as error:
+            return _sentence(first.type, error)  # another test may leave such a model as it was
         except pytest.exit.Exception:
             raise
-        except (
-            ENDS
-        ) as error:  # reason: whatever else a stranger's module does, the run goes on and says so
-            self._known[key] = _sentence(noticed.type, error)
+        except TEST_ENDINGS as error:
+            # reason: whatever else a foreign module does, the run goes on and says so
+            self._known[key] = _sentence(first.type, error)
         return self._known[key]
 
-    def _analyzed(self, item: pytest.Item, noticed: _Noticed) -> Packed:
-        with aside():
-            module, inputs = noticed.module(), noticed.inputs()
-            report = analyze_under_hooks(
-                item.ihook, item.config, module, None, example_inputs=inputs
-            )
-        if noticed.targets:
-            item.config.stash[LATENCIES].join(item, Subject(report, module))
-        return packed(report)
+    def _analyzed(self, item: pytest.Item, first: _FirstCall) -> WithDigest:
+        with first.snapshot.restored() as module:
+            with isolated():
+                report = analyze_under_hooks(
+                    item.ihook, item.config, module, None, example_inputs=first.inputs()
+                )
+            if first.targets:
+                item.config.stash[LATENCIES].join(item, Subject(report, module))
+        return with_digest(report)
 
-    def _add(self, item: pytest.Item, outcome: Packed | str) -> None:
-        made = item.stash.setdefault(MADE, Made())
+    def _add(self, item: pytest.Item, outcome: WithDigest | str) -> None:
+        unsent = record_of(item).unsent
         if isinstance(outcome, str):
-            made.failures.append(outcome)
+            unsent.failures.append(outcome)
         else:
-            made.noticed.append(outcome)
+            unsent.noticed.append(outcome)
 
 
 def _at_work() -> bool:
-    """Whether the call is a compiler's or a tracer's, which must find nothing here to compile or
-    trace.
-    """
+    """Whether a compiler or a tracer calls, which must find nothing here to compile or trace."""
     import torch
 
     return (
@@ -188,57 +168,25 @@ def _fx_tracing() -> bool:
     # torch.fx keeps the call it finds when it is imported
     tracer = sys.modules.get("torch.fx._symbolic_trace")
     ask = getattr(tracer, "is_fx_symbolic_tracing", None)
-    # before PyTorch 2.9
-    return ask() if ask is not None else getattr(tracer, "_is_fx_tracing_flag", False)
+    if ask is not None:
+        return bool(ask())
+    return getattr(tracer, "_is_fx_tracing_flag", False)  # before PyTorch 2.9
 
 
 # --------------------------------------------------------------------------- what is kept of a call
 
 
-class _ChangedError(DwsconvError):
-    """The model is not what the test called any more."""
+class _FirstCall:
+    """The first call of its kind: a snapshot of the module, and its arguments.
 
-
-class _Noticed:
-    """The first call of its kind: the module, its architecture, and its arguments with a ``Shaped``
-    for each tensor.
-
-    Of a module that may go its attributes are kept: a test that waits for the module to be freed
-    sees that. Where it is gone after the test, nothing refers to it, and another takes its
-    attributes over.
+    ``targets`` are what the module's latency is to be measured on.
     """
 
-    def __init__(
-        self, module: nn.Module, called: Architecture, begun: _Begun, targets: tuple[str, ...]
-    ) -> None:
+    def __init__(self, module: nn.Module, begun: _Begun, targets: tuple[str, ...]) -> None:
         self.type = type(module)
+        self.snapshot = Snapshot(module)
         self.targets = targets
-        """What its latency is to be measured on."""
-        self._called = called
-        self._args, self._kwargs = begun.args, begun.kwargs
-        self._module: Callable[[], nn.Module | None] = ref(module)
-        self._attributes = vars(module)
-        if hasattr(self.type, "__del__"):
-            self._module = lambda: module
-
-    def module(self) -> nn.Module:
-        """The module as it was called.
-
-        Raises:
-            DwsconvError: it has been changed since.
-        """
-        from pytest_dwsconv.plugin.noticing.fingerprint import architecture
-
-        module = self._module()
-        if module is None:
-            module = object.__new__(self.type)
-            object.__setattr__(module, "__dict__", self._attributes)
-        if not self._called.still(architecture(module)):
-            raise _ChangedError(
-                "it was changed after the test called it, so that what was called cannot be told "
-                "any more"
-            )
-        return module
+        self._begun = begun
 
     def inputs(self) -> BoundArguments:
         """The arguments with tensors on the meta device."""
@@ -248,22 +196,21 @@ class _Noticed:
         from pytest_dwsconv.plugin.noticing.fingerprint import Shaped
 
         def on_meta(value: Any) -> Any:
-            return (
-                torch.empty(value.shape, dtype=value.dtype, device="meta")
-                if isinstance(value, Shaped)
-                else value
-            )
+            if not isinstance(value, Shaped):
+                return value
+            return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
-        both = (self._args, self._kwargs)
+        both = (self._begun.args, self._begun.kwargs)
         args, kwargs = tree_map(on_meta, both, is_leaf=lambda value: isinstance(value, Shaped))
         return signature(lambda *args, **kwargs: None).bind(*args, **kwargs)
 
 
-class _Test:
+class _TestCalls:
     """The outermost calls of one test; any thread may add to them."""
 
     def __init__(self, targets: Callable[[str], tuple[str, ...]] = lambda model: ()) -> None:
-        self.noticed: dict[object, _Noticed | None] = {}
+        self.firsts: dict[object, _FirstCall | None] = {}
+        """By kind of call; None for a kind that an earlier test has called."""
         self.failures: list[str] = []
         self.compiled = False
         """Whether a function was."""
@@ -275,17 +222,15 @@ class _Test:
     def begin(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> _Begun | None:
-        """What is to be known of a call before it is made; nothing of a loss, an activation and the
-        like.
-        """
+        """What is to be known of a call before it is made; None for a loss or an activation."""
         try:
             return self._begun(module, args, kwargs)
         except Exception as error:  # reason: what this plugin cannot do is not the test's error
             self._fail(module, error)
             return None
 
-    def end(self, module: nn.Module, begun: _Begun, known: dict[Any, Any]) -> None:
-        """Add a call that has returned."""
+    def end(self, module: nn.Module, begun: _Begun, known: Container[object]) -> None:
+        """Add a call that has returned; ``known`` are the kinds of earlier tests."""
         try:
             self._ended(module, begun, known)
         except Exception as error:  # reason: as above
@@ -301,29 +246,30 @@ class _Test:
         kept_args, kept_kwargs = shaped((args, kwargs))
         return _Begun(kept_args, kept_kwargs, None if self._seen(module) else architecture(module))
 
-    def _ended(self, module: nn.Module, begun: _Begun, known: dict[Any, Any]) -> None:
+    def _ended(self, module: nn.Module, begun: _Begun, known: Container[object]) -> None:
         from pytest_dwsconv.plugin.noticing.fingerprint import architecture, summary
         from pytest_dwsconv.tracing.inventory import without_compiler
 
         called = self._seen(module)
         if called is None:
             called = architecture(module)
-            called = called.steady(begun.architecture) if begun.architecture is not None else called
+            if begun.architecture is not None:
+                called = called.steady(begun.architecture)
             self._architectures[id(module)] = ref(module), called
         targets = self._targets(type(without_compiler(module)).__name__)
         key = (called, summary((begun.args, begun.kwargs)), targets)
         with self._lock:
-            if key in self.noticed:
+            if key in self.firsts:
                 return
-            if len(self.noticed) >= _MOST_KINDS:
+            if len(self.firsts) >= _MOST_KINDS:
                 raise OverflowError(
                     f"a test called models in more than {_MOST_KINDS} ways, and this is one of the "
                     "rest"
                 )
-            self.noticed[key] = None if key in known else _Noticed(module, called, begun, targets)
+            self.firsts[key] = None if key in known else _FirstCall(module, begun, targets)
 
     def _seen(self, module: nn.Module) -> Architecture | None:
-        """What makes the module the same as others, if it was worked out in this test."""
+        """The architecture of a module that this test has called before."""
         found = self._architectures.get(id(module))
         return found[1] if found is not None and found[0]() is module else None
 
@@ -334,8 +280,9 @@ class _Test:
 
 
 class _Begun(NamedTuple):
-    """A call that is being made: its arguments, and the architecture before it if that is not known
-    yet.
+    """A call that is being made: its arguments, with a ``Shaped`` for each tensor.
+
+    ``architecture`` is the module's before the call, if this test has not called it yet.
     """
 
     args: tuple[Any, ...]
@@ -345,8 +292,7 @@ class _Begun(NamedTuple):
 
 _COMPILED = (
     "torch.compile has compiled a function, and a model that is called inside one is not seen: "
-    "call the model itself "
-    "in a test, or give it to dws_report."
+    "call the model itself in a test, or give it to dws_report."
 )
 _MOST_KINDS = 200
 """Of calls in one test: more are a loop over some number that every call is given."""

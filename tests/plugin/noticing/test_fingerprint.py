@@ -67,16 +67,13 @@ def test_what_a_module_holds_tells_it_apart(one: Any, same: Any, other: Any) -> 
     assert first == second
     assert hash(first) == hash(second)
     assert first != third
-    assert first.still(second)
-    assert not first.still(third)
     assert summary(shaped(((one,), {}))) == summary(shaped(((same,), {})))
     assert summary(shaped(((one,), {}))) != summary(shaped(((other,), {})))
 
 
-def test_an_object_that_says_nothing_is_the_same_only_as_itself() -> None:
-    lock = threading.Lock()
-    assert architecture(holding(lock)) == architecture(holding(lock))
-    assert architecture(holding(lock)) != architecture(holding(threading.Lock()))
+def test_what_cannot_be_compared_is_not_compared() -> None:
+    assert architecture(holding(threading.Lock())) == architecture(holding(threading.Lock()))
+    assert architecture(holding(threading.Lock())) != architecture(holding(threading.RLock()))
 
 
 def test_buffers_count_by_shape_and_weights_do_not_count() -> None:
@@ -94,8 +91,8 @@ def test_what_holds_itself_or_very_much_is_described_all_the_same() -> None:
     module.__dict__["parent"] = module
     many = list(range(100_000))
     assert architecture(module) == architecture(module)
-    assert architecture(holding(many)) == architecture(holding(many))
-    assert architecture(holding(many)) != architecture(holding(many.copy()))
+    assert architecture(holding(many)) == architecture(holding(many.copy()))
+    assert architecture(holding(many)) != architecture(holding(many[1:]))
     deep = [[[number] for number in range(100)] for _ in range(100)]
     assert architecture(holding(deep)) == architecture(holding(deep))
 
@@ -106,14 +103,11 @@ def test_what_a_call_changes_is_no_part_of_an_architecture() -> None:
     module.__dict__.update(held=2, made="by the call")
     steady = architecture(module).steady(before)
     assert {name for (_, name), _ in steady.settings} & {"held", "made"} == {"made"}
-    module.__dict__["held"] = 3
-    assert steady.still(architecture(module))
 
 
-def test_hooks_may_go_but_tell_models_apart() -> None:
+def test_hooks_tell_models_apart() -> None:
     module = nn.Conv2d(3, 4, 3)
     handle = module.register_forward_hook(lambda module, args, out: None)
     hooked = architecture(module)
     handle.remove()
     assert hooked != architecture(module)
-    assert hooked.still(architecture(module))

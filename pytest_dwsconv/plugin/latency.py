@@ -1,0 +1,84 @@
+"""Latencies of models on targets as plain data, and what a run knows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_dwsconv.core.limits import LatencyCheck
+from pytest_dwsconv.core.measurement import Measurement
+from pytest_dwsconv.core.quantities import Unit, parse_quantity
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.core.findings import ReportData
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A latency measured on a target, and the conditions it was measured under."""
+
+    target: str
+    conditions: str
+    measurement: Measurement
+
+    def check(self, limit: float | str) -> LatencyCheck:
+        """How it stands to a limit in seconds, or as in "5ms"."""
+        return LatencyCheck(self.target, parse_quantity(limit, Unit.SECONDS), self.measurement)
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """Why a latency on a target is not known, as a sentence.
+
+    ``skipped``: there is no device, without which a test is skipped. ``required``: there is none
+    although it is required, which fails the run.
+    """
+
+    target: str
+    sentence: str
+    skipped: bool = False
+    required: bool = False
+
+
+def unknown_latency(report: ReportData, target: str) -> str:
+    return f"the latency of {report.model} on {target} is unknown"
+
+
+class KnownLatencies:
+    """What a run knows of its models' latencies, on the process that prints.
+
+    Of several latencies under the same conditions the shortest counts.
+    """
+
+    def __init__(self) -> None:
+        self._measured: dict[ReportData, dict[str, Latency]] = {}
+        self._unmeasured: dict[ReportData, dict[str, Unmeasured]] = {}
+
+    def add(self, report: ReportData, outcome: Latency | Unmeasured) -> None:
+        if isinstance(outcome, Unmeasured):
+            self._unmeasured.setdefault(report, {}).setdefault(outcome.target, outcome)
+            return
+        known = self._measured.setdefault(report, {})
+        best = known.setdefault(outcome.conditions, outcome)
+        if outcome.measurement.median < best.measurement.median:
+            known[outcome.conditions] = outcome
+
+    def medians(self) -> dict[ReportData, dict[str, float]]:
+        """Seconds by conditions, for each model that was measured."""
+        found = {}
+        for report, known in self._measured.items():
+            found[report] = {
+                conditions: latency.measurement.median for conditions, latency in known.items()
+            }
+        return found
+
+    def checks(
+        self, report: ReportData, target: str, limit: float | str
+    ) -> list[LatencyCheck] | Unmeasured:
+        """How a model stands to a limit, or why that is not known."""
+        known = self._measured.get(report, {}).values()
+        if found := [latency.check(limit) for latency in known if latency.target == target]:
+            return found
+        unknown = unknown_latency(report, target)
+        nobody = f"{unknown}: no test or target had the model at hand to measure it"
+        return self._unmeasured.get(report, {}).get(target, Unmeasured(target, nobody))
