@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.analysis.analyze import analyze
+from pytest_dwsconv.analysis.inputs import forward_arguments
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.core.quantities import is_whole
@@ -25,6 +26,11 @@ from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import convolution, out_of_reach, replacements
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
 from pytest_dwsconv.rewriting.result import RewriteResult
+from pytest_dwsconv.rewriting.verification import (
+    SHAPES,
+    check_runs_as_before,
+    check_verify,
+)
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.replacement import (
     AUTO,
@@ -57,6 +63,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     ignore: Sequence[str] | None = None,
     subclasses: bool = False,
     inplace: bool = False,
+    verify: str | bool = SHAPES,
 ) -> RewriteResult:
     """Replace every candidate convolution of ``model`` by a depthwise separable one.
 
@@ -104,10 +111,14 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         subclasses: replace instances of subclasses of ``nn.ConvNd`` too; what their own forward
             does besides the convolution is lost.
         inplace: change ``model`` itself. It is left as found if anything fails.
+        verify: how to check that the network runs as before, where inputs are given: ``"shapes"``,
+            by the recorded operators and their shapes, except of a forward that needs values;
+            ``"exact"``, also by running it with and without replacements at the multiplier that is
+            exact, which must give the same; or ``False``.
 
     Raises:
-        InputError: an argument cannot be used, the model cannot be copied, or a kernel cannot be
-            factorised.
+        InputError: an argument cannot be used, the model cannot be copied, a kernel cannot be
+            factorised, or the network does not run as before with a replacement.
         FormatError: an amount of the budget is not written as one.
         TracingError: the forward fails on the inputs.
     """
@@ -127,6 +138,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         )
     if input_size is None and example_inputs is None and batches:
         example_inputs = batches[0]
+    check_verify(verify, has_inputs=input_size is not None or example_inputs is not None)
     try:
         before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
     except TracingError as error:
@@ -134,11 +146,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             raise rejected(0, error) from error
         raise
     _check_patterns(policy, before)
-    target = model if inplace else duplicate(model)
-    if not inplace:
-        check_own(target, model, [found.name for found in before.candidates])
-        if init == FIT:
-            check_own_tensors(target, model)
+    target = model if inplace else _own_copy(model, before, init)
     original = _kept(model, refine) if inplace and init == FIT else model
     # reason: the statistics are the fit's to set
     statistics = [buffer for norm in _normalisations(target) for buffer in norm.buffers()]
@@ -160,12 +168,23 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         # reason: a layer that no calibration batch reached gets the nearest kernel
         start = "svd" if init == FIT else init
         swaps, errors = replacements(target, plan, start, inplace, fitted)
+        inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
+        check_runs_as_before(verify, target, swaps, plan, before, inputs)
         with _undone_on_failure(target, swaps):
             rewritten = swap(target, swaps)
             after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
             _check_in_use(plan, before, after)
             renormalised = _settle(rewritten, fit, refine, original) if fit else False
     return RewriteResult(rewritten, plan, before, after, errors, *_output_errors(fit), renormalised)
+
+
+def _own_copy(model: nn.Module, report: Report, init: str) -> nn.Module:
+    """A copy that can be changed without changing the model."""
+    copied = duplicate(model)
+    check_own(copied, model, [found.name for found in report.candidates])
+    if init == FIT:
+        check_own_tensors(copied, model)
+    return copied
 
 
 def _check_passes(refine: object) -> None:

@@ -1,0 +1,209 @@
+"""Whether a rewritten network still runs as the original does, and which replacement does not.
+
+A forward or a hook can depend on what a convolution is: by ``isinstance``, by an attribute that its
+replacement does not have, by a reference that nothing else knows of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import zip_longest
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from pytest_dwsconv.core.conv import Trait
+from pytest_dwsconv.core.findings import Origin, ReportData
+from pytest_dwsconv.core.plan import Plan, PlanEntry, full_multiplier
+from pytest_dwsconv.errors import InputError, TracingError, first_line
+from pytest_dwsconv.fit.comparison import buffers_as_found
+from pytest_dwsconv.rewriting.application import convolution
+from pytest_dwsconv.rewriting.events import Event, Events
+from pytest_dwsconv.separable.exchange import swap
+from pytest_dwsconv.separable.replacement import initial, replacement
+from pytest_dwsconv.tracing.inventory import Inventory
+from pytest_dwsconv.tracing.preserving import as_found
+from pytest_dwsconv.tracing.trace import ADVICE, sample, trace
+
+SHAPES, EXACT = "shapes", "exact"
+
+Swaps = Mapping[nn.Module, nn.Module]
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a forward."""
+
+
+def check_verify(verify: object, has_inputs: bool) -> None:
+    """Check the argument ``verify``.
+
+    Raises:
+        InputError: there is no such way, or it needs inputs and there are none.
+    """
+    if verify not in (SHAPES, EXACT) and verify is not False:
+        raise InputError(f"verify must be 'shapes', 'exact' or False, not {verify!r}")
+    if verify == EXACT and not has_inputs:
+        raise InputError("verify='exact' runs the network: pass input_size or example_inputs")
+
+
+def check_runs_as_before(
+    verify: str | bool,
+    model: nn.Module,
+    swaps: Swaps,
+    plan: Plan,
+    before: ReportData,
+    inputs: Inputs | None,
+) -> None:
+    """Check ``model``, which has no replacement in place yet, in the way of ``verify``.
+
+    ``before`` is the report on it; without inputs nothing is checked.
+
+    Raises:
+        InputError: a replacement makes a difference, or the network cannot be compared.
+        TracingError: the forward fails without any replacement.
+    """
+    if verify is False or inputs is None or not swaps:
+        return
+    # reason: a forward that needs values lets them decide about operators and shapes
+    if before.origin is Origin.META:
+        _check_events(model, swaps, plan, before, inputs)
+    if verify == EXACT:
+        _check_exact(model, plan, inputs)
+
+
+def _check_events(
+    model: nn.Module, swaps: Swaps, plan: Plan, before: ReportData, inputs: Inputs
+) -> None:
+    """Compare the operators of two recorded forwards, their order, and shapes and types."""
+    lossy = {found.name for found in before.findings if Trait.SUBCLASS in found.spec.traits}
+    events = Events({entry.name: entry.order for entry in plan.entries}, lossy)
+
+    def outcome(some: Swaps) -> list[Event] | str:
+        with swapped(model, some) as changed:
+            try:
+                return events.of(trace(changed, *inputs))
+            except TracingError as error:
+                return str(error).removesuffix(ADVICE).rstrip(" .")
+
+    # reason: the model was recorded before, but a forward that keeps results outside of it does
+    # less from the second time on
+    wanted, found = outcome({}), outcome(swaps)
+    if found != wanted:
+        alone = [old for old, new in swaps.items() if outcome({old: new}) != wanted]
+        raise _refusal(model, alone or list(swaps), _difference(wanted, found))
+
+
+def _check_exact(model: nn.Module, plan: Plan, inputs: Inputs) -> None:
+    """Run with replacements of the exact multiplier, which leave nothing to differ but rounding.
+
+    Of the inputs, tensors on the meta device become random ones.
+    """
+    swaps = dict(_exact(model, entry) for entry in plan.entries)
+    device = Inventory(model).device()
+
+    def with_values(value: Tensor) -> Tensor:
+        return sample(tuple(value.shape), value.dtype, device) if value.is_meta else value
+
+    given = tree_map_only(Tensor, with_values, inputs)
+    wanted = _outputs(model, given)
+    if not wanted:
+        raise InputError(
+            f"{type(model).__name__} gives no tensors that could be compared; use verify='shapes'"
+        )
+
+    def difference(some: Swaps) -> str:
+        with swapped(model, some) as changed:
+            try:
+                return _unlike(_outputs(changed, given), wanted)
+            except TracingError as error:
+                return str(error)
+
+    if found := difference(swaps):
+        alone = [old for old, new in swaps.items() if difference({old: new})]
+        raise _refusal(model, alone or list(swaps), f"at the exact multiplier, {found}")
+
+
+@contextmanager
+def swapped(model: nn.Module, swaps: Swaps) -> Iterator[nn.Module]:
+    """The model with these replacements in place, for the block."""
+    changed = swap(model, swaps)
+    try:
+        yield changed
+    finally:
+        swap(changed, {new: old for old, new in swaps.items()})
+
+
+def _refusal(model: nn.Module, convs: Sequence[nn.Module], what: str) -> InputError:
+    names = {module: name for name, module in model.named_modules()}
+    layers = [names[conv] for conv in convs]
+    shown = ", ".join(layer or "the model itself" for layer in layers)
+    return InputError(
+        f"{shown}: the forward does something else with a replacement ({what}), so it depends on "
+        f"the very convolution; leave it out with ignore={layers!r}, or pass verify=False"
+    )
+
+
+def _difference(wanted: list[Event] | str, found: list[Event] | str) -> str:
+    if isinstance(found, str) or isinstance(wanted, str):
+        return found if isinstance(found, str) else "it did not run before"
+    for one, other in zip_longest(wanted, found):
+        if one != other:
+            return f"{_described(other)} in place of {_described(one)}"
+    return "nothing"
+
+
+def _described(event: Event | None) -> str:
+    if event is None:
+        return "the end"
+    sides = "" if event.shape is None else f" of shape {event.shape}"
+    place = f" in {event.owner}" if event.owner else ""
+    constants = f" with {', '.join(event.constants)}" if event.constants else ""
+    return f"{event.operator}{place}{sides}{constants}"
+
+
+# -- the network at the multiplier that is exact
+
+
+def _exact(model: nn.Module, entry: PlanEntry) -> tuple[nn.Module, nn.Module]:
+    """A convolution, and its replacement that equals it."""
+    conv = convolution(model, entry.name)
+    if conv.weight.is_meta:
+        raise InputError(
+            f"{entry.name}: the kernel is on the meta device, so nothing can be computed; use "
+            "verify='shapes'"
+        )
+    full = replace(entry, depth_multiplier=full_multiplier(entry.spec, entry.order))
+    factors, _ = initial(conv.weight, full, "svd")
+    return conv, replacement(conv, full, factors)
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    args, kwargs = tree_map_only(Tensor, lambda value: value.detach().clone(), inputs)
+    with buffers_as_found(model), as_found(list(model.modules())):
+        try:
+            out = model(*args, **kwargs)
+            if isinstance(out, Generator):
+                out = tuple(out)
+        except Exception as error:  # whatever the user's own forward raises
+            raise TracingError(f"the forward fails: {first_line(error)}") from error
+    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+
+def _unlike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
+    """How the outputs of two networks differ by more than rounding; empty if they do not."""
+    shapes = [[tuple(one.shape) for one in ones] for ones in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        return f"outputs of shape {shapes[0]} in place of {shapes[1]}"
+    for one, other in zip(found, wanted, strict=True):
+        if not other.is_floating_point() and not other.is_complex():
+            continue  # reason: rounding may decide between two classes
+        # reason: an exact kernel is rounded once more per layer, and many layers add up
+        allowed = 3 * sqrt(torch.finfo(other.dtype).eps)
+        scale = float(other.nan_to_num().abs().max()) if other.numel() else 0.0
+        if not torch.allclose(one, other, rtol=allowed, atol=allowed * scale, equal_nan=True):
+            return f"outputs of up to {scale:.3g} differ by {float((one - other).abs().max()):.3g}"
+    return ""

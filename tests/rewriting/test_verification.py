@@ -1,0 +1,299 @@
+"""Networks that depend on what a convolution is: noticed and named, and nothing else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv.errors import DwsconvError, InputError
+from pytest_dwsconv.rewriting.rewrite import rewrite
+from pytest_dwsconv.separable.modules import SeparableConv2d
+
+SHAPE = (2, 8, 6, 6)
+
+
+class Net(nn.Module):
+    """Two convolutions, the second of which ``use`` runs."""
+
+    def __init__(self, use: Callable[[Any, Tensor], Any], **options: Any) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(8, 16, 3, padding=1)
+        self.conv = nn.Conv2d(16, 16, 3, **{"padding": 1, **options})
+        self.use = use
+
+    def forward(self, x: Tensor) -> Any:
+        return self.use(self.conv, self.stem(x))
+
+
+def branches(conv: Any, x: Tensor) -> Tensor:
+    out: Tensor = conv(x)
+    return out.relu() if isinstance(conv, nn.Conv2d) else out
+
+
+def scales(conv: Any, x: Tensor) -> Any:
+    return conv(x) * (2 if isinstance(conv, nn.Conv2d) else 3)
+
+
+def runs_twice(conv: Any, x: Tensor) -> Any:
+    return conv(x) if isinstance(conv, nn.Conv2d) else conv(conv(x))
+
+
+def counts_parameters(conv: Any, x: Tensor) -> Any:
+    return conv(x)[:, : len(list(conv.parameters(recurse=False)))]
+
+
+def changes_groups(conv: Any, x: Tensor) -> Any:
+    if x.shape[0] < 99:
+        conv.groups = 2
+        conv.groups = 1
+    return conv(x)
+
+
+def asks_for_a_table(conv: Any, x: Tensor) -> Any:
+    assert "weight" in conv._parameters, "no weight of its own"
+    return conv(x)
+
+
+def leaves_out(conv: Any, x: Tensor) -> Any:
+    return conv(x) if type(conv) is nn.Conv2d else x
+
+
+def casts(conv: Any, x: Tensor) -> Any:
+    return conv(x) if isinstance(conv, nn.Conv2d) else conv(x).double()
+
+
+DEPENDENT = [
+    (branches, "the end|output.* in place of relu"),
+    (scales, "mul .* with 3 in place of mul .* with 2"),
+    (runs_twice, "convolution in conv .* in place of output"),
+    (counts_parameters, r"getitem__ of shape \(2, 0, 6, 6\) .* in place of "),
+    (changes_groups, "groups of a separable convolution cannot change from 1 to 2"),
+    (asks_for_a_table, "no weight of its own"),
+    (leaves_out, "output .* in place of convolution in conv"),
+    (casts, "double .* in place of output"),
+]
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize(("use", "message"), DEPENDENT)
+def test_a_forward_that_depends_on_the_class_is_refused_by_name(
+    use: Callable[[Any, Tensor], Any], message: str, inplace: bool
+) -> None:
+    model = Net(use)
+    modules = dict(model.named_modules())
+    with pytest.raises(InputError, match=rf"^conv: .*{message}.* ignore=\['conv'\]"):
+        rewrite(model, SHAPE, inplace=inplace)
+    assert dict(model.named_modules()) == modules
+    assert [entry.name for entry in rewrite(model, SHAPE, ignore=["conv"]).plan.entries] == ["stem"]
+
+
+def test_a_hook_that_depends_on_the_class_is_refused_by_name() -> None:
+    model = Net(lambda conv, x: conv(x))
+    model.conv.register_forward_hook(
+        lambda module, args, out: out.relu() if isinstance(module, nn.Conv2d) else None
+    )
+    with pytest.raises(InputError, match=r"^conv: .*relu"):
+        rewrite(model, SHAPE)
+
+
+def test_layers_that_only_together_make_a_difference_are_all_named() -> None:
+    model = Net(lambda conv, x: conv(x))
+    stem, other = model.stem, nn.Conv2d(16, 16, 3, padding=1)
+
+    def use(conv: Any, x: Tensor) -> Any:
+        plain = [type(layer) is nn.Conv2d for layer in (conv, model_of[0].other)]
+        return conv(x) + model_of[0].other(x) if any(plain) else conv(x)
+
+    model.use, model.other = use, other
+    model_of: list[Any] = [model]
+    with pytest.raises(
+        InputError, match=r"^conv, other, stem: .*ignore=\['conv', 'other', 'stem'\]"
+    ):
+        rewrite(model, SHAPE, inplace=True)
+    assert model.stem is stem
+
+
+def test_what_is_not_verified_is_delivered() -> None:
+    result = rewrite(Net(branches), SHAPE, verify=False)
+    assert isinstance(result.model.get_submodule("conv"), SeparableConv2d)
+    assert len(rewrite(Net(branches)).plan.entries) == 2  # nor is there anything to run it on
+
+
+class Runner:
+    """Not a module, so that nothing can be put in the place of what it holds."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        self.conv = conv
+
+
+@pytest.mark.parametrize(
+    ("verify", "message"),
+    [
+        ("shapes", "conv2d .* in place of convolution in conv"),
+        (False, "conv: the forward or a hook reaches it other than as a module of the model"),
+    ],
+)
+def test_a_convolution_that_an_object_goes_on_running_is_refused(
+    verify: str | bool, message: str
+) -> None:
+    model: Any = Net(lambda conv, x: x)
+    model.runner = Runner(model.conv)
+    model.forward = lambda x: model.runner.conv(model.stem(x))
+    with pytest.raises(InputError, match=rf"conv: .*{message}|^{message}"):
+        rewrite(model, SHAPE, verify=verify)
+
+
+# -- what is the same is not refused
+
+
+@lru_cache
+def kept_outside(size: int) -> Tensor:
+    return torch.arange(float(size)).square()
+
+
+SAME: dict[str, Callable[[Any, Tensor], Any]] = {
+    "plain": lambda conv, x: conv(x),
+    "dtype of the weight": lambda conv, x: conv(x.to(conv.weight.dtype)),
+    "shape of the weight": lambda conv, x: conv(x)[:, : conv.weight.shape[1] // 2],
+    "device of the weight": lambda conv, x: conv(x.to(conv.weight.device)),
+    "attributes": lambda conv, x: conv(x)[..., : conv.kernel_size[0] * conv.stride[0]],
+    "several calls": lambda conv, x: conv(conv(x)) + conv(x[..., :5])[..., :1],
+    "a dictionary": lambda conv, x: {"out": conv(x), "input": x},
+    "writes": lambda conv, x: torch.zeros(2, 16, 6, 6).index_put_((torch.tensor(0),), conv(x)[0]),
+    "a result kept outside": lambda conv, x: conv(x) * kept_outside(6),
+}
+
+
+@pytest.mark.parametrize("order", ["depthwise_first", "pointwise_first"])
+@pytest.mark.parametrize("verify", ["shapes", "exact"])
+@pytest.mark.parametrize("use", SAME)
+def test_what_does_the_same_is_rewritten(use: str, verify: str, order: str) -> None:
+    kept_outside.cache_clear()
+    assert len(rewrite(Net(SAME[use]), SHAPE, verify=verify, order=order).plan.entries) == 2
+
+
+@pytest.mark.parametrize("verify", ["shapes", "exact"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding_mode": "reflect"},
+        {"padding": "same", "dilation": 2},
+        {"stride": 2, "groups": 2, "bias": False},
+    ],
+)
+def test_every_setting_of_a_convolution_is_rewritten(options: dict[str, Any], verify: str) -> None:
+    model = Net(lambda conv, x: conv(x), **options)
+    model.conv.register_forward_hook(lambda module, args, out: out.relu())
+    assert len(rewrite(model, SHAPE, verify=verify).plan.entries) == 2
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # nn.Conv2d's name
+        return super().forward(input) * 2
+
+
+def test_what_a_subclass_does_besides_is_lost_as_asked_for() -> None:
+    model = nn.Sequential(Doubled(8, 16, 3), nn.Conv2d(16, 16, 3))
+    assert len(rewrite(model, SHAPE, subclasses=True).plan.entries) == 2
+    with pytest.raises(
+        InputError, match=r"^0: .*at the exact multiplier, outputs of up to .* differ by .*\['0'\]"
+    ):
+        rewrite(model, SHAPE, subclasses=True, verify="exact")
+
+
+def test_a_convolution_by_itself_is_compared_too() -> None:
+    model = nn.Conv2d(8, 16, 3, padding=1, padding_mode="circular")
+    model.register_forward_hook(lambda module, args, out: out.relu())
+    assert len(rewrite(model, SHAPE, verify="exact").plan.entries) == 1
+    model.register_forward_hook(lambda m, args, out: out if type(m) is nn.Conv2d else -out)
+    with pytest.raises(InputError, match=r"^the model itself: .*neg.*ignore=\[''\]"):
+        rewrite(model, SHAPE)
+
+
+# -- by running it
+
+
+def needs_values(conv: Any, x: Tensor) -> Any:
+    out = conv(x) if bool(x.isfinite().all()) else x
+    return out if isinstance(conv, nn.Conv2d) else out + 1
+
+
+def fails_on_values(conv: Any, x: Tensor) -> Any:
+    assert bool(x.isfinite().all()) is (type(conv) is nn.Conv2d), "not my convolution"
+    return conv(x)
+
+
+def other_shape(conv: Any, x: Tensor) -> Any:
+    out = conv(x) if bool(x.isfinite().all()) else x
+    return out if isinstance(conv, nn.Conv2d) else out[:1]
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (needs_values, "outputs of up to .* differ by 1"),
+        (fails_on_values, "the forward fails: AssertionError: not my convolution"),
+        (other_shape, r"outputs of shape \[\(1, 16, 6, 6\)\] in place of \[\(2, 16, 6, 6\)\]"),
+    ],
+)
+def test_a_forward_that_needs_values_is_compared_by_running_it(
+    use: Callable[[Any, Tensor], Any], message: str
+) -> None:
+    model = Net(use)
+    modules, parameters = dict(model.named_modules()), list(model.parameters())
+    with pytest.raises(InputError, match=rf"^conv: .*at the exact multiplier, {message}"):
+        rewrite(model, example_inputs=torch.randn(SHAPE), verify="exact", inplace=True)
+    assert dict(model.named_modules()) == modules
+    assert all(map(lambda a, b: a is b, model.parameters(), parameters))
+
+
+def test_running_it_disturbs_nothing() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    x, random = torch.randn(SHAPE), torch.get_rng_state()
+    given = x.clone()
+    result = rewrite(model, example_inputs=x, verify="exact", inplace=True)
+    assert torch.equal(x, given)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert result.model.training
+    left = result.model.state_dict()
+    assert all(torch.equal(left[name], state[name]) for name in state if name in left)
+
+
+def test_lower_precision_is_compared_with_its_own_rounding() -> None:
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(6))).bfloat16()
+    assert len(rewrite(model, SHAPE, verify="exact").plan.entries) == 6
+
+
+BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "unknown": (lambda: Net(branches), {"verify": "all"}, "verify must be 'shapes', 'exact' or"),
+    "true": (lambda: Net(branches), {"verify": True}, "verify must be .* not True"),
+    "zero": (lambda: Net(branches), {"verify": 0}, "verify must be .* not 0"),
+    "no inputs": (
+        lambda: Net(branches),
+        {"input_size": None},
+        "verify='exact' runs the network: pass input_size or example_inputs",
+    ),
+    "no tensors": (
+        lambda: Net(lambda conv, x: str(conv(x).shape)),
+        {},
+        "Net gives no tensors that could be compared; use verify='shapes'",
+    ),
+    "meta": (
+        lambda: Net(lambda conv, x: conv(x)).to("meta"),
+        {"init": "fresh"},
+        "conv: the kernel is on the meta device.*use verify='shapes'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_verified_is_told(case: str) -> None:
+    make, options, message = BAD[case]
+    with pytest.raises(DwsconvError, match=message):
+        rewrite(make(), **{"input_size": SHAPE, "verify": "exact", **options})
