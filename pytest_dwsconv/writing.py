@@ -7,20 +7,26 @@ import io
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+from pytest_dwsconv.core.interrupts import uninterrupted
 
 
 def replace_content(path: Path, data: bytes) -> None:
     """Replace the file's content, all or nothing. Its mode, owner and links stay; a device or a
     pipe is written to.
 
+    Ctrl-C comes before or after: a file is whole, and nothing lies beside it.
+
     Raises:
         OSError: the file is read-only, or cannot be written for another reason.
     """
     status = _status(path)
     if status is not None and not stat.S_ISREG(status.st_mode):
-        path.write_bytes(data)
-    else:
+        path.write_bytes(data)  # reason: a pipe may never be read, so this can be interrupted
+        return
+    with uninterrupted():
         _write_file(Path(os.path.realpath(path)), status, data)
 
 
@@ -29,6 +35,8 @@ def _status(path: Path) -> os.stat_result | None:
         return os.stat(path)
     except FileNotFoundError:
         return None
+    except ValueError as error:  # NUL, or what the file system's encoding lacks
+        raise OSError(errno.EINVAL, "it is not the name of a file", str(path)) from error
 
 
 def _write_file(target: Path, status: os.stat_result | None, data: bytes) -> None:
@@ -55,7 +63,8 @@ def _replace(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None
     It cannot where the new file would have another owner, and where the old one is mounted by
     itself.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    # reason: a name made of the target's own may be too long for the file system
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".dwsconv-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -66,7 +75,9 @@ def _replace(target: Path, data: bytes, mode: int, owner: tuple[int, int] | None
         os.chmod(temporary, mode)
         os.replace(temporary, target)
     except BaseException as error:
-        os.unlink(temporary)
+        # reason: an exception that a signal's handler raises may come after the replacement
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         if isinstance(error, OSError) and error.errno == errno.EBUSY:
             return False
         raise

@@ -5,13 +5,22 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
+import sys
 import tempfile
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from random import Random
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from pytest_dwsconv import writing
+from pytest_dwsconv.core.baseline import Baseline, Entry
+from pytest_dwsconv.core.findings import Origin, ReportData
+from pytest_dwsconv.render import Reporters, write_run
 from pytest_dwsconv.writing import replace_content
 
 
@@ -173,3 +182,108 @@ def test_a_file_in_a_folder_of_another_is_written_in_place(
     monkeypatch.setattr(tempfile, "mkstemp", None)
     replace_content(tmp_path / "m.py", b"new")
     assert (tmp_path / "m.py").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("length", [251, 255])
+def test_a_file_may_have_the_longest_name_there_is(tmp_path: Path, length: int) -> None:
+    file = tmp_path / ("x" * length)
+    for data in (b"old", b"new"):
+        replace_content(file, data)
+        assert file.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a\0b", "a\ud800b"])
+def test_what_cannot_be_the_name_of_a_file_is_an_error_of_the_system(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(OSError, match=r"too long|it is not the name of a file"):
+        replace_content(tmp_path / name, b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def interrupted_at(step: int, path: Path, data: bytes) -> bool:
+    """Replace a file, with Ctrl-C at this step of the interpreter in any function; False once the
+    work has fewer steps.
+    """
+    steps = count(1)
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        frame.f_trace_opcodes = True
+        if next(steps) == step:
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        replace_content(path, data)
+    finally:
+        sys.settrace(before)
+    return next(steps) > step
+
+
+@pytest.mark.parametrize("kind", ["new", "old", "linked"])
+def test_ctrl_c_at_any_moment_ends_the_work_and_leaves_a_whole_file(
+    tmp_path: Path, kind: str
+) -> None:
+    """``finally`` and ``except`` clauses are among the moments."""
+    file = tmp_path / "report.json"
+    for step in count(1, 7):
+        if kind != "new":
+            file.write_bytes(b"old" * 100)
+        if kind == "linked":
+            (tmp_path / "link").hardlink_to(file)
+        try:
+            done = not interrupted_at(step, file, b"new")
+        except KeyboardInterrupt:
+            done = False
+        else:
+            assert done, f"Ctrl-C at step {step} was lost"
+        left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        assert left.keys() <= {"report.json", "link"}
+        assert set(left.values()) <= {b"old" * 100, b"new"}
+        assert kind == "new" or left
+        for path in tmp_path.iterdir():
+            path.unlink()
+        if done:
+            break
+    assert step > 500
+    assert left["report.json"] == b"new"
+
+
+def report_of_a_run(path: Path, number: int) -> None:
+    write_run("json", {ReportData("Net", (), number, None, Origin.META): Reporters()}, path)
+
+
+def baseline_of_a_run(path: Path, number: int) -> None:
+    replace_content(path, Baseline({"Net": Entry(number, None)}).to_json().encode())
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are a POSIX thing")
+@pytest.mark.parametrize("write", [report_of_a_run, baseline_of_a_run])
+def test_a_hundred_interrupts_are_all_obeyed(
+    tmp_path: Path, write: Callable[[Path, int], None]
+) -> None:
+    """The report and the baseline are whole: of one run or of the other."""
+    random = Random(0)
+    file = tmp_path / "file.json"
+    write(file, 0)
+    contents = {file.read_bytes()}
+    write(file, 1)
+    contents.add(file.read_bytes())
+    obeyed = 0
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        for turn in range(100):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 2e-3))
+                for repetition in count():
+                    write(file, (turn + repetition) % 2)
+            except KeyboardInterrupt:
+                obeyed += 1
+            assert file.read_bytes() in contents
+            assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert obeyed == 100

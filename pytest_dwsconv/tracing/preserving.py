@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import random
-import signal
 import sys
-import threading
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from operator import is_
-from types import FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
+
+from pytest_dwsconv.core.interrupts import uninterrupted
 
 _HOLDERS = (list, dict, set, deque, tuple)
 _APART = (torch.Tensor, type, ModuleType)
@@ -51,55 +51,6 @@ def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
         with uninterrupted():
             saved.restore()
             _set_random_state(state)
-
-
-class _Held:
-    """A handler of Ctrl-C that keeps it for later, except where it is entered as a context."""
-
-    def __init__(self, handler: Callable[[int, FrameType | None], object]) -> None:
-        self.handler = handler
-        self.holding = True
-        self._signals: list[tuple[int, FrameType | None]] = []
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._signals.append((number, frame))
-        if not self.holding:
-            self.deliver()
-
-    def deliver(self) -> None:
-        """Hand over what has come, and from now on what comes."""
-        self.holding = False
-        if self._signals:
-            last = self._signals.pop()
-            self._signals.clear()
-            self.handler(*last)
-
-    def __enter__(self) -> None:
-        self.deliver()
-
-    def __exit__(self, *_: object) -> None:
-        self.holding = True
-
-
-@contextmanager
-def uninterrupted() -> Iterator[AbstractContextManager[None]]:
-    """Hold Ctrl-C back for the block: it comes when the block is over, or in it where what it is
-    given is entered.
-
-    Threads other than the main one are not interrupted anyway, and what is no function of Python is
-    left in place.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield nullcontext()
-        return
-    held = _Held(handler)
-    try:
-        signal.signal(signal.SIGINT, held)
-        yield held
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        held.deliver()
 
 
 class _Snapshot:
