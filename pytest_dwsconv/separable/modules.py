@@ -22,6 +22,9 @@ CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
 """PyTorch's convolution of each rank; the two parts are of these types."""
 
 
+_SETTINGS = ("groups", "stride", "padding", "dilation", "padding_mode")
+
+
 def _of_depthwise(name: str) -> Any:
     """An attribute that the depthwise part has, and obeys, also when it is set later."""
 
@@ -64,19 +67,15 @@ class SeparableConvNd(nn.Module):
         pointwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
 
     rank: ClassVar[int]
-    __constants__: ClassVar[list[str]] = ["order"]
-    # reason: a TorchScript module has no use for the dense kernel, and its compiler cannot take the
-    # reshapes
+    __constants__: ClassVar[list[str]] = ["order", *_SETTINGS]
+    # reason: TorchScript's compiler cannot take these properties; it has the settings as constants,
+    # and a scripted module has no use for the dense kernel
     __jit_unused_properties__: ClassVar[list[str]] = [
+        *_SETTINGS,
         "weight",
         "bias",
-        "groups",
-        "stride",
-        "padding",
-        "dilation",
-        "padding_mode",
-        "_reversed_padding_repeated_twice",
         "_last",
+        "_reversed_padding_repeated_twice",
     ]
 
     def __init__(  # noqa: PLR0913, PLR0917  # the signature of nn.Conv2d, which it replaces
@@ -219,12 +218,12 @@ class SeparableConvNd(nn.Module):
     def _last(self) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
         return self.pointwise if self.order == Order.DEPTHWISE_FIRST else self.depthwise
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # reason: nn.Module would register a Parameter, under a name that the class computes
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        # reason: nn.Module, which assigns Parameters by this, refuses names that the class computes
         if name in ("weight", "bias"):
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, param)
         else:
-            super().__setattr__(name, value)
+            super().register_parameter(name, param)
 
     def reset_parameters(self) -> None:
         """New random weights for both parts, as a new convolution gets them."""

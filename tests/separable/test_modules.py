@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
@@ -172,6 +173,8 @@ def test_its_bias_can_be_taken_and_given(order: Order) -> None:
     assert not conv(x).any()
     conv.bias = nn.Parameter(torch.arange(6.0))
     torch.testing.assert_close(conv(x).flatten(), torch.arange(6.0))
+    conv.register_parameter("bias", None)
+    assert conv.bias is None
     with pytest.raises(TypeError, match="cannot assign"):
         conv.bias = torch.zeros(6)  # type: ignore[assignment]  # as nn.Conv2d has it
 
@@ -336,6 +339,36 @@ def test_it_compiles_and_exports(order: Order) -> None:
         warnings.simplefilter("ignore")  # reason: newer PyTorch deprecates scripting
         scripted = torch.jit.script(conv)
     torch.testing.assert_close(scripted(x), conv(x))
+
+
+def test_a_scripted_network_reads_its_settings() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = SeparableConv2d(4, 6, 3, stride=2, padding="valid")
+            self.conv.stride = (1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(x) * self.conv.stride[1] * self.conv.groups
+            return out if self.conv.padding == "valid" and self.conv.padding_mode else x
+
+    model, x = Reads(), torch.randn(2, 4, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reason: newer PyTorch deprecates scripting
+        scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(x), model(x))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_batch_normalisation_can_be_fused_into_it(order: Order) -> None:
+    """Exactly: scaling a filter keeps it separable."""
+    conv, norm = SeparableConv2d(8, 16, 3, order=order).eval(), nn.BatchNorm2d(16).eval()
+    for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+        assert value is not None
+        nn.init.uniform_(value, 0.5, 2.0)
+    x = torch.randn(2, 8, 6, 6)
+    fused: nn.Module = fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]  # nn.Conv2d's stubs
+    torch.testing.assert_close(fused(x), norm(conv(x)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("order", ORDERS)
