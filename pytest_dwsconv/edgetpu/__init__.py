@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError, EdgeTpuError
     from pytest_dwsconv.edgetpu.hosts import Host
     from pytest_dwsconv.edgetpu.modelfile import ModelFile, read_model
+    from pytest_dwsconv.edgetpu.prediction import (
+        LatencyFeatures,
+        LatencyPrediction,
+        predict_latency,
+    )
     from pytest_dwsconv.edgetpu.support import Status, Support, judge_model
 
 _HOMES = {
@@ -21,6 +26,7 @@ _HOMES = {
     "faults": ("EdgeTpuAbsentError", "EdgeTpuError"),
     "hosts": ("Host",),
     "modelfile": ("ModelFile", "read_model"),
+    "prediction": ("LatencyFeatures", "LatencyPrediction", "predict_latency"),
     "support": ("Status", "Support", "judge_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -31,6 +37,8 @@ __all__ = [
     "EdgeTpuAbsentError",
     "EdgeTpuError",
     "Host",
+    "LatencyFeatures",
+    "LatencyPrediction",
     "ModelFile",
     "Status",
     "Support",
@@ -38,6 +46,7 @@ __all__ = [
     "export_int8",
     "judge_model",
     "measure",
+    "predict_latency",
     "read_model",
 ]
 

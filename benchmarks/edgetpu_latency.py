@@ -1,0 +1,100 @@
+"""Fit the constants of ``predict_latency`` to published latencies: prints them and their errors.
+
+    python benchmarks/edgetpu_latency.py latency_features.csv
+
+The file has a row per published latency, lines that begin with # apart: host, family, ms,
+off_chip_mib, std_gmac, pointwise_gmac, depthwise_gmac, fc_gmac, activation_mib, input_mib,
+output_mib. What the chip takes is fitted for all hosts together, a floor for each. Rates of the bus
+that were measured are given. Errors are relative, and their median is what is minimised, in
+effect: outliers weigh less. A network and its pruned variants are a family; the errors shown are
+those on families that were left out of the fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+from tabulate import tabulate
+
+from pytest_dwsconv.edgetpu.prediction import HOSTS
+
+MEASURED_RATES = {"rpi4_usb3": 3.25, "dev_board_pcie": 2.67}  # ms per MiB
+OUTPUT_RATE = 10  # an output byte costs about ten input bytes
+SMALLEST_ERROR = 0.03  # below this rows weigh the same
+ROUNDS = 80
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return [row for row in csv.DictReader(lines) if row["host"] in HOSTS]
+
+
+def columns(rows: list[dict[str, str]]) -> tuple[list[str], Array, Array]:
+    """The names of what is fitted, a column for each, and the milliseconds that are known."""
+    hosts = np.array([row["host"] for row in rows])
+    gmac = sum(values(rows, f"{kind}_gmac") for kind in ("std", "pointwise", "depthwise", "fc"))
+    crossing = values(rows, "off_chip_mib") + values(rows, "input_mib")
+    crossing = crossing + OUTPUT_RATE * values(rows, "output_mib")
+    found = {"ms per GMAC": gmac, "ms per MiB of activations": values(rows, "activation_mib")}
+    known = np.zeros(len(rows))
+    for host in HOSTS:
+        here = (hosts == host).astype(float)
+        found[f"floor of {host}"] = here
+        if host in MEASURED_RATES:
+            known += MEASURED_RATES[host] * crossing * here
+        else:
+            found[f"ms per MiB to {host}"] = crossing * here
+    return list(found), np.stack([np.asarray(c, float) for c in found.values()], axis=1), known
+
+
+def values(rows: list[dict[str, str]], name: str) -> Array:
+    return np.array([float(row[name] or 0) for row in rows])
+
+
+def fitted(matrix: Array, known: Array, times: Array, weights: Array) -> Array:
+    """Constants from 0 that minimise the sum of relative errors, by reweighted least squares."""
+    current = weights
+    for _ in range(ROUNDS):
+        scale = np.sqrt(current) / times
+        constants, _ = nnls(matrix * scale[:, None], (times - known) * scale)
+        errors = np.abs((matrix @ constants + known) / times - 1)
+        current = weights / np.maximum(errors, SMALLEST_ERROR)
+    return np.asarray(constants)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    rows = rows_of(parser.parse_args().file)
+    names, matrix, known = columns(rows)
+    times = values(rows, "ms")
+    hosts = np.array([row["host"] for row in rows])
+    families = np.array([row["family"] for row in rows])
+    # a family of many rows counts as the square root of as many networks
+    alike = [np.sum((families == f) & (hosts == h)) for f, h in zip(families, hosts, strict=True)]
+    weights = 1 / np.sqrt(np.array(alike, float))
+    constants = fitted(matrix, known, times, weights)
+    print(tabulate(zip(names, constants, strict=True), floatfmt=".3f"))
+    predicted = np.zeros(len(rows))
+    for family in sorted(set(families)):
+        left_out = families == family
+        rest = ~left_out
+        part = fitted(matrix[rest], known[rest], times[rest], weights[rest])
+        predicted[left_out] = matrix[left_out] @ part + known[left_out]
+    table = []
+    for host in HOSTS:
+        errors = np.abs(predicted / times - 1)[hosts == host]
+        figures = [np.median(errors), np.quantile(errors, 0.9), errors.max()]
+        table.append([host, len(errors), *(f"{figure:.1%}" for figure in figures)])
+    print(tabulate(table, headers=["host", "rows", "median error", "90th percentile", "largest"]))
+
+
+if __name__ == "__main__":
+    main()
