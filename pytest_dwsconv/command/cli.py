@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from pytest_dwsconv._version import __version__
+from pytest_dwsconv.command.interrupts import Interrupts
+from pytest_dwsconv.core.interrupts import uninterrupted
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import DwsconvError, InputError, SourceError
 
 if TYPE_CHECKING:
@@ -25,69 +28,91 @@ if TYPE_CHECKING:
     from pytest_dwsconv.source.sites import SourceSite
 
 _DESCRIPTION = """\
-Find the convolutions that a PyTorch source file makes, and replace those that could be depthwise separable.
-Files are rewritten in place; what is changed and what is left alone, and why, is printed."""
+Find the convolutions that a PyTorch source file makes, and replace those that could be depthwise
+separable. Files are rewritten in place; what is changed and what is left alone, and why, is
+printed."""
 
 _EPILOG = """\
-exit status: 0 nothing to do, or done; 1 --check or --diff found something; 2 a file or an option cannot be used;
-141 what read the output stopped reading.
-A line that ends in '# dws: skip' is left alone. Settings are read from [tool.dwsconv] in pyproject.toml."""
+exit status: 0 nothing to do, or done; 1 --check or --diff found something; 2 a file, an option or
+a standard stream cannot be used; 130 interrupted; 141 what read the output stopped reading.
+A line that ends in '# dws: skip' is left alone. Settings are read from [tool.dwsconv] in
+pyproject.toml."""
 
-_BROKEN_PIPE = 141
-"""What the shell reports for a command that wrote to a closed pipe."""
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
+"""What the shell reports for a command ended by Ctrl-C, and for one that wrote to a closed pipe."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What a disk says that holds no more."""
+
+class _OutputError(DwsconvError):
+    """Standard output cannot be written."""
 
 
 def entry() -> NoReturn:
     """Run the command and exit with its status."""
+    if sys.stderr is None:
+        # reason: else print(file=None) would write complaints to standard output
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the exit
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # reason: code is quoted, in any language
     try:
         status = main()
-        sys.stdout.flush()
     except BrokenPipeError:
-        _drop_output()
         status = _BROKEN_PIPE
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        _drop_output()
-        _complain(f"standard output cannot be written: {error.strerror}")
-        status = 2
+    except KeyboardInterrupt:
+        # pressed once more, it ends the process without a word
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _complain("interrupted")
+        status = _INTERRUPTED
     except Exception:
         traceback.print_exc()
-        print(
-            "dwsconv-rewrite: this is a fault of the command itself; please report it",
-            file=sys.stderr,
-        )
+        _complain("this is a fault of the command itself; please report it")
         status = 2
+    if status in (2, _INTERRUPTED, _BROKEN_PIPE):
+        _drop_output()
     raise SystemExit(status)
 
 
 def _drop_output() -> None:
-    """Let what is still to be written go: the exit flushes once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Flush the streams; let go what cannot be written, for the exit would try once more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments; the exit status."""
+    """Run the command with these arguments; the exit status.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; files are whole, and those rewritten are listed.
+        BrokenPipeError: what read the output stopped reading.
+    """
     given, parser = sys.argv[1:] if argv is None else argv, _parser()
     try:
         # reason: options may stand between paths, but argparse loses what follows a -- then
         options = parser.parse_args(given) if "--" in given else parser.parse_intermixed_args(given)
     except SystemExit as exit_:  # reason: argparse has printed the help, or what is wrong
         return exit_.code if isinstance(exit_.code, int) else 2
-    try:
-        return _Command(options).run()
-    except DwsconvError as error:
-        _complain(str(error))
-        return 2
+    with Interrupts() as interrupts:
+        try:
+            status = _Command(options, interrupts).run()
+            with _output("standard output"):
+                sys.stdout.flush()
+        except DwsconvError as error:
+            interrupts.check()
+            _complain(str(error))
+            return 2
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(plain(message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dwsconv-rewrite",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -108,9 +133,8 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         metavar="NAME",
         help="run the file, build the model that this class, function or instance gives, with its "
-        "arguments in "
-        "parentheses if it needs any, show its table, and let what each call built settle what its "
-        "text leaves open",
+        "arguments in parentheses if it needs any, show its table, and let what each call built "
+        "settle what its text leaves open",
     )
     parser.add_argument(
         "--input-size",
@@ -133,8 +157,13 @@ class _Input:
 class _Command:
     """One run. Messages go to standard error where a result goes to standard output."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, interrupts: Interrupts) -> None:
+        if sys.stdout is None:
+            raise InputError(
+                "standard output is closed: send it to a file, or to /dev/null if nobody reads it"
+            )
         self._options = options
+        self._interrupts = interrupts
         if options.output == "/dev/stdout":
             # reason: where a shell sends it to a file, that file is not ours to replace
             options.output = "-"
@@ -152,13 +181,16 @@ class _Command:
         if self._options.output is not None and len(inputs) > 1:
             raise InputError(f"-o takes the result of one file, and there are {len(inputs)}")
         model = self._model(inputs)
-        for each in inputs:
-            try:
-                self._process(each, model)
-            except SourceError as error:
-                self._fail(f"{each.name}: {error}")
-        if self._counts["read"]:
-            self._say(self._summary())
+        try:
+            for each in inputs:
+                try:
+                    self._process(each, model)
+                except SourceError as error:
+                    self._interrupts.check()
+                    self._fail(f"{each.name}: {error}")
+        finally:
+            if self._counts["read"]:
+                self._say(self._summary())
         found = self._counts["changed"] and (self._options.check or self._options.diff)
         return 2 if self._failed else int(bool(found))
 
@@ -183,10 +215,11 @@ class _Command:
 
         if name == "-":
             return [_Input(None, "<stdin>", load_config(Path.cwd()))]
-        path = Path(name)
-        if not path.is_dir():
+        path = _path(name)
+        # reason: unlike Path.is_dir, it answers for a name that is too long as well
+        if not os.path.isdir(path):
             return [_Input(path, name, load_config(path.parent))]
-        config, files = load_config(path), list(python_files(path))
+        config, files = load_config(path), list(python_files(path, self._fail_to_read))
         if not files:
             self._fail(f"{name}: there are no Python files in this folder")
         left = [_Input(file, str(file), config) for file in files if not config.excludes(file)]
@@ -196,6 +229,9 @@ class _Command:
                 "out every file"
             )
         return left
+
+    def _fail_to_read(self, error: OSError) -> None:
+        self._fail(f"{error.filename}: it cannot be read: {error.strerror}")
 
     def _model(self, inputs: Sequence[_Input]) -> FileModel | None:
         """The model of ``--model``, built by the one file."""
@@ -222,37 +258,53 @@ class _Command:
         from pytest_dwsconv.source.edit import rewrite_text
         from pytest_dwsconv.source.files import decode, read
 
-        old = decode(sys.stdin.buffer.read()) if source.path is None else read(source.path)
+        old = decode(_read_stdin()) if source.path is None else read(source.path)
         rewrite = rewrite_text(old.text, source.config.policy, model.evidence if model else {})
+        self._interrupts.check()  # reason: without one that came in a callback it may be wrong
         if model is not None:
-            self._say(str(model.report_after_rewrite(rewrite.sites)))
-        self._deliver(source, old, rewrite)
+            for line in str(model.report_after_rewrite(rewrite.sites)).split("\n"):
+                self._say(line)
+        options = self._options
+        if source.path is None or options.check or options.diff or options.output is not None:
+            self._deliver(source, old, rewrite)
+            self._list(source, rewrite)
+        else:
+            self._rewrite_in_place(source, source.path, old, rewrite)
+
+    def _rewrite_in_place(
+        self, source: _Input, path: Path, old: SourceText, rewrite: Rewrite
+    ) -> None:
+        from pytest_dwsconv.source.files import write
+
+        # what is written is listed, unless it is to a pipe: that may block, and Ctrl-C helps out
+        with uninterrupted() if os.path.isfile(path) else nullcontext():
+            if rewrite.text != old.text:
+                write(path, old.encode(rewrite.text))
+            self._list(source, rewrite)
+
+    def _deliver(self, source: _Input, old: SourceText, rewrite: Rewrite) -> None:
+        """Put the result where the options say."""
+        from pytest_dwsconv.source.files import write
+
+        options = self._options
+        if options.diff:
+            _write_stdout(old.diff(rewrite.text, source.name))
+        elif not options.check and options.output in (None, "-"):
+            _write_stdout(old.encode(rewrite.text))
+        elif not options.check:
+            try:
+                write(_path(options.output), old.encode(rewrite.text))
+            except SourceError as error:
+                raise InputError(f"-o {options.output}: {error}") from error
+
+    def _list(self, source: _Input, rewrite: Rewrite) -> None:
         for site in rewrite.sites:
             self._say(f"{source.name}:{_describe(site, rewrite)}")
-        self._counts["read"] += 1
         changed = sum(site.is_candidate for site in rewrite.sites)
+        self._counts["read"] += 1
         self._counts["changed"] += changed
         self._counts["alone"] += len(rewrite.sites) - changed
         self._counts["files"] += bool(changed)
-
-    def _deliver(self, source: _Input, old: SourceText, rewrite: Rewrite) -> None:
-        from pytest_dwsconv.source.files import write
-
-        options, data = self._options, old.encode(rewrite.text)
-        target = options.output or ("-" if source.path is None else None)
-        if options.check:
-            return
-        if options.diff:
-            _write_stdout(old.diff(rewrite.text, source.name))
-        elif target == "-":
-            _write_stdout(data)
-        elif target is not None:
-            try:
-                write(Path(target), data)
-            except SourceError as error:
-                raise InputError(f"-o {target}: {error}") from error
-        elif source.path is not None and rewrite.text != old.text:
-            write(source.path, data)
 
     def _summary(self) -> str:
         from pytest_dwsconv.render.table import count
@@ -270,7 +322,10 @@ class _Command:
         )
 
     def _say(self, message: str) -> None:
-        print(message, file=self._messages)
+        """Print a line; control characters in it, from a file or its name, are spelled out."""
+        name = "standard output" if self._messages is sys.stdout else "standard error"
+        with _output(name):
+            print(plain(message), file=self._messages)
 
     def _fail(self, message: str) -> None:
         self._failed = True
@@ -287,12 +342,45 @@ def _describe(site: SourceSite, rewrite: Rewrite) -> str:
     return f"{place} -> {name}, {site.judgement.reason}, saves {amount}"
 
 
+def _path(name: str) -> Path:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} cannot be a file: its name cannot be encoded") from error
+    if "\0" in name:
+        raise InputError(f"{name} cannot be a file: there is a NUL in its name")
+    return Path(name)
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise SourceError("standard input is closed: give the path of a file, or send text to it")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise SourceError(f"it cannot be read: {error.strerror}") from error
+
+
 def _write_stdout(data: bytes) -> None:
     """As bytes: a result keeps its own encoding and line ends."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    with _output("standard output"):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _output(name: str) -> Iterator[None]:
+    """Tell what cannot be written in one sentence; a reader that left is not a fault."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _OutputError(f"{name} cannot be written: {error.strerror}") from error
 
 
 def _complain(message: str) -> None:
-    print(f"dwsconv-rewrite: {message}", file=sys.stderr)
+    # reason: where it cannot be written, nobody is left to be told
+    with suppress(OSError):
+        print(f"dwsconv-rewrite: {plain(message)}", file=sys.stderr)

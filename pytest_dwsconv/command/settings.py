@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import InputError
 
@@ -56,7 +56,8 @@ def load_config(start: Path) -> Config:
     start = Path(os.path.realpath(start))
     for folder in (start, *start.parents):
         file = folder / "pyproject.toml"
-        if file.is_file():
+        # reason: unlike Path.is_file, it answers for a folder that cannot be read as well
+        if os.path.isfile(file):
             return _config(folder, _table(file), file)
     return Config(start)
 
@@ -64,8 +65,14 @@ def load_config(start: Path) -> Config:
 def _table(file: Path) -> Mapping[str, object]:
     try:
         tools = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{file} cannot be read: its brackets are nested too deeply") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        # reason: of a number of 5,000 digits it goes on about settings of the interpreter
+        what = str(error).partition("; use sys.")[0]
+        raise InputError(f"{file} cannot be read: {what}") from error
     table = tools.get("dwsconv", {}) if isinstance(tools, dict) else {}
     if not isinstance(table, dict):
         raise InputError(f"{file}: tool.dwsconv must be a table, [tool.dwsconv]")
@@ -80,13 +87,14 @@ def _config(root: Path, table: Mapping[str, object], file: Path) -> Config:
             )
     exclude, saving = table.get("exclude", []), table.get("min-saving", 1.0)
     if not isinstance(exclude, list) or not all(isinstance(pattern, str) for pattern in exclude):
-        raise InputError(f"{file}: exclude must be a list of strings, not {exclude!r}")
+        raise InputError(f"{file}: exclude must be a list of strings, not {quoted(exclude)}")
+    # reason: true and false are numbers to Python, and a whole number may be too large for a float
     if (
-        isinstance(saving, bool)
-        or not isinstance(saving, (int, float))
-        or not 1 <= saving < math.inf
+        not isinstance(saving, (int, float))
+        or isinstance(saving, bool)
+        or not 1 <= saving <= sys.float_info.max
     ):
         raise InputError(
-            f"{file}: min-saving must be a number from 1, not {saving!r}: less is no saving"
+            f"{file}: min-saving must be a number from 1, not {quoted(saving)}: less is no saving"
         )
     return Config(root, tuple(exclude), float(saving))

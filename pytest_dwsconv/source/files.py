@@ -1,17 +1,17 @@
-"""Source files on disk: read with their encoding and line ends, written at one stroke, found in
-folders.
-"""
+"""Source files on disk: kept to the byte, written at one stroke, found in folders."""
 
 from __future__ import annotations
 
 import difflib
 import io
 import os
+import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.writing import replace_content
 
@@ -20,9 +20,7 @@ _NOT_SOURCE = frozenset({"__pycache__", "build", "dist", "node_modules", "site-p
 
 @dataclass(frozen=True)
 class SourceText:
-    """Text as it stands in the file, line ends included, and the encoding that makes it bytes
-    again.
-    """
+    """Text as it stands in the file, line ends included, and its encoding."""
 
     text: str
     encoding: str
@@ -33,13 +31,16 @@ class SourceText:
     def diff(self, text: str, name: str) -> bytes:
         """Unified diff to another text, empty where there is none; fit for ``patch -p0``."""
         before, after = _lines(self.encode(self.text)), _lines(self.encode(text))
+        # a name may hold a line end, or what a terminal obeys; else it has to stay as it is
+        shown = re.sub(r"[\x00-\x1f\x7f]", lambda match: plain(match[0]), name)
         # the tab is where patch takes the name to end
-        label = os.fsencode(name) + b"\t" * (" " in name)
-        lines = difflib.diff_bytes(difflib.unified_diff, before, after, label, label)
-        return b"".join(
-            line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n"
-            for line in lines
-        )
+        label = os.fsencode(shown) + b"\t" * (" " in name)
+        lines = []
+        for line in difflib.diff_bytes(difflib.unified_diff, before, after, label, label):
+            lines.append(line)
+            if not line.endswith(b"\n"):
+                lines.append(b"\n\\ No newline at end of file\n")
+        return b"".join(lines)
 
 
 def _lines(data: bytes) -> list[bytes]:
@@ -48,10 +49,10 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def decode(data: bytes) -> SourceText:
-    """Decode by byte order mark or coding comment, UTF-8 without (PEP 263).
+    """Decode by byte order mark or coding comment, as UTF-8 if there is none (PEP 263).
 
     Raises:
-        SourceError: the bytes do not fit the encoding, it does not exist, or would not give the
+        SourceError: the bytes do not fit the encoding, it does not exist, or it would not give the
             same bytes again.
     """
     try:
@@ -75,7 +76,7 @@ def decode(data: bytes) -> SourceText:
 
 
 def read(path: Path) -> SourceText:
-    """Raises SourceError where there is no such file, or it cannot be read or decoded."""
+    """Read a file; SourceError if there is none, or it cannot be read or decoded."""
     try:
         return decode(path.read_bytes())
     except FileNotFoundError as error:
@@ -96,17 +97,22 @@ def write(path: Path, data: bytes) -> None:
         raise SourceError(f"it cannot be written: {error.strerror or error}") from error
 
 
-def python_files(folder: Path) -> Iterator[Path]:
-    """The ``*.py`` files below a folder in sorted order; hidden, built and installed ones are left
-    out.
+def python_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """The ``*.py`` files below a folder in sorted order; hidden, built and installed ones left out.
+
+    ``on_error`` is told of each folder that cannot be read.
     """
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not _is_skipped(Path(root, name)))
-        yield from (
-            Path(root, name) for name in sorted(files) if name.endswith(".py") and name[0] != "."
-        )
+        for name in sorted(files):
+            if name.endswith(".py") and not name.startswith("."):
+                yield Path(root, name)
 
 
 def _is_skipped(folder: Path) -> bool:
-    hidden_or_built = folder.name.startswith(".") or folder.name in _NOT_SOURCE
-    return hidden_or_built or folder.name.endswith(".egg-info") or (folder / "pyvenv.cfg").exists()
+    if folder.name.startswith(".") or folder.name in _NOT_SOURCE:
+        return True
+    if folder.name.endswith(".egg-info"):
+        return True
+    # reason: unlike Path.exists, it answers for a folder that cannot be read as well
+    return os.path.exists(folder / "pyvenv.cfg")

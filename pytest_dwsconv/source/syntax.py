@@ -151,9 +151,13 @@ def check_compiles(text: str) -> None:
             compile(text, "<source>", "exec", dont_inherit=True)
     except SyntaxError as error:
         place = "" if error.lineno is None else f" in line {error.lineno}, column {error.offset}"
-        raise SourceError(f"syntax error{place}: {error.msg}; {_NEXT}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise SourceError(f"Python cannot compile it: {error or type(error).__name__}") from error
+        # reason: of a number of 5,000 digits it goes on about settings of the interpreter
+        what = error.msg.partition("; use sys.")[0]
+        raise SourceError(f"syntax error{place}: {what}; {_NEXT}") from error
+    except (RecursionError, MemoryError) as error:
+        raise SourceError("its expressions are nested too deeply for Python to compile") from error
+    except ValueError as error:
+        raise SourceError(f"Python cannot compile it: {error}") from error
 
 
 def _tree(text: str) -> cst.Module:

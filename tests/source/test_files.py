@@ -67,6 +67,11 @@ def test_a_diff_has_the_bytes_of_the_name() -> None:
     )
 
 
+def test_control_characters_of_a_name_are_spelled_out_in_a_diff() -> None:
+    diff = decode(b"a\n").diff("b\n", "x\n\x1b[31m\xe4.py")
+    assert diff.startswith("--- x\\n\\x1b[31m\xe4.py\n+++ x\\n\\x1b[31m\xe4.py\n@@".encode())
+
+
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="there is no such file"):
         read(tmp_path / "m.py")
@@ -97,5 +102,15 @@ def test_a_folder_is_walked_without_what_is_not_source(tmp_path: Path) -> None:
     for name in (*source, *other, "env/x.py", "p.egg-info/x.py", "node_modules/x.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in python_files(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in python_files(tmp_path, _raise)]
     assert found == ["a.py", "b/a.py", "b/c.py"]
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    told: list[OSError] = []
+    assert list(python_files(tmp_path / "none", told.append)) == []
+    assert [type(error) for error in told] == [FileNotFoundError]

@@ -208,6 +208,10 @@ def test_a_nested_guard_counts() -> None:
             ConvSpec(2, 3, 64, (3, 5), (1, 1), "same", (1, 1)),
         ),
         ("nn.Conv1d(2 * 3, 7 // 2 + 1, -(-3))", ConvSpec(1, 6, 4, (3,), (1,), (0,), (1,))),
+        (
+            f"K = 0x{'9' * 5000}\nnn.Conv2d(-K, K // K, {2**62} * {2**62})",
+            ConvSpec(2, None, None, None, (1, 1), (0, 0), (1, 1)),
+        ),
         ("nn.Conv2d(9 % 5, 64 - 1, 3)", ConvSpec(2, 4, 63, (3, 3), (1, 1), (0, 0), (1, 1))),
         (
             "K = 3\nC: int = 2\nnn.Conv2d(C, C * 8, K)",
@@ -290,6 +294,11 @@ def test_min_saving_holds_for_known_and_unknown_numbers() -> None:
         ("conv2d\ndef f(:\n", "line 2, column 7"),
         ("def f(:\n", "line 1, column 7"),
         ("conv2d = " + "+".join(["1"] * 2000), "nested too deeply"),
+        ("conv2d = " + "-" * 100_000 + "1", "nested too deeply for Python to compile"),
+        ("conv2d = a" + ".b" * 20_000, "nested too deeply for Python to compile"),
+        ("conv2d = a" + ".b" * 900, "nested too deeply to be read"),
+        ("conv2d = " + "(" * 100_000, "too many nested parentheses"),
+        ("conv2d = " + "9" * 5_000, "value has 5000 digits; correct it"),
     ],
 )
 def test_no_python_is_one_sentence_with_its_place(text: str, message: str) -> None:
