@@ -13,11 +13,13 @@ from pytest_dwsconv._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pytest_dwsconv.analysis.analyze import analyze
-    from pytest_dwsconv.core.budget import Budget
+    from pytest_dwsconv.core.budget import Budget, check_limits
     from pytest_dwsconv.core.conv import ConvSpec, Cost, Kind, Order, Trait, cost, separable_cost
     from pytest_dwsconv.core.findings import Finding, Memory, Origin, ReportData
+    from pytest_dwsconv.core.limits import LimitCheck
     from pytest_dwsconv.core.measurement import LatencyBackend, LatencyLimit, Measurement
     from pytest_dwsconv.core.plan import Plan, PlanEntry
+    from pytest_dwsconv.core.quantities import Unit
     from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
     from pytest_dwsconv.errors import (
         DwsconvError,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis.analyze": ("analyze",),
-    "core.budget": ("Budget",),
+    "core.budget": ("Budget", "check_limits"),
     "core.conv": ("ConvSpec", "Cost", "Kind", "Order", "Trait", "cost", "separable_cost"),
     "core.findings": ("Finding", "Memory", "Origin", "ReportData"),
     "core.measurement": ("LatencyBackend", "LatencyLimit", "Measurement"),
@@ -62,6 +64,8 @@ _HOMES = {
     "rewriting.result": ("RewriteResult",),
     "rewriting.rewrite": ("rewrite",),
     "separable.modules": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
+    "core.limits": ("LimitCheck",),
+    "core.quantities": ("Unit",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -81,6 +85,7 @@ __all__ = [
     "Kind",
     "LatencyBackend",
     "LatencyLimit",
+    "LimitCheck",
     "Measurement",
     "Memory",
     "MissingDependencyError",
@@ -99,9 +104,11 @@ __all__ = [
     "TargetError",
     "TracingError",
     "Trait",
+    "Unit",
     "Verdict",
     "analyze",
     "apply_plan",
+    "check_limits",
     "cost",
     "distill",
     "judge",

@@ -52,7 +52,7 @@ def imported_from_package(module: str) -> dict[str, str]:
 
 def annotated_names(definition: Any) -> set[str]:
     annotations = getattr(definition, "__annotations__", {})
-    public = [text for name, text in annotations.items() if not name.startswith("_")]
+    public = [text for name, text in annotations.items() if name[0] != "_" and name != "self"]
     return set(re.findall(r"\b[A-Z]\w*", " ".join(map(str, public))))
 
 
@@ -69,8 +69,10 @@ def test_what_a_public_name_mentions_is_public(name: str) -> None:
     for definition in public_definitions(getattr(pytest_dwsconv, name)):
         if getattr(definition, "__module__", "").partition(".")[0] != PACKAGE:
             continue
-        ours = imported_from_package(definition.__module__)
-        missing |= annotated_names(definition) & ours.keys()
+        origins = imported_from_package(definition.__module__)
+        # the reader of JSON has numbers with a range, which are int and float to everybody else
+        ours = {word for word, origin in origins.items() if not origin.endswith(".jsonio")}
+        missing |= annotated_names(definition) & ours
         missing |= raised_names(definition) - vars(builtins).keys()
     assert missing <= set(pytest_dwsconv.__all__)
 

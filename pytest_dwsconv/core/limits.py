@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pytest_dwsconv.core.measurement import LatencyLimit, Measurement, milliseconds
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import Unit, digits_telling, humanize, scale_of, written
 
 
@@ -33,6 +34,9 @@ class LimitCheck:
         return self.actual > self.limit
 
     def __str__(self) -> str:
+        return plain(self._sentences())
+
+    def _sentences(self) -> str:
         if not self.exceeded:
             actual, limit = (humanize(number, self.unit) for number in (self.actual, self.limit))
             return f"{self.model} has {actual} {self.noun}, the budget is {limit}."
@@ -42,7 +46,8 @@ class LimitCheck:
         over = written(self.actual - self.limit, scale, digits)
         limit = written(self.limit, scale_of(self.limit, self.unit), digits)
         noun = _singular(self.noun) if actual == "1" else self.noun
-        return f"{self.model} has {actual} {noun}, the budget is {limit} ({over} over). {self._advice()}"
+        budget = f"the budget is {limit} ({over} over). {self._advice()}"
+        return f"{self.model} has {actual} {noun}, {budget}"
 
     def _advice(self) -> str:
         if not self.replacements:
@@ -82,9 +87,10 @@ class LatencyCheck:
         return self.actual > self.limit
 
     def __str__(self) -> str:
+        target = plain(self.target)
         if self.exceeded:
-            return f"On {self.target} {LatencyLimit(self.limit).excess(self.measurement)}"
-        took = f"On {self.target} {self.measurement.model} took {milliseconds(self.actual)}"
+            return f"On {target} {LatencyLimit(self.limit).excess(self.measurement)}"
+        took = f"On {target} {plain(self.measurement.model)} took {milliseconds(self.actual)}"
         return f"{took}, the limit is {milliseconds(self.limit)}."
 
 

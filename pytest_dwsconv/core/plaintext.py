@@ -13,8 +13,7 @@ text is wrapped.
 
 
 def plain(text: str) -> str:
-    r"""The text on one line, with everything spelt out that a terminal, a line's direction or a
-    continuous integration log would obey.
+    r"""The text on one line, with nothing in it that a terminal or a job's log would obey.
 
     A character that is not printable is written as in Python: ``\x1b``. The first of two colons
     that start a word is written ``\x3a``, and so is the second # of a ``##[``.

@@ -69,7 +69,7 @@ class Checks:
         for report in in_order(run):
             users = run[report]
             limits = self._check_limits(report, users, latencies, found)
-            users.held += [limit for limit in limits if limit not in users.held]
+            users.checks += [limit for limit in limits if limit not in users.checks]
             line = users.line(self._verbosity)
             found.faults += [f"{limit}\n{line}" for limit in limits if limit.exceeded]
         found.notices += [

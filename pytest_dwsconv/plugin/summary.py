@@ -187,7 +187,7 @@ class Summary:
         self._config.hook.pytest_dwsconv_report(config=self._config, nodeid=nodeid, report=report)
 
     def _add_checks(self, report: Report, limits: Sequence[AnyCheck]) -> None:
-        held = self._run[report].held
+        held = self._run[report].checks
         held += [limit for limit in limits if limit not in held]
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -38,10 +38,10 @@ def command(kind: str, message: str, **properties: str) -> str:
 
 def _annotations(report: ReportData, reporters: Reporters) -> Iterator[str]:
     where = {} if reporters.file is None else {"file": plain(reporters.file)}
-    for held in reporters.held:
-        if held.exceeded:
+    for check in reporters.checks:
+        if check.exceeded:
             title = f"{plain(report.model)} is over its budget"
-            yield command("error", plain(str(held)), **where, title=title)
+            yield command("error", str(check), **where, title=title)
     message = f"{brief(report)}{_most_saving(report)}"
     yield command("notice", message, **where, title=f"dwsconv: {plain(report.model)}")
 

@@ -86,7 +86,7 @@ def _model(number: int, report: ReportData, reporters: Reporters) -> dict[str, A
         "name": plain(report.model),
         "circumstances": circumstances(report),
         "figures": _figures(report),
-        "limits": [_limit(held) for held in reporters.held],
+        "limits": [_limit(check) for check in reporters.checks],
         "rows": _rows(report.findings),
         "convolutions": count(len(report.findings), "convolution"),
         "verdicts": [verdict.value for verdict in Verdict if verdict in occurring],
@@ -153,16 +153,16 @@ class Limit(NamedTuple):
     violation: str
 
 
-def _limit(held: AnyCheck) -> Limit:
-    largest = max(held.actual, held.limit) or 1
+def _limit(check: AnyCheck) -> Limit:
+    largest = max(check.actual, check.limit) or 1
     return Limit(
-        held.noun,
-        held.exceeded,
-        humanize(held.actual, held.unit),
-        humanize(held.limit, held.unit),
-        100 * held.actual / largest,
-        100 * held.limit / largest,
-        plain(str(held)) if held.exceeded else "",
+        plain(check.noun),
+        check.exceeded,
+        humanize(check.actual, check.unit),
+        humanize(check.limit, check.unit),
+        100 * check.actual / largest,
+        100 * check.limit / largest,
+        str(check) if check.exceeded else "",
     )
 
 

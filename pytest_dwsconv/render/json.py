@@ -29,7 +29,7 @@ def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
         {
             "targets": sorted(reporters.targets),
             "tests": sorted(reporters.tests),
-            "budget": [_limit(held) for held in reporters.held],
+            "budget": [_limit(check) for check in reporters.checks],
             "report": report.to_dict(),
         }
         for report, reporters in run.items()

@@ -72,9 +72,9 @@ def _model(report: ReportData, reporters: Reporters) -> str:
 
 def _limits(reporters: Reporters) -> str:
     lines = []
-    for held in reporters.held:
-        mark = "❌" if held.exceeded else "✅"
-        lines.append(f"- {mark} {escape(budget_line(held))}")
+    for check in reporters.checks:
+        mark = "❌" if check.exceeded else "✅"
+        lines.append(f"- {mark} {escape(budget_line(check))}")
     return "\n".join(lines)
 
 

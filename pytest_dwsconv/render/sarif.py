@@ -82,15 +82,15 @@ def _text(words: str) -> dict[str, str]:
 
 
 def _results(report: ReportData, reporters: Reporters) -> Iterator[dict[str, Any]]:
-    for held in reporters.held:
-        if held.exceeded:
+    for check in reporters.checks:
+        if check.exceeded:
             model = {"name": report.model, "kind": "type"}
             yield {
                 "ruleId": BUDGET,
                 "level": "error",
-                "message": _text(str(held)),
+                "message": _text(str(check)),
                 "locations": [_location(reporters, model)],
-                "partialFingerprints": {"dwsconv/v1": f"{report.model}:{held.name}"},
+                "partialFingerprints": {"dwsconv/v1": f"{report.model}:{check.name}"},
             }
     for finding in report.findings:
         if finding.verdict is not Verdict.INELIGIBLE:

@@ -116,9 +116,9 @@ def not_counted(report: ReportData) -> str:
     return f"Not counted in MACs: {', '.join(operators)}"
 
 
-def budget_line(held: AnyCheck) -> str:
+def budget_line(check: AnyCheck) -> str:
     """A limit, and whether the model keeps it."""
-    if held.exceeded:
-        return f"over budget: {plain(str(held))}"
-    actual, limit = (humanize(value, held.unit) for value in (held.actual, held.limit))
-    return f"within budget: {actual} {held.noun}, at most {limit}"
+    if check.exceeded:
+        return f"over budget: {check}"
+    actual, limit = (humanize(value, check.unit) for value in (check.actual, check.limit))
+    return f"within budget: {actual} {plain(check.noun)}, at most {limit}"

@@ -21,7 +21,7 @@ class Reporters:
 
     targets: set[str] = field(default_factory=set)
     tests: set[str] = field(default_factory=set)
-    held: list[AnyCheck] = field(default_factory=list)
+    checks: list[AnyCheck] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -73,8 +73,8 @@ def in_order(run: SuiteRun) -> dict[ReportData, Reporters]:
     """
     ordered = {}
     for report, reporters in sorted(run.items(), key=_place):
-        held = sorted(reporters.held, key=_check_place)
-        ordered[report] = replace(reporters, held=held)
+        checks = sorted(reporters.checks, key=_check_place)
+        ordered[report] = replace(reporters, checks=checks)
     return ordered
 
 

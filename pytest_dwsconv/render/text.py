@@ -54,9 +54,9 @@ def _reports(run: SuiteRun, style: Style) -> str:
 
 def _with_reporters(report: ReportData, reporters: Reporters, style: Style) -> str:
     limits = []
-    for held in reporters.held:
-        colour = _RED if held.exceeded else _GREEN
-        limits.append(style.paint(_wrapped(budget_line(held), style), colour))
+    for check in reporters.checks:
+        colour = _RED if check.exceeded else _GREEN
+        limits.append(style.paint(_wrapped(budget_line(check), style), colour))
     blocks = [render(report, style), "\n".join(limits), reporters.line(style.verbosity)]
     return "\n\n".join(block for block in blocks if block)
 

@@ -120,7 +120,7 @@ def test_the_page_is_read_as_it_is_meant(opened: Opener) -> None:
         page.get_by_role("list", name="Budget of Small").get_by_role("listitem").all_inner_texts()
     )
     assert [text.split()[0] for text in budget] == ["over", "within"]
-    assert str(LIMITED.held[0]) in budget[0]
+    assert str(LIMITED.checks[0]) in budget[0]
 
 
 def test_sorting_by_mouse(opened: Opener) -> None:

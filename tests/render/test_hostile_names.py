@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from render_samples import NASTY, SMALL
 
+from pytest_dwsconv.core.budget import Budget, check_limits
+from pytest_dwsconv.core.limits import LatencyCheck
 from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support
@@ -124,7 +126,10 @@ def test_text_has_nothing_to_obey(name: str) -> None:
 @example(name=" ".join(FRAGMENTS))
 def test_results_print_nothing_to_obey(name: str) -> None:
     judgement = OperatorJudgement(name, name, Status.CPU, name)
-    for result in (report(name), measurement(name), Support((judgement,), (name,))):
+    over, within = (check_limits(report(name), Budget(params=limit))[0] for limit in (1, "1G"))
+    latency = LatencyCheck(name, 0.001, measurement(name))
+    results = (report(name), measurement(name), over, within, latency)
+    for result in (*results, Support((judgement,), (name,))):
         assert_obeyed_by_nobody(str(result))
     assert_obeyed_by_nobody(LatencyLimit(0.001).excess(measurement(name)))
 

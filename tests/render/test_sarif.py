@@ -49,7 +49,7 @@ def test_what_cannot_be_told_is_open() -> None:
 
 def test_every_result_points_at_its_rule() -> None:
     run = one(
-        {SMALL: Reporters(held=[*check_limits(SMALL, Budget(params=1))]), UNTRUSTED: Reporters()}
+        {SMALL: Reporters(checks=[*check_limits(SMALL, Budget(params=1))]), UNTRUSTED: Reporters()}
     )
     rules = run["tool"]["driver"]["rules"]
     assert {rule.code for rule in RULES} < {rule["id"] for rule in rules}
