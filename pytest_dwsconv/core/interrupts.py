@@ -1,9 +1,10 @@
-"""Work that Ctrl-C may delay but not cut short."""
+"""Ctrl-C: deferred while work must not be cut short, and told from other errors."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
@@ -55,3 +56,28 @@ def uninterrupted() -> Iterator[AbstractContextManager[None]]:
     finally:
         signal.signal(signal.SIGINT, handler)
         deferred.deliver()
+
+
+def interrupted(error: BaseException, handled: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or came while it was under way because a clean-up failed.
+
+    ``handled`` is what the caller was dealing with before.
+    """
+    behind: BaseException | None = error
+    while behind is not None and behind is not handled:
+        if isinstance(behind, KeyboardInterrupt):
+            return True
+        behind = behind.__context__
+    return False
+
+
+def release_frames(error: BaseException) -> None:
+    """Let go of the variables of interrupted code.
+
+    Among them may be context managers that were about to be left: they act when they are released,
+    and would change modes after those have been put back.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        traceback.clear_frames(behind.__traceback__)
+        behind = behind.__context__

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.tracing import operators
+from pytest_dwsconv.tracing.process_state import modes_as_found
 from pytest_dwsconv.tracing.steps import Step
 from pytest_dwsconv.tracing.trace import Trace
 
@@ -52,7 +53,7 @@ def peak_activation_bytes(recorded: Trace) -> int:
         InputError: the forward makes a tensor whose shape does not tell its size: a nested one.
     """
     ledger = _Ledger(recorded.inventory.modules)
-    with torch.no_grad(), warnings.catch_warnings():
+    with modes_as_found(), torch.no_grad(), warnings.catch_warnings():
         # reason: an operator that warns did so when it was recorded
         warnings.simplefilter("ignore")
         for time, step in enumerate(recorded.steps):

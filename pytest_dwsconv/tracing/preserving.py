@@ -17,40 +17,53 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_dwsconv.core.interrupts import uninterrupted
+from pytest_dwsconv.core.interrupts import interrupted, release_frames, uninterrupted
+from pytest_dwsconv.tracing.process_state import Modes, RandomNumbers
 
 _HOLDERS = (list, dict, set, deque, tuple)
 _APART = (torch.Tensor, type, ModuleType)
-"""What these hold is not a module's own."""
+"""Objects whose attributes are not looked into: everybody shares them."""
 _COMMON = frozenset({dict, OrderedDict, set, tuple, list})
 _PLAIN = frozenset({bool, int, float, str, type(None), torch.Tensor, nn.Parameter})
 
 
 @contextmanager
-def as_found(modules: Collection[nn.Module]) -> Iterator[list[dict[str, Any]]]:
+def as_found(
+    modules: Collection[nn.Module], drew: Callable[[], bool] | None = None
+) -> Iterator[list[dict[str, Any]]]:
     """Put all ``modules`` in evaluation mode for the block, then put everything back.
 
     The block is given the attributes of each module as they were.
 
     Put back are the attributes of all modules (training flags, hooks, compiled calls, caches
     assigned by a forward, lists and dictionaries appended to), their parameter, buffer and child
-    tables, the attributes and slots of objects among them, the variables that their hooks use, and
-    the random state of torch, ``random`` and NumPy. The values of tensors are the tracer's to
-    protect: it hands the forward stand-ins. The flags are set directly, because a model's own
-    ``train`` and ``eval`` may do more.
+    tables, the attributes and slots of objects among them, the variables that their hooks use,
+    PyTorch's modes, and the random numbers that the block drew from torch, ``random`` and NumPy.
+    The values of tensors are the tracer's to protect: it hands the forward stand-ins.
+
+    Args:
+        modules: what to put back; their flags are set directly, because a model's own ``train`` and
+            ``eval`` may do more.
+        drew: asked at the end, if somebody watched, whether PyTorch's generators were drawn from.
     """
-    saved = _Snapshot(modules)
-    state = _random_state()
+    with uninterrupted():
+        saved, modes, numbers = _Snapshot(modules), Modes(), RandomNumbers()
+    handled = sys.exc_info()[1]
     try:
         for current in saved.current:
             current["training"] = False
             if "_compiled_call_impl" in current:
                 del current["_compiled_call_impl"]  # else the call leaves Python for the compiler
         yield saved.attributes
+    except BaseException as error:
+        if interrupted(error, handled):
+            release_frames(error)
+        raise
     finally:
         with uninterrupted():
             saved.restore()
-            _set_random_state(state)
+            modes.put_back()
+            numbers.put_back(None if drew is None else drew())
 
 
 class _Snapshot:
@@ -62,7 +75,7 @@ class _Snapshot:
         self.empty: list[Any] = []
         self.filled: list[tuple[Any, Any]] = []
         self.others: list[tuple[Callable[[Any], object], Any]] = []
-        """How to put back what is no container, and what."""
+        """What is put back by a call, such as a slot: the call, and its argument."""
         self._seen: tuple[set[int], set[int]] = (set(), set())
         """Identities of what was kept outside of plain objects, and inside."""
         self._keep(chain.from_iterable(map(dict.values, self.attributes)))
@@ -78,11 +91,10 @@ class _Snapshot:
                     self.empty.append(value)
                 elif kind is not tuple or not _PLAIN.issuperset(map(type, value)):
                     self._keep_filled(value, within_object)
-            elif kind in _PLAIN or issubclass(kind, nn.Module):  # the latter is put back by itself
-                continue
-            elif issubclass(
-                kind, _HOLDERS
-            ):  # by its type, because a proxy's __class__ may be of what is gone
+            elif kind in _PLAIN or issubclass(kind, nn.Module):
+                continue  # a module is put back by itself
+            # by its type, because a proxy's __class__ may be of what is gone
+            elif issubclass(kind, _HOLDERS):
                 self._keep_filled(value, within_object)
             else:
                 self._keep_other(value, within_object)
@@ -99,8 +111,9 @@ class _Snapshot:
             self._keep_attributes(container)
 
     def _keep_other(self, value: Any, within_object: bool) -> None:
-        """What an object holds, but not what the objects in it hold: that may be everything there
-        is.
+        """Keep what an object holds, but not what the objects in it hold.
+
+        Those may lead to everything there is.
         """
         # reason: only the snapshot asks for a state, which some refuse (SystemRandom)
         with suppress(Exception):
@@ -166,7 +179,8 @@ def _refill(container: Any, copy: Any) -> None:
         return  # reason: it may be the attributes of an object that another thread is using
     base = _base(kind)
     base.clear(container)
-    (base.extend if base in (list, deque) else base.update)(container, copy)
+    fill = base.extend if base in (list, deque) else base.update
+    fill(container, copy)
 
 
 def _same(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
@@ -184,9 +198,7 @@ def _attributes(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object], Any]]:
-    """The variables around a function that it uses, those of its module included: how to set each,
-    and its value.
-    """
+    """How to set each variable from outside that a function uses, and the variable's value."""
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # reason: the cell of a name that is not bound yet is empty
             yield partial(setattr, cell, "cell_contents"), cell.cell_contents
@@ -197,18 +209,18 @@ def _variables(function: FunctionType) -> Iterator[tuple[Callable[[Any], object]
 
 def _slots(kind: type) -> list[MemberDescriptorType]:
     """What instances of a class hold outside of a dictionary."""
-    bases = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
-    return [
-        member
-        for base in bases
-        for member in base.values()
-        if isinstance(member, MemberDescriptorType)
-    ]
+    slots: list[MemberDescriptorType] = []
+    for base in kind.__mro__:
+        if "__slots__" in vars(base):
+            members = vars(base).values()
+            slots += [member for member in members if isinstance(member, MemberDescriptorType)]
+    return slots
 
 
 def _in_slots(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
-    """How to set each slot of an object, and what is in it; past the object's own way, which may
-    forbid it.
+    """How to set each slot of an object, and what is in it.
+
+    Past the object's own ``__setattr__``, which may forbid it.
     """
     for slot in _slots(type(value)):
         try:
@@ -225,9 +237,7 @@ def _empty_slot(slot: MemberDescriptorType, value: Any, _: None) -> None:
 
 
 def _own_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
-    """How to put back what ``value`` has no attribute for, if it makes random numbers or is an
-    array of Python's.
-    """
+    """How to put back what a generator of random numbers or an array holds past its attributes."""
     kind, numpy = type(value), sys.modules.get("numpy.random")
     if issubclass(kind, torch.Generator):
         yield value.set_state, value.get_state()
@@ -245,21 +255,3 @@ def _own_state(value: Any) -> Iterator[tuple[Callable[[Any], object], Any]]:
 def _rewrite(kind: Any, value: Any, content: Any) -> None:
     with suppress(BufferError):  # reason: memory that a tensor has come to share keeps its length
         kind.__setitem__(value, slice(None), content)
-
-
-def _random_state() -> dict[str, Any]:
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
-    if torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if "numpy" in sys.modules:
-        state["numpy"] = sys.modules["numpy"].random.get_state()
-    return state
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    if "numpy" in state:
-        sys.modules["numpy"].random.set_state(state["numpy"])

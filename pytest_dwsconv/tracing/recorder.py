@@ -24,6 +24,7 @@ from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.tracing import operators
 from pytest_dwsconv.tracing.counting import Counted
 from pytest_dwsconv.tracing.inventory import Inventory
+from pytest_dwsconv.tracing.process_state import DRAWS, TorchNumbers
 from pytest_dwsconv.tracing.shapes import devices, like_on_meta, on_meta, run, transformed
 from pytest_dwsconv.tracing.steps import Layout, Step
 
@@ -83,6 +84,8 @@ class Recorder(TorchFunctionMode):
         """Identities of stand-ins whose data the forward has exchanged."""
         self.transforms = False
         """Whether a transform such as ``torch.vmap``, which makes tensors itself, was at work."""
+        self.drew = False
+        """Whether an operator has drawn random numbers from PyTorch's own generators."""
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = []
         self.failed_in: str | None = None
@@ -256,6 +259,7 @@ class Recorder(TorchFunctionMode):
             if _writes(name) and given and isinstance(given[0], Tensor) and not given[0].is_meta:
                 raise _ValueNeededError(f"{name} of values into a tensor whose values are known")
             given, given_kwargs = on_meta(given, given_kwargs)
+        numbers = TorchNumbers() if name in DRAWS else None
         out, counted = run(
             func,
             name,
@@ -264,6 +268,8 @@ class Recorder(TorchFunctionMode):
             on_real_tensors=self.real,
             has_tensors=bool(reads),
         )
+        if numbers is not None and numbers.moved():
+            self.drew = True
         if name == "__setitem__":
             func = operator.setitem
         if isinstance(out, Tensor) or _holds_tensor(out) or func is operator.setitem:

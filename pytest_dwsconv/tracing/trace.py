@@ -8,6 +8,7 @@ indexing) the forward is run again on real tensors.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv.core.findings import Origin
+from pytest_dwsconv.core.interrupts import interrupted
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.tracing.interception import seeing
 from pytest_dwsconv.tracing.inventory import Inventory
@@ -99,10 +101,11 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
     recorder = Recorder(inventory, real)
     inputs = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
     own_args, own_kwargs = tree_map(_own_inputs(recorder), (tuple(args), kwargs))
+    handled = sys.exc_info()[1]
     try:
         with (
             seeing(recorder) as interruptible,
-            _undisturbed(inventory) as recorder.attributes,
+            _undisturbed(recorder) as recorder.attributes,
             recorder,
             interruptible,
         ):
@@ -110,6 +113,8 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
             if isinstance(out, Generator):
                 out = tuple(out)
     except Exception as error:
+        if interrupted(error, handled):
+            raise KeyboardInterrupt from error
         error.__dict__.setdefault("dwsconv_module", recorder.failed_in)
         raise
     if recorder.elsewhere is not None:
@@ -131,17 +136,18 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
 
 
 @contextmanager
-def _undisturbed(inventory: Inventory) -> Iterator[Mapping[str, Mapping[str, Any]]]:
+def _undisturbed(recorder: Recorder) -> Iterator[Mapping[str, Mapping[str, Any]]]:
     """Evaluation mode, no gradients, and the model as found afterwards.
 
     Gives the attributes that each module has now.
     """
+    modules = recorder.inventory.modules
     with (
-        as_found(inventory.modules.values()) as found,
+        as_found(modules.values(), lambda: recorder.drew) as found,
         torch.inference_mode(False),
         torch.no_grad(),
     ):
-        yield dict(zip(inventory.modules, found, strict=True))
+        yield dict(zip(modules, found, strict=True))
 
 
 def _own_inputs(recorder: Recorder) -> Callable[[Any], Any]:

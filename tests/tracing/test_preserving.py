@@ -47,7 +47,7 @@ Unbound = type("Unbound", (), {"__class__": property(refuse), "__dict__": proper
 
 
 @pytest.mark.parametrize("kind", HOLDERS)
-def test_a_container_that_refuses_to_be_read_is_no_reason_to_give_a_model_up(kind: Any) -> None:
+def test_a_model_that_holds_a_container_that_refuses_to_be_read_is_analysed(kind: Any) -> None:
     first: Any = [("a", 1)] if issubclass(kind, dict) else [1]
     held = type("Refusing", (kind,), REFUSING)(first)
     assert analyze(holding(held), (1, 3, 8, 8)).findings

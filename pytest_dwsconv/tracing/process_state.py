@@ -1,0 +1,247 @@
+"""What a forward may move in the whole process: random numbers and modes."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch._C import _functorch as functorch
+from torch.utils import _python_dispatch as dispatch
+
+from pytest_dwsconv.core.interrupts import uninterrupted
+
+_C: Any = torch._C  # reason: torch leaves some of it without types
+DRAWS = frozenset(
+    """alpha_dropout bernoulli bernoulli_ binomial cauchy cauchy_ dropout exponential exponential_
+    feature_alpha_dropout feature_dropout fractional_max_pool2d fractional_max_pool3d
+    fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices geometric geometric_ gru
+    gumbel_softmax kaiming_normal_ kaiming_uniform_ log_normal log_normal_ lstm
+    multi_head_attention_forward multinomial native_dropout normal normal_
+    normal_functional pca_lowrank poisson rand
+    rand_like randint randint_like randn randn_like random_ randperm rnn_relu rnn_tanh rrelu rrelu_
+    rrelu_with_noise rrelu_with_noise_ rrelu_with_noise_functional scaled_dot_product_attention
+    svd_lowrank trunc_normal_ uniform uniform_ _sample_dirichlet _standard_gamma""".split()
+)
+"""Names of PyTorch's functions that may draw random numbers.
+
+All that PyTorch tags as such, and those that call one.
+"""
+_PATIENCE = 0.05
+"""Seconds in which a thread that draws all the time surely draws again, on a busy machine too."""
+
+
+class TorchNumbers:
+    """The states of PyTorch's generators of random numbers, as they are now."""
+
+    def __init__(self) -> None:
+        self._seed = torch.initial_seed()
+        self._states = self._read()
+
+    def _read(self) -> list[torch.Tensor]:
+        # reason: to ask for the states of a device that nobody uses would start it
+        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        return [torch.get_rng_state(), *devices]
+
+    def moved(self) -> bool:
+        return not all(map(torch.equal, self._states, self._read()))
+
+    def seeded(self) -> bool:
+        """Whether somebody has set a seed since, or a state that came of another seed."""
+        return torch.initial_seed() != self._seed
+
+    def put_back(self) -> None:
+        for index, (state, now) in enumerate(zip(self._states, self._read(), strict=False)):
+            if torch.equal(state, now):
+                continue
+            if index == 0:
+                torch.set_rng_state(state)
+            else:
+                torch.cuda.set_rng_state(state, index - 1)
+
+
+class PythonNumbers:
+    """The state of the generator behind Python's ``random``, as it is now."""
+
+    def __init__(self) -> None:
+        self._state = random.getstate()
+
+    def moved(self) -> bool:
+        return random.getstate() != self._state
+
+    def put_back(self) -> None:
+        random.setstate(self._state)
+
+
+class NumPyNumbers:
+    """The state of the generator behind ``numpy.random``, as it is now."""
+
+    def __init__(self) -> None:
+        self._random = sys.modules["numpy.random"]
+        self._state = self._random.get_state(legacy=False)
+
+    def moved(self) -> bool:
+        return not _equal(self._state, self._random.get_state(legacy=False))
+
+    def put_back(self) -> None:
+        self._random.set_state(self._state)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two states of NumPy's are equal: dictionaries of numbers and arrays."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    same = one == other
+    return bool(same.all()) if hasattr(same, "all") else bool(same)
+
+
+class RandomNumbers:
+    """All generators that a forward may draw from without being given one.
+
+    What another thread drew is left alone: if it were put back, that thread would draw the same
+    numbers again.
+    """
+
+    def __init__(self) -> None:
+        self._torch = TorchNumbers()
+        self._others: list[PythonNumbers | NumPyNumbers] = [PythonNumbers()]
+        if "numpy.random" in sys.modules:
+            self._others.append(NumPyNumbers())
+
+    def put_back(self, forward_drew: bool | None = None) -> None:
+        """Put back what the forward moved.
+
+        Args:
+            forward_drew: whether it drew from PyTorch's generators, if somebody watched. Nobody can
+                watch the others: of those, what is still moving is taken to be another thread's.
+        """
+        if self._torch.moved() and (forward_drew or self._torch_is_ours(forward_drew)):
+            self._torch.put_back()
+        for numbers in self._others:
+            if numbers.moved() and not _moves_elsewhere(type(numbers)):
+                numbers.put_back()
+
+    def _torch_is_ours(self, forward_drew: bool | None) -> bool:
+        """Whether the forward moved PyTorch's generators although nobody saw it draw."""
+        # a forward that sets a seed is not seen, for that is not an operator
+        watched = forward_drew is False and not self._torch.seeded()
+        if watched and threading.active_count() > 1:
+            return False
+        return not _moves_elsewhere(TorchNumbers)
+
+
+def _moves_elsewhere(now: Callable[[], TorchNumbers | PythonNumbers | NumPyNumbers]) -> bool:
+    """Whether a generator moves while this thread leaves it alone."""
+    if threading.active_count() == 1:
+        return False
+    before = now()
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(0.001)
+        if before.moved():
+            return True
+    return False
+
+
+# -- modes
+
+
+class Modes:
+    """The modes of PyTorch that a forward may set, as they are now in this thread.
+
+    Context managers written in Python, as most of PyTorch's are, can be interrupted between what
+    they set and the block, and then never put it back.
+    """
+
+    def __init__(self) -> None:
+        self._found = [read() for read, _ in _MODES]
+
+    def put_back(self) -> None:
+        for (read, write), found in zip(_MODES, self._found, strict=True):
+            if read() != found:
+                write(found)
+
+
+@contextmanager
+def modes_as_found() -> Iterator[None]:
+    """Put back, after the block, the modes that it set; also when it is interrupted."""
+    with uninterrupted() as interruptible:
+        modes = Modes()
+        try:
+            with interruptible:
+                yield
+        finally:
+            modes.put_back()
+
+
+def _default_device() -> torch.device | None:
+    """The device set as default; None if none is set."""
+    context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    return None if context is None else context.device
+
+
+def _deterministic() -> tuple[bool, bool]:
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.are_deterministic_algorithms_enabled(), warn_only
+
+
+def _set_deterministic(found: tuple[bool, bool]) -> None:
+    enabled, warn_only = found
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+def _autocast(device: str) -> tuple[bool, torch.dtype]:
+    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+
+def _set_autocast(device: str, found: tuple[bool, torch.dtype]) -> None:
+    enabled, dtype = found
+    torch.set_autocast_enabled(device, enabled)
+    torch.set_autocast_dtype(device, dtype)
+
+
+def _autocast_nesting() -> int:
+    """How many blocks of autocast this thread is in; PyTorch tells only who counts along."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
+def _leave_autocast(nesting: int) -> None:
+    while _autocast_nesting() > nesting:
+        # reason: the outermost block forgets the weights it cast, which may change after it
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+
+
+def _pop_dispatch_modes(depth: int) -> None:
+    while _C._len_torch_dispatch_stack() > depth:
+        dispatch._pop_mode()
+
+
+def _pop_function_modes(depth: int) -> None:
+    while _C._len_torch_function_stack() > depth:
+        _C._pop_torch_function_stack()
+
+
+_MODES: Sequence[tuple[Callable[[], Any], Callable[[Any], object]]] = (
+    (torch.is_grad_enabled, _C._set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    # before the modes for functions, because a default device is one of those
+    (_default_device, torch.set_default_device),
+    (_deterministic, _set_deterministic),
+    (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+    (partial(_autocast, "cpu"), partial(_set_autocast, "cpu")),
+    (partial(_autocast, "cuda"), partial(_set_autocast, "cuda")),
+    (_autocast_nesting, _leave_autocast),
+    (functorch.get_dynamic_layer_stack_depth, functorch.pop_dynamic_layer_stack_and_undo_to_depth),
+    (_C._len_torch_dispatch_stack, _pop_dispatch_modes),
+    (_C._len_torch_function_stack, _pop_function_modes),
+    (_C._get_torch_function_state, _C._set_torch_function_state),
+)
+"""How to read each mode, and how to set it."""
