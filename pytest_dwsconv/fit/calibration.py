@@ -23,6 +23,7 @@ from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.error_points import Call, calls, sensitivities
 from pytest_dwsconv.fit.least_squares import Problem, fit
 from pytest_dwsconv.fit.moments import Cross, Moments, all_reduce, place_in_group
+from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.recovery import Reference
 from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override
 from pytest_dwsconv.separable.factorize import Factors, decompose
@@ -142,23 +143,29 @@ class PairedRun:
         for number, index in enumerate(self.indices):
             replay = self.data.replays[index]
             shape = replay.nodes[call.place].meta["tensor_meta"].shape
-            values = self.converted.ahead(
-                number, call.reference, {**overrides, **call.overrides(_silence(shape))}
+            silence = _Silence(shape)
+            rest = self.converted.ahead(
+                number, call.reference, {**overrides, **call.overrides(silence)}
             )
-            target = self.original.values[number][call.reference]
-            yield Observation(call, values[call.input_place], target, values[call.reference])
+            target = self.original.kept[number][call.reference]
+            yield Observation(call, silence.inputs[-1], target, rest)
 
     def done(self, layer: Layer) -> None:
         """Release what was kept for a layer that is fitted."""
         self.waiting.remove(layer)
-        self.original.keep = frozenset(
-            call.reference for other in self.waiting for call in other.calls
-        )
-        self.original.release({call.reference for call in layer.calls})
+        self.original.release(call.reference for other in self.waiting for call in other.calls)
 
 
-def _silence(shape: torch.Size) -> Override:
-    return lambda x: x.new_zeros(shape)
+class _Silence:
+    """In a convolution's place: gives zeros, and notes the inputs that it was called with."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
+        self.inputs: list[Tensor] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.inputs.append(x)
+        return x.new_zeros(self.shape)
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,7 @@ def calibrate(
         InputError: the batches cannot be used, or a layer cannot be fitted.
         TracingError: the forward fails on a batch.
     """
+    check_calibration(model, batches)
     data = CalibrationData(model, batches)
     layers = layers_of(model, choices, data)
     fitting, held = split(len(data.batches))
@@ -338,7 +346,7 @@ def _fitted(moments: LayerMoments, entry: PlanEntry, factors: Factors, mean_y: T
         factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order
     )
     kernel = kernel.reshape(moments.kernel.shape)
-    own = Factors(*(part.to(conv.weight.dtype).contiguous() for part in factors))
+    own = Factors(*(_contiguous(part.to(conv.weight.dtype)) for part in factors))
     module = replacement(conv, entry, own)
     offset = moments.offset(kernel, mean_y)
     if offset is not None and conv.bias is not None:
@@ -346,6 +354,12 @@ def _fitted(moments: LayerMoments, entry: PlanEntry, factors: Factors, mean_y: T
     size = float(moments.kernel.norm())
     error = float((kernel - moments.kernel).norm()) / size if size else 0.0
     return Fitted(moments.layer, entry, module, offset, error)
+
+
+def _contiguous(part: Tensor) -> Tensor:
+    # reason: a 1 x 1 kernel passes for contiguous with any strides, by which a convolution chooses
+    # the layout of its outputs; a forward may use ``view`` on them
+    return part.clone(memory_format=torch.contiguous_format)
 
 
 def weighted_loss(

@@ -38,7 +38,7 @@ from pytest_dwsconv.fit.preconditions import (
     check_numbers,
     separable_names,
 )
-from pytest_dwsconv.fit.recovery import UNTRAINABLE, warm_cosine
+from pytest_dwsconv.fit.recovery import trainable, warm_cosine
 from pytest_dwsconv.fit.soap import SOAP
 from pytest_dwsconv.tracing.preserving import as_found
 
@@ -231,11 +231,10 @@ class _Training:
             for norm in self.norms:
                 norm.eval()
         self.optimiser.zero_grad()
-        loss = self.loss(batch)
-        self._check_finite(loss)
-        if not loss.requires_grad:
-            self._stop(f"student {UNTRAINABLE}", "leave that out of its forward")
-        loss.backward()
+        with trainable("student", "leave that out of its forward"):
+            loss = self.loss(batch)
+            self._check_finite(loss)
+            loss.backward()
         self.optimiser.step()
         self.schedule.step()
         self.step += 1
@@ -286,6 +285,13 @@ class _Training:
     def waited(self) -> int:
         """Checks since the least held-out loss."""
         return sum(step > self.best_step for step in self.history)
+
+    def conclude(self) -> None:
+        """Give the student the best weights, if any were found to be."""
+        if self.best is not None:
+            self.student.load_state_dict(self.best)
+        elif self.step == 0:  # a first step that failed may have moved statistics
+            self.student.load_state_dict(self.came)
 
     def save(self, checkpoint: Checkpoint) -> None:
         names = ("step", "best_step", "history", "best")
@@ -378,8 +384,7 @@ def _train(
                 if training.waited >= patience:
                     break
     finally:  # an interrupted training has the best weights to show, too
-        if training.best is not None:
-            training.student.load_state_dict(training.best)
+        training.conclude()
     return Distilled(
         training.step,
         training.best_step if training.best else training.step,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.fit.moments import all_reduce, wide
 from pytest_dwsconv.fit.replay import CalibrationData, Override, Replay, floating
 from pytest_dwsconv.tracing.counting import CONVOLUTIONS
@@ -46,7 +46,6 @@ class Call:
     """
 
     place: int
-    input_place: int
     rank: int
     reference: int
     scale: Tensor
@@ -111,7 +110,6 @@ def _call(graph: Replay, node: fx.Node, name: str, conv: Any) -> Call:
         at = after
     return Call(
         place=graph.place[node],
-        input_place=graph.place[first.args[0]],
         rank=len(conv.kernel_size),
         reference=graph.place[at],
         scale=scale,
@@ -191,15 +189,24 @@ def sensitivities(
         data: the original network on its batches.
         indices: the batches to use.
         calls: the places are those that these calls refer to.
+
+    Raises:
+        InputError: PyTorch cannot differentiate the forward.
     """
     at = {call.reference: call for call in calls}
     sums = {
         place: call.scale.new_zeros(2 * [len(call.scale)]) for place, call in sorted(at.items())
     }
-    for index in indices:
-        for place, gradient in _gradients(data, index, list(sums)):
-            flat = gradient.movedim(-at[place].rank - 1, 0).flatten(1).double()
-            sums[place] = sums[place].to(flat.device) + flat @ flat.T
+    try:
+        for index in indices:
+            for place, gradient in _gradients(data, index, list(sums)):
+                flat = gradient.movedim(-at[place].rank - 1, 0).flatten(1).double()
+                sums[place] = sums[place].to(flat.device) + flat @ flat.T
+    except RuntimeError as error:
+        raise InputError(
+            f"{type(data.graph.root).__name__} cannot be fitted, for PyTorch has no gradients of "
+            f"its outputs: {first_line(error)}; use init='svd'"
+        ) from error
     all_reduce(*sums.values())
     return {place: _damped(total) for place, total in sums.items()}
 
@@ -219,19 +226,21 @@ def _gradients(
 ) -> Iterator[tuple[int, Tensor]]:
     """For each probe and place, the gradient there of the outputs summed with random signs."""
     replay = data.replays[index]
-    values, at, keep = replay.start(data.batches[index]), 0, frozenset(places)
+    values, points, at = replay.start(data.batches[index]), [], 0
     with torch.enable_grad():
         for place in places:
-            replay.run(values, place + 1, {}, keep, at)
+            replay.run(values, place + 1, {}, at)
             at = place + 1
-            values[place].requires_grad_() if values[place].is_leaf else None
-        replay.run(values, len(replay.nodes), {}, keep, at)
+            point = values[place]
+            if point.is_leaf:
+                point.requires_grad_()
+            points.append(point)
+        replay.run(values, len(replay.nodes), {}, at)
         found = [wide(out) for out in floating(values[len(replay.nodes) - 1])]
         outputs = [
             out / _spread(out, data.varying.least("", number)) for number, out in enumerate(found)
         ]
         outputs = [out for out in outputs if out.requires_grad]
-    points = [values[place] for place in places]
     # reason: the same signs for every batch, so that the sums do not depend on which process has
     # which
     generator = torch.Generator().manual_seed(0)

@@ -20,6 +20,7 @@ from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.calibration import Layer, LayerMoments, PairedRun, layers_of, output_weight
 from pytest_dwsconv.fit.error_points import sensitivities
 from pytest_dwsconv.fit.least_squares import Problem, fit
+from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.replay import CalibrationData
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.separable.factorize import decompose
@@ -204,7 +205,7 @@ ROUNDS = 4
 
 @torch.no_grad()
 def estimate(
-    model: nn.Module, findings: Iterable[Finding], batches: Iterable[Any], order: Order | None
+    model: nn.Module, findings: Iterable[Finding], batches: Sequence[Any], order: Order | None
 ) -> dict[str, list[Option]]:
     """All that can be done with each candidate: keep it, or replace it at any multiplier that saves
     parameters.
@@ -215,6 +216,7 @@ def estimate(
     The model must be in evaluation mode.
     """
     by_name = {finding.name: finding for finding in findings}
+    check_calibration(model, batches)
     data = CalibrationData(model, batches)
     entries = {name: list(_entries(finding, order)) for name, finding in by_name.items()}
     layers = layers_of(model, entries, data)

@@ -1,4 +1,4 @@
-"""What distillation cannot use is told before it starts: numbers, networks and batches."""
+"""What a fit or a distillation cannot use is refused before it starts: numbers, networks, batches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.fit.comparison import buffers_as_found, compared, watching
+from pytest_dwsconv.fit.replay import floating, given
 from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.tracing.preserving import as_found
 
@@ -31,6 +32,31 @@ def check_batches(name: str, batches: Any) -> None:
         raise InputError(
             f"{name} must be batches, as a list or a data loader gives them, not "
             f"{type(batches).__name__}"
+        )
+
+
+def check_calibration(model: nn.Module, batches: Sequence[Any]) -> None:
+    """Whether there are batches with values, and weights with values.
+
+    Raises:
+        InputError: there are none, or a batch is empty, or holds NaN or infinity.
+    """
+    if not batches:
+        raise InputError(
+            "calibration has no batches: give at least one, as tensors of the model's inputs"
+        )
+    for index, batch in enumerate(batches):
+        for tensor in floating(given(batch)):
+            if not tensor.numel():
+                raise InputError(
+                    f"calibration batch {index} holds no sample: its shape is {tuple(tensor.shape)}"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise InputError(f"calibration batch {index} holds NaN or infinite values")
+    if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
+        raise InputError(
+            f"{type(model).__name__} has weights on the meta device, which hold no values: "
+            "load or initialise them before the fit"
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.fit.comparison import (
     Seen,
     alike,
@@ -40,7 +40,6 @@ from pytest_dwsconv.fit.soap import SOAP
 from pytest_dwsconv.tracing.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
-UNTRAINABLE = "computes without gradients (under torch.no_grad, or detached)"
 
 
 class Reference:
@@ -227,17 +226,31 @@ def _descend(
                 if own:
                     batch, wanted = source.take(order[step % own], shuffle)
                     lay_out = lay_out or fast_layout(model, batch)
-                    found = see(model, lay_out(batch))
-                    loss = mismatch(found, wanted, reference.varying, source.inner(number / passes))
-                    if not loss.requires_grad:
-                        raise InputError(
-                            f"{type(model).__name__} {UNTRAINABLE}; pass refine=0, which trains "
-                            "nothing"
-                        )
-                    loss.backward()
+                    with trainable(type(model).__name__, "pass refine=0, which trains nothing"):
+                        found = see(model, lay_out(batch))
+                        weight = source.inner(number / passes)
+                        loss = mismatch(found, wanted, reference.varying, weight)
+                        loss.backward()
                 _average_gradients(tensors, world)
                 optimiser.step()
                 schedule.step()
+
+
+@contextmanager
+def trainable(name: str, advice: str) -> Iterator[None]:
+    """Refuse a forward that cannot be differentiated.
+
+    It computes without gradients, or writes where PyTorch needs what was there before.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = first_line(error)
+        if "does not require grad" in reason:
+            reason = "it computes without gradients (under torch.no_grad, or detached)"
+        raise InputError(f"{name} cannot be trained: {reason}; {advice}") from error
 
 
 def warm_cosine(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:

@@ -1,45 +1,48 @@
-"""The recorded forward run again on data, node by node, so that one pass serves every layer on its
-way.
+"""The recorded forward run again on data, node by node, so that one pass serves every layer.
 
 Values are kept per batch only as long as a later node needs them: the memory used is that of the
 activations alive at one point of the network, over all batches.
+
+A value, once computed, is never changed: where a node writes into its arguments, these are copied
+first, together with whatever else lies in the same memory. So batches, weights and buffers stay
+as they are, the values that a fit has kept hold, and any stretch can be run as often as it takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from pytest_dwsconv.errors import InputError, TracingError
+from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.moments import Variation
 from pytest_dwsconv.tracing.trace import ADVICE, Trace, trace
 
 Override = Callable[[Tensor], Tensor]
 """What a node computes instead, from its first argument."""
 
-
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def arguments(batch: Any) -> Arguments:
-    """A batch as arguments of one forward, which may write into them: they are copies, without
-    gradients.
-    """
-    copies: Arguments = tree_map(
-        lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, given(batch)
-    )
+    """A batch as arguments of one forward, which may write into them: they are copies."""
+    copies: Arguments = tree_map(_copy, given(batch))
     return copies
 
 
+def _copy(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone()
+    # an array of NumPy, which the package does not import
+    return leaf.copy() if hasattr(leaf, "__array_interface__") else leaf
+
+
 def given(batch: Any) -> Arguments:
-    """A batch as the forward's arguments: a tensor, several positional ones, or keyword arguments
-    by name.
-    """
+    """A batch as the forward's arguments: a tensor, several in order, or several by name."""
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return (tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)), {}
@@ -65,14 +68,17 @@ class Replay:
         self.constants = recorded.constants
         self.nodes: list[fx.Node] = list(recorded.graph.nodes)
         self.place = {node: index for index, node in enumerate(self.nodes)}
+        self.inputs = [[self.place[used] for used in node.all_input_nodes] for node in self.nodes]
         self.last_use = [
             max((self.place[user] for user in node.users), default=-1) for node in self.nodes
         ]
         self.modules = {
-            node.target: _get(self.root, str(node.target))
+            node.target: self.root.get_submodule(str(node.target))
             for node in self.nodes
             if node.op == "call_module"
         }
+        self.written: dict[int, list[int]] = {}
+        """By the place of a node, the places of the values that it writes into."""
 
     @property
     def signature(self) -> list[tuple[str, str]]:
@@ -80,99 +86,186 @@ class Replay:
 
     def start(self, batch: Any) -> dict[int, Any]:
         """The values of the placeholders."""
-        tensors = [item for item in tree_leaves(given(batch)) if isinstance(item, Tensor)]
-        places = (self.place[node] for node in self.nodes if node.op == "placeholder")
-        return dict(zip(places, tensors, strict=True))
+        places = [place for place, node in enumerate(self.nodes) if node.op == "placeholder"]
+        return dict(zip(places, _tensors(given(batch)), strict=True))
 
     def run(
         self,
         values: dict[int, Any],
         stop: int,
         overrides: Mapping[int, Override],
-        keep: frozenset[int] = frozenset(),
         start: int = 0,
-        release: bool = True,
+        keep: Container[int] = (),
+        kept: dict[int, Any] | None = None,
     ) -> None:
         """Add to ``values`` those of the nodes from ``start`` up to and without ``stop``.
 
-        With ``release`` a value goes once its last user ran, unless its place is in ``keep``.
+        A value goes once its last user ran. Those of the places in ``keep`` are noted in ``kept``
+        as they are when they have just been computed.
         """
         for place in range(start, stop):
-            node = self.nodes[place]
             if place not in values:
-                values[place] = self._compute(node, values, overrides.get(place))
-            if release:
-                for used in node.all_input_nodes:
-                    index = self.place[used]
-                    if self.last_use[index] <= place and index not in keep:
-                        values.pop(index, None)
+                if place in self.written:
+                    values.update(self._copies(place, values))
+                values[place] = self._compute(place, values, overrides.get(place))
+            if kept is not None and place in keep:
+                kept[place] = values[place]
+            self._release(place, values)
 
-    def _compute(self, node: fx.Node, values: Mapping[int, Any], override: Override | None) -> Any:
-        def value_of(argument: fx.Node) -> Any:
-            return values[self.place[argument]]
+    def _release(self, place: int, values: dict[int, Any]) -> None:
+        for used in self.inputs[place]:
+            if self.last_use[used] <= place:
+                values.pop(used, None)
 
+    def _compute(self, place: int, values: Mapping[int, Any], override: Override | None) -> Any:
+        node = self.nodes[place]
         if node.op == "get_attr":
-            name = str(node.target)
-            return self.constants[name] if name in self.constants else _get(self.root, name)
-        args = fx.node.map_arg(node.args, value_of)
+            return self._attribute(str(node.target))
+        args, kwargs = fx.node.map_arg(
+            (node.args, node.kwargs), lambda argument: values[self.place[argument]]
+        )
         if override is not None:
             return override(cast("Tensor", args[0]))
         if node.op == "output":
             return args[0]
-        kwargs = fx.node.map_arg(node.kwargs, value_of)
-        if _in_place(node, self.modules.get(node.target)) and isinstance(args[0], Tensor):
-            args = (args[0].clone(), *args[1:])  # the value before is still somebody's
         if node.op == "call_module":
             return self.modules[node.target](*args, **kwargs)
         assert callable(node.target)
-        return node.target(*args, **kwargs)
+        out = kwargs.get("out")
+        if not isinstance(out, Tensor):
+            return node.target(*args, **kwargs)
+        # reason: PyTorch has no gradients of a function that is given ``out``
+        result = node.target(*args, **{**kwargs, "out": None})
+        return out.copy_(result) if out.shape == result.shape else result.to(out.dtype)
+
+    def _attribute(self, name: str) -> Any:
+        if name in self.constants:
+            return self.constants[name]
+        value: Any = self.root
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+    # -- nodes that write into their arguments
+
+    @torch.no_grad()
+    def find_writes(self, batch: Any) -> None:
+        """Run the forward once, on copies and writing as it does, and note what each node writes.
+
+        No operator is known by name. What is written has another version, or, where an operator
+        does not count its writes (``F.batch_norm`` into its statistics), other content.
+        """
+        values = self.start(arguments(batch))
+        for place, node in enumerate(self.nodes):
+            if node.op == "get_attr":
+                values[place] = _copy(self._attribute(str(node.target)))
+            elif node.op != "placeholder":
+                before = {used: _states(values[used]) for used in self.inputs[place]}
+                values[place] = self._compute(place, values, None)
+                if changed := [used for used, states in before.items() if _changed(states)]:
+                    self.written[place] = changed
+            self._release(place, values)
+
+    def _copies(self, place: int, values: Mapping[int, Any]) -> dict[int, Any]:
+        """The values that a node is to write into and those in the same memory, all copied.
+
+        The copies share memory as the values did: what is written to one is seen in the others.
+        """
+        groups: dict[int, list[Tensor]] = {}
+        for used in self.written[place]:
+            groups.update((_memory(tensor), []) for tensor in _tensors(values[used]))
+        for value in values.values():
+            for tensor in _tensors(value):
+                if (memory := _memory(tensor)) in groups:
+                    groups[memory].append(tensor)
+        copies: dict[int, Tensor] = {}
+        for tensors in groups.values():
+            copies.update(_copied_together(tensors))
+
+        def copy_of(leaf: Any) -> Any:
+            return copies.get(id(leaf), leaf)
+
+        return {used: tree_map(copy_of, value) for used, value in values.items()}
 
 
-def _get(module: Any, name: str) -> Any:
-    for part in name.split(".") if name else ():
-        module = getattr(module, part)
-    return module
+_State = tuple[Tensor, int, Tensor]
+"""A tensor, its version and a copy."""
 
 
-def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
-    trailing = name.endswith("_") and not name.endswith("__")
-    return (
-        trailing
-        or (name.startswith("__i") and name != "__invert__")
-        or bool(node.kwargs.get("inplace"))
-        or bool(getattr(module, "inplace", False))
+def _states(value: Any) -> list[_State]:
+    return [(tensor, tensor._version, tensor.clone()) for tensor in _tensors(value)]
+
+
+def _changed(states: Iterable[_State]) -> bool:
+    # reason: NaN differs from itself, which costs a copy too many and does no harm
+    return any(
+        tensor._version != version
+        or (tensor.layout is torch.strided and not torch.equal(tensor, content))
+        for tensor, version, content in states
     )
 
 
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tensors in the same memory have in common; a sparse one or an empty one has its own."""
+    address = tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    return address or id(tensor)
+
+
+def _copied_together(tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+    """A copy of each tensor by its identity; the copies share memory as the tensors do.
+
+    Raises:
+        InputError: the tensors see the same memory as numbers of several types.
+    """
+    several = {id(tensor): tensor for tensor in tensors}
+    if len(several) == 1:
+        return {key: tensor.clone() for key, tensor in several.items()}
+    if len({(tensor.dtype, tensor.is_conj(), tensor.is_neg()) for tensor in tensors}) > 1:
+        raise InputError(
+            "the forward writes into memory that it also sees as numbers of another type, as by "
+            "view_as_real, so it cannot be fitted; use init='svd'"
+        )
+    first = min(tensor.storage_offset() for tensor in tensors)
+    memory = tensors[0].new_zeros(max(map(_end, tensors)) - first)
+
+    def place_of(tensor: Tensor) -> Tensor:
+        return memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - first)
+
+    # reason: where tensors overlap the last one counts, and only some may carry gradients
+    for tensor in sorted(tensors, key=lambda tensor: tensor.requires_grad):
+        place_of(tensor).copy_(tensor)
+    return {key: place_of(tensor) for key, tensor in several.items()}
+
+
+def _end(tensor: Tensor) -> int:
+    """The place in memory after a tensor's last number."""
+    sides = zip(tensor.shape, tensor.stride(), strict=True)
+    return int(tensor.storage_offset()) + 1 + sum((size - 1) * step for size, step in sides)
+
+
 class CalibrationData:
-    """Calibration batches with the graph of each; the model must stay in evaluation mode while they
-    are run.
+    """Calibration batches with the graph of each.
+
+    The model must stay in evaluation mode while they are run.
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable[Any]) -> None:
-        self.batches: list[Any] = _ordered(list(batches))
-        if not self.batches:
-            raise InputError(
-                "calibration has no batches: give at least one, as tensors of the model's inputs"
-            )
-        _check_values(self.batches)
-        if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
-            raise InputError(
-                f"{type(model).__name__} has weights on the meta device, which hold no values: "
-                "load or initialise "
-                "them before the fit"
-            )
+    def __init__(self, model: nn.Module, batches: Sequence[Any]) -> None:
+        self.batches = _ordered(batches)
         graphs: dict[Any, Replay] = {}
         self.replays: list[Replay] = []
+        self.varying = Variation()
+        """That of the outputs, under no name, over all processes."""
         for index, batch in enumerate(self.batches):
             kind = _kind(batch)
             if kind not in graphs:
                 graphs[kind] = self._recorded(model, index)
             self.replays.append(graphs[kind])
-        self.varying = Variation()
-        """That of the outputs, under no name, over all processes."""
-        self._check_reproduces(model)
+        for index in range(len(self.batches)):
+            self._check_reproduces(model, index)
         self.varying = self.varying.gather()
 
     @property
@@ -180,7 +273,7 @@ class CalibrationData:
         return self.replays[0]
 
     def _recorded(self, model: nn.Module, index: int) -> Replay:
-        args, kwargs = given(self.batches[index])
+        args, kwargs = arguments(self.batches[index])
         try:
             found = Replay(trace(model, args, kwargs))
         except TracingError as error:
@@ -188,47 +281,44 @@ class CalibrationData:
         if self.replays and found.signature != self.graph.signature:
             raise InputError(
                 f"calibration batch {index} takes another path through the forward than batch 0; "
-                "give batches of one "
-                "kind"
+                "give batches of one kind"
             )
+        with self._repeated(model, index):
+            found.find_writes(self.batches[index])
         return found
 
-    def _check_reproduces(self, model: nn.Module) -> None:
-        """A forward that decides by values, or computes with one it has read, gives something else
-        when run again.
-        """
-        for index in range(len(self.batches)):
-            if not self._reproduces(model, index):
-                raise InputError(
-                    f"{type(model).__name__} cannot be run again from its recorded forward, so it "
-                    "cannot be fitted: "
-                    f"calibration batch {index} gives something else then, as where the forward "
-                    "takes another path, "
-                    "computes with numbers it has read, or switches autocast; use init='svd'"
-                )
-
     @torch.no_grad()
-    def _reproduces(self, model: nn.Module, index: int) -> bool:
+    def _check_reproduces(self, model: nn.Module, index: int) -> None:
         args, kwargs = arguments(self.batches[index])
         expected = floating(model(*args, **kwargs))
         if not expected:
             raise InputError(
                 f"{type(model).__name__} gives no output of floating point, by itself or in "
-                "tuples, lists and "
-                "dictionaries, which a fit could be judged by; fit the part that gives scores, or "
-                "use init='svd'"
+                "tuples, lists and dictionaries, which a fit could be judged by; fit the part that "
+                "gives scores, or use init='svd'"
             )
         self.varying.add("", expected)
+        with self._repeated(model, index):
+            if not _same(expected, self.outputs(index, {})):
+                raise RuntimeError("other outputs than the forward gives")
+
+    @contextmanager
+    def _repeated(self, model: nn.Module, index: int) -> Iterator[None]:
+        """Refuse a forward that its record does not repeat: one that decides or computes by values.
+
+        Types and shapes on the way may then not fit, which fails.
+        """
         try:
-            found = self.outputs(index, {})
-        except RuntimeError:  # other types or shapes on the way than the forward makes
-            return False
-        return len(expected) == len(found) and all(
-            a.shape == b.shape
-            and a.dtype == b.dtype
-            and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * _size(a), equal_nan=True)
-            for a, b in zip(expected, found, strict=True)
-        )
+            yield
+        except DwsconvError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{type(model).__name__} cannot be run again from its recorded forward, so it "
+                f"cannot be fitted: calibration batch {index} gives something else then, as where "
+                "the forward takes another path, computes with numbers it has read, switches "
+                "autocast, or writes into memory past PyTorch; use init='svd'"
+            ) from error
 
     def outputs(self, index: int, overrides: Mapping[int, Override]) -> list[Tensor]:
         """The floating-point outputs of one batch."""
@@ -238,52 +328,47 @@ class CalibrationData:
         return floating(values[len(replay.nodes) - 1])
 
 
-def _ordered(batches: list[Any]) -> list[Any]:
-    """Mappings with the keys of the first in its order, for inputs of a record are known by their
-    place.
-    """
-    first = batches[0] if batches else None
+def _same(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+    return len(expected) == len(found) and all(
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * _size(a), equal_nan=True)
+        for a, b in zip(expected, found, strict=True)
+    )
+
+
+def _ordered(batches: Sequence[Any]) -> Sequence[Any]:
+    """Mappings in the order of the first one's keys: a record knows its inputs by their place."""
+    first = batches[0]
+    if not isinstance(first, Mapping):
+        return batches
     return [
         {key: batch[key] for key in first}
-        if isinstance(first, Mapping)
-        and isinstance(batch, Mapping)
-        and batch.keys() == first.keys()
+        if isinstance(batch, Mapping) and batch.keys() == first.keys()
         else batch
         for batch in batches
     ]
 
 
 def _kind(batch: Any) -> tuple[Any, ...]:
-    """What two batches have in common that are run by one record: all but the values of tensors."""
+    """What batches that are run by one record have in common: all but the values of tensors."""
     leaves, form = tree_flatten(given(batch))
-    return str(form), *(
-        (tuple(leaf.shape), leaf.dtype, leaf.device)
-        if isinstance(leaf, Tensor)
-        else (type(leaf), repr(leaf))
-        for leaf in leaves
-    )
+    kinds: list[Any] = [str(form)]
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            kinds.append((tuple(leaf.shape), leaf.dtype, leaf.device))
+        else:
+            kinds.append((type(leaf), repr(leaf)))
+    return tuple(kinds)
 
 
 def floating(value: Any) -> list[Tensor]:
-    return [
-        item for item in tree_leaves(value) if isinstance(item, Tensor) and item.is_floating_point()
-    ]
+    return [tensor for tensor in _tensors(value) if tensor.is_floating_point()]
 
 
 def _size(tensor: Tensor) -> float:
     finite = tensor[torch.isfinite(tensor)]
     return float(finite.double().square().mean().sqrt()) if finite.numel() else 0.0
-
-
-def _check_values(batches: Sequence[Any]) -> None:
-    for index, batch in enumerate(batches):
-        for tensor in floating(given(batch)):
-            if not tensor.numel():
-                raise InputError(
-                    f"calibration batch {index} holds no sample: its shape is {tuple(tensor.shape)}"
-                )
-            if not bool(torch.isfinite(tensor).all()):
-                raise InputError(f"calibration batch {index} holds NaN or infinite values")
 
 
 class BatchRun:
@@ -296,25 +381,26 @@ class BatchRun:
         self.keep = frozenset(keep)
         self.at = 0
         self.values = [data.replays[i].start(data.batches[i]) for i in indices]
+        self.kept: list[dict[int, Any]] = [{} for _ in indices]
+        """Per batch the values of the places in ``keep``, as they were computed."""
 
     def advance(self, stop: int, overrides: Mapping[int, Override]) -> None:
         """Run every batch up to and without the node at ``stop``."""
-        if stop > self.at:
-            for index, values in zip(self.indices, self.values, strict=True):
-                self.data.replays[index].run(values, stop, overrides, self.keep, self.at)
-            self.at = stop
+        if stop <= self.at:
+            return
+        for index, values, kept in zip(self.indices, self.values, self.kept, strict=True):
+            self.data.replays[index].run(values, stop, overrides, self.at, self.keep, kept)
+        self.at = stop
 
-    def ahead(self, number: int, place: int, overrides: Mapping[int, Override]) -> dict[int, Any]:
-        """The values of one batch up to and with the node at ``place``, without moving on."""
-        own = dict(self.values[number])
-        self.data.replays[self.indices[number]].run(
-            own, place + 1, overrides, start=self.at, release=False
-        )
-        return own
+    def ahead(self, number: int, place: int, overrides: Mapping[int, Override]) -> Any:
+        """The value of the node at ``place`` for one batch, without moving on."""
+        values = dict(self.values[number])
+        self.data.replays[self.indices[number]].run(values, place + 1, overrides, self.at)
+        return values[place]
 
-    def release(self, places: Iterable[int]) -> None:
-        """Let values go that were kept beyond their last use and no longer have to be."""
-        for index, values in zip(self.indices, self.values, strict=True):
-            for place in places:
-                if self.data.replays[index].last_use[place] < self.at and place not in self.keep:
-                    values.pop(place, None)
+    def release(self, keep: Iterable[int]) -> None:
+        """Let go of the values kept for other places than these."""
+        self.keep = frozenset(keep)
+        for kept in self.kept:
+            for place in kept.keys() - self.keep:
+                del kept[place]

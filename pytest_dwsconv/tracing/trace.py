@@ -155,7 +155,8 @@ def _own_inputs(recorder: Recorder) -> Callable[[Any], Any]:
 
     def own(value: Any) -> Any:
         if not isinstance(value, Tensor):
-            return value
+            # an array of NumPy, which the forward may write into
+            return value.copy() if hasattr(value, "__array_interface__") else value
         if not recorder.real:
             copy = like_on_meta(value)
         elif value.is_meta:

@@ -109,7 +109,10 @@ def test_the_order_of_names_in_a_batch_does_not_matter() -> None:
 
 def test_a_forward_without_gradients_is_fitted_and_not_refined() -> None:
     assert fitted(Silent(*two()), images()).calibration_errors
-    with pytest.raises(InputError, match=r"^Silent computes without gradients .*; pass refine=0"):
+    with pytest.raises(
+        InputError,
+        match=r"^Silent cannot be trained: it computes without gradients .*; pass refine=0",
+    ):
         fitted(Silent(*two()), images(), refine=1)
 
 
