@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -245,7 +245,7 @@ class Wary(Scores):
 
 
 class Closing(Scores):
-    """Runs its body by a function that a copy shares."""
+    """Runs its body by a function of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,6 +253,19 @@ class Closing(Scores):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
+
+
+class Borrowing(Scores):
+    """Runs the body of whichever was made last, which a copy was not."""
+
+    bodies: ClassVar[list[nn.Module]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies.append(self.body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bodies[-1](x).mean((1, 2, 3))  # type: ignore[no-any-return]
 
 
 LONGER: dict[str, tuple[Callable[[], nn.Module], list[Tensor], bool]] = {
@@ -268,7 +281,8 @@ LONGER: dict[str, tuple[Callable[[], nn.Module], list[Tensor], bool]] = {
         [x / 9 + torch.randn(4, 1, 1, 1) * 9 for x in batches(4, 8, 8, 8)],
         False,
     ),
-    "a copy that runs the original's parts": (Closing, batches(4, 8, 8, 8), False),
+    "a function of its own": (Closing, batches(4, 8, 8, 8), True),
+    "a copy that runs the original's parts": (Borrowing, batches(4, 8, 8, 8), False),
 }
 
 
