@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @torch.inference_mode(False)  # reason: weights made under inference mode can never be trained
 def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and all have defaults
     model: nn.Module,
-    input_size: Sequence[Any] | None = None,
+    input_size: Sequence[Any] | str | None = None,
     *,
     example_inputs: Any = None,
     depth_multiplier: int = 1,
@@ -88,7 +88,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             fitted, and the smaller error of the outputs wins.
         init: ``"svd"``, the nearest separable kernel (see ``factorize``); ``"fit"``, the kernels
             whose outputs on ``calibration`` are nearest to the original's (see
-            ``fit.calibrating``); ``"fresh"``, new random weights of matched variance, for a network
+            ``fit.calibration``); ``"fresh"``, new random weights of matched variance, for a network
             still to be trained.
         calibration: batches of inputs without labels, each a tensor, a tuple of positional
             arguments or a mapping of keyword arguments. Every eighth is held out to measure on. A
@@ -99,7 +99,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             and the scales and shifts of batch normalisation, are improved together (see
             ``fit.recovery``); kept only if the held-out batches gain. 0 leaves it at the closed
             form. Passes beyond 20 see samples mixed from those of the batches (see
-            ``fit.sampling``), and are kept only if the held-out batches gain by them in turn.
+            ``fit.samples``), and are kept only if the held-out batches gain by them in turn.
         budget: in place of ``depth_multiplier``: what the whole model may have, as a number of
             parameters such as ``"100k"``, or several limits as a mapping with ``params``, ``macs``,
             ``size`` (bytes in float32) and ``int8`` (bytes with weights in int8). Which layers are
@@ -154,17 +154,13 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         if budget is None:
             choices = _choices(target, before, depth_multiplier, wanted, init)
         else:
-            choices = {
-                entry.name: [entry]
-                for entry in _planned(target, before, batches, wanted, budget).entries
-            }
+            planned = _planned(target, before, batches, wanted, budget).entries
+            choices = {entry.name: [entry] for entry in planned}
         fit = _calibrated(target, choices, batches) if init == FIT and choices else None
         fitted = fit.fitted if fit else {}
-        entries = [
-            fitted[name].entry if name in fitted else possible[0]
-            for name, possible in choices.items()
-        ]
-        plan = Plan(tuple(entries))
+        chosen = {name: possible[0] for name, possible in choices.items()}
+        chosen.update({name: one.entry for name, one in fitted.items()})
+        plan = Plan(tuple(chosen.values()))
         # reason: a layer that no calibration batch reached gets the nearest kernel
         start = "svd" if init == FIT else init
         swaps, errors = replacements(target, plan, start, inplace, fitted)

@@ -129,11 +129,10 @@ def _check_exact(model: nn.Module, plan: Plan, inputs: Inputs) -> None:
 @contextmanager
 def swapped(model: nn.Module, swaps: Swaps) -> Iterator[nn.Module]:
     """The model with these replacements in place, for the block."""
-    changed = swap(model, swaps)
     try:
-        yield changed
+        yield swap(model, swaps)
     finally:
-        swap(changed, {new: old for old, new in swaps.items()})
+        swap(swaps.get(model, model), {new: old for old, new in swaps.items()})
 
 
 def _refusal(model: nn.Module, convs: Sequence[nn.Module], what: str) -> InputError:
@@ -195,9 +194,9 @@ def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 def _unlike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
     """How the outputs of two networks differ by more than rounding; empty if they do not."""
-    shapes = [[tuple(one.shape) for one in ones] for ones in (found, wanted)]
-    if shapes[0] != shapes[1]:
-        return f"outputs of shape {shapes[0]} in place of {shapes[1]}"
+    given, expected = [tuple(one.shape) for one in found], [tuple(one.shape) for one in wanted]
+    if given != expected:
+        return f"outputs of shape {given} in place of {expected}"
     for one, other in zip(found, wanted, strict=True):
         if not other.is_floating_point() and not other.is_complex():
             continue  # reason: rounding may decide between two classes

@@ -1,5 +1,4 @@
-"""One convolution's depthwise separable replacement: its module, its weights, and putting it in
-place.
+"""One convolution's depthwise separable replacement: its module, its weights, its place.
 
 The classes are pickled under this path, which is why they are imported here.
 """

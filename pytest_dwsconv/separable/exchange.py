@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from pytest_dwsconv.core.interrupts import uninterrupted
+
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 Exchange = Callable[[Any], Any]
 """What takes the place of an object: another one, or the object itself."""
@@ -28,11 +30,12 @@ def swap(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:
     def exchange(value: Any) -> Any:
         return new_of.get(id(value), value)
 
-    for holder in [*model.modules(), *swaps.values()]:
-        for name, child in holder._modules.items():
-            holder._modules[name] = exchange(child)
-        for name in vars(holder).keys() - _MODULE_ATTRIBUTES:
-            vars(holder)[name] = exchanged(vars(holder)[name], exchange)
+    with uninterrupted():  # a model is never left with half of its replacements
+        for holder in [*model.modules(), *swaps.values()]:
+            for name, child in holder._modules.items():
+                holder._modules[name] = exchange(child)
+            for name in vars(holder).keys() - _MODULE_ATTRIBUTES:
+                vars(holder)[name] = exchanged(vars(holder)[name], exchange)
     swapped: nn.Module = exchange(model)
     return swapped
 

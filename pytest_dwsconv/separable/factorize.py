@@ -170,14 +170,12 @@ def fresh(weight: Tensor, groups: int, order: Order, depth_multiplier: int) -> F
 
 
 def _uniform(shape: list[int], variance: float, like: Tensor) -> Tensor:
-    """Uniform in +-b with b^2 / 3 = variance, drawn in float32 at least: not all types can be
-    drawn.
-    """
+    """Uniform numbers in +-b, b^2 / 3 the variance, with the dtype and device of ``like``."""
     bound = sqrt(3 * variance)
+    # reason: PyTorch cannot draw in every dtype
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return (
-        torch.empty(shape, dtype=dtype, device=like.device).uniform_(-bound, bound).to(like.dtype)
-    )
+    drawn = torch.empty(shape, dtype=dtype, device=like.device).uniform_(-bound, bound)
+    return drawn.to(like.dtype)
 
 
 def _variance(weight: Tensor) -> float:

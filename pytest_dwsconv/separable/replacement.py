@@ -34,7 +34,7 @@ def check_init(init: str, known: Sequence[str] = INITS) -> None:
 
 
 def patterns(given: Sequence[str] | None, asked_by: str) -> tuple[str, ...]:
-    """Shell-style patterns as a Policy takes them; None is none."""
+    """Shell-style patterns as a Policy takes them; None means that there are none."""
     return () if given is None else checked_patterns(given, asked_by)
 
 
@@ -62,10 +62,9 @@ def choose(
 
 
 def initial(weight: Tensor, entry: PlanEntry, init: str) -> tuple[Factors, float | None]:
-    """The weights that a replacement starts with, and their relative weight error where they
-    approximate any.
+    """The weights that a replacement starts with, and the relative error of its kernel.
 
-    On the meta device there is nothing to approximate.
+    The error is None where the weights approximate nothing: fresh ones, and on the meta device.
 
     Raises:
         InputError: the weight cannot be factorised or is not floating point; the message names the
@@ -101,8 +100,8 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
     held by the user still remove their hooks.
 
     Raises:
-        InputError: the forward of ``conv`` was replaced on the instance, so it is no plain
-            convolution, or something of the replacement's own name is attached to it.
+        InputError: the forward of ``conv`` was replaced on the instance, so it is not a
+            plain convolution, or something of the replacement's own name is attached to it.
     """
     if own_forward(conv):
         raise InputError(
@@ -132,12 +131,13 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
 
 
 def _check_names(layer: str, conv: nn.Module) -> None:
-    attached = {*vars(conv), *(name for table in _TABLES for name in vars(conv)[table])}
+    attached = set(vars(conv))
+    for table in _TABLES:
+        attached.update(vars(conv)[table])
     if taken := sorted(_NEEDED & attached):
         raise InputError(
             f"{layer or 'the model itself'}: its attribute {taken[0]!r} has a name that the "
-            "replacement needs; "
-            "rename it, or leave the layer out with ignore"
+            "replacement needs; rename it, or leave the layer out with ignore"
         )
 
 
@@ -148,8 +148,7 @@ def _set_parameters(
     for part, value in ((new.depthwise, factors.depthwise), (new.pointwise, factors.pointwise)):
         laid_out = value.contiguous(memory_format=layout)
         part.weight = nn.Parameter(laid_out, requires_grad=weight.requires_grad)
-    last = new.pointwise if new.order == Order.DEPTHWISE_FIRST else new.depthwise
-    last.bias = bias
+    new.bias = bias
 
 
 def _memory_format(weight: Tensor) -> torch.memory_format:
