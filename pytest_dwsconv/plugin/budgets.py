@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.plugin.backends import measure_latency
 from pytest_dwsconv.plugin.latency import Latency, Unmeasured
 from pytest_dwsconv.plugin.record import Subject, record_of
@@ -56,13 +57,13 @@ def assert_budget(
     skipped = [latency.sentence for latency in unmeasured if latency.skipped]
     unsent.failures += unknown
     for sentence in unknown:
-        item.warn(pytest.PytestWarning(sentence))
+        item.warn(pytest.PytestWarning(plain(sentence)))
     if strict(item.config):
         exceeded += unknown
     if exceeded:
-        pytest.fail("\n".join(exceeded + skipped), pytrace=pytrace)
+        pytest.fail("\n".join(map(plain, exceeded + skipped)), pytrace=pytrace)
     if skipped:
-        pytest.skip("\n".join(skipped))
+        pytest.skip("\n".join(map(plain, skipped)))
 
 
 def check_budget(hook: Any, config: pytest.Config, subject: Subject, budget: Budget) -> BudgetCheck:
@@ -88,10 +89,9 @@ def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:
     from pytest_dwsconv.core.budget import enough
     from pytest_dwsconv.render.text import largest, layers
 
+    model = plain(report.model)
     if report.findings:
-        yield f"dwsconv: largest convolutions of {report.model}", largest(report)
+        yield f"dwsconv: largest convolutions of {model}", largest(report)
     if replaced := enough(report, budget):
-        yield (
-            f"dwsconv: replacements that would bring {report.model} within its budget",
-            layers(replaced),
-        )
+        title = f"dwsconv: replacements that would bring {model} within its budget"
+        yield title, layers(replaced)

@@ -62,7 +62,7 @@ class Checks:
             self._baseline = self._read()
 
     def run(self, run: SuiteRun, latencies: KnownLatencies) -> CheckResult:
-        """Check every model of the run; the budget's state joins its users."""
+        """Check every model of the run; its limits join what is shown of it."""
         from pytest_dwsconv.render.suite import in_order
 
         found = CheckResult()
@@ -72,27 +72,29 @@ class Checks:
             users.checks += [limit for limit in limits if limit not in users.checks]
             line = users.line(self._verbosity)
             found.faults += [f"{limit}\n{line}" for limit in limits if limit.exceeded]
-        found.notices += [
-            f"dws_budgets {rule.pattern} is for no model of this run"
-            for rule in self._table
-            if rule.pattern != "*"
-            and run
-            and not any(
-                rule.is_for(report.model, users.targets, users.tests)
-                for report, users in run.items()
-            )
-        ]
+        if run:
+            found.notices += self._unused_rules(run)
         self._compare(run, latencies.medians(), found)
         return found
+
+    def _unused_rules(self, run: SuiteRun) -> Iterator[str]:
+        """Lines of the table that no model of the run is under: most likely mistyped."""
+        for rule in self._table:
+            if rule.pattern != "*" and not any(
+                rule.is_for(report.model, users.targets, users.tests)
+                for report, users in run.items()
+            ):
+                yield f"dws_budgets {rule.pattern} is for no model of this run"
 
     def _check_limits(
         self, report: ReportData, users: Reporters, latencies: KnownLatencies, found: CheckResult
     ) -> list[AnyCheck]:
-        """How a model stands to the table; what cannot be told joins what is found."""
+        """How a model stands to the table; what cannot be told is added to ``found``."""
         own = allowed(report, users, self._table)
         limits: list[AnyCheck] = []
         try:
-            limits += check_limits(report, own.budget) if own.budget is not None else ()
+            if own.budget is not None:
+                limits += check_limits(report, own.budget)
         except InputError:  # reason: what cannot be told of one limit says nothing of the others
             limits += self._check_singly(report, own, found)
         for target, limit in own.latencies.items():
@@ -100,9 +102,9 @@ class Checks:
             if not isinstance(latency, Unmeasured):
                 limits += latency
                 continue
-            said = found.faults if latency.required else found.unknown
-            if latency.sentence not in said:  # several models may have the same one
-                said.append(latency.sentence)
+            sentences = found.faults if latency.required else found.unknown
+            if latency.sentence not in sentences:  # several models may have the same one
+                sentences.append(latency.sentence)
         return limits
 
     def _check_singly(
@@ -122,13 +124,16 @@ class Checks:
         )
         if self._update:
             baseline, changes = self._baseline.updated(models)
-            if changes and (failure := self._failure_to_write(baseline.to_json())):
-                found.unwritten.append(failure)
+            if not changes:
+                found.notices.append(f"{PLACE} is up to date.")
+                return
+            try:
+                write_baseline(self._path, baseline)
+            except OSError as error:
+                kept = f"the baseline {self._path} is as it was"
+                found.unwritten.append(f"{kept}, it cannot be written: {error.strerror}")
             else:
-                found.notices += [
-                    f"{PLACE} is updated:" if changes else f"{PLACE} is up to date.",
-                    *changes,
-                ]
+                found.notices += [f"{PLACE} is updated:", *changes]
         elif self._percent is not None:
             compared = self._baseline.compared(models, self._percent)
             accept = "If that is meant, take it over with --dws-update."
@@ -157,13 +162,15 @@ class Checks:
                 "use --dws-update"
             ) from error
 
-    def _failure_to_write(self, text: str) -> str:
-        try:
-            self._path.parent.mkdir(exist_ok=True)
-            replace_content(self._path, text.encode())
-        except OSError as error:
-            return f"the baseline {self._path} is as it was, it cannot be written: {error.strerror}"
-        return ""
+
+def write_baseline(path: Path, baseline: Baseline) -> None:
+    """Replace the file at one stroke, whatever interrupts that.
+
+    Raises:
+        OSError: it cannot be written, and is as it was.
+    """
+    path.parent.mkdir(exist_ok=True)
+    replace_content(path, baseline.to_json().encode())
 
 
 def _percent(config: pytest.Config) -> Decimal | None:

@@ -190,6 +190,7 @@ class LatencyFixture:
     ) -> Measurement:
         __tracebackhide__ = True
         from pytest_dwsconv.core.measurement import LatencyLimit, measured_by
+        from pytest_dwsconv.core.plaintext import plain
         from pytest_dwsconv.errors import DwsconvError
 
         config, hook = self._item.config, self._item.ihook
@@ -204,7 +205,7 @@ class LatencyFixture:
         record_of(self._item).add_measurement(measurement)
         excess = limit.excess(measurement)
         if excess:
-            pytest.fail(f"{excess}\n{measurement}")
+            pytest.fail(f"{plain(excess)}\n{measurement}")
         return measurement
 
 

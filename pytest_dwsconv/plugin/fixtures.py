@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.core.rules import Policy
+    from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.plugin.settings import Shapes
     from pytest_dwsconv.report import Report
 
@@ -43,8 +44,7 @@ class ReportFixture:
         try:
             report = analyze_under_hooks(item.ihook, item.config, model, input_size, **options)
         except DwsconvError as error:
-            # reason: it is the user's to mend, in one sentence without frames of this plugin
-            raise error.with_traceback(None) from None
+            raise _users_error(error) from None
         subject, record = Subject(report, model), record_of(item)
         record.add(subject)
         if policy is not None:
@@ -78,7 +78,7 @@ class BudgetFixture:
         try:
             budget = Budget.of(limits)
         except DwsconvError as error:
-            raise error.with_traceback(None) from None
+            raise _users_error(error) from None
         if not isinstance(model, Report):
             report = self._analyze(model, input_size, example_inputs=example_inputs)
             subject = Subject(report, model)
@@ -90,6 +90,15 @@ class BudgetFixture:
             )
         assert_budget(self._item, [subject], budget, pytrace=True)
         return subject.report
+
+
+def _users_error(error: DwsconvError) -> DwsconvError:
+    """The user's to mend: one printable sentence, without frames of this plugin."""
+    from pytest_dwsconv.core.plaintext import plain
+
+    if len(error.args) == 1:  # others make their sentence of several
+        error.args = (plain(str(error)),)
+    return error.with_traceback(None)
 
 
 @pytest.fixture

@@ -104,12 +104,13 @@ def _kept(item: pytest.Item, value: object) -> object:
 @contextmanager
 def _in_one_sentence() -> Iterator[None]:
     """Turn an error that is the user's to mend into a failure without a traceback."""
+    from pytest_dwsconv.core.plaintext import plain
     from pytest_dwsconv.errors import DwsconvError
 
     try:
         yield
     except (DwsconvError, pytest.UsageError) as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
+        raise pytest.fail.Exception(plain(str(error)), pytrace=False) from None
 
 
 def _subjects(item: pytest.Item, shapes: Shapes) -> list[Subject]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_dwsconv.core.budget import Budget
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import DwsconvError, InputError
 from pytest_dwsconv.targets import parse_input_size
 
@@ -188,7 +189,7 @@ def usage_errors(where: str = "") -> Iterator[None]:
     try:
         yield
     except DwsconvError as error:
-        raise pytest.UsageError(f"{where}{error}") from error
+        raise pytest.UsageError(plain(f"{where}{error}")) from error
 
 
 def strict(config: pytest.Config) -> bool:

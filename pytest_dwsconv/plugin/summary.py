@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import matches
 from pytest_dwsconv.errors import DwsconvError, first_line
 from pytest_dwsconv.plugin.backends import LATENCIES
@@ -207,16 +208,16 @@ class Summary:
 
     def _without_effect(self) -> list[str]:
         """Patterns that no convolution of the run is called by: most likely mistyped."""
-        names = [
-            (finding.name, *finding.aliases) for report in self._run for finding in report.findings
-        ]
+        findings = [finding for report in self._run for finding in report.findings]
+        if not findings:
+            return []
         patterns = [("dws-match", pattern) for pattern in self._view.match]
         patterns += [("ignore", pattern) for pattern in sorted(self._ignored)]
-        return [
-            f"{option} {pattern!r} is the name of no convolution of this run"
-            for option, pattern in patterns
-            if names and not any(matches(found, (pattern,)) for found in names)
-        ]
+        unused = []
+        for option, pattern in patterns:
+            if not any(matches((one.name, *one.aliases), (pattern,)) for one in findings):
+                unused.append(f"{option} {pattern!r} is the name of no convolution of this run")
+        return unused
 
     def _write(self, form: str, path: Path) -> None:
         from pytest_dwsconv.render import write_run
@@ -250,7 +251,7 @@ class Summary:
                 terminalreporter.write_sep("=", TITLE)
                 terminalreporter.write_line(self._text(form, bool(terminalreporter.isatty)))
         for form, path in self._written:
-            terminalreporter.write_sep("-", f"dwsconv {form} report: {path}")
+            terminalreporter.write_sep("-", f"dwsconv {form} report: {plain(str(path))}")
         _section(
             terminalreporter, "notices", _with_tests(self._notices, "In") + self._result.notices
         )
@@ -281,15 +282,19 @@ class Summary:
 
 
 def _section(
-    reporter: pytest.TerminalReporter, title: str, lines: Sequence[str], **markup: Any
+    reporter: pytest.TerminalReporter, title: str, entries: Sequence[str], **markup: Any
 ) -> None:
-    if lines:
-        reporter.write_sep("=", f"dwsconv: {title}", **markup)
-        for line in lines:
-            reporter.write_line(line)
+    """Entries of one line or two, in which others have chosen names and reasons."""
+    if not entries:
+        return
+    reporter.write_sep("=", f"dwsconv: {title}", **markup)
+    for entry in entries:
+        for line in entry.split("\n"):
+            reporter.write_line(plain(line))
 
 
 def _with_tests(sentences: Mapping[str, Collection[str]], where: str) -> list[str]:
+    """Each sentence with the tests that it is about in the line below."""
     return sorted(
         f"{sentence}\n{where} {', '.join(sorted(tests))}" for sentence, tests in sentences.items()
     )
