@@ -194,6 +194,16 @@ class Summary:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
+        try:
+            self._finish(exitstatus)
+        except KeyboardInterrupt:
+            # reason: pytest expects none so late, and shows all of its own frames
+            sentence = "dwsconv: interrupted while writing; each file is whole, old or new"
+            pytest.exit(sentence, pytest.ExitCode.INTERRUPTED)
+        session.exitstatus = self._outcome(exitstatus)
+
+    def _finish(self, exitstatus: int) -> None:
+        """Check the run if it has done what it was to do, and write its reports in any case."""
         if exitstatus in _COMPLETE:
             checked = self._checks.run(self._run, self._latencies)
             self._result.faults += checked.faults
@@ -204,7 +214,6 @@ class Summary:
         for output in self._outputs:
             if output.path is not None:
                 self._write(output.form, output.path)
-        session.exitstatus = self._outcome(exitstatus)
 
     def _without_effect(self) -> list[str]:
         """Patterns that no convolution of the run is called by: most likely mistyped."""
