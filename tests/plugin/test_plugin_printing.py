@@ -32,9 +32,13 @@ def test_not_known(): Unknown()(IMAGE)
 """
 
 
+@pytest.fixture(autouse=True)
+def nets(inner: pytest.Pytester) -> None:
+    inner.makepyfile(nets=NETS)
+
+
 @pytest.mark.parametrize("verbosity", [[], ["-q"], ["-v"]])
 def test_hostile_names_are_spelled_out(pytester: pytest.Pytester, verbosity: list[str]) -> None:
-    pytester.makepyfile(nets=NETS)
     baseline = ["-o", "dws_fail_on_increase=0"]
     run(pytester, "def test_it(): pass", "--dws-update")
     for more in (
