@@ -27,7 +27,7 @@ def finding_of(site: Site, policy: Policy, model_params: int, model_macs: int | 
     if policy.leaves_out(site.name, *site.aliases):
         site.add_trait(Trait.IGNORED)
     spec = site.spec.shaped(*site.calls[0]) if site.calls else site.spec
-    judgement = judge(spec, policy)
+    judgement, order = judge(spec, policy), policy.order_for(spec)
     before = cost(spec)
     params = None if before is None else before.params
     if Trait.NO_PARAMETER in spec.traits:
@@ -35,9 +35,9 @@ def finding_of(site: Site, policy: Policy, model_params: int, model_macs: int | 
     macs = None if site.origin is Origin.ATTRIBUTES else site.macs
     after = intensity_after = None
     if judgement.verdict is Verdict.CANDIDATE:
-        after = _replacement_of_calls(site, spec, policy)
+        after = _replacement_of_calls(site, spec, order, policy.depth_multiplier)
         intensity_after = _separable_intensity(
-            spec, policy.order, policy.depth_multiplier, site.element_size
+            spec, order, policy.depth_multiplier, site.element_size
         )
     return Finding(
         name=site.name,
@@ -60,19 +60,22 @@ def finding_of(site: Site, policy: Policy, model_params: int, model_macs: int | 
         params_share=_share(params, model_params),
         macs_share=_share(macs, model_macs),
         followed_by=site.followed_by,
+        order=None if order is policy.order else order,
     )
 
 
-def _replacement_of_calls(site: Site, spec: ConvSpec, policy: Policy) -> Cost | None:
+def _replacement_of_calls(
+    site: Site, spec: ConvSpec, order: Order, depth_multiplier: int
+) -> Cost | None:
     """Cost of the replacement, its MACs summed over the calls; ``spec`` is of the first."""
-    first = separable_cost(spec, policy.order, policy.depth_multiplier)
+    first = separable_cost(spec, order, depth_multiplier)
     if first is None or site.origin is Origin.ATTRIBUTES:
         return first
     macs = 0
     for shapes in site.calls:
         each: Cost | None = first
         if shapes != site.calls[0]:
-            each = separable_cost(spec.shaped(*shapes), policy.order, policy.depth_multiplier)
+            each = separable_cost(spec.shaped(*shapes), order, depth_multiplier)
         if each is not None and each.macs is not None:
             macs += each.macs
     return Cost(first.params, macs)
@@ -90,9 +93,10 @@ def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> R
             return finding
         after = intensity_after = None
         if new.verdict is Verdict.CANDIDATE:
-            after = replacement_cost(finding, report.order, report.depth_multiplier)
+            order = finding.order or report.order
+            after = replacement_cost(finding, order, report.depth_multiplier)
             intensity_after = _separable_intensity(
-                finding.spec, report.order, report.depth_multiplier, _element_size(finding)
+                finding.spec, order, report.depth_multiplier, _element_size(finding)
             )
         return replace(
             finding,

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
 from pytest_dwsconv.core.conv import ConvSpec, Kind, Order
-from pytest_dwsconv.core.jsonio import Document, Positive
+from pytest_dwsconv.core.jsonio import OMITTED, Document, Positive
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError
@@ -36,8 +36,9 @@ class Finding:
     """One convolution, its verdict, and its cost before and after.
 
     ``macs`` and ``separable_macs`` are summed over ``calls``; the shapes in ``spec`` are those of
-    the first call. ``separable_params`` and ``separable_macs`` are the cost at the report's order
-    and multiplier, for candidates only. ``None`` means not known.
+    the first call. ``separable_params`` and ``separable_macs`` are the cost at the report's
+    multiplier and at ``order``, for candidates only; no ``order`` is that of the report. Elsewhere
+    ``None`` means not known.
 
     Of the first call: ``input_bytes`` and ``output_bytes`` of its activations, and the arithmetic
     intensity before and after, in MACs per byte when input, parameters, output and whatever lies
@@ -66,6 +67,7 @@ class Finding:
     params_share: float | None = None
     macs_share: float | None = None
     followed_by: tuple[str, ...] = ()
+    order: Order | None = field(default=None, metadata=OMITTED)
 
     @property
     def kind(self) -> Kind:

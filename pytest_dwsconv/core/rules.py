@@ -45,8 +45,8 @@ class Policy:
     """What the judge is asked for: the replacement to reckon with, and what to leave alone.
 
     ``select`` and ``ignore`` are shell-style patterns on qualified names (``layer3.*``); an empty
-    ``select`` takes all. ``subclasses`` and ``functional`` let the judge look past the rules that
-    leave those alone.
+    ``select`` takes all. ``subclasses``, ``functional`` and ``few_channels`` let the judge look
+    past the rules about those.
     """
 
     depth_multiplier: int = 1
@@ -54,6 +54,7 @@ class Policy:
     min_saving: float = 1.0
     subclasses: bool = False
     functional: bool = False
+    few_channels: bool = False
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
@@ -70,11 +71,41 @@ class Policy:
         for field in ("select", "ignore"):
             object.__setattr__(self, field, checked_patterns(getattr(self, field), field))
 
+    def order_for(self, spec: ConvSpec) -> Order:
+        """The order to reckon with: ``order``, but pointwise first where the inputs are few."""
+        if not self.few_channels and has_few_inputs(spec):
+            return Order.POINTWISE_FIRST
+        return self.order
+
     def leaves_out(self, *names: str) -> bool:
         """Whether the patterns leave out a convolution known by any of these names."""
         if self.select and not matches(names, self.select):
             return True
         return bool(self.ignore) and matches(names, self.ignore)
+
+
+FEW_CHANNELS = 4
+"""As many as an image has, with its transparency."""
+FEW_CHANNELS_OF_PATCHES = 16
+"""As many as a multispectral image has."""
+
+
+def has_few_inputs(spec: ConvSpec) -> bool:
+    """Whether depthwise first would make all outputs mixtures of too few maps.
+
+    At depth multiplier r its M outputs are mixtures of r C maps: with one input channel all are
+    multiples of one filter, with three they span three dimensions. So it is with up to
+    ``FEW_CHANNELS``; where the kernel is as large as the stride (patch embeddings, whose every
+    input counts for one output site alone) with up to ``FEW_CHANNELS_OF_PATCHES``. Of a grouped
+    convolution it is the channels of a group, where they are fewer than its outputs.
+    """
+    if spec.in_channels is None or spec.kernel_size is None or not spec.groups or spec.transposed:
+        return False
+    inputs = spec.in_channels // spec.groups
+    if spec.groups > 1 and (spec.out_channels or 0) // spec.groups <= inputs:
+        return False
+    patches = prod(spec.kernel_size) > 1 and spec.kernel_size == spec.stride
+    return inputs <= (FEW_CHANNELS_OF_PATCHES if patches else FEW_CHANNELS)
 
 
 def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
@@ -106,13 +137,18 @@ def most_saving(spec: ConvSpec, policy: Policy = Policy()) -> float:
     """Parameters of the original over parameters of the replacement; where a number is not known,
     the upper bound.
 
-    The bound of depthwise_first is k M / (r (G k + M)), or k / r with M not known either: it
-    follows from the costs, and a bias, which both forms have, only lowers it.
+    The bound of depthwise_first is k M / (r (G k + M)), or k / r with M not known either, that of
+    pointwise_first k C / (r (C + G k)): they follow from the costs, and a bias, which both forms
+    have, only lowers them.
     """
-    before, after = cost(spec), separable_cost(spec, policy.order, policy.depth_multiplier)
+    order = policy.order_for(spec)
+    before, after = cost(spec), separable_cost(spec, order, policy.depth_multiplier)
     if before is not None and after is not None:
         return before.params / max(1, after.params)
     taps, filters = prod(spec.kernel_size or ()), spec.out_channels
+    if order is Order.POINTWISE_FIRST and spec.in_channels is not None:
+        inputs = spec.in_channels // (spec.groups or 1)
+        return inputs * taps / (policy.depth_multiplier * (inputs + taps))
     bound = (
         taps if filters is None else taps * filters / max(1, taps * (spec.groups or 1) + filters)
     )
@@ -138,6 +174,17 @@ def _trait(trait: Trait) -> Callable[[ConvSpec, Policy], bool]:
 
 def _saves_nothing(spec: ConvSpec, policy: Policy) -> bool:
     return most_saving(spec, policy) <= policy.min_saving
+
+
+def _few_inputs_save_nothing(spec: ConvSpec, policy: Policy) -> bool:
+    return policy.order_for(spec) is not policy.order and _saves_nothing(spec, policy)
+
+
+def _explanation(spec: ConvSpec, policy: Policy) -> str:
+    """What a candidate's reason says beside its kind."""
+    if policy.order_for(spec) is not policy.order:
+        return ", pointwise first: with so few input channels depthwise first has too few maps"
+    return _assumption(spec, policy)
 
 
 def _assumption(spec: ConvSpec, policy: Policy) -> str:
@@ -313,6 +360,15 @@ RULES: tuple[Rule, ...] = (
         _conv3x3(Trait.LEFT_OPEN),
     ),
     Rule(
+        "DWS114",
+        "few input channels",
+        _NO,
+        _few_inputs_save_nothing,
+        "with so few input channels depthwise first makes all outputs mixtures of the same few "
+        "maps, and pointwise first saves nothing; ask for few_channels to include it",
+        _conv3x3(in_channels=1),
+    ),
+    Rule(
         "DWS111",
         "saves nothing",
         _NO,
@@ -344,5 +400,5 @@ def judge(spec: ConvSpec, policy: Policy = Policy()) -> Judgement:
     return Judgement(
         Verdict.CANDIDATE,
         CANDIDATE_CODE,
-        f"{spec.kind.value} convolution{_assumption(spec, policy)}",
+        f"{spec.kind.value} convolution{_explanation(spec, policy)}",
     )

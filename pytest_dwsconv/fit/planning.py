@@ -218,7 +218,9 @@ def estimate(
     by_name = {finding.name: finding for finding in findings}
     check_calibration(model, batches)
     data = CalibrationData(model, batches)
-    entries = {name: list(_entries(finding, order)) for name, finding in by_name.items()}
+    entries = {
+        name: list(_entries(finding, finding.order or order)) for name, finding in by_name.items()
+    }
     layers = layers_of(model, entries, data)
     everything = range(len(data.batches))
     weights = sensitivities(data, everything, [call for layer in layers for call in layer.calls])

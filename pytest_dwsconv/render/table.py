@@ -49,8 +49,13 @@ class Column(NamedTuple):
 
 
 def label(finding: Finding) -> str:
-    """What stands in the column of verdicts: the word for a candidate, else the rule's code."""
+    """What stands in the column of verdicts: the rule's code, or the word for a candidate.
+
+    That is the order of a candidate whose order is not the report's.
+    """
     if finding.verdict is Verdict.CANDIDATE:
+        if finding.order is not None:
+            return finding.order.value.replace("_", " ")
         return Verdict.CANDIDATE.value
     return finding.code
 

@@ -82,13 +82,17 @@ class DepthwiseSeparablePass(PassBase):
         init: str = "svd",
         select: Sequence[str] | None = None,
         ignore: Sequence[str] | None = None,
+        few_channels: bool = False,
     ) -> None:
         check_init(init)
         # raises InputError unless it is a whole number from 1
         Policy(depth_multiplier=depth_multiplier)
         self.depth_multiplier, self.order, self.init = depth_multiplier, order_or_auto(order), init
         self.policy = Policy(
-            functional=True, select=patterns(select, "select"), ignore=patterns(ignore, "ignore")
+            functional=True,
+            few_channels=few_channels,
+            select=patterns(select, "select"),
+            ignore=patterns(ignore, "ignore"),
         )
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
@@ -108,7 +112,9 @@ class DepthwiseSeparablePass(PassBase):
 
     def _replacement(self, site: _Site) -> nn.Module:
         weight = site.conv.weight
-        entry = choose(site.name, weight, site.spec, self.depth_multiplier, self.order, self.init)
+        needed = self.policy.order_for(site.spec)
+        order = self.order if needed is self.policy.order else needed
+        entry = choose(site.name, weight, site.spec, self.depth_multiplier, order, self.init)
         factors, _ = initial(weight, entry, self.init)
         return replacement(site.conv, entry, factors)
 

@@ -62,6 +62,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
     subclasses: bool = False,
+    few_channels: bool = False,
     inplace: bool = False,
     verify: str | bool = SHAPES,
 ) -> RewriteResult:
@@ -110,6 +111,9 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             error, here as there.
         subclasses: replace instances of subclasses of ``nn.ConvNd`` too; what their own forward
             does besides the convolution is lost.
+        few_channels: replace convolutions of few input channels, such as those of an image, in
+            either order. Without it pointwise first is all they get, where it saves: depthwise
+            first would make all their outputs mixtures of the same few maps.
         inplace: change ``model`` itself. It is left as found if anything fails.
         verify: how to check that the network runs as before, where inputs are given: ``"shapes"``,
             by the recorded operators and their shapes, except of a forward that needs values;
@@ -127,7 +131,10 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     _check_passes(refine)
     batches = _batches(calibration, init, budget)
     policy = Policy(
-        subclasses=subclasses, select=patterns(select, "select"), ignore=patterns(ignore, "ignore")
+        subclasses=subclasses,
+        few_channels=few_channels,
+        select=patterns(select, "select"),
+        ignore=patterns(ignore, "ignore"),
     )
     # raises InputError unless it is a whole number from 1
     Policy(depth_multiplier=depth_multiplier)
@@ -218,12 +225,12 @@ def _choices(
     found = {}
     for finding in report.candidates:
         name, spec = finding.name, finding.spec
-        weight = convolution(model, name).weight
-        if init == FIT and order is None:
+        weight, its_order = convolution(model, name).weight, finding.order or order
+        if init == FIT and its_order is None:
             both = equal_cost(spec, depth_multiplier).items()
             found[name] = [PlanEntry.of(name, spec, *choice) for choice in both]
         else:
-            found[name] = [choose(name, weight, spec, depth_multiplier, order, init)]
+            found[name] = [choose(name, weight, spec, depth_multiplier, its_order, init)]
     return found
 
 
