@@ -26,10 +26,11 @@ class Config:
     root: Path
     exclude: tuple[str, ...] = ()
     min_saving: float = 1.0
+    few_channels: bool = False
 
     @property
     def policy(self) -> Policy:
-        return Policy(min_saving=self.min_saving)
+        return Policy(min_saving=self.min_saving, few_channels=self.few_channels)
 
     def excludes(self, path: Path) -> bool:
         """Whether a pattern fits the path, a folder it lies in, or the bare name of either."""
@@ -81,9 +82,10 @@ def _table(file: Path) -> Mapping[str, object]:
 
 def _config(root: Path, table: Mapping[str, object], file: Path) -> Config:
     for key in table:
-        if key not in ("exclude", "min-saving"):
+        if key not in ("exclude", "min-saving", "few-channels"):
             raise InputError(
-                f"{file}: [tool.dwsconv] has no setting {key!r}; there are exclude and min-saving"
+                f"{file}: [tool.dwsconv] has no setting {key!r}; there are exclude, min-saving and "
+                "few-channels"
             )
     exclude, saving = table.get("exclude", []), table.get("min-saving", 1.0)
     if not isinstance(exclude, list) or not all(isinstance(pattern, str) for pattern in exclude):
@@ -97,4 +99,7 @@ def _config(root: Path, table: Mapping[str, object], file: Path) -> Config:
         raise InputError(
             f"{file}: min-saving must be a number from 1, not {quoted(saving)}: less is no saving"
         )
-    return Config(root, tuple(exclude), float(saving))
+    few = table.get("few-channels", False)
+    if not isinstance(few, bool):
+        raise InputError(f"{file}: few-channels must be true or false, not {few!r}")
+    return Config(root, tuple(exclude), float(saving), few)

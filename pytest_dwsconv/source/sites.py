@@ -135,14 +135,29 @@ def _judge_site(
     spec: ConvSpec, policy: Policy, proved: Judgement | None, built: Sequence[ConvSpec]
 ) -> Judgement:
     """Judge by the rules, then by what the file's text proves, then by what a run built here."""
-    judgement = judge(spec, policy)
+    judgement = _judge(spec, policy)
     if judgement.code not in _OPEN:
         return judgement
     if proved is not None:
         return proved
     if built:
-        return _judge_built(judgement, [judge(each, policy) for each in built])
+        return _judge_built(judgement, [_judge(each, policy) for each in built])
     return judgement
+
+
+def _judge(spec: ConvSpec, policy: Policy) -> Judgement:
+    """Judge by the rules, for a class that runs depthwise first."""
+    judgement = judge(spec, policy)
+    if judgement.code == CANDIDATE_CODE and policy.order_for(spec) is not policy.order:
+        return _POINTWISE_FIRST
+    return judgement
+
+
+_POINTWISE_FIRST = by_rule(
+    "DWS114",
+    "with so few input channels the class that is inserted, which runs depthwise first, makes all "
+    "outputs mixtures of the same few maps; rewrite() on the live model puts pointwise first",
+)
 
 
 def _judge_built(judgement: Judgement, built: Sequence[Judgement]) -> Judgement:
