@@ -105,7 +105,7 @@ def has_few_inputs(spec: ConvSpec) -> bool:
     if spec.groups > 1 and (spec.out_channels or 0) // spec.groups <= inputs:
         return False
     patches = prod(spec.kernel_size) > 1 and spec.kernel_size == spec.stride
-    return inputs <= (FEW_CHANNELS_OF_PATCHES if patches else FEW_CHANNELS)
+    return 0 < inputs <= (FEW_CHANNELS_OF_PATCHES if patches else FEW_CHANNELS)
 
 
 def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
@@ -360,7 +360,7 @@ RULES: tuple[Rule, ...] = (
         _conv3x3(Trait.LEFT_OPEN),
     ),
     Rule(
-        "DWS114",
+        "DWS115",
         "few input channels",
         _NO,
         _few_inputs_save_nothing,

@@ -154,7 +154,7 @@ def _judge(spec: ConvSpec, policy: Policy) -> Judgement:
 
 
 _POINTWISE_FIRST = by_rule(
-    "DWS114",
+    "DWS115",
     "with so few input channels the class that is inserted, which runs depthwise first, makes all "
     "outputs mixtures of the same few maps; rewrite() on the live model puts pointwise first",
 )

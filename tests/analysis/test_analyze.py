@@ -158,7 +158,7 @@ EXPECTED = [
     ("5", Kind.STANDARD, "DWS106", (1, 6, 32, 14)),
     ("6", Kind.STANDARD, "DWS106", (1, 6, 30, 12)),
     ("7", Kind.STANDARD, "DWS108", (1, 4, 28, 10)),
-    ("8", Kind.STANDARD, "DWS111", (1, 1, 26, 8)),
+    ("8", Kind.STANDARD, "DWS001", (1, 1, 26, 8)),
     ("9.kernel", Kind.STANDARD, "DWS107", (1, 5, 25, 7)),
 ]
 

@@ -21,14 +21,14 @@ from torch import nn
 class Net(nn.Sequential):
     def __init__(self, width=64):
         super().__init__(
-            nn.Conv2d(3, 64, 3, padding=1, bias=False),
+            nn.Conv2d(9, 64, 3, padding=1, bias=False),
             nn.ReLU(),
             nn.Conv2d(64, 128, 3),
             nn.Conv2d(128, 10, 1),
             nn.Conv1d(width, width, 5),
         )
 """
-CLEAN = "from torch import nn\n\nconv = nn.Conv2d(3, 64, 1)\n"
+CLEAN = "from torch import nn\n\nconv = nn.Conv2d(9, 64, 1)\n"
 MODEL = """\
 from torch import nn
 
@@ -69,7 +69,7 @@ def test_a_file_is_rewritten_in_place_and_says_so(model: Path, capsys: Output) -
     assert "            DepthwiseSeparableConv2d(64, 128, 3),\n" in model.read_text()
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "model.py:7:13: nn.Conv2d(3, 64, 3, padding=1, bias=False) -> DepthwiseSeparableConv2d, "
+        "model.py:7:13: nn.Conv2d(9, 64, 3, padding=1, bias=False) -> DepthwiseSeparableConv2d, "
         "standard convolution, saves 7.9x",
         "model.py:9:13: nn.Conv2d(64, 128, 3) -> DepthwiseSeparableConv2d, standard convolution, "
         "saves 8.3x",

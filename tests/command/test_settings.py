@@ -50,7 +50,7 @@ def test_excluded_paths(tmp_path: Path, path: str, excluded: bool) -> None:
     [
         (
             "[tool.dwsconv]\nminsaving = 3\n",
-            "no setting 'minsaving'; there are exclude and min-saving",
+            "no setting 'minsaving'; there are exclude, min-saving and few-channels",
         ),
         ("[tool.dwsconv]\nexclude = 'a'\n", "exclude must be a list of strings, not 'a'"),
         ("[tool.dwsconv]\nexclude = [1]\n", "exclude must be a list of strings"),

@@ -53,8 +53,7 @@ def test_codes_are_unique_and_tell_the_verdict() -> None:
         ConvSpec(1, 64, 64, (3,)),
         ConvSpec(3, 8, 8, (3, 3, 3)),
         ConvSpec(2, 64, 64, (1, 3)),
-        ConvSpec(2, 3, 64, (7, 7), bias=False),
-        ConvSpec(2, 1, 8, (3, 3)),
+        ConvSpec(2, 5, 64, (7, 7), bias=False),
         ConvSpec(2, 64, 64, (3, 3), groups=4),
     ],
 )
@@ -73,7 +72,7 @@ def test_candidates(spec: ConvSpec) -> None:
 )
 def test_break_even(m: int, k: int, r: int, groups: int, bias: bool) -> None:
     """A candidate saves, and at one group without bias depthwise_first saves iff r < k M / (k + M)."""
-    spec = ConvSpec(1, 4 * groups, m * groups, (k,), groups=groups, bias=bias)
+    spec = ConvSpec(1, 5 * groups, m * groups, (k,), groups=groups, bias=bias)
     policy = Policy(depth_multiplier=r)
     before, after = cost(spec), separable_cost(spec, Order.DEPTHWISE_FIRST, r)
     assert before is not None
@@ -90,7 +89,7 @@ def test_with_unknown_channels_the_assumption_is_the_break_even(k: int, r: int) 
     if judgement.verdict is Verdict.CANDIDATE:
         least = int(judgement.reason.split("at least ")[1].split()[0])
         for m in (least - 1, least):
-            verdict = judge(ConvSpec(1, 4, m, (k,), bias=False), Policy(depth_multiplier=r)).verdict
+            verdict = judge(ConvSpec(1, 5, m, (k,), bias=False), Policy(depth_multiplier=r)).verdict
             assert (verdict is Verdict.CANDIDATE) == (m == least)
     else:
         assert (judgement.code, r >= k) == ("DWS111", True)
@@ -153,15 +152,68 @@ def test_bounds_where_a_number_is_not_known() -> None:
         judge(ConvSpec(2, None, None, (3, 3)), Policy(min_saving=8.9)).verdict is Verdict.CANDIDATE
     )
     for groups in (1, 2, 4):
-        known, unknown = (ConvSpec(2, c, 32, (3, 3), groups=groups, bias=False) for c in (16, None))
+        known, unknown = (ConvSpec(2, c, 32, (3, 3), groups=groups, bias=False) for c in (32, None))
         assert most_saving(known) == most_saving(unknown)
+
+
+@pytest.mark.parametrize(
+    ("spec", "saving"),
+    [
+        (ConvSpec(2, 3, 64, (7, 7), (2, 2), bias=False), 9408 / (192 + 3136)),
+        (ConvSpec(2, 3, None, (7, 7), (2, 2)), 147 / 52),
+        (ConvSpec(2, 4, 32, (3, 3), bias=False), 1152 / (128 + 288)),
+        (ConvSpec(2, 3, 768, (16, 16), (16, 16), bias=False), 589824 / (2304 + 196608)),
+        (ConvSpec(2, 12, 96, (4, 4), (4, 4), bias=False), 18432 / (1152 + 1536)),
+        (ConvSpec(2, 8, 64, (3, 3), groups=4, bias=False), 1152 / (128 + 576)),
+    ],
+)
+def test_few_input_channels_go_pointwise_first_where_that_saves(
+    spec: ConvSpec, saving: float
+) -> None:
+    """Depthwise first at multiplier r, all outputs would be mixtures of r C maps."""
+    judgement = judge(spec)
+    assert judgement.code == CANDIDATE_CODE
+    assert judgement.reason.startswith(f"{spec.kind.value} convolution, pointwise first: with so")
+    assert Policy().order_for(spec) is Order.POINTWISE_FIRST
+    assert most_saving(spec) == pytest.approx(saving)
+    assert Policy(few_channels=True).order_for(spec) is Order.DEPTHWISE_FIRST
+    assert "pointwise" not in judge(spec, Policy(few_channels=True)).reason
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ConvSpec(2, 1, 64, (7, 7), (2, 2)),
+        ConvSpec(2, 1, None, (3, 3)),
+        ConvSpec(2, 1, 768, (16, 16), (16, 16)),
+        ConvSpec(2, 2, 64, (2, 1)),
+    ],
+)
+def test_few_input_channels_are_left_alone_where_it_does_not(spec: ConvSpec) -> None:
+    assert judge(spec).code == "DWS115"
+    assert judge(spec, Policy(order=Order.POINTWISE_FIRST)).code == "DWS111"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ConvSpec(2, 5, 64, (3, 3)),
+        ConvSpec(2, 17, 768, (16, 16), (16, 16)),
+        ConvSpec(2, 16, 64, (4, 4), (2, 2)),
+        ConvSpec(2, 64, 64, (3, 3), groups=16),
+        ConvSpec(2, None, 64, (7, 7), (2, 2)),
+    ],
+)
+def test_enough_input_channels_go_depthwise_first(spec: ConvSpec) -> None:
+    assert Policy().order_for(spec) is Order.DEPTHWISE_FIRST
+    assert judge(spec).code == CANDIDATE_CODE
 
 
 @pytest.mark.parametrize(
     "spec",
     [
         ConvSpec(2, 0, 4, (3, 3), bias=False),
-        ConvSpec(2, 4, 0, (3, 3), bias=False),
+        ConvSpec(2, 5, 0, (3, 3), bias=False),
         ConvSpec(2, 0, 0, (3, 3)),
         ConvSpec(2, None, 0, (3, 3)),
         ConvSpec(2, None, 0, (0, 3)),

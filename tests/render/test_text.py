@@ -109,7 +109,7 @@ def test_what_is_special_is_said_in_words() -> None:
     text = render(RESNET)
     assert text.startswith("ResNet, input 1 x 3 x 224 x 224 and 1 x 10 (forward on meta tensors)\n")
     assert (
-        "\ncandidate (3): standard convolution\nDWS104 (ineligible, 1): a 1 x 1 kernel has nothing "
+        "\ncandidate (2): standard convolution\nDWS104 (ineligible, 1): a 1 x 1 kernel has nothing "
         "to sep" in text
     )
     assert "\nlayer1.0.conv1 is also known as shared.conv\n" in text

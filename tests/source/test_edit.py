@@ -32,64 +32,64 @@ def rewrite(text: str) -> str:
     ("before", "after"),
     [
         pytest.param(
-            "import torch\nfrom torch import nn\n\nconv = nn.Conv2d(3, 64, 3)\n",
+            "import torch\nfrom torch import nn\n\nconv = nn.Conv2d(9, 64, 3)\n",
             f"import torch\nfrom torch import nn\n\n\n{CLASS_2D}\n\nconv = "
-            "DepthwiseSeparableConv2d(3, 64, 3)\n",
+            "DepthwiseSeparableConv2d(9, 64, 3)\n",
             id="after the imports",
         ),
         pytest.param(
-            "import torch\nimport torch.nn as nn\nconv = nn.Conv2d(3, 64, 3)",
+            "import torch\nimport torch.nn as nn\nconv = nn.Conv2d(9, 64, 3)",
             f"import torch\nimport torch.nn as nn\n\n\n{CLASS_2D}\n\nconv = "
-            "DepthwiseSeparableConv2d(3, 64, 3)",
+            "DepthwiseSeparableConv2d(9, 64, 3)",
             id="no line end at the end",
         ),
         pytest.param(
-            "from torch import nn\n\n\n\ndef f(): return nn.Conv2d(3, 64, 3)\n",
+            "from torch import nn\n\n\n\ndef f(): return nn.Conv2d(9, 64, 3)\n",
             f"from torch import nn\nimport torch\n\n\n{CLASS_2D}\n\n\n"
-            "def f(): return DepthwiseSeparableConv2d(3, 64, 3)\n",
+            "def f(): return DepthwiseSeparableConv2d(9, 64, 3)\n",
             id="torch is imported where it is not, three blank lines stay",
         ),
         pytest.param(
             "import torch\nfrom torch import nn\ntry:\n    import a\nexcept ImportError:\n    a = "
             "None\n    # c\n\n"
-            "# here\nx = nn.Conv2d(3, 64, 3)\nimport late\n",
+            "# here\nx = nn.Conv2d(9, 64, 3)\nimport late\n",
             "import torch\nfrom torch import nn\ntry:\n    import a\nexcept ImportError:\n    a = "
             "None\n    # c\n\n\n"
-            f"{CLASS_2D}\n\n# here\nx = DepthwiseSeparableConv2d(3, 64, 3)\nimport late\n",
+            f"{CLASS_2D}\n\n# here\nx = DepthwiseSeparableConv2d(9, 64, 3)\nimport late\n",
             id="after a guarded import, before a late one",
         ),
         pytest.param(
             "import torch\nfrom torch import nn\nif TYPE_CHECKING:\n    from a import b\nx = "
-            "nn.Conv2d(3, 64, 3)\n",
+            "nn.Conv2d(9, 64, 3)\n",
             "import torch\nfrom torch import nn\nif TYPE_CHECKING:\n    from a import b\n\n\n"
-            f"{CLASS_2D}\n\nx = DepthwiseSeparableConv2d(3, 64, 3)\n",
+            f"{CLASS_2D}\n\nx = DepthwiseSeparableConv2d(9, 64, 3)\n",
             id="after imports for types",
         ),
         pytest.param(
-            "import torch\nfrom torch import nn\nx = 1; y = (nn.Conv2d)(3, 64, 3); z = nn . Conv2d "
-            "(3, 64, 3)\n",
+            "import torch\nfrom torch import nn\nx = 1; y = (nn.Conv2d)(9, 64, 3); z = nn . Conv2d "
+            "(9, 64, 3)\n",
             f"import torch\nfrom torch import nn\n\n\n{CLASS_2D}\n\n"
-            "x = 1; y = (DepthwiseSeparableConv2d)(3, 64, 3); z = DepthwiseSeparableConv2d (3, 64, "
+            "x = 1; y = (DepthwiseSeparableConv2d)(9, 64, 3); z = DepthwiseSeparableConv2d (9, 64, "
             "3)\n",
             id="semicolons, parentheses and spaces",
         ),
         pytest.param(
             "import torch\nfrom torch import nn\n"
             "def f() -> nn.Conv2d:\n    def g() -> nn.Conv2d:\n        return h()\n"
-            "    return nn.Conv2d(3, 64, 3)\n",
+            "    return nn.Conv2d(9, 64, 3)\n",
             f"import torch\nfrom torch import nn\n\n\n{CLASS_2D}\n\n"
             "def f() -> DepthwiseSeparableConv2d:\n    def g() -> nn.Conv2d:\n        return h()\n"
-            "    return DepthwiseSeparableConv2d(3, 64, 3)\n",
+            "    return DepthwiseSeparableConv2d(9, 64, 3)\n",
             id="an annotation follows where it would lie",
         ),
         pytest.param(
             "import torch\nfrom torch import nn\ndef f(x) -> nn.Conv2d:\n    if x: return "
-            "nn.Conv2d(3, 64, 1)\n"
-            "    return nn.Conv2d(3, 64, 3)\na: nn.Conv2d = nn.Conv2d(3, 64, 3)\n",
+            "nn.Conv2d(9, 64, 1)\n"
+            "    return nn.Conv2d(9, 64, 3)\na: nn.Conv2d = nn.Conv2d(9, 64, 3)\n",
             f"import torch\nfrom torch import nn\n\n\n{CLASS_2D}\n\n"
-            "def f(x) -> nn.Conv2d:\n    if x: return nn.Conv2d(3, 64, 1)\n"
-            "    return DepthwiseSeparableConv2d(3, 64, 3)\n"
-            "a: DepthwiseSeparableConv2d = DepthwiseSeparableConv2d(3, 64, 3)\n",
+            "def f(x) -> nn.Conv2d:\n    if x: return nn.Conv2d(9, 64, 1)\n"
+            "    return DepthwiseSeparableConv2d(9, 64, 3)\n"
+            "a: DepthwiseSeparableConv2d = DepthwiseSeparableConv2d(9, 64, 3)\n",
             id="an annotation of several things stays",
         ),
     ],
@@ -101,25 +101,25 @@ def test_before_and_after(before: str, after: str) -> None:
 @pytest.mark.parametrize(
     ("before", "start"),
     [
-        ('"""Doc."""\ndef f():\n    from torch import nn\n    nn.Conv2d(3, 64, 3)\n',
+        ('"""Doc."""\ndef f():\n    from torch import nn\n    nn.Conv2d(9, 64, 3)\n',
          '"""Doc."""\n\nimport torch\n\n\nclass '),
-        ('"""Doc."""; import torch as t; t.nn.Conv2d(3, 64, 3)\n',
+        ('"""Doc."""; import torch as t; t.nn.Conv2d(9, 64, 3)\n',
          '"""Doc."""\n\nimport torch\n\n\nclass '),
-        ("#!/usr/bin/env python\ndef f():\n    import torch\n    torch.nn.Conv2d(3, 64, 3)\n",
+        ("#!/usr/bin/env python\ndef f():\n    import torch\n    torch.nn.Conv2d(9, 64, 3)\n",
          "#!/usr/bin/env python\nimport torch\n\n\nclass "),
-        ("from __future__ import annotations\nimport torch as t; x = t.nn.Conv2d(3, 64, 3)\n",
+        ("from __future__ import annotations\nimport torch as t; x = t.nn.Conv2d(9, 64, 3)\n",
          "from __future__ import annotations\n\nimport torch\n\n\nclass "),
-        ("import torch.nn as nn; x = nn.Conv2d(3, 64, 3)\n", "import torch\n\n\nclass "),
-        ("import torch as t\nx = t.nn.Conv2d(3, 64, 3)\n",
+        ("import torch.nn as nn; x = nn.Conv2d(9, 64, 3)\n", "import torch\n\n\nclass "),
+        ("import torch as t\nx = t.nn.Conv2d(9, 64, 3)\n",
          "import torch as t\n\n\nclass DepthwiseSeparableConv2d(t.nn.Module):"),
-        ("from torch.nn import *\nx = Conv2d(3, 64, 3)\n",
+        ("from torch.nn import *\nx = Conv2d(9, 64, 3)\n",
          "from torch.nn import *\nimport torch\n\n\nclass "
          "DepthwiseSeparableConv2d(torch.nn.Module):"),
-        ("from torch import nn\ntorch = 1\nx = nn.Conv2d(3, 64, 3)\n",
+        ("from torch import nn\ntorch = 1\nx = nn.Conv2d(9, 64, 3)\n",
          "from torch import nn\nimport torch as torch_2\n\n\nclass "
          "DepthwiseSeparableConv2d(nn.Module):"),
         ("if TYPE_CHECKING:\n    import torch\ndef f():\n    from torch import nn\n    "
-         "nn.Conv2d(3, 64, 3)\n",
+         "nn.Conv2d(9, 64, 3)\n",
          "if TYPE_CHECKING:\n    import torch\nimport torch\n\n\nclass "),
     ],
 )  # fmt: skip
@@ -137,21 +137,21 @@ def test_one_class_for_each_rank() -> None:
 
 
 def test_an_inserted_class_is_used_again() -> None:
-    first = rewrite("import torch\nfrom torch import nn\n\nx = nn.Conv2d(3, 64, 3)\n")
+    first = rewrite("import torch\nfrom torch import nn\n\nx = nn.Conv2d(9, 64, 3)\n")
     older = first.replace("Takes the arguments", "Takes all arguments")
-    second = rewrite(older + "y = nn.Conv2d(3, 32, 3)\nz = nn.Conv1d(3, 32, 3)\n")
+    second = rewrite(older + "y = nn.Conv2d(9, 32, 3)\nz = nn.Conv1d(9, 32, 3)\n")
     assert second.count(MARK) == 2
     assert "Takes all arguments of nn.Conv2d" in second
-    assert "y = DepthwiseSeparableConv2d(3, 32, 3)" in second
+    assert "y = DepthwiseSeparableConv2d(9, 32, 3)" in second
 
 
 def test_what_an_inserted_class_does_with_its_parts_is_not_about_others() -> None:
-    first = rewrite("import torch\nfrom torch import nn\n\nx = nn.Conv2d(3, 64, 3)\n")
-    assert "depthwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(
-        first + "depthwise = nn.Conv2d(3, 64, 3)\n"
+    first = rewrite("import torch\nfrom torch import nn\n\nx = nn.Conv2d(9, 64, 3)\n")
+    assert "depthwise = DepthwiseSeparableConv2d(9, 64, 3)" in rewrite(
+        first + "depthwise = nn.Conv2d(9, 64, 3)\n"
     )
-    assert "s.pointwise = DepthwiseSeparableConv2d(3, 64, 3)" in rewrite(
-        first + "s.pointwise = nn.Conv2d(3, 64, 3)\n"
+    assert "s.pointwise = DepthwiseSeparableConv2d(9, 64, 3)" in rewrite(
+        first + "s.pointwise = nn.Conv2d(9, 64, 3)\n"
     )
 
 
@@ -165,50 +165,50 @@ def test_what_an_inserted_class_does_with_its_parts_is_not_about_others() -> Non
     ],
 )
 def test_a_name_that_means_something_else_is_left_to_it(other: str) -> None:
-    result = rewrite(f"import torch\nfrom torch import nn\n{other}\nx = nn.Conv2d(3, 64, 3)\n")
+    result = rewrite(f"import torch\nfrom torch import nn\n{other}\nx = nn.Conv2d(9, 64, 3)\n")
     assert f"{other}\n" in result
     assert "class DepthwiseSeparableConv2d_2(nn.Module):" in result
-    assert "x = DepthwiseSeparableConv2d_2(3, 64, 3)" in result
+    assert "x = DepthwiseSeparableConv2d_2(9, 64, 3)" in result
 
 
 def test_a_class_defined_too_late_is_not_used() -> None:
     late = class_text(2, "DepthwiseSeparableConv2d", "torch", "nn")
-    result = rewrite(f"import torch\nfrom torch import nn\nx = nn.Conv2d(3, 64, 3)\n{late}")
-    assert "x = DepthwiseSeparableConv2d_2(3, 64, 3)" in result
+    result = rewrite(f"import torch\nfrom torch import nn\nx = nn.Conv2d(9, 64, 3)\n{late}")
+    assert "x = DepthwiseSeparableConv2d_2(9, 64, 3)" in result
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("indent", ["  ", "    ", "\t"])
 def test_line_ends_and_indentation_are_the_files_own(end: str, indent: str) -> None:
-    text = f"import torch\nfrom torch import nn\ndef f():\n{indent}return nn.Conv2d(3, 64, 3)\n"
+    text = f"import torch\nfrom torch import nn\ndef f():\n{indent}return nn.Conv2d(9, 64, 3)\n"
     result = rewrite(text.replace("\n", end))
     assert result.count("\n") == result.count(end)
     assert all(line.startswith(indent) for line in result.splitlines() if line[:1].isspace())
 
 
 UNUSUAL = [
-    "@register(nn.Conv2d(3, 64, 3))\ndef f(): ...",
-    "if (c := nn.Conv2d(3, 64, 3)): ...",
-    "x = f'{nn.Conv2d(3, 64, 3)}'",
-    "def f(c=nn.Conv2d(3, 64, 3)): ...",
-    "f = lambda: nn.Conv2d(3, 64, 3)",
-    "class A:\n    class B:\n        c = nn.Conv2d(3, 64, 3)",
-    "async def f():\n    await g(nn.Conv2d(3, 64, 3))",
-    "match x:\n    case 1 if nn.Conv2d(3, 64, 3): ...",
-    "x = [nn.Conv2d(3, 64, 3) for _ in range(3)]",
-    "x = nn.Conv2d(3, 64, 3).to(dtype)",
-    "x = nn.Conv2d(3, 64, 3)(a, b, 3)",
-    "\f\nx = nn.Conv2d(3, 64, 3)",
-    "x = nn.Conv2d(3, 64, 3) if y else nn.Conv2d(3, 64, 1)",
-    "x = not nn.Conv2d(3, 64, 3); y = 2;",
-    "x = (nn\n  .Conv2d(3, 64, 3)\n)",
-    "x = nn.\\\n  Conv2d(3, 64, 3)",
-    "def f(): return(nn.Conv2d)(3, 64, 3)",
-    "x = {**nn.Conv2d(3, 64, 3)}",
-    "global y\ny = nn.Sequential(*[nn.Conv2d(3, 64, 3)])",
-    "try:\n    x = nn.Conv2d(3, 64, 3)\nexcept* ValueError:\n    ...",
-    "with f(nn.Conv2d(3, 64, 3)) as x: ...",
-    "'''ä'''; x = nn.Conv2d(3, 64, 3)  # ö",
+    "@register(nn.Conv2d(9, 64, 3))\ndef f(): ...",
+    "if (c := nn.Conv2d(9, 64, 3)): ...",
+    "x = f'{nn.Conv2d(9, 64, 3)}'",
+    "def f(c=nn.Conv2d(9, 64, 3)): ...",
+    "f = lambda: nn.Conv2d(9, 64, 3)",
+    "class A:\n    class B:\n        c = nn.Conv2d(9, 64, 3)",
+    "async def f():\n    await g(nn.Conv2d(9, 64, 3))",
+    "match x:\n    case 1 if nn.Conv2d(9, 64, 3): ...",
+    "x = [nn.Conv2d(9, 64, 3) for _ in range(3)]",
+    "x = nn.Conv2d(9, 64, 3).to(dtype)",
+    "x = nn.Conv2d(9, 64, 3)(a, b, 3)",
+    "\f\nx = nn.Conv2d(9, 64, 3)",
+    "x = nn.Conv2d(9, 64, 3) if y else nn.Conv2d(9, 64, 1)",
+    "x = not nn.Conv2d(9, 64, 3); y = 2;",
+    "x = (nn\n  .Conv2d(9, 64, 3)\n)",
+    "x = nn.\\\n  Conv2d(9, 64, 3)",
+    "def f(): return(nn.Conv2d)(9, 64, 3)",
+    "x = {**nn.Conv2d(9, 64, 3)}",
+    "global y\ny = nn.Sequential(*[nn.Conv2d(9, 64, 3)])",
+    "try:\n    x = nn.Conv2d(9, 64, 3)\nexcept* ValueError:\n    ...",
+    "with f(nn.Conv2d(9, 64, 3)) as x: ...",
+    "'''ä'''; x = nn.Conv2d(9, 64, 3)  # ö",
 ]
 
 
@@ -224,7 +224,7 @@ PIECES = [
     *(
         statement
         for statement in UNUSUAL
-        if "nn.Conv2d(3, 64, 3)" in statement
+        if "nn.Conv2d(9, 64, 3)" in statement
         and "except*" not in statement
         and "global" not in statement
     ),
@@ -243,9 +243,9 @@ PIECES = [
 )
 def test_all_else_is_kept_to_the_character(pieces: list[str], end: str, closed: bool) -> None:
     header = "import torch\nfrom torch import nn\n"
-    body = "\n".join(["x = nn.Conv2d(3, 64, 3)", *pieces]) + "\n" * closed
+    body = "\n".join(["x = nn.Conv2d(9, 64, 3)", *pieces]) + "\n" * closed
     inserted = class_text(2, "DepthwiseSeparableConv2d", "torch", "nn")
-    after = body.replace("nn.Conv2d(3, 64, 3)", "DepthwiseSeparableConv2d(3, 64, 3)")
+    after = body.replace("nn.Conv2d(9, 64, 3)", "DepthwiseSeparableConv2d(9, 64, 3)")
     expected = f"{header}\n\n{inserted}\n\n{after}"
     assert rewrite((header + body).replace("\n", end)) == expected.replace("\n", end)
 
@@ -254,7 +254,7 @@ def test_all_else_is_kept_to_the_character(pieces: list[str], end: str, closed: 
     "end", ["\n\n    \n", "\n# c\n   \n", "\n  # c\n    ", "  \n\n\t\n\n  ", "\r\n\r\n    \r\n"]
 )
 def test_blank_lines_at_the_end_are_kept(end: str) -> None:
-    text = "import torch\nfrom torch import nn\n\n\nx = nn.Conv2d(3, 64, 3)"
+    text = "import torch\nfrom torch import nn\n\n\nx = nn.Conv2d(9, 64, 3)"
     assert rewrite(text + end) == rewrite(text) + end
 
 
@@ -273,7 +273,7 @@ def test_what_would_not_be_kept_is_named_with_its_line(text: str, line: int) -> 
 def test_nothing_to_change_returns_the_text() -> None:
     text = dedent("""\
         from torch import nn
-        conv = nn.Conv2d(3, 64, 1)
+        conv = nn.Conv2d(9, 64, 1)
         """)
     assert rewrite_text(text).text is text
     assert rewrite_text("x = 1\n").sites == ()

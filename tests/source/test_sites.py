@@ -29,42 +29,42 @@ def spec_of(call: str) -> ConvSpec:
 @pytest.mark.parametrize(
     "text",
     [
-        "import torch\ntorch.nn.Conv2d(3, 64, 3)",
-        "import torch.nn\ntorch.nn.Conv2d(3, 64, 3)",
-        "import torch as t\nt.nn.Conv2d(3, 64, 3)",
-        "import torch.nn as nn\nnn.Conv2d(3, 64, 3)",
-        "from torch import nn\nnn.Conv2d(3, 64, 3)",
-        "from torch import nn\nnn.modules.Conv2d(3, 64, 3)",
-        "from torch import nn\nnn.modules.conv.Conv2d(3, 64, 3)",
-        "from torch.nn import Conv2d\nConv2d(3, 64, 3)",
-        "from torch.nn import Conv2d as C\nC(3, 64, 3)",
-        "from torch.nn.modules.conv import Conv2d\nConv2d(3, 64, 3)",
-        "import torch.nn.modules as mods\nmods.Conv2d(3, 64, 3)",
-        "from torch.nn import *\nConv2d(3, 64, 3)",
-        "from mine import *\nfrom torch.nn import *\nConv2d(3, 64, 3)",
-        "from torch.nn import *\nfrom torch.nn.functional import *\nConv2d(3, 64, 3)",
-        "import torch\nnn = torch.nn\nnn.Conv2d(3, 64, 3)",
-        "import torch\nnn = torch.nn\nmods = nn.modules\nmods.Conv2d(3, 64, 3)",
-        "def f():\n    from torch import nn\n    return nn.Conv2d(3, 64, 3)",
-        "import torch.nn as nn\nimport torch.nn as nn\nnn.Conv2d(3, 64, 3)",
+        "import torch\ntorch.nn.Conv2d(9, 64, 3)",
+        "import torch.nn\ntorch.nn.Conv2d(9, 64, 3)",
+        "import torch as t\nt.nn.Conv2d(9, 64, 3)",
+        "import torch.nn as nn\nnn.Conv2d(9, 64, 3)",
+        "from torch import nn\nnn.Conv2d(9, 64, 3)",
+        "from torch import nn\nnn.modules.Conv2d(9, 64, 3)",
+        "from torch import nn\nnn.modules.conv.Conv2d(9, 64, 3)",
+        "from torch.nn import Conv2d\nConv2d(9, 64, 3)",
+        "from torch.nn import Conv2d as C\nC(9, 64, 3)",
+        "from torch.nn.modules.conv import Conv2d\nConv2d(9, 64, 3)",
+        "import torch.nn.modules as mods\nmods.Conv2d(9, 64, 3)",
+        "from torch.nn import *\nConv2d(9, 64, 3)",
+        "from mine import *\nfrom torch.nn import *\nConv2d(9, 64, 3)",
+        "from torch.nn import *\nfrom torch.nn.functional import *\nConv2d(9, 64, 3)",
+        "import torch\nnn = torch.nn\nnn.Conv2d(9, 64, 3)",
+        "import torch\nnn = torch.nn\nmods = nn.modules\nmods.Conv2d(9, 64, 3)",
+        "def f():\n    from torch import nn\n    return nn.Conv2d(9, 64, 3)",
+        "import torch.nn as nn\nimport torch.nn as nn\nnn.Conv2d(9, 64, 3)",
     ],
 )
 def test_a_call_is_found_however_the_class_was_imported(text: str) -> None:
     site = only_site(text)
     assert site.is_candidate
     assert site.place.type_name == "Conv2d"
-    assert site.place.spec == ConvSpec(2, 3, 64, (3, 3), (1, 1), (0, 0), (1, 1))
+    assert site.place.spec == ConvSpec(2, 9, 64, (3, 3), (1, 1), (0, 0), (1, 1))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "from mine import nn\nnn.Conv2d(3, 64, 3)",
-        "from torch import nn\ndef f(nn):\n    return nn.Conv2d(3, 64, 3)",
-        "from torch.nn import *\ndef Conv2d(*a): ...\nConv2d(3, 64, 3)",
-        "nn = nn\nnn.Conv2d(3, 64, 3)",
-        "from torch import nn\nx = 'nn.Conv2d(3, 64, 3)'  # nn.Conv2d(3, 64, 3)",
-        "from torch import nn\nself.conv.Conv2d(3, 64, 3)",
+        "from mine import nn\nnn.Conv2d(9, 64, 3)",
+        "from torch import nn\ndef f(nn):\n    return nn.Conv2d(9, 64, 3)",
+        "from torch.nn import *\ndef Conv2d(*a): ...\nConv2d(9, 64, 3)",
+        "nn = nn\nnn.Conv2d(9, 64, 3)",
+        "from torch import nn\nx = 'nn.Conv2d(9, 64, 3)'  # nn.Conv2d(9, 64, 3)",
+        "from torch import nn\nself.conv.Conv2d(9, 64, 3)",
         "from torch import nn\nisinstance(m, nn.Conv2d)",
         "from torch import nn\nisinstance(m, (nn.Conv1d, nn.Conv2d))",
         "from torch import nn\nisinstance(m, nn.Conv1d | nn.Conv2d)",
@@ -77,9 +77,9 @@ def test_a_call_is_found_however_the_class_was_imported(text: str) -> None:
         "from torch import nn\nnn.Conv2d.forward(m, x)",
         "from torch.nn import Conv2d, Conv3d as C",
         "from torch import nn\nf(Conv2d=1)",
-        "import torch\ntorch.nn(x).Conv2d(3, 64, 3)",
-        "import torch\ntorch.nn[x].Conv2d(3, 64, 3)",
-        "from torch import nn\nconv = nn.Linear(3, 64)(a, b, 3)",
+        "import torch\ntorch.nn(x).Conv2d(9, 64, 3)",
+        "import torch\ntorch.nn[x].Conv2d(9, 64, 3)",
+        "from torch import nn\nconv = nn.Linear(9, 64)(a, b, 3)",
     ],
 )
 def test_what_is_no_convolution_of_torch_is_no_site(text: str) -> None:
@@ -200,8 +200,8 @@ def test_a_nested_guard_counts() -> None:
     ("call", "expected"),
     [
         (
-            "nn.Conv2d(3, 64, 3, 2, 1, 2, 1, False, 'reflect')",
-            ConvSpec(2, 3, 64, (3, 3), (2, 2), (1, 1), (2, 2), 1, False, "reflect"),
+            "nn.Conv2d(9, 64, 3, 2, 1, 2, 1, False, 'reflect')",
+            ConvSpec(2, 9, 64, (3, 3), (2, 2), (1, 1), (2, 2), 1, False, "reflect"),
         ),
         (
             "nn.Conv2d(out_channels=64, in_channels=3, kernel_size=[3, 5], padding='same')",
@@ -241,8 +241,8 @@ def test_arguments_become_numbers(call: str, expected: ConvSpec) -> None:
 
 
 def test_calling_the_layer_is_no_second_place() -> None:
-    site = only_site("from torch import nn\ny = nn.Conv2d(3, 64, 3)(a, b, 3)\n")
-    assert site.place.code == "nn.Conv2d(3, 64, 3)"
+    site = only_site("from torch import nn\ny = nn.Conv2d(9, 64, 3)(a, b, 3)\n")
+    assert site.place.code == "nn.Conv2d(9, 64, 3)"
 
 
 def test_a_constant_of_another_function_is_not_taken() -> None:
@@ -251,7 +251,7 @@ def test_a_constant_of_another_function_is_not_taken() -> None:
     def f():
         k = 3
     def g(k):
-        return nn.Conv2d(3, 64, k)
+        return nn.Conv2d(9, 64, k)
     """
     assert only_site(text).judgement.code == "DWS203"
 

@@ -314,12 +314,12 @@ def test_a_function_that_is_applied_to_every_module_counts_as_a_loop() -> None:
         "None\n"
         "nn.Conv2d(8, 64, 3)",
         "try:\n    from fast import Conv2d\nexcept ImportError:\n    from torch.nn import "
-        "Conv2d\nConv2d(3, 64, 3)",
-        "nn = fake()\nnn.Conv2d(3, 64, 3)",
-        "from torch.nn import Conv2d\nclass Conv2d: ...\nConv2d(3, 64, 3)",
-        "from torch.nn import *\nfrom mine import *\nConv2d(3, 64, 3)",
-        "from torch.nn import Conv2d\nfrom mine import *\nConv2d(3, 64, 3)",
-        "match x:\n    case {'nn': nn}: ...\nnn.Conv2d(3, 64, 3)",
+        "Conv2d\nConv2d(9, 64, 3)",
+        "nn = fake()\nnn.Conv2d(9, 64, 3)",
+        "from torch.nn import Conv2d\nclass Conv2d: ...\nConv2d(9, 64, 3)",
+        "from torch.nn import *\nfrom mine import *\nConv2d(9, 64, 3)",
+        "from torch.nn import Conv2d\nfrom mine import *\nConv2d(9, 64, 3)",
+        "match x:\n    case {'nn': nn}: ...\nnn.Conv2d(9, 64, 3)",
     ],
 )
 def test_a_name_that_may_mean_something_else_is_listed_and_left_alone(text: str) -> None:
