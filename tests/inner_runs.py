@@ -15,7 +15,7 @@ NETS = """
 from torch import nn
 
 class Small(nn.Module):
-    '''5440 parameters, 1012 with its two 3 x 3 convolutions separable.'''
+    '''5440 parameters, 1120 with its two 3 x 3 convolutions separable.'''
 
     def __init__(self, width=32):
         super().__init__()
@@ -46,7 +46,7 @@ def broken():
     raise RuntimeError("no weights")
 """
 PARAMS = 4 * 16 * 9 + 16 * 32 * 9 + 32 * 8  # 5440
-SEPARABLE = (4 * 9 + 4 * 16) + (16 * 9 + 16 * 32) + 32 * 8  # 1012
+SEPARABLE = (4 * 16 + 16 * 9) + (16 * 9 + 16 * 32) + 32 * 8  # 1120
 OVER_5K = "Small has 5.44k parameters, the budget is 5k (0.44k over). Making body separable would bring it to 1.49k."
 
 REPORTING = """
@@ -56,7 +56,7 @@ from nets import Small
 @pytest.mark.parametrize("number", range(5))
 def test_shaped(dws_report, number):
     report = dws_report(Small(), (1, 4, 12, 12))
-    assert (report.params, report.separable_params) == (5440, 1012)
+    assert (report.params, report.separable_params) == (5440, 1120)
     assert report.macs is not None
 
 def test_bare(dws_report):

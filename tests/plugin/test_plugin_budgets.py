@@ -120,7 +120,7 @@ def test_unmarked(): return Small()
 
     def test_what_would_meet_the_whole_budget_is_shown(self, pytester: pytest.Pytester) -> None:
         source = """
-def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), params="1.1k", candidates=1)
+def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), params="1.3k", candidates=1)
 """
         result = run(pytester, source)
         result.assert_outcomes(failed=1)

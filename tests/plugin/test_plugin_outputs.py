@@ -141,7 +141,7 @@ def test_a_terminal_has_a_width_and_a_log_has_none(
     )
     assert "Left out for want of width: type" in shown
     layers = [line.rstrip() for line in shown.splitlines() if line.startswith(("0  ", "1  "))]
-    assert [line.split()[-1] for line in layers] == ["5.76x", "7.02x"]
+    assert [line.split()[-1] for line in layers] == ["2.77x", "7.02x"]
     assert all(len(line) <= 60 for line in layers)
 
 
