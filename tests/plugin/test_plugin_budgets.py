@@ -132,7 +132,7 @@ def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), params="1.3k", cand
                 "head *256 *",
                 "*- dwsconv: replacements that would bring Small within its budget -*",
                 "body *4,608 *656 *",
-                "stem *576 *100 *",
+                "stem *576 *208 *",
             ]
         )
 

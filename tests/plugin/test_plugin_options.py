@@ -28,8 +28,8 @@ class TestReportOption:
             [
                 TITLE,
                 "Small, input 1 x 4 x 12 x 12 (forward on meta tensors)",
-                f"stem *Conv2d *3 x 3 *16 x 10 x 10 *576 *{576 * 100:,} *candidate *100 "
-                f"*{100 * 100:,} *5.76x",
+                f"stem *Conv2d *3 x 3 *16 x 10 x 10 *576 *{576 * 100:,} *pointwise first *208 "
+                f"*{4 * 16 * 144 + 16 * 9 * 100:,} *2.77x",
                 "head *Conv2d *1 x 1 *8 x 8 x 8 *256 *DWS104 *- *- *-",
                 f"whole model *{PARAMS:,} *{SEPARABLE:,} *{PARAMS / SEPARABLE:.2f}x",
                 "Reported by nets:Small",
