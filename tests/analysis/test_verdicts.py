@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv import Order, Policy, Verdict, analyze
+from pytest_dwsconv import Order, Policy, Report, Verdict, analyze
 from pytest_dwsconv.analysis.verdicts import rejudged, replacement_cost
-from pytest_dwsconv.core.conv import Cost
+from pytest_dwsconv.core.conv import Cost, separable_cost
 from pytest_dwsconv.core.rules import Judgement
 
 IMAGE = (1, 8, 10, 10)
@@ -108,3 +108,17 @@ def test_macs_of_a_replacement_are_scaled_from_the_first_call_to_all() -> None:
     assert after == Cost(2 * (8 * 9 + 8 * 16), 2 * 36 * 2 * (8 * 9 + 8 * 16))
     (unseen,) = analyze(conv).findings
     assert replacement_cost(unseen, Order.DEPTHWISE_FIRST, 1) == Cost(8 * 9 + 8 * 16, None)
+
+
+def test_a_finding_of_few_channels_has_its_own_order_and_keeps_it_in_json() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 7, stride=2, bias=False), nn.Conv2d(64, 64, 3))
+    report = analyze(model, (2, 3, 32, 32))
+    stem, body = report.findings
+    assert (stem.order, body.order) == (Order.POINTWISE_FIRST, None)
+    one = separable_cost(stem.spec, Order.POINTWISE_FIRST)
+    assert one is not None
+    assert (stem.separable_params, stem.separable_macs) == (192 + 3136, one.macs)
+    assert Report.from_json(report.to_json()) == report
+    lifted = analyze(model, (2, 3, 32, 32), policy=Policy(few_channels=True))
+    assert lifted.findings[0].separable_params == 147 + 192
+    assert "order" not in lifted.to_dict()["findings"][0]  # as in files of releases without it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.fx.passes.infra.pass_manager import PassManager
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.rewriting.fx_pass import DepthwiseSeparablePass
 from pytest_dwsconv.separable.modules import SeparableConvNd
@@ -290,3 +292,13 @@ def test_the_result_trains() -> None:
     found(torch.randn(1, 8, 6, 6)).sum().backward()
     assert all(p.grad is not None for p in found.parameters())
     assert found.get_submodule("kernel_separable").training
+
+
+def test_convolutions_of_few_channels_go_pointwise_first() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 7), nn.Conv2d(32, 32, 3))
+    graph_module, _ = run(copy.deepcopy(model))
+    orders = [m.order for m in graph_module.modules() if isinstance(m, SeparableConvNd)]
+    assert orders[0] == Order.POINTWISE_FIRST
+    graph_module, _ = run(model, few_channels=True, order="depthwise_first")
+    orders = [m.order for m in graph_module.modules() if isinstance(m, SeparableConvNd)]
+    assert orders == [Order.DEPTHWISE_FIRST] * 2

@@ -920,3 +920,48 @@ def test_a_trained_network(trained: nn.Module) -> None:
     with torch.no_grad():
         error = (full.model(x) - trained(x)).norm() / trained(x).norm()
     assert float(error) < 1e-5
+
+
+class Rgb(nn.Module):
+    """A network of images: its first convolution and its patches see three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 7, stride=2, padding=3)
+        self.body = nn.Conv2d(16, 16, 3)
+        self.patches = nn.Conv2d(3, 32, 4, stride=4)
+        self.grey = nn.Conv2d(1, 16, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.body(self.stem(x)), self.patches(x), self.grey(x[:, :1])
+
+
+@pytest.mark.parametrize("init", ["svd", "fresh", "fit"])
+@pytest.mark.parametrize("order", ["auto", *ORDERS])
+def test_convolutions_of_few_channels_go_pointwise_first(init: str, order: Any) -> None:
+    torch.manual_seed(0)
+    model = Rgb().eval()
+    calibration = [torch.rand(4, 3, 16, 16) for _ in range(4)] if init == "fit" else None
+    result = rewrite(model, (1, 3, 16, 16), init=init, order=order, calibration=calibration)
+    orders = {entry.name: entry.order for entry in result.plan.entries}
+    assert orders.pop("body") in ((order,) if order != "auto" else ORDERS)
+    assert orders == dict.fromkeys(["patches", "stem"], Order.POINTWISE_FIRST)
+    fresh = apply_plan(Rgb(), result.plan)
+    fresh.load_state_dict(result.model.state_dict())
+    assert result.report_after.params == sum(p.numel() for p in fresh.parameters())
+
+
+def test_convolutions_of_few_channels_are_replaced_by_request() -> None:
+    plan = rewrite(Rgb(), few_channels=True, order="depthwise_first").plan
+    assert [entry.name for entry in plan.entries] == ["body", "grey", "patches", "stem"]
+    assert {entry.order for entry in plan.entries} == {Order.DEPTHWISE_FIRST}
+
+
+def test_a_budget_leaves_few_channels_their_own_filters() -> None:
+    torch.manual_seed(0)
+    data = [torch.rand(4, 3, 16, 16) for _ in range(4)]
+    plan = rewrite(Rgb().eval(), calibration=data, budget="3000").plan
+    assert "grey" not in {entry.name for entry in plan.entries}
+    few = [entry for entry in plan.entries if entry.in_channels == 3]
+    assert few
+    assert {entry.order for entry in few} == {Order.POINTWISE_FIRST}
