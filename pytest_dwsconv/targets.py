@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.errors import InputError, TargetError, first_line
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
     module_name, colon, path = target.strip().partition(":")
     if not (module_name and colon and path):
         raise TargetError(
-            f"model {target!r} is not written module:factory, as in torchvision.models:resnet18"
+            f"model {quoted(target)} is not written module:factory, as in torchvision.models:resnet18"
         )
     with _importable(Path.cwd(), *folders):
         return _build(_import(module_name, target), path, target)
@@ -56,6 +58,8 @@ def build_from_file(path: Path, name: str) -> nn.Module:
         TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is
             chained.
     """
+    if "\0" in str(path):
+        raise TargetError(f"file {quoted(str(path))} cannot be read: its name has a NUL")
     # reason: resolve() raises on a loop before Python 3.13
     folder = own_folder = Path(os.path.realpath(path)).parent
     package: list[str] = []
@@ -83,9 +87,10 @@ def parse_input_size(text: str) -> tuple[tuple[int, ...], ...]:
 
 def _shape(part: str, text: str) -> tuple[int, ...]:
     sides = [side.strip() for side in part.lower().replace("x", ",").split(",")]
-    if not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+    # reason: a tensor's sides are 64-bit numbers
+    if not all(re.fullmatch("[0-9]{1,18}", side) and int(side) for side in sides):
         raise InputError(
-            f"input size {text!r} is not a shape: write whole numbers from 1, batch first, as in "
+            f"input size {quoted(text)} is not a shape: write whole numbers from 1, batch first, as in "
             "1,3,224,224"
         )
     return tuple(int(side) for side in sides)
@@ -108,12 +113,10 @@ def _import(module_name: str, target: str) -> ModuleType:
         return import_module(module_name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and _is_part(error.name, module_name):
-            problem = (
-                f"there is no module {error.name}: install it, or run from the folder that holds it"
-            )
+            problem = f"there is no module {plain(str(error.name))}: install it, or run from the folder that holds it"
         else:
-            problem = f"importing {module_name} raised {first_line(error)}"
-        raise TargetError(f"model {target!r} cannot be built, {problem}") from error
+            problem = f"importing {plain(module_name)} raised {first_line(error)}"
+        raise TargetError(f"model {quoted(target)} cannot be built, {problem}") from error
 
 
 def _is_part(missing: str | None, module_name: str) -> bool:
@@ -154,7 +157,7 @@ def _build(module: ModuleType, path: str, target: str) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     raise TargetError(
-        f"model {target!r} gives {_a(model)}, not a torch.nn.Module: name what returns the model"
+        f"model {quoted(target)} gives {_a(model)}, not a torch.nn.Module: name what returns the model"
     )
 
 
@@ -172,7 +175,7 @@ def _resolve(module: ModuleType, path: str, target: str) -> object:
                 else "name a model, a class or a function"
             )
             raise TargetError(
-                f"model {target!r} cannot be built, there is no {part} there: {hint}"
+                f"model {quoted(target)} cannot be built, there is no {plain(part)} there: {hint}"
             ) from error
     return found
 
@@ -190,10 +193,10 @@ def _arguments(path: str, name: str, target: str) -> tuple[tuple[object, ...], d
             }
             if len(kwargs) == len(call.keywords):
                 return args, kwargs
-    except (SyntaxError, ValueError):
-        pass  # reason: the sentence below says what is accepted
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        pass  # reason: the sentence below says what is accepted, which is not nested 100,000 deep
     raise TargetError(
-        f"model {target!r}: its arguments must be literals, as in factory(num_classes=10)"
+        f"model {quoted(target)}: its arguments must be literals, as in factory(num_classes=10)"
     )
 
 
@@ -201,13 +204,15 @@ def _call(
     factory: object, target: str, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> object:
     if not callable(factory):
-        raise TargetError(f"model {target!r} is {_a(factory)}: name a model, a class or a function")
+        raise TargetError(
+            f"model {quoted(target)} is {_a(factory)}: name a model, a class or a function"
+        )
     try:
         signature(factory).bind(*args, **kwargs)
     except TypeError as error:
         given = "with these arguments" if args or kwargs else "without arguments"
         raise TargetError(
-            f"model {target!r} cannot be built {given} ({error}): "
+            f"model {quoted(target)} cannot be built {given} ({error}): "
             "write those it needs in parentheses, as in factory(num_classes=10)"
         ) from error
     except ValueError:
@@ -216,7 +221,7 @@ def _call(
         return factory(*args, **kwargs)
     except (Exception, SystemExit) as error:
         raise TargetError(
-            f"model {target!r} cannot be built, calling it raised {first_line(error)}"
+            f"model {quoted(target)} cannot be built, calling it raised {first_line(error)}"
         ) from error
 
 

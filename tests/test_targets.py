@@ -237,3 +237,30 @@ def test_what_is_no_input_size(text: str) -> None:
     with pytest.raises(InputError) as error:
         parse_input_size(text)
     assert_one_sentence(error, f"input size {text!r} is not a shape")
+
+
+@pytest.mark.parametrize("digits", [19, 400, 5000])
+def test_a_side_that_no_tensor_can_have_is_not_one_of_an_input(digits: int) -> None:
+    assert parse_input_size("9" * 18) == ((10**18 - 1,),)
+    with pytest.raises(InputError, match="is not a shape"):
+        parse_input_size(f"1,{'9' * digits}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["9" * 5000, "[" * 100_000, "-" * 100_000 + "1"],
+    ids=["digits", "brackets", "signs"],
+)
+def test_arguments_that_python_cannot_parse_are_refused_in_a_short_sentence(arguments: str) -> None:
+    with pytest.raises(TargetError, match="its arguments must be literals") as error:
+        load_target(f"collections:Counter({arguments})")
+    assert len(str(error.value)) < 500
+
+
+def test_a_name_with_nul_is_not_that_of_a_file_or_module() -> None:
+    with pytest.raises(TargetError, match="its name has a NUL"):
+        build_from_file(Path("a\0.py"), "Net")
+    with pytest.raises(TargetError, match=r"there is no module a\\x00b: install"):
+        load_target("a\0b:Net")
+    with pytest.raises(TargetError, match=r"there is no Net\\x00 there"):
+        load_target("collections:Net\0")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
 from pytest_dwsconv.core.limits import LimitCheck
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 
@@ -50,7 +51,9 @@ class Budget:
         """
         unknown = sorted(arguments.keys() - {field.name for field in fields(cls)})
         if unknown:
-            raise InputError(f"a budget has no argument {unknown[0]!r}: it takes {_accepted()}")
+            raise InputError(
+                f"a budget has no argument {quoted(unknown[0])}: it takes {_accepted()}"
+            )
         return cls(**arguments)  # type: ignore[arg-type]  # a target that is no text finds no backend
 
 

@@ -10,6 +10,7 @@ from math import prod
 from typing import NamedTuple
 
 from pytest_dwsconv.core.jsonio import Positive
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.errors import InputError
 
 
@@ -30,7 +31,9 @@ def parse_order(value: object, *other_words: str) -> Order:
         return Order(value)
     except ValueError as error:
         *words, last = (repr(word) for word in (*other_words, *(order.value for order in Order)))
-        raise InputError(f"order must be {', '.join(words)} or {last}, not {value!r}") from error
+        raise InputError(
+            f"order must be {', '.join(words)} or {last}, not {quoted(value)}"
+        ) from error
 
 
 class Kind(str, Enum):

@@ -58,7 +58,7 @@ class Measurement:
             seconds = ()
         if not seconds or not all(0 < sample < math.inf for sample in seconds):
             wanted = "samples are the seconds of one invoke or more, numbers above 0"
-            raise InputError(f"{self.model} was not measured: {wanted}, not {self.samples!r}")
+            raise InputError(f"{self.model} was not measured: {wanted}, not {quoted(self.samples)}")
         object.__setattr__(self, "samples", seconds)
 
     def percentile(self, percent: float) -> float:
@@ -178,13 +178,13 @@ class LatencyLimit:
                 if isinstance(value, str)
                 else float(value)
             )
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             share = -1
         if not 0 <= share < math.inf or (
             isinstance(value, str) and not value.strip().endswith("%")
         ):
             raise FormatError(
-                f"{value!r} is not a tolerance: write a share from 0, as in '30%' or 0.3"
+                f"{quoted(value)} is not a tolerance: write a share from 0, as in '30%' or 0.3"
             )
         return share
 
@@ -203,9 +203,10 @@ class LatencyLimit:
         )
 
 
-def _check_percentile(percent: object) -> None:
-    if not isinstance(percent, Real) or not 0 <= float(percent) <= 100:
-        raise InputError(f"a percentile is a number from 0 to 100, not {percent!r}")
+def _check_percentile(percent: Any) -> None:
+    number = isinstance(percent, Real) and not isinstance(percent, bool)
+    if not number or not 0 <= percent <= 100:
+        raise InputError(f"a percentile is a number from 0 to 100, not {quoted(percent)}")
 
 
 def milliseconds(seconds: float) -> str:

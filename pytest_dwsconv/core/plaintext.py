@@ -27,7 +27,7 @@ def plain(text: str) -> str:
 class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 3, 80, 80
+        self.maxlevel, self.maxstring, self.maxother = 3, 300, 120
 
     def repr_int(self, x: int, level: int) -> str:
         # reason: Python refuses to write out an int of more than 4,300 digits

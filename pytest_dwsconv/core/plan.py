@@ -35,12 +35,12 @@ class PlanEntry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise InputError(f"a layer's name must be text, not {self.name!r}")
+            raise InputError(f"a layer's name must be text, not {quoted(self.name)}")
         if not isinstance(self.bias, bool):
-            raise InputError(f"{self.name}: bias must be true or false, not {self.bias!r}")
+            raise InputError(f"{self.name}: bias must be true or false, not {quoted(self.bias)}")
         if not 1 <= len(self.kernel_size) <= 3:
             raise InputError(
-                f"{self.name}: kernel_size must have 1 to 3 sides, not {self.kernel_size!r}"
+                f"{self.name}: kernel_size must have 1 to 3 sides, not {quoted(self.kernel_size)}"
             )
         counts = ("depth_multiplier", "in_channels", "out_channels", "groups")
         numbers = [(name, getattr(self, name)) for name in counts]

@@ -30,7 +30,7 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
         InputError: it is not a whole number, or is below ``least``.
     """
     number = index(value) if isinstance(value, Integral) else None
-    if isinstance(value, bool) or number is None or number < least:
+    if isinstance(value, bool) or number is None or not least <= number <= LARGEST:
         raise InputError(f"{name} must be a whole number from {least}, not {quoted(value)}")
     return number
 
@@ -81,6 +81,8 @@ def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
     if not isinstance(value, bool) and isinstance(value, Real):
         # of NumPy's numbers too
         number = int(value) if isinstance(value, Integral) else float(value)
+        if LARGEST < number < math.inf:
+            raise FormatError(f"{quoted(value)} is not a quantity: it is above 10^300")
         if 0 <= number <= LARGEST:
             return number
     match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None

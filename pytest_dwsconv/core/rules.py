@@ -19,6 +19,7 @@ from pytest_dwsconv.core.conv import (
     parse_order,
     separable_cost,
 )
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
 
@@ -64,9 +65,10 @@ class Policy:
         multiplier = whole_number("depth_multiplier", self.depth_multiplier)
         object.__setattr__(self, "depth_multiplier", multiplier)
         object.__setattr__(self, "order", parse_order(self.order))
-        if not isinstance(self.min_saving, (int, float)) or not self.min_saving >= 1:
+        number = isinstance(self.min_saving, (int, float))
+        if not number or isinstance(self.min_saving, bool) or not self.min_saving >= 1:
             raise InputError(
-                f"min_saving must be at least 1, not {self.min_saving!r}: less is no saving"
+                f"min_saving must be at least 1, not {quoted(self.min_saving)}: less is no saving"
             )
         for field in ("select", "ignore"):
             object.__setattr__(self, field, checked_patterns(getattr(self, field), field))
@@ -115,14 +117,16 @@ def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
         InputError: they are no list of strings.
     """
     if isinstance(given, str):
-        raise InputError(f"{asked_by} takes a list of patterns, not one string: [{given!r}]")
+        raise InputError(f"{asked_by} takes a list of patterns, not one string: [{quoted(given)}]")
     if not isinstance(given, Iterable):
-        raise InputError(f"{asked_by} takes a list of patterns such as ['layer3.*'], not {given!r}")
+        raise InputError(
+            f"{asked_by} takes a list of patterns such as ['layer3.*'], not {quoted(given)}"
+        )
     patterns = tuple(given)
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise InputError(
-                f"{asked_by} takes a list of patterns such as ['layer3.*'], and {pattern!r} is no "
+                f"{asked_by} takes a list of patterns such as ['layer3.*'], and {quoted(pattern)} is no "
                 "string"
             )
     return patterns

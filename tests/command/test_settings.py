@@ -69,6 +69,10 @@ def test_excluded_paths(tmp_path: Path, path: str, excluded: bool) -> None:
         ("x = " + "9" * 5000, "cannot be read: .* value has 5000 digits$"),
         ("x = " + "[" * 100_000, "cannot be read: its brackets are nested too deeply"),
         ("[tool", "cannot be read"),
+        pytest.param("x = " + "[" * 100_000, "cannot be read", id="100000 brackets"),
+        pytest.param("x = " + "9" * 5000, "cannot be read", id="5000 digits"),
+        ("x = \0", "cannot be read"),
+        ("[tool.dwsconv]\nmin-saving = " + "9" * 400, "not a number of over 40 digits: less is no"),
         ("x = '\udce4'", "cannot be read"),
     ],
 )

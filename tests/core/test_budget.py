@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import math
 import pickle
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -15,7 +13,7 @@ from pytest_dwsconv.core.budget import Budget, check_limits, enough, violations
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.findings import Finding, Origin
 from pytest_dwsconv.core.limits import LimitCheck
-from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
+from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.report import Report
@@ -36,79 +34,6 @@ def report(params: int, *findings: Finding, macs: int | None = None) -> Report:
 
 def sentences(given: Report, **limits: Any) -> list[str]:
     return [str(violation) for violation in violations(given, Budget.of(limits))]
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "value"),
-    [
-        ("4.2M", Unit.COUNT, 4_200_000),
-        ("600k", Unit.COUNT, 600_000),
-        ("1.2G", Unit.COUNT, 1_200_000_000),
-        ("5_000_000", Unit.COUNT, 5_000_000),
-        (" 5 m ", Unit.COUNT, 5_000_000),
-        ("0", Unit.COUNT, 0),
-        (7, Unit.COUNT, 7),
-        (2.5, Unit.COUNT, 2.5),
-        ("7.6MiB", Unit.BYTES, 7.6 * 1024**2),
-        ("2KiB", Unit.BYTES, 2048),
-        ("500kB", Unit.BYTES, 500_000),
-        ("1GB", Unit.BYTES, 10**9),
-        ("12", Unit.BYTES, 12),
-        ("5ms", Unit.SECONDS, 0.005),
-        ("12us", Unit.SECONDS, 12e-6),
-        ("1s", Unit.SECONDS, 1),
-    ],
-)
-def test_quantities(text: object, unit: Unit, value: float) -> None:
-    assert parse_quantity(text, unit) == pytest.approx(value, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "text", ["5Q", "-3", "", "nan", True, math.nan, math.inf, -1, None, "1e6", "5 5", "M", "5__0"]
-)
-def test_what_is_no_count(text: object) -> None:
-    with pytest.raises(FormatError) as error:
-        parse_quantity(text)
-    assert str(error.value) == (
-        f"{text!r} is not a quantity: write a number from 0, with k, M or G if wanted, as in 600k "
-        "or 4.2M"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "accepted"),
-    [
-        ("5M", Unit.BYTES, "B, kB, MB, GB, KiB, MiB or GiB"),
-        ("5", Unit.SECONDS, "us, ms or s"),
-        ("5MB", Unit.SECONDS, "us, ms or s"),
-    ],
-)
-def test_a_suffix_of_another_unit_is_refused(text: str, unit: Unit, accepted: str) -> None:
-    with pytest.raises(FormatError, match=accepted):
-        parse_quantity(text, unit)
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (5_210_000, Unit.COUNT, "5.21M"),
-        (5_000_000, Unit.COUNT, "5M"),
-        (999_999, Unit.COUNT, "1M"),
-        (999, Unit.COUNT, "999"),
-        (0, Unit.COUNT, "0"),
-        (1_820_000_000, Unit.COUNT, "1.82G"),
-        (7.6 * 1024**2, Unit.BINARY_BYTES, "7.6MiB"),
-        (46_758_048, Unit.BYTES, "46.76MB"),
-        (0.0123, Unit.SECONDS, "12.3ms"),
-    ],
-)
-def test_humanize(value: float, unit: Unit, text: str) -> None:
-    assert humanize(value, unit) == text
-
-
-@given(st.integers(0, 10**15))
-def test_what_humanize_writes_can_be_read(value: int) -> None:
-    assert parse_quantity(humanize(value)) == pytest.approx(value, rel=0.006)
 
 
 TWO = report(
@@ -427,13 +352,3 @@ def test_what_is_no_budget(arguments: dict[str, Any], sentence: str) -> None:
 def test_layers_are_named_so_that_the_advice_reads_as_a_sentence(name: str, spoken: str) -> None:
     (said,) = sentences(report(50, finding(name, 50, 40)), candidates=0)
     assert said.endswith(f"Making {spoken} separable would bring it to 0.")
-
-
-@pytest.mark.parametrize(
-    ("value", "number"), [(np.float64(5e6), 5e6), (np.int64(7), 7), (np.float32(0.5), 0.5)]
-)
-def test_numbers_of_numpy_become_pythons(value: object, number: float) -> None:
-    read = parse_quantity(value)
-    assert (read, type(read)) == (number, type(number))
-    with pytest.raises(FormatError):
-        parse_quantity(-value)  # type: ignore[operator]  # a number of NumPy
