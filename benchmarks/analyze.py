@@ -25,6 +25,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import torch
@@ -32,7 +33,10 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pytest_dwsconv import analyze
+from pytest_dwsconv import ConvSpec, Finding, Report, Verdict, analyze
+from pytest_dwsconv.core.budget import Budget, check_limits, enough
+from pytest_dwsconv.core.findings import Origin
+from pytest_dwsconv.core.rules import CANDIDATE_CODE
 from pytest_dwsconv.tracing import memo
 
 warnings.simplefilter("ignore")
@@ -243,6 +247,44 @@ def growth(rounds: int) -> None:
     print(tabulate(table, ["layers", "ms", "µs a layer"], floatfmt=".1f"))
 
 
+def advice() -> None:
+    """What it takes to tell which of many convolutions would meet a budget of two limits."""
+    random = Random(0)
+    table: list[list[Any]] = []
+    for layers in (200, 2000, 20_000):
+        findings = tuple(candidate(f"layer{number}", random) for number in range(layers))
+        params, macs = sum(f.params or 0 for f in findings), sum(f.macs or 0 for f in findings)
+        report = Report("Stack", findings, params, macs, Origin.META)
+        budget = Budget(params=params // 2, macs=macs // 2)
+        start = time.perf_counter()
+        sentences = [str(check) for check in check_limits(report, budget)]
+        chosen = enough(report, budget)
+        seconds = time.perf_counter() - start
+        table.append([layers, seconds * 1e3, seconds / layers * 1e6, len(sentences), len(chosen)])
+    print("\nAdvice for a budget of parameters and MACs")
+    headers = ["candidates", "ms", "µs per candidate", "sentences", "needed"]
+    print(tabulate(table, headers, floatfmt=".1f"))
+
+
+def candidate(name: str, random: Random) -> Finding:
+    """A convolution of any size, of which the replacement keeps at most four fifths."""
+    before, after = random.randint(500, 1000), random.randint(1, 400)
+    macs_before, macs_after = random.randint(500, 1000), random.randint(1, 400)
+    return Finding(
+        name=name,
+        spec=ConvSpec(2, 64, 64, (3, 3)),
+        verdict=Verdict.CANDIDATE,
+        code=CANDIDATE_CODE,
+        reason="",
+        params=before * 100,
+        macs=macs_before * 1000,
+        separable_params=after * 100,
+        separable_macs=macs_after * 1000,
+        origin=Origin.META,
+        type_name="Conv2d",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
@@ -255,6 +297,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
     compare(options.only or list(ROWS), options.rounds)
     growth(options.rounds)
+    advice()
     return None
 
 
