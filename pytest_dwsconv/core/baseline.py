@@ -1,13 +1,11 @@
-"""What models cost when somebody last agreed to it: a file of plain numbers that a run is compared
-with.
-"""
+"""What models cost when somebody last agreed to it: numbers that a run is compared with."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import NamedTuple
@@ -20,10 +18,9 @@ _DOCUMENT = Document("baseline", 1, "use the release that wrote it")
 
 @dataclass(frozen=True)
 class Entry:
-    """The cost of one model; ``latency`` is median seconds by the conditions they were measured
-    under.
+    """The cost of one model.
 
-    ``reported_by`` is a test or target that reported the model, empty where that is not known. It
+    ``latency`` is median seconds by the conditions that they were measured under. ``reported_by`` is a test or target that reported the model, empty where that is not known. It
     tells models of one class and input apart.
     """
 
@@ -38,8 +35,10 @@ class Entry:
 
 
 class Current(NamedTuple):
-    """A model of this run: its class and input, its name in messages, who reported it in order, and
-    its cost.
+    """A model of this run.
+
+    ``kind`` is its class and input, ``name`` what messages call it, ``users`` who reported it, in
+    order.
     """
 
     kind: str
@@ -59,8 +58,7 @@ class Comparison(NamedTuple):
 def current(
     run: Mapping[ReportData, Sequence[str]], latencies: Mapping[ReportData, Mapping[str, float]]
 ) -> list[Current]:
-    """Name the models of a run by class and input shapes, and where that is not enough by who
-    reported them first.
+    """Name the models of a run by class and input, and where that is not enough by reporter.
 
     Args:
         run: the reports, each with its targets and tests in order.
@@ -74,20 +72,16 @@ def current(
     found: dict[str, Current] = {}
     for kind, costs in groups.items():
         for cost in sorted(costs):
+            # reason: models of one class, input and cost are taken for one model
             reports = costs[cost]
             users = sorted(user for report in reports for user in run[report])
             name = _unused(kind if len(costs) == 1 else f"{kind}, in {users[0]}", found)
-            measured = {
-                key: value for report in reports for key, value in latencies.get(report, {}).items()
-            }
-            found[name] = Current(
-                kind, name, tuple(users), Entry(*_cost(reports[0]), measured, users[0])
-            )
+            latency: dict[str, float] = {}
+            for report in reports:
+                latency |= latencies.get(report, {})
+            entry = Entry(reports[0].params, reports[0].macs, latency, users[0])
+            found[name] = Current(kind, name, tuple(users), entry)
     return list(found.values())
-
-
-def _cost(report: ReportData) -> tuple[int, int | None]:
-    return report.params, report.macs
 
 
 def _name(report: ReportData) -> str:
@@ -96,7 +90,7 @@ def _name(report: ReportData) -> str:
 
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:
-    """The name, numbered where a test reports several models that nothing else tells apart."""
+    """The name, numbered where one test reports several models of a class and input."""
     count = sum(1 for other in taken if other == name or other.startswith(f"{name} ("))
     return f"{name} ({count + 1})" if count else name
 
@@ -143,73 +137,57 @@ class Baseline:
         return result
 
     def updated(self, models: Sequence[Current]) -> tuple[Baseline, list[str]]:
-        """The baseline with these models as they are now, and what that changes, a line for each."""
+        """The baseline with these models as they are now, and what that changes: a line for each."""
         entries, changes = dict(self.entries), []
-        known = self._matched(models, self._is_rewritten)
+        known = self._matched(models, self._may_be_replaced)
         for model in models:
-            free = (
-                model.kind
-                if model.kind not in entries
-                else f"{model.kind}, in {model.entry.reported_by}"
-            )
-            name = known.get(model.name) or _unused(free, entries)
-            old, new = entries.get(name), model.entry
-            latencies = {**(old.latency if old else {}), **new.latency}
-            reporter = (
-                old.reported_by if old and old.reported_by in model.users else new.reported_by
-            )
-            entries[name] = Entry(new.params, new.macs, latencies, reporter)
+            name = known.get(model.name) or _free_name(model, entries)
+            old = entries.get(name)
+            entries[name] = model.entry if old is None else _renewed(old, model)
             if old is None:
                 changes.append(f"{name}: new")
             elif old != entries[name]:
-                pairs = _pairs(old, new, latency=True)
-                words = [
-                    _change(noun, before, after) for noun, before, after in pairs if before != after
-                ]
-                changes.append(
-                    f"{name}: {', '.join(words) or 'what was not known before, or who reports it'}"
-                )
+                changes.append(f"{name}: {_difference(old, model.entry)}")
         return Baseline(entries), changes
 
-    def _matched(self, models: Sequence[Current], else_: _Alike) -> dict[str, str]:
+    def _matched(self, models: Sequence[Current], may_be: _Alike) -> dict[str, str]:
         """The entry of each model that has one, by their names; no entry is that of two models.
 
-        Who reported a model goes before what it costs, for a model that grew is still the same.
-        Where neither tells, ``else_`` decides, and of several the largest are taken for the same.
+        ``may_be`` decides where neither the reporter nor the cost tells.
         """
-        found: dict[str, str] = {}
+        # reason: of several that may be each other the largest are, so that growth is seen
         largest_first = sorted(models, key=lambda model: model.entry.cost, reverse=True)
         names = sorted(self.entries, key=lambda name: self.entries[name].cost, reverse=True)
-        for alike in (_is_certain, _has_reporter, _costs_the_same, else_):
+        found: dict[str, str] = {}
+        # reason: the reporter goes before the cost, for a model that grew is still the same
+        for alike in (_is_certain, _has_reporter, _costs_the_same, may_be):
             for model in largest_first:
-                fitting = (
-                    name
-                    for name in names
-                    if name not in found.values()
-                    and _is_of(name, model.kind)
-                    and alike(model, self._entry(name, model.kind))
-                )
-                if model.name not in found and (name := next(fitting, None)) is not None:
-                    found[model.name] = name
+                if model.name in found:
+                    continue
+                for name in names:
+                    free = name not in found.values() and _is_of(name, model.kind)
+                    if free and alike(model, self._with_reporter(name, model.kind)):
+                        found[model.name] = name
+                        break
         return found
 
-    def _entry(self, name: str, kind: str) -> Entry:
-        """An entry with its reporter, which older files have in the name only, and where it is
-        needed there.
-        """
+    def _with_reporter(self, name: str, kind: str) -> Entry:
+        """An entry with its reporter, which older files have in the name only."""
         entry = self.entries[name]
-        written = (
-            re.sub(r" \(\d+\)$", "", name.removeprefix(f"{kind}, in ")) if name != kind else ""
-        )
-        return entry if entry.reported_by else replace(entry, reported_by=written)
+        if entry.reported_by or name == kind:
+            return entry
+        in_name = re.sub(r" \(\d+\)$", "", name.removeprefix(f"{kind}, in "))
+        return replace(entry, reported_by=in_name)
 
-    def _is_rewritten(self, model: Current, entry: Entry) -> bool:
-        """Whether an update replaces an entry whose reporter is not among the model's, and not
-        keeps it.
+    def _may_be_replaced(self, model: Current, entry: Entry) -> bool:
+        """Whether an update takes a model for that of an entry which somebody else reported.
+
+        It does where there is one model and one entry of the kind, as after a test was renamed, and
+        where nobody knows who reported the entry. Any other entry may be of a test that did not
+        run, and is kept.
         """
-        alone = (
-            model.name == model.kind and sum(_is_of(name, model.kind) for name in self.entries) == 1
-        )
+        of_this_kind = [name for name in self.entries if _is_of(name, model.kind)]
+        alone = model.name == model.kind and len(of_this_kind) == 1
         return alone or not entry.reported_by
 
 
@@ -236,24 +214,53 @@ def _is_certain(model: Current, entry: Entry) -> bool:
 
 
 def _may_be(model: Current, entry: Entry) -> bool:
-    """A comparison lets nothing pass for new while an entry may be its own."""
+    # reason: a comparison lets no growth pass as a new model while an entry may be the model's
     return True
 
 
 def _is_of(name: str, kind: str) -> bool:
+    """Whether an entry is of this class and input: its name says who reported it, or is numbered,
+    where there are several.
+    """
     return name == kind or name.startswith((f"{kind}, in ", f"{kind} ("))
+
+
+def _free_name(model: Current, taken: Mapping[str, object]) -> str:
+    if model.kind not in taken:
+        return model.kind
+    return _unused(f"{model.kind}, in {model.entry.reported_by}", taken)
+
+
+def _renewed(old: Entry, model: Current) -> Entry:
+    """The entry of a model that is as this run found it.
+
+    Latencies under conditions that this run did not meet stay. So does the reporter while it still
+    reports the model, for one of several is as good as another, and the file changes less.
+    """
+    new = model.entry
+    reporter = old.reported_by if old.reported_by in model.users else new.reported_by
+    return Entry(new.params, new.macs, {**old.latency, **new.latency}, reporter)
+
+
+def _difference(old: Entry, new: Entry) -> str:
+    pairs = [pair for pair in _pairs(old, new, latency=True) if pair[1] != pair[2]]
+    changes = [_change(*pair) for pair in pairs]
+    return ", ".join(changes) or "what was not known before, or who reports it"
 
 
 def _pairs(
     before: Entry, after: Entry, latency: bool
-) -> Iterable[tuple[str, Decimal | int, Decimal | int]]:
-    """Quantities that both know, by their nouns."""
+) -> Iterator[tuple[str, Decimal | int, Decimal | int]]:
+    """Quantities that both entries know, by their nouns, with latency or without."""
     yield "parameters", before.params, after.params
     if before.macs is not None and after.macs is not None:
         yield "MACs", before.macs, after.macs
-    for conditions in sorted(before.latency.keys() & after.latency.keys()) if latency else ():
-        seconds = (Decimal(str(entry.latency[conditions])) for entry in (before, after))
-        yield f"ms median latency ({conditions})", *(second * 1000 for second in seconds)  # type: ignore[misc]
+    if not latency:
+        return
+    for conditions in sorted(before.latency.keys() & after.latency.keys()):
+        # reason: a float as it is written, so that a percentage of it is exact
+        old, new = (Decimal(str(entry.latency[conditions])) * 1000 for entry in (before, after))
+        yield f"ms median latency ({conditions})", old, new
 
 
 def _change(noun: str, old: Decimal | int, new: Decimal | int) -> str:
