@@ -5,6 +5,7 @@ alone.
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.comparison import fast_layout, mean_mismatch, seen, variation
@@ -270,6 +272,62 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_sentence(
     start_anew = "remove it to start anew, or pass another path"
     assert str(raised.value) == f"{path} is not a checkpoint that distill can read: {start_anew}"
     assert path.read_bytes() == content
+
+
+def refused_and_left_alone(path: Path) -> None:
+    student, teacher = pair()
+    before, written = copy.deepcopy(student.state_dict()), path.read_bytes()
+    with pytest.raises(InputError, match=r"is not a checkpoint that distill can read: remove it"):
+        distill(student, teacher, batches(), steps=2, held_out=batches(1), checkpoint=path)
+    assert same(student.state_dict(), before)
+    assert path.read_bytes() == written
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path: Path = tmp_path_factory.mktemp("checkpoint") / "whole.pt"
+    student, teacher = pair()
+    distill(student, teacher, batches(), steps=2, held_out=batches(1), checkpoint=path)
+    return path.read_bytes()
+
+
+FIELDS = "step best_step history best student optimiser schedule terms checksum".split()
+
+
+@pytest.mark.parametrize("value", ["missing", None, torch.zeros(3), 5, {}], ids=str)
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_checkpoint_with_a_missing_or_wrong_field_is_refused(
+    field: str, value: object, checkpoint: bytes, tmp_path: Path
+) -> None:
+    state = torch.load(io.BytesIO(checkpoint), weights_only=True)
+    assert state.keys() == set(FIELDS)
+    del state[field]
+    if value != "missing":
+        state[field] = value
+    torch.save(state, tmp_path / "wrong.pt")
+    refused_and_left_alone(tmp_path / "wrong.pt")
+
+
+@pytest.mark.parametrize("part", ["student", "best", "optimiser"])
+def test_a_checkpoint_with_a_damaged_tensor_is_refused(
+    part: str, checkpoint: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "damaged.pt"
+    state = torch.load(io.BytesIO(checkpoint), weights_only=True)
+    tensor = next(leaf for leaf in tree_leaves(state[part]) if isinstance(leaf, Tensor))
+    content = tensor.numpy().tobytes()
+    assert content in checkpoint
+    path.write_bytes(checkpoint.replace(content, bytes([content[0] ^ 1]) + content[1:]))
+    refused_and_left_alone(path)
+
+
+def test_a_checkpoint_behind_a_link_is_replaced_where_it_is(tmp_path: Path) -> None:
+    student, teacher = pair()
+    path = tmp_path / "link.pt"
+    path.symlink_to(tmp_path / "file.pt")
+    distill(student, teacher, batches(), steps=2, checkpoint=path)
+    assert path.is_symlink()
+    assert {file.name for file in tmp_path.iterdir()} == {"link.pt", "file.pt"}
 
 
 def another_teacher() -> dict[str, Any]:
