@@ -1,5 +1,4 @@
-"""What a trained network keeps when its convolutions are made depthwise separable, by method:
-prints tables.
+"""Tables of what a trained network keeps when its convolutions are made depthwise separable.
 
 Needs the images of Debian's package dataset-fashion-mnist, and a network for them with its
 weights::
@@ -15,9 +14,9 @@ weights::
 
     python benchmarks/accuracy.py memory
 
-Calibration is 1,024 training images without labels; accuracy is on the first 4,000 test images,
-agreement with the original on these and on 6,000 training images that no method saw. Times are of
-the machine it runs on. Rows that need a package that is missing say so.
+Calibration data are 1,024 training images without labels. Accuracy is on the first 4,000 test
+images, agreement with the original on these and on 6,000 training images that no method saw. A row
+whose package is missing says so.
 """
 
 from __future__ import annotations
@@ -120,9 +119,7 @@ class Fashion:
 
 
 def pointwise_only(fashion: Fashion) -> nn.Module:
-    """One least-squares solution of each pointwise part, its depthwise part left as the
-    decomposition gave it.
-    """
+    """Each pointwise part refitted by least squares once; depthwise parts stay those of the SVD."""
     from pytest_dwsconv.fit import calibration, least_squares
 
     def half(
@@ -147,9 +144,7 @@ def pointwise_only(fashion: Fashion) -> nn.Module:
 
 
 def cp_factorised(fashion: Fashion) -> nn.Module:
-    """tensorly-torch's CP factorisation of each 3 x 3 convolution, of the rank that costs what
-    multiplier 1 does.
-    """
+    """tensorly-torch's CP factorisation of each 3 x 3 convolution, as large as multiplier 1."""
     from tltorch import FactorizedConv  # type: ignore[import-not-found]  # not among our dependencies
 
     model = copy.deepcopy(fashion.network)
@@ -363,7 +358,7 @@ def memory_table() -> None:
 
 
 def memory_of(channels: int, side: int, order: str) -> None:
-    """Print the extra peak memory, in MiB, and the CPU seconds of one fit, on 64 maps of 14 x 14."""
+    """Print the extra peak memory (MiB) and the CPU seconds of one fit, on 64 maps of 14 x 14."""
     torch.manual_seed(0)
     warm, batch = nn.Conv2d(8, 8, 3), torch.randn(2, 8, 8, 8)
     # what is loaded on first use

@@ -1,12 +1,10 @@
-"""How long analysis takes, beside other counters: interleaved in one process, medians, as ratios to
-the fastest peer.
+"""How long analysis takes compared with other counters: medians, and ratios to the fastest peer.
 
-Every tool runs as its documentation shows. Each row is a fresh process, or what ran before would
-tell in it. Each round runs every tool once, so that all see the same machine. This project's memory
-of operators is emptied before each of its
-runs: what is timed is the first analysis of a process, imports aside. Peak extra memory is measured
-    in a fresh process
-for each tool.
+Every tool runs as its documentation shows. Each row is measured in a fresh process, because earlier
+runs would change its times. Each round runs every tool once, so that all see the same machine. This
+project's memory of operators is emptied before each of its runs, so what is timed is the first
+analysis of a process, without imports. Peak extra memory is measured in a fresh process for each
+tool.
 
     python benchmarks/analyze.py [--rounds 5] [--only resnet50]
 """
@@ -153,16 +151,14 @@ TOOLS: dict[str, Callable[[nn.Module, Shape], None]] = {
 def run(tool: str, model: nn.Module, shape: Shape) -> float:
     """Seconds that one analysis takes; what the tool prints is swallowed."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        gc.collect()  # what an earlier run left is no cost of this one
+        gc.collect()  # what an earlier run left is not a cost of this one
         start = time.perf_counter()
         TOOLS[tool](model, shape)
         return time.perf_counter() - start
 
 
 def times(row: str, rounds: int) -> dict[str, float | None]:
-    """Median seconds of each tool, None for one that fails; the first round warms up and is
-    dropped.
-    """
+    """Median seconds of each tool, None for one that fails; the first round is a warm-up."""
     build, shape = ROWS[row]
     models = {tool: build() for tool in TOOLS}
     taken: dict[str, list[float]] = {tool: [] for tool in TOOLS}

@@ -1,10 +1,9 @@
-"""What the pytest plugin costs: its import, a suite that does not use it, and a suite that runs
-ResNet-50 once.
+"""What the pytest plugin costs: its import, a suite without it, and one that runs ResNet-50 once.
 
-Run it with ``python benchmarks/plugin.py``, from an environment that has the package and no need of
-others' plugins. Every pair of runs is interleaved, either first in turn, so that a busy moment
-meets both; the figures are medians, and times of the processor beside those of the clock, which
-suffers from whatever else the machine does.
+Run it with ``python benchmarks/plugin.py`` in an environment that has the package. Each suite runs
+in pairs, with and without the plugin, and each of the two comes first in turn, so that a busy
+moment affects both. The figures are medians, of processor time and of wall-clock time; the latter
+depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -68,7 +67,8 @@ class Bottleneck(nn.Module):
 
 
 def resnet50():
-    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    layers.append(nn.MaxPool2d(3, 2, 1))
     channels = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for block in range(blocks):
@@ -104,9 +104,7 @@ def run(arguments: list[str], folder: Path) -> Cost:
 
 
 def pair(without: list[str], having: list[str], folder: Path, swapped: bool) -> tuple[Cost, Cost]:
-    """One run of each, the second first if ``swapped``: of two alike, the later one tends to be the
-    faster.
-    """
+    """One run of each, the second first if ``swapped``: the later of two tends to be faster."""
     if swapped:
         after = run(having, folder)
         return run(without, folder), after
@@ -144,7 +142,8 @@ def import_time(repeats: int) -> str:
         for _ in range(repeats + 1)
     ]
     seconds = [float(done.stdout.splitlines()[-1]) for done in runs[1:]]
-    return f"median {1000 * median(seconds):.2f} ms of the processor, fastest {1000 * min(seconds):.2f} ms"
+    middle, fastest = 1000 * median(seconds), 1000 * min(seconds)
+    return f"median {middle:.2f} ms of the processor, fastest {fastest:.2f} ms"
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -21,9 +21,7 @@ class Command(NamedTuple):
 
 
 def read(line: str) -> Command:
-    """As the runner reads it: the name up to a space, properties up to the next ::, then all the
-    rest, decoded.
-    """
+    """As the runner reads it: name up to a space, properties up to the next ::, then the rest."""
     match = re.fullmatch(r"::(\w+) (.*?)::(.*)", line)
     assert match, line
     pairs = dict(pair.split("=", 1) for pair in match[2].split(","))

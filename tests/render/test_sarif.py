@@ -1,6 +1,4 @@
-"""SARIF: what a consumer reads from it. That it follows the official schema is tested in
-tests/integration.
-"""
+"""What a consumer reads from SARIF; tests/integration compares it with the official schema."""
 
 from __future__ import annotations
 
