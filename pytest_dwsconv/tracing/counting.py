@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
@@ -121,4 +121,6 @@ def _formulas() -> Mapping[Any, Callable[..., Any]]:
     ) -> int:
         return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
-    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention, **flop_registry}
+    own = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    # reason: a view, so that formulas that are registered later are found too
+    return ChainMap(own, flop_registry)
