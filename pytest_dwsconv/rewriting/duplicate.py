@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dis
 import weakref
-from collections import deque
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from functools import partial
@@ -164,7 +163,7 @@ class _Rebinding:
         """
         if id(value) in self.memo:
             return self.memo[id(value)]
-        if not any(id(part) in self.originals for part in _parts(value)):
+        if not _holds(value, self.originals):
             return self(value)
         try:
             return deepcopy(value, self.memo)
@@ -186,14 +185,20 @@ class _Rebinding:
                 )
 
 
-def _parts(value: Any) -> Iterable[Any]:
-    """What a container or a plain object holds, one level deep."""
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return value
+def _holds(value: Any, identities: set[int]) -> bool:
+    """Whether any of these is in a container, of any depth, or among an object's attributes."""
+    found = False
+
+    def note(item: Any) -> Any:
+        nonlocal found
+        found = found or id(item) in identities
+        return item
+
     if isinstance(value, (FunctionType, type, ModuleType)):
-        return ()
-    attributes = value if isinstance(value, dict) else getattr(value, "__dict__", None)
-    return attributes.values() if isinstance(attributes, dict) else ()
+        return False
+    attributes = getattr(value, "__dict__", None)
+    exchanged(attributes if type(attributes) is dict else value, note)
+    return found
 
 
 def _globals_read(code: CodeType) -> Iterator[str]:

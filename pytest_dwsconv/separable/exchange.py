@@ -85,17 +85,21 @@ def held_by_functions(model: nn.Module) -> set[int]:
     """
     held: set[int] = set()
 
-    def note(value: Any) -> Any:
+    def look(value: Any) -> Any:
         for content in _held(value):
-            if id(content) not in held:
-                held.add(id(content))
-                exchanged(content, note)
+            exchanged(content, hold)
+        return value
+
+    def hold(value: Any) -> Any:
+        if id(value) not in held:
+            held.add(id(value))
+            look(value)
         return value
 
     for module in model.modules():
         for name, value in vars(module).items():
             if name != "_compiled_call_impl":  # of the module itself; no replacement takes it over
-                exchanged(value, note)
+                exchanged(value, look)
     return held
 
 

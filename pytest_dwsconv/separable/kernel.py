@@ -75,7 +75,7 @@ def _memory(tensor: Tensor) -> int:
 def _written(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """The arguments of an operator, by its name, that it writes to or watches."""
     in_place = name.endswith("_") and not name.endswith("__")
-    augmented = name.startswith("__i") and name not in ("__invert__", "__int__", "__index__")
+    augmented = name.startswith("__i") and name not in ("__int__", "__index__")
     setting = name in ("__set__", "__setitem__")
     written = [kwargs.get("out")]
     if in_place or augmented or setting or name in _OBSERVERS or kwargs.get("inplace"):

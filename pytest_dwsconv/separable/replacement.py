@@ -181,8 +181,7 @@ def _take_over(new: SeparableConvNd, conv: nn.Module) -> None:
     """Mode, hooks, and whatever was attached to the convolution."""
     new.train(conv.training)
     vars(new).update({name: vars(conv)[name] for name in _HOOKS})
-    own = _OWN | vars(new).keys()
-    vars(new).update({name: value for name, value in vars(conv).items() if name not in own})
+    vars(new).update({name: value for name, value in vars(conv).items() if name not in _OWN})
     for table in _TABLES:
         attached = {k: v for k, v in vars(conv)[table].items() if k not in _PARAMETERS}
         vars(new)[table].update(attached)

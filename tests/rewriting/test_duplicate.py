@@ -185,6 +185,22 @@ def test_a_forward_that_is_a_closure_is_of_the_copy() -> None:
     assert not torch.allclose(new(x), model(x))
 
 
+def test_a_function_of_the_copy_is_described_as_that_of_the_original() -> None:
+    model: Any = nn.Linear(1, 1)
+
+    def size(word: str = "") -> nn.Module:
+        """The model."""
+        return model  # type: ignore[no-any-return]  # a Linear
+
+    size.purpose = "test"  # type: ignore[attr-defined]  # as decorators do it
+    model.size = size
+    new: Any = duplicate(model)
+    assert new.size() is new
+    assert vars(new.size) == {"purpose": "test"}
+    for name in ("__doc__", "__name__", "__qualname__", "__module__", "__annotations__"):
+        assert getattr(new.size, name) == getattr(size, name)
+
+
 def test_functions_that_share_a_variable_still_do() -> None:
     def made() -> Any:
         model: Any = nn.Module()
@@ -242,11 +258,28 @@ def test_what_holds_the_model_and_cannot_be_copied_is_refused() -> None:
         rewrite(Extractor(attach))
 
 
+def holding_hooks(conv: nn.Module) -> list[Callable[..., Any]]:
+    def in_default(m: Any, i: Any, output: Tensor, conv: Any = conv) -> Tensor:
+        return output * int(conv.stride[0])
+
+    def in_keyword_default(m: Any, i: Any, output: Tensor, *, conv: Any = conv) -> Tensor:
+        return output * int(conv.stride[0])
+
+    held: Any = {"conv": [conv]}
+    return [
+        lambda m, i, output: output * held["conv"][0].stride[0],
+        in_default,
+        in_keyword_default,
+        partial(lambda conv, m, i, output: output * conv.stride[0], conv),
+        partial(lambda m, i, output, conv: output * conv.stride[0], conv=conv),
+    ]
+
+
 @pytest.mark.parametrize("inplace", [True, False])
-def test_a_hook_that_holds_a_convolution_to_be_replaced_is_refused(inplace: bool) -> None:
+@pytest.mark.parametrize("way", range(5))
+def test_a_hook_that_holds_a_convolution_to_be_replaced_is_refused(way: int, inplace: bool) -> None:
     model = Extractor(by_closure)
-    conv = model.a
-    model.b.register_forward_hook(lambda m, i, output: output * conv.stride[0])
+    model.b.register_forward_hook(holding_hooks(model.a)[way])
     with pytest.raises(InputError, match=r"a: the forward or a hook reaches it other than as"):
         rewrite(model, SHAPE, inplace=inplace)
     assert type(model.a) is nn.Conv2d
@@ -291,6 +324,16 @@ def test_a_part_that_gives_itself_as_its_copy_is_not_replaced_in_the_original() 
     assert dict(model.named_modules()) == modules
     assert len(rewrite(model, SHAPE, ignore=["encoder.*"]).plan.entries) == 1
     assert rewrite(model, SHAPE, inplace=True).model is model
+
+
+def test_the_functions_of_a_part_that_is_not_copied_are_left_alone() -> None:
+    model: Any = Encoded()
+    hook = model.encoder[0].register_forward_hook(lambda m, i, out: out + int(model.training))
+    found = dict(model.encoder[0]._forward_hooks)
+    new: Any = rewrite(model, SHAPE, ignore=["encoder.*"]).model
+    assert new.encoder[0] is model.encoder[0]
+    assert dict(model.encoder[0]._forward_hooks) == found
+    hook.remove()
 
 
 def test_a_fit_refuses_a_copy_that_shares_tensors_with_the_original() -> None:

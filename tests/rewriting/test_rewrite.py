@@ -24,6 +24,7 @@ from pytest_dwsconv.rewriting.application import apply_plan
 from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
+from pytest_dwsconv.separable.replacement import initial, replacement
 
 ORDERS = list(Order)
 FULL = 10**6
@@ -246,6 +247,15 @@ def test_the_memory_format_is_kept(rank: int, layout: torch.memory_format) -> No
     assert not new.depthwise.weight.is_contiguous()
     x = torch.randn(2, 16, *(4, 5, 6)[:rank]).to(memory_format=layout)
     assert new(x).is_contiguous(memory_format=layout)
+
+
+def test_a_weight_of_both_memory_formats_gives_a_contiguous_one() -> None:
+    conv = nn.Conv2d(1, 16, 3)
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+    entry_of_one = entry("conv", in_channels=1, depth_multiplier=4)
+    factors, _ = initial(conv.weight, entry_of_one, "svd")
+    assert replacement(conv, entry_of_one, factors).pointwise.weight.is_contiguous()
+    assert replacement(conv, entry_of_one, factors).depthwise.weight.stride() == (9, 9, 3, 1)
 
 
 def test_hooks_are_kept_and_their_handles_still_remove_them() -> None:
@@ -473,6 +483,12 @@ def test_auto_is_the_better_order_at_equal_cost(multiplier: int) -> None:
         )
     result = rewrite(Wrap(conv), (1, 32, 8, 8), depth_multiplier=multiplier)
     assert result.plan.entries[0].order is Order.DEPTHWISE_FIRST
+
+
+def test_auto_takes_the_fewer_parameters_at_equal_errors() -> None:
+    conv = nn.Conv2d(32, 16, 3)
+    nn.init.zeros_(conv.weight)
+    assert replaced(conv).order == "pointwise_first"
 
 
 @pytest.mark.parametrize("multiplier", [1, 2, 4])

@@ -177,6 +177,7 @@ def test_what_does_the_same_is_rewritten(use: str, verify: str, order: str) -> N
     assert len(rewrite(Net(SAME[use]), SHAPE, verify=verify, order=order).plan.entries) == 2
 
 
+@pytest.mark.parametrize("order", ["depthwise_first", "pointwise_first"])
 @pytest.mark.parametrize("verify", ["shapes", "exact"])
 @pytest.mark.parametrize(
     "options",
@@ -186,10 +187,12 @@ def test_what_does_the_same_is_rewritten(use: str, verify: str, order: str) -> N
         {"stride": 2, "groups": 2, "bias": False},
     ],
 )
-def test_every_setting_of_a_convolution_is_rewritten(options: dict[str, Any], verify: str) -> None:
+def test_every_setting_of_a_convolution_is_rewritten(
+    options: dict[str, Any], verify: str, order: str
+) -> None:
     model = Net(lambda conv, x: conv(x), **options)
     model.conv.register_forward_hook(lambda module, args, out: out.relu())
-    assert len(rewrite(model, SHAPE, verify=verify).plan.entries) == 2
+    assert len(rewrite(model, SHAPE, verify=verify, order=order).plan.entries) == 2
 
 
 class Doubled(nn.Conv2d):

@@ -289,3 +289,10 @@ def test_on_the_meta_device_fresh_only_shapes(order: Order) -> None:
     torch.set_rng_state(state)
     again = fresh(torch.ones(12, 4, 3, 3), 2, order, 3)
     assert torch.equal(again.depthwise, real.depthwise)  # meta tensors drew no numbers
+
+
+def test_fresh_weights_stay_within_the_variance_of_the_kernel_itself() -> None:
+    """Not of the distribution that it may be drawn from, which is estimated larger."""
+    kernel = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)
+    drawn = [fresh(kernel, 1, Order.DEPTHWISE_FIRST, 1).pointwise for _ in range(100)]
+    assert float(torch.stack(drawn).abs().max()) <= 3**0.5

@@ -255,6 +255,13 @@ def test_reading_the_weight_is_reading_a_tensor(how: str) -> None:
     assert torch.equal(conv.weight, plain)
 
 
+def test_a_weight_of_one_number_is_read_as_a_number() -> None:
+    conv = SEPARABLE_CONVS[1](1, 1, 1).requires_grad_(False)
+    conv.weight = torch.full((1, 1, 1), 3.0)
+    assert round(float(conv.weight)) == int(conv.weight + 0.5) == 3
+    assert int(conv.weight) in (2, 3)  # as near as the root of 3 is to being a number of 32 bits
+
+
 def test_a_model_that_reads_the_weight_can_be_analysed_and_compiled() -> None:
     class Reads(nn.Module):
         def __init__(self) -> None:
