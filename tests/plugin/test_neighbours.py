@@ -97,8 +97,12 @@ def test_coverage_counts_what_tests_run_and_nothing_else(pytester: pytest.Pytest
 
 def test_what_a_fixture_analyses_is_not_covered(pytester: pytest.Pytester) -> None:
     pytest.importorskip("pytest_cov")
-    body = "    dws_report(Small(1), (1, 3, 8, 8))\n    dws_budget(Small(1), (1, 3, 8, 8), params='1M')\n"
-    pytester.makepyfile(test_asks=f"{HEADER}def test_asks(dws_report, dws_budget):\n{body}")
+    test = """
+def test_asks(dws_report, dws_budget):
+    dws_report(Small(1), (1, 3, 8, 8))
+    dws_budget(Small(1), (1, 3, 8, 8), params='1M')
+"""
+    pytester.makepyfile(test_asks=f"{HEADER}{test}")
     pytester.runpytest_subprocess(
         "--cov=nets", "--cov-report=json", "test_asks.py"
     ).assert_outcomes(passed=1)

@@ -104,7 +104,11 @@ def test_another_model_of_the_same_class_and_input_hides_no_increase(
     pytester: pytest.Pytester, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WIDTH", "40")
-    smaller = "\ndef test_new(monkeypatch): monkeypatch.setenv('WIDTH', '2'); Small()(torch.zeros(1, 4, 12, 12))"
+    smaller = """
+def test_new(monkeypatch):
+    monkeypatch.setenv('WIDTH', '2')
+    Small()(torch.zeros(1, 4, 12, 12))
+"""
     pytester.makepyfile(test_it=TEST + smaller)
     result = pytester.runpytest("--dws-fail-on-increase")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -256,7 +260,8 @@ def test_latency_is_kept_by_its_conditions(pytester: pytest.Pytester, baseline: 
         class Bench:
             def measure(self, model, shape):
                 samples = (float(os.environ.get("SECONDS", "0.005")),)
-                return Measurement("Small", "", "bench-1", "cpu", "3.11", "torch", "", "", "", 0.1, samples)
+                place = ("Small", "", "bench-1", "cpu", "3.11", "torch", "", "", "")
+                return Measurement(*place, 0.1, samples)
         def pytest_dwsconv_latency_backend(config, target):
             return Bench()
         """

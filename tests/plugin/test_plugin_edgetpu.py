@@ -14,10 +14,12 @@ from pytest_dwsconv.core.measurement import Measurement
 
 class Board:
     def measure(self, model, shape=None):
-        place = dict(host="ssh=farm", machine="farm, board 7", device="/dev/tpu7", python="3.9.2", runtime="tflite 2.5")
+        place = dict(host="ssh=lab", machine="lab, board 7", device="/dev/tpu7")
+        python = dict(python="3.9.2", runtime="tflite 2.5")
         library = dict(library="/lib/libtpu.so", library_version="RuntimeVersion(14)", clock="max")
         samples = (0.010, 0.011, 0.012, 0.013, 0.020)
-        return Measurement(model=f"{model} {shape}", first_invoke=0.05, samples=samples, **place, **library)
+        figures = dict(model=f"{model} {shape}", first_invoke=0.05, samples=samples)
+        return Measurement(**figures, **place, **python, **library)
 
 def pytest_dwsconv_latency_backend(config, target):
     return Board() if target == "edgetpu" else None
@@ -289,7 +291,7 @@ def test_a_backend_of_the_users_own_measures(pytester: pytest.Pytester) -> None:
         def test_latency(edgetpu_latency):
             measurement = edgetpu_latency("net", (1, 3, 32, 32), max="12ms")
             assert (measurement.model, measurement.median) == ("net (1, 3, 32, 32)", 0.012)
-            assert measurement.host == "ssh=farm"
+            assert measurement.host == "ssh=lab"
         """
     )
     pytester.runpytest("--dws-edgetpu=require").assert_outcomes(passed=1)
@@ -322,7 +324,10 @@ def test_a_percentile_is_held_to_the_limit(
     result = pytester.runpytest()
     result.assert_outcomes(**{"failed" if over else "passed": 1})
     if over:
-        details = "E*net None: measured 12.000 ms median, 17.200 ms p90, 19.720 ms p99, spread 56.7%, first invoke 50.000*"
+        details = (
+            "E*net None: measured 12.000 ms median, 17.200 ms p90, 19.720 ms p99, spread 56.7%, "
+            "first invoke 50.000*"
+        )
         result.stdout.fnmatch_lines([f"E*net None took {over}", details])
         result.stdout.no_fnmatch_line("*plugin/edgetpu.py*")
 
@@ -440,7 +445,7 @@ class TestReports:
             [
                 "Measured latency of *Median *p90 *p99 *Spread *First invoke *Device *Machine "
                 "*Runtime *Clock*",
-                "a None *12.000 ms *17.200 ms *19.720 ms *56.7% *50.000 ms */dev/tpu7 *farm, board "
+                "a None *12.000 ms *17.200 ms *19.720 ms *56.7% *50.000 ms */dev/tpu7 *lab, board "
                 "7 *tflite 2.5 *max*",
                 "b None *",
                 "c None *",
@@ -481,7 +486,7 @@ class TestReports:
         assert figures == pytest.approx([0.012, 0.0172, 0.01972])
         assert properties == {
             "dwsconv.a_None.measured_first_invoke": "0.05",
-            "dwsconv.a_None.measured_on": "/dev/tpu7 of farm, board 7",
+            "dwsconv.a_None.measured_on": "/dev/tpu7 of lab, board 7",
         }
 
     def test_nothing_is_printed_unasked(

@@ -59,7 +59,8 @@ class Bench:
             return 0.005
         middle = 0.005 * filters / 32
         samples = () if self.name == "bench-idle" else (middle - 0.001, middle + 0.001, middle)
-        return Measurement("Small", "", f"{self.name}-1", "cpu", "3.11", "torch 2", "", "", "", 0.1, samples)
+        place = ("Small", "", f"{self.name}-1", "cpu", "3.11", "torch 2", "", "", "")
+        return Measurement(*place, 0.1, samples)
 
 def pytest_dwsconv_latency_backend(config, target):
     if target == "absent":
@@ -70,7 +71,10 @@ def pytest_dwsconv_latency_backend(config, target):
         return 3
     return Bench(target) if target.startswith("bench") else None
 """
-SMALL_TOOK = "On bench Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.000 ms (1.000 ms over)."
+SMALL_TOOK = (
+    "On bench Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is "
+    "4.000 ms (1.000 ms over)."
+)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +105,8 @@ class TestInTests:
     SOURCE = """
 @pytest.mark.dws_budget(latency="{limit}", target="{target}", input_size="1,4,12,12")
 def test_marked(): return Small()
-def test_fixture(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency="{limit}", target="{target}")
+def test_fixture(dws_budget):
+    dws_budget(Small(), (1, 4, 12, 12), latency="{limit}", target="{target}")
 """
 
     @pytest.mark.parametrize(("limit", "failed"), [("5ms", 0), ("4500us", 2)])
@@ -110,7 +115,10 @@ def test_fixture(dws_budget): dws_budget(Small(), (1, 4, 12, 12), latency="{limi
     ) -> None:
         result = run(pytester, self.SOURCE.format(limit=limit, target="bench"), "-W", "error")
         result.assert_outcomes(passed=2 - failed, failed=failed)
-        sentence = "*Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is 4.500 ms (0.500 ms*"
+        sentence = (
+            "*Small took 5.000 ms, measured at the percentile 50 of 3 invokes, the limit is "
+            "4.500 ms (0.500 ms*"
+        )
         result.stdout.fnmatch_lines([sentence] * failed)
 
     def test_what_is_no_backend_is_refused(self, pytester: pytest.Pytester) -> None:
@@ -225,7 +233,11 @@ def test_two(dws_report): dws_report(Small(), (1, 4, 12, 12)); Small(16)(IMAGE)
 def test_three(dws_budget): dws_budget(Small(48), (1, 4, 12, 12), latency="1s", target="bench")
 def test_four(): Small(48)(IMAGE)
 """
-        table = "Small latency=1s target=bench\nSmall latency=1s target=bench-b\ntest_them.py::test_one params=1M"
+        table = """
+Small latency=1s target=bench
+Small latency=1s target=bench-b
+test_them.py::test_one params=1M
+"""
         result = run_with(
             pytester, table, source, "--dws-model=nets:Small(8)", "--dws-input-size=1,4,12,12"
         )
@@ -238,7 +250,11 @@ def test_four(): Small(48)(IMAGE)
         assert sorted(measured(pytester), key=lambda line: (int(line.split()[1]), line)) == found
 
     def test_a_path_is_for_models_of_its_tests(self, pytester: pytest.Pytester) -> None:
-        source = "def test_one(): Small()(IMAGE)\ndef test_two(): Small()(IMAGE)\ndef test_rest(): Small(16)(IMAGE)"
+        source = """
+def test_one(): Small()(IMAGE)
+def test_two(): Small()(IMAGE)
+def test_rest(): Small(16)(IMAGE)
+"""
         result = run_with(pytester, "test_them.py::test_two latency=4ms target=bench", source)
         result.stdout.fnmatch_lines([SMALL_TOOK])
         assert measured(pytester) == ["Small 32 on bench"]
@@ -362,7 +378,10 @@ def test_it(dws_budget): dws_budget(report, params="2k")
         assert result.ret == 0
         unknown = f"the latency of Small on {target} is unknown: {reason}"
         result.stdout.fnmatch_lines(["*= dwsconv: not known =*", unknown])
-        source = f"def test_it(dws_budget): dws_budget({model}, (1, 4, 12, 12), latency='4ms', target='{target}')"
+        source = f"""
+def test_it(dws_budget):
+    dws_budget({model}, (1, 4, 12, 12), latency='4ms', target='{target}')
+"""
         result = run_with(pytester, "", source)
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines([f"*InputError: {reason}"])

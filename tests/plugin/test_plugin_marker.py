@@ -19,7 +19,8 @@ class TestBudgetFixture:
             """
             from nets import Small
             def test_it(dws_budget, dws_report):
-                report = dws_budget(Small(), (1, 4, 12, 12), params=5440, macs="1M", size="22kB", candidates=2)
+                limits = dict(params=5440, macs="1M", size="22kB", candidates=2)
+                report = dws_budget(Small(), (1, 4, 12, 12), **limits)
                 assert report.params == 5440
                 assert dws_budget(report, params="6k") is report
             """

@@ -61,7 +61,10 @@ class TestReportOption:
         for folder in ("here", "elsewhere"):
             (pytester.mkdir(folder) / f"test_{folder}.py").write_text("def test_it(marked): pass")
         conftest = "import pytest\ndef pytest_addoption(parser): parser.addoption('--early')\n"
-        fixture = "@pytest.fixture\ndef marked(pytestconfig): assert pytestconfig.getoption('early') == 'yes'"
+        fixture = (
+            "@pytest.fixture\n"
+            "def marked(pytestconfig): assert pytestconfig.getoption('early') == 'yes'"
+        )
         (pytester.path / "here" / "conftest.py").write_text(conftest + fixture)
         result = pytester.runpytest(*arguments, "--early=yes")
         result.assert_outcomes(passed=1)

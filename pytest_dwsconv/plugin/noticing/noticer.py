@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Container
 from functools import partial
 from inspect import BoundArguments, signature
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
@@ -22,6 +23,7 @@ from pytest_dwsconv.plugin.isolation import (
     inner_calls,
     isolated,
 )
+from pytest_dwsconv.plugin.noticing.callers import Arguments, entry_of, is_own_call
 from pytest_dwsconv.plugin.noticing.import_hooks import Awaited, Compilations
 from pytest_dwsconv.plugin.record import Subject, record_of, with_digest
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
@@ -74,15 +76,15 @@ class Noticer:
         outcomes = [self._outcome(item, key, first) for key, first in calls.firsts.items()]
         for outcome in (*outcomes, *calls.failures):
             self._add(item, outcome)
-        if calls.compiled:
-            record_of(item).unsent.notices.append(_COMPILED)
+        if calls.notices:
+            record_of(item).unsent.notices += calls.notices
 
     # -- during a test
 
     def _compiling(self) -> None:
         """Note a compiled function: the compiler runs the models inside it without calling them."""
         if not calls_are_inner():
-            self._calls.compiled = True
+            self._calls.notice(_COMPILED)
 
     def _install(self, home: Any) -> None:
         module_class = home.Module
@@ -105,10 +107,10 @@ class Noticer:
                 return run(*args, **kwargs)
             with inner_calls():
                 calls = self._calls
-                begun = calls.begin(module, args, kwargs)
+                begun = calls.begin(module, Arguments(args, kwargs), sys._getframe(1))
                 out = run(*args, **kwargs)
                 if begun is not None:
-                    calls.end(module, begun, self._known)
+                    calls.end(begun, self._known)
             return out
 
         def uninstall() -> None:
@@ -182,14 +184,14 @@ class _FirstCall:
     ``targets`` are what the module's latency is to be measured on.
     """
 
-    def __init__(self, module: nn.Module, begun: _Begun, targets: tuple[str, ...]) -> None:
-        self.type = type(module)
-        self.snapshot = Snapshot(module)
+    def __init__(self, begun: _Begun, targets: tuple[str, ...]) -> None:
+        self.type = type(begun.module)
+        self.snapshot = Snapshot(begun.module)
         self.targets = targets
-        self._begun = begun
+        self._arguments = begun.arguments
 
-    def inputs(self) -> BoundArguments:
-        """The arguments with tensors on the meta device."""
+    def inputs(self) -> BoundArguments | None:
+        """The arguments with tensors on the meta device; None if they are not known."""
         import torch
         from torch.utils._pytree import tree_map
 
@@ -200,8 +202,11 @@ class _FirstCall:
                 return value
             return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
-        both = (self._begun.args, self._begun.kwargs)
-        args, kwargs = tree_map(on_meta, both, is_leaf=lambda value: isinstance(value, Shaped))
+        if self._arguments is None:
+            return None
+        args, kwargs = tree_map(
+            on_meta, tuple(self._arguments), is_leaf=lambda value: isinstance(value, Shaped)
+        )
         return signature(lambda *args, **kwargs: None).bind(*args, **kwargs)
 
 
@@ -212,44 +217,55 @@ class _TestCalls:
         self.firsts: dict[object, _FirstCall | None] = {}
         """By kind of call; None for a kind that an earlier test has called."""
         self.failures: list[str] = []
-        self.compiled = False
-        """Whether a function was."""
+        self.notices: list[str] = []
         self._targets = targets
         """What models of a class are to be measured on."""
         self._architectures: dict[int, tuple[ref[nn.Module], Architecture]] = {}
         self._lock = threading.Lock()
 
-    def begin(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> _Begun | None:
+    def begin(self, module: nn.Module, arguments: Arguments, caller: FrameType) -> _Begun | None:
         """What is to be known of a call before it is made; None for a loss or an activation."""
         try:
-            return self._begun(module, args, kwargs)
+            return self._begun(module, arguments, caller)
         except Exception as error:  # reason: what this plugin cannot do is not the test's error
             self._fail(module, error)
             return None
 
-    def end(self, module: nn.Module, begun: _Begun, known: Container[object]) -> None:
+    def end(self, begun: _Begun, known: Container[object]) -> None:
         """Add a call that has returned; ``known`` are the kinds of earlier tests."""
         try:
-            self._ended(module, begun, known)
+            self._ended(begun, known)
         except Exception as error:  # reason: as above
-            self._fail(module, error)
+            self._fail(begun.module, error)
 
-    def _begun(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> _Begun | None:
+    def notice(self, sentence: str) -> None:
+        with self._lock:
+            if sentence not in self.notices:
+                self.notices.append(sentence)
+
+    def _begun(self, module: nn.Module, arguments: Arguments, caller: FrameType) -> _Begun | None:
         from pytest_dwsconv.plugin.noticing.fingerprint import architecture, shaped
 
         if next(module.parameters(), None) is None:
             return None
-        kept_args, kept_kwargs = shaped((args, kwargs))
-        return _Begun(kept_args, kept_kwargs, None if self._seen(module) else architecture(module))
+        kept: Arguments | None = arguments
+        entry = entry_of(module, caller)
+        if entry is not None:
+            module, kept = entry.network, entry.arguments
+        if is_own_call(module, caller):
+            return None
+        seen = self._seen(module) is not None
+        if entry is not None and kept is None:
+            if seen:
+                return None  # most likely a later layer of the call that has been seen
+            self.notice(_NOT_RECORDED.format(model=type(module).__name__, method=entry.method))
+        return _Begun(module, shaped(kept), None if seen else architecture(module))
 
-    def _ended(self, module: nn.Module, begun: _Begun, known: Container[object]) -> None:
+    def _ended(self, begun: _Begun, known: Container[object]) -> None:
         from pytest_dwsconv.plugin.noticing.fingerprint import architecture, summary
         from pytest_dwsconv.tracing.inventory import without_compiler
 
+        module = begun.module
         called = self._seen(module)
         if called is None:
             called = architecture(module)
@@ -257,7 +273,7 @@ class _TestCalls:
                 called = called.steady(begun.architecture)
             self._architectures[id(module)] = ref(module), called
         targets = self._targets(type(without_compiler(module)).__name__)
-        key = (called, summary((begun.args, begun.kwargs)), targets)
+        key = (called, summary(begun.arguments), targets)
         with self._lock:
             if key in self.firsts:
                 return
@@ -266,7 +282,7 @@ class _TestCalls:
                     f"a test called models in more than {_MOST_KINDS} ways, and this is one of the "
                     "rest"
                 )
-            self.firsts[key] = None if key in known else _FirstCall(module, begun, targets)
+            self.firsts[key] = None if key in known else _FirstCall(begun, targets)
 
     def _seen(self, module: nn.Module) -> Architecture | None:
         """The architecture of a module that this test has called before."""
@@ -280,19 +296,24 @@ class _TestCalls:
 
 
 class _Begun(NamedTuple):
-    """A call that is being made: its arguments, with a ``Shaped`` for each tensor.
+    """A call that is being made.
 
+    ``arguments`` have a ``Shaped`` for each tensor, and are None if they are not known.
     ``architecture`` is the module's before the call, if this test has not called it yet.
     """
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    module: nn.Module
+    arguments: Arguments | None
     architecture: Architecture | None
 
 
 _COMPILED = (
     "torch.compile has compiled a function, and a model that is called inside one is not seen: "
     "call the model itself in a test, or give it to dws_report."
+)
+_NOT_RECORDED = (
+    "{model} was entered through {method}(), which is not recorded, so its MACs are unknown: call "
+    "the model itself in a test, or give it to dws_report."
 )
 _MOST_KINDS = 200
 """Of calls in one test: more are a loop over some number that every call is given."""

@@ -253,7 +253,11 @@ def test_a_model_that_cannot_be_analysed_is_in_the_summary(pytester: pytest.Pyte
     run_reporting(pytester, scripted).stdout.fnmatch_lines(
         ["RecursiveScriptModule: a ScriptModule has no Python forward *"]
     )
-    nested = "def test_it(): nn.Linear(2, 2)(torch.nested.nested_tensor([torch.ones(1, 2), torch.ones(3, 2)]))"
+    nested = """
+def test_it():
+    rows = [torch.ones(1, 2), torch.ones(3, 2)]
+    nn.Linear(2, 2)(torch.nested.nested_tensor(rows))
+"""
     run_reporting(pytester, nested, "-W", "ignore").stdout.fnmatch_lines(["*passed*"])
     assert run_reporting(pytester, "def test_fine(): Small()(IMAGE)", "--dws-strict").ret == 0
 

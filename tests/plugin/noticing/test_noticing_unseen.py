@@ -61,6 +61,15 @@ def test_it():
     assert gone() is None
 """,
         """
+def test_it(monkeypatch):
+    model = Net()
+    model.forward(IMAGE)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+""",
+        """
 class Warns(Net):
     def forward(self, x):
         warnings.warn("old", stacklevel=4)
