@@ -224,13 +224,14 @@ def _problems(model: ModelFile) -> Iterator[str]:
 
 def _caveat(mapped: list[Operator]) -> str:
     """What may still keep operators that map on the CPU; empty if there are none."""
-    tensors = [tensor for operator in mapped for tensor in operator.activations]
-    if not tensors:
+    named = [(tensor.shape, operator.layer) for operator in mapped for tensor in operator.outputs]
+    named += [(tensor.shape, tensor.name) for o in mapped for tensor in o.activations]
+    if not named:
         return ""
-    largest = max(tensors, key=lambda tensor: math.prod(tensor.shape))
-    size = math.prod(largest.shape)  # one byte each
+    shape, name = max(named, key=lambda pair: math.prod(pair[0]))
+    size = math.prod(shape)  # one byte each
     return (
-        f"the largest activation is {largest.name}, {largest.shape}, {size:,} bytes: the compiler "
+        f"the largest activation is {name}, {shape}, {size:,} bytes: the compiler "
         "refuses a file with activations that are too large, at a limit that is not published; "
         "then use a smaller input, or fewer channels early"
     )

@@ -95,6 +95,37 @@ def test_a_padded_pooling_after_a_relu_maps_as_a_whole() -> None:
     assert np.mean(np.abs(found - expected) <= 1.5 * step) > 0.9
 
 
+GROUPED = [
+    nn.Conv2d(8, 12, 3, padding=1, groups=2),
+    nn.Conv2d(8, 8, 3, padding="same", groups=4, bias=False),
+    nn.Conv2d(8, 4, 1, stride=2, groups=2),
+]
+
+
+@pytest.mark.parametrize("grouped", GROUPED)
+def test_a_grouped_convolution_becomes_one_per_group(grouped: nn.Conv2d) -> None:
+    """Grouped ones are a version of CONV_2D that the compiler refuses with the whole file."""
+    network = nn.Sequential(conv(3, 8), nn.ReLU(), grouped).eval()
+    content = export_int8(network, SHAPE)
+    file = read_model(content)
+    names = [operator.name for operator in file.operators]
+    assert names.count("CONV_2D") == 1 + grouped.groups
+    assert set(names) == {"CONV_2D", "SLICE", "CONCATENATION"}
+    assert {operator.layer for operator in file.operators[1:]} == {"2"}
+    assert judge_model(file).maps
+    image = torch.randn(SHAPE)
+    found, step = outputs(content, image)
+    with torch.no_grad():
+        expected = network(image).permute(0, 2, 3, 1).numpy()
+    assert np.mean(np.abs(found - expected) <= 1.5 * step) > 0.9
+
+
+def test_a_grouped_convolution_with_computed_weights_is_named() -> None:
+    grouped = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(ExportError, match="in the layer 1 is a grouped convolution with"):
+        export_int8(nn.Sequential(conv(), grouped), SHAPE)
+
+
 def test_a_padded_pooling_that_cannot_be_cured_is_named() -> None:
     network = nn.Sequential(conv(), nn.Sequential(nn.MaxPool2d(3, 2, 1)), conv(4))
     with pytest.warns(EdgeTpuWarning) as caught:

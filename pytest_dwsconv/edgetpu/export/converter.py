@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import os
 import sys
+from operator import attrgetter, getitem
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.unflatten import InterpreterModule
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.edgetpu.export.exporter import PROGRAM, REFUSAL, RESULT, SAMPLES
 from pytest_dwsconv.edgetpu.export.repairs import repair
 from pytest_dwsconv.errors import ExportError, first_line
+
+_ATEN = torch.ops.aten
+_CONVOLUTIONS = [
+    overload
+    for operator in (_ATEN.conv1d, _ATEN.conv2d, _ATEN.conv3d)
+    for overload in (operator.default, operator.padding)
+]
+_GROUPS = 6  # the place of this argument
 
 _FIND_IT = "export parts of the network to find the layer at fault"
 
@@ -70,7 +80,72 @@ def _network(program: torch.export.ExportedProgram) -> nn.Module:
         if node.op == "call_function" and next(iter(stack.values()), ("root",))[0]:
             # reason: of a GraphModule torch records its layers without the network that they are in
             node.meta["nn_module_stack"] = {"": ("", "network"), **stack}
-    return torch.export.unflatten(program)
+    network = torch.export.unflatten(program)
+    for module in network.modules():
+        if isinstance(module, InterpreterModule):
+            _split_grouped(module)
+    return network
+
+
+def _split_grouped(module: InterpreterModule) -> None:
+    """Replace each grouped convolution by one per group, between a split and a concatenation.
+
+    TFLite has a version of CONV_2D of its own for grouped ones, which the Edge TPU compiler and old
+    runtimes refuse with the whole file. A depthwise convolution is another operator.
+    """
+    grouped = [node for node in module.graph.nodes if _is_grouped(module, node)]
+    if not grouped:
+        return
+    # reason: its owner is a module made of it before, which does not get the new parameters
+    module.graph.owning_module = None
+    for node in grouped:
+        _split(module, node)
+    module.finalize()
+
+
+def _is_grouped(module: InterpreterModule, node: fx.Node) -> bool:
+    if node.target not in _CONVOLUTIONS or len(node.args) <= _GROUPS or node.args[_GROUPS] == 1:
+        return False
+    # one with weights that the forward computes stays, and is refused once it is converted
+    stored = all(source.op == "get_attr" for source in _sources(node))
+    return stored and _parameter(module, _sources(node)[0]).shape[1] > 1
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """Where a convolution has its weight from, and its bias, if it has one."""
+    return [source for source in node.args[1:3] if isinstance(source, fx.Node)]
+
+
+def _parameter(module: InterpreterModule, source: fx.Node) -> Tensor:
+    parameter: Tensor = attrgetter(str(source.target))(module)
+    return parameter.detach()
+
+
+def _split(module: InterpreterModule, node: fx.Node) -> None:
+    """Replace one grouped convolution whose parameters are stored."""
+    graph, sources, groups = module.graph, _sources(node), node.args[_GROUPS]
+    parameters = [_parameter(module, source) for source in sources]
+    inputs = parameters[0].shape[1]
+    channels = -(parameters[0].ndim - 1)  # the dimension from the end: with a batch or without
+    convolution, settings = node.target, node.args[3:_GROUPS]
+    assert callable(convolution)
+    assert isinstance(groups, int)
+    joined = []
+    with graph.inserting_before(node):
+        data = graph.call_function(_ATEN.split.Tensor, (node.args[0], inputs, channels))
+        for group in range(groups):
+            part: list[fx.Node | None] = [graph.call_function(getitem, (data, group)), None, None]
+            for position, parameter in enumerate(parameters, 1):
+                name = f"{node.name}_{position}_{group}"
+                values = nn.Parameter(parameter.chunk(groups)[group], requires_grad=False)
+                module.register_parameter(name, values)
+                part[position] = graph.get_attr(name)
+            joined.append(graph.call_function(convolution, (*part, *settings)))
+        node.replace_all_uses_with(graph.call_function(_ATEN.cat.default, (joined, channels)))
+    graph.erase_node(node)
+    for source in sources:
+        if not source.users:
+            graph.erase_node(source)
 
 
 def _last_layers(program: torch.export.ExportedProgram) -> list[str]:

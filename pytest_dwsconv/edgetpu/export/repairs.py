@@ -22,7 +22,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from pytest_dwsconv.edgetpu.modelfile import LAYER_MARK, ModelFile, read_model
+from pytest_dwsconv.edgetpu.modelfile import LAYER_MARK, ModelFile, Operator, read_model
 from pytest_dwsconv.errors import ExportError
 
 _ALIGNMENT = 16  # bytes, as TFLite's schema asks of constants
@@ -283,6 +283,11 @@ def _check(model: ModelFile) -> None:
         where, step = "the forward of the network itself", "leave that to the code that calls it"
         if operator.module:
             where, step = f"the layer {operator.module}", "replace the layer"
+        if operator.name == "CONV_2D" and _is_grouped(operator):
+            raise ExportError(
+                f"{operator.name} in {where} is a grouped convolution with computed weights, which "
+                "the Edge TPU compiler refuses; store its weights, as remove_parametrizations does"
+            )
         for tensor in operator.activations:
             if tensor.dtype != "INT8":
                 raise ExportError(
@@ -295,3 +300,8 @@ def _check(model: ModelFile) -> None:
                     f"{operator.name} in {where} computes values without a finite range; look for "
                     "nan and inf in it"
                 )
+
+
+def _is_grouped(operator: Operator) -> bool:
+    data, weight = operator.inputs[0], operator.inputs[1]
+    return data is not None and weight is not None and data.shape[-1] != weight.shape[-1]
