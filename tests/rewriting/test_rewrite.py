@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -573,10 +574,15 @@ def test_the_summary_says_what_changed() -> None:
 
 
 def test_the_summary_counts_what_was_left_alone_by_reason() -> None:
-    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1))
-    lines = str(rewrite(model, ignore=["1"])).splitlines()
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+    lines = str(rewrite(model, ignore=["0"])).splitlines()
     assert lines[0] == "Sequential: 0 of 3 convolutions replaced"
     assert [line.partition(":")[2][:12] for line in lines[1:3]] == [" 2 (DWS104: ", " 1 (DWS101: "]
+
+
+def test_the_summary_says_that_a_budget_left_a_candidate_alone() -> None:
+    result = replace(rewrite(Net()), plan=Plan())
+    assert "not replaced: 3 (DWS001: the budget is kept without it)" in str(result)
 
 
 def test_the_summary_is_of_plain_text() -> None:

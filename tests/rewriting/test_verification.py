@@ -164,6 +164,7 @@ SAME: dict[str, Callable[[Any, Tensor], Any]] = {
     "attributes": lambda conv, x: conv(x)[..., : conv.kernel_size[0] * conv.stride[0]],
     "several calls": lambda conv, x: conv(conv(x)) + conv(x[..., :5])[..., :1],
     "a dictionary": lambda conv, x: {"out": conv(x), "input": x},
+    "classes": lambda conv, x: (conv(x), conv(x).argmax(1)),
     "writes": lambda conv, x: torch.zeros(2, 16, 6, 6).index_put_((torch.tensor(0),), conv(x)[0]),
     "a result kept outside": lambda conv, x: conv(x) * kept_outside(6),
 }
@@ -192,7 +193,8 @@ def test_every_setting_of_a_convolution_is_rewritten(
 ) -> None:
     model = Net(lambda conv, x: conv(x), **options)
     model.conv.register_forward_hook(lambda module, args, out: out.relu())
-    assert len(rewrite(model, SHAPE, verify=verify, order=order).plan.entries) == 2
+    result = rewrite(model, SHAPE, verify=verify, order=order, depth_multiplier=2)
+    assert len(result.plan.entries) == 2
 
 
 class Doubled(nn.Conv2d):
@@ -256,7 +258,7 @@ def test_a_forward_that_needs_values_is_compared_by_running_it(
 
 
 def test_running_it_disturbs_nothing() -> None:
-    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16))
     state = {name: value.clone() for name, value in model.state_dict().items()}
     x, random = torch.randn(SHAPE), torch.get_rng_state()
     given = x.clone()
