@@ -20,7 +20,16 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-nitpicky = False
+nitpicky = True
+nitpick_ignore_regex = [
+    # the documentation of the standard library, PyTorch and matplotlib is not at hand offline
+    (
+        r"py:.*",
+        r"(collections|decimal|os|pathlib|typing|torch|nn|matplotlib|Axes|PathLike|Path)\b.*",
+    ),
+    # names that only annotations have
+    (r"py:.*", r"'above 0'|.*\._Data|AbsentKind|pytest_dwsconv\.tracing\.trace\.Trace"),
+]
 
 
 def rules_table() -> str:

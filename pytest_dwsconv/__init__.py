@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.quantities import Unit
     from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
     from pytest_dwsconv.errors import (
+        CompilerError,
         DwsconvError,
+        EdgeTpuWarning,
+        ExportError,
         FormatError,
         InputError,
         MissingDependencyError,
@@ -48,7 +51,10 @@ _HOMES = {
     "core.plan": ("Plan", "PlanEntry"),
     "core.rules": ("Judgement", "Policy", "Verdict", "judge"),
     "errors": (
+        "CompilerError",
         "DwsconvError",
+        "EdgeTpuWarning",
+        "ExportError",
         "FormatError",
         "InputError",
         "MissingDependencyError",
@@ -73,11 +79,14 @@ __all__ = [
     "Batches",
     "Budget",
     "Budgets",
+    "CompilerError",
     "ConvSpec",
     "Cost",
     "DepthwiseSeparablePass",
     "Distilled",
     "DwsconvError",
+    "EdgeTpuWarning",
+    "ExportError",
     "Finding",
     "FormatError",
     "InputError",

@@ -115,12 +115,12 @@ class ConvSpec:
 
     @property
     def input_positions(self) -> int | None:
-        """Input sites per channel, the batch included: i in the design's formulas."""
+        """Input sites per channel, the batch included (i in the formulas of a cost)."""
         return _positions(self.input_shape, self.rank)
 
     @property
     def output_positions(self) -> int | None:
-        """Output sites per channel, the batch included: o in the design's formulas."""
+        """Output sites per channel, the batch included (o in the formulas of a cost)."""
         return _positions(self.output_shape, self.rank)
 
     @property

@@ -135,9 +135,9 @@ class ReportData:
 
     @property
     def batch_size(self) -> int | None:
-        """Samples in one forward: the first side of the inputs, where all of them share it and the
-        batch of every convolution is a multiple of it.
+        """Samples in one forward, which is the first side of all inputs.
 
+        The batch of every convolution has to be a multiple of it.
         1 where a convolution was given a single sample without a batch side. None where there are
         no inputs, or none of this holds. Inputs without sides, such as a time step, do not count.
         """

@@ -6,33 +6,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.edgetpu.compiler import Compilation, compile_model
-    from pytest_dwsconv.edgetpu.device import EdgeTpu, measure
+    from pytest_dwsconv.edgetpu.compiler import (
+        Compilation,
+        CompilerReport,
+        OperatorCount,
+        compile_model,
+    )
+    from pytest_dwsconv.edgetpu.device import Device, EdgeTpu, Procedure, measure
     from pytest_dwsconv.edgetpu.export import export_int8
     from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError, EdgeTpuError
     from pytest_dwsconv.edgetpu.hosts import Host
-    from pytest_dwsconv.edgetpu.modelfile import ModelFile, read_model
+    from pytest_dwsconv.edgetpu.modelfile import (
+        ModelFile,
+        Operator,
+        Quantization,
+        Tensor,
+        read_model,
+    )
+    from pytest_dwsconv.edgetpu.package import Package
     from pytest_dwsconv.edgetpu.prediction import (
         LatencyFeatures,
         LatencyPrediction,
         predict_latency,
     )
-    from pytest_dwsconv.edgetpu.support import Status, Support, judge_model
+    from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support, judge_model
 
 _HOMES = {
-    "compiler": ("Compilation", "compile_model"),
-    "device": ("EdgeTpu", "measure"),
+    "compiler": ("Compilation", "CompilerReport", "OperatorCount", "compile_model"),
+    "device": ("Device", "EdgeTpu", "Procedure", "measure"),
     "export": ("export_int8",),
     "faults": ("EdgeTpuAbsentError", "EdgeTpuError"),
     "hosts": ("Host",),
-    "modelfile": ("ModelFile", "read_model"),
+    "modelfile": ("ModelFile", "Operator", "Quantization", "Tensor", "read_model"),
+    "package": ("Package",),
     "prediction": ("LatencyFeatures", "LatencyPrediction", "predict_latency"),
-    "support": ("Status", "Support", "judge_model"),
+    "support": ("OperatorJudgement", "Status", "Support", "judge_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Compilation",
+    "CompilerReport",
+    "Device",
     "EdgeTpu",
     "EdgeTpuAbsentError",
     "EdgeTpuError",
@@ -40,8 +55,15 @@ __all__ = [
     "LatencyFeatures",
     "LatencyPrediction",
     "ModelFile",
+    "Operator",
+    "OperatorCount",
+    "OperatorJudgement",
+    "Package",
+    "Procedure",
+    "Quantization",
     "Status",
     "Support",
+    "Tensor",
     "compile_model",
     "export_int8",
     "judge_model",

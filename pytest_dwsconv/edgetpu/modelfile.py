@@ -108,7 +108,7 @@ class Operator:
 
     @property
     def activations(self) -> tuple[Tensor, ...]:
-        """The inputs and outputs that one inference computes: neither parameters nor states."""
+        """The inputs and outputs that one inference computes, without parameters and states."""
         tensors = [tensor for tensor in (*self.inputs, *self.outputs) if tensor is not None]
         return tuple(tensor for tensor in tensors if not tensor.constant and not tensor.variable)
 
@@ -126,7 +126,7 @@ class ModelFile:
 
     @property
     def compiled(self) -> bool:
-        """Whether the Edge TPU has a part in it: else the file runs on the CPU alone."""
+        """Whether the Edge TPU has a part in it; otherwise all of it runs on the CPU."""
         return bool(self.packages)
 
     @property
