@@ -194,9 +194,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if not item.get_closest_marker("dws_budget"):
         return (yield)
-    from pytest_dwsconv.plugin.marker import held_to_marker
+    from pytest_dwsconv.plugin.marker import enforce_marker
 
-    with held_to_marker(item):
+    with enforce_marker(item):
         result = yield
     return result
 

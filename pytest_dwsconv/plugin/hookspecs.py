@@ -20,9 +20,7 @@ def pytest_dwsconv_judge(config: pytest.Config, finding: Finding) -> Judgement |
 
 @pytest.hookspec
 def pytest_dwsconv_report(config: pytest.Config, nodeid: str, report: Report) -> None:
-    """Receive a report that joins the summary; ``nodeid`` is empty for a model named by
-    ``--dws-model``.
-    """
+    """Receive a report that joins the summary; ``nodeid`` is empty for one of ``--dws-model``."""
 
 
 @pytest.hookspec(firstresult=True)

@@ -24,7 +24,7 @@ _RETURNED = pytest.StashKey[Any]()
 """The model that the test returned last, if it did."""
 
 
-def _marked(item: pytest.Item) -> tuple[Budget, Shapes]:
+def _limits_of_markers(item: pytest.Item) -> tuple[Budget, Shapes]:
     """What the markers of a test say together; the closest wins where two set one argument."""
     arguments: dict[str, Any] = {}
     for mark in reversed(list(item.iter_markers("dws_budget"))):
@@ -45,56 +45,57 @@ def _marked(item: pytest.Item) -> tuple[Budget, Shapes]:
 def check_marker(item: pytest.Item) -> None:
     """Fail a test whose markers cannot be read, before its fixtures are made."""
     with _in_one_sentence():
-        _marked(item)
+        _limits_of_markers(item)
 
 
 @contextmanager
-def held_to_marker(item: pytest.Item) -> Iterator[None]:
+def enforce_marker(item: pytest.Item) -> Iterator[None]:
     """Hold the models of the test that runs in the block to its markers."""
     from pytest_dwsconv.plugin.budgets import assert_budget
 
-    with _keeping_returned(item):
+    with _keep_returned(item):
         yield
     with _in_one_sentence():
-        budget, shapes = _marked(item)
+        budget, shapes = _limits_of_markers(item)
         assert_budget(item, _subjects(item, shapes), budget, pytrace=False)
 
 
 @contextmanager
-def _keeping_returned(item: pytest.Item) -> Iterator[None]:
+def _keep_returned(item: pytest.Item) -> Iterator[None]:
     """Keep the model that a test returns, and let pytest see a test that returns nothing."""
     if not isinstance(item, pytest.Function):
         yield
         return
     test, item.stash[_RETURNED] = item.obj, None
-    item.obj = (_keeping_awaited if iscoroutinefunction(test) else _keeping)(item, test)
+    item.obj = (_wrapped_async if iscoroutinefunction(test) else _wrapped)(item, test)
     try:
         yield
     finally:
         item.obj = test
 
 
-def _keeping(item: pytest.Item, test: Callable[..., object]) -> Callable[..., object]:
+def _wrapped(item: pytest.Item, test: Callable[..., object]) -> Callable[..., object]:
     @wraps(test)
     def call(*args: Any, **kwargs: Any) -> object:
         __tracebackhide__ = True
-        return _kept(item, test(*args, **kwargs))
+        return _without_model(item, test(*args, **kwargs))
 
     return call
 
 
-def _keeping_awaited(
+def _wrapped_async(
     item: pytest.Item, test: Callable[..., Awaitable[object]]
 ) -> Callable[..., Awaitable[object]]:
     @wraps(test)
     async def call(*args: Any, **kwargs: Any) -> object:
         __tracebackhide__ = True
-        return _kept(item, await test(*args, **kwargs))
+        return _without_model(item, await test(*args, **kwargs))
 
     return call
 
 
-def _kept(item: pytest.Item, value: object) -> object:
+def _without_model(item: pytest.Item, value: object) -> object:
+    """What pytest sees of a test's result: None in the place of a model, which is kept."""
     if not _is_model(value):
         return value
     item.stash[_RETURNED] = value
@@ -128,6 +129,7 @@ def _subjects(item: pytest.Item, shapes: Shapes) -> list[Subject]:
 
 
 def _models(item: pytest.Item) -> list[nn.Module]:
+    """Those among the arguments of a test, and the one that it returned."""
     if not isinstance(item, pytest.Function):
         return []
     values: list[Any] = [

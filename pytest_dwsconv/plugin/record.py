@@ -56,16 +56,16 @@ class TestRecord:
         unsent = self.unsent
         made = [subject.report for subject in self.subjects]
         others = [report for report, _ in unsent.checks if report not in made]
+        checks = []
+        for report, limits in unsent.checks:
+            checks.append((with_digest(report)[0], [to_plain(limit) for limit in limits]))
         return {
             "reports": [*map(with_digest, unsent.reports + others), *unsent.noticed],
             "measurements": [measurement.to_dict() for measurement in unsent.measurements],
             "failures": unsent.failures,
             "notices": unsent.notices,
             "ignored": unsent.ignored,
-            "checks": [
-                (with_digest(report)[0], [to_plain(limit) for limit in limits])
-                for report, limits in unsent.checks
-            ],
+            "checks": checks,
             "latencies": [
                 (with_digest(report)[0], to_plain(outcome)) for report, outcome in unsent.latencies
             ],

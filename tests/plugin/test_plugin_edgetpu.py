@@ -176,9 +176,7 @@ def test_the_device_is_given_to_a_test(pytester: pytest.Pytester, standin: Stand
 def test_a_device_that_cannot_be_used_is_no_reason_to_skip(
     pytester: pytest.Pytester, standin: StandIn, tmp_path: Path
 ) -> None:
-    """The interpreter has PyPI's pycoral: there may be a device, and the user has something to
-    mend.
-    """
+    """There may be a device where PyPI's pycoral is, and the user has something to mend."""
     (tmp_path / "packages" / "pycoral").mkdir(parents=True)
     (tmp_path / "packages" / "pycoral" / "__init__.py").touch()
     pytester.makepyfile(WANTS)

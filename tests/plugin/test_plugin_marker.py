@@ -1,6 +1,4 @@
-"""The fixture and the marker ``dws_budget``: what they hold to a budget, and what is wrong with how
-they are used.
-"""
+"""The fixture and the marker ``dws_budget``: what they check, and what they refuse."""
 
 from __future__ import annotations
 

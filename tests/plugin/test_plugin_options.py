@@ -1,6 +1,4 @@
-"""``--dws-report``, ``--dws-model`` and ``--dws-input-size``, and the same words in the
-configuration file.
-"""
+"""The options of reports and named models, and the same words in the configuration file."""
 
 from __future__ import annotations
 

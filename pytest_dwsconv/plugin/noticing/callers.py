@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from torch import nn
 
-_RUNNERS = ("_pytest.", "pluggy.", "unittest.", "asyncio.", "hypothesis.")
+_RUNNERS = ("_pytest.", "pluggy.", "unittest.", "asyncio.", "hypothesis.", "pytest_dwsconv.plugin.")
 """What calls tests."""
 
 

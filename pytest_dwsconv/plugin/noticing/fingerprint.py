@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from enum import Enum
 from functools import lru_cache
 from itertools import islice
-from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
-    MemberDescriptorType,
-    MethodType,
-    ModuleType,
-)
+from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -26,9 +18,6 @@ from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.plugin.isolation import layout
 
-_PLAIN = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, CodeType, torch.dtype, torch.device}
-)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MOST_ITEMS = 256
 _MOST_LEVELS = 8
@@ -43,7 +32,10 @@ class Shaped(NamedTuple):
     dtype: Any
 
 
-_THEMSELVES = (Shaped, BuiltinFunctionType, ModuleType, torch.memory_format, torch.layout)
+_PYTHONS = {type(None), bool, int, float, complex, str, bytes}
+_TORCHS = {Shaped, torch.dtype, torch.device, torch.memory_format, torch.layout}
+_PLAIN = _PYTHONS | _TORCHS | {CodeType, BuiltinFunctionType, ModuleType}
+"""Types whose values are compared as they are."""
 
 
 def shaped(value: Any) -> Any:
@@ -153,8 +145,6 @@ class _Describer:
             return kind, value
         if isinstance(value, type):
             return ref(value)
-        if isinstance(value, _THEMSELVES):
-            return value
         self._left -= 1
         if self._left < 0 or levels == 0:
             return ref(kind)
@@ -168,8 +158,6 @@ class _Describer:
             return layout(value)
         if isinstance(value, nn.Module):
             return self._module(value)
-        if isinstance(value, Enum):
-            return value.name
         items = _items(value)
         described = (self._described(item, levels) for item in islice(items, _MOST_ITEMS))
         if isinstance(value, (set, frozenset)):
@@ -185,15 +173,13 @@ class _Describer:
 
 
 def _items(value: Any) -> Any:
-    """What an object is made of; empty if that is not known."""
+    """What an object is made of, as far as that is known."""
     if isinstance(value, (list, tuple, deque, set, frozenset)):
         return value
     if isinstance(value, dict):
         return value.items()
     if isinstance(value, FunctionType):
         return value.__code__, value.__defaults__, list(_closure(value))
-    if isinstance(value, MethodType):
-        return value.__func__, value.__self__
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         few = value.tolist() if value.size <= _MOST_ITEMS else None
         return value.dtype.name, value.shape, few

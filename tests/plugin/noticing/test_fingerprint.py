@@ -52,6 +52,7 @@ def holding(value: Any) -> nn.Module:
         (adding(1), adding(1), adding(2)),
         (partial(int, base=2), partial(int, base=2), partial(int, base=3)),
         (Slotted.__init__, Slotted.__init__, Config.__init__),
+        (Config((1,)).__repr__, Config((1,)).__repr__, Config((2,)).__repr__),
         (torch.relu, torch.relu, torch.tanh),
         (Mode.ONE, Mode.ONE, Mode.TWO),
         (np.array([4, 8]), np.array([4, 8]), np.array([4, 9])),

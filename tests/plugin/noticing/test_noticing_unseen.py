@@ -1,6 +1,4 @@
-"""What a test sees is the same with ``--dws-report``; what a model is reported as is what was
-called.
-"""
+"""A test sees no difference with ``--dws-report``, and its models are reported as called."""
 
 from __future__ import annotations
 
