@@ -60,10 +60,20 @@ def as_found(
             release_frames(error)
         raise
     finally:
-        with uninterrupted():
-            saved.restore()
-            modes.put_back()
-            numbers.put_back(None if drew is None else drew())
+        try:
+            _put_back(saved, modes, numbers, drew)
+        except KeyboardInterrupt:  # it came before it could be deferred, or once all was put back
+            _put_back(saved, modes, numbers, drew)
+            raise
+
+
+def _put_back(
+    saved: _Snapshot, modes: Modes, numbers: RandomNumbers, drew: Callable[[], bool] | None
+) -> None:
+    with uninterrupted():
+        saved.restore()
+        modes.put_back()
+        numbers.put_back(None if drew is None else drew())
 
 
 class _Snapshot:

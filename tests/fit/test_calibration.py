@@ -5,9 +5,11 @@ failure.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -552,6 +554,32 @@ def test_an_interrupted_fit_leaves_the_model_as_found(
     assert all(
         parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
     )
+
+
+def random_state() -> tuple[Any, ...]:
+    return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
+
+
+class Drawing(nn.Module):
+    """Draws random numbers of every kind, and makes nothing of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 12, 3), nn.Conv2d(12, 12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.rand(1), random.random(), np.random.rand()
+        return self.b(self.a(x).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("options", [{"refine": 22}, {"refine": 2, "budget": 2000}], ids=str)
+def test_the_random_state_is_the_callers_after_a_fit(options: dict[str, Any]) -> None:
+    data, model = batches(4, 8, 8, 8), Drawing()
+    before = random_state()
+    result = rewrite(model, init="fit", calibration=data, **options)
+    assert random_state() == before
+    distill(result.model, model, data, steps=2, held_out=data[:1])
+    assert random_state() == before
 
 
 # -- data that is hard
