@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from pytest_dwsconv.analysis.verdicts import replacement_cost
 from pytest_dwsconv.core.budget import per_sample_of
 from pytest_dwsconv.core.conv import Cost, Order, cost, separable_cost
 from pytest_dwsconv.core.findings import Finding
@@ -265,13 +266,6 @@ def _options(layer: Layer, finding: Finding, moments: LayerMoments) -> Iterator[
             factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order
         )
         loss = max(0.0, own.loss(kernel.reshape(moments.kernel.shape)) - offset)
-        yield Option(entry, loss, _cost(finding, entry, before))
-
-
-def _cost(finding: Finding, entry: PlanEntry, before: Cost) -> Cost:
-    """Parameters and MACs, the latter scaled from the first call to all of them."""
-    after = separable_cost(finding.spec, entry.order, entry.depth_multiplier)
-    assert after is not None
-    if not (finding.macs and before.macs and after.macs):
-        return Cost(after.params, None)
-    return Cost(after.params, finding.macs * after.macs // before.macs)
+        after = replacement_cost(finding, entry.order, entry.depth_multiplier)
+        assert after is not None
+        yield Option(entry, loss, after)
