@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pytest_dwsconv.tracing.inventory import Inventory
 
 _PLAIN = (bool, int, float, str, bytes, type(None), Tensor, type, ModuleType)
-_OWN_TABLES = frozenset(vars(nn.Module()))
 _DEEPEST = 3
 """Of containers and objects in one another: beyond, everything there is may be found."""
 
@@ -33,8 +32,6 @@ def unregistered_modules(inventory: Inventory) -> dict[int, UnregisteredModule]:
     seen = set(inventory.names)
     for prefix, module in inventory.modules.items():
         for name, value in vars(module).items():
-            if name in _OWN_TABLES:
-                continue
             path = f"{prefix}.{name}".lstrip(".")
             for holder, unregistered in _modules_in(value, path, seen, _DEEPEST):
                 for inner, part in Inventory(unregistered).modules.items():

@@ -19,17 +19,16 @@ from pytest_dwsconv.core.interrupts import uninterrupted
 
 _C: Any = torch._C  # reason: torch leaves some of it without types
 DRAWS = frozenset(
-    """alpha_dropout bernoulli bernoulli_ binomial cauchy cauchy_ dropout exponential exponential_
-    feature_alpha_dropout feature_dropout fractional_max_pool2d fractional_max_pool3d
-    fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices geometric geometric_ gru
-    gumbel_softmax kaiming_normal_ kaiming_uniform_ log_normal log_normal_ lstm
-    multi_head_attention_forward multinomial native_dropout normal normal_
-    normal_functional pca_lowrank poisson rand
-    rand_like randint randint_like randn randn_like random_ randperm rnn_relu rnn_tanh rrelu rrelu_
-    rrelu_with_noise rrelu_with_noise_ rrelu_with_noise_functional scaled_dot_product_attention
-    svd_lowrank trunc_normal_ uniform uniform_ _sample_dirichlet _standard_gamma""".split()
+    """_sample_dirichlet _standard_gamma alpha_dropout bernoulli binomial cauchy dropout
+    exponential feature_alpha_dropout feature_dropout fractional_max_pool2d
+    fractional_max_pool2d_with_indices fractional_max_pool3d
+    fractional_max_pool3d_with_indices geometric gru gumbel_softmax kaiming_normal
+    kaiming_uniform log_normal lstm multi_head_attention_forward multinomial native_dropout
+    normal normal_functional pca_lowrank poisson rand rand_like randint randint_like randn
+    randn_like random randperm rnn_relu rnn_tanh rrelu rrelu_with_noise
+    rrelu_with_noise_functional scaled_dot_product_attention svd_lowrank trunc_normal uniform""".split()
 )
-"""Names of PyTorch's functions that may draw random numbers.
+"""PyTorch's functions that may draw random numbers, by their names without a mark of in place.
 
 All that PyTorch tags as such, and those that call one.
 """
@@ -110,30 +109,25 @@ class RandomNumbers:
 
     def __init__(self) -> None:
         self._torch = TorchNumbers()
-        self._others: list[PythonNumbers | NumPyNumbers] = [PythonNumbers()]
+        self._others: list[TorchNumbers | PythonNumbers | NumPyNumbers] = [PythonNumbers()]
         if "numpy.random" in sys.modules:
             self._others.append(NumPyNumbers())
 
     def put_back(self, forward_drew: bool | None = None) -> None:
-        """Put back what the forward moved.
+        """Put back what the forward moved; what goes on moving is taken to be another thread's.
 
         Args:
-            forward_drew: whether it drew from PyTorch's generators, if somebody watched. Nobody can
-                watch the others: of those, what is still moving is taken to be another thread's.
+            forward_drew: whether it drew from PyTorch's generators, if somebody watched.
         """
-        if self._torch.moved() and (forward_drew or self._torch_is_ours(forward_drew)):
-            self._torch.put_back()
-        for numbers in self._others:
+        # a forward that sets a seed is not seen to draw, for that is not an operator
+        drew_nothing = forward_drew is False and not self._torch.seeded()
+        if drew_nothing and threading.active_count() > 1:
+            moved = self._others
+        else:
+            moved = [self._torch, *self._others]
+        for numbers in moved:
             if numbers.moved() and not _moves_elsewhere(type(numbers)):
                 numbers.put_back()
-
-    def _torch_is_ours(self, forward_drew: bool | None) -> bool:
-        """Whether the forward moved PyTorch's generators although nobody saw it draw."""
-        # a forward that sets a seed is not seen, for that is not an operator
-        watched = forward_drew is False and not self._torch.seeded()
-        if watched and threading.active_count() > 1:
-            return False
-        return not _moves_elsewhere(TorchNumbers)
 
 
 def _moves_elsewhere(now: Callable[[], TorchNumbers | PythonNumbers | NumPyNumbers]) -> bool:

@@ -259,7 +259,7 @@ class Recorder(TorchFunctionMode):
             if _writes(name) and given and isinstance(given[0], Tensor) and not given[0].is_meta:
                 raise _ValueNeededError(f"{name} of values into a tensor whose values are known")
             given, given_kwargs = on_meta(given, given_kwargs)
-        numbers = TorchNumbers() if name in DRAWS else None
+        numbers = TorchNumbers() if name.rstrip("_") in DRAWS else None
         out, counted = run(
             func,
             name,

@@ -192,6 +192,7 @@ def test_a_weight_read_elsewhere_is_left_alone() -> None:
     report = analyze(Functional(), (1, 4, 8, 8))
     inner = row(report, "inner")
     assert (inner.code, inner.calls, inner.macs) == ("DWS110", 1, 8 * 8 * 9 * 36)
+    assert inner.params == 8 * 8 * 9 + 8  # its bias too, which the call leaves out
     kernel = row(report, "kernel")
     assert (kernel.type_name, kernel.spec.groups, kernel.spec.padding) == ("conv2d", 2, (1, 1))
     assert kernel.params == 8 * 2 * 9 + 8

@@ -59,6 +59,7 @@ def test_sides_may_be_any_whole_numbers() -> None:
         (("1", "3", "8", "8"), "the side '1';"),
         (((1, 3, 8, 8), (1, -(10**5000))), "of thousands of digits"),
         ((1, 3, 2**40, 2**40), "is larger than any tensor can be; give a smaller input_size"),
+        ((1, 2**61), "is larger than any tensor can be"),
         ((1, 3, 8, 10**400), "is larger than any tensor can be"),
         ((1, 3, 8, 10**5000), "an input of shape of thousands of digits is larger"),
         ("1,3,8,a", "input size '1,3,8,a' is not a shape: write whole numbers from 1"),
@@ -94,6 +95,7 @@ def test_both_kinds_of_inputs_are_one_too_many() -> None:
         ((12, 14, 3), r"looks like channels last, .*: pass \(1, 3, 12, 14\)\.$"),
         ((1, 4, 12, 12), r"Pass an input size or example_inputs that its forward accepts\.$"),
         ((1, 3, 2, 2), r"Pass an input size or example_inputs that its forward accepts\.$"),
+        ((1, 3, 2, 3), r"Pass an input size or example_inputs that its forward accepts\.$"),
         ((1, 3, 12), r"Pass an input size or example_inputs that its forward accepts\.$"),
         ((12,), r"Pass an input size or example_inputs that its forward accepts\.$"),
     ],
@@ -129,3 +131,10 @@ def test_a_shape_without_a_batch_is_fine_where_every_layer_takes_it() -> None:
 def test_a_model_without_convolutions_gets_no_advice_about_them() -> None:
     with pytest.raises(TracingError, match="that its forward accepts"):
         analyze(nn.Linear(3, 4), (2, 5))
+
+
+def test_inputs_are_not_of_a_type_that_models_only_store() -> None:
+    scale = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    model = nn.Sequential(nn.Identity(), *classifier())
+    model[0].register_parameter("scale", nn.Parameter(scale, requires_grad=False))
+    assert analyze(model, SHAPE).macs

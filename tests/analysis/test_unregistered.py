@@ -63,6 +63,11 @@ def past_registration(model: Any, conv: nn.Conv2d) -> Any:
     return conv
 
 
+def deep_down(model: Any, conv: nn.Conv2d) -> Any:
+    model.convs = [[[[conv]]]]
+    return lambda x: conv(x)  # noqa: PLW0108  # reason: as in a closure
+
+
 def without_a_hash(model: Any, conv: nn.Conv2d) -> Any:
     model.parts = [Unhashable(conv)]
     return model.parts[0]
@@ -86,6 +91,7 @@ def bare_weight(model: Any, conv: nn.Conv2d) -> Any:
         (in_object, "parts.conv", "Conv2d"),
         (past_registration, "conv", "Conv2d"),
         (without_a_hash, "parts.0.0", "Conv2d"),
+        (deep_down, "conv2d", "conv2d"),
         (in_closure, "conv2d", "conv2d"),
         (bare_weight, "conv2d", "conv2d"),
     ],

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from pytest_dwsconv import analyze
 from pytest_dwsconv.core.interrupts import interrupted
 from pytest_dwsconv.errors import TracingError
+from pytest_dwsconv.tracing.peak import peak_activation_bytes
 from pytest_dwsconv.tracing.preserving import as_found
+from pytest_dwsconv.tracing.trace import trace
 
 
 def interrupt() -> None:
@@ -93,3 +95,40 @@ def test_an_error_is_told_from_an_interrupt() -> None:
     error.__context__.__context__ = pressed = KeyboardInterrupt()
     assert interrupted(error, None)
     assert not interrupted(error, pressed)
+
+
+def pressed_after(function: Any) -> Any:
+    def call(*args: Any) -> Any:
+        out = function(*args)
+        interrupt()
+        return out
+
+    return call
+
+
+def test_reading_the_modes_cannot_be_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch tells how deep autocast is nested only by nesting it once more."""
+
+    def use() -> None:
+        with as_found([]):
+            raise AssertionError("Ctrl-C comes before this")
+
+    monkeypatch.setattr(
+        torch, "autocast_increment_nesting", pressed_after(torch.autocast_increment_nesting)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    monkeypatch.undo()
+    assert torch.autocast_increment_nesting() == 1
+    assert torch.autocast_decrement_nesting() == 0
+
+
+def test_gradients_are_as_found_when_the_peak_of_memory_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = trace(nn.ReLU(), (torch.rand(3),))
+    found = torch.is_grad_enabled()
+    monkeypatch.setattr(torch.no_grad, "__enter__", pressed_after(torch.no_grad.__enter__))
+    with pytest.raises(KeyboardInterrupt):
+        peak_activation_bytes(recorded)
+    assert torch.is_grad_enabled() is found

@@ -69,6 +69,15 @@ def test_a_module_that_holds_itself_is_walked_once() -> None:
     assert inventory.names[id(model)] == ["", "self"]
 
 
+def test_a_module_that_very_many_share_has_the_first_of_its_names() -> None:
+    model: nn.Module = nn.ReLU()
+    for _ in range(12):
+        model = nn.Sequential(model, model)
+    inventory = Inventory(model)
+    assert list(inventory.modules) == [name for name, _ in model.named_modules()]
+    assert max(map(len, inventory.names.values())) < 100  # of 4,096
+
+
 def test_the_device_is_that_of_a_parameter_or_else_of_a_buffer() -> None:
     assert Inventory(nn.Linear(2, 2, device="meta")).device().type == "meta"
     assert Inventory(nn.BatchNorm1d(2, affine=False, device="meta")).device().type == "meta"
