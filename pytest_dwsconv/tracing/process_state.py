@@ -26,7 +26,8 @@ DRAWS = frozenset(
     kaiming_uniform log_normal lstm multi_head_attention_forward multinomial native_dropout
     normal normal_functional pca_lowrank poisson rand rand_like randint randint_like randn
     randn_like random randperm rnn_relu rnn_tanh rrelu rrelu_with_noise
-    rrelu_with_noise_functional scaled_dot_product_attention svd_lowrank trunc_normal uniform""".split()
+    rrelu_with_noise_functional scaled_dot_product_attention svd_lowrank trunc_normal
+    uniform""".split()
 )
 """PyTorch's functions that may draw random numbers, by their names without a mark of in place.
 

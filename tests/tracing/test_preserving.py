@@ -213,16 +213,6 @@ def test_an_array_whose_memory_is_shared_keeps_its_length_and_hinders_nothing() 
     assert after.getstate() == expected
 
 
-def test_a_dictionary_that_nothing_changed_is_not_touched() -> None:
-    """Another thread may be going through it."""
-    held = dict.fromkeys(range(20))
-    going_through = iter(held)
-    next(going_through)
-    with as_found([holding(held)]):
-        pass
-    assert list(going_through) == list(range(1, 20))
-
-
 def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 

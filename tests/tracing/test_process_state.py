@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -78,16 +79,16 @@ def test_a_thread_that_draws_all_the_time_draws_no_number_twice(kind: str) -> No
 
 
 def test_a_number_that_another_thread_drew_during_a_forward_is_not_drawn_again() -> None:
-    drawn = []
+    drawn: SimpleQueue[float] = SimpleQueue()  # a list would be put back as it was
 
     def another_draws() -> None:
-        other = threading.Thread(target=lambda: drawn.append(torch.rand(1).item()))
+        other = threading.Thread(target=lambda: drawn.put(torch.rand(1).item()))
         other.start()
         other.join()
 
     with thread(pause):
         analyze(Drawing(another_draws), SHAPE)
-        assert torch.rand(1).item() not in drawn
+        assert torch.rand(1).item() != drawn.get_nowait()
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
@@ -111,6 +112,20 @@ def test_what_the_forward_drew_is_put_back_while_another_thread_draws_elsewhere(
     before = torch.get_rng_state()
     with thread(lambda: time.sleep(random.random() / 1000)):
         analyze(model, SHAPE)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_that_nobody_saw_drawn_are_put_back_where_there_is_no_other_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unseen() -> None:
+        with torch._C.DisableTorchFunction():
+            torch.rand(3)
+
+    model = Drawing(unseen)
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    before = torch.get_rng_state()
+    analyze(model, SHAPE)
     assert torch.equal(torch.get_rng_state(), before)
 
 
