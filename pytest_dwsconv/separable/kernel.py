@@ -47,8 +47,9 @@ class ComputedKernel(Tensor):
         name = getattr(func, "__name__", "")
         written = _written(name, args, kwargs)
         if any(isinstance(leaf, cls) for leaf in tree_leaves(written)):
+            what = f"setting {func.__self__.__name__}" if name == "__set__" else name
             raise InputError(
-                f"{name} on the weight of a separable convolution would change nothing: the "
+                f"{what} on the weight of a separable convolution would change nothing: the "
                 "weight is computed from its two parts. Assign a kernel (conv.weight = kernel; the "
                 "nearest separable one is taken), change conv.depthwise.weight and "
                 "conv.pointwise.weight, or call conv.reset_parameters()"

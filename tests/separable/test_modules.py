@@ -243,6 +243,14 @@ READS: dict[str, Callable[[Tensor], object]] = {
 }
 
 
+def test_what_was_tried_on_the_weight_is_named() -> None:
+    conv = SeparableConv2d(4, 6, 3)
+    with pytest.raises(InputError, match=r"^setting data on the weight of"):
+        conv.weight.data = torch.ones(6, 4, 3, 3)
+    with pytest.raises(InputError, match=r"^uniform_ on the weight of"):
+        nn.init.xavier_uniform_(conv.weight)
+
+
 @pytest.mark.parametrize("how", READS)
 def test_reading_the_weight_is_reading_a_tensor(how: str) -> None:
     conv = SeparableConv2d(4, 6, 3)
