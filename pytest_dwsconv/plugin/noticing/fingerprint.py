@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.plugin.isolation import layout
+from pytest_dwsconv.plugin.noticing.callers import Arguments
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MOST_ITEMS = 256
@@ -50,6 +51,16 @@ def shaped(value: Any) -> Any:
 
     with torch._C.DisableTorchFunction():
         return tree_map(kept, value)
+
+
+def plain_layouts(arguments: Arguments | None) -> tuple[Shaped, ...] | None:
+    """Those of positional tensors, where a call has nothing else."""
+    if arguments is None or arguments.kwargs:
+        return None
+    if any(type(value) is not Tensor or value.is_nested for value in arguments.args):
+        return None
+    with torch._C.DisableTorchFunction():
+        return tuple(Shaped(tuple(value.shape), value.dtype) for value in arguments.args)
 
 
 def summary(arguments: Any) -> object:

@@ -31,7 +31,7 @@ from pytest_dwsconv.plugin.reports import analyze_under_hooks
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.plugin.noticing.fingerprint import Architecture
+    from pytest_dwsconv.plugin.noticing.fingerprint import Architecture, Shaped
     from pytest_dwsconv.plugin.record import WithDigest
 
 
@@ -220,7 +220,8 @@ class _TestCalls:
         self.notices: list[str] = []
         self._targets = targets
         """What models of a class are to be measured on."""
-        self._architectures: dict[int, tuple[ref[nn.Module], Architecture]] = {}
+        self._modules: dict[int, _Seen] = {}
+        """Those called, by identity."""
         self._lock = threading.Lock()
 
     def begin(self, module: nn.Module, arguments: Arguments, caller: FrameType) -> _Begun | None:
@@ -244,7 +245,11 @@ class _TestCalls:
                 self.notices.append(sentence)
 
     def _begun(self, module: nn.Module, arguments: Arguments, caller: FrameType) -> _Begun | None:
-        from pytest_dwsconv.plugin.noticing.fingerprint import architecture, shaped
+        from pytest_dwsconv.plugin.noticing.fingerprint import (
+            architecture,
+            plain_layouts,
+            shaped,
+        )
 
         if next(module.parameters(), None) is None:
             return None
@@ -254,27 +259,31 @@ class _TestCalls:
             module, kept = entry.network, entry.arguments
         if is_own_call(module, caller):
             return None
-        seen = self._seen(module) is not None
+        seen, layouts = self._seen(module), plain_layouts(kept)
+        if seen is not None and layouts in seen.layouts:
+            return None
         if entry is not None and kept is None:
-            if seen:
+            if seen is not None:
                 return None  # most likely a later layer of the call that has been seen
             self.notice(_NOT_RECORDED.format(model=type(module).__name__, method=entry.method))
-        return _Begun(module, shaped(kept), None if seen else architecture(module))
+        return _Begun(module, shaped(kept), layouts, None if seen else architecture(module))
 
     def _ended(self, begun: _Begun, known: Container[object]) -> None:
         from pytest_dwsconv.plugin.noticing.fingerprint import architecture, summary
         from pytest_dwsconv.tracing.inventory import without_compiler
 
         module = begun.module
-        called = self._seen(module)
-        if called is None:
+        seen = self._seen(module)
+        if seen is None:
             called = architecture(module)
             if begun.architecture is not None:
                 called = called.steady(begun.architecture)
-            self._architectures[id(module)] = ref(module), called
+            seen = self._modules[id(module)] = _Seen(ref(module), called, set())
         targets = self._targets(type(without_compiler(module)).__name__)
-        key = (called, summary(begun.arguments), targets)
+        key = (seen.architecture, summary(begun.arguments), targets)
         with self._lock:
+            if begun.layouts is not None:
+                seen.layouts.add(begun.layouts)
             if key in self.firsts:
                 return
             if len(self.firsts) >= _MOST_KINDS:
@@ -284,10 +293,10 @@ class _TestCalls:
                 )
             self.firsts[key] = None if key in known else _FirstCall(begun, targets)
 
-    def _seen(self, module: nn.Module) -> Architecture | None:
-        """The architecture of a module that this test has called before."""
-        found = self._architectures.get(id(module))
-        return found[1] if found is not None and found[0]() is module else None
+    def _seen(self, module: nn.Module) -> _Seen | None:
+        """What is kept of a module that this test has called before."""
+        found = self._modules.get(id(module))
+        return found if found is not None and found.module() is module else None
 
     def _fail(self, module: nn.Module, error: Exception) -> None:
         with self._lock:
@@ -295,15 +304,28 @@ class _TestCalls:
                 self.failures.append(sentence)
 
 
+class _Seen(NamedTuple):
+    """A module that a test has called.
+
+    ``layouts`` are of its calls with nothing but tensors, of which a further one tells nothing new.
+    """
+
+    module: ref[nn.Module]
+    architecture: Architecture
+    layouts: set[tuple[Shaped, ...]]
+
+
 class _Begun(NamedTuple):
     """A call that is being made.
 
-    ``arguments`` have a ``Shaped`` for each tensor, and are None if they are not known.
+    ``arguments`` have a ``Shaped`` for each tensor, and are None if they are not known. ``layouts``
+    are these where there is nothing but positional tensors.
     ``architecture`` is the module's before the call, if this test has not called it yet.
     """
 
     module: nn.Module
     arguments: Arguments | None
+    layouts: tuple[Shaped, ...] | None
     architecture: Architecture | None
 
 

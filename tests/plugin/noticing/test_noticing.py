@@ -181,6 +181,20 @@ def test_after(): Small(9)(IMAGE)
     assert [row[2] for row in reported(pytester)] == [["test_after"], ["test_fails"]]
 
 
+def test_each_shape_of_a_model_that_is_called_again_and_again(pytester: pytest.Pytester) -> None:
+    source = """
+def test_it():
+    for attempt in range(3):
+        model = Small()
+        for side in (8, 9, 8, 9)[: 1 + attempt]:
+            model(torch.zeros(1, 3, side, side))
+        model(torch.zeros(1, 3, 7, 7), scale=2.0)
+"""
+    run_reporting(pytester, source).assert_outcomes(passed=1)
+    shapes = sorted(shape for _, (shape,), _ in reported(pytester))
+    assert shapes == [(1, 3, side, side) for side in (7, 8, 9)]
+
+
 def test_threads(pytester: pytest.Pytester) -> None:
     source = """
 from concurrent.futures import ThreadPoolExecutor
