@@ -1,6 +1,4 @@
-"""What tests of pytest runs inside tests share: networks for them, how they are started, and how
-they are read.
-"""
+"""Pytest runs inside tests: networks for them, how they are started, and how they are read."""
 
 from __future__ import annotations
 
@@ -47,7 +45,10 @@ def broken():
 """
 PARAMS = 4 * 16 * 9 + 16 * 32 * 9 + 32 * 8  # 5440
 SEPARABLE = (4 * 16 + 16 * 9) + (16 * 9 + 16 * 32) + 32 * 8  # 1120
-OVER_5K = "Small has 5.44k parameters, the budget is 5k (0.44k over). Making body separable would bring it to 1.49k."
+OVER_5K = (
+    "Small has 5.44k parameters, the budget is 5k (0.44k over). "
+    "Making body separable would bring it to 1.49k."
+)
 
 REPORTING = """
 import pytest

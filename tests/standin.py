@@ -1,6 +1,4 @@
-"""A libedgetpu without hardware, built from ``standin_libedgetpu.c``; ``conftest.py`` loads the
-fixtures.
-"""
+"""A libedgetpu without hardware, from ``standin_libedgetpu.c``; ``conftest.py`` loads the fixtures."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def test_importing_brings_nothing_heavy(statement: str, tmp_path: Path) -> None:
 def test_a_run_without_models_brings_nothing_heavy(argument: str, tmp_path: Path) -> None:
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass")
     arguments = ["-q", "-p", "no:xdist", "-p", "no:hypothesispytest", argument]
-    code = f"import pytest; assert pytest.main({arguments}) == 0\nimport pytest_dwsconv.plugin\n{NOTHING_HEAVY}"
+    suite = f"import pytest; assert pytest.main({arguments}) == 0"
+    code = f"{suite}\nimport pytest_dwsconv.plugin\n{NOTHING_HEAVY}"
     assert run(code, tmp_path) == "[]"
 
 
@@ -63,7 +64,8 @@ def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path)
 
 
 def test_analyze_is_a_public_name_resolved_on_use(tmp_path: Path) -> None:
-    code = "from pytest_dwsconv import analyze; import sys; print(analyze.__module__, 'torch' in sys.modules)"
+    code = "from pytest_dwsconv import analyze; import sys\n"
+    code += "print(analyze.__module__, 'torch' in sys.modules)"
     assert run(code, tmp_path) == "pytest_dwsconv.analysis.analyze True"
 
 
@@ -87,16 +89,16 @@ def test_an_unknown_public_name(tmp_path: Path) -> None:
 
 
 def test_layers_answered_by_their_shapes_bring_no_more_of_pytorch(tmp_path: Path) -> None:
-    """Its flop counter imports triton where that is installed, and Python shapes of operators its
-    compiler.
-    """
+    """PyTorch's flop counter imports triton if that is installed, and some operators its compiler."""
     code = """
 import sys
 from torch import nn
 loaded = set(sys.modules)
 from pytest_dwsconv import analyze
-layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-assert analyze(nn.Sequential(*layers, nn.Linear(8, 10)), (1, 3, 32, 32)).macs
-print(sorted({"torch.utils.flop_counter", "triton", "sympy", "torch._decomp"} & (set(sys.modules) - loaded)))
+layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+assert analyze(nn.Sequential(*layers), (1, 3, 32, 32)).macs
+heavy = {"torch.utils.flop_counter", "triton", "sympy", "torch._decomp"}
+print(sorted(heavy & (set(sys.modules) - loaded)))
 """
     assert run(code, tmp_path) == "[]"

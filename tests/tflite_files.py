@@ -108,9 +108,7 @@ def with_one_tensor_listed(
 
 
 class _Raw(bytes):
-    """Bytes that the flexbuffer writer takes for a string: the vendor's compiler stores them as
-    one.
-    """
+    """Bytes that the flexbuffer writer stores as a string, as the vendor's compiler does."""
 
     def encode(self, encoding: str) -> bytes:
         return bytes(self)

@@ -122,8 +122,7 @@ def _place(module: nn.Module) -> Position:
 
 @contextmanager
 def noting_built(path: Path) -> Iterator[list[nn.Module]]:
-    """Note every convolution that a call written in this file builds. PyTorch is as before
-    afterwards.
+    """Note every convolution that a call in this file builds; PyTorch is as before afterwards.
 
     Those that other files build for this one, and subclasses, are not noted: no call here names
     them.

@@ -138,8 +138,8 @@ def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
 
     Where that holds more than two, or runs nothing itself, it is the replacement, with the batch
     normalisation after it, which takes off a constant that the replacement may add. Two at a time
-    are freer to make up for each other than one, and long stretches without a target learn the
-    samples by heart.
+    can compensate for each other better than one alone, and long stretches without a target overfit
+    the samples.
     """
     crowd = Counter(name.rpartition(".")[0] for name in replaced)
 

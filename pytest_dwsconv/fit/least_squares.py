@@ -254,7 +254,7 @@ def _conjugate_gradients(
     product: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, blocks: Tensor
 ) -> Tensor:
     """Solve product(v) = right from ``start``; ``blocks`` are the diagonal blocks of the operator,
-    one a channel.
+    one per channel.
     """
     size = blocks.shape[-1]
     level = blocks.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]

@@ -111,7 +111,7 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
     them settle together. Only the replacements and the scales and shifts of batch normalisation
     move, its statistics do not.
 
-    After ``PLAIN_PASSES`` passes the samples are known by heart. Those that follow mix them and ask
+    After ``PLAIN_PASSES`` passes the network overfits the samples. Those that follow mix them and ask
     ``original``; where they cannot be mixed, they are gone through as they are. Either part is
     undone if the held-out batches do not gain.
 

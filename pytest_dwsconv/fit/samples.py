@@ -1,7 +1,7 @@
 """What the steps of the joint refinement see: the calibration batches in pieces, or samples mixed
 from them.
 
-After some passes over few samples a network knows them by heart. Pasted boxes (CutMix, Yun et al.
+After some passes over few samples a network overfits them. Pasted boxes (CutMix, Yun et al.
 2019) give as many others as are asked for, and no label has to be mixed, for the original computes
 the targets. Boxes of similar samples keep them near to what real ones look like, which counts where
 the replacements can hardly represent even those.
@@ -25,7 +25,7 @@ STEP = 32
 INNER = 10.0
 """What activations count for beside the outputs: they tell much more of each sample."""
 PLAIN_PASSES = 20
-"""Passes over the samples as they are; then these are known by heart, and mixing them gains more.
+"""Passes over the samples as they are; then the network overfits them, and mixing them gains more.
 """
 SIDES = 0.15, 0.6
 """The least and greatest side of a box, as a share of the sample's."""
@@ -133,7 +133,7 @@ class Mixtures(NamedTuple):
         return True
 
     def inner(self, done: float) -> float:
-        # outputs matter in the end, and these can no longer be learned by heart
+        # outputs matter in the end, and these are too many to overfit
         return float(INNER ** (1 - done))
 
 

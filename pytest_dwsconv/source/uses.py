@@ -192,7 +192,7 @@ class _Uses:
     def _look_at_parameters(self, node: cst.For | cst.CompFor | cst.Assign) -> None:
         """``for p in conv.parameters(): p.zero_()`` and ``w, b = conv.parameters()``.
 
-        Most loops over parameters only freeze or count them, and are no obstacle.
+        Most loops over parameters only freeze or count them, and do not matter.
         """
         source = node.value if isinstance(node, cst.Assign) else node.iter
         if not m.matches(source, _PARAMETERS):

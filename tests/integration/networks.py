@@ -1,5 +1,4 @@
-"""Two networks of the literature, written down here because torchvision is not where exporting is
-tested.
+"""Two networks of the literature, for environments without torchvision.
 
 They have the layers, and so the number of parameters, of torchvision's; the weights are random.
 """
@@ -84,9 +83,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Inverted residuals (Sandler et al. 2018, table 2): rows of expansion, width, repeats, first
-    stride.
-    """
+    """Inverted residuals (Sandler et al. 2018, table 2): expansion, width, repeats, first stride."""
 
     ROWS = (
         (1, 16, 1, 1),

@@ -1,6 +1,4 @@
-"""The HTML report in a real browser: read, sorted, filtered, by mouse and keyboard, in both colour
-schemes.
-"""
+"""The HTML report in a real browser, by mouse and keyboard, in both colour schemes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""rewrite on torchvision's classification models: one per family, and the arithmetic of a known
-one.
-"""
+"""``rewrite`` on torchvision's classification models, one per family."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ FAMILIES = {
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Many small operators: on a busy machine threads that wait for each other take longer than one
-    alone.
-    """
+    """One thread: with many small operators, several threads mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,6 +1,4 @@
-"""The command on torchvision's own model files: the result imports, builds, runs, and is as small
-as foretold.
-"""
+"""The command on torchvision's own files: the result builds, runs, and is as small as predicted."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ MODELS = Path(torchvision.__file__).parent / "models"
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Any:
-    """Copies one of torchvision's files so that it can be imported from anywhere, beside
-    torchvision itself.
-    """
+    """Copies one of torchvision's files so that it can be imported beside torchvision itself."""
 
     def copy(name: str) -> Path:
         text = (MODELS / name).read_text()
@@ -55,9 +51,7 @@ def params(model: nn.Module) -> int:
 
 
 def foretold(path: Path, model: str, settle: bool) -> Report:
-    """The report of the model with the verdicts of its file, from the text alone or settled by what
-    was built.
-    """
+    """The model's report with the verdicts of its file, or with those of the run if ``settle``."""
     built = model_of_file(path, model)
     return built.report_after_rewrite(
         rewrite_text(path.read_text(), evidence=built.evidence if settle else {}).sites

@@ -1,6 +1,4 @@
-"""Reports on torchvision's classification networks against PyTorch's own counters and published
-figures.
-"""
+"""Reports on torchvision's networks against PyTorch's own counters and published figures."""
 
 from __future__ import annotations
 
@@ -17,11 +15,12 @@ from pytest_dwsconv.core.findings import Origin
 
 models: Any = pytest.importorskip("torchvision.models")
 
-FAMILIES = [
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
-    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "resnext50_32x4d",
-    "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vit_b_32", "wide_resnet50_2",
-]  # fmt: skip
+FAMILIES = """
+    alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3
+    maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf resnet18
+    resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vit_b_32
+    wide_resnet50_2
+""".split()
 
 
 def build(name: str) -> nn.Module:

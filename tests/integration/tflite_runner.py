@@ -1,5 +1,4 @@
-"""Run a ``.tflite`` file on whatever TFLite runtime this Python has: MODEL INPUTS.npy OUTPUTS.npy
-KERNELS.
+"""Run a ``.tflite`` file on this Python's TFLite runtime: MODEL INPUTS.npy OUTPUTS.npy KERNELS.
 
 A script of its own, for child processes; it runs on Python 3.8 and newer.
 """

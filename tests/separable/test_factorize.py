@@ -1,6 +1,4 @@
-"""The closed form: exact at full multiplier, optimal below, robust at the edges, quick; and fresh
-weights.
-"""
+"""The closed form: exact at full multiplier, optimal below it, quick; and fresh weights."""
 
 from __future__ import annotations
 

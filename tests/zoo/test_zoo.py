@@ -1,6 +1,4 @@
-"""Every model of the catalogue: analysed without error, counted as PyTorch counts, left as found,
-rewritten.
-"""
+"""Every model of the catalogue: analysed, counted as PyTorch counts, left as found, rewritten."""
 
 from __future__ import annotations
 
@@ -133,9 +131,7 @@ def _on(tensor: Tensor, device: str) -> Tensor:
 
 
 def check_rows(report: Report, model: nn.Module, called: list[str]) -> None:
-    """Every convolution that ran has a row that says so; every other that is registered, one that
-    says not.
-    """
+    """Every convolution has a row, which says whether it ran."""
     rows = {finding.name: finding for finding in report.findings}
     ran = set(called)
     for name, module in model.named_modules():
