@@ -18,6 +18,7 @@ from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.separable.exchange import held_by_functions, swap
 from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.separable.replacement import check_init, initial, replacement
+from pytest_dwsconv.tracing.inventory import check_hashable
 
 
 @torch.inference_mode(False)  # reason: weights made under inference mode can never be trained
@@ -42,6 +43,7 @@ def apply_plan(
         raise InputError(f"the plan must be a Plan, not {_described(plan)}")
     for entry in plan.entries:
         entry.check(module_spec(convolution(model, entry.name)))
+    check_hashable(model)
     target = model if inplace else duplicate(model)
     if not inplace:
         check_own(target, model, [entry.name for entry in plan.entries])

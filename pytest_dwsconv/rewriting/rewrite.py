@@ -41,6 +41,7 @@ from pytest_dwsconv.separable.replacement import (
     order_or_auto,
     patterns,
 )
+from pytest_dwsconv.tracing.inventory import check_hashable
 from pytest_dwsconv.tracing.preserving import as_found
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         if batches and example_inputs is batches[0]:
             raise rejected(0, error) from error
         raise
+    check_hashable(model)
     _check_patterns(policy, before)
     target = model if inplace else _own_copy(model, before, init)
     original = _kept(model, refine) if inplace and init == FIT else model

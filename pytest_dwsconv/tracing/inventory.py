@@ -26,6 +26,20 @@ def without_compiler(model: nn.Module) -> nn.Module:
     return original
 
 
+def check_hashable(model: nn.Module) -> None:
+    """Check that PyTorch can list the modules of a model, which it does in a set.
+
+    Raises:
+        InputError: a class among them defines ``__eq__`` and no ``__hash__``, as dataclasses do.
+    """
+    for name, module in Inventory(model).modules.items():
+        if type(module).__hash__ is None:
+            raise InputError(
+                f"{name or 'the model'} is a {type(module).__name__}, which cannot be hashed, so "
+                "PyTorch cannot list its modules: write __hash__ = nn.Module.__hash__ in its class"
+            )
+
+
 class Inventory:
     """The modules of a model by their qualified names, each once, in the order of registration.
 

@@ -9,15 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv import analyze
+from pytest_dwsconv import Plan, analyze, apply_plan, rewrite
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
 
 
 class Holder(nn.Module):
-    """A module shared at two depths, a parameter shared by two modules, a buffer, a plain tensor
-    and an empty slot.
-    """
+    """A module shared at two depths, a shared parameter, a buffer, a plain tensor, an empty slot."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,6 +249,19 @@ def test_every_parameter_of_an_odd_module_is_counted_once(
     assert len(report.findings) == (2 if kind in (Delegating, Original) else 1)
     if shape is not None:
         assert report.macs == sum(found.macs or 0 for found in report.findings) > 0
+
+
+@pytest.mark.parametrize("kind", UNHASHABLE)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_module_without_a_hash_cannot_be_rewritten_and_the_cure_is_told(
+    kind: type[nn.Module], inplace: bool
+) -> None:
+    model, plan = nn.Sequential(kind()), Plan(())
+    message = rf"^0 is a {kind.__name__}, which cannot be hashed, .*: write __hash__ = nn.Module"
+    with pytest.raises(InputError, match=message):
+        rewrite(model, (1, 3, 12, 12), inplace=inplace)
+    with pytest.raises(InputError, match=message):
+        apply_plan(model, plan, inplace=inplace)
 
 
 def test_odd_convolutions_have_a_row_each() -> None:
