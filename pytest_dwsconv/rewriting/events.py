@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.tracing.operators import LEAVES
 from pytest_dwsconv.tracing.steps import Step
 from pytest_dwsconv.tracing.trace import Trace
 
@@ -63,6 +64,11 @@ class Events:
         if step.op == "output":
             for read in step.reads:
                 yield Event("output", "", *_layout(read))
+        # reason: a module of one operator is recorded as itself or by its function, depending on
+        # how its input, which a replacement may have made, lies in memory
+        elif layer is None and type(recorded.inventory.modules.get(owner)) in LEAVES:
+            module = type(recorded.inventory.modules[owner])
+            yield Event(module.__name__, owner, *_layout(step))
         elif layer is None:
             yield Event(operator, owner, *_layout(step), tuple(_constants(step)))
         elif _convolves(step):

@@ -40,7 +40,9 @@ class Maker:
         """A convolution of random settings that keeps the sides, but for the stride."""
         kernel = self.random.choice([(1, 1), (3, 3), (3, 3), (5, 5), (1, 3), (3, 1)])
         dilation = self.random.choice([1, 1, 2])
-        modes = ["zeros", "zeros", "reflect", "circular"] if stride == dilation == 1 else ["zeros"]
+        modes: list[Any] = (
+            ["zeros", "zeros", "reflect", "circular"] if stride == dilation == 1 else ["zeros"]
+        )
         divisors = [g for g in (1, 1, 2, 4) if channels % g == self.channels % g == 0]
         conv = nn.Conv2d(
             self.channels,

@@ -35,14 +35,13 @@ def check(seed: int) -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("seed", range(0, 40, 10))
+@pytest.mark.parametrize("seed", [*range(32), 456, 955])
 def test_some_networks(seed: int) -> None:
-    for one in range(seed, seed + 10):
-        check(one)
+    check(seed)
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("seed", range(40, 2000, 20))
+@pytest.mark.parametrize("seed", range(32, 2032, 20))
 def test_many_networks(seed: int) -> None:
     for one in range(seed, seed + 20):
         check(one)
