@@ -219,10 +219,10 @@ def _may_be(model: Current, entry: Entry) -> bool:
 
 
 def _is_of(name: str, kind: str) -> bool:
-    """Whether an entry is of this class and input: its name says who reported it, or is numbered,
-    where there are several.
+    """Whether an entry is of this class and input; where there are several, its name says who
+    reported it.
     """
-    return name == kind or name.startswith((f"{kind}, in ", f"{kind} ("))
+    return name == kind or name.startswith(f"{kind}, in ")
 
 
 def _free_name(model: Current, taken: Mapping[str, object]) -> str:

@@ -98,6 +98,59 @@ def test_an_update_keeps_a_model_that_did_not_run_beside_one_that_may_be_another
     assert {entry.params for entry in after.entries.values()} == {100, 150, 7}
 
 
+NOTHING: Any = ([], [], [])
+"""What a comparison says of models that are as they were."""
+
+
+def baseline_of(run: dict[ReportData, list[str]]) -> Baseline:
+    return Baseline().updated(current(run, {}))[0]
+
+
+def test_an_input_that_begins_alike_is_another() -> None:
+    wider = replace(SMALL, input_shapes=((1, 3, 8, 80),))
+    found = baseline_of({wider: ["a"]}).compared(current({SMALL: ["a"]}, {}), Decimal(0))
+    assert found.missing == [f"{NAME} is not in the baseline"]
+
+
+def test_an_entry_keeps_its_reporter_while_that_still_reports_the_model() -> None:
+    before = baseline_of({SMALL: ["b"]})
+    assert before.updated(current({SMALL: ["a", "b"]}, {})) == (before, [])
+    after, _ = before.updated(current({SMALL: ["a"]}, {}))
+    assert after.entries[NAME].reported_by == "a"
+
+
+def test_a_latency_measured_again_replaces_the_old_one() -> None:
+    before = Baseline({NAME: Entry(100, 2000, {"here": 1.0, "there": 3.0}, "a")})
+    after, _ = before.updated(current({SMALL: ["a"]}, {SMALL: {"here": 2.0}}))
+    assert after.entries[NAME].latency == {"here": 2.0, "there": 3.0}
+
+
+def test_models_of_equal_parameters_are_told_apart_by_their_macs() -> None:
+    slow = replace(SMALL, macs=3000)
+    both = baseline_of({SMALL: ["x"], slow: ["y"]})
+    assert both.compared(current({slow: ["z"]}, {}), Decimal(0)) == NOTHING
+
+
+def test_of_two_models_of_one_test_the_one_that_ran_is_compared() -> None:
+    both = baseline_of({SMALL: ["a"], WIDE: ["a"]})
+    assert both.compared(current({SMALL: ["a"]}, {}), Decimal(0)) == NOTHING
+
+
+def test_a_model_of_a_new_test_is_compared_with_the_largest_of_its_kind() -> None:
+    both = baseline_of({SMALL: ["a"], WIDE: ["b"]})
+    found = both.compared(current({grown(WIDE, 160): ["c"]}, {}), Decimal(0))
+    assert found.increases == [
+        f"{NAME} has 160 parameters, 150 in the baseline (+10, +6.67 %).",
+    ]
+
+
+def test_an_update_keeps_an_entry_that_either_of_two_new_models_may_be() -> None:
+    before = baseline_of({SMALL: ["a"]})
+    after, changes = before.updated(current({WIDE: ["b"], grown(SMALL, 200): ["c"]}, {}))
+    assert after.entries[NAME] == before.entries[NAME]
+    assert [line.rpartition(": ")[2] for line in changes] == ["new", "new"]
+
+
 def test_a_run_of_one_of_two_models_of_a_name_finds_the_right_one() -> None:
     both, _ = Baseline().updated(current({SMALL: ["b"], WIDE: ["a"]}, {}))
     alone = current({WIDE: ["a"]}, {})

@@ -288,6 +288,16 @@ def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
         assert len(enough(given, Budget(params=params))) == len(alone[0].replacements)
 
 
+def test_what_exceeds_a_limit_many_times_does_not_outweigh_what_meets_both() -> None:
+    rows = {"params": (101, 1, 0), "macs": (1, 1, 20), "both": (11, 1, 10)}
+    findings = [
+        replace(finding(name, before, after, 100), separable_macs=100 - fewer)
+        for name, (before, after, fewer) in rows.items()
+    ]
+    given = report(1000, *findings, macs=1000)
+    assert [found.name for found in enough(given, Budget(params=990, macs=990))] == ["both"]
+
+
 def test_a_violation_is_plain_data() -> None:
     (violation,) = violations(TWO, Budget(params="5M"))
     expected = LimitCheck(
