@@ -44,7 +44,7 @@ class SourceError(DwsconvError, ValueError):
 
 
 class ExportError(DwsconvError, RuntimeError):
-    """A model cannot be exported as an int8 TFLite file that the Edge TPU's runtimes compute right."""
+    """A model has no int8 TFLite file that the Edge TPU's runtimes would compute right."""
 
 
 class CompilerError(DwsconvError, RuntimeError):

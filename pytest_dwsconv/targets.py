@@ -1,4 +1,4 @@
-"""Models named in text, ``pkg.mod:factory`` or a file and a name, and input shapes written in text."""
+"""Models and input shapes that are named in text."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ _serial = count(1)
 
 
 def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
-    """Build the model named ``pkg.mod:factory``: an ``nn.Module``, a class, or a function that
-    returns one.
+    """Build the model named ``pkg.mod:factory``.
 
-    The working folder and ``folders`` are importable meanwhile; the part after the colon may be
+    The name is that of an ``nn.Module``, a class, or a function that returns one. The working folder and ``folders`` are importable meanwhile; the part after the colon may be
     dotted. Arguments are literals written as in Python, ``pkg.mod:factory(num_classes=10)``.
 
     Raises:
@@ -41,17 +40,17 @@ def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
     module_name, colon, path = target.strip().partition(":")
     if not (module_name and colon and path):
         raise TargetError(
-            f"model {quoted(target)} is not written module:factory, as in torchvision.models:resnet18"
+            f"model {quoted(target)} is not written module:factory, "
+            "as in torchvision.models:resnet18"
         )
     with _importable(Path.cwd(), *folders):
         return _build(_import(module_name, target), path, target)
 
 
 def build_from_file(path: Path, name: str) -> nn.Module:
-    """Build the model called ``name`` (dotted if nested) in a source file, executed afresh on every
-    call.
+    """Build the model called ``name`` (dotted if nested) in a source file.
 
-    The file's folder is importable meanwhile, and its relative imports work if it lies in a
+    The file is executed afresh on every call. Its folder is importable meanwhile, and its relative imports work if it lies in a
     package.
 
     Raises:
@@ -76,8 +75,7 @@ def build_from_file(path: Path, name: str) -> nn.Module:
 
 
 def parse_input_size(text: str) -> tuple[tuple[int, ...], ...]:
-    """The shapes in ``1,3,224,224`` or ``1x3x224x224``; several, one per input, are separated by
-    ``;``.
+    """The shapes in ``1,3,224,224`` or ``1x3x224x224``, one per input, separated by ``;``.
 
     Raises:
         InputError: ``text`` is not written so.
@@ -90,8 +88,8 @@ def _shape(part: str, text: str) -> tuple[int, ...]:
     # reason: a tensor's sides are 64-bit numbers
     if not all(re.fullmatch("[0-9]{1,18}", side) and int(side) for side in sides):
         raise InputError(
-            f"input size {quoted(text)} is not a shape: write whole numbers from 1, batch first, as in "
-            "1,3,224,224"
+            f"input size {quoted(text)} is not a shape: write whole numbers from 1, batch first, "
+            "as in 1,3,224,224"
         )
     return tuple(int(side) for side in sides)
 
@@ -113,7 +111,10 @@ def _import(module_name: str, target: str) -> ModuleType:
         return import_module(module_name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and _is_part(error.name, module_name):
-            problem = f"there is no module {plain(str(error.name))}: install it, or run from the folder that holds it"
+            missing = plain(str(error.name))
+            problem = (
+                f"there is no module {missing}: install it, or run from the folder that holds it"
+            )
         else:
             problem = f"importing {plain(module_name)} raised {first_line(error)}"
         raise TargetError(f"model {quoted(target)} cannot be built, {problem}") from error
@@ -125,8 +126,9 @@ def _is_part(missing: str | None, module_name: str) -> bool:
 
 
 def _execute(path: Path, module_name: str) -> ModuleType:
-    """Run a file as a module; no byte code is read or written, so an edit within the same second
-    counts.
+    """Run a file as a module.
+
+    No byte code is read or written, so an edit within the same second counts.
     """
     spec = spec_from_file_location(
         module_name, path, loader=SourceFileLoader(module_name, str(path))
@@ -157,7 +159,8 @@ def _build(module: ModuleType, path: str, target: str) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     raise TargetError(
-        f"model {quoted(target)} gives {_a(model)}, not a torch.nn.Module: name what returns the model"
+        f"model {quoted(target)} gives {_a(model)}, not a torch.nn.Module: "
+        "name what returns the model"
     )
 
 

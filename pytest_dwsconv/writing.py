@@ -14,9 +14,9 @@ from pytest_dwsconv.core.interrupts import uninterrupted
 
 
 def replace_content(path: Path, data: bytes) -> None:
-    """Replace the file's content, all or nothing. Its mode, owner and links stay; a device or a
-    pipe is written to.
+    """Replace the file's content, all or nothing.
 
+    Its mode, owner and links stay. A device or a pipe is written to.
     Ctrl-C comes before or after: a file is whole, and nothing lies beside it.
 
     Raises:

@@ -60,7 +60,7 @@ def test_writing_keeps_the_owner(tmp_path: Path) -> None:
 
 @pytest.fixture
 def owned_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that may be written to but not given to its owner, as in a folder that a group shares."""
+    """A file that may be written to but not given to its owner, as where a group shares it."""
     file = tmp_path / "m.py"
     file.write_bytes(b"old")
     stat = os.stat

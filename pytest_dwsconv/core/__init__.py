@@ -1,3 +1,1 @@
-"""Plain numbers and verdicts: what the rest of the package computes with, by the standard library
-alone.
-"""
+"""Plain numbers and verdicts; needs the standard library alone."""

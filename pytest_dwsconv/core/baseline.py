@@ -20,8 +20,9 @@ _DOCUMENT = Document("baseline", 1, "use the release that wrote it")
 class Entry:
     """The cost of one model.
 
-    ``latency`` is median seconds by the conditions that they were measured under. ``reported_by`` is a test or target that reported the model, empty where that is not known. It
-    tells models of one class and input apart.
+    ``latency`` is median seconds by the conditions that they were measured under. ``reported_by``
+    is a test or target that reported the model, empty where that is not known. It tells models of
+    one class and input apart.
     """
 
     params: int
@@ -116,8 +117,7 @@ class Baseline:
         return json.dumps(plain, indent=2, sort_keys=True) + "\n"
 
     def compared(self, models: Sequence[Current], percent: Decimal) -> Comparison:
-        """What grew by more than ``percent``, what shrank, and which models are not in the
-        baseline.
+        """What grew by more than ``percent``, what shrank, and what is not in the baseline.
 
         Latencies are compared where the conditions are the same and ``percent`` is above 0, for no
         two measurements are equal.
@@ -137,7 +137,7 @@ class Baseline:
         return result
 
     def updated(self, models: Sequence[Current]) -> tuple[Baseline, list[str]]:
-        """The baseline with these models as they are now, and what that changes: a line for each."""
+        """The baseline with these models as they are now, and one line for each change."""
         entries, changes = dict(self.entries), []
         known = self._matched(models, self._may_be_replaced)
         for model in models:
@@ -219,9 +219,7 @@ def _may_be(model: Current, entry: Entry) -> bool:
 
 
 def _is_of(name: str, kind: str) -> bool:
-    """Whether an entry is of this class and input; where there are several, its name says who
-    reported it.
-    """
+    """Whether an entry is of this class and input; of several the names say who reported them."""
     return name == kind or name.startswith(f"{kind}, in ")
 
 

@@ -54,7 +54,7 @@ class Budget:
             raise InputError(
                 f"a budget has no argument {quoted(unknown[0])}: it takes {_accepted()}"
             )
-        return cls(**arguments)  # type: ignore[arg-type]  # a target that is no text finds no backend
+        return cls(**arguments)  # type: ignore[arg-type]  # a target that is not text finds no backend
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,10 @@ def per_sample_of(report: ReportData) -> str:
 
 
 def enough(report: ReportData, budget: Budget) -> tuple[Finding, ...]:
-    """Candidates whose replacement brings the model under every limit at once, none of which could
-    be left out.
+    """Candidates whose replacement brings the model under every limit at once.
 
-    Under a single limit they are the fewest there are. Empty where all candidates together would
-    not do.
+    None of them could be left out. Under a single limit they are the fewest there are. Empty where
+    all candidates together would not do.
 
     Raises:
         InputError: MACs or activations are limited and the report has none.
@@ -215,8 +214,10 @@ def enough(report: ReportData, budget: Budget) -> tuple[Finding, ...]:
 
 
 def _help(finding: Finding, over: Mapping[str, float]) -> tuple[float, float, int]:
-    """How much replacing this convolution helps: the share of what is over the limits that it takes
-    off, at most all of each; then without that bound; then its parameters.
+    """How much replacing this convolution helps, in order of importance.
+
+    The share of what is over each limit that it takes off, at most all of it; the same without that
+    bound; its parameters.
     """
     shares = [LIMITS[name].saved(finding) / rest for name, rest in over.items() if rest > 0]
     return sum(min(share, 1.0) for share in shares), sum(shares), saved_params(finding)

@@ -1,6 +1,4 @@
-"""A convolution as plain numbers, and what it costs before and after it is made depthwise
-separable.
-"""
+"""A convolution as plain numbers, and its cost before and after it is made separable."""
 
 from __future__ import annotations
 
@@ -161,7 +159,7 @@ def cost(spec: ConvSpec) -> Cost | None:
     """Cost of the convolution as it is; None where a channel count or kernel side is not known.
 
     Parameters M (C/G) k, and M more when biased. MACs o M (C/G) k, or i M (C/G) k when transposed:
-    each input site is scattered once. The bias is no multiplication and is not counted in MACs.
+    each input site is scattered once. The bias is an addition and is not counted in MACs.
     """
     numbers = _numbers(spec)
     if numbers is None:
@@ -197,9 +195,7 @@ def separable_cost(
 
 
 def traffic(spec: ConvSpec, params: int) -> int | None:
-    """Elements that one call reads and writes, each once: input, parameters and output; None
-    without shapes.
-    """
+    """Elements of input, parameters and output, each moved once; None without shapes."""
     if spec.input_shape is None or spec.output_shape is None:
         return None
     return prod(spec.input_shape) + params + prod(spec.output_shape)
@@ -208,11 +204,10 @@ def traffic(spec: ConvSpec, params: int) -> int | None:
 def separable_traffic(
     spec: ConvSpec, params: int, order: Order, depth_multiplier: int
 ) -> int | None:
-    """As ``traffic``, for the replacement: what lies between its two parts is written and read
-    again.
+    """As ``traffic``, for the replacement.
 
-    That is r C channels at the output's resolution for depthwise_first, r M at the input's for
-    pointwise_first.
+    What lies between its two parts is written and read again. That is r C channels at the output's
+    resolution for depthwise_first, r M at the input's for pointwise_first.
     """
     ends = traffic(spec, params)
     first = order is Order.DEPTHWISE_FIRST

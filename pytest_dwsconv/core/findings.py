@@ -1,6 +1,4 @@
-"""What an analysis found, as plain data: comparable, picklable, and the same after a trip through
-JSON.
-"""
+"""What an analysis found, as plain data that survives pickle and JSON."""
 
 from __future__ import annotations
 
@@ -135,11 +133,11 @@ class ReportData:
 
     @property
     def batch_size(self) -> int | None:
-        """Samples in one forward, which is the first side of all inputs.
+        """Samples in one forward: the first side that all inputs share.
 
-        The batch of every convolution has to be a multiple of it.
-        1 where a convolution was given a single sample without a batch side. None where there are
-        no inputs, or none of this holds. Inputs without sides, such as a time step, do not count.
+        The batch of every convolution has to be a multiple of it. 1 where a convolution was given a
+        single sample without a batch side. None where there are no inputs, or none of this holds.
+        Inputs without sides, such as a time step, do not count.
         """
         batches = set()
         for finding in self.findings:
@@ -198,7 +196,7 @@ class ReportData:
 
 
 def saved_params(finding: Finding) -> int:
-    """Parameters that replacing this convolution takes off; 0 where it is no candidate."""
+    """Parameters that replacing this convolution takes off; 0 where it is not a candidate."""
     return (
         (finding.params or 0) - (finding.separable_params or 0) if finding.separable_params else 0
     )

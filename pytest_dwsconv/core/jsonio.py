@@ -46,8 +46,10 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Document:
-    """A kind of file: its name in messages, the schema version that this release reads and writes,
-    and what to do about a file of another version.
+    """A kind of file.
+
+    ``kind`` is its name in messages, ``version`` the schema version that this release reads and
+    writes, ``remedy`` what to do about a file of another version.
     """
 
     kind: str
@@ -55,7 +57,7 @@ class Document:
     remedy: str
 
     def to_dict(self, value: object) -> dict[str, Any]:
-        """A dataclass as plain dictionaries, lists, text and numbers, after the schema's version."""
+        """A dataclass as plain data, after the schema's version."""
         return {"schema_version": self.version, **to_plain(value)}
 
     def from_json(self, text: str, cls: type[_T]) -> _T:
@@ -78,8 +80,9 @@ class Document:
             raise FormatError(f"not a {self.kind} in JSON: {error}") from error
 
     def from_dict(self, data: object, cls: type[_T], besides: Collection[str] = ()) -> _T:
-        """The dataclass that ``to_dict`` described; keys ``besides`` its fields are the caller's to
-        check.
+        """The dataclass that ``to_dict`` described.
+
+        Keys ``besides`` its fields may be there, and are the caller's to check.
 
         Raises:
             FormatError: ``data`` is of another kind or schema version, or a key is missing, not

@@ -109,7 +109,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _spoken(name: str) -> str:
-    """A layer's name in a sentence: those of a Sequential are numbers, that of the model is empty."""
+    """A layer's name in a sentence: in a Sequential it is a number, of the model itself empty."""
     if not name:
         return "the model itself"
     return f"layer {name}" if name[0].isdigit() else name

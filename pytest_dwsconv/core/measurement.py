@@ -1,6 +1,4 @@
-"""A latency that was measured, as plain data: comparable, picklable, and the same after a trip
-through JSON.
-"""
+"""A latency that was measured, as plain data that survives pickle and JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ class Measurement:
     for a CPU.
 
     Raises:
-        InputError: ``samples`` are not numbers above 0, or there is none.
+        InputError: ``samples`` are not numbers above 0, or there are none.
     """
 
     model: str
@@ -62,8 +60,9 @@ class Measurement:
         object.__setattr__(self, "samples", seconds)
 
     def percentile(self, percent: float) -> float:
-        """The latency that ``percent`` of the samples do not exceed, interpolated linearly between
-        two samples.
+        """The latency that ``percent`` of the samples do not exceed.
+
+        Between two samples it is interpolated linearly.
 
         Raises:
             InputError: ``percent`` is not between 0 and 100.
@@ -98,9 +97,7 @@ class Measurement:
         return plain(f"{self.model}: measured {times}, {first}, on {self.device} of {self.machine}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers, with the schema's version and the figures
-        of ``samples``.
-        """
+        """Plain data, with the schema's version and the figures that follow from ``samples``."""
         values = _DOCUMENT.to_dict(self)
         return {"schema_version": values.pop("schema_version"), **self._figures(), **values}
 
@@ -146,11 +143,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class LatencyLimit:
-    """What a model may take: ``max`` as in "12ms" or a number of seconds, at a percentile of the
-    samples.
+    """What a model may take at a percentile of the samples.
 
-    ``tolerance`` is by how much the measurement may exceed that all the same: "30%", or 0.3 for the
-    same.
+    ``max`` is seconds, or text as in "12ms". ``tolerance`` is the share by which the measurement
+    may exceed it: "30%" or 0.3.
 
     Raises:
         InputError: the percentile is not between 0 and 100.
@@ -219,8 +215,9 @@ class LatencyBackend(Protocol):
     def measure(
         self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
     ) -> Measurement:
-        """Measure a module, the bytes of a ``.tflite`` file or the path of one; ``shape`` is a
-        module's input shape.
+        """Measure a module, or a ``.tflite`` file by its bytes or its path.
+
+        ``shape`` is a module's input shape.
         """
 
 
@@ -234,7 +231,7 @@ def measured_by(
 
     Raises:
         InputError: the model, called ``name``, is on the meta device, or what the backend returns
-            is no measurement.
+            is not a measurement.
     """
     if not isinstance(model, (bytes, str, PathLike)) and any(
         parameter.is_meta for parameter in model.parameters()

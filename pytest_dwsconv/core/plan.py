@@ -1,4 +1,4 @@
-"""What is to be replaced by what: a plan is plain data, made once and applied to any model it fits."""
+"""What is to be replaced by what: plain data, applied to any model that it fits."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _DOCUMENT = Document("plan", 1, "make the plan again")
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """One convolution and its replacement. The numbers after the multiplier say which convolution
-    is meant.
+    """One convolution and its replacement.
+
+    The numbers after the multiplier say which convolution is meant.
 
     Raises:
         InputError: a field is of the wrong type or out of range.
@@ -62,9 +63,7 @@ class PlanEntry:
 
     @classmethod
     def of(cls, name: str, spec: ConvSpec, order: Order, depth_multiplier: int) -> PlanEntry:
-        """The entry that replaces the convolution ``spec``; a multiplier above the exact one is
-        lowered to it.
-        """
+        """The entry for a convolution; a multiplier above the exact one is lowered to it."""
         channels, filters, kernel_size, groups, bias = _known(spec)
         multiplier = min(depth_multiplier, full_multiplier(spec, order))
         return cls(name, order, multiplier, channels, filters, kernel_size, groups, bias)
@@ -90,7 +89,7 @@ class PlanEntry:
         return _params(separable_cost(self.spec, self.order, self.depth_multiplier))
 
     def check(self, spec: ConvSpec) -> None:
-        """Raise InputError unless the convolution found under this entry's name is the one meant."""
+        """Raise InputError unless the convolution found under this name is the one meant."""
         for name in ("in_channels", "out_channels", "kernel_size", "groups", "bias"):
             planned, found = getattr(self, name), getattr(spec, name)
             if planned != found:
@@ -164,7 +163,11 @@ class _StoredPlan:
 
 
 def full_multiplier(spec: ConvSpec, order: Order) -> int:
-    """The multiplier at which ``order`` equals the convolution exactly; its numbers must be known."""
+    """The multiplier at which ``order`` equals the convolution exactly.
+
+    Raises:
+        InputError: a number of the convolution is not known.
+    """
     full = spec.full_multiplier
     if full is None:
         raise InputError("a convolution whose numbers are not known cannot be planned")

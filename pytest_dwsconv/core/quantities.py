@@ -70,10 +70,10 @@ _QUANTITY = re.compile(r"(\d+(?:_\d+)*(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | r
 
 
 def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
-    """The number in ``value``: a count, bytes or seconds. Numbers stand for themselves, text may
-    have a suffix.
+    """The number in ``value``: a count, bytes or seconds.
 
-    Case does not matter. ``k``, ``kB`` and so on are powers of 1000, ``KiB`` and so on of 1024.
+    Numbers stand for themselves, text may have a suffix. Case does not matter. ``k``, ``kB`` and so
+    on are powers of 1000, ``KiB`` and so on of 1024.
 
     Raises:
         FormatError: ``value`` cannot be read; it lists what is accepted.
@@ -106,7 +106,7 @@ class Scale(NamedTuple):
 
 
 def scale_of(value: float, unit: Unit) -> Scale:
-    """The largest unit that the value fills once rounded to two decimals, or the smallest there is."""
+    """The largest unit that the value fills, rounded to two decimals; else the smallest."""
     scales = [Scale(suffix, float(factor)) for suffix, factor in _SUFFIXES[unit].items()]
     chosen = scales[0]
     for smaller, larger in pairwise(scales):
@@ -121,9 +121,7 @@ def written(value: float, scale: Scale, digits: int) -> str:
 
 
 def digits_telling(value: float, limit: float, unit: Unit) -> int:
-    """The fewest decimals, from two, that show a value and its limit as different, and their
-    difference too.
-    """
+    """The fewest decimals, from two, that show a value, its limit and their difference apart."""
     scale, limit_scale = scale_of(value, unit), scale_of(limit, unit)
     for digits in range(2, 15):
         different = written(value, scale, digits) != written(limit, limit_scale, digits)

@@ -1,6 +1,4 @@
-"""Which convolutions can be made depthwise separable: one table of rules, the same for modules and
-for source.
-"""
+"""Which convolutions can be made depthwise separable: one table, for modules and for source."""
 
 from __future__ import annotations
 
@@ -114,7 +112,7 @@ def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
     """Shell-style patterns as a tuple.
 
     Raises:
-        InputError: they are no list of strings.
+        InputError: they are not a list of strings.
     """
     if isinstance(given, str):
         raise InputError(f"{asked_by} takes a list of patterns, not one string: [{quoted(given)}]")
@@ -126,8 +124,8 @@ def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise InputError(
-                f"{asked_by} takes a list of patterns such as ['layer3.*'], and {quoted(pattern)} is no "
-                "string"
+                f"{asked_by} takes a list of patterns such as ['layer3.*'], "
+                f"and {quoted(pattern)} is not a string"
             )
     return patterns
 
@@ -138,12 +136,11 @@ def matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
 
 
 def most_saving(spec: ConvSpec, policy: Policy = Policy()) -> float:
-    """Parameters of the original over parameters of the replacement; where a number is not known,
-    the upper bound.
+    """Parameters of the original over parameters of the replacement.
 
-    The bound of depthwise_first is k M / (r (G k + M)), or k / r with M not known either, that of
-    pointwise_first k C / (r (C + G k)): they follow from the costs, and a bias, which both forms
-    have, only lowers them.
+    Where a number is not known it is the upper bound. The bound of depthwise_first is k M / (r (G k
+    + M)), or k / r with M not known either, that of pointwise_first k C / (r (C + G k)): they
+    follow from the costs, and a bias, which both forms have, only lowers them.
     """
     order = policy.order_for(spec)
     before, after = cost(spec), separable_cost(spec, order, policy.depth_multiplier)
@@ -192,9 +189,7 @@ def _explanation(spec: ConvSpec, policy: Policy) -> str:
 
 
 def _assumption(spec: ConvSpec, policy: Policy) -> str:
-    """From how many output channels on depthwise_first saves, r < k M / (k + M), where they are not
-    known.
-    """
+    """From how many output channels on depthwise_first saves: r < k M / (k + M)."""
     if spec.out_channels is not None:
         return ""
     taps, multiplier = prod(spec.kernel_size or ()), policy.depth_multiplier

@@ -240,7 +240,8 @@ def test_a_batch_is_held_to_what_a_sample_is(batch: int, limits: dict[str, Any])
         (
             forward_of((2, 3, 9, 9), (5, 4), batch=2),
             "Net has 2k MACs for input 2 x 3 x 9 x 9 and 5 x 4, in which no batch size is seen, "
-            "the budget is 500 (1.5k over). Making every candidate separable would only bring it to 560.",
+            "the budget is 500 (1.5k over). Making every candidate separable would only bring it "
+            "to 560.",
         ),
     ],
 )

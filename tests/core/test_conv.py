@@ -1,4 +1,4 @@
-"""Costs of single convolutions against PyTorch's own parameter counts and the tutorial's figures."""
+"""Costs of single convolutions against PyTorch's own counts and the tutorial's figures."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def test_an_unbatched_shape_counts_one_sample() -> None:
 )
 def test_what_is_not_known_has_no_cost(missing: str) -> None:
     known: dict[str, object] = {
-        "in_channels": 8, "out_channels": 8, "kernel_size": (3, 3), "groups": 1, "bias": True, missing: None,
+        "in_channels": 8, "out_channels": 8, "kernel_size": (3, 3), "groups": 1, "bias": True,
+        missing: None,
     }  # fmt: skip
     spec = ConvSpec(rank=2, **known)  # type: ignore[arg-type]  # one of each is None
     assert (cost(spec), separable_cost(spec)) == (None, None)

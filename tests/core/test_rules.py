@@ -71,7 +71,7 @@ def test_candidates(spec: ConvSpec) -> None:
     bias=st.booleans(),
 )
 def test_break_even(m: int, k: int, r: int, groups: int, bias: bool) -> None:
-    """A candidate saves, and at one group without bias depthwise_first saves iff r < k M / (k + M)."""
+    """At one group without bias depthwise_first saves iff r < k M / (k + M)."""
     spec = ConvSpec(1, 5 * groups, m * groups, (k,), groups=groups, bias=bias)
     policy = Policy(depth_multiplier=r)
     before, after = cost(spec), separable_cost(spec, Order.DEPTHWISE_FIRST, r)
@@ -242,7 +242,7 @@ def test_an_order_may_be_given_by_its_word() -> None:
     ("settings", "message"),
     [
         ({"ignore": None}, r"ignore takes a list of patterns such as \['layer3.\*'\], not None"),
-        ({"select": [1]}, "select takes a list of patterns .* and 1 is no string"),
+        ({"select": [1]}, "select takes a list of patterns .* and 1 is not a string"),
         ({"min_saving": "2"}, "min_saving must be at least 1, not '2'"),
     ],
 )

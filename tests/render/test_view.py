@@ -87,7 +87,7 @@ def test_parts_of_the_model_have_the_sums_of_their_convolutions(report: Report) 
         ({"columns": "name"}, "columns takes a list .* not 'name'"),
         ({"match": "a.*"}, "match takes a list of patterns, not one string"),
         ({"match": 5}, "match takes a list of patterns .* not 5"),
-        ({"match": [1]}, "match takes a list of patterns .* and 1 is no string"),
+        ({"match": [1]}, "match takes a list of patterns .* and 1 is not a string"),
         ({"depth": 0}, "depth must be a whole number from 1, not 0"),
         (
             {"depth": 1, "sort": "kernel"},
