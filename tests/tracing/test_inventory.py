@@ -15,7 +15,7 @@ from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
 
 
 class Holder(nn.Module):
-    """A module shared at two depths, a shared parameter, a buffer, a plain tensor, an empty slot."""
+    """A module at two depths, a shared parameter, a buffer, a plain tensor and an empty slot."""
 
     def __init__(self) -> None:
         super().__init__()
