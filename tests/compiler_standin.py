@@ -42,7 +42,8 @@ STAND_IN = """\
 import json, os, pathlib, signal, subprocess, sys, time
 here = pathlib.Path(__file__).parent
 plan = json.loads((here / "plan.json").read_text())
-(here / "seen.json").write_text(json.dumps({{"arguments": sys.argv[1:], "folder": os.getcwd(), "files": os.listdir()}}))
+seen = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "files": os.listdir()}}
+(here / "seen.json").write_text(json.dumps(seen))
 print(plan["prints"], end="", flush=True)
 if plan["writes"]:
     pathlib.Path("model_edgetpu.tflite").write_bytes((here / "compiled.tflite").read_bytes())

@@ -49,7 +49,7 @@ PACK                           4          Tensor has unsupported rank (up to 3 i
 HARD_SWISH                     18         Operation not supported
 Compilation child process completed within timeout period.
 Compilation succeeded! 
-"""  # noqa: W291  # as printed
+"""  # noqa: E501, W291  # as printed
 
 NOTHING = """\
 Edge TPU Compiler version 14.1.317412892
@@ -302,9 +302,7 @@ def test_a_process_that_outlives_the_compiler_is_ended(
 
 
 def _gone(process: int) -> bool:
-    """Whether no process of that number runs any more; one that is dead and not yet collected
-    counts as gone.
-    """
+    """Whether no process of that number runs any more; a dead one may not be collected yet."""
     for _ in range(50):
         try:
             os.kill(process, 0)

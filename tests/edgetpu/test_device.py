@@ -92,7 +92,10 @@ def test_what_names_no_device_is_refused(host: Host, device: str) -> None:
 
 
 def test_no_device(standin: StandIn, host: Host) -> None:
-    message = r"this host has no such Edge TPU \(libedgetpu lists none\): plug it in, and look for 1a6e:089a or 18d1:9302"
+    message = (
+        r"this host has no such Edge TPU \(libedgetpu lists none\): plug it in, and look for "
+        r"1a6e:089a or 18d1:9302"
+    )
     with fails("device", match=message):
         EdgeTpu(host, procedure=QUICK).devices()
 
@@ -112,7 +115,10 @@ def test_a_device_that_vanishes_for_good(standin: StandIn, host: Host) -> None:
 
 def test_no_library(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    message = r"this host has no libedgetpu that loads \(.*libedgetpu\.so\.1: .*\): install libedgetpu1-std there"
+    message = (
+        r"this host has no libedgetpu that loads \(.*libedgetpu\.so\.1: .*\): install "
+        r"libedgetpu1-std there"
+    )
     (tmp_path / "libedgetpu.so.1").write_text("not a library")
     with fails("library", match=message):
         EdgeTpu(host).devices()
@@ -140,7 +146,10 @@ def test_a_library_that_crashes_when_it_is_loaded(
         ["cc", "-shared", "-fPIC", "-o", tmp_path / "libedgetpu.so.1", source], check=True
     )
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    message = r"died while listing the devices \(SIGSEGV\): a libedgetpu built for another TFLite does that"
+    message = (
+        r"died while listing the devices \(SIGSEGV\): a libedgetpu built for another TFLite "
+        r"does that"
+    )
     with fails("crash", match=message):
         EdgeTpu(host).devices()
 
@@ -151,7 +160,10 @@ def test_a_library_that_crashes_when_it_is_loaded(
 
 def test_no_runtime(standin: StandIn, bare_python: Path) -> None:
     standin.plug_in("usb0")
-    message = r"has no TFLite runtime \(neither pycoral nor ai_edge_litert nor tflite_runtime is there\): install one"
+    message = (
+        r"has no TFLite runtime \(neither pycoral nor ai_edge_litert nor tflite_runtime is "
+        r"there\): install one"
+    )
     with Host(f"python={bare_python}") as host, fails("runtime", match=message):
         measure(host, NOT_RUN, procedure=QUICK)
 
@@ -164,7 +176,10 @@ def test_the_pycoral_of_pypi_is_refused_unrun(
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    message = r"has the pycoral of PyPI, a program about coral reefs \(.*pycoral/__init__\.py\): uninstall it there"
+    message = (
+        r"has the pycoral of PyPI, a program about coral reefs \(.*pycoral/__init__\.py\): "
+        r"uninstall it there"
+    )
     with Host(f"python={bare_python}") as host:
         for attempt in (EdgeTpu(host).devices, lambda: measure(host, NOT_RUN)):
             with fails("pycoral", match=message):
@@ -183,11 +198,17 @@ def test_a_package_that_breaks_on_import(
         "raise ImportError('numpy.core.multiarray failed to import')"
     )
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    message = r"\(tflite_runtime cannot be imported: numpy\.core\.multiarray failed to import\): install one"
+    message = (
+        r"\(tflite_runtime cannot be imported: numpy\.core\.multiarray failed to import\): "
+        r"install one"
+    )
     with Host(f"python={bare_python}") as host, fails("runtime", match=message):
         measure(host, NOT_RUN, procedure=QUICK)
     (package / "interpreter.py").write_text("raise SystemError('wrong numpy')")
-    message = r"died while loading the runtime \(exit code 1, SystemError: wrong numpy\): run the model there by hand"
+    message = (
+        r"died while loading the runtime \(exit code 1, SystemError: wrong numpy\): run the "
+        r"model there by hand"
+    )
     with Host(f"python={bare_python}") as host, fails("crash", match=message):
         measure(host, NOT_RUN, procedure=QUICK)
 
@@ -215,7 +236,10 @@ def test_a_model_that_only_mentions_the_operator_is_for_the_cpu() -> None:
 
 
 def test_a_model_for_the_cpu_is_refused(host: Host) -> None:
-    message = "small is not compiled for the Edge TPU and would run on the CPU: compile it with edgetpu_compiler"
+    message = (
+        "small is not compiled for the Edge TPU and would run on the CPU: compile it with "
+        "edgetpu_compiler"
+    )
     with pytest.raises(InputError, match=message):
         measure(host, PLAIN, "small")
 
@@ -224,7 +248,7 @@ def test_a_path_is_no_content(host: Host) -> None:
     with pytest.raises(
         InputError, match=r"measure takes the bytes of a .tflite file, not 'relu.tflite': read it"
     ):
-        measure(host, "relu.tflite", device="cpu")  # type: ignore[arg-type]  # what the test is about
+        measure(host, "relu.tflite", device="cpu")  # type: ignore[arg-type]
 
 
 def test_a_compiled_model_is_taken_as_it_is(tmp_path: Path) -> None:

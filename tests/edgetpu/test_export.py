@@ -1,6 +1,4 @@
-"""What ``export_int8`` does around the conversion: arguments, faults, cleaning up.
-tests/integration converts.
-"""
+"""What ``export_int8`` does around the conversion, which tests/integration runs."""
 
 from __future__ import annotations
 
@@ -146,9 +144,7 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.fixture
 def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Put a shell script in the place of the Python that converts; gives the folder for temporary
-    folders.
-    """
+    """Put a shell script in the place of the Python that converts; gives the temporary folder."""
     if os.name != "posix":
         pytest.skip("the stand-in is a shell script")
     monkeypatch.setattr(exporter, "_NEEDED", {})
@@ -218,9 +214,7 @@ def test_a_python_that_is_not_there(
 
 @pytest.mark.skipif(os.name != "posix", reason="limits a file's size as only POSIX can")
 def test_a_full_disk(interpreter: Callable[[str], Path]) -> None:
-    """A limit on the size of a file, which is what writing meets on a full disk: the same OSError,
-    another number.
-    """
+    """A limit on the size of a file: as on a full disk, an OSError of another number."""
     import resource
     import signal
 

@@ -46,7 +46,10 @@ def test_a_claimed_device_is_left_to_its_holder() -> None:
 
 def test_the_claim_of_a_process_ends_with_it() -> None:
     claim = f"_, lock = claim({DEVICES}, [0], limit=0)"
-    code = f"from pytest_dwsconv.edgetpu.remote.worker import claim; {claim}; print('claimed', flush=True); input()"
+    code = (
+        f"from pytest_dwsconv.edgetpu.remote.worker import claim; {claim}; print('claimed', "
+        f"flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:

@@ -19,7 +19,7 @@ RUNTIMES = (
 
 
 def interpreter(version: str) -> str | None:
-    """A Python of this version that starts, among the commands on PATH and those that pyenv keeps."""
+    """A Python of this version that starts, from PATH or from those that pyenv keeps."""
     kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     on_path = shutil.which(f"python{version}")
     candidates = [
@@ -33,9 +33,7 @@ def interpreter(version: str) -> str | None:
 
 
 def environment(version: str, requirement: str, cache: Path) -> Path:
-    """The interpreter of an environment that has the requirement; it skips the test where there is
-    no such Python.
-    """
+    """The interpreter of an environment with the requirement; skips where Python is missing."""
     python = interpreter(version)
     if python is None:
         pytest.skip(f"needs Python {version}")

@@ -33,13 +33,12 @@ THIS, OLDEST = ("this", "ai-edge-litert==2.3.0"), RUNTIMES[0]
 
 @pytest.fixture(params=[THIS, *RUNTIMES], ids="-".join)
 def somewhere(request: pytest.FixtureRequest) -> Iterator[tuple[Host, str]]:
-    """A host and what its runtime is called, once connected to what the test has put into the
-    environment.
-    """
+    """A host and the name of its runtime; it starts in the environment that the test has set."""
     version, requirement = request.param
     spec, runtime = "", requirement.replace("-", "_").replace("==", " ")
     if version != "this":
-        spec = f"python={environment(version, requirement, Path(request.config.cache.mkdir('dwsconv-pythons')))}"
+        cache = Path(request.config.cache.mkdir("dwsconv-pythons"))
+        spec = f"python={environment(version, requirement, cache)}"
     with Host(spec) as host:
         yield host, runtime
 
@@ -180,7 +179,10 @@ def test_a_device_that_the_user_may_not_open(standin: StandIn, host: Host) -> No
         standin.set(devices=f"pci={path}")
         if os.getuid() == 0:
             standin.set(user="65534")
-        message = rf"\({path} may not be read and written\): add the user to the group plugdev, or apex for a PCI device"
+        message = (
+            rf"\({path} may not be read and written\): add the user to the group plugdev, or "
+            rf"apex for a PCI device"
+        )
         with fails("permission", match=message):
             measure(host, edgetpu_model(), procedure=QUICK)
 
@@ -190,7 +192,10 @@ def test_a_device_that_another_program_holds(standin: StandIn, host: Host) -> No
     opening = f"import fcntl; file = open({str(path)!r}); fcntl.flock(file, fcntl.LOCK_EX)"
     with running(f"{opening}; print('open', flush=True); pause()") as holder:
         name = Path(f"/proc/{holder.pid}/comm").read_text().strip()
-        message = rf"in use \({path} is open in {name} \(process {holder.pid}\)\): end what uses it, or wait"
+        message = (
+            rf"in use \({path} is open in {name} \(process {holder.pid}\)\): end what uses it, "
+            rf"or wait"
+        )
         with fails("busy", match=message):
             measure(host, edgetpu_model(), procedure=QUICK)
 
@@ -222,9 +227,7 @@ def together(count: int, procedure: Procedure) -> list[Measurement]:
 
 
 def test_those_who_want_one_device_wait_for_each_other(standin: StandIn) -> None:
-    """The stand-in, like the device, cannot be opened twice: without the lock all but one would
-    fail.
-    """
+    """The stand-in, like the device, cannot be opened twice: without the lock all but one fail."""
     standin.plug_in("usb0")
     standin.set(invoke="20000")
     measured = together(3, replace(QUICK, waits=()))
@@ -242,7 +245,10 @@ def test_several_devices_are_used_at_the_same_time(standin: StandIn) -> None:
 def test_waiting_for_others_ends(standin: StandIn, host: Host) -> None:
     (path,) = standin.plug_in("usb0")
     claim = f"_, lock = claim([{{'path': {str(path)!r}}}], [0], 0)"
-    claiming = f"from pytest_dwsconv.edgetpu.remote.worker import claim; {claim}; print('claimed', flush=True); pause()"
+    claiming = (
+        f"from pytest_dwsconv.edgetpu.remote.worker import claim; {claim}; print('claimed', "
+        f"flush=True); pause()"
+    )
     message = rf"other test runs held {re.escape(str(path))} for 0\.2 s"
     with running(claiming), fails("busy", match=message):
         measure(host, edgetpu_model(), procedure=replace(QUICK, limit=10, claim_limit=0.2))
@@ -299,8 +305,10 @@ def get_runtime_version():
     return library.edgetpu_version().decode()
 
 def make_interpreter(model_path_or_content, device=None, delegate=None):
-    delegate = interpreter.load_delegate("libedgetpu.so.1", {{"device": device}} if device else {{}})
-    return interpreter.Interpreter(model_content=model_path_or_content, experimental_delegates=[delegate])
+    options = {{"device": device}} if device else {{}}
+    delegates = [interpreter.load_delegate("libedgetpu.so.1", options)]
+    content = model_path_or_content
+    return interpreter.Interpreter(model_content=content, experimental_delegates=delegates)
 """
 
 
@@ -311,9 +319,7 @@ def pycoral(
     tmp_path: Path,
     standin: StandIn,
 ) -> Iterator[Callable[[str], Host]]:
-    """Makes a host whose Python has a package with the functions of the vendor's, on the runtime it
-    is built on.
-    """
+    """Makes a host whose Python has a package with the functions of the vendor's pycoral."""
     (device,) = standin.plug_in("usb0")
     python = environment(
         "3.9", "tflite-runtime==2.14.0", Path(request.config.cache.mkdir("dwsconv-pythons"))

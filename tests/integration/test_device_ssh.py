@@ -140,7 +140,10 @@ def test_a_model_on_the_cpu_over_there(board: Board, marked: Marked) -> None:
 
 def test_a_key_that_is_refused(board: Board) -> None:
     board.configure(key="stranger")
-    message = r"cannot be reached \(.*Permission denied \(publickey.*\): see that 'ssh board' works without"
+    message = (
+        r"cannot be reached \(.*Permission denied \(publickey.*\): see that 'ssh board' works "
+        r"without"
+    )
     with Host(board.spec) as host, fails("host", match=message):
         EdgeTpu(host).devices()
 
@@ -156,7 +159,10 @@ def test_a_host_that_is_another_than_it_was(board: Board) -> None:
 
 def test_a_host_without_the_python(board: Board) -> None:
     spec = board.spec.replace(sys.executable, "/nowhere/python3.9")
-    message = r"has no Python that starts \(.*/nowhere/python3\.9.*\): name one, as in python=/usr/bin/python3"
+    message = (
+        r"has no Python that starts \(.*/nowhere/python3\.9.*\): name one, as in "
+        r"python=/usr/bin/python3"
+    )
     with Host(spec) as host, fails("host", match=message):
         EdgeTpu(host).devices()
 
@@ -192,9 +198,7 @@ def test_a_connection_that_is_cut(board: Board, standin: StandIn, marked: Marked
 
 
 def test_a_host_that_falls_asleep(board: Board, standin: StandIn, marked: Marked) -> None:
-    """Options of one's own come before those of this package: here, to wait less for a sign of
-    life.
-    """
+    """The user's options come before those of this package: here, to wait less for life."""
     standin.plug_in("usb0")
     standin.set(hidden="1000000")
 

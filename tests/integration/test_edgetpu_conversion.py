@@ -1,6 +1,4 @@
-"""``export_int8`` with the real converter: what it cures, what it warns of, what it refuses by the
-layer's name.
-"""
+"""``export_int8`` with the real converter: what it cures, warns of, and refuses by name."""
 
 from __future__ import annotations
 
@@ -143,9 +141,7 @@ def test_a_padded_pooling_that_cannot_be_cured_is_named() -> None:
 
 
 def test_a_bias_beyond_32_bits_keeps_its_value() -> None:
-    """Weights so small that the bias, at their scale, overflows: the quantizer alone turns its sign
-    round.
-    """
+    """At the scale of weights so small it overflows, and the quantizer alone turns its sign."""
     network = nn.Sequential(conv(), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
     last = network[2]
     assert isinstance(last, nn.Conv2d)
@@ -203,7 +199,10 @@ def test_what_cannot_be_exported_is_named(
 
 def test_an_operator_of_no_layer_is_named() -> None:
     """Such as a segmentation network that ends in the class of each pixel."""
-    message = "ARG_MAX in the forward of the network itself has no int8 form, it works on float32; leave that to the"
+    message = (
+        "ARG_MAX in the forward of the network itself has no int8 form, it works on float32; "
+        "leave that to the"
+    )
     with pytest.raises(ExportError, match=message):
         export_int8(Classes(), SHAPE)
 

@@ -1,6 +1,4 @@
-"""Exported networks on the TFLite runtimes of today and of the Edge TPU's age, against the float
-networks.
-"""
+"""Exported networks on TFLite runtimes of today and of 2021, against the float networks."""
 
 from __future__ import annotations
 
@@ -217,9 +215,7 @@ def test_it_computes_what_the_float_network_does(exported: Any) -> None:
 
 
 def test_old_runtimes_compute_the_same(exported: Any, old_runtimes: dict[str, str]) -> None:
-    """With the reference kernels 2.14 gives the bits of LiteRT 2.3; 2.7 rounds the sums of a mean
-    the other way.
-    """
+    """2.14 gives the bits of LiteRT 2.3; 2.7 rounds the sums of a mean the other way."""
     folder = exported[2]
     today = run(sys.executable, folder, REFERENCE).astype(int)
     newer = np.abs(run(old_runtimes["2.14.0"], folder, REFERENCE) - today)
