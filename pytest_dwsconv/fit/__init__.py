@@ -1,3 +1,1 @@
-"""Keeping what a network learned: the fit to calibration data, plans under a budget, and
-distillation.
-"""
+"""Keeping what a network learned: fits to calibration data, budgets, and distillation."""

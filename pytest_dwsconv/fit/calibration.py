@@ -1,5 +1,4 @@
-"""The calibrated fit: layers in execution order, inputs from the converted network, targets from
-the original.
+"""The calibrated fit: inputs from the network converted so far, targets from the original.
 
 Per layer the moments of its inputs are summed once; alternating least squares then needs no data.
 Where a rectifier follows, the targets below its threshold are relaxed a few times to what the
@@ -30,10 +29,12 @@ from pytest_dwsconv.separable.factorize import Factors, decompose
 from pytest_dwsconv.separable.modules import SeparableConvNd, dense_kernel
 from pytest_dwsconv.separable.replacement import replacement
 
+CONTIGUOUS = torch.contiguous_format
 FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 10, 3, 2
 RIDGE = 1e-4
-"""White noise assumed on the inputs, in units of their mean power: it ties a fit of few data to the
-kernel itself.
+"""White noise assumed on the inputs, in units of their mean power.
+
+It ties a fit of few data to the kernel itself.
 """
 
 
@@ -48,8 +49,9 @@ class Layer:
 
     @property
     def movable(self) -> bool:
-        """Whether a constant can be added to each output channel: in its bias, or in the
-        normalisation after it.
+        """Whether a constant can be added to each output channel.
+
+        It goes into the bias, or into the normalisation after the layer.
         """
         return self.conv.bias is not None or all(call.norm is not None for call in self.calls)
 
@@ -74,9 +76,7 @@ class Fitted:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Move the constant into the bias, or out of the mean that the normalisation after it takes
-        off.
-        """
+        """Move the constant into the bias, or out of the mean that a normalisation takes off."""
         if self.offset is None:
             return
         bias = self.module.bias
@@ -89,8 +89,9 @@ class Fitted:
 
 
 class Observation(NamedTuple):
-    """One batch at one call: input, the original's value at the reference, and what is added to the
-    output there.
+    """One batch at one call.
+
+    It has the input, the original's value at the reference, and what is added to the output there.
     """
 
     call: Call
@@ -103,8 +104,9 @@ class Observation(NamedTuple):
         return output * self._scale(output) + self.rest
 
     def wanted(self, at_reference: Tensor) -> Tensor:
-        """The output of the convolution that gives this value at the reference; 0 for channels that
-        are scaled by 0.
+        """The output of the convolution that gives this value at the reference.
+
+        It is 0 for channels that are scaled by 0.
         """
         scale = self._scale(at_reference)
         return torch.where(
@@ -276,8 +278,9 @@ def output_weight(layer: Layer, weights: Mapping[int, Tensor]) -> Tensor:
 
 
 class LayerMoments:
-    """A layer's fixed moments: centred if the layer can move its outputs, and tied to the kernel by
-    a ridge.
+    """A layer's fixed moments, tied to the kernel by a ridge.
+
+    They are central if the layer can move its outputs.
     """
 
     def __init__(self, layer: Layer, seen: Sequence[Observation], weight: Tensor) -> None:
@@ -346,7 +349,9 @@ def _fitted(moments: LayerMoments, entry: PlanEntry, factors: Factors, mean_y: T
         factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order
     )
     kernel = kernel.reshape(moments.kernel.shape)
-    own = Factors(*(_contiguous(part.to(conv.weight.dtype)) for part in factors))
+    # reason: a 1 x 1 kernel passes for contiguous with any strides, by which a convolution chooses
+    # the layout of its outputs; a forward may use ``view`` on them
+    own = Factors(*(part.to(conv.weight.dtype).clone(memory_format=CONTIGUOUS) for part in factors))
     module = replacement(conv, entry, own)
     offset = moments.offset(kernel, mean_y)
     if offset is not None and conv.bias is not None:
@@ -354,12 +359,6 @@ def _fitted(moments: LayerMoments, entry: PlanEntry, factors: Factors, mean_y: T
     size = float(moments.kernel.norm())
     error = float((kernel - moments.kernel).norm()) / size if size else 0.0
     return Fitted(moments.layer, entry, module, offset, error)
-
-
-def _contiguous(part: Tensor) -> Tensor:
-    # reason: a 1 x 1 kernel passes for contiguous with any strides, by which a convolution chooses
-    # the layout of its outputs; a forward may use ``view`` on them
-    return part.clone(memory_format=torch.contiguous_format)
 
 
 def weighted_loss(
@@ -376,8 +375,9 @@ def weighted_loss(
 
 
 def relative_error(seen: Sequence[Observation], fitted: Fitted) -> float | None:
-    """Root of the squared error at the reference over the squared variation of the layer's own part
-    there.
+    """Root of the squared error over the squared variation of the layer's own part.
+
+    Both are taken at the reference.
 
     None where there is no data, or nothing varies.
     """

@@ -1,6 +1,4 @@
-"""Comparing a converted network with its original: outputs, and activations wherever a part was
-converted.
-"""
+"""Comparing a converted network with its original: outputs, and activations in between."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ PAIR = 2
 
 
 class Seen(NamedTuple):
-    """What one batch gave: the outputs, and the outputs of some modules by name, call after call."""
+    """What one batch gave: outputs, and those of some modules by name, call after call."""
 
     outputs: list[Tensor]
     inner: dict[str, list[Tensor]]
@@ -33,8 +31,9 @@ class Seen(NamedTuple):
 
 @contextmanager
 def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Module, Any], Seen]]:
-    """A function that runs ``model``, or a wrapper around it, on a batch and tells what these
-    modules gave.
+    """A function that runs ``model`` on a batch and gives what these modules gave.
+
+    It can run a wrapper around ``model``, too.
     """
     inner: dict[str, list[Tensor]] = {}
 
@@ -57,8 +56,9 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
 
 @contextmanager
 def buffers_as_found(model: nn.Module, besides: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Put back what the forward writes into buffers in place; those of inference mode cannot be
-    written here.
+    """Put back what the forward writes into buffers in place.
+
+    Buffers of inference mode cannot be written here.
     """
     left = set(map(id, besides))
     buffers = {
@@ -73,9 +73,7 @@ def buffers_as_found(model: nn.Module, besides: Sequence[Tensor] = ()) -> Iterat
 
 @contextmanager
 def autocast_off(model: nn.Module) -> Iterator[None]:
-    """The precision of the weights, also where the caller has switched to another: sums of errors
-    need it.
-    """
+    """The precision of the weights, whatever the caller has switched to: sums of errors need it."""
     with ExitStack() as stack:
         for kind in {"cpu"} | {tensor.device.type for tensor in model.parameters()} - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
@@ -91,8 +89,9 @@ def seen(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> list
 
 @torch.no_grad()
 def fast_layout(model: nn.Module, batch: Any) -> Callable[[Any], Any]:
-    """What to do to batches like this one so that convolutions run fast: a CPU is faster at
-    channels that lie last.
+    """What to do to batches like this one so that convolutions run fast.
+
+    A CPU is faster at channels that lie last.
 
     Batches are left as they are where the model fails on others (``view`` may) or gives something
     else.
@@ -133,13 +132,12 @@ def _channels_last(leaf: Any) -> Any:
 
 
 def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
-    """The modules to compare beside the outputs: what holds every second replacement, counted from
-    the last.
+    """The modules to compare beside the outputs: what holds every second replacement.
 
-    Where that holds more than two, or runs nothing itself, it is the replacement, with the batch
-    normalisation after it, which takes off a constant that the replacement may add. Two at a time
-    can compensate for each other better than one alone, and long stretches without a target overfit
-    the samples.
+    They are counted from the last. Where that holds more than two, or runs nothing itself, it is
+    the replacement, with the batch normalisation after it, which takes off a constant that the
+    replacement may add. Two at a time are freer to make up for each other than one, and long
+    stretches without a target overfit.
     """
     crowd = Counter(name.rpartition(".")[0] for name in replaced)
 
@@ -155,8 +153,9 @@ def compared(model: nn.Module, replaced: Sequence[str]) -> list[str]:
 
 
 def _with_norm(model: nn.Module, name: str) -> str | None:
-    """The batch normalisation registered right after this module, which then reads it; otherwise
-    itself.
+    """The batch normalisation registered right after this module, which then reads it.
+
+    Otherwise the module itself.
 
     None where the constant may be taken off elsewhere: no bias holds it, and a normalisation stands
     farther away.
@@ -186,8 +185,9 @@ def _named(one: Seen) -> dict[str, list[Tensor]]:
 
 
 def mismatch(found: Seen, wanted: Seen, varying: Variation, inner: float = 1.0) -> Tensor:
-    """Squared error over squared variation: of the outputs, plus ``inner`` times the mean over the
-    modules.
+    """Squared error over squared variation: of the outputs, and of the modules ``inner`` times.
+
+    Over the modules the mean is taken.
     """
 
     def distance(name: str) -> Tensor:

@@ -45,24 +45,19 @@ from pytest_dwsconv.tracing.preserving import as_found
 Batches = Iterable[Any]
 
 BETAS = (0.9, 0.95)
-"""Decay of the means of gradients and of their squares: short, for in a few hundred steps much
-changes.
+"""Decay of the means of gradients and of their squares.
+
+It is short, for in a few hundred steps much changes.
 """
 INNER = 0.3
-"""What activations count for at first, beside the outputs; it falls to 0, for in the end only the
-outputs matter.
-"""
+"""What activations count for at first, beside the outputs; it falls to 0 at the end."""
 SETTLED = 0.75
-"""The part of the steps after which the statistics of batch normalisation stay as they are, as they
-will in use.
-"""
+"""The part of the steps after which the statistics of batch normalisation stay, as in use."""
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """How it went: the steps taken, the step whose weights were kept, the error of the held-out
-    outputs by step.
-    """
+    """The steps taken, the step whose weights were kept, and the held-out error by step."""
 
     steps: int
     best_step: int
@@ -177,9 +172,7 @@ def _set_training(flags: Mapping[nn.Module, bool]) -> None:
 
 
 class _Judged(NamedTuple):
-    """The modules that are compared beside the outputs, what is held out, and how much the
-    teacher's tensors vary.
-    """
+    """The modules compared, what is held out, and how much the teacher's tensors vary."""
 
     names: Sequence[str]
     batches: Sequence[Any]
@@ -188,9 +181,7 @@ class _Judged(NamedTuple):
 
 
 class _Training:
-    """Student, optimiser and schedule, with the weights that did best so far; what a checkpoint
-    holds.
-    """
+    """Student, optimiser and schedule, with the best weights so far: what a checkpoint holds."""
 
     def __init__(
         self,
@@ -240,9 +231,7 @@ class _Training:
         self.step += 1
 
     def _check_finite(self, loss: Tensor) -> None:
-        """Stop before anything is learned from a loss that no weights can lessen; in all processes,
-        or none.
-        """
+        """Stop, in all processes or none, before a loss that is not finite is learned from."""
         total = loss.detach().float().clone()
         all_reduce(total)
         if not isfinite(float(total)):
@@ -301,8 +290,9 @@ class _Training:
         checkpoint.write({name: getattr(self, name) for name in names} | parts)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Go on from what was saved, if anything was; called once ``begin`` has judged the student
-        as it came.
+        """Go on from what was saved, if anything was.
+
+        It is called once ``begin`` has judged the student as it came.
         """
         state = checkpoint.read()
         if state is None:
@@ -333,9 +323,7 @@ class _Training:
             getattr(self, name).load_state_dict(state[name])
 
     def _judge_again(self, best: Mapping[str, Any], came: float) -> None:
-        """The best weights saved, by what is held out now; the student may have come with better
-        ones.
-        """
+        """Judge the best weights saved by what is held out now, beside those that came."""
         self.student.load_state_dict(best)
         loss = self.held_out_loss()
         if loss is not None and loss <= came:
@@ -346,9 +334,7 @@ class _Training:
 
 @torch.no_grad()
 def _share_buffers(network: nn.Module) -> None:
-    """Give all processes those of the first, as the next step would: all judge and keep what the
-    checkpoint has.
-    """
+    """Give all processes those of the first, so that all judge what the checkpoint has."""
     if place_in_group()[1] > 1:
         for buffer in network.buffers():
             shared = buffer.contiguous()

@@ -129,9 +129,7 @@ def _padding(node: fx.Node, name: str) -> fx.Node | None:
 
 
 def _linear_user(graph: Replay, node: fx.Node) -> fx.Node | None:
-    """The only user of a node, if all it does is to scale channels or to add something of the same
-    shape.
-    """
+    """The only user of a node, if all it does is scale channels or add something of one shape."""
     if len(node.users) != 1:
         return None
     user = next(iter(node.users))

@@ -21,9 +21,7 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.separable.factorize import Factors
 
 DIRECT = 1500
-"""Unknowns up to which a normal matrix is formed and factorised; above, it is iterated on without
-being formed.
-"""
+"""Unknowns up to which a normal matrix is formed and factorised; above, it is iterated on."""
 CHUNK_NUMBERS = 4 * 1024 * 1024
 CG_STEPS, CG_GAIN = 40, 1e-3
 TOLERANCE = 1e-4
@@ -31,8 +29,9 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be approximated: gram (G, n, n), cross (G, M/G, n) and the outputs' weight H (G,
-    M/G, M/G).
+    """What is to be approximated.
+
+    Gram (G, n, n), cross (G, M/G, n) and the outputs' weight H (G, M/G, M/G).
     """
 
     gram: Tensor
@@ -50,8 +49,7 @@ class Problem:
 
 
 def fit(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Factors:
-    """Improve a pair of weights by ``rounds`` of alternating least squares, fewer once they gain
-    nothing.
+    """Improve a pair of weights by alternating least squares, until it gains nothing.
 
     Args:
         problem: the moments, float64, of all groups.
@@ -97,9 +95,7 @@ def _alternate(
     kernel: Callable[..., Tensor],
     rounds: int,
 ) -> Halves:
-    """Repeat ``step`` until the loss no longer falls; what is returned is never worse than what was
-    given.
-    """
+    """Repeat ``step`` until the loss no longer falls; the result is never worse than the start."""
     best, lowest = halves, problem.loss(kernel(*halves)[None])
     scale = abs(lowest)
     for _ in range(rounds):
@@ -154,9 +150,7 @@ def _depthwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
 
 
 def _pointwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int) -> Halves:
-    """One group: depthwise (M, r, k), pointwise (M, r, C). Every output channel is a problem of its
-    own.
-    """
+    """One group: depthwise (M, r, k), pointwise (M, r, C); each output channel by itself."""
     filters, multiplier, taps = depthwise.shape
     channels = pointwise.shape[2]
     gram = problem.gram[0].view(channels, taps, channels, taps)
@@ -201,7 +195,7 @@ def _pointwise_first(problem: Problem, depthwise: Tensor, pointwise: Tensor, rou
 def _solve_in_parts(
     normal: Callable[[Tensor], Tensor], fixed: Tensor, right: Tensor, numbers: int
 ) -> Tensor:
-    """Solve every output channel's system given the other half; one needs room for so many numbers."""
+    """Solve every output channel's system given the other half; one takes ``numbers`` numbers."""
     together = max(1, CHUNK_NUMBERS // numbers)
     parts = zip(fixed.split(together), right.split(together), strict=True)
     return torch.cat([_solve(normal(f), r.reshape(len(r), -1, 1)).view(r.shape) for f, r in parts])
@@ -235,9 +229,7 @@ def _norms(part: Tensor, dim: int) -> Tensor:
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve symmetric positive semi-definite systems, with the least addition to the diagonal that
-    lets it be done.
-    """
+    """Solve positive semi-definite systems, with the least ridge that lets it be done."""
     size = matrix.shape[-1]
     level = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     level = torch.where(level > 0, level, 1.0)
@@ -253,8 +245,9 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 def _conjugate_gradients(
     product: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, blocks: Tensor
 ) -> Tensor:
-    """Solve product(v) = right from ``start``; ``blocks`` are the diagonal blocks of the operator,
-    one per channel.
+    """Solve product(v) = right from ``start``.
+
+    ``blocks`` are the diagonal blocks of the operator, one per channel.
     """
     size = blocks.shape[-1]
     level = blocks.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]

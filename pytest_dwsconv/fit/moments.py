@@ -32,7 +32,7 @@ def place_in_group() -> tuple[int, int]:
 
 
 def all_reduce(*sums: Tensor) -> None:
-    """Add up each tensor over the processes of the default group, in place; alone, nothing happens."""
+    """Add up each tensor over the processes of the default group, in place."""
     if place_in_group()[1] > 1:
         for tensor in sums:
             dist.all_reduce(tensor)
@@ -49,9 +49,7 @@ def padded(x: Tensor, conv: Conv) -> Tensor:
 
 
 def _zeros_around(conv: Conv) -> Sequence[int]:
-    """The padding as ``F.pad`` takes it; what ``conv`` itself keeps is of the settings that it was
-    made with.
-    """
+    """The padding as ``F.pad`` takes it, of the settings that ``conv`` has now."""
     make: Any = CONVS[len(conv.kernel_size)]
     alike = make(
         1, 1, conv.kernel_size, padding=conv.padding, dilation=conv.dilation, device="meta"
@@ -114,8 +112,9 @@ class Moments:
 
 
 def _add_gram(gram: Tensor, taps: Tensor) -> None:
-    """Add taps tapsᵀ, by bands of rows and only from their diagonal on: half the work, and no
-    second n x n matrix.
+    """Add taps tapsᵀ, by bands of rows and only from their diagonal on.
+
+    That is half the work, and needs no second n x n matrix.
     """
     for top in range(0, len(gram), BAND):
         gram[top : top + BAND, top:] += taps[top : top + BAND] @ taps[top:].T
@@ -128,8 +127,9 @@ def _mirror(gram: Tensor) -> None:
 
 
 class Cross:
-    """The moments of targets y with the inputs: ``cross`` (M, n), ``mean_y`` and ``square_y`` (M),
-    in float64.
+    """The moments of targets y with the inputs, in float64.
+
+    ``cross`` (M, n) of y xᵀ and ``mean_y`` (M) of y.
     """
 
     def __init__(self, conv: Conv) -> None:
@@ -139,16 +139,17 @@ class Cross:
         self.mean_y = torch.zeros(conv.out_channels, **new)
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add one batch: sum over positions of y xᵀ is what a convolution calls the gradient of its
-        weight.
+        """Add one batch.
+
+        The sum over positions of y xᵀ is what a convolution calls the gradient of its weight.
         """
         conv = self.conv
         wide = padded(x, conv)
         y = (y.unsqueeze(0) if y.dim() == len(conv.kernel_size) + 1 else y).to(wide.dtype)
         rank = len(conv.kernel_size)
         _, gradient, _ = torch.ops.aten.convolution_backward(
-            y, wide, conv.weight.detach(), None, conv.stride, [0] * rank, conv.dilation, False, [0] * rank,
-            conv.groups, [False, True, False],
+            y, wide, conv.weight.detach(), None, conv.stride, [0] * rank, conv.dilation, False,
+            [0] * rank, conv.groups, [False, True, False],
         )  # fmt: skip
         self.cross += gradient.flatten(1)
         self.mean_y += y.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)
@@ -162,8 +163,9 @@ class Cross:
 
 
 SHARE = 0.5
-"""The least variation that a batch counts as having, as a share of that in all batches: one sample
-has none at all.
+"""The least variation that a batch counts as having, as a share of that in all batches.
+
+One sample has none at all.
 """
 ROUNDING = 1e-9
 """A variation below this share of the mean square is rounding."""
@@ -186,9 +188,7 @@ class Variation:
             self._include({(name, index): sums})
 
     def gather(self) -> Variation:
-        """That of the batches of all processes of the default group, the same in each; alone, this
-        one.
-        """
+        """That of the batches of all processes, the same in each."""
         world = place_in_group()[1]
         if world == 1:
             return self

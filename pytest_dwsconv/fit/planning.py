@@ -58,8 +58,9 @@ Budgets = str | float | Mapping[str, str | float]
 
 @dataclass(frozen=True)
 class Option:
-    """One thing that can be done with a layer: a replacement, or None to keep it, with its
-    predicted loss and cost.
+    """One thing that can be done with a layer, with its predicted loss and cost.
+
+    It is a replacement, or None to keep the layer.
     """
 
     entry: PlanEntry | None
@@ -92,8 +93,7 @@ def parse_budgets(budgets: Budgets) -> dict[str, float]:
 def allocate(
     report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]
 ) -> Plan:
-    """One option per layer, so that the sum of losses is least and the whole model keeps every
-    limit.
+    """One option per layer: the least sum of losses with which the model keeps every limit.
 
     It is an integer linear programme with one 0-1 variable per option, solved to proven optimality
     (``scipy.optimize.milp``, HiGHS).
@@ -127,9 +127,12 @@ def allocate(
         )
     scale = losses.max() or 1.0
     found = milp(
-        losses / scale, constraints=constraints, integrality=np.ones(len(flat), dtype=int), bounds=Bounds(0, 1),
+        losses / scale,
+        constraints=constraints,
+        integrality=np.ones(len(flat), dtype=int),
+        bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0.0},
-    )  # fmt: skip
+    )
     if found.x is None:
         _check_reachable(report, options, budgets)
         raise InputError(
@@ -208,8 +211,7 @@ ROUNDS = 4
 def estimate(
     model: nn.Module, findings: Iterable[Finding], batches: Sequence[Any], order: Order | None
 ) -> dict[str, list[Option]]:
-    """All that can be done with each candidate: keep it, or replace it at any multiplier that saves
-    parameters.
+    """All that can be done with each candidate: keep it, or replace it at a saving multiplier.
 
     The predicted loss of a replacement is tr H E[e e^T]: e the error that its fit leaves on the
     original network's own activations, H the sensitivity of the outputs to the layer. Losses of
@@ -237,8 +239,9 @@ def estimate(
 
 
 def _entries(finding: Finding, order: Order | None) -> Iterator[PlanEntry]:
-    """Replacements that save parameters; where the order is free, depthwise first and its equals at
-    equal cost.
+    """Replacements that save parameters, in each order that may be chosen.
+
+    Where the order is free, these are depthwise first and its equals at equal cost.
     """
     spec, before = finding.spec, cost(finding.spec)
     assert before is not None

@@ -1,4 +1,4 @@
-"""What a fit or a distillation cannot use is refused before it starts: numbers, networks, batches."""
+"""What a fit or a distillation cannot use is refused before it starts."""
 
 from __future__ import annotations
 
@@ -116,9 +116,7 @@ def separable_names(network: nn.Module) -> list[str]:
 def check_alike(
     student: nn.Module, teacher: nn.Module, names: Sequence[str], what: str, batch: Any
 ) -> None:
-    """Both networks on one batch, as training will run them: what cannot be compared is found
-    before it starts.
-    """
+    """Check that both networks give tensors of the same shapes on one batch."""
     wanted = _shapes("teacher", teacher, names, what, batch, training=False)
     found = _shapes("student", student, names, what, batch, training=what == "batches")
     if not wanted["outputs"]:
@@ -138,7 +136,10 @@ def check_alike(
 def _shapes(
     role: str, network: nn.Module, names: Sequence[str], what: str, batch: Any, *, training: bool
 ) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes of the outputs, and of what the named modules give; the network is left as it was."""
+    """The shapes of the outputs and of what the named modules give.
+
+    The network is left as it was.
+    """
     with (
         buffers_as_found(network),
         as_found(list(network.modules())),

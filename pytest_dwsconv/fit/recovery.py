@@ -1,5 +1,4 @@
-"""What follows the fit of single layers: normalisation statistics re-estimated, all layers refined
-together.
+"""What follows the fit of single layers: normalisation re-estimated, all layers refined together.
 
 Both are judged on held-out batches, and undone where these get no better.
 """
@@ -111,9 +110,9 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
     them settle together. Only the replacements and the scales and shifts of batch normalisation
     move, its statistics do not.
 
-    After ``PLAIN_PASSES`` passes the network overfits the samples. Those that follow mix them and ask
-    ``original``; where they cannot be mixed, they are gone through as they are. Either part is
-    undone if the held-out batches do not gain.
+    After ``PLAIN_PASSES`` passes the network is overfitted to the samples. Those that follow mix
+    them and ask ``original``; where they cannot be mixed, they are gone through as they are. Either
+    part is undone if the held-out batches do not gain.
 
     Raises:
         InputError: the original fails on mixed samples, which it did not at first, or the forward
@@ -146,8 +145,9 @@ def _mixtures(reference: Reference, see: Callable[[Any], Seen]) -> Mixtures | No
 
 @torch.no_grad()
 def _as_before(see: Callable[[Any], Seen], reference: Reference) -> bool:
-    """Whether the original, or its copy, gives what it gave: a copy may run modules of the
-    rewritten network.
+    """Whether the original, or its copy, gives what it gave.
+
+    A copy may run modules of the rewritten network.
     """
     return alike(tree_leaves(see(reference.batches[0])), tree_leaves(reference.wanted[0]))
 
@@ -184,7 +184,7 @@ def _moving(model: nn.Module, replaced: Sequence[str]) -> dict[str, Tensor]:
 
 @contextmanager
 def _requiring_gradients(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Gradients for these tensors and no others in the block; all flags and gradients are put back."""
+    """Gradients for these tensors and no others in the block; flags and gradients are put back."""
     found = [
         (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
     ]
@@ -254,7 +254,7 @@ def trainable(name: str, advice: str) -> Iterator[None]:
 
 
 def warm_cosine(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """A learning rate that rises over the first tenth of the steps and then falls along a cosine."""
+    """A learning rate that rises over a tenth of the steps and then falls along a cosine."""
     rise = max(1, steps // 10)
 
     def factor(step: int) -> float:

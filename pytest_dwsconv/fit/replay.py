@@ -4,8 +4,8 @@ Values are kept per batch only as long as a later node needs them: the memory us
 activations alive at one point of the network, over all batches.
 
 A value, once computed, is never changed: where a node writes into its arguments, these are copied
-first, together with whatever else lies in the same memory. So batches, weights and buffers stay
-as they are, the values that a fit has kept hold, and any stretch can be run as often as it takes.
+first, with whatever lies in the same memory. So batches, weights and buffers stay as they are, and
+any stretch can be run again.
 """
 
 from __future__ import annotations
@@ -100,8 +100,7 @@ class Replay:
     ) -> None:
         """Add to ``values`` those of the nodes from ``start`` up to and without ``stop``.
 
-        A value goes once its last user ran. Those of the places in ``keep`` are noted in ``kept``
-        as they are when they have just been computed.
+        A value goes once its last user ran. Those of the places in ``keep`` are noted in ``kept``.
         """
         for place in range(start, stop):
             if place not in values:
@@ -145,8 +144,6 @@ class Replay:
         for part in name.split("."):
             value = getattr(value, part)
         return value
-
-    # -- nodes that write into their arguments
 
     @torch.no_grad()
     def find_writes(self, batch: Any) -> None:
@@ -248,10 +245,7 @@ def _end(tensor: Tensor) -> int:
 
 
 class CalibrationData:
-    """Calibration batches with the graph of each.
-
-    The model must stay in evaluation mode while they are run.
-    """
+    """Calibration batches with the graph of each, for a model that stays in evaluation mode."""
 
     def __init__(self, model: nn.Module, batches: Sequence[Any]) -> None:
         self.batches = _ordered(batches)

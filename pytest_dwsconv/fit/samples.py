@@ -1,7 +1,6 @@
-"""What the steps of the joint refinement see: the calibration batches in pieces, or samples mixed
-from them.
+"""What the steps of the joint refinement see: calibration batches, or samples mixed from them.
 
-After some passes over few samples a network overfits them. Pasted boxes (CutMix, Yun et al.
+After some passes over few samples a network is overfitted to them. Pasted boxes (CutMix, Yun et al.
 2019) give as many others as are asked for, and no label has to be mixed, for the original computes
 the targets. Boxes of similar samples keep them near to what real ones look like, which counts where
 the replacements can hardly represent even those.
@@ -25,13 +24,13 @@ STEP = 32
 INNER = 10.0
 """What activations count for beside the outputs: they tell much more of each sample."""
 PLAIN_PASSES = 20
-"""Passes over the samples as they are; then the network overfits them, and mixing them gains more.
-"""
+"""Passes over the samples themselves; then they are overfitted, and mixing them gains more."""
 SIDES = 0.15, 0.6
 """The least and greatest side of a box, as a share of the sample's."""
 NEAREST, AMONG, NUMBERS = 16, 1024, 4096
-"""Boxes come from the samples whose outputs are the nearest, of so many at most, by about so many
-of their numbers.
+"""Boxes come from the ``NEAREST`` samples by their outputs.
+
+They are sought among at most ``AMONG``, by about ``NUMBERS`` numbers of the outputs.
 """
 
 
@@ -73,8 +72,9 @@ class Pieces:
 
 
 def pieces(batch: Any, wanted: Seen) -> list[tuple[Any, Seen]]:
-    """A batch and what it gives in pieces of at most ``STEP`` samples, or whole where samples
-    cannot be told apart.
+    """A batch and what it gives, in pieces of at most ``STEP`` samples.
+
+    It stays whole where samples cannot be told apart.
     """
     leaves, form = tree_flatten((batch, wanted))
     size = samples(leaves)
@@ -91,9 +91,7 @@ def samples(leaves: Sequence[Any]) -> int | None:
 
 
 class Mixtures(NamedTuple):
-    """The same pieces mixed, anew for each step, and a function that tells what the original gives
-    for them.
-    """
+    """The same pieces mixed, anew for each step, and what the original gives for them."""
 
     mixer: Mixer
     see: Callable[[Any], Seen]
@@ -133,7 +131,7 @@ class Mixtures(NamedTuple):
         return True
 
     def inner(self, done: float) -> float:
-        # outputs matter in the end, and these are too many to overfit
+        # outputs matter in the end, and nobody can overfit to these
         return float(INNER ** (1 - done))
 
 
@@ -142,9 +140,7 @@ def _refused(why: str) -> str:
 
 
 class Mixer(NamedTuple):
-    """All samples of some batches, as tensors of shape (N, ...), the pieces they come in, and which
-    are similar.
-    """
+    """All samples of some batches, as tensors (N, ...), their pieces, and which are similar."""
 
     leaves: Sequence[Tensor]
     form: TreeSpec
@@ -153,8 +149,7 @@ class Mixer(NamedTuple):
 
     @classmethod
     def of(cls, batches: Sequence[Any], wanted: Sequence[Seen]) -> Mixer | None:
-        """The samples of ``batches``; those are similar for which the original gives, in
-        ``wanted``, similar outputs.
+        """The samples of ``batches``; similar are those with similar outputs in ``wanted``.
 
         None where samples cannot be told apart, are not of one shape, or have no extent beside
         their channels.
@@ -183,9 +178,7 @@ class Mixer(NamedTuple):
         return cls(leaves, flat[0][1], cut, near)
 
     def mixed(self, which: int, shuffle: Generator) -> Any:
-        """A piece, each sample with a box of a similar one, at the same place in all tensors of a
-        sample.
-        """
+        """A piece, with a box of a similar sample in each, at one place in all its tensors."""
         chosen = self.pieces[which]
         own = [leaf[chosen] for leaf in self.leaves]
         column = torch.randint(self.near.shape[1], chosen.shape, generator=shuffle, device="cpu")
@@ -211,8 +204,9 @@ def _nearest(outputs: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def _in_units_of_variation(parts: Sequence[Tensor]) -> Tensor:
-    """One output of all batches, (N, numbers), scaled so that every output counts alike; 0 where it
-    is constant.
+    """One output of all batches (N, numbers), scaled so that every output counts alike.
+
+    It is 0 where the output is constant.
     """
     flat = [part.reshape(len(part), -1) for part in parts]
     apart = max(1, -(-flat[0].shape[1] // NUMBERS))
@@ -224,8 +218,9 @@ def _in_units_of_variation(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _pasted(x: Tensor, other: Tensor, shares: Tensor, places: Tensor) -> Tensor:
-    """``x`` (N, C, ...), with a box of ``other`` in each sample; none where there is nothing beside
-    the channels.
+    """``x`` (N, C, ...), with a box of ``other`` in each sample.
+
+    There is none where there is nothing beside the channels.
     """
     inside = (
         torch.ones_like(x[:, :1], dtype=torch.bool)

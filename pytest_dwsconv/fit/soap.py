@@ -1,5 +1,4 @@
-"""Adam in the directions that gradients take: SOAP (Vyas et al. 2024), which needs fewer steps than
-Adam.
+"""SOAP (Vyas et al. 2024): Adam in the directions that gradients take, which needs fewer steps.
 
 Weights matter in combinations, not entry by entry. With G the gradient of a weight as a matrix, the
 eigenvectors of the means of G G^T and G^T G are good guesses of these combinations, and Adam does
@@ -20,14 +19,13 @@ from torch.utils._pytree import tree_map
 EVERY = 10
 """Steps from one update of the directions to the next; each is one step of orthogonal iteration."""
 WIDEST = 1024
-"""Rows or columns beyond which a weight's directions would cost more than its gradient; it gets
-plain Adam.
-"""
+"""Rows or columns beyond which a weight gets plain Adam: directions would cost too much."""
 
 
 class SOAP(Optimizer):
-    """Adam with its second moments kept in slowly turning directions; plain Adam for vectors and
-    very wide weights.
+    """Adam with its second moments kept in slowly turning directions.
+
+    Vectors and very wide weights get plain Adam.
 
     Args:
         parameters: of floating point; one of shape (M, ...) is taken as a matrix of M rows.
@@ -55,9 +53,7 @@ class SOAP(Optimizer):
                     )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As any optimiser does, without giving what is kept in float32 the narrower dtype of a
-        parameter.
-        """
+        """As any optimiser does, but what is kept in float32 stays so for narrower parameters."""
         super().load_state_dict(state_dict)
         for kept, saved in zip(self.state.values(), state_dict["state"].values(), strict=True):
             place = partial(_placed, device=kept["mean"].device)
@@ -114,8 +110,9 @@ def _fresh(gradient: Tensor) -> dict[str, Any]:
 
 
 def _follow(state: dict[str, Any], gradient: Tensor, decay: float) -> None:
-    """Add the gradient to the moments of both sides; from time to time turn the bases towards their
-    eigenvectors.
+    """Add the gradient to the moments of both sides; from time to time turn the bases.
+
+    They turn towards the eigenvectors of the moments.
     """
     for side, (moment, along) in enumerate(
         zip(state["moments"], (gradient, gradient.T), strict=True)

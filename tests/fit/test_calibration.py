@@ -1,6 +1,4 @@
-"""rewrite(init="fit"): better than the nearest kernels, for any layer, and nothing changed on
-failure.
-"""
+"""rewrite(init="fit"): better than the nearest kernels, and nothing changed on failure."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ def _seed() -> None:
 
 
 def smooth(*shape: int) -> Tensor:
-    """Inputs whose neighbours are alike, as in images: without that there is nothing for a fit to
-    use.
-    """
+    """Inputs whose neighbours are alike, as in images: else a fit has nothing to use."""
     x = torch.randn(shape)
     for axis in range(2, len(shape)):
         x = (x + x.roll(1, axis) + x.roll(2, axis)) / 1.5
@@ -47,9 +43,7 @@ def batches(*shape: int, count: int = 6) -> list[Tensor]:
 
 
 def trained_like(model: nn.Module, data: list[Tensor]) -> nn.Module:
-    """Normalisation statistics as training would have left them, with scales and shifts of every
-    kind.
-    """
+    """Statistics as training would have left them, with scales and shifts of every kind."""
     model.train()
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
@@ -385,9 +379,7 @@ def test_the_errors_told_are_the_errors_made() -> None:
 
 
 def test_the_least_squares_optimum_of_one_layer_is_reached() -> None:
-    """Inputs that do not vary from place to place see only the sum of the taps: one product is
-    enough.
-    """
+    """Inputs that do not vary from place to place see the sum of the taps: one product will do."""
     conv = nn.Conv2d(6, 8, 3, bias=False)
     data = [torch.randn(4, 6, 1, 1).expand(4, 6, 7, 7) for _ in range(8)]
     result = rewrite(conv, init="fit", calibration=data, order="depthwise_first", refine=0)

@@ -1,6 +1,4 @@
-"""distill: the student nears the teacher, can be stopped and resumed, and leaves everything else
-alone.
-"""
+"""distill: the student nears the teacher, can be resumed, and leaves everything else alone."""
 
 from __future__ import annotations
 
@@ -173,9 +171,7 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_patience_outlasts_a_stop(tmp_path: Path) -> None:
-    """With a rate that only does harm, the check at step 0 stays the best, before the stop and
-    after it.
-    """
+    """With a rate that only does harm, the check at step 0 stays the best."""
     options = OPTIONS | {"learning_rate": 10.0, "patience": 2}
     student, teacher = pair()
     path = tmp_path / "checkpoint.pt"

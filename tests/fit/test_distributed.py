@@ -32,7 +32,8 @@ if rank == 0:
     torch.save((result.model.state_dict(), errors), f"{folder}/fit{world}.pt")
 refined = rewrite(model, init="fit", calibration=data[rank::world], refine=22).model
 own = data[rank::world]
-done = distill(refined, model, own, steps=4, check_every=2, held_out=own, checkpoint=f"{folder}/c{world}.pt")
+path = f"{folder}/c{world}.pt"
+done = distill(refined, model, own, steps=4, check_every=2, held_out=own, checkpoint=path)
 assert done.steps == 4
 states = [value.sum().item() for value in refined.state_dict().values()]
 if world > 1:

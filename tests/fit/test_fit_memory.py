@@ -1,6 +1,4 @@
-"""The memory of a fit: of the order of its second moments, whatever the multiplier and the order of
-the parts.
-"""
+"""The memory of a fit: of the order of its second moments, whatever the multiplier and order."""
 
 from __future__ import annotations
 
@@ -20,10 +18,12 @@ from pytest_dwsconv.separable.factorize import decompose
 from pytest_dwsconv.core.plan import PlanEntry
 
 def held(key):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
+    lines = open("/proc/self/status")
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 torch.manual_seed(0)
-channels, filters, side, multiplier, order = {channels}, {filters}, {side}, {multiplier}, Order("{order}")
+channels, filters, side, multiplier = {channels}, {filters}, {side}, {multiplier}
+order = Order("{order}")
 kernel = torch.randn(filters, channels, side, side)
 x = torch.randn(channels * side**2, 40, dtype=torch.float64)
 gram = (x @ x.T).add_(torch.eye(len(x)))[None]

@@ -1,4 +1,4 @@
-"""The least-squares fit from moments: moments as computed directly, optima as found by other means."""
+"""The least-squares fit from moments: checked against direct computation and other solvers."""
 
 from __future__ import annotations
 

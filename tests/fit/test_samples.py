@@ -1,6 +1,4 @@
-"""What the steps of a refinement see: calibration batches in pieces, and samples mixed from similar
-ones.
-"""
+"""What the steps of a refinement see: calibration batches, and samples mixed from similar ones."""
 
 from __future__ import annotations
 

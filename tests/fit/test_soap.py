@@ -1,6 +1,4 @@
-"""Adam in turning directions: Adam itself where nothing turns, the eigenvectors of the moments
-where something does.
-"""
+"""SOAP: Adam where nothing turns, the eigenvectors of the moments where something does."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ BETAS = (0.9, 0.99)
 def descended(
     make: Callable[[list[Tensor]], torch.optim.Optimizer], start: Tensor, pull: Tensor, steps: int
 ) -> Tensor:
-    """Where an optimiser gets from ``start`` on the squared norm of a (M, C) weight times a (C, K)
-    matrix.
-    """
+    """Where an optimiser gets from ``start`` on the squared norm of a matrix product."""
     weight = nn.Parameter(start.clone())
     optimiser = make([weight])
     for _ in range(steps):
