@@ -9,13 +9,20 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.command.interrupts import Interrupts
+from pytest_dwsconv.command.streams import (
+    complain,
+    drop_unwritten,
+    output,
+    read_stdin,
+    write_stdout,
+)
 from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import DwsconvError, InputError, SourceError
@@ -42,10 +49,6 @@ _INTERRUPTED, _BROKEN_PIPE = 130, 141
 """What the shell reports for a command ended by Ctrl-C, and for one that wrote to a closed pipe."""
 
 
-class _OutputError(DwsconvError):
-    """Standard output cannot be written."""
-
-
 def entry() -> NoReturn:
     """Run the command and exit with its status."""
     if sys.stderr is None:
@@ -60,25 +63,15 @@ def entry() -> NoReturn:
     except KeyboardInterrupt:
         # pressed once more, it ends the process without a word
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        _complain("interrupted")
+        complain("interrupted")
         status = _INTERRUPTED
     except Exception:
         traceback.print_exc()
-        _complain("this is a fault of the command itself; please report it")
+        complain("this is a fault of the command itself; please report it")
         status = 2
     if status in (2, _INTERRUPTED, _BROKEN_PIPE):
-        _drop_output()
+        drop_unwritten()
     raise SystemExit(status)
-
-
-def _drop_output() -> None:
-    """Flush the streams; let go what cannot be written, for the exit would try once more."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,22 +81,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: Ctrl-C was pressed; files are whole, and those rewritten are listed.
         BrokenPipeError: what read the output stopped reading.
     """
-    given, parser = sys.argv[1:] if argv is None else argv, _parser()
-    try:
-        # reason: options may stand between paths, but argparse loses what follows a -- then
-        options = parser.parse_args(given) if "--" in given else parser.parse_intermixed_args(given)
-    except SystemExit as exit_:  # reason: argparse has printed the help, or what is wrong
-        return exit_.code if isinstance(exit_.code, int) else 2
     with Interrupts() as interrupts:
         try:
-            status = _Command(options, interrupts).run()
-            with _output("standard output"):
-                sys.stdout.flush()
+            status = _run(sys.argv[1:] if argv is None else argv, interrupts)
+            if sys.stdout is not None:
+                with output("standard output"):
+                    sys.stdout.flush()
         except DwsconvError as error:
             interrupts.check()
-            _complain(str(error))
+            complain(str(error))
             return 2
     return status
+
+
+def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
+    parser = _parser()
+    # reason: options may stand between paths, but argparse loses what follows a -- then
+    parse = parser.parse_args if "--" in arguments else parser.parse_intermixed_args
+    try:
+        options = parse(arguments)
+    except SystemExit as exit_:  # reason: argparse has printed the help, or what is wrong
+        return exit_.code if isinstance(exit_.code, int) else 2
+    return _Command(options, interrupts).run()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -258,7 +257,7 @@ class _Command:
         from pytest_dwsconv.source.edit import rewrite_text
         from pytest_dwsconv.source.files import decode, read
 
-        old = decode(_read_stdin()) if source.path is None else read(source.path)
+        old = decode(read_stdin()) if source.path is None else read(source.path)
         rewrite = rewrite_text(old.text, source.config.policy, model.evidence if model else {})
         self._interrupts.check()  # reason: without one that came in a callback it may be wrong
         if model is not None:
@@ -288,9 +287,9 @@ class _Command:
 
         options = self._options
         if options.diff:
-            _write_stdout(old.diff(rewrite.text, source.name))
+            write_stdout(old.diff(rewrite.text, source.name))
         elif not options.check and options.output in (None, "-"):
-            _write_stdout(old.encode(rewrite.text))
+            write_stdout(old.encode(rewrite.text))
         elif not options.check:
             try:
                 write(_path(options.output), old.encode(rewrite.text))
@@ -324,12 +323,12 @@ class _Command:
     def _say(self, message: str) -> None:
         """Print a line; control characters in it, from a file or its name, are spelled out."""
         name = "standard output" if self._messages is sys.stdout else "standard error"
-        with _output(name):
+        with output(name):
             print(plain(message), file=self._messages)
 
     def _fail(self, message: str) -> None:
         self._failed = True
-        _complain(message)
+        complain(message)
 
 
 def _describe(site: SourceSite, rewrite: Rewrite) -> str:
@@ -350,37 +349,3 @@ def _path(name: str) -> Path:
     if "\0" in name:
         raise InputError(f"{name} cannot be a file: there is a NUL in its name")
     return Path(name)
-
-
-def _read_stdin() -> bytes:
-    if sys.stdin is None:
-        raise SourceError("standard input is closed: give the path of a file, or send text to it")
-    try:
-        return sys.stdin.buffer.read()
-    except OSError as error:
-        raise SourceError(f"it cannot be read: {error.strerror}") from error
-
-
-def _write_stdout(data: bytes) -> None:
-    """As bytes: a result keeps its own encoding and line ends."""
-    with _output("standard output"):
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
-@contextmanager
-def _output(name: str) -> Iterator[None]:
-    """Tell what cannot be written in one sentence; a reader that left is not a fault."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _OutputError(f"{name} cannot be written: {error.strerror}") from error
-
-
-def _complain(message: str) -> None:
-    # reason: where it cannot be written, nobody is left to be told
-    with suppress(OSError):
-        print(f"dwsconv-rewrite: {plain(message)}", file=sys.stderr)

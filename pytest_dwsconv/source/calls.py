@@ -28,9 +28,7 @@ _TRANSPOSED = (
 
 @dataclass(frozen=True)
 class Callee:
-    """A class or function of torch that makes a convolution; ``parameters`` in the order it takes
-    them.
-    """
+    """A class or function of torch that makes a convolution; ``parameters`` are in its order."""
 
     rank: int
     parameters: tuple[str, ...]
@@ -57,13 +55,10 @@ def _callees() -> dict[str, Callee]:
             f"conv{rank}d": Callee(rank, (), traits=(Trait.FUNCTIONAL,)),
             f"conv_transpose{rank}d": Callee(rank, (), transposed=True, traits=(Trait.FUNCTIONAL,)),
         }
-        for homes, members in (
-            (("torch.nn", "torch.nn.modules", "torch.nn.modules.conv"), modules),
-            (("torch.nn.functional", "torch"), functions),
-        ):
-            found |= {
-                f"{home}.{name}": callee for home in homes for name, callee in members.items()
-            }
+        for home in ("torch.nn", "torch.nn.modules", "torch.nn.modules.conv"):
+            found |= {f"{home}.{name}": callee for name, callee in modules.items()}
+        for home in ("torch.nn.functional", "torch"):
+            found |= {f"{home}.{name}": callee for name, callee in functions.items()}
     return found
 
 
@@ -110,8 +105,7 @@ def unknown_spec(callee: Callee, traits: tuple[Trait, ...] = ()) -> ConvSpec:
 
 
 def is_depthwise_by_spelling(call: cst.Call, callee: Callee) -> bool:
-    """Whether ``groups`` and ``in_channels`` are one expression, as in ``Conv2d(c, c, 3,
-    groups=c)``.
+    """Whether ``groups`` and ``in_channels`` are spelled alike: ``Conv2d(c, c, 3, groups=c)``.
 
     An expression that calls anything may give two values and does not count.
     """
@@ -146,8 +140,9 @@ def _is_readable(call: cst.Call, given: Mapping[str, cst.BaseExpression]) -> boo
 
 @dataclass(frozen=True)
 class _Reader:
-    """Arguments as numbers and words; a default counts only where no argument can be hidden in a
-    star.
+    """Arguments as numbers and words, None where they are not constants.
+
+    A default counts only if the arguments are ``complete``: a ``**rest`` may hide one.
     """
 
     names: Names
@@ -168,9 +163,13 @@ class _Reader:
 
     def sides(self, name: str, least: int, default: int | None = None) -> tuple[int, ...] | None:
         value = self._value(name, default)
-        values = value if isinstance(value, tuple) else (value,) * self.rank
-        numbers = tuple(number for side in values if (number := _number(side, least)) is not None)
-        return numbers if len(numbers) == len(values) == self.rank else None
+        numbers = []
+        for side in value if isinstance(value, tuple) else (value,) * self.rank:
+            number = _number(side, least)
+            if number is None:
+                return None
+            numbers.append(number)
+        return tuple(numbers) if len(numbers) == self.rank else None
 
     def word(self, name: str, default: str | None = None) -> str | None:
         value = self._value(name, default)

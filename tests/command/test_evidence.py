@@ -59,9 +59,7 @@ def foretold(path: Path, model: str) -> Report:
 
 @pytest.fixture
 def net(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A file whose network also has convolutions that another file builds; the other file's name is
-    the test's own.
-    """
+    """A file whose network also has convolutions that another file, of an own name, builds."""
     elsewhere = f"elsewhere_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{elsewhere}.py").write_text(
         "from torch import nn\n\nclass outside(nn.Sequential):\n"
