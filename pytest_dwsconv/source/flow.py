@@ -72,6 +72,26 @@ class Flow:
         calls = frozenset[cst.Call]().union(*(each.calls for each in reached))
         return Reach(calls, any(each.resolved for each in reached))
 
+    def handed(self, call: cst.Call) -> Iterator[cst.Call]:
+        """The convolutions that a call is handed straight, if the file does not show what it runs.
+
+        Those are written in its arguments, or come to the parameters of the function around it.
+        """
+        if self._values.defines(call.func):
+            return
+        for argument in call.args:
+            for node in self._values.written(argument.value):
+                if node in self.convolutions:
+                    yield cst.ensure_type(node, cst.Call)
+                elif isinstance(node, cst.Name) and self._is_parameter(node):
+                    yield from self.reach(node, through_classes=False).calls
+
+    def _is_parameter(self, name: cst.Name) -> bool:
+        function = self._parsed.enclosing(name, cst.FunctionDef, cst.Lambda)
+        if not isinstance(function, (cst.FunctionDef, cst.Lambda)):
+            return False
+        return any(each.value == name.value for each in all_parameters(function))
+
     def _reach_of(self, start: Key, through_classes: bool) -> Reach:
         if (start, through_classes) not in self._reached:
             seen = self._keys_from(start, through_classes)

@@ -17,7 +17,7 @@ from pytest_dwsconv.source.typechecks import TypeCheck, conv_ranks, type_check
 from pytest_dwsconv.source.values import is_self
 
 _REPARAMETRIZE = re.compile(
-    r"torch\.nn\.utils\.(parametriz\w+\.)?(\w+_norm|orthogonal|register_parametrization)"
+    r"torch\.nn\.utils\.(\w+\.)?(\w+_norm|orthogonal|register_parametrization)"
     r"|torch\.nn\.utils\.prune\.\w+"
 )
 _REPARAMETRIZER = re.compile(
@@ -26,7 +26,8 @@ _REPARAMETRIZER = re.compile(
 """What files call those functions, torch's or their own."""
 
 _FUSE = re.compile(
-    r"torch\.nn\.utils\.(fusion\.)?fuse_\w+|torch\.(ao\.)?quantization\.fuse_modules\w*"
+    r"torch\.nn\.utils\.(fusion\.)?fuse_\w+"
+    r"|torch\.(ao\.)?quantization\.(fuse_modules\.)?fuse_\w+"
 )
 
 _STATE = frozenset({"load_state_dict", "state_dict", "get_parameter", "register_parameter"})
@@ -38,8 +39,8 @@ _KEY = re.compile(r"(?:\w+\.)*([A-Za-z_]\w*)\.weight")
 """The name of a weight in a state_dict, after the attribute that holds its layer."""
 
 _FORWARDING = frozenset(
-    "append extend insert add_module register_module to cuda cpu half float train eval apply "
-    "__init__".split()
+    "append appendleft extend insert add update setdefault add_module register_module to cuda cpu "
+    "half float train eval apply __init__".split()
 )
 """Methods, of modules and containers, that change no weight of what they are given."""
 
@@ -74,8 +75,10 @@ class _Uses:
                 self._look_at_attribute(node)
             elif isinstance(node, cst.Call):
                 self._look_at_call(node)
-                if mentioned:
-                    self._look_at_wrapper(node)
+                if not self._is_harmless(node):
+                    self._look_at_unknown_call(node)
+                    if mentioned:
+                        self._look_at_wrapper(node)
             elif isinstance(node, cst.SimpleString):
                 self._look_at_text(node)
             elif isinstance(node, (cst.For, cst.CompFor, cst.Assign)):
@@ -228,10 +231,18 @@ class _Uses:
         for call in self._flow.convolutions:
             self._against(call, judgement)
 
+    def _look_at_unknown_call(self, node: cst.Call) -> None:
+        """``zero_module(nn.Conv2d(...))``, where the function is an argument or imported."""
+        judgement = by_rule(
+            "DWS205",
+            f"{self._line(node)} hands it to {self._parsed.code(node.func)}, which this file does "
+            "not show: it may wrap, change or fuse it",
+        )
+        for call in self._flow.handed(node):
+            self._against(call, judgement)
+
     def _look_at_wrapper(self, node: cst.Call) -> None:
         """In a file with reparametrizations, any function that is not known may be one."""
-        if self._is_harmless(node):
-            return
         judgement = by_rule(
             "DWS205",
             f"{self._line(node)} hands it to {self._parsed.code(node.func)}, which may compute its "

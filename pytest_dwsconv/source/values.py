@@ -40,10 +40,13 @@ PARTS = frozenset(
 )
 """Methods that take or give what a module holds."""
 
-_SELF_OR_PARTS = PARTS | frozenset(
-    "to cuda cpu half float double bfloat16 type train eval requires_grad_ apply share_memory "
-    "items values keys get pop copy setdefault".split()
+_SELF = frozenset(
+    "to cuda cpu half float double bfloat16 type train eval requires_grad_ apply share_memory"
+    "".split()
 )
+"""Methods of modules whose result is the object itself."""
+
+_SELF_OR_PARTS = PARTS | _SELF | frozenset("items values keys get pop copy setdefault".split())
 """Methods of modules and containers whose result is the object itself or what it holds."""
 
 _SET_A_NAME = frozenset("setattr add_module register_module".split())
@@ -139,11 +142,29 @@ class Values:
                 if self._parsed.enclosing(function, cst.ClassDef) is made:
                     yield function, 1
 
+    def defines(self, callee: cst.BaseExpression) -> bool:
+        """Whether the file shows what a call of this runs."""
+        return bool(self.functions(callee)) or self.class_named(callee) is not None
+
     def _is_method(self, function: Function) -> bool:
         above = self._parsed.enclosing(function, cst.ClassDef, cst.FunctionDef)
         return isinstance(above, cst.ClassDef)
 
     # -- what an expression mentions
+
+    def written(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+        """The convolutions that an expression is, or has as items, written in it.
+
+        And names, which may stand for some; what other calls are given is not the expression's.
+        """
+        if isinstance(node, cst.Name) or node in self._convolutions:
+            yield node
+        elif isinstance(node, cst.Call):
+            if isinstance(node.func, cst.Attribute) and node.func.attr.value in _SELF:
+                yield from self.written(node.func.value)
+        else:
+            for part in _value_parts(node):
+                yield from self.written(part)
 
     def sources(self, node: cst.CSTNode) -> Iterator[Key]:
         """The keys of what the value of an expression may be, or have in it."""
@@ -156,10 +177,8 @@ class Values:
         elif isinstance(node, cst.Subscript):
             yield from self._sources_of_parts(node.value)
         else:
-            for name in _VALUES.get(type(node), ()):
-                part = getattr(node, name)
-                for each in part if isinstance(part, (tuple, list)) else (part,):
-                    yield from self.sources(each)
+            for part in _value_parts(node):
+                yield from self.sources(part)
 
     def _sources_of_parts(self, node: cst.BaseExpression) -> Iterator[Key]:
         """As those of an expression; of ``self``, what its class holds."""
@@ -203,6 +222,16 @@ class Values:
         owner = self._parsed.enclosing(node, cst.ClassDef)
         if isinstance(owner, cst.ClassDef):
             yield Parts(owner)
+
+
+def _value_parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """The parts of an expression that its value may be, or have in it."""
+    for name in _VALUES.get(type(node), ()):
+        part = getattr(node, name)
+        if isinstance(part, (tuple, list)):
+            yield from part
+        else:
+            yield part
 
 
 def is_self(node: cst.CSTNode) -> bool:

@@ -187,13 +187,13 @@ def test_line_ends_and_indentation_are_the_files_own(end: str, indent: str) -> N
 
 
 UNUSUAL = [
-    "@register(nn.Conv2d(9, 64, 3))\ndef f(): ...",
+    "@print(nn.Conv2d(9, 64, 3))\ndef f(): ...",
     "if (c := nn.Conv2d(9, 64, 3)): ...",
     "x = f'{nn.Conv2d(9, 64, 3)}'",
     "def f(c=nn.Conv2d(9, 64, 3)): ...",
     "f = lambda: nn.Conv2d(9, 64, 3)",
     "class A:\n    class B:\n        c = nn.Conv2d(9, 64, 3)",
-    "async def f():\n    await g(nn.Conv2d(9, 64, 3))",
+    "async def f():\n    await print(nn.Conv2d(9, 64, 3))",
     "match x:\n    case 1 if nn.Conv2d(9, 64, 3): ...",
     "x = [nn.Conv2d(9, 64, 3) for _ in range(3)]",
     "x = nn.Conv2d(9, 64, 3).to(dtype)",
@@ -207,7 +207,7 @@ UNUSUAL = [
     "x = {**nn.Conv2d(9, 64, 3)}",
     "global y\ny = nn.Sequential(*[nn.Conv2d(9, 64, 3)])",
     "try:\n    x = nn.Conv2d(9, 64, 3)\nexcept* ValueError:\n    ...",
-    "with f(nn.Conv2d(9, 64, 3)) as x: ...",
+    "with print(nn.Conv2d(9, 64, 3)) as x: ...",
     "'''ä'''; x = nn.Conv2d(9, 64, 3)  # ö",
 ]
 

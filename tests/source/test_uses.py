@@ -149,14 +149,15 @@ def test_uses_in_a_module(statement: str, expected: list[str]) -> None:
         (f"setattr(self, f'c{{i}}', {CONV})\nself.d0.weight", [YES]),
         (f"setattr(self, f'c{{i}}', {CONV})\nself.e = nn.Embedding(config.c0, "
          "8)\nself.e.weight", [YES]),
-        (f"net = nn.Sequential(OrderedDict([('c', {CONV}), ('d', "
+        ("from collections import OrderedDict\n"
+         f"net = nn.Sequential(OrderedDict([('c', {CONV}), ('d', "
          f"{CONV})]))\nnet.c.weight", [NO, YES]),
         (f"net = nn.ModuleDict({{'c': {CONV}, 'd': {CONV}}})\nnet.c.weight", [NO, YES]),
         ("class A(nn.Module):\n    @property\n    def c(self):\n        return self.d\n    def "
          "__init__(self):\n"
          f"        self.d = {CONV}\n        self.c.weight", [NO]),
         (f"for w in map(lambda c: c.weight, [{CONV}]): ...", [NO]),
-        (f"def f(self, **options):\n    return g({CONV}, weight=options.weight)", [YES]),
+        (f"def f(self, **options):\n    return dict(a={CONV}, weight=options.weight)", [YES]),
     ],
 )  # fmt: skip
 def test_uses_through_other_names(text: str, expected: list[str]) -> None:
@@ -197,11 +198,47 @@ def test_uses_through_other_names(text: str, expected: list[str]) -> None:
          "        self.fc = nn.utils.spectral_norm(nn.Linear(3, 4))\n"
          "    def forward(self, x):\n        for c in self.l: x = self.act(c(x))\n"
          "        return self.act(self.c(self.s(x)))", [YES, YES, YES]),
-        (f"x = norm({CONV})", [YES]),
     ],
 )  # fmt: skip
 def test_reparametrizations_through_other_names(text: str, expected: list[str]) -> None:
     assert codes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"from mine import norm\nx = norm({CONV})", OPEN),
+        (f"import mine\nx = mine.norm({CONV}, 1)", OPEN),
+        (f"from mine import norm\nx = norm(module={CONV})", OPEN),
+        (f"from mine import norm\nx = norm({CONV}.cuda())", OPEN),
+        (f"from mine import norm\nx = norm({CONV} if y else None)", OPEN),
+        (f"from mine import Stack\nx = Stack([{CONV}, nn.ReLU()])", OPEN),
+        (f"from mine import Stack\nx = Stack(*[{CONV} for _ in y])", OPEN),
+        (f"def f(norm):\n    return norm({CONV})", OPEN),
+        (f"def f(self):\n    return self.norm({CONV})", OPEN),
+        (f"from functools import partial\nx = partial(norm, dim=1)({CONV})", OPEN),
+        (f"from mine import sn\ndef norm(m):\n    return sn(m)\nx = norm({CONV})", OPEN),
+        (f"from mine import sn\nnorm = lambda m: sn(m)\nx = norm({CONV})", OPEN),
+        (f"from mine import norm\nx = norm(nn.Sequential({CONV}))", YES),
+        (f"from mine import run\nx = {CONV}\ny = run(x, z)", YES),
+        (f"from mine import run\nx = run({CONV}(z))", YES),
+        (f"from mine import run\nx = run({CONV}.bias)", YES),
+        (f"def norm(m):\n    return nn.Sequential(m, nn.ReLU())\nx = norm({CONV})", YES),
+        (f"class Block(nn.Module):\n    def __init__(self, c): self.c = c\nx = Block({CONV})", YES),
+        (f"x = (lambda m: m)({CONV})", YES),
+        (f"x = nn.Sequential({CONV})", YES),
+        (f"x.append({CONV})", YES),
+        (f"x.update(a={CONV})", YES),
+        (f"x = list(map(str, [{CONV}]))", YES),
+        (f"import torch\nx = torch.jit.script({CONV})", YES),
+        (f"from torch.nn.utils.spectral_norm import spectral_norm\nspectral_norm({CONV})", WRAPPED),
+        (f"import torch.ao.quantization.fuse_modules as q\nq.fuse_known_modules([{CONV}])", NO),
+    ],
+)
+def test_what_is_handed_straight_to_a_callable_that_is_not_shown_is_open(
+    text: str, expected: str
+) -> None:
+    assert codes(text) == [expected]
 
 
 LOOP = f"""
@@ -317,6 +354,8 @@ def test_a_function_that_is_applied_to_every_module_counts_as_a_loop() -> None:
         "Conv2d\nConv2d(9, 64, 3)",
         "nn = fake()\nnn.Conv2d(9, 64, 3)",
         "from torch.nn import Conv2d\nclass Conv2d: ...\nConv2d(9, 64, 3)",
+        "from torch.nn import *\nnn.Conv2d = My\nConv2d(9, 64, 3)",
+        "import torch.nn\nfrom mine import *\nsetattr(torch.nn, 'Conv2d', My)\nnn.Conv2d(8, 64, 3)",
         "from torch.nn import *\nfrom mine import *\nConv2d(9, 64, 3)",
         "from torch.nn import Conv2d\nfrom mine import *\nConv2d(9, 64, 3)",
         "match x:\n    case {'nn': nn}: ...\nnn.Conv2d(9, 64, 3)",
@@ -335,6 +374,7 @@ def test_a_name_that_may_mean_something_else_is_listed_and_left_alone(text: str)
         ("from mine import *\nG = 1\nnn.Conv2d(64, 64, 3, groups=G)", YES),
         ("G = 1\nfrom mine import *\nnn.Conv2d(64, 64, 3, groups=G)", "DWS204"),
         ("from mine import *\nnn.Conv2d(64, 64, 3)", YES),
+        ("def f():\n    g = 1\n    nn.Conv2d(64, 64, 3, groups=g)\nfrom mine import *", YES),
         ("g = 1\nmatch x:\n    case {'groups': g}: ...\nnn.Conv2d(64, 64, 3, groups=g)", "DWS204"),
         ("g = 1\nx = [(g := n) for n in (2, 64)]\nnn.Conv2d(64, 64, 3, groups=g)", "DWS204"),
     ],
