@@ -229,9 +229,6 @@ class Flow:
     def _pass_arguments(self, call: cst.Call) -> None:
         for function, skip in self._values.functions_called(call):
             self._pass(call, function, skip)
-        if isinstance(call.func, cst.Attribute) and call.func.attr.value == "apply":
-            # reason: Module.apply walks over all modules, so over the parts of a replacement
-            return
         # map(f, convs): a function that is handed on may get any of the other arguments
         for argument in call.args:
             for function in self._values.functions(argument.value):

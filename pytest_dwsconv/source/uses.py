@@ -35,8 +35,15 @@ _PARAMETERS = m.Call(func=m.Attribute(attr=m.Name("parameters") | m.Name("named_
 _WRITTEN = re.compile(r"(?!requires_grad_|share_memory_)\w*[a-z]_")
 """Methods of tensors that write into them."""
 
-_KEY = re.compile(r"(?:\w+\.)*([A-Za-z_]\w*)\.weight")
-"""The name of a weight in a state_dict, after the attribute that holds its layer."""
+_VECTORS = re.compile(r"torch\.nn\.utils\.(\w+\.)?(parameters_to_vector|vector_to_parameters)")
+_SAME_ITEMS = frozenset({"builtins.list", "builtins.tuple", "builtins.iter", "builtins.next"})
+"""Functions of parameters whose result is some of them."""
+
+_KEY = re.compile(r"(?:\w*\.)*([A-Za-z_]\w*)\.weight")
+"""The name of a weight in a state_dict, or its end, after the attribute that holds its layer."""
+
+_INNER = frozenset({"_reversed_padding_repeated_twice", "_conv_forward"})
+"""What PyTorch's classes have for themselves."""
 
 _FORWARDING = frozenset(
     "append appendleft extend insert add update setdefault add_module register_module to cuda cpu "
@@ -48,6 +55,9 @@ _HARMLESS = ("torch.", "builtins.", "collections.", "copy.", "itertools.")
 
 _SAME = frozenset({"dtype", "device", "shape"})
 """What the weight that a replacement computes tells as well."""
+
+_SAME_OF_ANY = frozenset({"dtype", "device", "is_cuda", "requires_grad"})
+"""What any parameter of a module tells, whichever it is."""
 
 _ATTRIBUTE_FUNCTIONS = frozenset({"builtins.getattr", "builtins.setattr", "builtins.delattr"})
 
@@ -80,9 +90,9 @@ class _Uses:
                     if mentioned:
                         self._look_at_wrapper(node)
             elif isinstance(node, cst.SimpleString):
-                self._look_at_text(node)
-            elif isinstance(node, (cst.For, cst.CompFor, cst.Assign)):
-                self._look_at_parameters(node)
+                self._look_at_text(node, str(node.evaluated_value))
+            elif isinstance(node, cst.FormattedStringText):
+                self._look_at_text(node, node.value)
             self._look_at_type_check(node)
 
     # -- against which convolutions
@@ -140,6 +150,8 @@ class _Uses:
             self._note(node.value, "DWS110", node, what)
         elif is_target(self._parsed, node):
             self._look_at_setting(node, name, node.value)
+        elif name in _INNER:
+            self._note(node.value, "DWS110", node, f"uses its {name}, {_NO_WEIGHT}")
 
     def _look_at_setting(self, node: cst.CSTNode, name: str, of: cst.BaseExpression) -> None:
         """``of.name = ...``, or the same with ``setattr``."""
@@ -151,7 +163,9 @@ class _Uses:
 
     def _look_at_call(self, node: cst.Call) -> None:
         name = self._names.certain_name(node.func) or ""
-        if _REPARAMETRIZE.fullmatch(name) and node.args:
+        if m.matches(node, _PARAMETERS):
+            self._look_at_parameters(node)
+        elif _REPARAMETRIZE.fullmatch(name) and node.args:
             self._look_at_reparametrizer(node)
         elif _FUSE.fullmatch(name):
             self._look_at_fusion(node)
@@ -177,9 +191,9 @@ class _Uses:
             what = "uses an attribute of it that is named at run time, which may be its weight"
             self._note(of, "DWS205", node, what)
 
-    def _look_at_text(self, node: cst.SimpleString) -> None:
-        """A key of a state_dict, as ``"stem.conv.weight"``."""
-        key = _KEY.fullmatch(str(node.evaluated_value))
+    def _look_at_text(self, node: cst.CSTNode, text: str) -> None:
+        """A key of a state_dict or its end: ``"stem.conv.weight"``, ``f"{stem}.conv.weight"``."""
+        key = _KEY.fullmatch(text)
         if key is not None:
             self._note_attribute(key[1], node, f"names its weight, {_NO_WEIGHT}")
 
@@ -192,24 +206,42 @@ class _Uses:
                     name = str(text.evaluated_value).rpartition(".")[2]
                     self._note_attribute(name, node, what)
 
-    def _look_at_parameters(self, node: cst.For | cst.CompFor | cst.Assign) -> None:
-        """``for p in conv.parameters(): p.zero_()`` and ``w, b = conv.parameters()``.
+    def _look_at_parameters(self, node: cst.Call) -> None:
+        """``conv.parameters()``: ``for p in ...: p.zero_()``, ``w, b = ...``, ``next(...).data``.
 
         Most loops over parameters only freeze or count them, and do not matter.
         """
-        source = node.value if isinstance(node, cst.Assign) else node.iter
-        if not m.matches(source, _PARAMETERS):
-            return
-        if isinstance(node, cst.Assign):
-            stands_against = any(isinstance(each.target, cst.Tuple) for each in node.targets)
-        elif isinstance(node, cst.For):
-            stands_against = any(_writes(each) for each in below(node.body))
-        else:
-            stands_against = False
-        if stands_against:
-            of = cst.ensure_type(cst.ensure_type(source, cst.Call).func, cst.Attribute).value
+        if self._takes_some(node):
             what = "writes or names its parameters, and a replacement has others"
+            of = cst.ensure_type(node.func, cst.Attribute).value
             self._note(of, "DWS110", node, what, through_classes=False)
+
+    def _takes_some(self, parameters: cst.Call) -> bool:
+        """Whether the code around takes single parameters out, or writes into them."""
+        user = self._parsed.parents[parameters]
+        name = ""
+        # out of list(conv.parameters()) and next(iter(...)) come the same parameters
+        while isinstance(user, cst.Arg) and name != "builtins.next":
+            call = cst.ensure_type(self._parsed.parents[user], cst.Call)
+            name = self._names.certain_name(call.func) or ""
+            if name not in _SAME_ITEMS:
+                return _VECTORS.fullmatch(name) is not None
+            user = self._parsed.parents[call]
+        is_single = name == "builtins.next"
+        if isinstance(user, cst.Subscript):
+            user, is_single = self._parsed.parents[user], True
+        if is_single:
+            return not (isinstance(user, cst.Attribute) and user.attr.value in _SAME_OF_ANY)
+        return self._unpacks_or_writes(user)
+
+    def _unpacks_or_writes(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.Assign):
+            return any(isinstance(each.target, cst.Tuple) for each in node.targets)
+        if isinstance(node, cst.For):
+            return any(_writes(each) for each in below(node.body))
+        if isinstance(node, cst.CompFor):
+            return any(_writes(each) for each in below(self._parsed.parents[node]))
+        return False
 
     # -- reparametrizations
 

@@ -176,6 +176,7 @@ class Values:
             yield from self._sources_of_call(node)
         elif isinstance(node, cst.Subscript):
             yield from self._sources_of_parts(node.value)
+            yield from _names_in_index(node)
         else:
             for part in _value_parts(node):
                 yield from self.sources(part)
@@ -249,6 +250,15 @@ def names_given(call: cst.Call) -> Iterator[str | Computed]:
             yield from str(argument.value.evaluated_value).split(".")
         elif name in _SET_A_NAME and m.matches(argument.value, _COMPUTED_TEXT):
             yield Computed(_pattern(argument.value))
+
+
+def _names_in_index(node: cst.Subscript) -> Iterator[str]:
+    """The attribute that ``dict(model.named_modules())["layer1.conv"]`` gives."""
+    for element in node.slice:
+        if m.matches(element.slice, m.Index(m.SimpleString())):
+            index = cst.ensure_type(element.slice, cst.Index)
+            text = cst.ensure_type(index.value, cst.SimpleString).evaluated_value
+            yield str(text).rpartition(".")[2]
 
 
 def _pattern(text: cst.BaseExpression) -> str:
