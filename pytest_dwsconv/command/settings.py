@@ -101,5 +101,5 @@ def _config(root: Path, table: Mapping[str, object], file: Path) -> Config:
         )
     few = table.get("few-channels", False)
     if not isinstance(few, bool):
-        raise InputError(f"{file}: few-channels must be true or false, not {few!r}")
+        raise InputError(f"{file}: few-channels must be true or false, not {quoted(few)}")
     return Config(root, tuple(exclude), float(saving), few)
