@@ -30,8 +30,9 @@ _serial = count(1)
 def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
     """Build the model named ``pkg.mod:factory``.
 
-    The name is that of an ``nn.Module``, a class, or a function that returns one. The working folder and ``folders`` are importable meanwhile; the part after the colon may be
-    dotted. Arguments are literals written as in Python, ``pkg.mod:factory(num_classes=10)``.
+    The name is that of an ``nn.Module``, a class, or a function that returns one, and may be
+    dotted. The working folder and ``folders`` are importable meanwhile. Arguments are literals
+    written as in Python, ``pkg.mod:factory(num_classes=10)``.
 
     Raises:
         TargetError: there is no such module or name, or what it names gives no model; the cause is
@@ -50,8 +51,8 @@ def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
 def build_from_file(path: Path, name: str) -> nn.Module:
     """Build the model called ``name`` (dotted if nested) in a source file.
 
-    The file is executed afresh on every call. Its folder is importable meanwhile, and its relative imports work if it lies in a
-    package.
+    The file is executed afresh on every call. Its folder is importable meanwhile, and its relative
+    imports work if it lies in a package.
 
     Raises:
         TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is

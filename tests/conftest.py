@@ -31,7 +31,7 @@ def _ctrl_c() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _imported() -> None:
-    """Import torch first: an inner run forgets what it imports, and torch cannot be imported twice."""
+    """Import torch here: an inner run forgets its imports, and torch cannot be imported twice."""
     torch.compile(nn.ReLU())  # its compiler too, which much else imports at the first need
     str(analyze(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)))
 

@@ -1,4 +1,4 @@
-"""A libedgetpu without hardware, from ``standin_libedgetpu.c``; ``conftest.py`` loads the fixtures."""
+"""A libedgetpu without hardware, from ``standin_libedgetpu.c``, with fixtures of it."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_an_unknown_public_name(tmp_path: Path) -> None:
 
 
 def test_layers_answered_by_their_shapes_bring_no_more_of_pytorch(tmp_path: Path) -> None:
-    """PyTorch's flop counter imports triton if that is installed, and some operators its compiler."""
+    """PyTorch's flop counter imports triton where it is installed, some operators its compiler."""
     code = """
 import sys
 from torch import nn

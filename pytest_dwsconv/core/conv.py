@@ -70,6 +70,12 @@ class Cost(NamedTuple):
     macs: int | None
 
 
+FEW_CHANNELS = 4
+"""As many as an image has, with its transparency."""
+FEW_CHANNELS_OF_PATCHES = 16
+"""As many as a multispectral image has."""
+
+
 @dataclass(frozen=True)
 class ConvSpec:
     """One convolution. What is not known (a name in source, a shape never seen) is ``None``.
@@ -110,6 +116,25 @@ class ConvSpec:
         if self.groups is None or self.in_channels is None or self.kernel_size is None:
             return Kind.UNKNOWN
         return Kind.DEPTHWISE if self.groups == self.in_channels else Kind.GROUPED
+
+    @property
+    def has_few_inputs(self) -> bool:
+        """Whether depthwise first would make all outputs mixtures of too few maps.
+
+        At depth multiplier r its M outputs are mixtures of r C maps: with one input channel all are
+        multiples of one filter, with three they span three dimensions. So it is with up to
+        ``FEW_CHANNELS``; where the kernel is as large as the stride (patch embeddings, whose every
+        input counts for one output site alone) with up to ``FEW_CHANNELS_OF_PATCHES``. Of a grouped
+        convolution it is the channels of a group, where they are fewer than its outputs.
+        """
+        if self.in_channels is None or self.kernel_size is None or not self.groups:
+            return False
+        inputs = self.in_channels // self.groups
+        if self.groups > 1 and (self.out_channels or 0) // self.groups <= inputs:
+            return False
+        patches = prod(self.kernel_size) > 1 and self.kernel_size == self.stride
+        few = FEW_CHANNELS_OF_PATCHES if patches else FEW_CHANNELS
+        return 0 < inputs <= few and not self.transposed
 
     @property
     def input_positions(self) -> int | None:

@@ -73,7 +73,7 @@ class Policy:
 
     def order_for(self, spec: ConvSpec) -> Order:
         """The order to reckon with: ``order``, but pointwise first where the inputs are few."""
-        if not self.few_channels and has_few_inputs(spec):
+        if not self.few_channels and spec.has_few_inputs:
             return Order.POINTWISE_FIRST
         return self.order
 
@@ -82,30 +82,6 @@ class Policy:
         if self.select and not matches(names, self.select):
             return True
         return bool(self.ignore) and matches(names, self.ignore)
-
-
-FEW_CHANNELS = 4
-"""As many as an image has, with its transparency."""
-FEW_CHANNELS_OF_PATCHES = 16
-"""As many as a multispectral image has."""
-
-
-def has_few_inputs(spec: ConvSpec) -> bool:
-    """Whether depthwise first would make all outputs mixtures of too few maps.
-
-    At depth multiplier r its M outputs are mixtures of r C maps: with one input channel all are
-    multiples of one filter, with three they span three dimensions. So it is with up to
-    ``FEW_CHANNELS``; where the kernel is as large as the stride (patch embeddings, whose every
-    input counts for one output site alone) with up to ``FEW_CHANNELS_OF_PATCHES``. Of a grouped
-    convolution it is the channels of a group, where they are fewer than its outputs.
-    """
-    if spec.in_channels is None or spec.kernel_size is None or not spec.groups or spec.transposed:
-        return False
-    inputs = spec.in_channels // spec.groups
-    if spec.groups > 1 and (spec.out_channels or 0) // spec.groups <= inputs:
-        return False
-    patches = prod(spec.kernel_size) > 1 and spec.kernel_size == spec.stride
-    return 0 < inputs <= (FEW_CHANNELS_OF_PATCHES if patches else FEW_CHANNELS)
 
 
 def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:

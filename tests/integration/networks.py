@@ -83,7 +83,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Inverted residuals (Sandler et al. 2018, table 2): expansion, width, repeats, first stride."""
+    """Inverted residuals (Sandler et al. 2018, table 2): expansion, width, repeats, stride."""
 
     ROWS = (
         (1, 16, 1, 1),

@@ -53,7 +53,7 @@ candidate (1): standard convolution
 Input size (MB): 0.11
 Forward/backward pass size (MB): 1.72
 Params size (MB): 3.43
-Estimated Total Size (MB): 5.26"""  # the table is 101 columns wide
+Estimated Total Size (MB): 5.26"""  # noqa: E501  # the table is 101 columns wide
 
 RESNET = Report(
     "ResNet",
