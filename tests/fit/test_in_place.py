@@ -365,3 +365,13 @@ def test_arrays_among_the_arguments_are_kept_too() -> None:
     batches = [(x, numpy.ones(1)) for x in images()]
     rewrite(OnArrays().eval(), init="fit", calibration=batches, refine=2)
     assert [float(scale[0]) for _, scale in batches] == [1.0] * 6
+
+
+def test_statistics_written_without_a_count_of_the_writes_are_kept() -> None:
+    mean, variance = torch.zeros(4), torch.ones(4)
+    write: Write = lambda x: x.copy_(F.batch_norm(x, mean, variance, training=True))  # noqa: E731
+    data = CalibrationData(WritingOnce(write), images(count=1))
+    before = mean.clone(), variance.clone()
+    data.outputs(0, {})
+    assert torch.equal(mean, before[0])
+    assert torch.equal(variance, before[1])
