@@ -79,6 +79,9 @@ class AtenCounter(TorchDispatchMode):
             self.macs += formula(*args, **kwargs, out_val=out) // 2
             self.counted = True
             if packet is torch.ops.aten.convolution:
+                # reason: on the meta device PyTorch 2.5 does not notice
+                if 0 in out.shape[2:]:
+                    raise RuntimeError("the kernel does not fit the input")
                 self.convolutions.append(_conv_call(args, out))
             return out
         with self:

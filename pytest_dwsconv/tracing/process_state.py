@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -214,6 +214,12 @@ def _leave_autocast(nesting: int) -> None:
             torch.clear_autocast_cache()
 
 
+def _leave_transforms(depth: int) -> None:
+    # reason: PyTorch 2.5 empties the stack, and then complains that it is empty
+    with suppress(RuntimeError):
+        functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
+
+
 def _pop_dispatch_modes(depth: int) -> None:
     while _C._len_torch_dispatch_stack() > depth:
         dispatch._pop_mode()
@@ -224,6 +230,12 @@ def _pop_function_modes(depth: int) -> None:
         _C._pop_torch_function_stack()
 
 
+# reason: PyTorch 2.5 has no functions for it
+_FUNCTION_STATE = (
+    [(_C._get_torch_function_state, _C._set_torch_function_state)]
+    if hasattr(_C, "_get_torch_function_state")
+    else []
+)
 _MODES: Sequence[tuple[Callable[[], Any], Callable[[Any], object]]] = (
     (torch.is_grad_enabled, _C._set_grad_enabled),
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -234,9 +246,9 @@ _MODES: Sequence[tuple[Callable[[], Any], Callable[[Any], object]]] = (
     (partial(_autocast, "cpu"), partial(_set_autocast, "cpu")),
     (partial(_autocast, "cuda"), partial(_set_autocast, "cuda")),
     (_autocast_nesting, _leave_autocast),
-    (functorch.get_dynamic_layer_stack_depth, functorch.pop_dynamic_layer_stack_and_undo_to_depth),
+    (functorch.get_dynamic_layer_stack_depth, _leave_transforms),
     (_C._len_torch_dispatch_stack, _pop_dispatch_modes),
     (_C._len_torch_function_stack, _pop_function_modes),
-    (_C._get_torch_function_state, _C._set_torch_function_state),
+    *_FUNCTION_STATE,
 )
 """How to read each mode, and how to set it."""

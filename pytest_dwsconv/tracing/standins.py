@@ -56,8 +56,8 @@ class StandIns:
         self._mark = f"_dwsconv_step_{next(_recordings)}"
         """The attribute of a tensor that names the step of this recording that made it.
 
-        A ``Step``, an ``_Element`` of one, or, on a tensor read from a pickle, the identity of the
-        step in a set (``Step.__reduce__``).
+        A ``Step``, an ``_Element`` of one, or, on a tensor read from a pickle, what
+        ``Step.__reduce__`` makes of a step.
         """
 
     @property
@@ -97,13 +97,13 @@ class StandIns:
             source = getattr(tensor, self._mark)
         if isinstance(source, _Element):
             source = self._taken(source, tensor)
-        elif isinstance(source, set):
+        elif isinstance(source, dict):
             source = self._unpickled(source, tensor)
         return tensor, source
 
-    def _unpickled(self, mark: set[int], tensor: Tensor) -> Step:
+    def _unpickled(self, mark: dict[str, int], tensor: Tensor) -> Step:
         """A step for a tensor that was read from a pickle: it copies the one that was pickled."""
-        source = next(step for step in self.steps if id(step) in mark)
+        source = next(step for step in self.steps if id(step) == mark["step"])
         return self.add("call_function", torch.clone, tensor, args=(source,), reads=(source,))
 
     def _taken(self, element: _Element, tensor: Tensor) -> Step:

@@ -6,6 +6,7 @@ somebody asks for it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
@@ -74,12 +75,12 @@ class Step:
             if not read.users or read.users[-1] is not self:
                 read.users.append(self)
 
-    def __reduce__(self) -> tuple[type[set[int]], tuple[tuple[int]]]:
-        """Pickle the identity alone, in a set: as the mark of a tensor, to be found again by it.
+    def __reduce__(self) -> tuple[type[OrderedDict[str, int]], tuple[tuple[tuple[str, int]]]]:
+        """Pickle the identity alone: as the mark of a tensor, to find the step again by it.
 
-        Sets are among the few things that ``torch.load`` lets through.
+        It is in an ``OrderedDict``, one of the few things that ``torch.load`` lets through.
         """
-        return set, ((id(self),),)
+        return OrderedDict, ((("step", id(self)),),)
 
 
 def as_graph(steps: Iterable[Step]) -> fx.Graph:

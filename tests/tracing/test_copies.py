@@ -31,7 +31,7 @@ def saved(value: Any) -> Any:
     file = io.BytesIO()
     torch.save(value, file)
     file.seek(0)
-    return torch.load(file)
+    return torch.load(file, weights_only=True)
 
 
 def as_parameter(value: Tensor) -> Tensor:

@@ -240,6 +240,8 @@ UNHASHABLE = (Data, Comparing)
 def test_every_parameter_of_an_odd_module_is_counted_once(
     kind: type[nn.Module], shape: Any, wrapped: bool
 ) -> None:
+    if kind is Delegating and shape is not None and torch.__version__ < "2.6":
+        pytest.skip("this PyTorch cannot compile for tensors on the meta device")
     model = nn.Sequential(kind(), nn.Identity()) if wrapped else kind()
     report = analyze(model, shape)
     assert report.params == ODD[kind]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import BaseTorchDispatchMode
 
 from pytest_dwsconv import analyze
 from pytest_dwsconv.tracing.preserving import as_found
@@ -173,10 +174,12 @@ MODES: dict[str, Callable[[], object]] = {
     "autocast of a device": lambda: torch.set_autocast_dtype("cuda", torch.bfloat16),
     "autocast's cache": lambda: torch.set_autocast_cache_enabled(False),
     "functions": torch.overrides.BaseTorchFunctionMode().__enter__,
-    "dispatch": lambda: torch.utils._python_dispatch.BaseTorchDispatchMode().__enter__(),
+    "dispatch": BaseTorchDispatchMode().__enter__,
     "no functions": lambda: torch._C.DisableTorchFunction().__enter__(),
     "transforms": torch._C._functorch._grad_increment_nesting,
 }
+if not hasattr(torch._C, "_set_torch_function_state"):  # PyTorch 2.5 cannot put it back
+    del MODES["no functions"]
 
 
 def modes() -> Any:
