@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import signal
@@ -259,6 +260,9 @@ def baseline_of_a_run(path: Path, number: int) -> None:
     replace_content(path, Baseline({"Net": Entry(number, None)}).to_json().encode())
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 loses an interrupt that comes while it imports"
+)
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are a POSIX thing")
 @pytest.mark.parametrize("write", [report_of_a_run, baseline_of_a_run])
 def test_a_hundred_interrupts_are_all_obeyed(
@@ -272,12 +276,13 @@ def test_a_hundred_interrupts_are_all_obeyed(
     write(file, 1)
     contents.add(file.read_bytes())
     obeyed = 0
+    gc.disable()  # Python ignores what is raised in the finalizers of other tests' objects
     before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         for turn in range(100):
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 2e-3))
-                for repetition in count():
+                for repetition in range(10_000):  # thousands of times as long as the timer runs
                     write(file, (turn + repetition) % 2)
             except KeyboardInterrupt:
                 obeyed += 1
@@ -286,4 +291,5 @@ def test_a_hundred_interrupts_are_all_obeyed(
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
     assert obeyed == 100
