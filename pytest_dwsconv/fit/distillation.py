@@ -53,6 +53,8 @@ INNER = 0.3
 """What activations count for at first, beside the outputs; it falls to 0 at the end."""
 SETTLED = 0.75
 """The part of the steps after which the statistics of batch normalisation stay, as in use."""
+NOTED = ("step", "best_step", "history", "best")
+"""What a checkpoint holds beside the states of student, optimiser and schedule."""
 
 
 @dataclass(frozen=True)
@@ -283,11 +285,10 @@ class _Training:
             self.student.load_state_dict(self.came)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        names = ("step", "best_step", "history", "best")
         parts = {
             name: getattr(self, name).state_dict() for name in ("student", "optimiser", "schedule")
         }
-        checkpoint.write({name: getattr(self, name) for name in names} | parts)
+        checkpoint.write({name: getattr(self, name) for name in NOTED} | parts)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from what was saved, if anything was.
@@ -314,22 +315,20 @@ class _Training:
             ) from error
 
     def _take(self, state: Mapping[str, Any]) -> None:
-        came = self.history
-        self.step, self.best_step = state["step"], state["best_step"]
-        self.history, self.best = state["history"], state["best"]
-        if self.best is not None:
-            self._judge_again(self.best, came[0])
-        for name in ("student", "optimiser", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
-
-    def _judge_again(self, best: Mapping[str, Any], came: float) -> None:
-        """Judge the best weights saved by what is held out now, beside those that came."""
-        self.student.load_state_dict(best)
-        loss = self.held_out_loss()
-        if loss is not None and loss <= came:
-            self.history[self.best_step] = loss
-        else:
-            self.history[0], self.best_step, self.best = came, 0, self.came
+        """Take over a state, and note nothing of it before all of it was found to fit."""
+        step, best_step, history, best = (state[name] for name in NOTED)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        if best is not None:
+            # judged by what is held out now, beside the weights that came
+            self.student.load_state_dict(best)
+            loss = self.held_out_loss()
+            if loss is not None and loss <= self.history[0]:
+                history[best_step] = loss
+            else:
+                history[0], best_step, best = self.history[0], 0, self.came
+        self.student.load_state_dict(state["student"])
+        self.step, self.best_step, self.history, self.best = step, best_step, history, best
 
 
 @torch.no_grad()

@@ -243,16 +243,27 @@ def test_two_processes_keep_the_same_statistics_of_normalisation(tmp_path: Path)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+OTHERS: dict[str, dict[str, Any]] = {
+    "multiplier": {},
+    "layers": {"depth_multiplier": 2, "ignore": ["0.0"]},
+    "order": {"depth_multiplier": 2, "order": "pointwise_first"},
+}
+
+
+@pytest.mark.parametrize("held_out", [0, 2])
+@pytest.mark.parametrize("how", OTHERS)
+def test_a_checkpoint_of_another_student_is_refused(
+    how: str, held_out: int, tmp_path: Path
+) -> None:
     student, teacher = pair()
-    path = tmp_path / "checkpoint.pt"
-    distill(student, teacher, batches(), steps=2, checkpoint=path)
-    other = rewrite(teacher).model
+    path, held = tmp_path / "checkpoint.pt", batches(held_out, seed=3)
+    distill(student, teacher, batches(), steps=4, held_out=held, check_every=2, checkpoint=path)
+    other = rewrite(teacher, **OTHERS[how]).model
     before = copy.deepcopy(other.state_dict())
     with pytest.raises(
         InputError, match="is not a checkpoint of this student: remove it to start anew"
     ):
-        distill(other, teacher, batches(), steps=2, checkpoint=path)
+        distill(other, teacher, batches(), steps=4, held_out=held, checkpoint=path)
     assert same(other.state_dict(), before)
 
 
