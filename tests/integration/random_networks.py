@@ -144,7 +144,7 @@ def _attention(maker: Maker) -> nn.Module:
 
 def _one_dimension(maker: Maker) -> nn.Module:
     conv = nn.Conv1d(maker.channels, maker.channels, 3, padding=1)
-    return Does(lambda x, conv: conv(x.flatten(2)).unflatten(2, x.shape[2:]), conv)
+    return Does(lambda x, conv: conv(x.flatten(2)).reshape(x.shape), conv)
 
 
 def _squeeze(maker: Maker) -> nn.Module:
