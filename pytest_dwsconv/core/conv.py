@@ -130,6 +130,8 @@ class ConvSpec:
         if self.in_channels is None or self.kernel_size is None or not self.groups:
             return False
         inputs = self.in_channels // self.groups
+        if inputs > FEW_CHANNELS_OF_PATCHES:  # most of them
+            return False
         if self.groups > 1 and (self.out_channels or 0) // self.groups <= inputs:
             return False
         patches = prod(self.kernel_size) > 1 and self.kernel_size == self.stride

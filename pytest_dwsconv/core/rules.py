@@ -68,6 +68,9 @@ class Policy:
             raise InputError(
                 f"min_saving must be at least 1, not {quoted(self.min_saving)}: less is no saving"
             )
+        for flag in ("subclasses", "functional", "few_channels"):
+            if not isinstance(getattr(self, flag), bool):
+                raise InputError(f"{flag} is True or False, not {quoted(getattr(self, flag))}")
         for field in ("select", "ignore"):
             object.__setattr__(self, field, checked_patterns(getattr(self, field), field))
 
@@ -340,7 +343,8 @@ RULES: tuple[Rule, ...] = (
         _NO,
         _few_inputs_save_nothing,
         "with so few input channels depthwise first makes all outputs mixtures of the same few "
-        "maps, and pointwise first saves nothing; ask for few_channels to include it",
+        "maps, and pointwise first saves nothing, or no more than min_saving asks for; "
+        "few_channels lifts this rule",
         _conv3x3(in_channels=1),
     ),
     Rule(

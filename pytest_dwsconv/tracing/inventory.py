@@ -69,6 +69,11 @@ class Inventory:
         if len(names) == 1:
             # reason: a module's own __getattr__ may answer anything, its dictionary does not
             if "_modules" not in module.__dict__:
+                if isinstance(module, torch.jit.ScriptModule):
+                    raise InputError(
+                        f"{name or type(module).__name__} was made by torch.jit and has no Python "
+                        "forward to record; analyze the model before tracing or scripting it"
+                    )
                 raise InputError(
                     f"{type(module).__name__} has no parts yet: call super().__init__() in its "
                     "__init__"

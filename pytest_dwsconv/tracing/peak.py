@@ -53,11 +53,8 @@ def peak_activation_bytes(recorded: Trace) -> int:
         InputError: the forward makes a tensor whose shape does not tell its size: a nested one.
     """
     ledger = _Ledger(recorded.inventory.modules)
-    with modes_as_found(), torch.no_grad(), warnings.catch_warnings():
-        # reason: an operator that warns did so when it was recorded
-        warnings.simplefilter("ignore")
-        for time, step in enumerate(recorded.steps):
-            ledger.enter(step, time)
+    for time, step in enumerate(recorded.steps):
+        ledger.enter(step, time)
     return ledger.peak(len(recorded.steps))
 
 
@@ -155,7 +152,11 @@ class _Ledger:
             args, kwargs = _mapped(arguments, Step, lambda read: tensors[reads.index(read)])
             recurrent = getattr(call, "__name__", "") in operators.RECURRENT
             out = operators.recurrent_output(args) if recurrent else None
-            self.asked[key] = _sharing(call(*args, **kwargs) if out is None else out, tensors)
+            with modes_as_found(), torch.no_grad(), warnings.catch_warnings():
+                # reason: an operator that warns did so when it was recorded
+                warnings.simplefilter("ignore")
+                out = call(*args, **kwargs) if out is None else out
+            self.asked[key] = _sharing(out, tensors)
         return self.asked[key]
 
     def _own(self, step: Step, time: int) -> Any:

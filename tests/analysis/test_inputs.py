@@ -138,3 +138,12 @@ def test_inputs_are_not_of_a_type_that_models_only_store() -> None:
     model = nn.Sequential(nn.Identity(), *classifier())
     model[0].register_parameter("scale", nn.Parameter(scale, requires_grad=False))
     assert analyze(model, SHAPE).macs
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_traced_model_is_told_as_what_it_is(wrapped: bool) -> None:
+    traced: nn.Module = torch.jit.trace(nn.Conv2d(3, 8, 3), torch.rand(1, 3, 8, 8))
+    model = nn.Sequential(traced) if wrapped else traced
+    with pytest.raises(InputError, match=r"was made by torch\.jit and has no Python forward"):
+        analyze(model, (1, 3, 8, 8))

@@ -253,3 +253,18 @@ def test_settings_of_the_wrong_type(settings: dict[str, Any], message: str) -> N
 
 def test_a_list_of_patterns_is_kept_as_a_tuple() -> None:
     assert Policy(select=["a.*"]) == Policy(select=("a.*",))  # type: ignore[arg-type]  # that is the test
+
+
+@pytest.mark.parametrize("flag", ["subclasses", "functional", "few_channels"])
+@pytest.mark.parametrize("bad", ["no", 0, None])
+def test_a_flag_is_true_or_false(flag: str, bad: object) -> None:
+    with pytest.raises(InputError, match=f"{flag} is True or False, not"):
+        Policy(**{flag: bad})  # type: ignore[arg-type]  # that is the test
+
+
+def test_what_falls_short_of_the_minimum_is_not_said_to_save_nothing() -> None:
+    spec = ConvSpec(2, 3, 64, (7, 7))
+    assert judge(spec).code == CANDIDATE_CODE
+    judgement = judge(spec, Policy(min_saving=3))
+    assert judgement.code == "DWS115"
+    assert "or no more than min_saving asks for" in judgement.reason
