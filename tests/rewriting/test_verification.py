@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,22 @@ def casts(conv: Any, x: Tensor) -> Any:
     return conv(x) if isinstance(conv, nn.Conv2d) else conv(x).double()
 
 
+def subtracts(conv: Any, x: Tensor) -> Any:
+    return conv(x) - x if isinstance(conv, nn.Conv2d) else x - conv(x)
+
+
+def renames(conv: Any, x: Tensor) -> Any:
+    return {"out" if isinstance(conv, nn.Conv2d) else "in": conv(x)}
+
+
+def reads_an_array(conv: Any, x: Tensor) -> Any:
+    return conv(x) * torch.from_numpy(np.full(1, 1.0 if isinstance(conv, nn.Conv2d) else 2.0))
+
+
 DEPENDENT = [
+    (subtracts, "sub .* of .*, convolution at step 1 in place of one of convolution at step 1,"),
+    (renames, "output with 'in' in place of output with 'out'"),
+    (reads_an_array, r"a constant \[2.0\] in place of one of .* a constant \[1.0\]"),
     (branches, "the end|output.* in place of relu"),
     (scales, "mul .* with 3 in place of mul .* with 2"),
     (runs_twice, "convolution in conv .* in place of output"),
@@ -99,6 +115,31 @@ def test_a_hook_that_depends_on_the_class_is_refused_by_name() -> None:
     )
     with pytest.raises(InputError, match=r"^conv: .*relu"):
         rewrite(model, SHAPE)
+
+
+@pytest.mark.parametrize("kind", [nn.Parameter, nn.Buffer, Tensor.clone])
+def test_a_forward_that_reads_another_tensor_with_a_replacement_is_refused(kind: Any) -> None:
+    model: Any = Net(lambda conv, x: conv(x))
+    one, other = kind(torch.ones(100_000)), kind(torch.zeros(100_000))
+    model.one, model.other = one, other
+    model.conv.register_forward_hook(
+        lambda module, args, out: out * (one if isinstance(module, nn.Conv2d) else other)[:6]
+    )
+    with pytest.raises(InputError, match=r"^conv: .* of other in place of one of one\), so"):
+        rewrite(model, SHAPE, inplace=True)
+
+
+@pytest.mark.parametrize("verify", ["shapes", "exact"])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_compiled_model_is_compared_without_its_compiler(verify: str, inplace: bool) -> None:
+    model, x = Net(SAME["plain"]).eval(), torch.randn(SHAPE)
+    compiled: Any = torch.compile(model, backend="eager")
+    wanted = model(x)
+    result = rewrite(compiled, SHAPE, verify=verify, inplace=inplace, depth_multiplier=99)
+    assert {entry.name for entry in result.plan.entries} == {"stem", "conv"}
+    assert torch.allclose(result.model(x), wanted, atol=1e-5)
+    with pytest.raises(InputError, match=r"^conv: .*ignore=\['conv'\]"):
+        rewrite(torch.compile(Net(scales), backend="eager"), SHAPE, verify=verify, inplace=inplace)  # type: ignore[arg-type]  # a module it is
 
 
 def test_layers_that_only_together_make_a_difference_are_all_named() -> None:
