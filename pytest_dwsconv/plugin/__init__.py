@@ -273,13 +273,15 @@ def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
     Naming a model on the command line asks for text where no form is asked for, and saying how text
     is to be shown does so in any case.
     """
-    given, configured = config.getoption("dws_report"), config.getini("dws_report")
+    given = config.getoption("dws_report")
     folder = config.invocation_params.dir
     wanted: list[str] = []
     if given:
         wanted = given
-    elif configured:
-        wanted = configured
+    elif config.getini("dws_report"):
+        from pytest_dwsconv.plugin.settings import lines
+
+        wanted = lines(config, "dws_report")
         folder = config.rootpath
     elif config.getoption("dws_model"):
         wanted = ["text"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_dwsconv.core.budget import Budget
-from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.errors import DwsconvError, InputError
 from pytest_dwsconv.targets import parse_input_size
 
@@ -41,11 +41,15 @@ def named_models(config: pytest.Config) -> list[NamedModel]:
             cannot be read.
     """
     size = config.getoption("dws_input_size") or config.getini("dws_input_size")
+    if size and not isinstance(size, str):
+        raise pytest.UsageError(
+            plain(f'dws_input_size {quoted(size)} is not text: write it as in "1,3,224,224"')
+        )
     with usage_errors():
         shapes = parse_input_size(size) if size else None
     if given := config.getoption("dws_model"):
         return [NamedModel(target, shapes) for target in given]
-    return [_named(line, shapes) for line in config.getini("dws_models")]
+    return [_named(line, shapes) for line in lines(config, "dws_models")]
 
 
 def _named(line: str, shapes: Shapes) -> NamedModel:
@@ -111,7 +115,7 @@ def budget_rules(config: pytest.Config) -> list[BudgetRule]:
     Raises:
         pytest.UsageError: a line is not a pattern and limits.
     """
-    return [_rule(line) for line in config.getini("dws_budgets")]
+    return [_rule(line) for line in lines(config, "dws_budgets")]
 
 
 def _rule(line: str) -> BudgetRule:
@@ -181,6 +185,21 @@ def _setting(config: pytest.Config, name: str) -> Any:
     """An option, or else its key in the ini file."""
     given = config.getoption(name)
     return config.getini(name) if given is None else given
+
+
+def lines(config: pytest.Config, key: str) -> list[str]:
+    """The lines of a key in the ini file; in TOML they may have been written as anything.
+
+    Raises:
+        pytest.UsageError: one of them is not text.
+    """
+    found = config.getini(key)
+    for line in found:
+        if not isinstance(line, str):
+            raise pytest.UsageError(
+                plain(f"{key} {quoted(line)} is not text: write a list of strings")
+            )
+    return list(found)
 
 
 @contextmanager

@@ -372,6 +372,21 @@ class TestIni:
         )
         pytester.runpytest().stdout.fnmatch_lines(["Small, input 1 x 4 x 8 x 8 *"])
 
+    @pytest.mark.parametrize("key", ["dws_report", "dws_models", "dws_budgets"])
+    @pytest.mark.parametrize("value", ["[3]", "[true]", '[["a"]]', "[{a = 1}]"])
+    def test_a_list_of_what_is_not_text(
+        self, pytester: pytest.Pytester, key: str, value: str
+    ) -> None:
+        pytester.makepyprojecttoml(f"[tool.pytest.ini_options]\n{key} = {value}")
+        is_one_sentence(pytester.runpytest("--dws-sort=name"), f"{key} * is not text: write a *")
+
+    def test_an_input_size_that_is_not_text(self, pytester: pytest.Pytester) -> None:
+        pytester.makepyprojecttoml(
+            '[tool.pytest.ini_options]\ndws_models = ["nets:Small"]\ndws_input_size = [1, 4, 8, 8]'
+        )
+        result = pytester.runpytest("--dws-report", "-Wignore")
+        is_one_sentence(result, "dws_input_size *1, 4, 8, 8* is not text: write it as in *")
+
     @pytest.mark.parametrize(
         ("line", "sentence"),
         [
