@@ -149,6 +149,8 @@ def _shapes(
         network.train(training)
         try:
             given = see(network, batch)
+        except InputError:
+            raise
         except Exception as error:  # whatever the user's own forward raises
             raise TracingError(
                 f"{role} failed on the first of {what}: {type(error).__name__}: {error}; {what} "

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.moments import Variation
+from pytest_dwsconv.tracing.preserving import copied
 from pytest_dwsconv.tracing.trace import ADVICE, Trace, trace
 
 Override = Callable[[Tensor], Tensor]
@@ -29,16 +30,13 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def arguments(batch: Any) -> Arguments:
-    """A batch as arguments of one forward, which may write into them: they are copies."""
-    copies: Arguments = tree_map(_copy, given(batch))
+    """A batch as arguments of one forward, which may write into them: they are copies.
+
+    Raises:
+        InputError: it holds an object that cannot be copied.
+    """
+    copies: Arguments = tree_map(copied, given(batch))
     return copies
-
-
-def _copy(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.detach().clone()
-    # an array of NumPy, which the package does not import
-    return leaf.copy() if hasattr(leaf, "__array_interface__") else leaf
 
 
 def given(batch: Any) -> Arguments:
@@ -155,7 +153,8 @@ class Replay:
         values = self.start(arguments(batch))
         for place, node in enumerate(self.nodes):
             if node.op == "get_attr":
-                values[place] = _copy(self._attribute(str(node.target)))
+                value = self._attribute(str(node.target))
+                values[place] = value.detach().clone() if isinstance(value, Tensor) else value
             elif node.op != "placeholder":
                 before = {used: _states(values[used]) for used in self.inputs[place]}
                 values[place] = self._compute(place, values, None)

@@ -42,7 +42,7 @@ from pytest_dwsconv.separable.replacement import (
     patterns,
 )
 from pytest_dwsconv.tracing.inventory import check_hashable
-from pytest_dwsconv.tracing.preserving import as_found
+from pytest_dwsconv.tracing.preserving import as_found, copied
 
 if TYPE_CHECKING:
     from pytest_dwsconv.fit.calibration import Calibration
@@ -144,13 +144,15 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             "a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not "
             "both"
         )
-    if input_size is None and example_inputs is None and batches:
-        example_inputs = batches[0]
+    from_batches = input_size is None and example_inputs is None and bool(batches)
+    if from_batches:
+        # reason: the tracer lets a forward write into arrays that an object holds
+        example_inputs = tree_map(copied, batches[0])
     check_verify(verify, has_inputs=input_size is not None or example_inputs is not None)
     try:
         before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
     except TracingError as error:
-        if batches and example_inputs is batches[0]:
+        if from_batches:
             raise rejected(0, error) from error
         raise
     check_hashable(model)
@@ -214,9 +216,13 @@ def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | Non
 
 
 def _recordable(leaf: Any) -> Any:
-    """A leaf of a batch as autograd takes it: without a graph, and not of inference mode."""
+    """A leaf of a batch as autograd takes it: without a graph, and not of inference mode.
+
+    Raises:
+        InputError: it is an object that cannot be copied.
+    """
     if not isinstance(leaf, Tensor):
-        return leaf
+        return copied(leaf)
     return leaf.clone() if leaf.is_inference() else leaf.detach()
 
 

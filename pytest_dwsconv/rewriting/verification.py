@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import Origin, ReportData
@@ -27,7 +27,7 @@ from pytest_dwsconv.rewriting.events import Event, Events
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.replacement import initial, replacement
 from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
-from pytest_dwsconv.tracing.preserving import as_found
+from pytest_dwsconv.tracing.preserving import as_found, copied
 from pytest_dwsconv.tracing.trace import ADVICE, sample, trace
 
 SHAPES, EXACT = "shapes", "exact"
@@ -191,7 +191,7 @@ def _exact(model: nn.Module, entry: PlanEntry) -> tuple[nn.Module, nn.Module]:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    args, kwargs = tree_map_only(Tensor, lambda value: value.detach().clone(), inputs)
+    args, kwargs = tree_map(copied, inputs)
     with buffers_as_found(model), as_found(list(model.modules())):
         try:
             out = model(*args, **kwargs)

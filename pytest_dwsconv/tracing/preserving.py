@@ -8,6 +8,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import partial
 from itertools import chain
 from operator import is_
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from pytest_dwsconv.core.interrupts import interrupted, release_frames, uninterrupted
+from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.tracing.process_state import Modes, RandomNumbers
 
 _HOLDERS = (list, dict, set, deque, tuple)
@@ -25,6 +27,26 @@ _APART = (torch.Tensor, type, ModuleType)
 """Objects whose attributes are not looked into: everybody shares them."""
 _COMMON = frozenset({dict, OrderedDict, set, tuple, list})
 _PLAIN = frozenset({bool, int, float, str, type(None), torch.Tensor, nn.Parameter})
+
+
+def copied(value: Any) -> Any:
+    """A copy of one part of a forward's arguments, which the forward may write into.
+
+    Raises:
+        InputError: it is an object that cannot be copied.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, (nn.Module, MethodType)):
+        return value  # reason: it may be the model's own, which a copy would leave
+    try:
+        return deepcopy(value)
+    except Exception as error:  # whatever a part's own __deepcopy__, or one that has none, raises
+        raise InputError(
+            f"the inputs hold a {type(value).__name__}, which cannot be copied "
+            f"({first_line(error)}), so that the forward would write into yours: pass its tensors "
+            "in tuples, lists or dictionaries"
+        ) from error
 
 
 @contextmanager

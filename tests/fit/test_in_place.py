@@ -350,23 +350,6 @@ def test_training_keeps_the_batches(form: str) -> None:
     assert all(map(torch.equal, batches, images()))
 
 
-class OnArrays(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Conv2d(4, 12, 3)
-
-    def forward(self, x: Tensor, scale: Any) -> Tensor:
-        scale *= 2
-        return self.a(x) * float(scale.sum())  # type: ignore[no-any-return]
-
-
-def test_arrays_among_the_arguments_are_kept_too() -> None:
-    numpy = pytest.importorskip("numpy")
-    batches = [(x, numpy.ones(1)) for x in images()]
-    rewrite(OnArrays().eval(), init="fit", calibration=batches, refine=2)
-    assert [float(scale[0]) for _, scale in batches] == [1.0] * 6
-
-
 def test_statistics_written_without_a_count_of_the_writes_are_kept() -> None:
     mean, variance = torch.zeros(4), torch.ones(4)
     write: Write = lambda x: x.copy_(F.batch_norm(x, mean, variance, training=True))  # noqa: E731
