@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch does not list it
 
 from pytest_dwsconv.core.conv import Order, parse_order
 from pytest_dwsconv.core.quantities import whole_number
@@ -23,15 +24,25 @@ CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
 
 
 _SETTINGS = ("groups", "stride", "padding", "dilation", "padding_mode")
+_AGREED = ("stride", "padding", "dilation", "padding_mode", "_reversed_padding_repeated_twice")
+"""Settings that the depthwise part obeys."""
 
 
-def _of_depthwise(name: str) -> Any:
-    """An attribute that the depthwise part has, and obeys, also when it is set later."""
+def _agreed_with_depthwise(name: str) -> Any:
+    """A setting that this module and its depthwise part each hold, and agree on at each forward.
+
+    Code that walks over all modules and changes what it reads visits both, and must not change a
+    setting twice: one value for both would be read changed by the second visit.
+    """
 
     def get(self: SeparableConvNd) -> Any:
-        return getattr(self.depthwise, name)
+        self._check_agreed(name)
+        return self._own[name]
 
     def set_(self: SeparableConvNd, value: Any) -> None:
+        self._own = {**self._own, name: value}
+        if name not in self._written:
+            self._written = (*self._written, name)
         setattr(self.depthwise, name, value)
 
     return property(get, set_)
@@ -53,9 +64,9 @@ class SeparableConvNd(nn.Module):
     dilation and the bias.
 
     The attributes that a forward or later code may set on a convolution work: ``stride``,
-    ``padding``, ``dilation`` and ``padding_mode`` are those of the depthwise part, ``bias`` that of
-    the part that runs last, and a ``weight`` that is assigned is approximated by the nearest
-    separable kernel.
+    ``padding``, ``dilation`` and ``padding_mode`` are handed on to the depthwise part, ``bias`` is
+    that of the part that runs last, and a ``weight`` that is assigned is approximated by the
+    nearest separable kernel.
 
     Raises:
         InputError: an argument is out of range or does not fit the others.
@@ -65,6 +76,8 @@ class SeparableConvNd(nn.Module):
     if TYPE_CHECKING:
         depthwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
         pointwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
+        _own: dict[str, Any]  # the settings as last agreed on, or written on this module
+        _written: tuple[str, ...]  # the settings written on this module since the last forward
 
     rank: ClassVar[int]
     __constants__: ClassVar[list[str]] = ["order", *_SETTINGS]
@@ -137,21 +150,57 @@ class SeparableConvNd(nn.Module):
         parts = {"depthwise": depthwise, "pointwise": pointwise}
         for name in parts if first else reversed(parts):  # in the order they run
             self.add_module(name, parts[name])
+        self._own, self._written = {}, ()
+        self._agree()
 
     # reason: callers of nn.Conv2d may spell the argument's name
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        if not is_scripting():
+            self._agree()
         if self.order == "depthwise_first":
             output: Tensor = self.pointwise(self.depthwise(input))
         else:
             output = self.depthwise(self.pointwise(input))
         return output
 
-    stride = _of_depthwise("stride")
-    padding = _of_depthwise("padding")
-    dilation = _of_depthwise("dilation")
-    padding_mode = _of_depthwise("padding_mode")
+    stride = _agreed_with_depthwise("stride")
+    padding = _agreed_with_depthwise("padding")
+    dilation = _agreed_with_depthwise("dilation")
+    padding_mode = _agreed_with_depthwise("padding_mode")
     # reason: modes other than zeros pad by this, whatever ``padding`` says
-    _reversed_padding_repeated_twice = _of_depthwise("_reversed_padding_repeated_twice")
+    _reversed_padding_repeated_twice = _agreed_with_depthwise("_reversed_padding_repeated_twice")
+
+    def _agree(self) -> None:
+        """Take over what was set on the depthwise part alone."""
+        for name in _AGREED:
+            self._check_agreed(name)
+        if torch.compiler.is_compiling():
+            return  # an export allows no assignments
+        # reason: what a quantizer or a wrapper puts in the part's place may lack some
+        present = [name for name in _AGREED if hasattr(self.depthwise, name)]
+        agreed = {**self._own, **{name: getattr(self.depthwise, name) for name in present}}
+        if self._own != agreed:
+            self._own = agreed
+        if self._written:
+            self._written = ()
+
+    def _check_agreed(self, name: str) -> None:
+        if name not in self._written:
+            return
+        own = self._own[name]
+        depthwise = getattr(self.depthwise, name, own)
+        if depthwise != own:
+            raise InputError(
+                f"{name} was set on a separable convolution and then differently on its depthwise "
+                f"part ({own!r} and {depthwise!r}): which is meant? Set it on the separable "
+                "convolution alone; code that goes through modules() should skip the parts of one"
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no types here
+        if "_written" not in state:  # of the release before
+            self._own, self._written = {}, ()
+            self._agree()
 
     @property
     def groups(self) -> int:

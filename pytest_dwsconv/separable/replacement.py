@@ -126,6 +126,7 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
     _set_parameters(new, factors, source.weight, source.bias)
     # reason: modes other than zeros pad by this, whatever ``padding`` says
     new._reversed_padding_repeated_twice = source._reversed_padding_repeated_twice
+    new._agree()
     _take_over(new, conv)
     return new
 

@@ -117,6 +117,73 @@ def test_what_is_set_on_it_works_as_on_the_standard_convolution(
         torch.testing.assert_close(copied(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
+def _doubled(module: nn.Module) -> None:
+    """As surgery on the output stride does: it goes by names of classes."""
+    if "Conv" in type(module).__name__ and module.kernel_size != (1, 1):
+        any_conv: Any = module
+        any_conv.dilation = tuple(2 * side for side in any_conv.dilation)
+        any_conv.padding = any_conv.dilation
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_walk_over_parts_and_whole_changes_a_setting_once(order: Order) -> None:
+    conv = SeparableConv2d(4, 6, 3, padding=1, order=order)
+    for dilation in ((2, 2), (4, 4)):
+        conv.apply(_doubled)
+        assert conv.dilation == conv.depthwise.dilation == conv.padding == dilation
+        assert conv(torch.zeros(1, 4, 9, 9)).shape == (1, 6, 9, 9)
+
+
+def _scripted(conv: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reason: newer PyTorch deprecates scripting
+        scripted: nn.Module = torch.jit.script(conv)
+    return scripted
+
+
+@pytest.mark.parametrize("through", [nn.Sequential, copy.deepcopy, _scripted])
+def test_a_walk_from_the_whole_to_its_parts_cannot_change_a_setting_twice(
+    through: Callable[[nn.Module], nn.Module],
+) -> None:
+    conv = SeparableConv2d(4, 6, 3, padding=1)
+    for module in conv.modules():
+        _doubled(module)
+    with pytest.raises(InputError, match=r"was set .* \(\(2, 2\) and \(4, 4\)\)"):
+        through(conv)(torch.zeros(1, 4, 9, 9))
+    conv.dilation = conv.padding = (2, 2)
+    assert conv(torch.zeros(1, 4, 9, 9)).shape == (1, 6, 9, 9)
+
+
+def test_a_setting_of_the_depthwise_part_alone_counts() -> None:
+    conv = SeparableConv2d(4, 6, 3, stride=2)
+    conv.stride = (3, 3)
+    conv(torch.zeros(1, 4, 9, 9))
+    conv.depthwise.stride = (1, 1)
+    assert conv(torch.zeros(1, 4, 9, 9)).shape == (1, 6, 7, 7)
+    assert conv.stride == (1, 1)
+
+
+def test_its_depthwise_part_may_be_wrapped() -> None:
+    conv, x = SeparableConv2d(4, 6, 3, stride=2), torch.randn(1, 4, 9, 9)
+    before = conv(x)
+    conv.depthwise = nn.Sequential(conv.depthwise)  # type: ignore[assignment]  # as a quantizer does
+    assert torch.equal(conv(x), before)
+    assert conv.stride == (2, 2)
+
+
+def test_what_is_set_is_compiled_and_exported() -> None:
+    conv, x = SeparableConv2d(4, 6, 3, stride=2).eval(), torch.randn(1, 4, 9, 9)
+    conv.stride = (1, 1)
+    compiled = torch.compile(copy.deepcopy(conv), backend="aot_eager", fullgraph=True)
+    exported = torch.export.export(copy.deepcopy(conv), (x,)).module()
+    conv.depthwise.dilation = (2, 2)
+    both = torch.compile(copy.deepcopy(conv), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(both(x), conv(x))
+    conv.dilation = (1, 1)
+    torch.testing.assert_close(compiled(x), conv(x))
+    torch.testing.assert_close(exported(x), conv(x))
+
+
 def test_its_groups_cannot_change() -> None:
     conv = SeparableConv2d(4, 6, 3, groups=2)
     conv.groups = 2
