@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.rules import matches
 from pytest_dwsconv.errors import DwsconvError, first_line
 from pytest_dwsconv.plugin.backends import LATENCIES
@@ -77,7 +77,14 @@ def _output(value: str, folder: Path) -> Output:
     if form in FILES_ONLY and not name:
         raise pytest.UsageError(f"dws-report {value!r} goes to a file: write {form}:PATH")
     path = folder / name if name else None
-    if path is not None and not _writable(path):
+    try:
+        writable = path is None or _writable(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise pytest.UsageError(
+            plain(f"dws-report {quoted(value)} cannot be written: {reason}; name another file")
+        ) from error
+    if not writable:
         raise pytest.UsageError(
             f"dws-report {value!r}: {path} cannot be written, name a file in an existing folder"
         )
@@ -85,8 +92,17 @@ def _output(value: str, folder: Path) -> Output:
 
 
 def _writable(path: Path) -> bool:
-    place = path if path.exists() else path.parent
-    return not path.is_dir() and path.parent.is_dir() and os.access(place, os.W_OK)
+    """Whether a file could be written there.
+
+    Raises:
+        OSError: nothing there can have this name, which may be too long.
+        ValueError: there is a NUL in it.
+    """
+    try:
+        os.stat(path)  # reason: exists() is silent on such names from Python 3.14 on
+    except (FileNotFoundError, NotADirectoryError):
+        return path.parent.is_dir() and os.access(path.parent, os.W_OK)
+    return not path.is_dir() and os.access(path, os.W_OK)
 
 
 class Summary:

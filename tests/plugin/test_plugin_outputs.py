@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from inner_runs import is_one_sentence
 
 NETS = """
 from torch import nn
@@ -64,6 +65,14 @@ def test_a_page_needs_a_file(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("--dws-report=html")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: dws-report 'html' goes to a file: write html:PATH"])
+
+
+@pytest.mark.parametrize("name", ["x" * 300, f"{'x' * 300}/out.json"])
+def test_a_name_that_is_too_long_is_one_sentence(pytester: pytest.Pytester, name: str) -> None:
+    is_one_sentence(
+        pytester.runpytest(f"--dws-report=json:{name}"),
+        "dws-report *...* cannot be written: File name too long; name another file",
+    )
 
 
 def test_a_full_disk_loses_neither_the_old_report_nor_what_tests_found(
