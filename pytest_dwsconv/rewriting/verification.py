@@ -6,35 +6,30 @@ replacement does not have, by a reference that nothing else knows of.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
-from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import Origin, ReportData
 from pytest_dwsconv.core.plan import Plan, PlanEntry, full_multiplier
-from pytest_dwsconv.errors import InputError, TracingError, first_line
-from pytest_dwsconv.fit.comparison import buffers_as_found
+from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.rewriting.application import convolution
 from pytest_dwsconv.rewriting.events import Event, Events
+from pytest_dwsconv.rewriting.outputs import Inputs, outputs, unlike
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.replacement import initial, replacement
 from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
-from pytest_dwsconv.tracing.preserving import as_found, copied
 from pytest_dwsconv.tracing.trace import ADVICE, sample, trace
 
 SHAPES, EXACT = "shapes", "exact"
 
 Swaps = Mapping[nn.Module, nn.Module]
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments of a forward."""
 
 
 def check_verify(verify: object, has_inputs: bool) -> None:
@@ -94,6 +89,9 @@ def _check_events(
     # less from the second time on
     wanted, found = outcome({}), outcome(swaps)
     if found != wanted:
+        again = outcome({})
+        if again != wanted:
+            raise _unsteady(model, _difference(wanted, again))
         alone = [old for old, new in swaps.items() if outcome({old: new}) != wanted]
         raise _refusal(model, alone or list(swaps), _difference(wanted, found))
 
@@ -110,20 +108,23 @@ def _check_exact(model: nn.Module, plan: Plan, inputs: Inputs) -> None:
         return sample(tuple(value.shape), value.dtype, device) if value.is_meta else value
 
     given = tree_map_only(Tensor, with_values, inputs)
-    wanted = _outputs(model, given)
+    wanted = outputs(model, given)
     if not wanted:
         raise InputError(
             f"{type(model).__name__} gives no tensors that could be compared; use verify='shapes'"
         )
+    rounding = max(torch.finfo(conv.weight.dtype).eps for conv in swaps)  # type: ignore[arg-type]  # all are convolutions
 
     def difference(some: Swaps) -> str:
         with swapped(model, some) as changed:
             try:
-                return _unlike(_outputs(changed, given), wanted)
+                return unlike(outputs(changed, given), wanted, rounding)
             except TracingError as error:
                 return str(error)
 
     if found := difference(swaps):
+        if between_runs := difference({}):
+            raise _unsteady(model, between_runs)
         alone = [old for old, new in swaps.items() if difference({old: new})]
         raise _refusal(model, alone or list(swaps), f"at the exact multiplier, {found}")
 
@@ -144,6 +145,13 @@ def _refusal(model: nn.Module, convs: Sequence[nn.Module], what: str) -> InputEr
     return InputError(
         f"{shown}: the forward does something else with a replacement ({what}), so it depends on "
         f"the very convolution; leave it out with ignore={layers!r}, or pass verify=False"
+    )
+
+
+def _unsteady(model: nn.Module, what: str) -> InputError:
+    return InputError(
+        f"the forward of {type(model).__name__} differs from run to run ({what}), so it cannot be "
+        "compared; pass verify=False"
     )
 
 
@@ -187,32 +195,3 @@ def _exact(model: nn.Module, entry: PlanEntry) -> tuple[nn.Module, nn.Module]:
     full = replace(entry, depth_multiplier=full_multiplier(entry.spec, entry.order))
     factors, _ = initial(conv.weight, full, "svd")
     return conv, replacement(conv, full, factors)
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    args, kwargs = tree_map(copied, inputs)
-    with buffers_as_found(model), as_found(list(model.modules())):
-        try:
-            out = model(*args, **kwargs)
-            if isinstance(out, Generator):
-                out = tuple(out)
-        except Exception as error:  # whatever the user's own forward raises
-            raise TracingError(f"the forward fails: {first_line(error)}") from error
-    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-
-
-def _unlike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
-    """How the outputs of two networks differ by more than rounding; empty if they do not."""
-    given, expected = [tuple(one.shape) for one in found], [tuple(one.shape) for one in wanted]
-    if given != expected:
-        return f"outputs of shape {given} in place of {expected}"
-    for one, other in zip(found, wanted, strict=True):
-        if not other.is_floating_point() and not other.is_complex():
-            continue  # reason: rounding may decide between two classes
-        # reason: an exact kernel is rounded once more per layer, and many layers add up
-        allowed = 3 * sqrt(torch.finfo(other.dtype).eps)
-        scale = float(other.nan_to_num().abs().max()) if other.numel() else 0.0
-        if not torch.allclose(one, other, rtol=allowed, atol=allowed * scale, equal_nan=True):
-            return f"outputs of up to {scale:.3g} differ by {float((one - other).abs().max()):.3g}"
-    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.errors import DwsconvError, InputError
+from pytest_dwsconv.rewriting.outputs import outputs
 from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.separable.modules import SeparableConv2d
 
@@ -296,6 +298,127 @@ def test_a_forward_that_needs_values_is_compared_by_running_it(
         rewrite(model, example_inputs=torch.randn(SHAPE), verify="exact", inplace=True)
     assert dict(model.named_modules()) == modules
     assert all(map(lambda a, b: a is b, model.parameters(), parameters))
+
+
+def unless_plain(conv: Any, out: Tensor) -> bool:
+    """Values that decide, so that nothing but a run can tell."""
+    return bool(out.isfinite().all()) and not isinstance(conv, nn.Conv2d)
+
+
+OTHER_OUTPUTS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[Any, Tensor], Any], str]] = {
+    "type": (
+        lambda conv, y: y.double(),
+        lambda conv, y: y,
+        r"outputs of dtype \['torch.float32'\] in place of \['torch.float64'\]",
+    ),
+    "classes": (
+        lambda conv, y: y.argmax(1),
+        lambda conv, y: (-y).argmax(1),
+        r"\d\d of 72 whole numbers differ",
+    ),
+    "key": (
+        lambda conv, y: {"out": y},
+        lambda conv, y: {"aux": y},
+        r"outputs dict\['aux'\] in place of dict\['out'\]",
+    ),
+    "container": (
+        lambda conv, y: [y],
+        lambda conv, y: y,
+        r"outputs a single one in place of list\[0\]",
+    ),
+    "number": (lambda conv, y: (y, 5), lambda conv, y: (y, 6), "the number 6 in place of 5"),
+    "rounded number": (
+        lambda conv, y: y.abs().sum().item(),
+        lambda conv, y: y.abs().mean().item(),
+        "the number .* in place of",
+    ),
+    "array": (
+        lambda conv, y: y.numpy()[..., ::-1],
+        lambda conv, y: y.numpy(),
+        "outputs of up to .* differ by",
+    ),
+    "complex": (
+        lambda conv, y: torch.complex(y, y),
+        lambda conv, y: torch.complex(y, -y),
+        "outputs of up to .* differ by",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_OUTPUTS)
+def test_outputs_are_compared_with_their_types_and_containers(case: str) -> None:
+    before, after, message = OTHER_OUTPUTS[case]
+
+    def use(conv: Any, x: Tensor) -> Any:
+        out = conv(x)
+        return after(conv, out) if unless_plain(conv, out) else before(conv, out)
+
+    x = torch.randn(SHAPE)
+    with pytest.raises(InputError, match=rf"^conv: .*at the exact multiplier, {message}"):
+        rewrite(Net(use), example_inputs=x, verify="exact")
+
+    def same(conv: Any, x: Tensor) -> Any:
+        out = conv(x)
+        return before(conv, out) if bool(out.isfinite().all()) else None
+
+    assert len(rewrite(Net(same), example_inputs=x, verify="exact").plan.entries) == 2
+
+
+def test_a_type_of_more_precision_than_the_weights_is_compared_with_their_rounding() -> None:
+    model = Net(lambda conv, x: conv(x).double())
+    assert len(rewrite(model, SHAPE, verify="exact").plan.entries) == 2
+
+
+calls = count(1)
+
+
+def scales_by_the_calls_so_far(conv: Any, x: Tensor) -> Any:
+    return conv(x) * next(calls)
+
+
+def scales_by_values_and_calls(conv: Any, x: Tensor) -> Any:
+    return conv(x) * next(calls) if bool(x.isfinite().all()) else x
+
+
+@pytest.mark.parametrize(
+    ("use", "verify"),
+    [
+        (scales_by_the_calls_so_far, "shapes"),
+        (scales_by_the_calls_so_far, "exact"),
+        (scales_by_values_and_calls, "exact"),
+    ],
+)
+def test_a_forward_that_differs_from_run_to_run_is_not_blamed_on_a_convolution(
+    use: Callable[[Any, Tensor], Any], verify: str
+) -> None:
+    model, x = Net(use), torch.randn(SHAPE)
+    with pytest.raises(InputError, match=r"^the forward of Net differs from run to run .*=False"):
+        rewrite(model, example_inputs=x, verify=verify)
+    assert len(rewrite(model, example_inputs=x, verify=False).plan.entries) == 2
+
+
+class Batch:
+    """Not a container that PyTorch looks into."""
+
+    def __init__(self, image: Tensor) -> None:
+        self.image, self.array = image, np.ones(1, dtype=np.float32)
+
+
+class OfBatches(Net):
+    def forward(self, batch: Any) -> Any:
+        batch.image.sub_(1)
+        batch.array += 1
+        return super().forward(batch.image * torch.from_numpy(batch.array))
+
+
+def test_inputs_inside_objects_are_left_as_found() -> None:
+    batch = Batch(torch.zeros(SHAPE))
+    model = OfBatches(lambda conv, x: conv(x))
+    outputs(model, ((batch,), {}))
+    assert not batch.image.any()
+    assert batch.array == 1
+    with pytest.raises(InputError, match="the inputs hold a generator, which cannot be"):
+        outputs(model, (((item for item in [batch]),), {}))
 
 
 def test_running_it_disturbs_nothing() -> None:
