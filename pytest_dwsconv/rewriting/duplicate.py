@@ -47,6 +47,11 @@ def duplicate(model: nn.Module, advice: str = "pass inplace=True") -> nn.Module:
         raise InputError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); {advice}"
         ) from error
+    if not isinstance(copied, nn.Module):
+        raise InputError(
+            f"{type(model).__name__} cannot be copied (its copy is a {type(copied).__name__}, not "
+            f"a module); {advice}"
+        )
     shared = set(map(id, originals))
     rebinding = _Rebinding(memo, shared, advice)
     for name, module in copied.named_modules():
@@ -57,13 +62,19 @@ def duplicate(model: nn.Module, advice: str = "pass inplace=True") -> nn.Module:
 
 
 def check_own(copied: nn.Module, original: nn.Module, names: Iterable[str]) -> None:
-    """Check that these modules of a copy are not the original's.
+    """Check that these modules are in a copy, and are not the original's.
 
     Raises:
-        InputError: one is, because something around it gives itself when it is copied.
+        InputError: one is not there, or is the original's, by a ``__deepcopy__`` of its own.
     """
     originals = set(map(id, original.modules()))
     for name in names:
+        if _type_at(copied, name) is not _type_at(original, name):
+            raise InputError(
+                f"{name or 'the model itself'}: a copy of the model does not have this layer (by a "
+                "__deepcopy__ of its own); pass inplace=True, or leave it out with "
+                f"ignore=[{name!r}]"
+            )
         if id(copied.get_submodule(name)) in originals:
             holder = name
             while holder and id(copied.get_submodule(holder.rpartition(".")[0])) in originals:
@@ -74,6 +85,13 @@ def check_own(copied: nn.Module, original: nn.Module, names: Iterable[str]) -> N
                 f"{kind} (its __deepcopy__ returns itself), so replacing it would change the "
                 f"original; pass inplace=True, or leave it out with ignore=[{name!r}]"
             )
+
+
+def _type_at(model: nn.Module, name: str) -> type[nn.Module] | None:
+    try:
+        return type(model.get_submodule(name))
+    except AttributeError:
+        return None
 
 
 def check_own_tensors(copied: nn.Module, original: nn.Module) -> None:

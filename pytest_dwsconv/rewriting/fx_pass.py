@@ -15,6 +15,7 @@ from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import ConvSpec, Order, Trait
 from pytest_dwsconv.core.rules import Policy, Verdict, judge
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.modules import CONVS
 from pytest_dwsconv.separable.replacement import (
@@ -86,7 +87,7 @@ class DepthwiseSeparablePass(PassBase):
     ) -> None:
         check_init(init)
         # raises InputError unless it is a whole number from 1
-        Policy(depth_multiplier=depth_multiplier)
+        depth_multiplier = Policy(depth_multiplier=depth_multiplier).depth_multiplier
         self.depth_multiplier, self.order, self.init = depth_multiplier, order_or_auto(order), init
         self.policy = Policy(
             functional=True,
@@ -96,6 +97,11 @@ class DepthwiseSeparablePass(PassBase):
         )
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
+        if not isinstance(graph_module, fx.GraphModule):
+            raise InputError(
+                f"this pass takes a GraphModule, but got {type(graph_module).__name__}: "
+                "pass torch.fx.symbolic_trace(model), or use rewrite"
+            )
         sites = [
             *_module_sites(graph_module, self.policy),
             *_functional_sites(graph_module, self.policy),

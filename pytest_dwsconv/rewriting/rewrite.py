@@ -138,7 +138,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         ignore=patterns(ignore, "ignore"),
     )
     # raises InputError unless it is a whole number from 1
-    Policy(depth_multiplier=depth_multiplier)
+    depth_multiplier = Policy(depth_multiplier=depth_multiplier).depth_multiplier
     if budget is not None and depth_multiplier != 1:
         raise InputError(
             "a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not "

@@ -384,3 +384,33 @@ def test_a_model_with_tensors_that_have_a_graph_is_rewritten(how: str) -> None:
     assert all(p.grad is not None for p in result.model.parameters())
     torch.testing.assert_close(model(x), expected)
     apply_plan(model, result.plan)
+
+
+class Stranger(nn.Module):
+    """Gives something else as its copy."""
+
+    def __init__(self, copied: Any) -> None:
+        super().__init__()
+        self.conv, self.copied = nn.Conv2d(8, 32, 3), [copied]
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.copied[0]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(
+    "copied", [nn.Sequential(nn.Conv2d(8, 32, 3)), nn.ModuleDict({"conv": nn.Linear(8, 32)})]
+)
+@pytest.mark.parametrize("verify", ["shapes", False])
+def test_a_copy_of_other_parts_is_refused_by_name(copied: nn.Module, verify: str | bool) -> None:
+    model = nn.Sequential(Stranger(copied))
+    with pytest.raises(InputError, match=r"^0\.conv: a copy of the model does not have this layer"):
+        rewrite(model, (1, 8, 9, 9), verify=verify)
+    assert len(rewrite(model, (1, 8, 9, 9), verify=verify, inplace=True).plan.entries) == 1
+
+
+def test_a_copy_that_is_not_a_module_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^Stranger cannot be copied \(its copy is a NoneType"):
+        rewrite(Stranger(None), (1, 8, 9, 9))

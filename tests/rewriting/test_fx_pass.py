@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.rewriting.fx_pass import DepthwiseSeparablePass
+from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.separable.modules import SeparableConvNd
 
 FULL = {"depth_multiplier": 99}
@@ -302,3 +304,17 @@ def test_convolutions_of_few_channels_go_pointwise_first() -> None:
     graph_module, _ = run(model, few_channels=True, order="depthwise_first")
     orders = [m.order for m in graph_module.modules() if isinstance(m, SeparableConvNd)]
     assert orders == [Order.DEPTHWISE_FIRST] * 2
+
+
+@pytest.mark.parametrize("given", [nn.Conv2d(8, 16, 3), None, 5])
+def test_what_is_not_a_graph_module_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match=r"takes a GraphModule, but got .*symbolic_trace\(model\)"):
+        DepthwiseSeparablePass()(given)
+
+
+def test_a_multiplier_of_numpy_is_a_multiplier() -> None:
+    model = fx.symbolic_trace(nn.Sequential(nn.Conv2d(8, 16, 3)))
+    DepthwiseSeparablePass(depth_multiplier=np.int64(2))(model)  # type: ignore[arg-type]  # an integer it is
+    assert model.get_submodule("0").depth_multiplier == 2
+    result = rewrite(nn.Conv2d(8, 16, 3), depth_multiplier=np.int64(2))  # type: ignore[arg-type]  # as above
+    assert result.plan.entries[0].depth_multiplier == 2
