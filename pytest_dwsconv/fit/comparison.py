@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from itertools import chain
 from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import Variation, all_reduce, wide
@@ -56,19 +57,50 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Callable[[nn.Mo
 
 @contextmanager
 def buffers_as_found(model: nn.Module, besides: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Put back what the forward writes into buffers in place.
+    """Put back what the forward writes in place into buffers, and tensors that are no buffers.
 
-    Buffers of inference mode cannot be written here.
+    Those of inference mode cannot be written here.
     """
     left = set(map(id, besides))
     buffers = {
         name: b for name, b in model.named_buffers() if not b.is_inference() and id(b) not in left
     }
-    saved = snapshot(buffers)
+    attributes = {str(index): tensor for index, tensor in enumerate(_plain_attributes(model))}
+    saved, kept = snapshot(buffers), snapshot(attributes)
     try:
         yield
     finally:
         restore(buffers, saved)
+        # reason: one that was computed may have a graph, which a write would spoil
+        changed = {i: one for i, one in attributes.items() if not torch.equal(one, kept[i])}
+        restore(changed, kept)
+
+
+def _plain_attributes(model: nn.Module) -> list[Tensor]:
+    """The tensors among the modules' attributes, in lists and dictionaries too.
+
+    Left out are those in the memory of a parameter or buffer, which may be meant to change.
+    """
+    registered = ("_parameters", "_buffers", "_modules")
+    found: dict[int, Tensor] = {}
+    for module in model.modules():
+        values = [value for name, value in vars(module).items() if name not in registered]
+        found.update((id(leaf), leaf) for leaf in tree_leaves(values) if type(leaf) is Tensor)
+    usable = [
+        one
+        for one in found.values()
+        if one.layout is torch.strided and not one.is_meta and not one.is_inference()
+    ]
+    if not usable:
+        return []
+    owned = {_memory(tensor) for tensor in chain(model.parameters(), model.buffers())} - {0}
+    return [tensor for tensor in usable if _memory(tensor) not in owned]
+
+
+def _memory(tensor: Tensor) -> int:
+    """The address of a tensor's memory; 0 where it has none, as an empty one."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return int(tensor.untyped_storage().data_ptr()) if plain else 0
 
 
 @contextmanager
@@ -238,4 +270,6 @@ def snapshot(state: Mapping[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def restore(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
+        if tensor.shape != saved[name].shape:  # an operator with ``out=`` may resize it
+            tensor.resize_(saved[name].shape)
         tensor.copy_(saved[name])

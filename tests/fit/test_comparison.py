@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.fit.comparison import alike, compared
+from pytest_dwsconv.fit.comparison import alike, buffers_as_found, compared
+from pytest_dwsconv.fit.distillation import distill
 from pytest_dwsconv.fit.recovery import Reference
+from pytest_dwsconv.rewriting.rewrite import rewrite
 
 
 def conv() -> nn.Conv2d:
@@ -107,3 +110,70 @@ def test_tensors_are_alike_if_they_differ_by_rounding(
     found: list[Tensor], wanted: list[Tensor], same: bool
 ) -> None:
     assert alike(found, wanted) is same
+
+
+class Counting(nn.Module):
+    """It counts its calls in tensors that are no buffers, and keeps what it saw in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)
+        self.calls = torch.zeros(3)
+        self.counts = {"calls": [torch.zeros(())]}
+        self.last = torch.empty(0)
+        self.first_bias = self.a.bias.detach()[:1] if self.a.bias is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.counts["calls"][0] += 1
+        with torch.no_grad():
+            torch.cat([x.detach()], out=self.last)
+        return self.b(self.a(x).relu())  # type: ignore[no-any-return]
+
+    def counted(self) -> tuple[float, float, int]:
+        return float(self.calls.sum()), float(self.counts["calls"][0]), len(self.last)
+
+
+def images() -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(8, 4, 9, 9) for _ in range(4)]
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
+def test_tensors_that_are_no_buffers_are_put_back() -> None:
+    model = Counting()
+    with buffers_as_found(model), torch.no_grad():
+        model(images()[0])
+        assert model.counted() == (3, 1, 8)
+        assert model.a.bias is not None
+        model.a.bias += 1
+        trained = model.a.bias.clone()
+    assert model.counted() == (0, 0, 0)
+    assert torch.equal(model.a.bias, trained), "a view of a parameter is the parameter's"
+
+
+def fitted(model: nn.Module) -> list[nn.Module]:
+    return [rewrite(model, init="fit", calibration=images(), refine=1).model]
+
+
+def within_budget(model: nn.Module) -> list[nn.Module]:
+    return [rewrite(model, init="fit", calibration=images(), refine=0, budget="600").model]
+
+
+def as_teacher(model: nn.Module) -> list[nn.Module]:
+    distill(rewrite(model).model, model, images(), steps=2)
+    return []
+
+
+def verified(model: nn.Module) -> list[nn.Module]:
+    return [rewrite(model, example_inputs=images()[0], verify="exact").model]
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
+@pytest.mark.parametrize("use", [fitted, within_budget, as_teacher, verified])
+def test_nothing_counts_in_a_model_or_its_copy(use: Callable[[nn.Module], list[nn.Module]]) -> None:
+    model = Counting().eval()
+    for one in [model, *use(model)]:
+        assert isinstance(one, Counting)
+        assert one.counted() == (0, 0, 0)

@@ -330,9 +330,13 @@ def as_numbers_of_another_type(x: Tensor) -> None:
     torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)).mul_(2)
 
 
+def into_what_a_gradient_needs(x: Tensor) -> None:
+    torch.clamp_min(x, 0.25, out=x)
+
+
 @pytest.mark.parametrize(
     "write",
-    [past_pytorch, through_storage, as_numbers_of_another_type],
+    [past_pytorch, through_storage, as_numbers_of_another_type, into_what_a_gradient_needs],
 )
 @pytest.mark.parametrize("count", [1, 6])
 def test_writes_that_cannot_be_followed_are_refused(write: Write, count: int) -> None:
