@@ -126,7 +126,7 @@ def test_reading_the_modes_cannot_be_cut_short(monkeypatch: pytest.MonkeyPatch) 
 def test_gradients_are_as_found_when_the_peak_of_memory_is_interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recorded = trace(nn.ReLU(), (torch.rand(3),))
+    recorded = trace(nn.Flatten(), (torch.rand(3, 3),))
     found = torch.is_grad_enabled()
     monkeypatch.setattr(torch.no_grad, "__enter__", pressed_after(torch.no_grad.__enter__))
     with pytest.raises(KeyboardInterrupt):
