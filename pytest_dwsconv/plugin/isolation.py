@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from pytest_dwsconv.errors import DwsconvError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor, dtype, nn
 
 TEST_ENDINGS = (Exception, SystemExit, pytest.skip.Exception, pytest.fail.Exception)
 """How foreign code may end without ending the run. ``pytest.exit``, the user's wish to stop, is an
@@ -111,24 +111,45 @@ class Snapshot:
     def restored(self) -> Iterator[nn.Module]:
         """The model as it was, for the block.
 
+        A tensor that got another precision in place, as by ``half()``, has its dtype back, with the
+        values that it has now.
+
         Raises:
-            ChangedError: a parameter or a buffer has got another shape or dtype in place.
+            ChangedError: a parameter or a buffer has got another shape in place, or a dtype that
+                its values cannot be brought back from.
         """
-        if any(layout(tensor) != before for tensor, before in self._layouts):
-            raise ChangedError(
-                "a tensor of it was reshaped in place after the test called it, so that what was "
-                "called cannot be told any more"
-            )
+        converted = self._converted()
         model = self._model()
         if model is None:
             model = object.__new__(self._state[0])
         restored = [(model, self._state), *self._others]
         current = [(module, (type(module), vars(module))) for module, _ in restored]
+        data = [(tensor, tensor.data) for tensor, _ in converted]
         try:
             _set_states(restored)
+            for tensor, dtype in converted:
+                tensor.data = tensor.data.to(dtype)
             yield model
         finally:
             _set_states(current)
+            for tensor, own in data:
+                tensor.data = own
+
+    def _converted(self) -> list[tuple[Tensor, dtype]]:
+        """The tensors that have another precision by now, and the dtype of each before."""
+        found = []
+        for tensor, before in self._layouts:
+            now = layout(tensor)
+            if now == before:
+                continue
+            both_float = before.dtype.is_floating_point and now.dtype.is_floating_point
+            if now.shape != before.shape or not both_float:
+                raise ChangedError(
+                    "a tensor of it got another shape or dtype in place after the test called it, "
+                    "so that what was called cannot be told any more"
+                )
+            found.append((tensor, before.dtype))
+        return found
 
 
 _State = tuple[type, dict[str, Any]]
@@ -160,10 +181,15 @@ def _set_states(states: list[tuple[nn.Module, _State]]) -> None:
         object.__setattr__(module, "__dict__", attributes)
 
 
-def layout(tensor: Tensor) -> object:
-    """Shape and dtype; a tensor that has no shape, or not yet, has only a dtype."""
+class Layout(NamedTuple):
+    """The shape and the dtype of a tensor; ``shape`` is None if it has none, or not yet."""
+
+    shape: tuple[int, ...] | None
+    dtype: dtype
+
+
+def layout(tensor: Tensor) -> Layout:
     from torch.nn.parameter import is_lazy
 
-    if is_lazy(tensor) or tensor.is_nested:
-        return tensor.dtype
-    return tuple(tensor.shape), tensor.dtype
+    has_shape = not (is_lazy(tensor) or tensor.is_nested)
+    return Layout(tuple(tensor.shape) if has_shape else None, tensor.dtype)

@@ -233,21 +233,44 @@ def test_left_as_found():
     assert row["report"]["macs"] == 8 * 27 * 6 * 5 + 80
 
 
-def test_a_tensor_that_is_reshaped_in_place_is_not_known_any_more(
-    pytester: pytest.Pytester,
+@pytest.mark.parametrize("tensor", ["torch.zeros(1000, 8)", "model.head.weight.data.int()"])
+def test_a_tensor_that_is_another_one_in_place_is_not_known_any_more(
+    pytester: pytest.Pytester, tensor: str
 ) -> None:
-    source = """
-def test_reshapes():
-    model = Net()
+    source = f"""
+def test_changes():
+    model = Net().requires_grad_(False)
     model(IMAGE)
-    model.head.weight.data = torch.zeros(1000, 8)
+    model.head.weight.data = {tensor}
 def test_untouched(): Net()(IMAGE)
 """
     result = run_reporting(pytester, source)
     result.stdout.fnmatch_lines(
-        ["Net: a tensor of it was reshaped in place after *", "Called by *::test_reshapes"]
+        ["Net: a tensor of it got another shape or dtype in *", "Called by *::test_changes"]
     )
     assert parameters(pytester) == {"test_untouched": 314}
+
+
+@pytest.mark.parametrize("precision", ["float16", "float64"])
+def test_a_model_that_gets_another_precision_is_reported_in_the_one_it_was_called_in(
+    pytester: pytest.Pytester, precision: str
+) -> None:
+    source = f"""
+model = Net()
+def test_converts():
+    model(IMAGE)
+    model.to(torch.{precision})
+    kept.append(model.head.weight.clone())
+kept = []
+def test_left_as_found():
+    assert model.head.weight.dtype == torch.{precision}
+    assert torch.equal(model.head.weight, kept[0])
+"""
+    result = run_reporting(pytester, source)
+    result.assert_outcomes(passed=2)
+    result.stdout.no_fnmatch_line("*not known*")
+    (row,) = written(pytester)
+    assert (row["tests"], row["report"]["params"]) == (["test_them.py::test_converts"], 314)
 
 
 def test_models_that_differ_in_what_they_hold_are_told_apart(pytester: pytest.Pytester) -> None:
