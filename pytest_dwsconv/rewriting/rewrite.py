@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_map
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.inputs import forward_arguments
 from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
 from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.core.rules import Policy, matches
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from pytest_dwsconv.fit.calibration import Calibration
 
 
-@torch.inference_mode(False)  # reason: weights made under inference mode can never be trained
 def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and all have defaults
     model: nn.Module,
     input_size: Sequence[Any] | str | None = None,
@@ -115,7 +114,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         few_channels: replace convolutions of few input channels, such as those of an image, in
             either order. Without it pointwise first is all they get, where it saves: depthwise
             first would make all their outputs mixtures of the same few maps.
-        inplace: change ``model`` itself. It is left as found if anything fails.
+        inplace: change ``model`` itself. It is left as found if anything fails, Ctrl-C included.
         verify: how to check that the network runs as before, where inputs are given: ``"shapes"``,
             by the recorded operators and their shapes, except of a forward that needs values;
             ``"exact"``, also by running it with and without replacements at the multiplier that is
@@ -130,59 +129,63 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     wanted = order_or_auto(order)
     check_init(init, (*INITS, FIT))
     _check_passes(refine)
-    batches = _batches(calibration, init, budget)
+    depth_multiplier = _multiplier(depth_multiplier, budget)
     policy = Policy(
         subclasses=subclasses,
         few_channels=few_channels,
         select=patterns(select, "select"),
         ignore=patterns(ignore, "ignore"),
     )
-    # raises InputError unless it is a whole number from 1
-    depth_multiplier = Policy(depth_multiplier=depth_multiplier).depth_multiplier
-    if budget is not None and depth_multiplier != 1:
-        raise InputError(
-            "a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not "
-            "both"
-        )
-    from_batches = input_size is None and example_inputs is None and bool(batches)
-    if from_batches:
-        # reason: the tracer lets a forward write into arrays that an object holds
-        example_inputs = tree_map(copied, batches[0])
-    check_verify(verify, has_inputs=input_size is not None or example_inputs is not None)
+    undo: Callable[[], None] | None = None
     try:
-        before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
-    except TracingError as error:
-        if from_batches:
-            raise rejected(0, error) from error
+        # reason: weights made under inference mode can never be trained
+        with torch.inference_mode(False):
+            batches = _batches(calibration, init, budget)
+            from_batches = input_size is None and example_inputs is None and bool(batches)
+            if from_batches:
+                # reason: the tracer lets a forward write into arrays that an object holds
+                example_inputs = tree_map(copied, batches[0])
+            check_verify(verify, has_inputs=input_size is not None or example_inputs is not None)
+            try:
+                before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
+            except TracingError as error:
+                if from_batches:
+                    raise rejected(0, error) from error
+                raise
+            check_hashable(model)
+            _check_patterns(policy, before)
+            target = model if inplace else _own_copy(model, before, init)
+            original = _kept(model, refine) if inplace and init == FIT else model
+            # reason: the statistics are the fit's to set
+            statistics = [buffer for norm in _normalisations(target) for buffer in norm.buffers()]
+            with autocast_off(target), buffers_as_found(target, besides=statistics):
+                if budget is None:
+                    choices = _choices(target, before, depth_multiplier, wanted, init)
+                else:
+                    planned = _planned(target, before, batches, wanted, budget).entries
+                    choices = {entry.name: [entry] for entry in planned}
+                fit = _calibrated(target, choices, batches) if init == FIT and choices else None
+                fitted = fit.fitted if fit else {}
+                chosen = {name: possible[0] for name, possible in choices.items()}
+                chosen.update({name: one.entry for name, one in fitted.items()})
+                plan = Plan(tuple(chosen.values()))
+                # reason: a layer that no calibration batch reached gets the nearest kernel
+                start = "svd" if init == FIT else init
+                swaps, errors = replacements(target, plan, start, inplace, fitted)
+                inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
+                check_runs_as_before(verify, target, swaps, plan, before, inputs)
+                undo = _undoing(target, swaps)
+                rewritten = swap(target, swaps)
+                after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
+                _check_in_use(plan, before, after)
+                renormalised = _settle(rewritten, fit, refine, original) if fit else False
+            return RewriteResult(
+                rewritten, plan, before, after, errors, *_output_errors(fit), renormalised
+            )
+    except BaseException:  # until the very return: Ctrl-C comes at any time
+        if undo is not None:
+            undo()
         raise
-    check_hashable(model)
-    _check_patterns(policy, before)
-    target = model if inplace else _own_copy(model, before, init)
-    original = _kept(model, refine) if inplace and init == FIT else model
-    # reason: the statistics are the fit's to set
-    statistics = [buffer for norm in _normalisations(target) for buffer in norm.buffers()]
-    with autocast_off(target), buffers_as_found(target, besides=statistics):
-        if budget is None:
-            choices = _choices(target, before, depth_multiplier, wanted, init)
-        else:
-            planned = _planned(target, before, batches, wanted, budget).entries
-            choices = {entry.name: [entry] for entry in planned}
-        fit = _calibrated(target, choices, batches) if init == FIT and choices else None
-        fitted = fit.fitted if fit else {}
-        chosen = {name: possible[0] for name, possible in choices.items()}
-        chosen.update({name: one.entry for name, one in fitted.items()})
-        plan = Plan(tuple(chosen.values()))
-        # reason: a layer that no calibration batch reached gets the nearest kernel
-        start = "svd" if init == FIT else init
-        swaps, errors = replacements(target, plan, start, inplace, fitted)
-        inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
-        check_runs_as_before(verify, target, swaps, plan, before, inputs)
-        with _undone_on_failure(target, swaps):
-            rewritten = swap(target, swaps)
-            after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
-            _check_in_use(plan, before, after)
-            renormalised = _settle(rewritten, fit, refine, original) if fit else False
-    return RewriteResult(rewritten, plan, before, after, errors, *_output_errors(fit), renormalised)
 
 
 def _own_copy(model: nn.Module, report: Report, init: str) -> nn.Module:
@@ -192,6 +195,17 @@ def _own_copy(model: nn.Module, report: Report, init: str) -> nn.Module:
     if init == FIT:
         check_own_tensors(copied, model)
     return copied
+
+
+def _multiplier(depth_multiplier: int, budget: Budgets | None) -> int:
+    # raises InputError unless it is a whole number from 1
+    depth_multiplier = Policy(depth_multiplier=depth_multiplier).depth_multiplier
+    if budget is not None and depth_multiplier != 1:
+        raise InputError(
+            "a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not "
+            "both"
+        )
+    return depth_multiplier
 
 
 def _check_passes(refine: object) -> None:
@@ -291,22 +305,21 @@ def _normalisations(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-@contextmanager
-def _undone_on_failure(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
-    """Put convolutions, biases, normalisation and buffers back if the block does not end well."""
+def _undoing(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Callable[[], None]:
+    """What puts convolutions, biases, normalisation and buffers back as they are now."""
     tensors: list[Tensor | None] = [conv.bias for conv in swaps]  # type: ignore[misc]  # all are convolutions
     for norm in _normalisations(model):
         tensors += norm.parameters()
     tensors += model.buffers()
     saved = [(tensor, tensor.detach().clone()) for tensor in tensors if tensor is not None]
-    try:
-        yield
-    except BaseException:
-        swap(swaps.get(model, model), {new: old for old, new in swaps.items()})
-        with torch.no_grad():
+
+    def undo() -> None:
+        with uninterrupted(), torch.inference_mode(False), torch.no_grad():
+            swap(swaps.get(model, model), {new: old for old, new in swaps.items()})
             for tensor, value in saved:
                 tensor.copy_(value)
-        raise
+
+    return undo
 
 
 def _check_patterns(policy: Policy, report: Report) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
@@ -987,3 +988,38 @@ def test_a_budget_leaves_few_channels_their_own_filters() -> None:
     few = [entry for entry in plan.entries if entry.in_channels == 3]
     assert few
     assert {entry.order for entry in few} == {Order.POINTWISE_FIRST}
+
+
+def test_an_interrupt_in_the_last_lines_leaves_the_model_as_found() -> None:
+    last_files = ("rewrite.py", "result.py", "comparison.py", "contextlib.py", "grad_mode.py")
+    lines = 0
+
+    def ends(model: nn.Module, stop: int = 0) -> bool:
+        """Whether a rewrite ends well that Ctrl-C meets at this line that runs."""
+        nonlocal lines
+        lines = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal lines
+            if event == "line" and Path(frame.f_code.co_filename).name in last_files:
+                lines += 1
+                if lines == stop:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            rewrite(model, inplace=True, init="fresh")
+        except KeyboardInterrupt:
+            return False
+        finally:
+            sys.settrace(before)
+        return True
+
+    assert ends(nn.Sequential(nn.Conv2d(4, 8, 3)))
+    total = lines
+    for stop in range(total - 30, total + 1):
+        model = nn.Sequential(nn.Conv2d(4, 8, 3))
+        assert not ends(model, stop)
+        assert type(model[0]) is nn.Conv2d
