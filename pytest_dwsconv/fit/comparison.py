@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import Variation, all_reduce, wide
@@ -82,10 +82,21 @@ def _plain_attributes(model: nn.Module) -> list[Tensor]:
     Left out are those in the memory of a parameter or buffer, which may be meant to change.
     """
     registered = ("_parameters", "_buffers", "_modules")
+    waiting = [
+        value
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name not in registered
+    ]
     found: dict[int, Tensor] = {}
-    for module in model.modules():
-        values = [value for name, value in vars(module).items() if name not in registered]
-        found.update((id(leaf), leaf) for leaf in tree_leaves(values) if type(leaf) is Tensor)
+    entered: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if type(value) is Tensor:
+            found[id(value)] = value
+        elif isinstance(value, (list, tuple, dict)) and id(value) not in entered:
+            entered.add(id(value))  # reason: a list may hold itself
+            waiting.extend(dict.values(value) if isinstance(value, dict) else value)
     usable = [
         one
         for one in found.values()

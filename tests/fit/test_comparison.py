@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,8 @@ class Counting(nn.Module):
         torch.manual_seed(0)
         self.a, self.b = nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)
         self.calls = torch.zeros(3)
-        self.counts = {"calls": [torch.zeros(())]}
+        self.counts: dict[str, list[Any]] = {"calls": [torch.zeros(())]}
+        self.counts["calls"].append(self.counts["calls"])
         self.last = torch.empty(0)
         self.first_bias = self.a.bias.detach()[:1] if self.a.bias is not None else None
 
