@@ -28,6 +28,7 @@ from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, dup
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
     SHAPES,
+    check_apart,
     check_runs_as_before,
     check_verify,
 )
@@ -173,6 +174,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
                 start = "svd" if init == FIT else init
                 swaps, errors = replacements(target, plan, start, inplace, fitted)
                 inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
+                check_apart(target, model, inputs if verify and swaps else None)
                 check_runs_as_before(verify, target, swaps, plan, before, inputs)
                 undo = _undoing(target, swaps)
                 rewritten = swap(target, swaps)

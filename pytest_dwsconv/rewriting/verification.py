@@ -71,6 +71,27 @@ def check_runs_as_before(
         _check_exact(model, plan, inputs)
 
 
+def check_apart(copied: nn.Module, original: nn.Module, inputs: Inputs | None) -> None:
+    """Check that the forward of a copy reads no parameter of the original.
+
+    A registry that is a global variable or an attribute of a class leads there, and back to
+    convolutions that are not replaced.
+
+    Raises:
+        InputError: it reads one.
+    """
+    if inputs is None or copied is original:
+        return
+    recorded = trace(without_compiler(copied), *inputs)
+    read = set(map(id, recorded.constants.values()))
+    for name, parameter in original.named_parameters():
+        if id(parameter) in read:
+            raise InputError(
+                f"{name}: the forward of a copy of the model still reads that of the original (by "
+                "a global variable or an attribute of a class, say); pass inplace=True"
+            )
+
+
 def _check_events(
     model: nn.Module, swaps: Swaps, plan: Plan, before: ReportData, inputs: Inputs
 ) -> None:

@@ -414,3 +414,34 @@ def test_a_copy_of_other_parts_is_refused_by_name(copied: nn.Module, verify: str
 def test_a_copy_that_is_not_a_module_is_refused() -> None:
     with pytest.raises(InputError, match=r"^Stranger cannot be copied \(its copy is a NoneType"):
         rewrite(Stranger(None), (1, 8, 9, 9))
+
+
+class Registered(nn.Module):
+    """Finds a layer by what a class holds, which a copy leaves as it is."""
+
+    latest: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        type(self).latest = self
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.b(self.a(x))
+        return y + type(self).latest.b(y)
+
+
+class Deciding(Registered):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) if bool(x.isfinite().all()) else x
+
+
+@pytest.mark.parametrize("kind", [Registered, Deciding])
+@pytest.mark.parametrize("verify", ["shapes", "exact"])
+def test_a_copy_that_still_runs_layers_of_the_original_is_refused(
+    kind: type[Registered], verify: str
+) -> None:
+    model, x = kind(), torch.randn(SHAPE)
+    with pytest.raises(InputError, match=r"^b\.weight: the forward of a copy .*pass inplace=True"):
+        rewrite(model, example_inputs=x, verify=verify)
+    assert len(rewrite(model, example_inputs=x, verify=verify, inplace=True).plan.entries) == 2
