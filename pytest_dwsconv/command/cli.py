@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.command.interrupts import Interrupts
 from pytest_dwsconv.command.streams import (
+    OutputError,
     complain,
     drop_unwritten,
+    flush_stdout,
     output,
     read_stdin,
     write_stdout,
@@ -83,15 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with Interrupts() as interrupts:
         try:
-            status = _run(sys.argv[1:] if argv is None else argv, interrupts)
-            if sys.stdout is not None:
-                with output("standard output"):
-                    sys.stdout.flush()
+            return _run(sys.argv[1:] if argv is None else argv, interrupts)
         except DwsconvError as error:
             interrupts.check()
             complain(str(error))
             return 2
-    return status
 
 
 def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
@@ -101,6 +99,7 @@ def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
     try:
         options = parse(arguments)
     except SystemExit as exit_:  # reason: argparse has printed the help, or what is wrong
+        flush_stdout()
         return exit_.code if isinstance(exit_.code, int) else 2
     return _Command(options, interrupts).run()
 
@@ -167,6 +166,8 @@ class _Command:
             # reason: where a shell sends it to a file, that file is not ours to replace
             options.output = "-"
         self._failed = False
+        self._unwritable = False  # whether a standard stream could not take a line
+        self._written: list[str] = []  # names of files
         self._counts = {"read": 0, "changed": 0, "alone": 0, "files": 0}
         result_on_stdout = options.diff or options.output == "-" or "-" in options.paths
         self._messages: TextIO = sys.stderr if result_on_stdout else sys.stdout
@@ -187,11 +188,25 @@ class _Command:
                 except SourceError as error:
                     self._interrupts.check()
                     self._fail(f"{each.name}: {error}")
+                except OutputError as error:
+                    self._interrupts.check()
+                    self._fail_to_print(error)
         finally:
-            if self._counts["read"]:
-                self._say(self._summary())
+            self._finish()
         found = self._counts["changed"] and (self._options.check or self._options.diff)
         return 2 if self._failed else int(bool(found))
+
+    def _finish(self) -> None:
+        """Print the summary; where it gets lost, what was written is told on standard error."""
+        if self._counts["read"]:
+            self._say(self._summary())
+        try:
+            flush_stdout()
+        except OutputError as error:
+            self._fail_to_print(error)
+        if self._unwritable:
+            for name in self._written:
+                complain(f"{name} was written")
 
     # -- input
 
@@ -279,6 +294,7 @@ class _Command:
         with uninterrupted() if os.path.isfile(path) else nullcontext():
             if rewrite.text != old.text:
                 write(path, old.encode(rewrite.text))
+                self._written.append(source.name)
             self._list(source, rewrite)
 
     def _deliver(self, source: _Input, old: SourceText, rewrite: Rewrite) -> None:
@@ -295,6 +311,7 @@ class _Command:
                 write(_path(options.output), old.encode(rewrite.text))
             except SourceError as error:
                 raise InputError(f"-o {options.output}: {error}") from error
+            self._written.append(options.output)
 
     def _list(self, source: _Input, rewrite: Rewrite) -> None:
         for site in rewrite.sites:
@@ -323,8 +340,17 @@ class _Command:
     def _say(self, message: str) -> None:
         """Print a line; control characters in it, from a file or its name, are spelled out."""
         name = "standard output" if self._messages is sys.stdout else "standard error"
-        with output(name):
-            print(plain(message), file=self._messages)
+        try:
+            with output(name):
+                print(plain(message), file=self._messages)
+        except OutputError as error:
+            self._fail_to_print(error)
+
+    def _fail_to_print(self, error: OutputError) -> None:
+        """Go on without the stream, for the other files; it is complained of once."""
+        if not self._unwritable:
+            self._fail(str(error))
+        self._unwritable = True
 
     def _fail(self, message: str) -> None:
         self._failed = True

@@ -32,6 +32,12 @@ def write_stdout(data: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
+def flush_stdout() -> None:
+    if sys.stdout is not None:
+        with output("standard output"):
+            sys.stdout.flush()
+
+
 @contextmanager
 def output(name: str) -> Iterator[None]:
     """Tell what cannot be written in one sentence; a reader that left is not a fault."""

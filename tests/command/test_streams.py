@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,34 @@ def test_a_stream_that_cannot_be_used_is_one_sentence_and_a_status(
     assert done.stderr.count("\n") == bool(err)
     if status == 2:
         assert (folder / "m.py").read_text() == BEFORE
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device to write to")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("m.py n.py", ["m.py", "n.py"]),
+        ("- n.py", ["n.py"]),
+        ("-o new.py m.py", ["new.py"]),
+        ("--check m.py n.py", []),
+    ],
+)
+def test_where_nothing_can_be_listed_every_file_is_done_and_named_as_an_error(
+    folder: Path, unbuffered: str, arguments: str, written: list[str]
+) -> None:
+    (folder / "n.py").write_text(BEFORE)
+    command = f"exec {sys.executable} -m pytest_dwsconv {arguments} <m.py >/dev/full"
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        ["sh", "-c", command], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("dwsconv-rewrite: ")]
+    assert "standard output cannot be written: No space left" in complaints[0]
+    assert complaints[1:] == [f"dwsconv-rewrite: {name} was written" for name in written]
+    changed = [file.name for file in sorted(folder.glob("*.py")) if file.read_text() != BEFORE]
+    assert changed == written
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,8 @@ def test_rest(): Small(16)(IMAGE)
                 "model = Small(); dws_report(model, (1, 4, 12, 12)); "
                 "model.norm.bias.data = torch.zeros(3)",
                 "the latency of Small on bench is unknown: a tensor of it got another shape or "
-                "dtype in place after the test called it, so that what was called cannot be told any more",
+                "dtype in place after the test called it, so that what was called cannot be told "
+                "any more",
             ),
             (
                 "bench",
