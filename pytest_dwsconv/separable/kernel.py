@@ -48,23 +48,40 @@ class ComputedKernel(Tensor):
         written = _written(name, args, kwargs)
         if any(isinstance(leaf, cls) for leaf in tree_leaves(written)):
             what = f"setting {func.__self__.__name__}" if name == "__set__" else name
-            raise InputError(
-                f"{what} on the weight of a separable convolution would change nothing: the "
-                "weight is computed from its two parts. Assign a kernel (conv.weight = kernel; the "
-                "nearest separable one is taken), change conv.depthwise.weight and "
-                "conv.pointwise.weight, or call conv.reset_parameters()"
-            )
+            raise _in_vain(what)
         with torch._C.DisableTorchFunctionSubclass():
             out = func(*args, **kwargs)
             kernels = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, cls)]
             memory = {_memory(kernel) for kernel in kernels if name != "detach"}
             if isinstance(out, Tensor):
-                return out.as_subclass(cls if _memory(out) in memory else Tensor)
+                return _as(cls if _memory(out) in memory else Tensor, out)
             if type(out) in (tuple, list) and all(isinstance(item, Tensor) for item in out):
                 return type(out)(
-                    item.as_subclass(cls if _memory(item) in memory else Tensor) for item in out
+                    _as(cls if _memory(item) in memory else Tensor, item) for item in out
                 )
             return out
+
+    def set_(self, *_: object, **__: object) -> Any:  # PyTorch tells no subclass of it
+        raise _in_vain("set_")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "__class__":
+            raise _in_vain("swap_tensors")
+        super().__setattr__(name, value)
+
+
+def _in_vain(what: str) -> InputError:
+    return InputError(
+        f"{what} on the weight of a separable convolution would change nothing: the weight is "
+        "computed from its two parts. Assign a kernel (conv.weight = kernel; the nearest separable "
+        "one is taken), change conv.depthwise.weight and conv.pointwise.weight, or call "
+        "conv.reset_parameters()"
+    )
+
+
+def _as(kind: type[Tensor], tensor: Tensor) -> Tensor:
+    # reason: PyTorch 2.5 cannot make a tensor what it already is while operators are recorded
+    return tensor if type(tensor) is kind else tensor.as_subclass(kind)
 
 
 def _memory(tensor: Tensor) -> int:

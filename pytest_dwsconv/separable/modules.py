@@ -261,6 +261,10 @@ class SeparableConvNd(nn.Module):
 
     @bias.setter
     def bias(self, value: nn.Parameter | None) -> None:
+        if isinstance(value, nn.Parameter) and tuple(value.shape) != (self.out_channels,):
+            raise InputError(
+                f"the bias must be of shape ({self.out_channels},), not {tuple(value.shape)}"
+            )
         self._last.bias = value
 
     @property
@@ -271,6 +275,11 @@ class SeparableConvNd(nn.Module):
         # reason: nn.Module, which assigns Parameters by this, refuses names that the class computes
         if name in ("weight", "bias"):
             object.__setattr__(self, name, param)
+        elif isinstance(param, ComputedKernel):
+            raise InputError(
+                f"{name} cannot be the weight of a separable convolution, which is computed: prune "
+                "or reparametrize its depthwise and pointwise parts"
+            )
         else:
             super().register_parameter(name, param)
 

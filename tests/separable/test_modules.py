@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.prune import l1_unstructured
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
@@ -246,6 +247,16 @@ def test_its_bias_can_be_taken_and_given(order: Order) -> None:
         conv.bias = torch.zeros(6)  # type: ignore[assignment]  # as nn.Conv2d has it
 
 
+def test_a_bias_of_another_size_is_refused() -> None:
+    with pytest.raises(InputError, match=r"bias must be of shape \(6,\), not \(7,\)"):
+        SeparableConv2d(4, 6, 3).bias = nn.Parameter(torch.ones(7))
+
+
+def test_its_parts_are_pruned_and_not_the_whole() -> None:
+    with pytest.raises(InputError, match=r"weight_orig cannot be the weight .* prune"):
+        l1_unstructured(SeparableConv2d(4, 6, 3), "weight", 0.5)
+
+
 def test_its_parameters_are_reset_as_those_of_a_new_one() -> None:
     conv = SeparableConv2d(4, 6, 3)
     torch.manual_seed(1)
@@ -270,6 +281,9 @@ WRITES: dict[str, Callable[[Tensor], object]] = {
     "grad": lambda weight: setattr(weight, "grad", None),
     "hook": lambda weight: weight.register_hook(torch.neg),
     "foreach": lambda weight: torch._foreach_mul_([weight], 2.0),
+    "set_": lambda weight: weight.set_(torch.ones(216).untyped_storage()),
+    "swap_tensors": lambda weight: torch.utils.swap_tensors(weight, torch.ones(6, 4, 3, 3)),
+    "swapped with": lambda weight: torch.utils.swap_tensors(torch.ones(6, 4, 3, 3), weight),
     "kaiming_normal_": nn.init.kaiming_normal_,
     "normal_": nn.init.normal_,
     "constant_": lambda weight: nn.init.constant_(weight, 0.0),
