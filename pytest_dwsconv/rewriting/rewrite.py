@@ -117,7 +117,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             first would make all their outputs mixtures of the same few maps.
         inplace: change ``model`` itself. It is left as found if anything fails, Ctrl-C included.
         verify: how to check that the network runs as before, where inputs are given: ``"shapes"``,
-            by the recorded operators and their shapes, except of a forward that needs values;
+            by the recorded operators, what they read and their shapes, if no values are needed;
             ``"exact"``, also by running it with and without replacements at the multiplier that is
             exact, which must give the same; or ``False``.
 
