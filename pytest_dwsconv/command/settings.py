@@ -84,8 +84,8 @@ def _config(root: Path, table: Mapping[str, object], file: Path) -> Config:
     for key in table:
         if key not in ("exclude", "min-saving", "few-channels"):
             raise InputError(
-                f"{file}: [tool.dwsconv] has no setting {key!r}; there are exclude, min-saving and "
-                "few-channels"
+                f"{file}: [tool.dwsconv] has no setting {quoted(key)}; there are exclude, "
+                "min-saving and few-channels"
             )
     exclude, saving = table.get("exclude", []), table.get("min-saving", 1.0)
     if not isinstance(exclude, list) or not all(isinstance(pattern, str) for pattern in exclude):

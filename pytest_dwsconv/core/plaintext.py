@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import reprlib
 
-_RUNNER_COMMAND = re.compile(r"(?<!\S):(?=:)|(?<=#)#(?=\[|vso\[)")
+_RUNNER_COMMAND = re.compile(r"(?<![^\s\"]):(?=:)|(?<=#)#(?=\[|vso\[)")
 """The runners of GitHub and Azure take ``::error::`` at the start of a line, after spaces too, and
 ``##[error]`` or ``##vso[...]`` anywhere in it, for commands. Any word may start a line once the
-text is wrapped.
+text is wrapped. In JSON a quote stands before the first one.
 """
 
 
@@ -22,6 +22,15 @@ def plain(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
     return _RUNNER_COMMAND.sub(lambda match: f"\\x{ord(match[0]):02x}", printable)
+
+
+def plain_json(text: str) -> str:
+    r"""The JSON with nothing in it that a job's log would obey; it says the same.
+
+    Colons in a row and number signs stand only in its strings, where they are written ``\u003a``
+    and ``\u0023``.
+    """
+    return _RUNNER_COMMAND.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class _Short(reprlib.Repr):

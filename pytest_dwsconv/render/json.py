@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from pytest_dwsconv.core.limits import AnyCheck
+from pytest_dwsconv.core.plaintext import plain_json
 from pytest_dwsconv.render.latencies import Measurements, json_rows
 from pytest_dwsconv.render.suite import Style, SuiteRun
 
@@ -34,10 +35,8 @@ def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
         }
         for report, reporters in run.items()
     ]
-    return json.dumps(
-        {"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)},
-        indent=2,
-    )
+    document = {"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)}
+    return plain_json(json.dumps(document, indent=2))
 
 
 def _limit(check: AnyCheck) -> dict[str, Any]:

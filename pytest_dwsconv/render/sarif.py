@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.findings import Finding, ReportData
-from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.plaintext import plain, plain_json
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 from pytest_dwsconv.render.latencies import Measurements, json_rows
 from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
@@ -44,7 +44,8 @@ def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
     }
     if measured:
         one["properties"] = {"measured": json_rows(measured)}
-    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [one]}, indent=2)
+    document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [one]}
+    return plain_json(json.dumps(document, indent=2))
 
 
 def _rules(run: SuiteRun) -> list[dict[str, Any]]:

@@ -74,6 +74,8 @@ def test_excluded_paths(tmp_path: Path, path: str, excluded: bool) -> None:
         ("x = \0", "cannot be read"),
         ("[tool.dwsconv]\nmin-saving = " + "9" * 400, "not a number of over 40 digits: less is no"),
         ("x = '\udce4'", "cannot be read"),
+        ("[tool.dwsconv]\n" + "9" * 4000 + " = 1", r"no setting '9+\.\.\.9+'; there are"),
+        ("[tool.dwsconv]\nfew-channels = " + "9" * 4000, "not a number of over 40 digits$"),
     ],
 )
 def test_wrong_settings_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:

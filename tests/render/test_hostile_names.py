@@ -173,6 +173,18 @@ def test_json_gives_names_back_and_sarif_prints_them_plainly(name: str) -> None:
         assert result["message"]["text"].isprintable()
 
 
+@pytest.mark.parametrize("form", ["json", "sarif"])
+@given(name=NAMES)
+@settings(max_examples=25, deadline=None)
+@example(name=" ".join(FRAGMENTS))
+@example(name="::error::\\##[error]")
+def test_json_has_no_commands_of_a_runner(form: str, name: str) -> None:
+    text = written(form, name)
+    assert_obeyed_by_nobody(text)
+    assert '"::' not in text
+    assert " ::" not in text
+
+
 @given(name=NAMES)
 @settings(max_examples=25, deadline=None)
 def test_junit_names_have_three_parts(name: str) -> None:
