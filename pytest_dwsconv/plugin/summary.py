@@ -135,7 +135,8 @@ class Summary:
         subject = _analyze_named(config, named)
         self._add(subject.report, target=named.target)
         if named.budget is not None:
-            self._check_named(subject, named.budget, named.target)
+            with usage_errors(f"dws_models {named.target!r}: "):
+                self._check_named(subject, named.budget, named.target)
         if (table := config.stash.get(LATENCIES, None)) is not None:
             targets = table.targets(subject.report.model, factory=named.target)
             for outcome in table.outcomes(config.hook, subject, targets):

@@ -256,7 +256,7 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
             ),
             (
                 "dws_models=nets:Small macs=1",
-                "the budget limits MACs and none were counted for Small: *",
+                "dws_models 'nets:Small': the budget limits MACs and none were counted for *",
             ),
             (
                 "dws_models=nets:Small latency=1ms",
