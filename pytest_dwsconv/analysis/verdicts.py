@@ -35,9 +35,10 @@ def finding_of(site: Site, policy: Policy, model_params: int, model_macs: int | 
     macs = None if site.origin is Origin.ATTRIBUTES else site.macs
     after = intensity_after = None
     if judgement.verdict is Verdict.CANDIDATE:
-        after = _replacement_of_calls(site, spec, order, policy.depth_multiplier)
+        one = separable_cost(spec, order, policy.depth_multiplier)
+        after = _over_calls(one, site, spec, order, policy.depth_multiplier)
         intensity_after = _separable_intensity(
-            spec, order, policy.depth_multiplier, site.element_size
+            one, spec, order, policy.depth_multiplier, site.element_size
         )
     return Finding(
         name=site.name,
@@ -64,11 +65,10 @@ def finding_of(site: Site, policy: Policy, model_params: int, model_macs: int | 
     )
 
 
-def _replacement_of_calls(
-    site: Site, spec: ConvSpec, order: Order, depth_multiplier: int
+def _over_calls(
+    first: Cost | None, site: Site, spec: ConvSpec, order: Order, depth_multiplier: int
 ) -> Cost | None:
-    """Cost of the replacement, its MACs summed over the calls; ``spec`` is of the first."""
-    first = separable_cost(spec, order, depth_multiplier)
+    """Cost of the replacement, its MACs summed over the calls, of which one costs ``first``."""
     if first is None or site.origin is Origin.ATTRIBUTES:
         return first
     macs = 0
@@ -96,7 +96,11 @@ def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> R
             order = finding.order or report.order
             after = replacement_cost(finding, order, report.depth_multiplier)
             intensity_after = _separable_intensity(
-                finding.spec, order, report.depth_multiplier, _element_size(finding)
+                separable_cost(finding.spec, order, report.depth_multiplier),
+                finding.spec,
+                order,
+                report.depth_multiplier,
+                _element_size(finding),
             )
         return replace(
             finding,
@@ -132,9 +136,12 @@ def _element_size(finding: Finding) -> int | None:
 
 
 def _separable_intensity(
-    spec: ConvSpec, order: Order, depth_multiplier: int, element_size: int | None
+    after: Cost | None,
+    spec: ConvSpec,
+    order: Order,
+    depth_multiplier: int,
+    element_size: int | None,
 ) -> float | None:
-    after = separable_cost(spec, order, depth_multiplier)
     if after is None:
         return None
     moved = separable_traffic(spec, after.params, order, depth_multiplier)
