@@ -18,6 +18,7 @@ from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import Variation, all_reduce, wide
 from pytest_dwsconv.fit.replay import arguments, floating
 from pytest_dwsconv.tracing.preserving import as_found
+from pytest_dwsconv.tracing.process_state import modes_as_found
 
 PAIR = 2
 """Replacements from one comparison of activations to the next."""
@@ -117,7 +118,8 @@ def _memory(tensor: Tensor) -> int:
 @contextmanager
 def autocast_off(model: nn.Module) -> Iterator[None]:
     """The precision of the weights, whatever the caller has switched to: sums of errors need it."""
-    with ExitStack() as stack:
+    # reason: torch.autocast, interrupted while it is left, stays nested
+    with modes_as_found(), ExitStack() as stack:
         for kind in {"cpu"} | {tensor.device.type for tensor in model.parameters()} - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         yield

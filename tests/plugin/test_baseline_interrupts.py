@@ -61,8 +61,9 @@ def test_the_file_is_whole_after_every_stop(tmp_path: Path, stop: str) -> None:
 
 
 def test_a_run_interrupted_while_it_writes_the_baseline_ends_with_it_written(
-    pytester: pytest.Pytester,
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("CI", raising=False)  # where it is set, no baseline is written unasked
     pytester.makeconftest(
         """
         import os, signal
