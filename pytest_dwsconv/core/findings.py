@@ -133,7 +133,7 @@ class ReportData:
 
     @property
     def batch_size(self) -> int | None:
-        """Samples in one forward: the first side that all inputs share.
+        """How many samples one forward has, which is the first side that all inputs share.
 
         The batch of every convolution has to be a multiple of it. 1 where a convolution was given a
         single sample without a batch side. None where there are no inputs, or none of this holds.
