@@ -8,7 +8,7 @@ finite and from 0, for nothing that is stored can be negative; ``Positive`` and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -255,13 +255,7 @@ def _list_of(read_item: _Reader) -> _Reader:
     def read(data: object) -> tuple[Any, ...]:
         if not isinstance(data, (list, tuple)):
             raise _MismatchError(f"{quoted(data)} is not a list")
-        items = []
-        for number, item in enumerate(data):
-            try:
-                items.append(read_item(item))
-            except _MismatchError as mismatch:
-                raise mismatch.under(f"[{number}]") from mismatch.__cause__
-        return tuple(items)
+        return _items([read_item] * len(data), data)
 
     return read
 
@@ -270,15 +264,19 @@ def _row_of(readers: list[_Reader]) -> _Reader:
     def read(data: object) -> tuple[Any, ...]:
         if not isinstance(data, (list, tuple)) or len(data) != len(readers):
             raise _MismatchError(f"{quoted(data)} is not a list of {len(readers)}")
-        items = []
-        for number, (read_item, item) in enumerate(zip(readers, data, strict=True)):
-            try:
-                items.append(read_item(item))
-            except _MismatchError as mismatch:
-                raise mismatch.under(f"[{number}]") from mismatch.__cause__
-        return tuple(items)
+        return _items(readers, data)
 
     return read
+
+
+def _items(readers: Sequence[_Reader], data: Sequence[object]) -> tuple[Any, ...]:
+    items = []
+    for number, (read_item, item) in enumerate(zip(readers, data, strict=True)):
+        try:
+            items.append(read_item(item))
+        except _MismatchError as mismatch:
+            raise mismatch.under(f"[{number}]") from mismatch.__cause__
+    return tuple(items)
 
 
 def _mapping_to(read_value: _Reader) -> _Reader:
