@@ -6,9 +6,10 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -16,7 +17,7 @@ from inspect import signature
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.errors import InputError, TargetError, first_line
@@ -28,16 +29,20 @@ _serial = count(1)
 
 
 def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
-    """Build the model named ``pkg.mod:factory``.
+    """Build the model named ``pkg.mod:factory``, ``file.py:Net``, ``timm:NAME`` or the like.
 
     The name is that of an ``nn.Module``, a class, or a function that returns one, and may be
-    dotted. The working folder and ``folders`` are importable meanwhile. Arguments are literals
-    written as in Python, ``pkg.mod:factory(num_classes=10)``.
+    dotted. The working folder and ``folders`` are importable meanwhile, and a file is looked for
+    there. Arguments are literals written as in Python, ``pkg.mod:factory(num_classes=10)``. Of timm
+    and torchvision it is also a model in their registry, which is built without weights.
 
     Raises:
         TargetError: there is no such module or name, or what it names gives no model; the cause is
             chained.
     """
+    in_file = re.match(r"\s*(.+?\.py):(.+)", target)
+    if in_file:
+        return build_from_file(_found_file(in_file[1], folders), in_file[2])
     module_name, colon, path = target.strip().partition(":")
     if not (module_name and colon and path):
         raise TargetError(
@@ -45,7 +50,59 @@ def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
             "as in torchvision.models:resnet18"
         )
     with _importable(Path.cwd(), *folders):
-        return _build(_import(module_name, target), path, target)
+        module = _import(module_name, target)
+        if module_name in _REGISTRIES and not hasattr(module, re.split(r"[.(]", path)[0]):
+            return _build_registered(_REGISTRIES[module_name], path, target)
+        return _build(module, path, target)
+
+
+def _found_file(name: str, folders: Iterable[Path]) -> Path:
+    """The file in the working folder, or in the first of ``folders`` that has it."""
+    return next((folder / name for folder in folders if (folder / name).is_file()), Path(name))
+
+
+class _Registry(NamedTuple):
+    """Where a library keeps its models by name."""
+
+    module: str
+    builder: Callable[[ModuleType, str], Callable[..., object]]
+    """A function that builds the model of this name without weights, which are a download."""
+
+
+def _timm_builder(timm: ModuleType, name: str) -> Callable[..., object]:
+    return partial(timm.create_model, name, pretrained=False)
+
+
+def _torchvision_builder(models: ModuleType, name: str) -> Callable[..., object]:
+    builder: Callable[..., object] = models.get_model_builder(name)
+    # reason: a detector takes no weights by default, but its backbone does
+    without = (
+        {"weights_backbone": None} if "weights_backbone" in signature(builder).parameters else {}
+    )
+    return partial(builder, **without)
+
+
+_REGISTRIES = {
+    "timm": _Registry("timm", _timm_builder),
+    "torchvision": _Registry("torchvision.models", _torchvision_builder),
+}
+
+
+def _build_registered(registry: _Registry, path: str, target: str) -> nn.Module:
+    library = _import(registry.module, target)
+    name, parenthesis, rest = path.strip().partition("(")
+    known = library.list_models()
+    # reason: timm names the weights after a dot
+    if name not in known and name.partition(".")[0] not in known:
+        close = get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see its list_models()"
+        raise TargetError(
+            f"model {quoted(target)} cannot be built, {registry.module} has no model "
+            f"{plain(name)}: {hint}"
+        )
+    # reason: the name of a model need not be one that Python can parse
+    args, kwargs = _arguments(f"factory({rest}", "factory", target) if parenthesis else ((), {})
+    return _checked(_call(registry.builder(library, name), target, args, kwargs), target)
 
 
 def build_from_file(path: Path, name: str) -> nn.Module:
@@ -155,8 +212,14 @@ def _build(module: ModuleType, path: str, target: str) -> nn.Module:
     name, parenthesis, _ = path.strip().partition("(")
     args, kwargs = _arguments(path.strip(), name, target) if parenthesis else ((), {})
     found = _resolve(module, name, target)
-    plain = isinstance(found, nn.Module) and not parenthesis
-    model = found if plain else _call(found, target, args, kwargs)
+    if isinstance(found, nn.Module) and not parenthesis:
+        return found
+    return _checked(_call(found, target, args, kwargs), target)
+
+
+def _checked(model: object, target: str) -> nn.Module:
+    from torch import nn
+
     if isinstance(model, nn.Module):
         return model
     raise TargetError(

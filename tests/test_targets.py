@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from torch import nn
@@ -264,3 +265,54 @@ def test_a_name_with_nul_is_not_that_of_a_file_or_module() -> None:
         load_target("a\0b:Net")
     with pytest.raises(TargetError, match=r"there is no Net\\x00 there"):
         load_target("collections:Net\0")
+
+
+def test_a_file_is_a_target_too(nets: Path, tmp_path: Path) -> None:
+    assert type(load_target(f"{nets.name}:Net.Inner")).__name__ == "Inner"
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "far.py").write_text(NETS)
+    assert load_target("far.py:sized(7)", [folder]).given == (7, 2)
+    with pytest.raises(TargetError, match=r"file missing\.py cannot be read: No such file"):
+        load_target("missing.py:Net", [folder])
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that build what they are asked for, and keep what they were given."""
+
+    def build(name: str, **given: object) -> nn.Module:
+        model = nn.Identity()
+        model.given = {"name": name, **given}  # type: ignore[assignment]
+        return model
+
+    def detector(*, weights: object = None, weights_backbone: object = "a download") -> nn.Module:
+        return build("detector", weights=weights, weights_backbone=weights_backbone)
+
+    timm, torchvision, models = map(ModuleType, ("timm", "torchvision", "torchvision.models"))
+    vars(timm).update(create_model=build, list_models=lambda: ["resnet18", "3d_net"])
+    vars(models).update(list_models=lambda: ["detector"], get_model_builder=lambda name: detector)
+    vars(torchvision).update(models=models)
+    for module in (timm, torchvision, models):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.parametrize(
+    ("target", "given"),
+    [
+        ("timm:resnet18", {"name": "resnet18", "pretrained": False}),
+        ("timm:3d_net(depth=2)", {"name": "3d_net", "pretrained": False, "depth": 2}),
+        ("timm:resnet18.a1_in1k", {"name": "resnet18.a1_in1k", "pretrained": False}),
+        ("timm:create_model('any')", {"name": "any"}),
+        ("torchvision:detector", {"name": "detector", "weights": None, "weights_backbone": None}),
+    ],
+)
+def test_models_of_timm_and_torchvision_go_by_their_registered_names(
+    registries: None, target: str, given: dict[str, object]
+) -> None:
+    assert load_target(target).given == given
+
+
+def test_a_name_that_no_registry_has_is_refused(registries: None) -> None:
+    with pytest.raises(TargetError, match=r"timm has no model resnet1: did you mean resnet18\?"):
+        load_target("timm:resnet1")

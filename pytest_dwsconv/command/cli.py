@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +51,15 @@ _INTERRUPTED, _BROKEN_PIPE = 130, 141
 """What the shell reports for a command ended by Ctrl-C, and for one that wrote to a closed pipe."""
 
 
-def entry() -> NoReturn:
-    """Run the command and exit with its status."""
+def entry(command: Callable[[], int] | None = None) -> NoReturn:
+    """Run a command, by default ``main``, and exit with its status."""
     if sys.stderr is None:
         # reason: else print(file=None) would write complaints to standard output
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the exit
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # reason: code is quoted, in any language
     try:
-        status = main()
+        status = (command or main)()
     except BrokenPipeError:
         status = _BROKEN_PIPE
     except KeyboardInterrupt:
@@ -104,13 +104,13 @@ def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
     return _Command(options, interrupts).run()
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(plain(message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="dwsconv-rewrite",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -49,10 +49,10 @@ def output(name: str) -> Iterator[None]:
         raise OutputError(f"{name} cannot be written: {error.strerror}") from error
 
 
-def complain(message: str) -> None:
+def complain(message: str, program: str = "dwsconv-rewrite") -> None:
     # reason: where it cannot be written, nobody is left to be told
     with suppress(OSError):
-        print(f"dwsconv-rewrite: {plain(message)}", file=sys.stderr)
+        print(f"{program}: {plain(message)}", file=sys.stderr)
 
 
 def drop_unwritten() -> None:

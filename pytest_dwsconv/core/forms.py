@@ -8,6 +8,7 @@ FORMS = {
     "markdown": "tables for a job's summary or a comment",
     "github": "annotations of a GitHub Actions job",
     "sarif": "code scanning and editors",
+    "csv": "a line per layer, for a spreadsheet",
     "html": "a page to sort and filter in a browser",
 }
 """What each form is for. The form NAME is the module ``pytest_dwsconv.render.NAME``."""

@@ -7,7 +7,17 @@ from render_samples import SMALL
 
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render import Form, github, html, json, markdown, render_report, sarif, text
+from pytest_dwsconv.render import (
+    Form,
+    csv,
+    github,
+    html,
+    json,
+    markdown,
+    render_report,
+    sarif,
+    text,
+)
 
 MODULES: dict[str, Form] = {
     "text": text,
@@ -15,6 +25,7 @@ MODULES: dict[str, Form] = {
     "markdown": markdown,
     "github": github,
     "sarif": sarif,
+    "csv": csv,
     "html": html,
 }
 """Checked by the type checker: each of these modules is a ``Form``."""

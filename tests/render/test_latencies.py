@@ -27,7 +27,7 @@ MEASUREMENT = Measurement(
 MEASURED = {MEASUREMENT: {"tests/test_a.py::test"}}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", sorted(FORMS.keys() - {"csv"}))  # which has the layers alone
 def test_a_latency_is_called_measured(form: str) -> None:
     written = render_run(form, {}, measured=MEASURED)
     assert "measured" in written.lower()

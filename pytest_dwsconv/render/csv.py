@@ -1,0 +1,44 @@
+"""The convolutions of a run as comma-separated values: a line per layer, for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.render.latencies import Measurements
+from pytest_dwsconv.render.suite import Style, SuiteRun
+from pytest_dwsconv.render.table import sides
+from pytest_dwsconv.render.view import ALL_COLUMNS
+
+
+def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
+    """A header of keys, then plain numbers and words; an empty cell is not known."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "input", *(column.key for column in ALL_COLUMNS), "reason"])
+    for report in run:
+        for finding in report.findings:
+            writer.writerow(map(_cell, _values(report, finding)))
+    return text.getvalue().rstrip("\n")
+
+
+def _values(report: ReportData, finding: Finding) -> Iterator[Any]:
+    yield report.model
+    yield " and ".join(map(sides, report.input_shapes))
+    for column in ALL_COLUMNS:
+        yield column.value(finding)
+    yield finding.reason
+
+
+def _cell(value: Any) -> object:
+    if isinstance(value, tuple):
+        return sides(value)
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    # reason: a spreadsheet takes text that begins so for a formula, and runs it
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
