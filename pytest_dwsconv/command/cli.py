@@ -31,7 +31,7 @@ from pytest_dwsconv.errors import DwsconvError, InputError, SourceError
 
 if TYPE_CHECKING:
     from pytest_dwsconv.command.evidence import FileModel
-    from pytest_dwsconv.command.settings import Config
+    from pytest_dwsconv.configuration import Config
     from pytest_dwsconv.source.edit import Rewrite
     from pytest_dwsconv.source.files import SourceText
     from pytest_dwsconv.source.sites import SourceSite
@@ -224,7 +224,7 @@ class _Command:
                 yield found
 
     def _found(self, name: str) -> list[_Input]:
-        from pytest_dwsconv.command.settings import load_config
+        from pytest_dwsconv.configuration import load_config
         from pytest_dwsconv.source.files import python_files
 
         if name == "-":

@@ -217,7 +217,10 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from pytest_dwsconv.plugin.backends import LATENCIES, TableLatencies
     from pytest_dwsconv.plugin.noticing.noticer import Noticer
+    from pytest_dwsconv.plugin.settings import project_policy, usage_errors
 
+    with usage_errors():
+        project_policy(config)
     if (table := TableLatencies.of(config)) is not None:
         config.stash[LATENCIES] = table
         config.pluginmanager.register(table, "dwsconv-latencies")

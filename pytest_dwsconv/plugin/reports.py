@@ -8,6 +8,7 @@ import pytest
 
 from pytest_dwsconv.core.rules import Judgement
 from pytest_dwsconv.plugin.isolation import inner_calls, uncovered
+from pytest_dwsconv.plugin.settings import project_policy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 def analyze_under_hooks(
     hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any
 ) -> Report:
-    """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts."""
+    """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts.
+
+    Without a policy it is judged by that of ``[tool.dwsconv]``.
+    """
     from pytest_dwsconv.analysis.analyze import analyze
     from pytest_dwsconv.analysis.verdicts import rejudged
 
@@ -32,6 +36,7 @@ def analyze_under_hooks(
             )
         return judgement
 
+    options.setdefault("policy", project_policy(config))
     with inner_calls(), uncovered():
         report = analyze(model, shapes, **options)
     return rejudged(report, judged)

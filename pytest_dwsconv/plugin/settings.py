@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_dwsconv.configuration import load_config
 from pytest_dwsconv.core.budget import Budget
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.errors import DwsconvError, InputError
@@ -17,12 +18,14 @@ from pytest_dwsconv.targets import parse_input_size
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
+    from pytest_dwsconv.core.rules import Policy
     from pytest_dwsconv.render import Reporters, View
 
     Shapes = Sequence[int] | Sequence[Sequence[int]] | None
 
 _LINE = re.compile(r"([^\s(]+(?:\(.*\))?)(.*)")
 """A target, whose arguments may hold spaces, and the words after it."""
+_POLICY: pytest.StashKey[Policy] = pytest.StashKey()
 
 
 class NamedModel(NamedTuple):
@@ -163,6 +166,17 @@ def _limits(words: Iterable[str]) -> dict[str, float | str | None]:
             raise InputError(f"{name} has two limits; give one")
         limits[name] = value
     return limits
+
+
+def project_policy(config: pytest.Config) -> Policy:
+    """What ``[tool.dwsconv]`` asks of the judge, as the command does; read once.
+
+    Raises:
+        InputError: the settings cannot be used.
+    """
+    if _POLICY not in config.stash:
+        config.stash[_POLICY] = load_config(config.rootpath).policy
+    return config.stash[_POLICY]
 
 
 def view(config: pytest.Config) -> View:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from inner_runs import NETS, PARAMS, SEPARABLE, TITLE, is_one_sentence, written
+from inner_runs import (
+    NETS,
+    PARAMS,
+    SEPARABLE,
+    TITLE,
+    is_one_sentence,
+    run,
+    run_reporting,
+    written,
+)
 
 from pytest_dwsconv.report import Report
 
@@ -408,3 +417,29 @@ class TestIni:
         result = pytester.runpytest()
         assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
         result.stdout.no_fnmatch_line("*separable*")
+
+
+@pytest.mark.parametrize(("saving", "candidates"), [("1.0", 2), ("3", 1)])
+def test_the_settings_of_the_command_hold_for_the_plugin(
+    inner: pytest.Pytester, saving: str, candidates: int
+) -> None:
+    (inner.path / "pyproject.toml").write_text(f"[tool.dwsconv]\nmin-saving = {saving}\n")
+    source = f"""
+def test_reported(dws_report): assert len(dws_report(Small()).candidates) == {candidates}
+def test_asked(dws_report):
+    from pytest_dwsconv import Policy
+    assert len(dws_report(Small(), policy=Policy()).candidates) == 2
+"""
+    run(inner, source).assert_outcomes(passed=2)
+    result = run_reporting(inner, "import torch\ndef test_it(): Small()(torch.ones(1, 4, 9, 9))")
+    assert result.ret == 0
+    verdicts = [found["verdict"] for found in written(inner)[0]["report"]["findings"]]
+    assert verdicts.count("candidate") == candidates
+
+
+def test_wrong_settings_are_one_sentence(inner: pytest.Pytester) -> None:
+    (inner.path / "pyproject.toml").write_text("[tool.dwsconv]\nmin-saving = 0\n")
+    result = run(inner, "def test_it(dws_report): dws_report(Small())")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E * min-saving must be a number from 1, not 0: *"])
+    is_one_sentence(run(inner, "", "--dws-report"), "*: min-saving must be a number from 1, *")

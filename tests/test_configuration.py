@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dwsconv.command.settings import load_config
+from pytest_dwsconv.configuration import load_config
 from pytest_dwsconv.errors import InputError
 
 
