@@ -9,13 +9,14 @@ from itertools import count
 
 import libcst as cst
 import libcst.matchers as m
-from libcst.metadata import QualifiedNameSource, ScopeProvider
+from libcst.metadata import QualifiedNameSource
 
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.finder import Annotation, find_places
 from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
-from pytest_dwsconv.source.syntax import Parsed, Span, check_compiles, is_inserted
+from pytest_dwsconv.source.spans import Span
+from pytest_dwsconv.source.syntax import Parsed, check_compiles, is_inserted
 from pytest_dwsconv.source.template import class_text
 
 _MENTION = re.compile(r"[Cc]onv\w*[123]d")
@@ -95,7 +96,7 @@ class _Header:
         *above, (self._end, _) = parsed.statements_until(first_use)
         self._starts = [start for start, _ in above]
         self._statements = [statement for _, statement in above]
-        self._scope = parsed.wrapper.resolve(ScopeProvider)[parsed.module]
+        self._scope = parsed.scopes[parsed.module]
         self._taken = {node.value for node in parsed.parents if isinstance(node, cst.Name)}
         self._own = {
             statement.name.value
@@ -159,12 +160,12 @@ class _Header:
 
     def _meaning(self, name: str) -> str | None:
         """The qualified name of an imported name, if every binding in the outer scope agrees."""
-        meanings = self._scope.get_qualified_names_for(name) if self._scope is not None else set()
+        meanings = self._scope.get_qualified_names_for(name)
         imported = {each.name for each in meanings if each.source is QualifiedNameSource.IMPORT}
         return imported.pop() if len(imported) == len(meanings) == 1 else None
 
     def _is_defined(self, name: str) -> bool:
-        return self._scope is not None and name in self._scope and self._meaning(name) is None
+        return name in self._scope and self._meaning(name) is None
 
     def _blank_lines(self, position: int) -> int:
         """How many of two blank lines are there already."""

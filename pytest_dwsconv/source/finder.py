@@ -23,7 +23,8 @@ from pytest_dwsconv.source.flow import Flow
 from pytest_dwsconv.source.guards import changes_to_all, unguarded_biases
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.sites import Place, by_rule
-from pytest_dwsconv.source.syntax import Parsed, Span, below
+from pytest_dwsconv.source.spans import Span
+from pytest_dwsconv.source.syntax import Parsed, below
 from pytest_dwsconv.source.typechecks import members
 from pytest_dwsconv.source.uses import judge_uses
 
@@ -131,11 +132,11 @@ class _Finder:
         spec: ConvSpec,
         proved: Judgement | None = None,
     ) -> None:
-        start = self._parsed.positions[node].start
+        line, column = self._parsed.place(self._parsed.span(node)[0])
         name = self._names.possible_name(callee) or ""
         self._places[node] = Place(
-            line=start.line,
-            column=start.column + 1,
+            line=line,
+            column=column,
             spec=spec,
             code=_one_line(self._parsed.code(node)),
             callee=self._parsed.span(callee),
@@ -151,8 +152,8 @@ class _Finder:
         for node, place in self._places.items():
             proved = place.proved or uses.get(node) or changes.get(place.spec.rank)
             traits = list(place.spec.traits)
-            position = self._parsed.positions[node]
-            if not skipped.isdisjoint(range(position.start.line, position.end.line + 1)):
+            last, _ = self._parsed.place(self._parsed.span(node)[1])
+            if not skipped.isdisjoint(range(place.line, last + 1)):
                 traits.append(Trait.IGNORED)
             if proved is not None and proved.verdict is Verdict.CANNOT_TELL:
                 traits.append(Trait.LEFT_OPEN)

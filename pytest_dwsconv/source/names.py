@@ -15,7 +15,6 @@ from libcst.metadata import (
     QualifiedName,
     QualifiedNameSource,
     Scope,
-    ScopeProvider,
 )
 
 from pytest_dwsconv.core.quantities import is_whole
@@ -61,7 +60,7 @@ class Names:
 
     def __init__(self, parsed: Parsed, known: frozenset[str]) -> None:
         """``known``: the full names that star imports may bring in and assignments take away."""
-        self._scopes: Mapping[cst.CSTNode, Scope | None] = parsed.wrapper.resolve(ScopeProvider)
+        self._scopes = parsed.scopes
         self._known = known
         self._line = parsed.line
         self._values = dict(_assigned(parsed))

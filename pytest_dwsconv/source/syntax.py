@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache, cached_property
+from typing import cast
 
 import libcst as cst
-from libcst.metadata import CodePosition, CodeRange, MetadataWrapper, PositionProvider
+from libcst.metadata import ExpressionContext, Scope, ScopeProvider
+from libcst.metadata.scope_provider import ScopeVisitor
 
 from pytest_dwsconv.errors import SourceError
-
-Span = tuple[int, int]
-"""The characters of the file from the first up to the second."""
+from pytest_dwsconv.source.spans import Span, written
 
 Statement = cst.SimpleStatementLine | cst.BaseCompoundStatement
 
@@ -43,20 +44,28 @@ class Parsed:
     def __init__(self, text: str) -> None:
         check_compiles(text)
         self.text = text
-        self.wrapper = MetadataWrapper(_tree(text), unsafe_skip_copy=True)
-
-    @property
-    def module(self) -> cst.Module:
-        return self.wrapper.module
+        self.module, self._spans = _tree(text)
 
     @cached_property
     def parents(self) -> dict[cst.CSTNode, cst.CSTNode]:
         """Every node of the tree that ``below`` gives but its root, with the node it is part of."""
         parents = {}
         for node in below(self.module):
-            for part in _parts(node):
+            for part in parts(node):
                 parents[part] = node
         return parents
+
+    @cached_property
+    def scopes(self) -> Mapping[cst.CSTNode, Scope]:
+        """The scope around each node, except names that label: attributes, keywords, imports.
+
+        As libcst's ScopeProvider tells it, which walks the tree four times for the same.
+        """
+        found = _Scopes(self)
+        visitor = _Visitor(cast(ScopeProvider, found))
+        self.module.visit(visitor)
+        visitor.infer_accesses()
+        return found.scopes
 
     def ancestors(self, node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
         """Each node above, the nearest first, after the part of it that the way came from."""
@@ -75,24 +84,21 @@ class Parsed:
     def _line_starts(self) -> list[int]:
         return [0, *(match.end() for match in _LINE_END.finditer(self.text))]
 
-    @cached_property
-    def positions(self) -> Mapping[cst.CSTNode, CodeRange]:
-        return self.wrapper.resolve(PositionProvider)
-
     def line(self, node: cst.CSTNode) -> int:
-        return self.positions[node].start.line
+        return self.place(self._spans[node][0])[0]
+
+    def place(self, offset: int) -> tuple[int, int]:
+        """Line and column, both from 1, of a character."""
+        line = bisect_right(self._line_starts, offset)
+        return line, offset - self._line_starts[line - 1] + 1
 
     def code(self, node: cst.CSTNode) -> str:
         """The text of a node, without the parentheses and white space around it."""
-        start, end = self.span(node)
+        start, end = self._spans[node]
         return self.text[start:end]
 
-    def offset(self, position: CodePosition) -> int:
-        return self._line_starts[position.line - 1] + position.column
-
     def span(self, node: cst.CSTNode) -> Span:
-        position = self.positions[node]
-        return self.offset(position.start), self.offset(position.end)
+        return self._spans[node]
 
     def statements_until(self, character: int) -> list[tuple[int, Statement]]:
         """The top-level statements up to the one that holds a character, each with its start.
@@ -119,10 +125,10 @@ def below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     while waiting:
         node = waiting.pop()
         yield node
-        waiting += reversed([*_parts(node)])
+        waiting += reversed([*parts(node)])
 
 
-def _parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+def parts(node: cst.CSTNode) -> Iterable[cst.CSTNode]:
     """The nodes directly below one. libcst's own walk, which can edit, is ten times slower."""
     for name in ("name",) if is_inserted(node) else _part_names(type(node)):
         part = getattr(node, name)
@@ -160,20 +166,22 @@ def check_compiles(text: str) -> None:
         raise SourceError(f"Python cannot compile it: {error}") from error
 
 
-def _tree(text: str) -> cst.Module:
+def _tree(text: str) -> tuple[cst.Module, dict[cst.CSTNode, Span]]:
     """The tree of a text that comes out of it unchanged, blank lines at its end left out."""
     module = _parse(text)
-    if module.code != text:
+    code, spans = written(module)
+    if code != text:
         # reason: libcst loses blank lines with spaces in them at the end; they hold no code
         text = _BLANK_END.sub(r"\1", text)
         module = _parse(text)
-    if module.code != text:
-        line = len(_LINE_END.findall(text[: _first_difference(text, module.code)])) + 1
+        code, spans = written(module)
+    if code != text:
+        line = len(_LINE_END.findall(text[: _first_difference(text, code)])) + 1
         raise SourceError(
             f"line {line} has a form feed, a lone carriage return or spaces that would not be "
             "kept: take them out, then run the command again"
         )
-    return module
+    return module, spans
 
 
 def _first_difference(text: str, other: str) -> int:
@@ -189,3 +197,57 @@ def _parse(text: str) -> cst.Module:
     except cst.ParserSyntaxError as error:
         place = f"line {error.raw_line}, column {error.raw_column + 1}"
         raise SourceError(f"this release of libcst cannot read {place}: {error.message}") from error
+
+
+class _Scopes:
+    """What the visitor takes for its provider: it asks for contexts, and sets scopes."""
+
+    def __init__(self, parsed: Parsed) -> None:
+        self.scopes: dict[cst.CSTNode, Scope] = {}
+        self._stored = frozenset(_stored(parsed))
+
+    def get_metadata(self, key: object, node: cst.CSTNode, default: object) -> object:
+        return ExpressionContext.STORE if node in self._stored else default
+
+    def set_metadata(self, node: cst.CSTNode, value: Scope) -> None:
+        self.scopes[node] = value
+
+
+class _Visitor(ScopeVisitor):
+    # reason: libcst's own walk goes through white space too, and builds every node anew
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if super().on_visit(node):
+            found = parts(node)
+            if isinstance(node, (cst.ExceptHandler, cst.ExceptStarHandler)):
+                body, *before = found  # its fields are not in the order of the text
+                found = [*before, body]
+            for part in found:
+                part.visit(self)
+        return False
+
+
+def _stored(parsed: Parsed) -> Iterator[cst.Name]:
+    """The names that are assigned to."""
+    for node in parsed.parents:
+        if isinstance(
+            node,
+            (
+                cst.AssignTarget,
+                cst.AnnAssign,
+                cst.AugAssign,
+                cst.NamedExpr,
+                cst.For,
+                cst.CompFor,
+            ),
+        ):
+            yield from _names_in(node.target)
+        elif isinstance(node, cst.AsName):
+            yield from _names_in(node.name)
+
+
+def _names_in(target: cst.BaseExpression) -> Iterator[cst.Name]:
+    if isinstance(target, cst.Name):
+        yield target
+    elif isinstance(target, (cst.Tuple, cst.List)):
+        for element in target.elements:
+            yield from _names_in(element.value)
