@@ -18,8 +18,9 @@ class Budget:
 
     ``params``, ``macs`` and ``candidates`` are counts. ``size``, ``size_fp16`` and ``size_int8``
     are the bytes of the parameters at four, two and one bytes each, ``activations`` the bytes of
-    activations at their peak. ``latency`` is seconds on ``target``, and needs a measurement. Each
-    is given as ``parse_quantity`` reads it. ``macs`` and ``activations`` are per sample: the batch
+    activations at their peak. ``latency`` is seconds on ``target``, and needs a measurement;
+    ``latency_predicted`` is seconds on an Edge TPU, and needs no device. Each is given as
+    ``parse_quantity`` reads it. ``macs`` and ``activations`` are per sample: the batch
     that the model was analysed with makes no difference.
     """
 
@@ -32,9 +33,10 @@ class Budget:
     candidates: float | str | None = None
     latency: float | str | None = None
     target: str | None = None
+    latency_predicted: float | str | None = None
 
     def __post_init__(self) -> None:
-        if {_allowed(self, name) for name in (*LIMITS, "latency")} == {None}:
+        if {_allowed(self, name) for name in (*LIMITS, *_LATENCIES)} == {None}:
             raise InputError(f"a budget without a limit checks nothing: give any of {_accepted()}")
         if (self.latency is None) != (self.target is None):
             raise InputError(
@@ -102,6 +104,9 @@ LIMITS = {
 }
 """What a report alone tells, by the name that ``Budget`` calls it."""
 
+_LATENCIES = ("latency", "latency_predicted")
+"""What it takes a measurement or a prediction to tell, in seconds."""
+
 
 def _accepted() -> str:
     *names, last = (field.name for field in fields(Budget))
@@ -124,7 +129,8 @@ def check_limits(report: ReportData, budget: Budget) -> tuple[LimitCheck, ...]:
     """How a model stands to each limit of a budget, in the order of ``Budget``'s fields.
 
     MACs and activations are per sample (see ``ReportData.batch_size``), so that the size of the
-    batch makes no difference. Latency is not in a report, and not among the limits checked.
+    batch makes no difference. Latencies, measured or predicted, are not in a report, and not among
+    the limits checked.
 
     Raises:
         InputError: MACs or activations are limited and the report has none.

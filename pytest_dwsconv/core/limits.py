@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pytest_dwsconv.core.measurement import LatencyLimit, Measurement, milliseconds
+from pytest_dwsconv.core.measurement import (
+    LatencyLimit,
+    LatencyPrediction,
+    Measurement,
+    milliseconds,
+)
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import Unit, digits_telling, humanize, scale_of, written
 
@@ -94,7 +100,60 @@ class LatencyCheck:
         return f"{took}, the limit is {milliseconds(self.limit)}."
 
 
-AnyCheck = LimitCheck | LatencyCheck
+@dataclass(frozen=True)
+class PredictionCheck:
+    """As ``LimitCheck``, of a latency that is predicted, in seconds.
+
+    The limit is exceeded where the whole interval is above it, and ``may_be_exceeded`` where the
+    predicted latency is above it and the interval begins below.
+    """
+
+    model: str
+    limit: float
+    prediction: LatencyPrediction
+
+    name: ClassVar[str] = "latency_predicted"
+    unit: ClassVar[Unit] = Unit.SECONDS
+
+    @property
+    def noun(self) -> str:
+        low, high = self.prediction.low, self.prediction.high
+        doubt = ", which may be over" if self.may_be_exceeded else ""
+        return f"predicted on {self.prediction.host}, {low:.2f} to {high:.2f} ms{doubt}"
+
+    @property
+    def actual(self) -> float:
+        return self.prediction.ms / 1000
+
+    @property
+    def exceeded(self) -> bool:
+        return self.prediction.low / 1000 > self.limit
+
+    @property
+    def may_be_exceeded(self) -> bool:
+        return self.actual > self.limit and not self.exceeded
+
+    def __str__(self) -> str:
+        limit = f"{self.model}: {self.prediction.figures}, the limit is {milliseconds(self.limit)}"
+        if self.exceeded:
+            verdict = "the whole interval is over it"
+        elif self.may_be_exceeded:
+            verdict = "the prediction is over it, its interval is not: measure it on a device"
+        else:
+            verdict = "the prediction keeps it"
+        return plain(f"{limit}: {verdict} ({self.prediction.reason}).")
+
+
+AnyCheck = LimitCheck | LatencyCheck | PredictionCheck
+
+
+def doubts(checks: Iterable[AnyCheck]) -> list[str]:
+    """A sentence for each limit of which a prediction does not tell whether it is kept."""
+    return [
+        str(check)
+        for check in checks
+        if isinstance(check, PredictionCheck) and check.may_be_exceeded
+    ]
 
 
 def _singular(noun: str) -> str:

@@ -1,4 +1,4 @@
-"""A latency that was measured, as plain data that survives pickle and JSON."""
+"""Latencies, measured or predicted, as plain data that survives pickle and JSON."""
 
 from __future__ import annotations
 
@@ -139,6 +139,46 @@ class Measurement:
             FormatError: ``text`` is not JSON, or not a measurement.
         """
         return cls.from_dict(_DOCUMENT.parsed(text))
+
+
+@dataclass(frozen=True)
+class LatencyPrediction:
+    """A predicted latency in milliseconds; it is expected between ``low`` and ``high``.
+
+    ``lower_bound_ms`` is the time of the bus alone. ``reason`` says what takes the time, and what
+    the interval rests on. ``host`` is the kind of host, such as "rpi4_usb3".
+    """
+
+    ms: float
+    low: float
+    high: float
+    lower_bound_ms: float
+    reason: str
+    host: str
+
+    def __str__(self) -> str:
+        return f"{self.figures}: {self.reason}"
+
+    @property
+    def figures(self) -> str:
+        """The latency, its interval and the host, without the reason."""
+        interval = f"{self.low:.2f} to {self.high:.2f}"
+        return f"predicted {self.ms:.2f} ms ({interval}) on {self.host}"
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """A latency that a test asked for and nobody measured, and what is predicted in its place.
+
+    ``why`` says why it was not measured.
+    """
+
+    model: str
+    why: str
+    prediction: LatencyPrediction
+
+    def __str__(self) -> str:
+        return plain(f"{self.model}: not measured, {self.prediction}; {self.why}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_dwsconv.core.measurement import LatencyPrediction
     from pytest_dwsconv.edgetpu.compiler import (
         Compilation,
         CompilerReport,
@@ -24,11 +25,7 @@ if TYPE_CHECKING:
         read_model,
     )
     from pytest_dwsconv.edgetpu.package import Package
-    from pytest_dwsconv.edgetpu.prediction import (
-        LatencyFeatures,
-        LatencyPrediction,
-        predict_latency,
-    )
+    from pytest_dwsconv.edgetpu.prediction import LatencyFeatures, predict_latency
     from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support, judge_model
 
 _HOMES = {

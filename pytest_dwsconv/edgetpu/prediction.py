@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 from pytest_dwsconv.core.conv import Kind
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.measurement import LatencyPrediction
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Tensor
 from pytest_dwsconv.edgetpu.support import Status, judge_model
 from pytest_dwsconv.errors import InputError
@@ -109,24 +110,6 @@ class LatencyFeatures:
         return _of_compiled(source) if source.compiled else _of_file(source)
 
 
-@dataclass(frozen=True)
-class LatencyPrediction:
-    """A predicted latency in milliseconds; it is expected between ``low`` and ``high``.
-
-    ``lower_bound_ms`` is the time of the bus alone. ``reason`` says what takes the time, and what
-    the interval rests on.
-    """
-
-    ms: float
-    low: float
-    high: float
-    lower_bound_ms: float
-    reason: str
-
-    def __str__(self) -> str:
-        return f"predicted {self.ms:.2f} ms ({self.low:.2f} to {self.high:.2f}): {self.reason}"
-
-
 def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> LatencyPrediction:
     """Predict the latency of a model on the Edge TPU of a kind of host.
 
@@ -137,9 +120,7 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
     Raises:
         InputError: another host, of which nothing is known.
     """
-    if host not in HOSTS:
-        raise InputError(f"{host!r:.80} is not a host with known rates; give {_either(HOSTS)}")
-    rates = HOSTS[host]
+    rates = rates_of(host)
     sent = features.off_chip_bytes + features.input_bytes
     instructions = features.instruction_bytes or 0
     received = _OUTPUT_RATE * features.output_bytes
@@ -156,8 +137,22 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
         low=max(ms / factor, lower_bound),
         high=ms * factor,
         lower_bound_ms=lower_bound,
-        reason=f"{shares} ms on {host}; {why}",
+        reason=f"{shares} ms; {why}",
+        host=host,
     )
+
+
+def rates_of(host: str) -> HostRates:
+    """The rates of a kind of host.
+
+    Raises:
+        InputError: nothing is known of it.
+    """
+    if host not in HOSTS:
+        *others, last = HOSTS
+        known = f"{', '.join(others)} or {last}"
+        raise InputError(f"{host!r:.80} is not a host with known rates; give {known}")
+    return HOSTS[host]
 
 
 def _interval(features: LatencyFeatures) -> tuple[float, str]:
@@ -169,11 +164,6 @@ def _interval(features: LatencyFeatures) -> tuple[float, str]:
     if features.concatenations:
         return _FACTOR_CONCATENATED, "it concatenates, and such networks vary most"
     return _FACTOR, "fitted to published latencies of other networks"
-
-
-def _either(names: dict[str, HostRates]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} or {last}"
 
 
 def _of_compiled(file: ModelFile) -> LatencyFeatures:

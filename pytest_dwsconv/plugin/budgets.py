@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.plugin.backends import measure_latency
-from pytest_dwsconv.plugin.latency import Latency, Unmeasured
+from pytest_dwsconv.plugin.latency import Latency, Unmeasured, predict
 from pytest_dwsconv.plugin.record import Subject, record_of
 from pytest_dwsconv.plugin.settings import strict
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Budget
+    from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.limits import AnyCheck
     from pytest_dwsconv.report import Report
 
@@ -47,6 +49,7 @@ def assert_budget(
     checks = [check_budget(item.ihook, item.config, subject, budget) for subject in subjects]
     for subject, check in zip(subjects, checks, strict=True):
         unsent.checks.append((subject.report, check.limits))
+        unsent.notices += doubts(check.limits)
         if isinstance(check.latency, Latency):
             unsent.latencies.append((subject.report, check.latency))
         if check.exceeded:
@@ -73,15 +76,32 @@ def check_budget(hook: Any, config: pytest.Config, subject: Subject, budget: Bud
         InputError: a limit is on what the report does not tell, for want of an input size or of the
             model.
     """
-    from pytest_dwsconv.core.budget import check_limits
-
-    limits: tuple[AnyCheck, ...] = check_limits(subject.report, budget)
+    limits = check_known_limits(config, subject.report, budget)
     if budget.latency is None:
         return BudgetCheck(limits)
     outcome = measure_latency(hook, config, subject, str(budget.target))
     if isinstance(outcome, Latency):
         limits += (outcome.check(budget.latency),)
     return BudgetCheck(limits, outcome)
+
+
+def check_known_limits(
+    config: pytest.Config, report: ReportData, budget: Budget
+) -> tuple[AnyCheck, ...]:
+    """How a model stands to all limits of a budget that need no measurement.
+
+    Raises:
+        InputError: a limit is on what the report does not tell, for want of an input size.
+    """
+    from pytest_dwsconv.core.budget import check_limits
+    from pytest_dwsconv.core.limits import PredictionCheck
+    from pytest_dwsconv.core.quantities import Unit, parse_quantity
+
+    limits = check_limits(report, budget)
+    if budget.latency_predicted is None:
+        return limits
+    allowed = parse_quantity(budget.latency_predicted, Unit.SECONDS)
+    return *limits, PredictionCheck(report.model, allowed, predict(config, report))
 
 
 def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:

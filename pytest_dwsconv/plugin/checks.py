@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_dwsconv.core.baseline import Baseline, current
-from pytest_dwsconv.core.budget import Budget, check_limits
+from pytest_dwsconv.core.budget import Budget
+from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.plugin.budgets import check_known_limits
 from pytest_dwsconv.plugin.latency import Unmeasured
 from pytest_dwsconv.plugin.settings import allowed, budget_rules
 from pytest_dwsconv.writing import replace_content
@@ -52,6 +54,7 @@ class Checks:
     """
 
     def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._table = budget_rules(config)
         self._verbosity = config.get_verbosity()
         self._percent = _percent(config)
@@ -72,6 +75,7 @@ class Checks:
             users.checks += [limit for limit in limits if limit not in users.checks]
             line = users.line(self._verbosity)
             found.faults += [f"{limit}\n{line}" for limit in limits if limit.exceeded]
+            found.notices += doubts(limits)
         if run:
             found.notices += self._unused_rules(run)
         self._compare(run, latencies.medians(), found)
@@ -94,7 +98,7 @@ class Checks:
         limits: list[AnyCheck] = []
         try:
             if own.budget is not None:
-                limits += check_limits(report, own.budget)
+                limits += check_known_limits(self._config, report, own.budget)
         except InputError:  # reason: what cannot be told of one limit says nothing of the others
             limits += self._check_singly(report, own, found)
         for target, limit in own.latencies.items():
@@ -112,7 +116,7 @@ class Checks:
     ) -> Iterator[AnyCheck]:
         for name, limit in own.limits.items():
             try:
-                yield from check_limits(report, Budget.of({name: limit}))
+                yield from check_known_limits(self._config, report, Budget.of({name: limit}))
             except InputError as error:
                 found.unknown.append(str(error))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TARGET = "edgetpu"
 MODES = ("auto", "require", "off")
+PREDICTION_HOST = "rpi4_usb3"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +46,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("dws_edgetpu", "as --dws-edgetpu")
     parser.addini("dws_edgetpu_host", "as --dws-edgetpu-host")
     parser.addini("dws_edgetpu_device", "as --dws-edgetpu-device")
+    parser.addini(
+        "dws_prediction_host",
+        "the kind of host that latencies are predicted for: rpi4_usb3 (the default), desktop_usb3 "
+        "or dev_board_pcie",
+        default=PREDICTION_HOST,
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,6 +71,12 @@ def pytest_configure(config: pytest.Config) -> None:
             check_device(device)
         except InputError as error:
             raise pytest.UsageError(f"dws-edgetpu: {error}") from error
+    if (kind := config.getini("dws_prediction_host")) != PREDICTION_HOST:
+        from pytest_dwsconv.edgetpu.prediction import rates_of
+        from pytest_dwsconv.plugin.settings import usage_errors
+
+        with usage_errors("dws_prediction_host: "):
+            rates_of(kind)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -130,6 +130,7 @@ def dws_budget(  # noqa: PLR0913  # one argument per limit
     candidates: float | str | None = None,
     latency: float | str | None = None,
     target: str | None = None,
+    latency_predicted: float | str | None = None,
     input_size: str | Shapes = None,  # of models that the test takes or returns
 ) -> tuple[Budget, Shapes]:
     """Fail the test if a model it reports, or else takes or returns, is over this budget."""
@@ -137,5 +138,5 @@ def dws_budget(  # noqa: PLR0913  # one argument per limit
     from pytest_dwsconv.targets import parse_input_size
 
     shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size
-    limits = (params, macs, size, size_fp16, size_int8, activations, candidates, latency, target)
-    return Budget(*limits), shapes
+    limits = (params, macs, size, size_fp16, size_int8, activations, candidates)
+    return Budget(*limits, latency, target, latency_predicted), shapes

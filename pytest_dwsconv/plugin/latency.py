@@ -10,7 +10,11 @@ from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_dwsconv.core.findings import ReportData
+    from pytest_dwsconv.core.measurement import LatencyPrediction
+    from pytest_dwsconv.edgetpu.modelfile import ModelFile
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,17 @@ class Unmeasured:
 
 def unknown_latency(report: ReportData, target: str) -> str:
     return f"the latency of {report.model} on {target} is unknown"
+
+
+def predict(config: pytest.Config, source: ReportData | ModelFile) -> LatencyPrediction:
+    """Predict the latency on the kind of host that ``dws_prediction_host`` names.
+
+    Raises:
+        InputError: the report or the file does not tell a latency.
+    """
+    from pytest_dwsconv.edgetpu.prediction import LatencyFeatures, predict_latency
+
+    return predict_latency(LatencyFeatures.of(source), config.getini("dws_prediction_host"))
 
 
 class KnownLatencies:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.rules import matches
 from pytest_dwsconv.errors import DwsconvError, first_line
@@ -154,6 +155,7 @@ class Summary:
             unknown = unknown_latency(subject.report, str(budget.target))
             raise pytest.UsageError(f"{unknown}: {first_line(error)}") from error
         self._add_checks(subject.report, found.limits)
+        self._result.notices += doubts(found.limits)
         self._result.faults += [f"{sentence}\nReported by {target}" for sentence in found.exceeded]
         if isinstance(found.latency, Unmeasured):
             self._result.unknown.append(found.latency.sentence)

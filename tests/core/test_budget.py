@@ -321,7 +321,7 @@ def test_a_violation_is_plain_data() -> None:
             {},
             "a budget without a limit checks nothing: give any of params, macs, size, size_fp16, "
             "size_int8, "
-            "activations, candidates, latency and target",
+            "activations, candidates, latency, target and latency_predicted",
         ),
         ({"params": None}, "a budget without a limit checks nothing"),
         (

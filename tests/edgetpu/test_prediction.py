@@ -81,7 +81,9 @@ def test_the_reason_names_the_parts_and_the_host() -> None:
     text = str(predict_latency(replace(VGG16, concatenations=0), "desktop_usb3"))
     assert text.startswith("predicted ")
     assert "bus 248." in text
-    assert text.endswith("on desktop_usb3; fitted to published latencies of other networks")
+    assert "(249.14 to" in text
+    assert " on desktop_usb3: floor 0.26, " in text
+    assert text.endswith(" ms; fitted to published latencies of other networks")
 
 
 @pytest.mark.parametrize("host", ["", "rpi5_usb3", "desktop_usb2", "x" * 500])

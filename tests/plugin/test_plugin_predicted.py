@@ -1,0 +1,87 @@
+"""Budgets on a latency that is predicted: no device, no backend, and never a skip."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from inner_runs import NETS, run
+
+# Small at 1 x 4 x 12 x 12 is predicted to take 0.59 ms on a Raspberry Pi 4, at least 0.55 ms.
+SHAPE = "(1, 4, 12, 12)"
+FIXTURE = """
+def test_held(dws_budget):
+    dws_budget(Small(), (1, 4, 12, 12), latency_predicted="{limit}")
+"""
+MARKER = """
+@pytest.mark.dws_budget(latency_predicted="{limit}", input_size="1,4,12,12")
+def test_held(): return Small()
+"""
+OVER = "*Small: predicted 0.59 ms (0.55 to *) on rpi4_usb3, the limit is 0.500 ms: the whole *"
+
+
+@pytest.fixture(autouse=True)
+def nets(inner: pytest.Pytester) -> None:
+    inner.makepyfile(nets=NETS)
+
+
+@pytest.mark.parametrize("source", [FIXTURE, MARKER])
+def test_a_test_fails_where_the_whole_interval_is_over_the_limit(
+    pytester: pytest.Pytester, source: str
+) -> None:
+    result = run(pytester, source.format(limit="500us"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([OVER])
+    run(pytester, source.format(limit="2ms"), "-W", "error").assert_outcomes(passed=1)
+
+
+def test_a_limit_within_the_interval_passes_with_a_notice(pytester: pytest.Pytester) -> None:
+    result = run(pytester, FIXTURE.format(limit="570us"), "--dws-report")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "within budget: * predicted on rpi4_usb3, 0.55 to * ms, which may be over, at*",
+            "*dwsconv: notices*",
+            "Small: predicted 0.59 ms * its interval is not: measure it on a device*",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "ini",
+    [
+        "dws_budgets = Small latency_predicted=500us",
+        "dws_models = nets:Small 1,4,12,12 latency_predicted=500us",
+    ],
+)
+def test_the_configuration_file_holds_models_to_it(pytester: pytest.Pytester, ini: str) -> None:
+    pytester.makeini(f"[pytest]\n{ini}\n")
+    result = run(pytester, f"def test_it(dws_report): dws_report(Small(), {SHAPE})")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*dwsconv: over budget*", OVER])
+
+
+def test_the_kind_of_host_is_set_for_the_project(pytester: pytest.Pytester) -> None:
+    arguments = ("-o", "dws_prediction_host=dev_board_pcie", "--dws-report=json:run.json")
+    run(pytester, FIXTURE.format(limit="500us"), *arguments).assert_outcomes(passed=1)
+    (model,) = json.loads((pytester.path / "run.json").read_text())["models"]
+    (limit,) = model["budget"]
+    assert (limit["name"], limit["limit"], limit["violation"]) == ("latency_predicted", 0.0005, "")
+    assert limit["noun"].startswith("predicted on dev_board_pcie")
+
+
+def test_another_kind_of_host_ends_the_run(pytester: pytest.Pytester) -> None:
+    result = run(pytester, FIXTURE.format(limit="1ms"), "-o", "dws_prediction_host=rpi5")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: dws_prediction_host: 'rpi5' is not a host with known rates; give rpi4_usb3, *"]
+    )
+
+
+def test_a_batch_is_refused_in_one_sentence(pytester: pytest.Pytester) -> None:
+    source = MARKER.format(limit="1ms").replace("1,4,12,12", "8,4,12,12")
+    result = run(pytester, source)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["the report of Small is for a batch of 8, and the Edge TPU takes*"]
+    )
