@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
 from pytest_dwsconv.core.limits import LimitCheck
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
+from pytest_dwsconv.core.rules import Verdict, matches
 from pytest_dwsconv.errors import FormatError, InputError
+
+LayerLimits = Mapping[str, Mapping[str, "float | str | None"]]
+"""Limits by name, for each shell-style pattern of convolutions."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,13 @@ class Budget:
     ``latency_predicted`` is seconds on an Edge TPU, and needs no device. Each is given as
     ``parse_quantity`` reads it. ``macs`` and ``activations`` are per sample: the batch
     that the model was analysed with makes no difference.
+
+    ``layers`` limits parts of the model: ``{"layer4.*": {"params": "2M"}}`` is for the sum over all
+    convolutions of such names. It takes the limits in ``LAYER_LIMITS``.
+
+    Raises:
+        InputError: there is no limit at all, or one that layers cannot have.
+        FormatError: a limit is not a quantity.
     """
 
     params: float | str | None = None
@@ -34,9 +47,13 @@ class Budget:
     latency: float | str | None = None
     target: str | None = None
     latency_predicted: float | str | None = None
+    layers: LayerLimits | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        if {_allowed(self, name) for name in (*LIMITS, *_LATENCIES)} == {None}:
+        latencies = [name for name in _LATENCIES if getattr(self, name) is not None]
+        for name in latencies:
+            _number(name, getattr(self, name), Unit.SECONDS)
+        if not self.bounds() and not latencies:
             raise InputError(f"a budget without a limit checks nothing: give any of {_accepted()}")
         if (self.latency is None) != (self.target is None):
             raise InputError(
@@ -44,29 +61,85 @@ class Budget:
             )
 
     @classmethod
-    def of(cls, arguments: Mapping[str, float | str | None]) -> Budget:
+    def of(cls, arguments: Mapping[str, float | str | LayerLimits | None]) -> Budget:
         """The budget of these keyword arguments.
 
         Raises:
             InputError: an argument no limit goes by, or no limit at all.
             FormatError: a limit that is not a quantity.
         """
-        unknown = sorted(arguments.keys() - {field.name for field in fields(cls)})
+        unknown = sorted(arguments.keys() - {each.name for each in fields(cls)})
         if unknown:
             raise InputError(
                 f"a budget has no argument {quoted(unknown[0])}: it takes {_accepted()}"
             )
         return cls(**arguments)  # type: ignore[arg-type]  # a target that is not text finds no backend
 
+    def bounds(self) -> list[Bound]:
+        """Its limits on what a report tells, the whole model's first."""
+        found = []
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None:
+                found.append(Bound(name, "", _number(name, value, limit.unit), value))
+        for layers, limits in _checked_layers(self.layers).items():
+            for name, value in limits.items():
+                if value is not None:
+                    number = _number(f"{layers} {name}", value, LIMITS[name].unit)
+                    found.append(Bound(name, layers, number, value))
+        return found
+
+
+class Bound(NamedTuple):
+    """One limit: ``name`` as ``Budget`` calls it, ``layers`` the pattern of what it is on.
+
+    ``written`` is ``limit`` as the budget has it.
+    """
+
+    name: str
+    layers: str
+    limit: float
+    written: object
+
+
+def _number(name: str, value: object, unit: Unit) -> float:
+    try:
+        return parse_quantity(value, unit)
+    except FormatError as error:
+        raise FormatError(f"the budget's {name} {error}") from error
+
+
+def _checked_layers(layers: object) -> LayerLimits:
+    if layers is None:
+        return {}
+    example = 'as in layers={"layer4.*": {"params": "2M"}}'
+    if not isinstance(layers, Mapping):
+        raise InputError(f"layers must be limits by pattern, not {quoted(layers)}: {example}")
+    for pattern, limits in layers.items():
+        if not isinstance(pattern, str) or not isinstance(limits, Mapping) or not limits:
+            raise InputError(f"layers needs a pattern and its limits, {example}")
+        for name in limits:
+            if name not in LAYER_LIMITS:
+                accepted = ", ".join(LAYER_LIMITS)
+                raise InputError(
+                    f"layers cannot be limited in {quoted(name)}: {quoted(pattern)} takes "
+                    f"{accepted}"
+                )
+    return layers
+
 
 @dataclass(frozen=True)
 class _Limit:
-    """One thing that can be limited: how to read it, and what replacing a convolution takes off."""
+    """One thing that can be limited: how to read it, and what replacing a convolution takes off.
+
+    ``of_layer`` is what one convolution has of it; None for what does not add up over layers.
+    """
 
     noun: str
     unit: Unit
     total: Callable[[ReportData], int | None]
     saved: Callable[[Finding], int]
+    of_layer: Callable[[Finding], int] | None
     per_sample: bool = False
 
 
@@ -76,16 +149,24 @@ def _size(bytes_each: int, dtype: str) -> _Limit:
         Unit.BYTES,
         lambda report: report.params * bytes_each,
         lambda finding: saved_params(finding) * bytes_each,
+        lambda finding: (finding.params or 0) * bytes_each,
     )
 
 
 LIMITS = {
-    "params": _Limit("parameters", Unit.COUNT, lambda report: report.params, saved_params),
+    "params": _Limit(
+        "parameters",
+        Unit.COUNT,
+        lambda report: report.params,
+        saved_params,
+        lambda finding: finding.params or 0,
+    ),
     "macs": _Limit(
         "MACs",
         Unit.COUNT,
         lambda report: report.macs,
         lambda finding: (finding.macs or 0) - (finding.separable_macs or 0),
+        lambda finding: finding.macs or 0,
         per_sample=True,
     ),
     "size": _size(4, "float32"),
@@ -96,33 +177,28 @@ LIMITS = {
         Unit.BYTES,
         lambda report: report.peak_activations,
         lambda finding: 0,
+        None,
         per_sample=True,
     ),
     "candidates": _Limit(
-        "candidates", Unit.COUNT, lambda report: len(report.candidates), lambda finding: 1
+        "candidates",
+        Unit.COUNT,
+        lambda report: len(report.candidates),
+        lambda finding: 1,
+        lambda finding: int(finding.verdict is Verdict.CANDIDATE),
     ),
 }
 """What a report alone tells, by the name that ``Budget`` calls it."""
+LAYER_LIMITS = tuple(name for name, limit in LIMITS.items() if limit.of_layer is not None)
+"""Those that part of a model can have."""
 
 _LATENCIES = ("latency", "latency_predicted")
 """What it takes a measurement or a prediction to tell, in seconds."""
 
 
 def _accepted() -> str:
-    *names, last = (field.name for field in fields(Budget))
+    *names, last = (each.name for each in fields(Budget))
     return f"{', '.join(names)} and {last}"
-
-
-def _allowed(budget: Budget, name: str) -> float | None:
-    value = getattr(budget, name)
-    try:
-        return (
-            None
-            if value is None
-            else parse_quantity(value, LIMITS[name].unit if name in LIMITS else Unit.SECONDS)
-        )
-    except FormatError as error:
-        raise FormatError(f"the budget's {name} {error}") from error
 
 
 def check_limits(report: ReportData, budget: Budget) -> tuple[LimitCheck, ...]:
@@ -133,42 +209,68 @@ def check_limits(report: ReportData, budget: Budget) -> tuple[LimitCheck, ...]:
     the limits checked.
 
     Raises:
-        InputError: MACs or activations are limited and the report has none.
+        InputError: MACs or activations are limited and the report has none, or layers are that the
+            model does not have.
     """
-    limits = ((name, _allowed(budget, name)) for name in LIMITS)
-    return tuple(_check(report, budget, name, limit) for name, limit in limits if limit is not None)
+    return tuple(_check(report, bound) for bound in budget.bounds())
 
 
 def violations(report: ReportData, budget: Budget) -> tuple[LimitCheck, ...]:
     """The limits of ``budget`` that the model exceeds, as ``check_limits`` gives them.
 
     Raises:
-        InputError: MACs or activations are limited and the report has none.
+        InputError: as ``check_limits`` does.
     """
     return tuple(check for check in check_limits(report, budget) if check.exceeded)
 
 
-def _check(report: ReportData, budget: Budget, name: str, allowed: float) -> LimitCheck:
-    limit, samples = LIMITS[name], _samples(report, name)
-    total = _total(report, name)
+def excess(report: ReportData, check: LimitCheck) -> float:
+    """By how much the model, with all its samples, is over a limit."""
+    total = _total(report, check.name, check.layers)
+    return total - check.limit * _samples(report, check.name)
+
+
+def saved_of(check: LimitCheck, finding: Finding) -> int:
+    """What replacing this convolution takes off what a limit is on."""
+    return LIMITS[check.name].saved(finding) if _is_in(finding, check.layers) else 0
+
+
+def layers_of(report: ReportData, pattern: str) -> tuple[Finding, ...]:
+    """The convolutions that a pattern of layers is for; all, where it is empty."""
+    return tuple(finding for finding in report.findings if _is_in(finding, pattern))
+
+
+def _is_in(finding: Finding, pattern: str) -> bool:
+    return not pattern or matches((finding.name, *finding.aliases), (pattern,))
+
+
+def _check(report: ReportData, bound: Bound) -> LimitCheck:
+    limit, samples = LIMITS[bound.name], _samples(report, bound.name)
+    total = _total(report, bound.name, bound.layers)
     left, replacements = total, []
-    if total > allowed * samples:
-        helpful = [finding for finding in report.candidates if limit.saved(finding) > 0]
+    if total > bound.limit * samples:
+        helpful = [
+            finding
+            for finding in report.candidates
+            if _is_in(finding, bound.layers) and limit.saved(finding) > 0
+        ]
         helpful.sort(key=lambda f: (limit.saved(f), saved_params(f)), reverse=True)
         for finding in helpful:
-            if left <= allowed * samples:
+            if left <= bound.limit * samples:
                 break
             left -= limit.saved(finding)
             replacements.append(finding.name)
+    where = f" in its convolutions {bound.layers}" if bound.layers else ""
     return LimitCheck(
         report.model,
-        name,
-        limit.noun + (per_sample_of(report) if limit.per_sample else ""),
-        _written_unit(getattr(budget, name), limit.unit),
-        allowed,
+        bound.name,
+        limit.noun + where + (per_sample_of(report) if limit.per_sample else ""),
+        _written_unit(bound.written, limit.unit),
+        bound.limit,
         _share(total, samples),
         tuple(replacements),
         _share(left, samples),
+        bound.layers,
     )
 
 
@@ -193,77 +295,33 @@ def per_sample_of(report: ReportData) -> str:
     return f" per sample of input {shapes}"
 
 
-def enough(report: ReportData, budget: Budget) -> tuple[Finding, ...]:
-    """Candidates whose replacement brings the model under every limit at once.
-
-    None of them could be left out. Under a single limit they are the fewest there are. Empty where
-    all candidates together would not do.
-
-    Raises:
-        InputError: MACs or activations are limited and the report has none.
-    """
-    over = {
-        check.name: _total(report, check.name) - check.limit * _samples(report, check.name)
-        for check in violations(report, budget)
-    }
-    chosen: list[Finding] = []
-    helpful = list(report.candidates)
-    while max(over.values(), default=0) > 0:
-        # the order holds until a limit is met, which then has no say in it any more
-        helpful.sort(key=lambda finding: _help(finding, over), reverse=True)
-        taken = _until_a_limit_is_met(helpful, over)
-        if not taken:
-            return ()
-        chosen += taken
-        helpful = helpful[len(taken) :]
-    return _without_superfluous(chosen, over)
-
-
-def _help(finding: Finding, over: Mapping[str, float]) -> tuple[float, float, int]:
-    """How much replacing this convolution helps, in order of importance.
-
-    The share of what is over each limit that it takes off, at most all of it; the same without that
-    bound; its parameters.
-    """
-    shares = [LIMITS[name].saved(finding) / rest for name, rest in over.items() if rest > 0]
-    return sum(min(share, 1.0) for share in shares), sum(shares), saved_params(finding)
-
-
-def _until_a_limit_is_met(helpful: Sequence[Finding], over: dict[str, float]) -> list[Finding]:
-    """The first of these that together meet one of the limits; ``over`` becomes what is left.
-
-    Empty if not even all of them meet one.
-    """
-    unmet = [name for name, rest in over.items() if rest > 0]
-    for count, finding in enumerate(helpful, start=1):
-        for name in over:
-            over[name] -= LIMITS[name].saved(finding)
-        if any(over[name] <= 0 for name in unmet):
-            return list(helpful[:count])
-    return []
-
-
-def _without_superfluous(chosen: Sequence[Finding], over: dict[str, float]) -> tuple[Finding, ...]:
-    """Leave out what the others make up for, the last chosen first."""
-    needed = []
-    for finding in reversed(chosen):
-        without = {name: rest + LIMITS[name].saved(finding) for name, rest in over.items()}
-        if max(without.values()) <= 0:
-            over = without
-        else:
-            needed.append(finding)
-    return tuple(reversed(needed))
-
-
-def _total(report: ReportData, name: str) -> int:
-    total = LIMITS[name].total(report)
+def _total(report: ReportData, name: str, layers: str) -> int:
+    """What the model has of a limit, or those of its convolutions that ``layers`` is for."""
+    limit = LIMITS[name]
+    total = limit.total(report)
     if total is None:
         noun = "MACs" if name == "macs" else name
         raise InputError(
             f"the budget limits {noun} and none were counted for {report.model}: "
             "give an input size, as in (1, 3, 224, 224)"
         )
-    return total
+    if not layers:
+        return total
+    assert limit.of_layer is not None  # a budget takes no other limit for layers
+    found = layers_of(report, layers)
+    if not found:
+        raise InputError(_no_such_layers(report, layers))
+    return sum(map(limit.of_layer, found))
+
+
+def _no_such_layers(report: ReportData, pattern: str) -> str:
+    said = f"the budget limits layers {quoted(pattern)}, and no convolution of {report.model} has "
+    said += "such a name"
+    names = [finding.name for finding in report.findings]
+    if any(name.startswith(f"{pattern}.") for name in names):
+        return f"{said}: for those inside it write {quoted(pattern + '.*')}"
+    similar = get_close_matches(pattern, names, 1) or names[:1]
+    return f"{said}; one is called {quoted(similar[0])}" if similar else said
 
 
 def _written_unit(value: object, unit: Unit) -> Unit:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from pytest_dwsconv.core.jsonio import OMITTED
 from pytest_dwsconv.core.measurement import (
     LatencyLimit,
     LatencyPrediction,
@@ -21,9 +22,10 @@ class LimitCheck:
     """One limit that a model was held to, and what the model has; ``str()`` says both.
 
     ``name`` is the argument of ``Budget``; ``noun`` says in words what ``limit`` and ``actual``
-    count. Over the limit, ``replacements`` are the fewest candidates whose replacement brings the
-    model under it, the largest saving first, and ``attainable`` is what it would then have. Where
-    ``attainable`` is still above ``limit`` they are all that help.
+    count. ``layers`` is the pattern of the convolutions that are counted, empty where the whole
+    model is. Over the limit, ``replacements`` are the fewest candidates whose replacement brings
+    the model under it, the largest saving first, and ``attainable`` is what it would then have.
+    Where ``attainable`` is still above ``limit`` they are all that help.
     """
 
     model: str
@@ -34,6 +36,7 @@ class LimitCheck:
     actual: float
     replacements: tuple[str, ...]
     attainable: float
+    layers: str = field(default="", metadata=OMITTED)
 
     @property
     def exceeded(self) -> bool:

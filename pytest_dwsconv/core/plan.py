@@ -1,13 +1,20 @@
-"""What is to be replaced by what: plain data, applied to any model that it fits."""
+"""What is to be replaced by what: plain data, applied to any model that it fits.
+
+And which replacements are enough for a budget.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_dwsconv.core.budget import excess, saved_of
 from pytest_dwsconv.core.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
 from pytest_dwsconv.core.jsonio import Document, Positive
+from pytest_dwsconv.core.limits import LimitCheck
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.errors import FormatError, InputError
@@ -187,6 +194,78 @@ def equal_cost(spec: ConvSpec, depth_multiplier: int) -> dict[Order, int]:
     fitting = (r for r in multipliers if _within(separable_cost(spec, other, r), limit))
     largest = next(fitting, None)
     return {first: reference} if largest is None else {first: reference, other: largest}
+
+
+def enough(report: ReportData, exceeded: Sequence[LimitCheck]) -> tuple[Finding, ...]:
+    """Candidates whose replacement brings the model under every limit that it exceeds, at once.
+
+    None of them could be left out. Under a single limit they are the fewest there are. Empty where
+    all candidates together would not do.
+    """
+    over = {check: excess(report, check) for check in exceeded}
+    chosen: list[Finding] = []
+    helpful = list(report.candidates)
+    while max(over.values(), default=0) > 0:
+        # the order holds until a limit is met, which then has no say in it any more
+        helpful.sort(key=lambda finding: _help(finding, over), reverse=True)
+        taken = _until_a_limit_is_met(helpful, over)
+        if not taken:
+            return ()
+        chosen += taken
+        helpful = helpful[len(taken) :]
+    return _without_superfluous(chosen, over)
+
+
+def _help(finding: Finding, over: Mapping[LimitCheck, float]) -> tuple[float, float, int]:
+    """How much replacing this convolution helps, in order of importance.
+
+    The share of what is over each limit that it takes off, at most all of it; the same without that
+    bound; its parameters.
+    """
+    shares = [saved_of(check, finding) / rest for check, rest in over.items() if rest > 0]
+    return sum(min(share, 1.0) for share in shares), sum(shares), saved_params(finding)
+
+
+def _until_a_limit_is_met(
+    helpful: Sequence[Finding], over: dict[LimitCheck, float]
+) -> list[Finding]:
+    """The first of these that together meet one of the limits; ``over`` becomes what is left.
+
+    Empty if not even all of them meet one.
+    """
+    unmet = [check for check, rest in over.items() if rest > 0]
+    for count, finding in enumerate(helpful, start=1):
+        for check in over:
+            over[check] -= saved_of(check, finding)
+        if any(over[check] <= 0 for check in unmet):
+            return list(helpful[:count])
+    return []
+
+
+def _without_superfluous(
+    chosen: Sequence[Finding], over: dict[LimitCheck, float]
+) -> tuple[Finding, ...]:
+    """Leave out what the others make up for, the last chosen first."""
+    needed = []
+    for finding in reversed(chosen):
+        without = {check: rest + saved_of(check, finding) for check, rest in over.items()}
+        if max(without.values()) <= 0:
+            over = without
+        else:
+            needed.append(finding)
+    return tuple(reversed(needed))
+
+
+def plan_of(report: ReportData, replaced: Sequence[Finding]) -> Plan:
+    """The replacements that a report reckons with, of these of its candidates."""
+    return Plan(
+        tuple(
+            PlanEntry.of(
+                found.name, found.spec, found.order or report.order, report.depth_multiplier
+            )
+            for found in replaced
+        )
+    )
 
 
 def _within(candidate: Cost | None, limit: Cost | None) -> bool:

@@ -53,7 +53,7 @@ def assert_budget(
         if isinstance(check.latency, Latency):
             unsent.latencies.append((subject.report, check.latency))
         if check.exceeded:
-            unsent.sections += sections(subject.report, budget)
+            unsent.sections += sections(subject.report, check.limits)
     exceeded = [sentence for check in checks for sentence in check.exceeded]
     unmeasured = [check.latency for check in checks if isinstance(check.latency, Unmeasured)]
     unknown = [latency.sentence for latency in unmeasured if not latency.skipped]
@@ -104,14 +104,16 @@ def check_known_limits(
     return *limits, PredictionCheck(report.model, allowed, predict(config, report))
 
 
-def sections(report: Report, budget: Budget) -> Iterator[tuple[str, str]]:
+def sections(report: Report, limits: Sequence[AnyCheck]) -> Iterator[tuple[str, str]]:
     """The largest convolutions of a model, and the replacements that bring it within its budget."""
-    from pytest_dwsconv.core.budget import enough
+    from pytest_dwsconv.core.limits import LimitCheck
+    from pytest_dwsconv.core.plan import enough
     from pytest_dwsconv.render.text import largest, layers
 
     model = plain(report.model)
     if report.findings:
         yield f"dwsconv: largest convolutions of {model}", largest(report)
-    if replaced := enough(report, budget):
+    exceeded = [check for check in limits if isinstance(check, LimitCheck) and check.exceeded]
+    if replaced := enough(report, exceeded):
         title = f"dwsconv: replacements that would bring {model} within its budget"
         yield title, layers(replaced)

@@ -11,7 +11,7 @@ from pytest_dwsconv.plugin.record import Subject, record_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.core.budget import Budget
+    from pytest_dwsconv.core.budget import Budget, LayerLimits
     from pytest_dwsconv.core.rules import Policy
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.plugin.settings import Shapes
@@ -67,7 +67,7 @@ class BudgetFixture:
         input_size: Shapes = None,
         *,
         example_inputs: Any = None,
-        **limits: float | str | None,
+        **limits: float | str | LayerLimits | None,
     ) -> Report:
         __tracebackhide__ = True
         from pytest_dwsconv.core.budget import Budget
@@ -131,6 +131,7 @@ def dws_budget(  # noqa: PLR0913  # one argument per limit
     latency: float | str | None = None,
     target: str | None = None,
     latency_predicted: float | str | None = None,
+    layers: LayerLimits | None = None,
     input_size: str | Shapes = None,  # of models that the test takes or returns
 ) -> tuple[Budget, Shapes]:
     """Fail the test if a model it reports, or else takes or returns, is over this budget."""
@@ -139,4 +140,4 @@ def dws_budget(  # noqa: PLR0913  # one argument per limit
 
     shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size
     limits = (params, macs, size, size_fp16, size_int8, activations, candidates)
-    return Budget(*limits, latency, target, latency_predicted), shapes
+    return Budget(*limits, latency, target, latency_predicted, layers), shapes

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.budget import Budget, check_limits, enough, violations
+from pytest_dwsconv.core.budget import Budget, check_limits, violations
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.findings import Finding, Origin
 from pytest_dwsconv.core.limits import LimitCheck
+from pytest_dwsconv.core.plan import enough, plan_of
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError, InputError
@@ -34,6 +35,10 @@ def report(params: int, *findings: Finding, macs: int | None = None) -> Report:
 
 def sentences(given: Report, **limits: Any) -> list[str]:
     return [str(violation) for violation in violations(given, Budget.of(limits))]
+
+
+def replaced_for(given: Report, budget: Budget) -> tuple[Finding, ...]:
+    return enough(given, violations(given, budget))
 
 
 TWO = report(
@@ -220,8 +225,10 @@ def test_a_batch_is_held_to_what_a_sample_is(batch: int, limits: dict[str, Any])
     (one,) = check_limits(forward_of((1, 3, 9, 9)), budget)
     (many,) = check_limits(forward_of((batch, 3, 9, 9), batch=batch), budget)
     assert replace(many, noun=one.noun) == one
-    several = [found.name for found in enough(forward_of((batch, 3, 9, 9), batch=batch), budget)]
-    assert several == [found.name for found in enough(forward_of((1, 3, 9, 9)), budget)]
+    several = [
+        found.name for found in replaced_for(forward_of((batch, 3, 9, 9), batch=batch), budget)
+    ]
+    assert several == [found.name for found in replaced_for(forward_of((1, 3, 9, 9)), budget)]
 
 
 @pytest.mark.parametrize(
@@ -255,6 +262,76 @@ def test_macs_that_do_not_divide_by_the_batch_are_not_rounded_into_the_budget() 
     assert violations(odd, Budget(macs=1000.5)) == ()
 
 
+LAYERED = replace(
+    report(
+        9_000,
+        finding("layer3.0.conv", 3_000, 500, 30_000),
+        finding("layer4.0.conv1", 2_000, 400, 20_000),
+        replace(finding("layer4.0.conv2", 1_000, 300, 10_000), aliases=("tail.conv",)),
+        finding("layer4.0.down", 500, None, 1_000),
+        macs=70_000,
+    ),
+    input_shapes=((1, 8, 9, 9),),
+)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (
+            {"layer4.*": {"params": "3k", "macs": "31k"}},
+            [
+                "Net has 3.5k parameters in its convolutions layer4.*, the budget is 3k (0.5k "
+                "over). Making layer4.0.conv1 separable would bring it to 1.9k."
+            ],
+        ),
+        (
+            {"layer4.*": {"macs": 5_000}},
+            [
+                "Net has 31k MACs in its convolutions layer4.* for input 1 x 8 x 9 x 9, the budget "
+                "is 5k (26k over). Making layer4.0.conv1 and layer4.0.conv2 separable would bring "
+                "it to 4k."
+            ],
+        ),
+        (
+            {"*.conv?": {"candidates": 1}, "*.down": {"size": "1kB", "size_int8": "500B"}},
+            [
+                "Net has 2 candidates in its convolutions *.conv?, the budget is 1 (1 over). "
+                "Making layer4.0.conv1 separable would bring it to 1.",
+                "Net has 2kB of float32 parameters in its convolutions *.down, the budget is 1kB "
+                "(1kB over). No convolution in it that could be made separable would lower that.",
+            ],
+        ),
+        ({"tail.*": {"params": 1_000}}, []),
+    ],
+)
+def test_layers_have_limits_of_their_own(layers: dict[str, Any], said: list[str]) -> None:
+    assert sentences(LAYERED, layers=layers) == said
+
+
+def test_replacements_are_enough_for_the_model_and_its_layers_at_once() -> None:
+    budget = Budget(params="6.5k", layers={"layer4.*": {"candidates": 1}})
+    names = sorted(found.name for found in replaced_for(LAYERED, budget))
+    assert names == ["layer3.0.conv", "layer4.0.conv1"]
+    plan = plan_of(LAYERED, replaced_for(LAYERED, budget))
+    assert [entry.name for entry in plan.entries] == names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "advice"),
+    [
+        ("layer4", ": for those inside it write 'layer4.*'"),
+        ("layer4.0.cnv1", "; one is called 'layer4.0.conv1'"),
+        ("*.bn", "; one is called 'layer3.0.conv'"),
+    ],
+)
+def test_layers_that_the_model_does_not_have_are_an_error(pattern: str, advice: str) -> None:
+    with pytest.raises(InputError) as error:
+        sentences(LAYERED, layers={pattern: {"params": 1}})
+    said = f"the budget limits layers {pattern!r}, and no convolution of Net has such a name"
+    assert str(error.value) == said + advice
+
+
 ROWS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=5)
 
 
@@ -276,7 +353,7 @@ def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
         saved = [sum(rows[findings.index(each)][kind] for each in chosen) for kind in (0, 1)]
         return given.params - saved[0] <= params and (given.macs or 0) - saved[1] <= macs
 
-    found = enough(given, Budget(params=params, macs=macs))
+    found = replaced_for(given, Budget(params=params, macs=macs))
     if not found:
         assert within(()) or not within(given.candidates)
     else:
@@ -286,7 +363,7 @@ def test_enough_meets_every_limit_and_nothing_in_it_is_superfluous(
         )
     alone = violations(given, Budget(params=params))
     if alone and alone[0].attainable <= params:
-        assert len(enough(given, Budget(params=params))) == len(alone[0].replacements)
+        assert len(replaced_for(given, Budget(params=params))) == len(alone[0].replacements)
 
 
 def test_what_exceeds_a_limit_many_times_does_not_outweigh_what_meets_both() -> None:
@@ -296,7 +373,7 @@ def test_what_exceeds_a_limit_many_times_does_not_outweigh_what_meets_both() -> 
         for name, (before, after, fewer) in rows.items()
     ]
     given = report(1000, *findings, macs=1000)
-    assert [found.name for found in enough(given, Budget(params=990, macs=990))] == ["both"]
+    assert [found.name for found in replaced_for(given, Budget(params=990, macs=990))] == ["both"]
 
 
 def test_a_violation_is_plain_data() -> None:
@@ -321,7 +398,7 @@ def test_a_violation_is_plain_data() -> None:
             {},
             "a budget without a limit checks nothing: give any of params, macs, size, size_fp16, "
             "size_int8, "
-            "activations, candidates, latency, target and latency_predicted",
+            "activations, candidates, latency, target, latency_predicted and layers",
         ),
         ({"params": None}, "a budget without a limit checks nothing"),
         (
@@ -337,6 +414,18 @@ def test_a_violation_is_plain_data() -> None:
             {"latency": "5M", "target": "cpu"},
             "the budget's latency '5M' is not a quantity: write a number from 0 with",
         ),
+        ({"layers": {}}, "a budget without a limit checks nothing"),
+        (
+            {"layers": {"a.*": {"params": "5Q"}}},
+            "the budget's a.* params '5Q' is not a quantity: write a number",
+        ),
+        (
+            {"layers": {"a.*": {"activations": 5}}},
+            "layers cannot be limited in 'activations': 'a.*' takes params, macs, size, size_fp16, "
+            "size_int8, candidates",
+        ),
+        ({"layers": {"a.*": "5M"}}, "layers needs a pattern and its limits, as in layers={"),
+        ({"layers": "a.*"}, "layers must be limits by pattern, not 'a.*': as in layers={"),
         ({"params": "5Q"}, "the budget's params '5Q' is not a quantity: write a number from 0"),
         (
             {"params": 1, "size": "5Q"},
