@@ -137,6 +137,23 @@ def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), params="1.3k", cand
         )
 
 
+@pytest.mark.parametrize("how", ["fixture", "marker"])
+def test_layers_have_limits_of_their_own(pytester: pytest.Pytester, how: str) -> None:
+    limits = "params='6k', layers={'b*': {'params': '4k', 'candidates': 1}}"
+    source = {
+        "fixture": f"def test_it(dws_budget): dws_budget(Small(), {limits})",
+        "marker": f"@pytest.mark.dws_budget({limits})\ndef test_it(): return Small()",
+    }
+    result = run(pytester, source[how])
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*Small has 4.61k parameters in its convolutions b[*], the budget is 4k (0.61k over). "
+            "Making body separable would bring it to 656."
+        ]
+    )
+
+
 class TestConfiguration:
     OVER = "Small has 5.44k parameters, the budget is 5k (0.44k over). *"
 
