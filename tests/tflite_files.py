@@ -22,6 +22,7 @@ OPTIONS: dict[str, tuple[str, dict[str, str]]] = {
         {"dilation_h": "DilationHFactor", "dilation_w": "DilationWFactor"},
     ),
     "FULLY_CONNECTED": ("FullyConnectedOptions", {"weights_format": "WeightsFormat"}),
+    "RESIZE_BILINEAR": ("ResizeBilinearOptions", {"align_corners": "AlignCorners"}),
 }
 
 PER_TENSOR = Quantization((0.5,), (-3,), 0)

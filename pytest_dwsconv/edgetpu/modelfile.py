@@ -40,6 +40,7 @@ _OPTIONS: dict[str, dict[str, tuple[int, int, int]]] = {
     "DEPTHWISE_CONV_2D": {"dilation_w": (5, 4, 1), "dilation_h": (6, 4, 1)},
     "FULLY_CONNECTED": {"weights_format": (1, 1, 0)},
     "MAX_POOL_2D": {"activation": (5, 1, 0)},
+    "RESIZE_BILINEAR": {"align_corners": (2, 1, 0)},
 }
 
 

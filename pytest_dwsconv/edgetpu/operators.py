@@ -101,8 +101,45 @@ def _unit_strides(operator: Operator) -> str:
     return "its strides are not all 1, which compiler 15 refused and 16 may map"
 
 
-def _resized(operator: Operator) -> str:
-    return "depending on its sizes the compiler maps it or not (4 were seen to map, 13 not)"
+def _not_one_pixel(operator: Operator) -> str:
+    before, after = _sides(operator)
+    if before == (1, 1) and after != before:
+        return "it enlarges a single pixel, which the compiler was seen to leave on the CPU"
+    return ""
+
+
+def _doubled(operator: Operator) -> str:
+    """The vendor maps a resize or not by its sizes, to avoid a loss in precision.
+
+    Weights of quarters are exact in binary: those of doubling, unless corners are aligned.
+    """
+    before, after = _sides(operator)
+    doubles = len(before) == 2 and after == tuple(2 * side for side in before)
+    if not doubles or operator.options.get("align_corners"):
+        return "the compiler maps it or not by its sizes, and was seen to map an exact doubling"
+    if max(after) > _LARGEST_RESIZED:
+        return (
+            f"the compiler maps it or not by its sizes: to {_LARGEST_RESIZED} a side was seen to "
+            "map, to 512 not"
+        )
+    return ""
+
+
+def _sides(operator: Operator) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Height and width of what an operator works on, and of what it computes."""
+    data = operator.inputs[0] if operator.inputs else None
+    before = data.shape if data is not None else ()
+    return before[1:3], operator.outputs[0].shape[1:3] if operator.outputs else ()
+
+
+def _whole_lanes(operator: Operator) -> str:
+    data, axes = _first_and_values(operator)
+    rank = len(data.shape)
+    if axes is None or rank == 0 or data.shape[-1] % 4 == 0:
+        return ""
+    if all(axis % rank != rank - 1 for axis in axes):
+        return ""
+    return f"it reduces {data.shape[-1]} channels, and the vendor asks for a multiple of 4"
 
 
 def _unconfirmed(operator: Operator) -> str:
@@ -121,6 +158,8 @@ _DILATED = OperatorSupport((_equal_dilation,))
 _UNFUSED = OperatorSupport((_no_activation,))
 
 PER_CHANNEL = "FULLY_CONNECTED with a scale per channel"
+
+_LARGEST_RESIZED = 128  # a side, as users report: from 64 mapped, from 256 to 512 not
 
 SUPPORTED: dict[str, OperatorSupport] = {
     **dict.fromkeys(("ADD", "MAXIMUM", "MINIMUM", "MUL", "SUB"), _ANY),
@@ -143,12 +182,21 @@ SUPPORTED: dict[str, OperatorSupport] = {
     "UNIDIRECTIONAL_SEQUENCE_LSTM": OperatorSupport(
         runtime=12, basis="documented for runtime 14, mapped in a file of runtime 12"
     ),
-    "MEAN": OperatorSupport((_no_batch_reduction,)),
+    "MEAN": OperatorSupport((_no_batch_reduction,), (_whole_lanes,)),
     "PAD": OperatorSupport((_no_batch_padding,)),
     "PRELU": OperatorSupport((_flat_alpha,), basis="documented, and mapped 19 of 19 times"),
-    **dict.fromkeys(("REDUCE_MAX", "REDUCE_MIN"), OperatorSupport(runtime=14)),
+    **dict.fromkeys(
+        ("REDUCE_MAX", "REDUCE_MIN"), OperatorSupport((_no_batch_reduction,), runtime=14)
+    ),
     "RESHAPE": OperatorSupport(caveat="a large one may stay on the CPU"),
-    "RESIZE_BILINEAR": OperatorSupport(doubts=(_resized,)),
+    "RESIZE_BILINEAR": OperatorSupport(
+        (_not_one_pixel,),
+        (_doubled,),
+        runtime=12,
+        compiler=16,
+        basis="three exact doublings mapped in a file of runtime 12; the vendor says that it may "
+        "stay",
+    ),
     "RESIZE_NEAREST_NEIGHBOR": OperatorSupport(
         compiler=16, basis="compiler 16 mapped 12 of 12, the vendor says that it may stay"
     ),

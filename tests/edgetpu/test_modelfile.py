@@ -74,6 +74,7 @@ def test_what_a_tensor_can_be(changed: Tensor) -> None:
         ("AVERAGE_POOL_2D", {"activation": 3}),
         ("CONCATENATION", {"activation": 1}),
         ("FULLY_CONNECTED", {"weights_format": 1}),
+        ("RESIZE_BILINEAR", {"align_corners": 1}),
         ("STABLEHLO_SCATTER", {}),  # its number is above 127, where the old field of the code ends
         ("ADD", {}),
     ],
