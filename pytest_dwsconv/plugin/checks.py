@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_dwsconv.core.baseline import Baseline, current
-from pytest_dwsconv.core.budget import Budget
 from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.plugin.budgets import check_known_limits
 from pytest_dwsconv.plugin.latency import Unmeasured
-from pytest_dwsconv.plugin.settings import allowed, budget_rules
+from pytest_dwsconv.plugin.settings import allowed, budget_rules, is_whole, without_effect
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
@@ -76,19 +75,10 @@ class Checks:
             line = users.line(self._verbosity)
             found.faults += [f"{limit}\n{line}" for limit in limits if limit.exceeded]
             found.notices += doubts(limits)
-        if run:
-            found.notices += self._unused_rules(run)
+        if run and is_whole(self._config):
+            found.notices += without_effect(run, self._table)
         self._compare(run, latencies.medians(), found)
         return found
-
-    def _unused_rules(self, run: SuiteRun) -> Iterator[str]:
-        """Lines of the table that no model of the run is under: most likely mistyped."""
-        for rule in self._table:
-            if rule.pattern != "*" and not any(
-                rule.is_for(report.model, users.targets, users.tests)
-                for report, users in run.items()
-            ):
-                yield f"dws_budgets {rule.pattern} is for no model of this run"
 
     def _check_limits(
         self, report: ReportData, users: Reporters, latencies: KnownLatencies, found: CheckResult
@@ -114,9 +104,9 @@ class Checks:
     def _check_singly(
         self, report: ReportData, own: Allowed, found: CheckResult
     ) -> Iterator[AnyCheck]:
-        for name, limit in own.limits.items():
+        for budget in own.singly():
             try:
-                yield from check_known_limits(self._config, report, Budget.of({name: limit}))
+                yield from check_known_limits(self._config, report, budget)
             except InputError as error:
                 found.unknown.append(str(error))
 

@@ -6,12 +6,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pytest_dwsconv.configuration import load_config
-from pytest_dwsconv.core.budget import Budget
+from pytest_dwsconv.core.budget import Budget, layers_of
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.errors import DwsconvError, InputError
 from pytest_dwsconv.targets import parse_input_size
@@ -19,12 +20,16 @@ from pytest_dwsconv.targets import parse_input_size
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.rules import Policy
-    from pytest_dwsconv.render import Reporters, View
+    from pytest_dwsconv.render import Reporters, SuiteRun, View
 
     Shapes = Sequence[int] | Sequence[Sequence[int]] | None
 
 _LINE = re.compile(r"([^\s(]+(?:\(.*\))?)(.*)")
 """A target, whose arguments may hold spaces, and the words after it."""
+_LIMIT = re.compile(r"([^<=]*)<?=(.*)")
+_SIZE = re.compile(r"\d[\dx,;]*", re.IGNORECASE)
+Limits = dict[str, dict[str, str]]
+"""Limits by name as they are written, for each pattern of layers; "" is the whole model."""
 _POLICY: pytest.StashKey[Policy] = pytest.StashKey()
 
 
@@ -58,16 +63,17 @@ def named_models(config: pytest.Config) -> list[NamedModel]:
 def _named(line: str, shapes: Shapes) -> NamedModel:
     match = _LINE.fullmatch(line)
     target, words = (match[1], match[2].split()) if match else (line, [])
-    sizes = [word for word in words if "=" not in word]
-    if len(sizes) > 1:
+    sizes = [word for word in words if _SIZE.fullmatch(word)]
+    with usage_errors(f"dws_models {line!r}: "):
+        limits = _limits(word for word in words if word not in sizes)
+    if len(sizes) > 1 or limits is None:
         raise pytest.UsageError(
             f"dws_models {line!r} is not a target, an input size and limits, as in net:small "
             "1,3,224,224 params=5M"
         )
     with usage_errors(f"dws_models {line!r}: "):
-        limits = _limits(word for word in words if "=" in word)
         own = parse_input_size(sizes[0]) if sizes else shapes
-        return NamedModel(target, own, Budget.of(limits) if limits else None)
+        return NamedModel(target, own, _budget(limits) if limits else None)
 
 
 class TargetLimit(NamedTuple):
@@ -81,7 +87,7 @@ class BudgetRule(NamedTuple):
     """A line of ``dws_budgets``: limits for the models that a pattern is for."""
 
     pattern: str
-    limits: dict[str, float | str | None]
+    limits: Limits
     latency: TargetLimit | None = None
 
     def is_for(self, model: str, targets: Collection[str], tests: Collection[str]) -> bool:
@@ -124,48 +130,130 @@ def budget_rules(config: pytest.Config) -> list[BudgetRule]:
 def _rule(line: str) -> BudgetRule:
     match = _LINE.fullmatch(line)
     pattern, words = (match[1], match[2].split()) if match else (line, [])
-    if not words or any("=" not in word for word in words) or "=" in pattern.partition("(")[0]:
+    if "." in pattern and not re.search(r"[/:(]|\.py", pattern):
+        # reason: no class has a dot in its name, but most layers do
+        pattern, words = "*", [pattern, *words]
+    with usage_errors(f"dws_budgets {line!r}: "):
+        limits = _limits(words)
+    if not limits or "=" in pattern.partition("(")[0]:
         raise pytest.UsageError(
             f"dws_budgets {line!r} is not a pattern and limits, as in Small* params=5M macs=600M"
         )
     with usage_errors(f"dws_budgets {line!r}: "):
-        limits = _limits(words)
-        budget = Budget.of(limits)
+        budget = _budget(limits)
     if budget.latency is None:
         return BudgetRule(pattern, limits)
-    rest = {name: limit for name, limit in limits.items() if name not in ("latency", "target")}
-    return BudgetRule(pattern, rest, TargetLimit(str(budget.target), str(budget.latency)))
+    del limits[""]["latency"], limits[""]["target"]
+    return BudgetRule(pattern, limits, TargetLimit(str(budget.target), str(budget.latency)))
 
 
 class Allowed(NamedTuple):
-    """What a model may cost: a budget on what its report tells, and a latency for each target."""
+    """What a model may cost: limits on what its report tells, and a latency for each target."""
 
-    budget: Budget | None
-    limits: dict[str, float | str | None]
-    """Those of the budget, by name."""
+    limits: Limits
     latencies: dict[str, str]
+
+    @property
+    def budget(self) -> Budget | None:
+        return _budget(self.limits) if any(self.limits.values()) else None
+
+    def singly(self) -> Iterator[Budget]:
+        """A budget for each of the limits."""
+        for layers, limits in self.limits.items():
+            for name, limit in limits.items():
+                yield _budget({layers: {name: limit}})
 
 
 def allowed(report: ReportData, users: Reporters, table: Sequence[BudgetRule]) -> Allowed:
-    """The limits of a model; of lines that set the same limit for it the last wins."""
-    limits: dict[str, float | str | None] = {}
-    latencies: dict[str, str] = {}
+    """The limits of a model; of lines that set the same limit for it the last wins.
+
+    Those on layers that it does not have are left out.
+    """
+    found = Allowed({}, {})
     for rule in table:
         if rule.is_for(report.model, users.targets, users.tests):
-            limits |= rule.limits
+            for layers, limits in rule.limits.items():
+                if layers_of(report, layers) or not layers:
+                    found.limits.setdefault(layers, {}).update(limits)
             if rule.latency is not None:
-                latencies[rule.latency.target] = rule.latency.limit
-    return Allowed(Budget.of(limits) if limits else None, limits, latencies)
+                found.latencies[rule.latency.target] = rule.latency.limit
+    return found
 
 
-def _limits(words: Iterable[str]) -> dict[str, float | str | None]:
-    limits: dict[str, float | str | None] = {}
+def without_effect(run: SuiteRun, table: Sequence[BudgetRule]) -> Iterator[str]:
+    """What no model of a run, or no layer of one, is under: most likely it is mistyped."""
+    for rule in table:
+        models = [
+            report
+            for report, users in run.items()
+            if rule.is_for(report.model, users.targets, users.tests)
+        ]
+        if not models and rule.pattern != "*":
+            yield f"dws_budgets {rule.pattern} is for no model of this run"
+        for layers in rule.limits:
+            if models and layers and not any(layers_of(report, layers) for report in models):
+                yield (
+                    f"dws_budgets {rule.pattern} {layers}: no model that this is for has a "
+                    "convolution of such a name"
+                )
+
+
+def _limits(words: Iterable[str]) -> Limits | None:
+    """The limits in ``params=5M layer4.* params<=2M candidates=0``; None if it is not that.
+
+    Raises:
+        InputError: two limits are for the same.
+    """
+    limits: Limits = {}
+    layers = ""
     for word in words:
-        name, _, value = word.partition("=")
-        if name in limits:
-            raise InputError(f"{name} has two limits; give one")
-        limits[name] = value
-    return limits
+        match = _LIMIT.fullmatch(word)
+        if match is None:
+            layers = word
+            limits.setdefault(layers, {})
+            continue
+        name, value = match.groups()
+        own = limits.setdefault(layers, {})
+        if name in own:
+            raise InputError(f"{f'{layers} {name}'.strip()} has two limits; give one")
+        own[name] = value
+    return limits if all(limits.values()) else None
+
+
+def _budget(limits: Limits) -> Budget:
+    """The budget of these limits.
+
+    Raises:
+        InputError: there is no such limit.
+        FormatError: one is not a quantity.
+    """
+    layers = {pattern: own for pattern, own in limits.items() if pattern}
+    return Budget.of({**limits.get("", {}), "layers": layers or None})
+
+
+def is_whole(config: pytest.Config) -> bool:
+    """Whether a run has had all tests, or was ended early or told to leave some out.
+
+    A marker expression counts on the command line only: one in the configuration file leaves out
+    the same tests in every run.
+    """
+    option, session = config.option, config.pluginmanager.get_plugin("session")
+    left_out = ("keyword", "collectonly", "deselect", "lf", "stepwise")
+    if any(getattr(option, name, None) for name in left_out):
+        return False
+    if any(argument.startswith("-m") for argument in config.invocation_params.args):
+        return False
+    if option.maxfail and session is not None and session.testsfailed >= option.maxfail:
+        return False
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        return True
+    return all(_has_all_tests(config, Path(argument)) for argument in config.args)
+
+
+def _has_all_tests(config: pytest.Config, argument: Path) -> bool:
+    """Whether it is taken to hold every test: the root folder, or a folder right in it."""
+    folder = config.invocation_params.dir / argument
+    return folder.is_dir() and config.rootpath in (folder, folder.parent)
 
 
 def project_policy(config: pytest.Config) -> Policy:

@@ -324,3 +324,83 @@ def test_a_table_for_a_target_with_arguments_and_for_nothing(inner: pytest.Pytes
             "Conv2d has 112 parameters, the budget is 100 (12 over)*",
         ]
     )
+
+
+LAYERED = "Small has 4.61k parameters in its convolutions b[*], the budget is 4k (0.61k over). *"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Small params=6k b* params=4k candidates=1"],
+        ["* b* params<=9k", "Small b* params<=4k"],
+        ["Small params=9k b* candidates=1", "* b* params=4k"],
+        ["nets:Small* b* params=4k head params=1k"],
+    ],
+)
+def test_the_table_limits_layers(pytester: pytest.Pytester, lines: list[str]) -> None:
+    pytester.makeini("[pytest]\ndws_budgets =\n" + "".join(f"  {line}\n" for line in lines))
+    result = run(pytester, "", "--dws-model=nets:Small", "--dws-model=nets:Plain")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", LAYERED])
+    assert sum(line.startswith("Small has ") for line in result.stdout.lines) == 1
+    result.stdout.no_fnmatch_line("*= dwsconv: notices =*")
+
+
+def test_a_pattern_with_a_dot_is_for_the_layers_of_every_model(pytester: pytest.Pytester) -> None:
+    source = """
+def test_it(dws_report):
+    from torch import nn
+    dws_report(nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 3)), nn.Conv2d(4, 4, 3)))
+"""
+    result = run(pytester, source, "-o", "dws_budgets=0.* params<=100 candidates<=1")
+    result.stdout.fnmatch_lines(["Sequential has 148 parameters in its convolutions 0.[*], the *"])
+
+
+def test_a_named_model_has_limits_on_its_layers(pytester: pytest.Pytester) -> None:
+    line = "dws_models=nets:Small 1,4,12,12 macs=1M b* params=4k"
+    result = run(pytester, "", "-o", line)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", LAYERED])
+    is_one_sentence(
+        run(pytester, "", "-o", "dws_models=nets:Small boddy params=1"),
+        "dws_models 'nets:Small': the budget limits layers 'boddy', and no convolution of Small "
+        "has such a name; one is called 'body'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], True),
+        (["."], True),
+        (["edge"], True),
+        (["-m", "not slow"], False),
+        (["-k", "it"], False),
+        (["test_them.py"], False),
+        (["edge/inner"], False),
+        (["-o", "addopts=-m 'not slow'"], True),
+        (["--deselect=edge"], False),
+        (["-x"], False),
+    ],
+)
+def test_what_a_part_of_the_tests_leaves_unused_is_not_told(
+    pytester: pytest.Pytester, arguments: list[str], told: bool
+) -> None:
+    (pytester.mkdir("edge") / "inner").mkdir()
+    pytester.makeini(
+        "[pytest]\nmarkers = slow\npythonpath = .\ndws_budgets =\n"
+        "  Other params=5M\n  * boddy params=1\n"
+    )
+    source = "import torch\nfrom nets import Small\ndef test_it(): Small()(torch.ones(1, 4, 9, 9))"
+    (pytester.path / "edge" / "inner" / "test_inner.py").write_text(source)
+    own = "def test_it(dws_report): dws_report(Small())\ndef test_wrong(): assert 'x' == ''"
+    result = run(pytester, own, *arguments)
+    sentences = [
+        "dws_budgets Other is for no model of this run",
+        "dws_budgets [*] boddy: no model that this is for has a convolution of such a name",
+    ]
+    if told:
+        result.stdout.fnmatch_lines(["*= dwsconv: notices =*", *sentences], consecutive=True)
+    else:
+        result.stdout.no_fnmatch_line("*= dwsconv: notices =*")
