@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.finder import Annotation, find_places
 from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
 from pytest_dwsconv.source.spans import Span
+from pytest_dwsconv.source.stack import with_large_stack
 from pytest_dwsconv.source.syntax import Parsed, check_compiles, is_inserted
 from pytest_dwsconv.source.template import class_text
 
-_MENTION = re.compile(r"[Cc]onv\w*[123]d")
+_MENTION = re.compile(r"\b(?:(?:Lazy)?Conv(?:Transpose)?|conv(?:_transpose)?)[123]d\b")
 _CLASS_NAME = "DepthwiseSeparableConv{rank}d"
 _BLANK_LINES = re.compile(r"(?:[ \t\f]*(?:\r\n?|\n))*")
 
@@ -47,11 +49,27 @@ def rewrite_text(text: str, policy: Policy = Policy(), evidence: Evidence | None
         SourceError: the text, or what would come of it, is not Python.
     """
     # reason: reading the tree takes most of the time, and most files need none
-    if not _MENTION.search(text):
-        check_compiles(text)
+    if "torch" not in text or not _MENTION.search(text):
         return Rewrite(text, (), {})
+    # reason: a tree is many objects that all live until its end; to look for garbage among them
+    # takes a fifth of the time
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        return _rewrite(Parsed(text), policy, evidence or {})
+        return _rewrite_deep(text, policy, evidence or {})
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _rewrite_deep(text: str, policy: Policy, evidence: Evidence) -> Rewrite:
+    """As ``_rewrite``, however deeply the text is nested."""
+    try:
+        return _rewrite(Parsed(text), policy, evidence)
+    except RecursionError:
+        pass  # reason: outside of this clause, the frames of the first try are gone
+    try:
+        return with_large_stack(lambda: _rewrite(Parsed(text), policy, evidence))
     except RecursionError as error:
         raise SourceError("its expressions are nested too deeply to be read") from error
 
@@ -97,7 +115,7 @@ class _Header:
         self._starts = [start for start, _ in above]
         self._statements = [statement for _, statement in above]
         self._scope = parsed.scopes[parsed.module]
-        self._taken = {node.value for node in parsed.parents if isinstance(node, cst.Name)}
+        self._taken = {node.value for node in parsed.nodes(cst.Name)}
         self._own = {
             statement.name.value
             for statement in self._statements

@@ -31,7 +31,31 @@ from pytest_dwsconv.source.uses import judge_uses
 _SKIP = re.compile(r"#\s*dws:\s*skip\b")
 _CODE_WIDTH = 72
 _TAKE_TYPES = frozenset({"builtins.isinstance", "builtins.issubclass", "typing.cast"})
-_NOT_SEARCHED = (cst.Import, cst.ImportFrom, cst.Annotation)
+_NOT_SEARCHED: tuple[type[cst.CSTNode], ...] = (cst.Import, cst.ImportFrom, cst.Annotation)
+
+_BINDING = (
+    cst.AssignTarget,
+    cst.AnnAssign,
+    cst.AugAssign,
+    cst.For,
+    cst.CompFor,
+    cst.NamedExpr,
+    cst.Del,
+)
+_SETTLING: tuple[type[cst.CSTNode], ...] = (
+    *_BINDING,
+    cst.Arg,
+    cst.AsName,
+    cst.Attribute,
+    cst.Call,
+    cst.ClassDef,
+    cst.Comparison,
+    cst.FunctionDef,
+    cst.MatchClass,
+    cst.NameItem,
+    cst.Param,
+)
+"""The kinds of nodes that have names in them that are not read as values."""
 
 _Values = Sequence[cst.BaseExpression | None]
 
@@ -58,25 +82,22 @@ class _Finder:
         self._parsed = parsed
         self._names = Names(parsed, frozenset(CALLEES))
         self._places: dict[cst.CSTNode, Place] = {}
-        searched = list(self._searched())
-        for node in searched:
-            if isinstance(node, cst.Call):
-                self._look_at_call(node)
-        settled: set[cst.CSTNode] = set()
-        for node in searched:
-            settled.update(self._settled(node))
-        for node in searched:
-            if isinstance(node, (cst.Name, cst.Attribute)) and node not in settled:
-                self._look_at_reference(node)
+        self._find()
 
-    def _searched(self) -> Iterator[cst.CSTNode]:
-        """The nodes that may be places: not imports and annotations."""
-        skipped: set[cst.CSTNode] = set()
-        for node, parent in self._parsed.parents.items():
-            if parent in skipped or isinstance(node, _NOT_SEARCHED):
-                skipped.add(node)
-            else:
-                yield node
+    def _find(self) -> None:
+        """Look at every call, and at every name that is neither called nor bound."""
+        parsed = self._parsed
+        settled: set[cst.CSTNode] = set()
+        for skipped in parsed.nodes(*_NOT_SEARCHED):
+            settled.update(below(skipped))
+        for call in parsed.nodes(cst.Call):
+            if call not in settled:
+                self._look_at_call(call)
+        for node in parsed.nodes(*_SETTLING):
+            settled.update(self._settled(node))
+        for name in (*parsed.nodes(cst.Name), *parsed.nodes(cst.Attribute)):
+            if name not in settled:
+                self._look_at_reference(name)
 
     def _settled(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """The names in a node that are not read as values, or are read for their type only."""
@@ -117,7 +138,7 @@ class _Finder:
             proved = None
         self._add(node, node.func, spec_of_call(node, callee, self._names), proved)
 
-    def _look_at_reference(self, node: cst.Name | cst.Attribute) -> None:
+    def _look_at_reference(self, node: cst.BaseExpression) -> None:
         callee = self._callee(node)
         if callee is not None and not callee.functional:
             self._add(node, node, unknown_spec(callee, (Trait.REFERENCE,)))
@@ -196,11 +217,12 @@ class _Finder:
 
     def _annotated(self) -> Iterator[tuple[cst.BaseExpression, _Values]]:
         """The types written for variables and results, with all the values that those get."""
-        for node in self._parsed.parents:
-            if isinstance(node, cst.AnnAssign) and node.value is not None:
+        for node in self._parsed.nodes(cst.AnnAssign):
+            if node.value is not None:
                 yield node.annotation.annotation, [node.value]
-            elif isinstance(node, cst.FunctionDef) and node.returns is not None:
-                yield node.returns.annotation, self._returned(node)
+        for function in self._parsed.nodes(cst.FunctionDef):
+            if function.returns is not None and self._callee(function.returns.annotation):
+                yield function.returns.annotation, self._returned(function)
 
     def _returned(self, function: cst.FunctionDef) -> _Values:
         """The returned expressions, without those of functions inside it."""
@@ -224,18 +246,7 @@ class _Finder:
 
 def _bound(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """The names that a node binds or only labels something with: they are not read."""
-    if isinstance(
-        node,
-        (
-            cst.AssignTarget,
-            cst.AnnAssign,
-            cst.AugAssign,
-            cst.For,
-            cst.CompFor,
-            cst.NamedExpr,
-            cst.Del,
-        ),
-    ):
+    if isinstance(node, _BINDING):
         yield from members(node.target)
     elif isinstance(node, (cst.FunctionDef, cst.ClassDef, cst.Param, cst.AsName, cst.NameItem)):
         yield node.name

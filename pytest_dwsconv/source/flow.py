@@ -29,6 +29,26 @@ _PROPERTY = (
     m.Name("property") | m.Name("cached_property") | m.Attribute(attr=m.Name("cached_property"))
 )
 
+_NOTED: tuple[type[cst.CSTNode], ...] = (
+    cst.AnnAssign,
+    cst.Assign,
+    cst.AugAssign,
+    cst.Call,
+    cst.ClassDef,
+    cst.CompFor,
+    cst.DictElement,
+    cst.For,
+    cst.FunctionDef,
+    cst.Lambda,
+    cst.MatchAs,
+    cst.NamedExpr,
+    cst.Return,
+    cst.Tuple,
+    cst.WithItem,
+    cst.Yield,
+)
+"""The kinds of nodes that make something hold something."""
+
 _Bindings = Iterator[tuple[cst.BaseExpression, cst.BaseExpression]]
 
 
@@ -54,7 +74,7 @@ class Flow:
         self.convolutions = convolutions
         self._holds: dict[Key, set[Key]] = defaultdict(set)
         self._reached: dict[tuple[Key, bool], Reach] = {}
-        for node in parsed.parents:
+        for node in parsed.nodes(*_NOTED):
             self._note(node)
 
     # -- what is asked

@@ -19,10 +19,6 @@ SETTINGS = frozenset(
 )
 """What a replacement hands to its parts once."""
 
-_BIAS_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.Name("bias"))
-_WEIGHT_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.Name("weight"))
-_SETTING_OF_A_NAME = m.Attribute(value=m.Name(), attr=m.OneOf(*map(m.Name, sorted(SETTINGS))))
-
 _ZERO = m.Integer("0") | m.Float()
 _ZEROED = (
     m.Call(func=m.Attribute(attr=m.Name("zeros_")))
@@ -56,9 +52,8 @@ class ChangeToAll(NamedTuple):
 
 def unguarded_biases(parsed: Parsed, names: Names) -> Iterator[UnguardedBias]:
     """Every use of ``m.bias`` of which the code asked for the type of ``m``, not for the bias."""
-    for node in parsed.parents:
-        if m.matches(node, _BIAS_OF_A_NAME):
-            bias = cst.ensure_type(node, cst.Attribute)
+    for bias in parsed.nodes(cst.Attribute):
+        if bias.attr.value == "bias" and isinstance(bias.value, cst.Name):
             guards = _Guards(parsed, names, bias)
             ranks = frozenset[int]() if guards.ask_for_it() else guards.ranks()
             if ranks:
@@ -67,15 +62,13 @@ def unguarded_biases(parsed: Parsed, names: Names) -> Iterator[UnguardedBias]:
 
 def changes_to_all(parsed: Parsed, names: Names) -> Iterator[ChangeToAll]:
     """Every ``m.stride = 1`` and ``nn.init.zeros_(m.weight)`` chosen by the type of ``m``."""
-    for node in parsed.parents:
-        if m.matches(node, _SETTING_OF_A_NAME) and is_target(parsed, node):
-            attribute = cst.ensure_type(node, cst.Attribute)
-            what = (
-                f"sets the {attribute.attr.value} of every such convolution, and would set that "
-                "of both parts"
-            )
-        elif m.matches(node, _WEIGHT_OF_A_NAME) and _is_zeroed(parsed, node):
-            attribute = cst.ensure_type(node, cst.Attribute)
+    for attribute in parsed.nodes(cst.Attribute):
+        name = attribute.attr.value
+        if not isinstance(attribute.value, cst.Name):
+            continue
+        if name in SETTINGS and is_target(parsed, attribute):
+            what = f"sets the {name} of every such convolution, and would set that of both parts"
+        elif name == "weight" and _is_zeroed(parsed, attribute):
             what = (
                 "zeroes the weight of every such convolution, and two parts that are both zero "
                 "cannot learn"
@@ -268,7 +261,7 @@ class _Guards:
             func=m.Attribute(attr=m.Name("apply")),
             args=[m.Arg(m.Name(name) | m.Attribute(attr=m.Name(name)))],
         )
-        return any(m.matches(node, applied) for node in self._parsed.parents)
+        return any(m.matches(node, applied) for node in self._parsed.nodes(cst.Call))
 
 
 def _in_both(left: frozenset[int] | None, right: frozenset[int] | None) -> frozenset[int] | None:

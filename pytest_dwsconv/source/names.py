@@ -67,8 +67,8 @@ class Names:
         self._unseen = frozenset(_bound_unseen(parsed))
         self._stars: list[str] = []
         self._last_foreign_star = 0
-        for node in parsed.parents:
-            if isinstance(node, cst.ImportFrom) and isinstance(node.names, cst.ImportStar):
+        for node in parsed.nodes(cst.ImportFrom):
+            if isinstance(node.names, cst.ImportStar):
                 module = get_absolute_module_for_import(None, node) or ""
                 self._stars.append(module)
                 if not module.startswith("torch."):
@@ -181,14 +181,15 @@ class Names:
 
     def _find_replaced(self, parsed: Parsed) -> Iterator[str]:
         """The last parts of known names that the file assigns to, as in ``nn.Conv2d = Mine``."""
-        for node in parsed.parents:
-            if isinstance(node, cst.AssignTarget) and isinstance(node.target, cst.Attribute):
-                name = self.certain_name(node.target)
-            elif m.matches(node, _SETS_ATTRIBUTE):
-                owner, text = (each.value for each in cst.ensure_type(node, cst.Call).args[:2])
-                name = f"{self.certain_name(owner)}.{self.constant(text)}"
-            else:
-                continue
+        names = []
+        for target in parsed.nodes(cst.AssignTarget):
+            if isinstance(target.target, cst.Attribute):
+                names.append(self.certain_name(target.target))
+        for call in parsed.nodes(cst.Call):
+            if len(call.args) > 2 and m.matches(call, _SETS_ATTRIBUTE):
+                owner, text = (each.value for each in call.args[:2])
+                names.append(f"{self.certain_name(owner)}.{self.constant(text)}")
+        for name in names:
             if name in self._known:
                 yield name.rpartition(".")[2]
 
@@ -262,14 +263,14 @@ class Names:
 
 def _bound_unseen(parsed: Parsed) -> Iterator[str]:
     """Names bound where libcst's scopes do not see it: patterns, ``:=`` in a comprehension."""
-    for node in parsed.parents:
-        if isinstance(node, (cst.MatchAs, cst.MatchStar)) and node.name is not None:
-            yield node.name.value
-        elif isinstance(node, cst.MatchMapping) and node.rest is not None:
-            yield node.rest.value
-        elif isinstance(node, cst.NamedExpr) and any(
-            isinstance(each, cst.BaseComp) for _, each in parsed.ancestors(node)
-        ):
+    bound = [node.name for node in parsed.nodes(cst.MatchAs)]
+    bound += [node.name for node in parsed.nodes(cst.MatchStar)]
+    bound += [node.rest for node in parsed.nodes(cst.MatchMapping)]
+    for name in bound:
+        if name is not None:
+            yield name.value
+    for node in parsed.nodes(cst.NamedExpr):
+        if any(isinstance(each, cst.BaseComp) for _, each in parsed.ancestors(node)):
             yield cst.ensure_type(node.target, cst.Name).value
 
 
@@ -290,10 +291,10 @@ def _whole(value: object) -> int:
 
 def _assigned(parsed: Parsed) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]]:
     """Each name that a statement assigns to, with the expression it is given."""
-    for node in parsed.parents:
-        if isinstance(node, cst.Assign):
-            for target in node.targets:
-                if isinstance(target.target, cst.Name):
-                    yield target.target, node.value
-        elif isinstance(node, cst.AnnAssign) and isinstance(node.target, cst.Name) and node.value:
-            yield node.target, node.value
+    for node in parsed.nodes(cst.Assign):
+        for target in node.targets:
+            if isinstance(target.target, cst.Name):
+                yield target.target, node.value
+    for annotated in parsed.nodes(cst.AnnAssign):
+        if isinstance(annotated.target, cst.Name) and annotated.value:
+            yield annotated.target, annotated.value

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import warnings
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache, cached_property
-from typing import cast
+from operator import itemgetter
+from typing import TypeVar, cast
 
 import libcst as cst
 from libcst.metadata import ExpressionContext, Scope, ScopeProvider
@@ -19,6 +21,8 @@ from pytest_dwsconv.source.spans import Span, written
 
 Statement = cst.SimpleStatementLine | cst.BaseCompoundStatement
 
+Node = TypeVar("Node", bound=cst.CSTNode)
+
 _LINE_END = re.compile(r"\r\n?|\n")
 _BLANK_END = re.compile(r"(\r\n?|\n)\s*\Z")
 _LAYOUT = re.compile(
@@ -27,6 +31,9 @@ _LAYOUT = re.compile(
     "|first_line|separator"
 )
 """Fields of syntax nodes that hold no code."""
+
+_NO_NODES = frozenset({str, bool, type(None), cst.MaybeSentinel})
+"""What else than nodes the other fields hold."""
 
 MARK = "Inserted by dwsconv-rewrite"
 """Stands in the docstring of every inserted class: by it a later run knows its own work."""
@@ -50,10 +57,33 @@ class Parsed:
     def parents(self) -> dict[cst.CSTNode, cst.CSTNode]:
         """Every node of the tree that ``below`` gives but its root, with the node it is part of."""
         parents = {}
-        for node in below(self.module):
-            for part in parts(node):
+        waiting: list[cst.CSTNode] = [self.module]
+        while waiting:
+            node = waiting.pop()
+            own = [*parts(node)]
+            for part in own:
                 parents[part] = node
+            waiting += reversed(own)
         return parents
+
+    @cached_property
+    def _by_kind(self) -> Mapping[type[cst.CSTNode], list[tuple[int, cst.CSTNode]]]:
+        found: dict[type[cst.CSTNode], list[tuple[int, cst.CSTNode]]] = defaultdict(list)
+        for number, node in enumerate(self.parents):
+            found[type(node)].append((number, node))
+        return found
+
+    def nodes(self, *kinds: type[Node]) -> list[Node]:
+        """The nodes of exactly these kinds, in the order of ``parents``.
+
+        To ask every node of a file for its kind is slow: libcst's classes are abstract base ones.
+        """
+        found = []
+        for kind in kinds:
+            found += self._by_kind.get(kind, [])
+        if len(kinds) > 1:
+            found.sort(key=itemgetter(0))
+        return [cast(Node, node) for _, node in found]
 
     @cached_property
     def scopes(self) -> Mapping[cst.CSTNode, Scope]:
@@ -130,17 +160,21 @@ def below(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 
 def parts(node: cst.CSTNode) -> Iterable[cst.CSTNode]:
     """The nodes directly below one. libcst's own walk, which can edit, is ten times slower."""
-    for name in ("name",) if is_inserted(node) else _part_names(type(node)):
+    names = ("name",) if is_inserted(node) else _part_names(type(node))
+    for name in names:
         part = getattr(node, name)
-        if isinstance(part, cst.CSTNode):
-            yield part
-        elif isinstance(part, (tuple, list)):
+        if isinstance(part, (tuple, list)):
             yield from part
+        elif type(part) in _NO_NODES:
+            continue
+        elif isinstance(part, cst.CSTNode):
+            yield part
 
 
 def is_inserted(node: cst.CSTNode) -> bool:
     """Whether it is a class that an earlier run inserted."""
-    return isinstance(node, cst.ClassDef) and MARK in (node.get_docstring(clean=False) or "")
+    # reason: to ask for the exact class is ten times as fast, and every node is asked
+    return type(node) is cst.ClassDef and MARK in (node.get_docstring(clean=False) or "")
 
 
 @cache
@@ -228,21 +262,16 @@ class _Visitor(ScopeVisitor):
 
 def _stored(parsed: Parsed) -> Iterator[cst.Name]:
     """The names that are assigned to."""
-    for node in parsed.parents:
-        if isinstance(
-            node,
-            (
-                cst.AssignTarget,
-                cst.AnnAssign,
-                cst.AugAssign,
-                cst.NamedExpr,
-                cst.For,
-                cst.CompFor,
-            ),
-        ):
-            yield from _names_in(node.target)
-        elif isinstance(node, cst.AsName):
-            yield from _names_in(node.name)
+    targets: list[cst.BaseExpression] = []
+    targets += [node.target for node in parsed.nodes(cst.AssignTarget)]
+    targets += [node.target for node in parsed.nodes(cst.AnnAssign)]
+    targets += [node.target for node in parsed.nodes(cst.AugAssign)]
+    targets += [node.target for node in parsed.nodes(cst.NamedExpr)]
+    targets += [node.target for node in parsed.nodes(cst.For)]
+    targets += [node.target for node in parsed.nodes(cst.CompFor)]
+    targets += [node.name for node in parsed.nodes(cst.AsName)]
+    for target in targets:
+        yield from _names_in(target)
 
 
 def _names_in(target: cst.BaseExpression) -> Iterator[cst.Name]:

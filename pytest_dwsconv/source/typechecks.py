@@ -14,11 +14,8 @@ from pytest_dwsconv.source.names import Names
 ALL_RANKS = frozenset({1, 2, 3})
 _BASE = "torch.nn.modules.conv._ConvNd"
 
-_IS_INSTANCE = m.Call(func=m.Name("isinstance"), args=[m.Arg(), m.Arg()])
-_IS_SUBCLASS = m.Call(
-    func=m.Name("issubclass"), args=[m.Arg(m.Call(func=m.Name("type"), args=[m.Arg()])), m.Arg()]
-)
-_TYPE_OF = m.Call(func=m.Name("type"), args=[m.Arg()]) | m.Attribute(attr=m.Name("__class__"))
+_TYPE_CALL = m.Call(func=m.Name("type"), args=[m.Arg()])
+_TYPE_OF = _TYPE_CALL | m.Attribute(attr=m.Name("__class__"))
 _NEGATED = (cst.NotEqual, cst.IsNot, cst.NotIn)
 
 
@@ -32,12 +29,12 @@ class TypeCheck(NamedTuple):
 
 def type_check(node: cst.CSTNode) -> TypeCheck | None:
     """The check that a call or comparison makes, if it makes one."""
-    if m.matches(node, _IS_INSTANCE):
-        call = cst.ensure_type(node, cst.Call)
-        return TypeCheck(call.args[0].value, call.args[1].value)
-    if m.matches(node, _IS_SUBCLASS):
-        call = cst.ensure_type(node, cst.Call)
-        return TypeCheck(_argument(call.args[0].value), call.args[1].value)
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and len(node.args) == 2:
+        asked, types = (argument.value for argument in node.args)
+        if node.func.value == "isinstance":
+            return TypeCheck(asked, types)
+        if node.func.value == "issubclass" and m.matches(asked, _TYPE_CALL):
+            return TypeCheck(_argument(asked), types)
     if isinstance(node, cst.Comparison) and m.matches(node.left, _TYPE_OF):
         first = node.comparisons[0]
         subject = node.left.value if isinstance(node.left, cst.Attribute) else _argument(node.left)

@@ -31,7 +31,7 @@ _FUSE = re.compile(
 )
 
 _STATE = frozenset({"load_state_dict", "state_dict", "get_parameter", "register_parameter"})
-_PARAMETERS = m.Call(func=m.Attribute(attr=m.Name("parameters") | m.Name("named_parameters")))
+_PARAMETERS = frozenset({"parameters", "named_parameters"})
 _WRITTEN = re.compile(r"(?!requires_grad_|share_memory_)\w*[a-z]_")
 """Methods of tensors that write into them."""
 
@@ -61,6 +61,16 @@ _SAME_OF_ANY = frozenset({"dtype", "device", "is_cuda", "requires_grad"})
 
 _ATTRIBUTE_FUNCTIONS = frozenset({"builtins.getattr", "builtins.setattr", "builtins.delattr"})
 
+_SEARCHED: tuple[type[cst.CSTNode], ...] = (
+    cst.Attribute,
+    cst.Call,
+    cst.Comparison,
+    cst.FormattedStringText,
+    cst.Match,
+    cst.SimpleString,
+)
+"""The kinds of nodes that use something."""
+
 _NO_WEIGHT = "and a replacement has none of its own"
 
 
@@ -79,8 +89,9 @@ class _Uses:
         self.judgements: dict[cst.CSTNode, Judgement] = {}
 
     def search(self) -> None:
-        mentioned = any(self._mentions_reparametrizer(node) for node in self._parsed.parents)
-        for node in self._parsed.parents:
+        named = self._parsed.nodes(cst.ImportAlias, cst.Name)
+        mentioned = any(self._mentions_reparametrizer(node) for node in named)
+        for node in self._parsed.nodes(*_SEARCHED):
             if isinstance(node, cst.Attribute):
                 self._look_at_attribute(node)
             elif isinstance(node, cst.Call):
@@ -163,15 +174,17 @@ class _Uses:
 
     def _look_at_call(self, node: cst.Call) -> None:
         name = self._names.certain_name(node.func) or ""
-        if m.matches(node, _PARAMETERS):
+        method = node.func.attr.value if isinstance(node.func, cst.Attribute) else ""
+        if method in _PARAMETERS:
             self._look_at_parameters(node)
         elif _REPARAMETRIZE.fullmatch(name) and node.args:
             self._look_at_reparametrizer(node)
         elif _FUSE.fullmatch(name):
             self._look_at_fusion(node)
-        elif isinstance(node.func, cst.Attribute) and node.func.attr.value in _STATE:
-            what = f"calls its {node.func.attr.value}, and a replacement has other parameters"
-            self._note(node.func.value, "DWS110", node, what, through_classes=False)
+        elif method in _STATE:
+            what = f"calls its {method}, and a replacement has other parameters"
+            of = cst.ensure_type(node.func, cst.Attribute).value
+            self._note(of, "DWS110", node, what, through_classes=False)
         elif name in _ATTRIBUTE_FUNCTIONS and node.args:
             self._look_at_attribute_function(node, name)
         elif name != "builtins.hasattr" and "weight" in _texts(node):

@@ -95,18 +95,15 @@ class Values:
         self._convolutions = convolutions
         self._functions: dict[Key, list[Function]] = defaultdict(list)
         self._classes: dict[Key, cst.ClassDef] = {}
-        for node in parsed.parents:
-            self._define(node)
-
-    def _define(self, node: cst.CSTNode) -> None:
-        if isinstance(node, cst.FunctionDef):
-            self._functions[self.key(node.name)].append(node)
-        elif isinstance(node, cst.ClassDef):
-            self._classes[self.key(node.name)] = node
-        elif isinstance(node, cst.Assign) and isinstance(node.value, cst.Lambda):
-            for target in node.targets:
-                if isinstance(target.target, (cst.Name, cst.Attribute)):
-                    self._functions[self.key(target.target)].append(node.value)
+        for function in parsed.nodes(cst.FunctionDef):
+            self._functions[self.key(function.name)].append(function)
+        for of in parsed.nodes(cst.ClassDef):
+            self._classes[self.key(of.name)] = of
+        for node in parsed.nodes(cst.Assign):
+            if isinstance(node.value, cst.Lambda):
+                for target in node.targets:
+                    if isinstance(target.target, (cst.Name, cst.Attribute)):
+                        self._functions[self.key(target.target)].append(node.value)
 
     def key(self, node: cst.Name | cst.Attribute) -> Key:
         if isinstance(node, cst.Attribute):

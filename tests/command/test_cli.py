@@ -187,7 +187,7 @@ def test_standard_input_comes_out_of_standard_output(
 def test_standard_input_that_is_no_python_gives_no_output(
     monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
-    give_stdin(monkeypatch, b"conv2d = (\n")
+    give_stdin(monkeypatch, b"torch.conv2d = (\n")
     assert main(["-"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -239,7 +239,7 @@ def test_the_saving_asked_for_comes_from_the_settings(model: Path, capsys: Outpu
 
 
 def test_a_bad_file_does_not_keep_the_others(model: Path, capsys: Output) -> None:
-    Path("bad.py").write_text("conv2d = 1\nconv2d = = 2\n")
+    Path("bad.py").write_text("import torch.conv2d\nconv2d = = 2\n")
     assert main(["bad.py", "model.py", "missing.py"]) == 2
     out, err = capsys.readouterr()
     assert err.splitlines() == [
@@ -248,7 +248,7 @@ def test_a_bad_file_does_not_keep_the_others(model: Path, capsys: Output) -> Non
         "dwsconv-rewrite: missing.py: there is no such file",
     ]
     assert "3 convolutions rewritten in 1 file" in out
-    assert Path("bad.py").read_text() == "conv2d = 1\nconv2d = = 2\n"
+    assert Path("bad.py").read_text() == "import torch.conv2d\nconv2d = = 2\n"
 
 
 @pytest.mark.parametrize("path", ["loop.py", ".", "loop.py/x.py"])

@@ -264,7 +264,11 @@ def test_blank_lines_at_the_end_are_kept(end: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("conv2d = 1\rx = 2\r", 2), ("\fconv2d = 1\n", 1), ("if conv2d:\n  y\n\f  z\n\n    \n", 3)],
+    [
+        ("torch.conv2d\rx = 2\r", 2),
+        ("\fx = torch.conv2d\n", 1),
+        ("if torch.conv2d:\n  y\n\f  z\n\n    \n", 3),
+    ],
 )
 def test_what_would_not_be_kept_is_named_with_its_line(text: str, line: int) -> None:
     with pytest.raises(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from textwrap import dedent
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
-from pytest_dwsconv.source.edit import rewrite_text
+from pytest_dwsconv.source import stack
+from pytest_dwsconv.source.edit import Rewrite, rewrite_text
 from pytest_dwsconv.source.sites import Evidence, SourceSite
 
 
@@ -287,24 +290,43 @@ def test_min_saving_holds_for_known_and_unknown_numbers() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("conv2d = (\n", "line 1"),
-        ("x = 1\nconv2d =\n", "line 2, column 9"),
-        ("conv2d\nreturn 3\n", "line 2"),
+        ("conv2d = (\n", "line 2"),
+        ("x = 1\nconv2d =\n", "line 3, column 9"),
+        ("conv2d\nreturn 3\n", "line 3"),
         ("conv2d = '\0'\n", "null byte"),
-        ("conv2d\ndef f(:\n", "line 2, column 7"),
-        ("def f(:\n", "line 1, column 7"),
-        ("conv2d = " + "+".join(["1"] * 2000), "nested too deeply"),
+        ("conv2d\ndef f(:\n", "line 3, column 7"),
         ("conv2d = " + "-" * 100_000 + "1", "nested too deeply for Python to compile"),
         ("conv2d = a" + ".b" * 20_000, "nested too deeply for Python to compile"),
-        ("conv2d = a" + ".b" * 900, "nested too deeply to be read"),
         ("conv2d = " + "(" * 100_000, "too many nested parentheses"),
         ("conv2d = " + "9" * 5_000, "value has 5000 digits; correct it"),
     ],
 )
 def test_no_python_is_one_sentence_with_its_place(text: str, message: str) -> None:
     with pytest.raises(SourceError, match=message) as caught:
-        rewrite_text(text)
+        rewrite_text(f"import torch\n{text}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["f" + ".a(1)" * 200, " + ".join(["x"] * 1000), "f" + ".b" * 900],
+    ids=["200 calls", "1000 terms", "900 attributes"],
+)
+def test_what_python_takes_is_read_however_deeply_nested(expression: str) -> None:
+    limit, size = sys.getrecursionlimit(), threading.stack_size()
+    assert only_site(f"from torch import nn\nnn.Conv2d(8, 8, 3)\n{expression}\n").is_candidate
+    assert (sys.getrecursionlimit(), threading.stack_size()) == (limit, size)
+
+
+def test_what_no_stack_is_large_enough_for_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "_FRAMES", 1)
+    with pytest.raises(SourceError, match="nested too deeply to be read"):
+        rewrite_text("import torch\nconv2d = a" + ".b" * 900)
+
+
+def test_a_file_that_names_no_convolution_is_not_parsed() -> None:
+    text = "import torch\nprint 'Python 2'\n"
+    assert rewrite_text(text) == Rewrite(text, (), {})
 
 
 BUILT_STANDARD = ConvSpec(2, 64, 128, (3, 3), bias=False)
