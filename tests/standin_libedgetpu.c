@@ -1,11 +1,12 @@
 /* A stand-in for libedgetpu: the exported functions of the real one, with devices that exist only in the environment.
 
    STANDIN_DEVICES    "usb=PATH,pci=PATH": what is listed, in that order. An open device is a lock on its PATH.
-   STANDIN_HIDDEN     so many listings show nothing at first, as while a device re-enumerates
+   STANDIN_HIDDEN     "hang", or so many listings show nothing at first, as while a device re-enumerates
    STANDIN_OPEN       "refuse", "crash", "hang", or how many attempts fail at first
    STANDIN_USER       the user to become before a device is opened, who has fewer rights
    STANDIN_PREPARE    "old": the model asks for a newer runtime
-   STANDIN_INVOKE     "fail", "crash", "hang", or the microseconds that an invoke takes
+   STANDIN_COMPILER   what it was built with, as its version says
+   STANDIN_INVOKE     "fail", "abort", "crash", "hang", or the microseconds that an invoke takes
    STANDIN_FIRST      the microseconds that each of the first STANDIN_SLOW (or 1) invokes takes
 
    The structures are the head of those in tensorflow/lite/core/c/common.h, as far as used and unchanged since 2.5;
@@ -16,6 +17,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -85,6 +87,7 @@ static struct device *devices(size_t *count) {
 struct device *edgetpu_list_devices(size_t *count) {
   static int listings;
   struct device *listed = devices(count);
+  if (is("STANDIN_HIDDEN", "hang")) for (;;) pause();
   if (listings++ < atoi(setting("STANDIN_HIDDEN"))) *count = 0;
   return listed;
 }
@@ -92,7 +95,10 @@ struct device *edgetpu_list_devices(size_t *count) {
 void edgetpu_free_devices(struct device *list) { (void)list; }
 
 const char *edgetpu_version(void) {
-  return "BuildLabel(COMPILER=stand-in,DATE=redacted,TIME=redacted), RuntimeVersion(14)";
+  static char version[256];
+  const char *compiler = *setting("STANDIN_COMPILER") ? setting("STANDIN_COMPILER") : "stand-in";
+  snprintf(version, sizeof version, "BuildLabel(COMPILER=%s,DATE=redacted,TIME=redacted), RuntimeVersion(14)", compiler);
+  return version;
 }
 
 static void spin(long microseconds) {
@@ -108,6 +114,11 @@ static int invoke(Context *context, Node *node) {
   (void)node;
   int slow = *setting("STANDIN_SLOW") ? atoi(setting("STANDIN_SLOW")) : 1;
   if (is("STANDIN_INVOKE", "crash")) raise(SIGSEGV);
+  if (is("STANDIN_INVOKE", "abort")) {
+    fputs("F driver/usb/usb_driver.cc:802] [0-0] bulk out for header failed. Abort. Unknown: USB transfer error 1 "
+          "[LibUsbDataOutCallback]\n", stderr);
+    abort();
+  }
   if (is("STANDIN_INVOKE", "hang")) for (;;) pause();
   if (is("STANDIN_INVOKE", "fail")) {
     context->ReportError(context, "USB transfer error 1 [LibUsbDataOutCallback]");

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def measure(
 
     Raises:
         InputError: ``tflite`` is not bytes, or the model is not compiled for the Edge TPU: it
-            would run on the CPU without a word.
+            would run on the CPU without a word. Or it is compiled, and ``device`` is "cpu".
         EdgeTpuError: it cannot be measured; ``kind`` says why.
     """
     if not isinstance(tflite, bytes):
@@ -135,6 +136,11 @@ def measure(
             "Path.read_bytes()"
         )
     if device == CPU:
+        if is_compiled(tflite):
+            raise InputError(
+                f"{name} is compiled for the Edge TPU and cannot run on the CPU: measure the file "
+                "that it was compiled from"
+            )
         result = _run(host, "cpu", "", tflite, procedure)
     elif is_compiled(tflite):
         result = _run(host, "edgetpu", check_device(device), tflite, procedure)
@@ -154,7 +160,7 @@ def is_compiled(tflite: bytes) -> bool:
     A damaged file that names the operator counts as compiled: its runtime reports the fault.
 
     Raises:
-        MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
+        MissingDependencyError: the packages of the extra ``measure`` are not installed.
     """
     if CUSTOM_OPERATOR.encode() not in tflite:
         return False
@@ -172,9 +178,7 @@ def compiled(
     Raises:
         InputError: the model cannot be read, or is a module without a shape.
     """
-    tflite, name = _tflite(model, shape)
-    if tflite[4:8] != b"TFL3":
-        raise InputError(f"{name} is not a TFLite model: {_GIVE}")
+    tflite, name = file_content(model) or _exported(model, shape)
     if is_compiled(tflite):
         return tflite, name
     from pytest_dwsconv.edgetpu.compiler import compile_model
@@ -182,16 +186,30 @@ def compiled(
     return compile_model(tflite).content, name
 
 
-def _tflite(
-    model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
-) -> tuple[bytes, str]:
+def file_content(model: object) -> tuple[bytes, str] | None:
+    """The content of a model that is given as a file, and its name; None for any other.
+
+    Raises:
+        InputError: it cannot be read, or is not a TFLite model.
+    """
     if isinstance(model, bytes):
-        return model, "model"
-    if isinstance(model, (str, PathLike)):
-        return content_of(Path(fspath(model)))[0], Path(fspath(model)).name
+        content, name = model, "model"
+    elif isinstance(model, (str, PathLike)):
+        path = Path(fspath(model))
+        content, name = content_of(path)[0], path.name
+    else:
+        return None
+    if content[4:8] != b"TFL3":
+        raise InputError(f"{name} is not a TFLite model: {_GIVE}")
+    return content, name
+
+
+def _exported(model: object, shape: tuple[int, ...] | None) -> tuple[bytes, str]:
+    name = type(model).__name__
+    if find_spec("torch") is None:
+        raise InputError(f"{name} is not a model, as PyTorch is not installed here: {_GIVE}")
     from torch import nn
 
-    name = type(model).__name__
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} is not a model: {_GIVE}")
     if shape is None:
@@ -218,8 +236,18 @@ def check_device(device: str) -> str:
 
 
 def _run(host: Host, task: str, device: str, tflite: bytes, procedure: Procedure) -> dict[str, Any]:
-    header = json.dumps({"task": task, "device": device, **asdict(procedure)})
+    header = json.dumps(
+        {
+            "task": task,
+            "device": device,
+            "checked": host.spec.check != "off",
+            "expected": host.had_device,
+            **asdict(procedure),
+        }
+    )
     # only a task that takes a device for itself may have to wait for one
     claim_limit = procedure.claim_limit if task == "edgetpu" else 0
     answer = host.run(header, tflite, procedure.limit + claim_limit)
-    return result_of(answer, str(host.spec), procedure.limit)
+    result = result_of(answer, str(host.spec), procedure.limit)
+    host.had_device = host.had_device or task != "cpu"
+    return result

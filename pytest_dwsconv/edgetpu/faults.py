@@ -15,7 +15,9 @@ AbsentKind = Literal["host", "runtime", "library", "device"]
 
 Kind = Literal[
     AbsentKind,
+    "python",
     "pycoral",
+    "mismatch",
     "permission",
     "busy",
     "open",
@@ -49,21 +51,24 @@ class EdgeTpuAbsentError(EdgeTpuError):
         super().__init__(message, kind)
 
 
+_COMMUNITY = "https://github.com/feranick"
+_WORKS = (
+    "the vendor's libedgetpu1-std with 'pip install tflite-runtime==2.11.0 \"numpy<2\"' on Python "
+    f"3.9, or a rebuilt libedgetpu ({_COMMUNITY}/libedgetpu) with 'pip install ai-edge-litert'"
+)
+
 # By the kind of fault that the worker reports: what is the matter with the host, and the next step.
 _FAULTS: dict[Kind, tuple[str, str]] = {
-    "runtime": (
-        "has no TFLite runtime",
-        "install one into its Python, as in 'pip install ai-edge-litert', "
-        "or 'pip install tflite-runtime \"numpy<2\"' for Python 3.8 and 3.9",
-    ),
+    "runtime": ("has no TFLite runtime", f"install one into its Python: {_WORKS}"),
     "pycoral": (
-        "has the pycoral of PyPI, a program about coral reefs",
-        "uninstall it there; a TFLite runtime is enough, and the vendor's pycoral comes from its "
-        "own index only",
+        "has a pycoral that cannot be used",
+        "uninstall it there, as a TFLite runtime is enough, or install one that fits: from the "
+        f"vendor's own index or {_COMMUNITY}/pycoral, never from PyPI",
     ),
-    "library": (
-        "has no libedgetpu that loads",
-        "install libedgetpu1-std there, from the vendor's package repository",
+    "library": ("has no libedgetpu that loads", f"install one there: {_WORKS}"),
+    "mismatch": (
+        "has a libedgetpu and a TFLite runtime that are reported to crash together",
+        f"install what works: {_WORKS}; or add check=off to the host, which measures all the same",
     ),
     "device": (
         "has no such Edge TPU",
@@ -80,8 +85,9 @@ _FAULTS: dict[Kind, tuple[str, str]] = {
         "power",
     ),
     "lost": (
-        "has an Edge TPU that failed while it ran the model",
-        "plug it in again, into a port that gives enough power",
+        "has an Edge TPU that was lost while it ran the model",
+        "see to its power, cable and hub: a USB 3 port of the board itself or a powered hub, a "
+        "short cable, and a supply that is strong enough",
     ),
     "version": (
         "has a libedgetpu that is older than the model asks for",
@@ -114,12 +120,15 @@ def result_of(answer: Mapping[str, Any], where: str, limit: float) -> dict[str, 
         return result
     if "fault" not in said:
         raise _ended(answer, where, limit, said.get("phase", "starting"))
-    kind = said["fault"]
+    raise _fault(said["fault"], where, said["detail"])
+
+
+def _fault(kind: Any, where: str, detail: str) -> EdgeTpuError:
     matter, step = _FAULTS[kind]
-    message = f"{where} {matter} ({said['detail']}): {step}"
+    message = f"{where} {matter} ({detail}): {step}"
     if kind in get_args(AbsentKind):
-        raise EdgeTpuAbsentError(message, kind)
-    raise EdgeTpuError(message, kind)
+        return EdgeTpuAbsentError(message, kind)
+    return EdgeTpuError(message, kind)
 
 
 def _ended(answer: Mapping[str, Any], where: str, limit: float, phase: str) -> EdgeTpuError:
@@ -132,6 +141,10 @@ def _ended(answer: Mapping[str, Any], where: str, limit: float, phase: str) -> E
             "whether the device answers, or measure fewer runs",
             "timeout",
         )
+    # libedgetpu aborts its process where a transfer fails, and says so before
+    lost = [line for line in answer["errors"].splitlines() if "USB transfer error" in line]
+    if lost:
+        return _fault("lost", where, lost[-1].strip())
     how = ending(status)
     last = "".join(f", {line}" for line in answer["errors"].strip().splitlines()[-1:])
     step = _CRASHES.get(how, "run the model there by hand to see more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -17,7 +18,7 @@ from pytest_dwsconv.errors import InputError
 if TYPE_CHECKING:
     from pytest_dwsconv.edgetpu.connection import Connection
 
-KEYS = ("python", "ssh", "ssh_config")
+KEYS = ("python", "ssh", "ssh_config", "check")
 SSH_OPTIONS = (
     "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 )
@@ -30,6 +31,8 @@ OLDEST_PYTHON = (3, 8)
 GRACE = 15.0
 """Seconds that an answer may take beyond the worker's own limit, before the connection is cut."""
 
+_REMOTE = "pytest_dwsconv.edgetpu.remote"
+_WORKER = ("runtimes", "devices", "worker")  # each after those that it imports
 _NAME_ONE = "name one, as in python=/usr/bin/python3"
 _PROBE = "import sys; print('python', *sys.version_info[:2])"
 _ANSWER = re.compile(r"^python (\d+) (\d+)$", re.MULTILINE)
@@ -41,12 +44,15 @@ class HostSpec:
 
     The empty text is this host. ``python`` is a command: what a shell would divide is put in
     quotes. ``ssh`` may hold options of the ssh command, and ``ssh_config`` names a file of them.
+    ``check=off`` measures there even with a libedgetpu and a TFLite runtime that are reported to
+    crash together.
     """
 
     text: str = ""
     python: str = ""
     ssh: str = ""
     ssh_config: str = ""
+    check: str = ""
 
     @classmethod
     def parse(cls, text: str) -> HostSpec:
@@ -54,7 +60,8 @@ class HostSpec:
 
         Raises:
             InputError: a key that is not known or comes twice, no value, a quote that is not
-                closed, a character that no command can hold, or ``ssh_config`` without ``ssh``.
+                closed, a character that no command can hold, ``ssh_config`` without ``ssh``, or a
+                ``check`` that is not "off".
         """
         if not text.isprintable():
             raise InputError(
@@ -69,6 +76,8 @@ class HostSpec:
             )
         if "ssh_config" in values and "ssh" not in values:
             raise InputError(f"{text!r} has an ssh_config and no ssh: add ssh=HOST")
+        if values.get("check", "off") != "off":
+            raise InputError(f"{text!r} has a check that is not off: write check=off, or leave it")
         try:
             shlex.split(values.get("python", ""))
         except ValueError as error:
@@ -120,6 +129,8 @@ class Host:
         self.spec = HostSpec.parse(spec)
         self._connect_limit = connect_limit
         self._connection: Connection | None = None
+        self.had_device = False
+        """Whether a device was found here: if it is not listed, it may be back in a moment."""
 
     def __enter__(self) -> Host:
         return self
@@ -143,11 +154,18 @@ class Host:
 
         Raises:
             EdgeTpuAbsentError: the host cannot be reached.
-            EdgeTpuError: the connection broke, or there was no answer in time.
+            EdgeTpuError: its Python cannot be used, the connection broke, or there was no answer in
+                time.
         """
         self.connect()
         assert self._connection is not None
-        task = {"worker": _source("worker"), "header": header, "model": model, "limit": limit}
+        task = {
+            "loader": _source("loader"),
+            "modules": json.dumps({f"{_REMOTE}.{name}": _source(name) for name in _WORKER}),
+            "header": header,
+            "model": model,
+            "limit": limit,
+        }
         try:
             return self._connection.exchange(_source("supervisor"), task, limit + GRACE)
         except TimeoutError as error:
@@ -177,15 +195,16 @@ class Host:
 
         Raises:
             EdgeTpuAbsentError: the host cannot be reached, or execnet is not installed.
+            EdgeTpuError: its Python cannot be used.
         """
         if self._connection is not None:
             return
         if find_spec("execnet") is None:
             raise _no_host(
                 "measuring needs execnet, which is not installed: pip install "
-                "'pytest-dwsconv[edgetpu]'"
+                "'pytest-dwsconv[measure]'"
             )
-        self._probe()
+        self._check_python(self._probed())
         from pytest_dwsconv.edgetpu.connection import Connection
 
         try:
@@ -195,11 +214,8 @@ class Host:
                 f"{self.spec} answered once and not again ({error!r}): see whether it is up"
             ) from error
 
-    def _probe(self) -> None:
-        """Check that the host answers and that its Python will do.
-
-        There is a time limit here, which execnet does not have.
-        """
+    def _probed(self) -> Finished:
+        """What the host answers, within a time limit, which execnet does not have."""
         try:
             done = run_within(self._connect_limit, self.spec.probe)
         except TimeoutError as error:
@@ -208,43 +224,55 @@ class Host:
                 "and its Python starts"
             ) from error
         except OSError as error:
-            raise _no_host(
+            if self.spec.ssh:
+                raise _no_host(
+                    f"{self.spec} cannot be reached: {error.strerror}: {error.filename}; install "
+                    "an ssh client"
+                ) from error
+            raise _no_python(
                 f"{self.spec} cannot be used: {error.strerror}: {error.filename}; name a Python "
                 "that starts, in quotes if there is a space in its path"
             ) from error
+        if self.spec.ssh and done.status == 255:  # ssh's own; others are the Python's
+            raise _no_host(
+                f"{self.spec} cannot be reached ({_last(done)}): see that 'ssh {self.spec.ssh}' "
+                "works without a question"
+            )
+        return done
+
+    def _check_python(self, done: Finished) -> None:
         if done.status:
-            raise _no_host(_unreachable(self.spec, done))
+            raise _no_python(f"{self.spec} has no Python that starts ({_last(done)}): {_NAME_ONE}")
         printed = done.stdout.strip()
         found = _ANSWER.search(printed)
         if found is None:
-            raise _no_host(
+            raise _no_python(
                 f"{self.spec} is not a Python interpreter, it printed {printed[:80]!r}: {_NAME_ONE}"
             )
         if found.group() != printed:
-            raise _no_host(
+            raise _no_python(
                 f"{self.spec} prints {printed[:80]!r} of its own accord: have the start-up files "
                 "of its shell print nothing"
             )
         if tuple(map(int, found.groups())) < OLDEST_PYTHON:
-            raise _no_host(
+            raise _no_python(
                 f"{self.spec} has Python {'.'.join(found.groups())} and needs 3.8 or newer: "
                 f"{_NAME_ONE}"
             )
+
+
+def _last(done: Finished) -> str:
+    """The last line of its errors, or else how it ended."""
+    return (done.stderr.strip().splitlines() or [done.ending])[-1]
 
 
 def _no_host(message: str) -> EdgeTpuAbsentError:
     return EdgeTpuAbsentError(message, "host")
 
 
-def _unreachable(spec: HostSpec, done: Finished) -> str:
-    last = (done.stderr.strip().splitlines() or [done.ending])[-1]
-    if spec.ssh and done.status == 255:
-        return (
-            f"{spec} cannot be reached ({last}): see that 'ssh {spec.ssh}' works without a question"
-        )
-    return f"{spec} has no Python that starts ({last}): {_NAME_ONE}"
+def _no_python(message: str) -> EdgeTpuError:
+    return EdgeTpuError(message, "python")
 
 
 def _source(module: str) -> str:
-    folder = files("pytest_dwsconv.edgetpu.remote")
-    return (folder / f"{module}.py").read_text(encoding="utf-8")
+    return (files(_REMOTE) / f"{module}.py").read_text(encoding="utf-8")

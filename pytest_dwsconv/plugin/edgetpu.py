@@ -206,11 +206,11 @@ class LatencyFixture:
         from pytest_dwsconv.core.plaintext import plain
         from pytest_dwsconv.errors import DwsconvError
 
-        config, hook = self._item.config, self._item.ihook
+        config = self._item.config
         try:
             limit = LatencyLimit(max, percentile, tolerance)
+            backend = self._backend(model)
             with _skipping(config):
-                backend = hook.pytest_dwsconv_latency_backend(config=config, target=TARGET)
                 measurement = measured_by(backend, model, shape, _name(model))
         except DwsconvError as error:
             # reason: it is the user's to mend, in one sentence without frames of this plugin
@@ -220,6 +220,22 @@ class LatencyFixture:
         if excess:
             pytest.fail(f"{plain(excess)}\n{measurement}")
         return measurement
+
+    def _backend(self, model: object) -> LatencyBackend:
+        config = self._item.config
+        try:
+            with _skipping(config):
+                backend: LatencyBackend = self._item.ihook.pytest_dwsconv_latency_backend(
+                    config=config, target=TARGET
+                )
+        except pytest.skip.Exception:
+            if _mode(config) != "off":
+                from pytest_dwsconv.edgetpu.device import file_content
+
+                # a file that is missing is missing everywhere, and is no reason to skip
+                file_content(model)
+            raise
+        return backend
 
 
 def _name(model: object) -> str:

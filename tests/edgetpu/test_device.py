@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -58,6 +59,25 @@ def test_a_device_string_chooses(
     assert [Path(listed.path).name for listed in EdgeTpu(host, device, QUICK).devices()] == names
 
 
+def test_a_device_is_waited_for_where_there_was_one(
+    standin: StandIn, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin.plug_in("usb0")
+    headers: list[dict[str, Any]] = []
+    run = host.run
+
+    def noted(header: str, *more: Any) -> dict[str, Any]:
+        headers.append(json.loads(header))
+        return run(header, *more)
+
+    monkeypatch.setattr(host, "run", noted)
+    with fails("device"):
+        EdgeTpu(host, "pci", QUICK).devices()
+    for _ in range(2):
+        EdgeTpu(host, procedure=QUICK).devices()
+    assert [header["expected"] for header in headers] == [False, False, True]
+
+
 @pytest.mark.parametrize("device", ["usb:2", "pci:1", ":3"])
 def test_a_device_that_is_not_there(standin: StandIn, host: Host, device: str) -> None:
     paths = standin.plug_in("usb0", "pci0", "usb1")
@@ -100,24 +120,11 @@ def test_no_device(standin: StandIn, host: Host) -> None:
         EdgeTpu(host, procedure=QUICK).devices()
 
 
-def test_a_device_that_vanishes_for_a_moment(standin: StandIn, host: Host) -> None:
-    standin.plug_in("usb0")
-    standin.set(hidden=str(len(QUICK.waits)))
-    assert len(EdgeTpu(host, procedure=QUICK).devices()) == 1
-
-
-def test_a_device_that_vanishes_for_good(standin: StandIn, host: Host) -> None:
-    standin.plug_in("usb0")
-    standin.set(hidden=str(len(QUICK.waits) + 1))
-    with fails("device"):
-        EdgeTpu(host, procedure=QUICK).devices()
-
-
 def test_no_library(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     message = (
         r"this host has no libedgetpu that loads \(.*libedgetpu\.so\.1: .*\): install "
-        r"libedgetpu1-std there"
+        r"one there: the vendor's libedgetpu1-std with 'pip install tflite-runtime==2\.11\.0"
     )
     (tmp_path / "libedgetpu.so.1").write_text("not a library")
     with fails("library", match=message):
@@ -162,29 +169,11 @@ def test_no_runtime(standin: StandIn, bare_python: Path) -> None:
     standin.plug_in("usb0")
     message = (
         r"has no TFLite runtime \(neither pycoral nor ai_edge_litert nor tflite_runtime is "
-        r"there\): install one"
+        r"there\): install one into its Python: the vendor's libedgetpu1-std with 'pip install "
+        r"tflite-runtime==2\.11\.0 .* or a rebuilt libedgetpu"
     )
     with Host(f"python={bare_python}") as host, fails("runtime", match=message):
         measure(host, NOT_RUN, procedure=QUICK)
-
-
-def test_the_pycoral_of_pypi_is_refused_unrun(
-    bare_python: Path, standin: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    standin.plug_in("usb0")
-    package = tmp_path / "packages" / "pycoral"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    message = (
-        r"has the pycoral of PyPI, a program about coral reefs \(.*pycoral/__init__\.py\): "
-        r"uninstall it there"
-    )
-    with Host(f"python={bare_python}") as host:
-        for attempt in (EdgeTpu(host).devices, lambda: measure(host, NOT_RUN)):
-            with fails("pycoral", match=message):
-                attempt()
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_package_that_breaks_on_import(
@@ -242,6 +231,12 @@ def test_a_model_for_the_cpu_is_refused(host: Host) -> None:
     )
     with pytest.raises(InputError, match=message):
         measure(host, PLAIN, "small")
+
+
+def test_a_compiled_model_is_refused_on_the_cpu(host: Host) -> None:
+    message = "small is compiled for the Edge TPU and cannot run on the CPU: measure the file that"
+    with pytest.raises(InputError, match=message):
+        measure(host, NOT_RUN, "small", device="cpu")
 
 
 def test_a_path_is_no_content(host: Host) -> None:

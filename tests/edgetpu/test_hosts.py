@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from standin import NOT_RUN, QUICK, Marked, StandIn, command_lines, fails
+from standin import QUICK, Marked, StandIn, command_lines, fails
 
 from pytest_dwsconv.edgetpu import hosts
 from pytest_dwsconv.edgetpu.device import EdgeTpu, Procedure, measure
@@ -78,6 +79,12 @@ def test_a_time_limit_is_a_number_of_seconds(seconds: float) -> None:
         Host(connect_limit=seconds)
 
 
+@pytest.mark.parametrize("text", ["check=on", "ssh=pi//check=0"])
+def test_a_check_can_only_be_switched_off(text: str) -> None:
+    with pytest.raises(InputError, match="has a check that is not off: write check=off"):
+        Host(text)
+
+
 def test_a_configuration_needs_a_host() -> None:
     with pytest.raises(InputError, match="has an ssh_config and no ssh: add ssh=HOST"):
         Host("ssh_config=/etc/ssh/config")
@@ -124,7 +131,7 @@ def script(tmp_path: Path) -> Callable[[str], str]:
     ],
 )
 def test_a_python_that_will_not_do(script: Callable[[str], str], body: str, message: str) -> None:
-    with Host(script(body)) as host, fails("host", match=message):
+    with Host(script(body)) as host, fails("python", match=message):
         EdgeTpu(host).devices()
 
 
@@ -133,7 +140,7 @@ def test_a_python_that_is_not_there() -> None:
         r"No such file .*: /nowhere/python3; name a Python that starts, in quotes if there is a "
         r"space in its path"
     )
-    with Host("python=/nowhere/python3") as host, fails("host", match=message):
+    with Host("python=/nowhere/python3") as host, fails("python", match=message):
         EdgeTpu(host).devices()
 
 
@@ -185,7 +192,7 @@ def test_ssh_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
         Host("ssh=pi@raspberrypi") as host,
-        fails("host", match=r"cannot be used: No such file .*: ssh"),
+        fails("host", match=r"cannot be reached: No such file .*: ssh; install an ssh client"),
     ):
         EdgeTpu(host).devices()
 
@@ -207,7 +214,7 @@ def test_a_host_that_nobody_is_at() -> None:
 def test_without_execnet_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, "execnet", raising=False)
-    with Host() as host, fails("host", match=r"pip install 'pytest-dwsconv\[edgetpu\]'"):
+    with Host() as host, fails("host", match=r"pip install 'pytest-dwsconv\[measure\]'"):
         EdgeTpu(host).devices()
 
 
@@ -216,10 +223,10 @@ def test_without_execnet_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def hanging(standin: StandIn) -> Procedure:
-    """A listing that would never end: the device does not appear."""
+    """A listing that would never end."""
     standin.plug_in("pci0")
-    standin.set(hidden="1000000")
-    return Procedure(waits=(1000.0,), limit=60)
+    standin.set(hidden="hang")
+    return Procedure(limit=60)
 
 
 def meanwhile(action: Callable[[], None]) -> threading.Thread:
@@ -241,7 +248,7 @@ def test_a_worker_that_is_killed(marked: Marked, hanging: Procedure) -> None:
 
 
 def test_a_worker_that_takes_too_long(marked: Marked, hanging: Procedure) -> None:
-    limited = Procedure(waits=hanging.waits, limit=4)
+    limited = replace(hanging, limit=4)
     message = r"the worker at this host was still listing the devices after 4 s and was stopped"
     with Host() as host, fails("timeout", match=message):
         EdgeTpu(host, procedure=limited).devices()
@@ -274,7 +281,7 @@ def test_a_host_that_falls_asleep(
             "timeout",
             match=r"gave no answer in 1 s and the connection was cut: see whether it is",
         ):
-            measure(host, NOT_RUN + bytes(10_000_000), device="cpu", procedure=Procedure(limit=0.5))
+            measure(host, bytes(10_000_000), device="cpu", procedure=Procedure(limit=0.5))
         assert time.monotonic() - start < 20
 
 

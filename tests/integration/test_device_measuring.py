@@ -246,7 +246,7 @@ def test_waiting_for_others_ends(standin: StandIn, host: Host) -> None:
     (path,) = standin.plug_in("usb0")
     claim = f"_, lock = claim([{{'path': {str(path)!r}}}], [0], 0)"
     claiming = (
-        f"from pytest_dwsconv.edgetpu.remote.worker import claim; {claim}; print('claimed', "
+        f"from pytest_dwsconv.edgetpu.remote.devices import claim; {claim}; print('claimed', "
         f"flush=True); pause()"
     )
     message = rf"other test runs held {re.escape(str(path))} for 0\.2 s"
@@ -260,7 +260,7 @@ def test_the_wait_for_others_has_a_limit_of_its_own(standin: StandIn, host: Host
     (path,) = standin.plug_in("usb0")
     claim = f"_, lock = claim([{{'path': {str(path)!r}}}], [0], 0)"
     claiming = (
-        f"from pytest_dwsconv.edgetpu.remote.worker import claim; from time import sleep; {claim}"
+        f"from pytest_dwsconv.edgetpu.remote.devices import claim; from time import sleep; {claim}"
     )
     procedure = replace(QUICK, limit=4, claim_limit=300)
     with running(f"{claiming}; print('claimed', flush=True); sleep(6)"):

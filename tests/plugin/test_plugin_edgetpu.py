@@ -103,22 +103,30 @@ def test_plain():
 """
 
 
-@pytest.mark.usefixtures("no_library")
-def test_without_a_device_tests_are_skipped_with_the_reason(pytester: pytest.Pytester) -> None:
+@pytest.fixture
+def wants(pytester: pytest.Pytester) -> None:
+    """A suite that wants a device, and the model that it measures."""
     pytester.makepyfile(WANTS)
+    (pytester.path / "net_edgetpu.tflite").write_bytes(NOT_RUN)
+
+
+@pytest.mark.usefixtures("no_library", "wants")
+def test_without_a_device_tests_are_skipped_with_the_reason(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("-rs")
     result.assert_outcomes(passed=1, skipped=2)
     result.stdout.fnmatch_lines(
-        ["SKIPPED*this host has no libedgetpu that loads*: install libedgetpu1-std there*"]
+        [
+            "SKIPPED*this host has no libedgetpu that loads*: install one there: *"
+            "tflite-runtime==2.11.0*or a rebuilt libedgetpu*"
+        ]
     )
 
 
-@pytest.mark.usefixtures("no_library")
+@pytest.mark.usefixtures("no_library", "wants")
 @pytest.mark.parametrize("argument", ["--dws-edgetpu=require", "-odws_edgetpu=require"])
 def test_without_a_device_tests_fail_where_one_is_required(
     pytester: pytest.Pytester, argument: str
 ) -> None:
-    pytester.makepyfile(WANTS)
     result = pytester.runpytest(argument)
     result.assert_outcomes(passed=1, failed=1, errors=1)
     message = "an Edge TPU is required by dws-edgetpu: this host has no libedgetpu that loads*"
@@ -137,9 +145,8 @@ def test_the_command_line_takes_the_place_of_the_ini_file(
     pytester.runpytest("--dws-edgetpu-device=usb").assert_outcomes(passed=1)
 
 
-@pytest.mark.usefixtures("standin")
+@pytest.mark.usefixtures("standin", "wants")
 def test_switched_off_nothing_is_looked_for(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(WANTS)
     result = pytester.runpytest(
         "--dws-edgetpu=off", "--dws-edgetpu-host=python=/nowhere/python", "-rs"
     )
@@ -147,13 +154,35 @@ def test_switched_off_nothing_is_looked_for(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["SKIPPED*the Edge TPU is switched off by dws-edgetpu"])
 
 
-def test_an_unreachable_host_is_an_absent_device(pytester: pytest.Pytester) -> None:
+def test_an_unreachable_host_is_an_absent_device(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(pytester.path))
     pytester.makepyfile("def test_device(edgetpu): pass")
-    result = pytester.runpytest("--dws-edgetpu-host=python=/nowhere/python", "-rs")
+    result = pytester.runpytest("--dws-edgetpu-host=ssh=pi@raspberrypi", "-rs")
     result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*ssh=pi@raspberrypi cannot be reached: *"])
+
+
+def test_a_python_that_is_not_there_is_no_reason_to_skip(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_device(edgetpu): pass")
+    result = pytester.runpytest("--dws-edgetpu-host=python=/nowhere/python")
+    result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        ["SKIPPED*python=/nowhere/python cannot be used: No such file or directory*"]
+        ["E*EdgeTpuError: python=/nowhere/python cannot be used: No such file or directory*"]
     )
+
+
+@pytest.mark.usefixtures("no_library")
+@pytest.mark.parametrize("model", ["'absent.tflite'", "b'PK'"])
+def test_a_model_that_is_not_there_is_no_reason_to_skip(
+    pytester: pytest.Pytester, model: str
+) -> None:
+    pytester.makepyfile(f"def test_latency(edgetpu_latency): edgetpu_latency({model}, max='12ms')")
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*InputError: *give *a .tflite file*"])
+    pytester.runpytest("--dws-edgetpu=off").assert_outcomes(skipped=1)
 
 
 def test_the_device_is_given_to_a_test(pytester: pytest.Pytester, standin: StandIn) -> None:
@@ -173,30 +202,28 @@ def test_the_device_is_given_to_a_test(pytester: pytest.Pytester, standin: Stand
     pytester.runpytest(*arguments).assert_outcomes(passed=1)
 
 
+@pytest.mark.usefixtures("wants")
 def test_a_device_that_cannot_be_used_is_no_reason_to_skip(
     pytester: pytest.Pytester, standin: StandIn, tmp_path: Path
 ) -> None:
     """There may be a device where PyPI's pycoral is, and the user has something to mend."""
     (tmp_path / "packages" / "pycoral").mkdir(parents=True)
     (tmp_path / "packages" / "pycoral" / "__init__.py").touch()
-    pytester.makepyfile(WANTS)
     command = f"--dws-edgetpu-host=python=env PYTHONPATH={tmp_path / 'packages'} {sys.executable}"
-    (pytester.path / "net_edgetpu.tflite").write_bytes(NOT_RUN)
     result = pytester.runpytest(command)
     result.assert_outcomes(passed=1, failed=1, errors=1)
     result.stdout.fnmatch_lines(
-        ["E*EdgeTpuError: *has the pycoral of PyPI, a program about coral reefs*"]
+        ["E*EdgeTpuError: *has a pycoral that cannot be used (*that of PyPI, a program about*"]
     )
 
 
-@pytest.mark.usefixtures("no_library")
+@pytest.mark.usefixtures("no_library", "wants")
 def test_a_device_is_looked_for_once(pytester: pytest.Pytester, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(
         f'#!/bin/sh\necho "$@" >> {tmp_path / "starts"}\nexec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
-    pytester.makepyfile(WANTS)
     pytester.runpytest(f"--dws-edgetpu-host=python={python}").assert_outcomes(passed=1, skipped=2)
     # seen to start, and connected to
     assert len((tmp_path / "starts").read_text().splitlines()) == 2

@@ -1,1 +1,1 @@
-"""What runs on the host of the device: each file is sent there as text and stands alone."""
+"""What runs on the host of the device: its files are sent there as text, and need no other."""

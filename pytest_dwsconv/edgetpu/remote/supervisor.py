@@ -14,20 +14,20 @@ from typing import Any
 def supervise(channel: Any) -> None:
     """Take one task off the channel, and answer with what the worker printed and how it ended.
 
-    The task is ``worker`` (source text), ``header`` (a line of JSON), ``model`` (bytes) and
-    ``limit`` (seconds). Anything else that comes kills the worker: the end of the connection does.
+    The task is ``loader`` (source text), ``modules`` and ``header`` (lines of JSON), ``model``
+    (bytes) and ``limit`` (seconds). Anything else that comes kills the worker: the end of the
+    connection does.
     """
     task = channel.receive()
-    command = [sys.executable, "-u", "-c", task["worker"]]
+    command = [sys.executable, "-u", "-c", task["loader"]]
     worker = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     channel.setcallback(lambda _: worker.kill(), endmarker=None)
     timed_out = False
     try:
-        printed, errors = worker.communicate(
-            task["header"].encode() + b"\n" + task["model"], timeout=task["limit"]
-        )
+        lines = "{modules}\n{header}\n".format_map(task).encode()
+        printed, errors = worker.communicate(lines + task["model"], timeout=task["limit"])
     except subprocess.TimeoutExpired:
         timed_out = True
         worker.kill()
