@@ -177,7 +177,7 @@ def read_model(model: bytes | str | Path) -> ModelFile:
         InputError: there is no such file, or it cannot be opened.
         FormatError: it is not a TFLite model, is damaged, or is compiled by one of the first Edge
             TPU compilers, of which not all is known.
-        MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
+        MissingDependencyError: the packages of the extra ``measure`` are not installed.
     """
     content, name = content_of(model)
     if content[4:8] != _IDENTIFIER:
@@ -368,7 +368,7 @@ def _names(enumeration: str) -> dict[int, str]:
     try:
         import tflite
     except ImportError as error:
-        raise MissingDependencyError("reading a model file", "tflite", "edgetpu") from error
+        raise MissingDependencyError("reading a model file", "tflite", "measure") from error
     values = vars(getattr(tflite, enumeration)).items()
     return {number: name for name, number in values if isinstance(number, int)}
 

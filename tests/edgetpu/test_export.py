@@ -133,7 +133,7 @@ def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
         export_int8(Network(), SHAPE)
     assert str(caught.value) == (
         "exporting to TFLite needs the package no-such-package: "
-        "pip install 'pytest-dwsconv[edgetpu]'"
+        "pip install 'pytest-dwsconv[export]'"
     )
 
 

@@ -241,7 +241,7 @@ def test_the_package_that_reads_is_named_when_it_is_missing(
     monkeypatch.setitem(sys.modules, "tflite", None)
     with pytest.raises(
         MissingDependencyError,
-        match=r"needs the package tflite: pip install 'pytest-dwsconv\[edgetpu\]'",
+        match=r"needs the package tflite: pip install 'pytest-dwsconv\[measure\]'",
     ):
         read_model(pack(PLAIN))
 

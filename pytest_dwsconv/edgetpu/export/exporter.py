@@ -69,7 +69,7 @@ def export_int8(
         InputError: an argument cannot be used.
         ExportError: the model cannot be exported, or not in int8; names the layer at fault if it
             is in one.
-        MissingDependencyError: the packages of the extra ``edgetpu`` are not installed.
+        MissingDependencyError: the packages of the extra ``export`` are not installed.
 
     Warns:
         EdgeTpuWarning: some operators will stay on the CPU, by the vendor's documentation.
@@ -139,7 +139,7 @@ def _check_values(model: nn.Module) -> None:
 def _check_installed() -> None:
     for module, package in _NEEDED.items():
         if find_spec(module) is None:
-            raise MissingDependencyError("exporting to TFLite", package, "edgetpu")
+            raise MissingDependencyError("exporting to TFLite", package, "export")
 
 
 def _samples(shape: tuple[int, ...], calibration: Tensor | Iterable[Tensor] | None) -> Tensor:
