@@ -101,7 +101,11 @@ def _holds_convolutions(kind: type[nn.Module]) -> bool:
 
 def _is_convolution(module: nn.Module) -> bool:
     if isinstance(module, _ConvNd):
-        return True
+        # reason: a subclass with its weight in another form, such as the class that the command
+        # inserts, is what its function calls are; one of a single dimension is kept by FSDP so
+        weight = module._parameters.get("weight")
+        is_kernel = weight is None or weight.dim() in (1, len(module.kernel_size) + 2)
+        return is_kernel or type(module) in operators.CONVOLUTIONS
     # a quantized one, among PyTorch's other quantized modules
     return hasattr(module, "kernel_size") and hasattr(module, "groups")
 
@@ -217,6 +221,8 @@ class _CalledSites:
     def _of_call(self, step: Step, call: ConvCall) -> Site:
         """The module that made this call or whose weight it reads, else a site of its own."""
         weight = step.kwargs.get("weight", step.args[1] if len(step.args) > 1 else None)
+        if isinstance(weight, Step):
+            weight = _without_added_sides(weight)
         read = str(weight.target) if isinstance(weight, Step) and weight.op == "get_attr" else None
         if step.owner in self.sites and (read is None or read.startswith(f"{step.owner}.")):
             return self.sites[step.owner]
@@ -260,6 +266,20 @@ class _CalledSites:
 
 
 _NO_PARAMETER = (Trait.NO_PARAMETER,)
+_INDEXING = frozenset({"getitem", "__getitem__"})
+
+
+def _without_added_sides(weight: Step) -> Step:
+    """The matrix of which ``weight[:, :, None, None]`` makes a kernel of 1 x 1."""
+    name = str(getattr(weight.target, "__name__", weight.target))
+    if len(weight.reads) != 1 or name not in _INDEXING:
+        return weight
+    (matrix,) = weight.reads
+    if matrix.op != "get_attr" or matrix.layout is None:
+        return weight
+    shape = _shape(matrix)
+    sides = _shape(weight)[len(shape) :]
+    return matrix if _shape(weight) == (*shape, *sides) and set(sides) == {1} else weight
 
 
 def _runs_quantized(step: Step, site: Site) -> bool:

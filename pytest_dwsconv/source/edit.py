@@ -14,7 +14,7 @@ from libcst.metadata import QualifiedNameSource
 
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
-from pytest_dwsconv.source.finder import Annotation, find_places
+from pytest_dwsconv.source.finder import find_places
 from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
 from pytest_dwsconv.source.spans import Span
 from pytest_dwsconv.source.stack import with_large_stack
@@ -75,8 +75,7 @@ def _rewrite_deep(text: str, policy: Policy, evidence: Evidence) -> Rewrite:
 
 
 def _rewrite(parsed: Parsed, policy: Policy, evidence: Evidence) -> Rewrite:
-    places, annotations = find_places(parsed)
-    sites = judge_places(places, policy, evidence)
+    sites = judge_places(find_places(parsed), policy, evidence)
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
         return Rewrite(parsed.text, sites, {})
@@ -84,7 +83,6 @@ def _rewrite(parsed: Parsed, policy: Policy, evidence: Evidence) -> Rewrite:
     ranks = sorted({site.place.spec.rank for site in wanted})
     names = {rank: header.class_name(rank) for rank in ranks}
     edits = [(site.place.callee, names[site.place.spec.rank]) for site in wanted]
-    edits += _annotation_edits(annotations, wanted, names)
     edits.append(header.insertion(names))
     result = parsed.text
     # from the end, so that the spans before an edit stay true
@@ -92,18 +90,6 @@ def _rewrite(parsed: Parsed, policy: Policy, evidence: Evidence) -> Rewrite:
         result = result[:start] + replacement + result[end:]
     check_compiles(result)
     return Rewrite(result, sites, names)
-
-
-def _annotation_edits(
-    annotations: list[Annotation], wanted: list[SourceSite], names: dict[int, str]
-) -> list[tuple[Span, str]]:
-    """A type written only for replaced convolutions follows: it would no longer be true."""
-    ranks = {site.place.callee[0]: site.place.spec.rank for site in wanted}
-    return [
-        (annotation.span, names[ranks[annotation.calls[0]]])
-        for annotation in annotations
-        if ranks.keys() >= set(annotation.calls)
-    ]
 
 
 class _Header:
@@ -119,7 +105,7 @@ class _Header:
         self._own = {
             statement.name.value
             for statement in self._statements
-            if isinstance(statement, cst.ClassDef) and is_inserted(statement)
+            if isinstance(statement, cst.ClassDef) and _is_convolution(statement)
         }
 
     def class_name(self, rank: int) -> str:
@@ -201,6 +187,12 @@ class _Header:
             flags=re.MULTILINE,
         )
         return text.replace("\n", module.default_newline)
+
+
+def _is_convolution(statement: cst.ClassDef) -> bool:
+    """Whether it is a class that was inserted, and not one of two modules, as they once were."""
+    base = statement.bases[0].value if statement.bases else statement.name
+    return is_inserted(statement) and not m.matches(base, m.Attribute(attr=m.Name("Module")))
 
 
 def _numbered(name: str) -> Iterator[str]:

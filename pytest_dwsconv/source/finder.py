@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import re
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import libcst as cst
 
@@ -20,10 +20,9 @@ from pytest_dwsconv.source.calls import (
     unknown_spec,
 )
 from pytest_dwsconv.source.flow import Flow
-from pytest_dwsconv.source.guards import changes_to_all, unguarded_biases
+from pytest_dwsconv.source.loops import changes_to_all
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.sites import Place, by_rule
-from pytest_dwsconv.source.spans import Span
 from pytest_dwsconv.source.syntax import Parsed, below
 from pytest_dwsconv.source.typechecks import members
 from pytest_dwsconv.source.uses import judge_uses
@@ -57,22 +56,11 @@ _SETTLING: tuple[type[cst.CSTNode], ...] = (
 )
 """The kinds of nodes that have names in them that are not read as values."""
 
-_Values = Sequence[cst.BaseExpression | None]
 
-
-@dataclass(frozen=True)
-class Annotation:
-    """A type written where only the results of ``calls`` (starts of their callees) ever are."""
-
-    span: Span
-    calls: tuple[int, ...]
-
-
-def find_places(parsed: Parsed) -> tuple[list[Place], list[Annotation]]:
-    """All places in their order, and the annotations about them; inserted classes are skipped."""
-    finder = _Finder(parsed)
-    places = sorted(finder.places(), key=lambda place: (place.line, place.column))
-    return places, finder.annotations()
+def find_places(parsed: Parsed) -> list[Place]:
+    """All places in their order; inserted classes are skipped."""
+    places = _Finder(parsed).places()
+    return sorted(places, key=lambda place: (place.line, place.column))
 
 
 class _Finder:
@@ -192,56 +180,12 @@ class _Finder:
         return judge_uses(self._parsed, self._names, flow), self._judge_changes()
 
     def _judge_changes(self) -> dict[int, Judgement]:
-        """By rank: whether the file changes every convolution, or relies on each to have a bias."""
+        """By rank: what the file does to every convolution that a replacement cannot take."""
         found: dict[int, Judgement] = {}
         for change in changes_to_all(self._parsed, self._names):
             judgement = by_rule("DWS110", f"line {self._parsed.line(change.node)} {change.what}")
             found |= dict.fromkeys(change.ranks, judgement)
-        for bias in unguarded_biases(self._parsed, self._names):
-            judgement = by_rule(
-                "DWS110",
-                f"line {self._parsed.line(bias.attribute)} takes the bias of every such "
-                "convolution, and a depthwise part has none: let it ask whether "
-                f"{bias.name}.bias is not None",
-            )
-            found |= dict.fromkeys(bias.ranks, judgement)
         return found
-
-    def annotations(self) -> list[Annotation]:
-        found = []
-        for written, values in self._annotated():
-            calls = self._calls(values)
-            if calls and self._callee(written) is not None:
-                found.append(Annotation(self._parsed.span(written), calls))
-        return found
-
-    def _annotated(self) -> Iterator[tuple[cst.BaseExpression, _Values]]:
-        """The types written for variables and results, with all the values that those get."""
-        for node in self._parsed.nodes(cst.AnnAssign):
-            if node.value is not None:
-                yield node.annotation.annotation, [node.value]
-        for function in self._parsed.nodes(cst.FunctionDef):
-            if function.returns is not None and self._callee(function.returns.annotation):
-                yield function.returns.annotation, self._returned(function)
-
-    def _returned(self, function: cst.FunctionDef) -> _Values:
-        """The returned expressions, without those of functions inside it."""
-        return [
-            node.value
-            for node in below(function)
-            if isinstance(node, cst.Return)
-            and self._parsed.enclosing(node, cst.FunctionDef) is function
-        ]
-
-    def _calls(self, values: _Values) -> tuple[int, ...]:
-        """The starts of the callees if all the values are places, else none."""
-        starts = []
-        for value in values:
-            place = self._places.get(value) if value is not None else None
-            if place is None or not place.is_call:
-                return ()
-            starts.append(place.callee[0])
-        return tuple(starts)
 
 
 def _bound(node: cst.CSTNode) -> Iterator[cst.CSTNode]:

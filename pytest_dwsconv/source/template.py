@@ -4,90 +4,85 @@ from __future__ import annotations
 
 from string import Template
 
+from pytest_dwsconv.core.conv import FEW_CHANNELS, FEW_CHANNELS_OF_PATCHES
+from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.source.syntax import MARK
 
-# reason: torch's own initialisation makes a convolution's output vary a third as much as its input,
-# so two in a row would make it a ninth. With the depthwise part at gain 1 the pair's output varies
-# as one convolution's does. The weight is spelled with methods that torch.jit.script knows, so that
-# scripted models stay scriptable.
-_TEXT = Template('''\
-class $name($nn.Module):
+GUARD = "where_it_saves"
+"""The class method that decides when the code runs."""
+
+# reason: It is an nn.Conv2d, one module with a weight and a bias. So loops that initialise, rescale
+# or zero all convolutions, set their stride or ask for their bias, do to it what they do to others;
+# of two parts that were convolutions they would make both small, or both zero. Its weight has two
+# dimensions: what takes it for a kernel fails instead of computing something else.
+# torch's own initialisation makes a convolution's output vary a third as much as its input, so two
+# in a row would make it a ninth. With the depthwise filters at gain 1 the pair's output varies as
+# one convolution's does. What the forward uses is known to torch.jit.script. It runs on Python 3.8
+# and PyTorch 1.8: nn.Conv2d() ends with reset_parameters() in every release.
+_CLASS = Template('''\
+class $name($nn.Conv${rank}d):
     """A depthwise, then a pointwise convolution, in the place of one nn.Conv${rank}d.
 
-    Takes the arguments of nn.Conv${rank}d. `weight` is the kernel of the one convolution
-    that equals the pair, computed when read. $mark.
+    It takes the arguments of nn.Conv${rank}d. `depthwise_weight` has a filter for each input
+    channel; `weight`, of shape (out_channels, in_channels / groups), mixes their results.
+    $mark.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | $sides,
-        stride: int | $sides = 1,
-        padding: str | int | $sides = 0,
-        dilation: int | $sides = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: $torch.device | str | None = None,
-        dtype: $torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.depthwise = $nn.Conv${rank}d(
-            in_channels,
-            in_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups=in_channels,
-            bias=False,
-            padding_mode=padding_mode,
-            device=device,
-            dtype=dtype,
-        )
-        self.pointwise = $nn.Conv${rank}d(
-            in_channels,
-            out_channels,
-            1,
-            groups=groups,
-            bias=bias,
-            device=device,
-            dtype=dtype,
-        )
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = self.depthwise.kernel_size
-        self.stride = self.depthwise.stride
-        self.padding = self.depthwise.padding
-        self.dilation = self.depthwise.dilation
-        self.transposed = False
-        self.output_padding = self.depthwise.output_padding
-        self.groups = groups
-        self.padding_mode = padding_mode
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new weights; the output varies as that of one nn.Conv${rank}d does."""
-        $nn.init.kaiming_uniform_(self.depthwise.weight, nonlinearity="linear")
-        self.pointwise.reset_parameters()
-
-    @property
-    def weight(self) -> $torch.Tensor:
-        mix = self.pointwise.weight.unflatten(0, (self.groups, -1))
-        taps = self.depthwise.weight.view(self.groups, 1, -1, *self.kernel_size)
-        return (mix * taps).flatten(0, 1)
-
-    @property
-    def bias(self) -> $torch.Tensor | None:
-        return self.pointwise.bias
+        if not hasattr(self, "depthwise_weight"):
+            full = self.weight  # of one convolution: nn.Conv${rank}d() calls this at its end
+            mix = full.new_empty(self.out_channels, self.in_channels // self.groups)
+            self.weight = $nn.Parameter(mix)
+            filters = full.new_empty(self.in_channels, 1, *self.kernel_size)
+            self.depthwise_weight = $nn.Parameter(filters)
+        $nn.init.kaiming_uniform_(self.depthwise_weight, nonlinearity="linear")
+        super().reset_parameters()
 
     def forward(self, input: $torch.Tensor) -> $torch.Tensor:
-        return self.pointwise(self.depthwise(input))
+        filters, stride, dilation = self.depthwise_weight, self.stride, self.dilation
+        channels = self.in_channels
+        if self.padding_mode == "zeros":
+            x = $nn.functional.conv${rank}d(
+                input, filters, None, stride, self.padding, dilation, channels
+            )
+        else:
+            sides = self._reversed_padding_repeated_twice
+            input = $nn.functional.pad(input, sides, mode=self.padding_mode)
+            x = $nn.functional.conv${rank}d(
+                input, filters, None, stride, 0, dilation, channels
+            )
+        weight = self.weight[:, :, $sides]
+        return $nn.functional.conv${rank}d(x, weight, self.bias, groups=self.groups)
+''')
+
+_GUARD = Template('''\
+
+    @classmethod
+    def $guard(cls, conv: $nn.Conv${rank}d) -> $nn.Conv${rank}d:
+        """Make a new convolution depthwise separable if that has fewer parameters."""
+        size, taps = conv.weight.numel(), conv.weight[0, 0].numel()
+        parts = conv.in_channels * taps + size // taps
+        # of so few input channels all outputs would be mixtures of the same maps
+        few = $few
+        if conv.groups == 1 and conv.in_channels > few and $smaller < size:
+            conv.__class__ = cls
+            conv.reset_parameters()
+        return conv
 ''')
 
 
-def class_text(rank: int, name: str, torch: str, nn: str) -> str:
-    """The class for ``rank`` dimensions; ``torch`` and ``nn`` are the file's names for both."""
-    sides = f"tuple[{', '.join(['int'] * rank)}]"
-    return _TEXT.substitute(rank=rank, name=name, torch=torch, nn=nn, sides=sides, mark=MARK)
+def class_text(rank: int, name: str, torch: str, nn: str, guard: Policy | None = None) -> str:
+    """The class for ``rank`` dimensions; ``torch`` and ``nn`` are the file's names for both.
+
+    With a policy it has the method that decides by it when the code runs.
+    """
+    names = {"rank": rank, "name": name, "torch": torch, "nn": nn, "mark": MARK, "guard": GUARD}
+    text = _CLASS.substitute(names, sides=", ".join(["None"] * rank))
+    if guard is None:
+        return text
+    few = f"{FEW_CHANNELS_OF_PATCHES} if conv.kernel_size == conv.stride else {FEW_CHANNELS}"
+    if guard.few_channels:
+        few = "0"
+    smaller = "parts" if guard.min_saving == 1 else f"parts * {guard.min_saving}"
+    return text + _GUARD.substitute(names, few=few, smaller=smaller)

@@ -16,15 +16,15 @@ _BASE = "torch.nn.modules.conv._ConvNd"
 
 _TYPE_CALL = m.Call(func=m.Name("type"), args=[m.Arg()])
 _TYPE_OF = _TYPE_CALL | m.Attribute(attr=m.Name("__class__"))
-_NEGATED = (cst.NotEqual, cst.IsNot, cst.NotIn)
+_NAME_OF_TYPE = m.Attribute(value=_TYPE_OF, attr=m.Name("__name__"))
 
 
 class TypeCheck(NamedTuple):
-    """``subject`` is held against ``types``: to be one of them if ``positive``, else none."""
+    """``subject`` is held against ``types``; if ``exact``, subclasses of those do not count."""
 
     subject: cst.BaseExpression
     types: cst.BaseExpression
-    positive: bool = True
+    exact: bool = False
 
 
 def type_check(node: cst.CSTNode) -> TypeCheck | None:
@@ -35,10 +35,13 @@ def type_check(node: cst.CSTNode) -> TypeCheck | None:
             return TypeCheck(asked, types)
         if node.func.value == "issubclass" and m.matches(asked, _TYPE_CALL):
             return TypeCheck(_argument(asked), types)
-    if isinstance(node, cst.Comparison) and m.matches(node.left, _TYPE_OF):
-        first = node.comparisons[0]
-        subject = node.left.value if isinstance(node.left, cst.Attribute) else _argument(node.left)
-        return TypeCheck(subject, first.comparator, not isinstance(first.operator, _NEGATED))
+    if isinstance(node, cst.Comparison):
+        asked = node.left
+        if m.matches(asked, _NAME_OF_TYPE):
+            asked = cst.ensure_type(asked, cst.Attribute).value
+        if m.matches(asked, _TYPE_OF):
+            subject = asked.value if isinstance(asked, cst.Attribute) else _argument(asked)
+            return TypeCheck(subject, node.comparisons[0].comparator, exact=True)
     return None
 
 
@@ -48,7 +51,14 @@ def conv_ranks(types: cst.BaseExpression, names: Names) -> frozenset[int]:
     for member in members(types):
         if isinstance(member, (cst.Name, cst.Attribute)):
             ranks |= _ranks_of(member, names)
+        elif isinstance(member, cst.SimpleString):
+            ranks |= _ranks_named(str(member.evaluated_value))
     return frozenset(ranks)
+
+
+def _ranks_named(class_name: str) -> frozenset[int]:
+    callee = CALLEES.get(f"torch.nn.{class_name}")
+    return frozenset() if callee is None or callee.transposed else frozenset({callee.rank})
 
 
 def _ranks_of(member: cst.Name | cst.Attribute, names: Names) -> frozenset[int]:
@@ -56,8 +66,7 @@ def _ranks_of(member: cst.Name | cst.Attribute, names: Names) -> frozenset[int]:
     if name == _BASE:
         return ALL_RANKS
     if name in CALLEES:
-        callee = CALLEES[name]
-        return frozenset() if callee.transposed else frozenset({callee.rank})
+        return _ranks_named(name.rpartition(".")[2])
     value = names.value(member) if isinstance(member, cst.Name) else None
     if isinstance(value, (cst.Tuple, cst.List, cst.Set)):
         return conv_ranks(value, names)

@@ -9,11 +9,11 @@ import libcst.matchers as m
 
 from pytest_dwsconv.core.rules import Judgement, Verdict
 from pytest_dwsconv.source.flow import Flow
-from pytest_dwsconv.source.guards import SETTINGS, is_target
+from pytest_dwsconv.source.loops import SAME_OF_ANY, SETTINGS, is_target
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.sites import by_rule
 from pytest_dwsconv.source.syntax import Parsed, below
-from pytest_dwsconv.source.typechecks import TypeCheck, conv_ranks, type_check
+from pytest_dwsconv.source.typechecks import conv_ranks, type_check
 from pytest_dwsconv.source.values import is_self
 
 _REPARAMETRIZE = re.compile(
@@ -53,12 +53,6 @@ _FORWARDING = frozenset(
 
 _HARMLESS = ("torch.", "builtins.", "collections.", "copy.", "itertools.")
 
-_SAME = frozenset({"dtype", "device", "shape"})
-"""What the weight that a replacement computes tells as well."""
-
-_SAME_OF_ANY = frozenset({"dtype", "device", "is_cuda", "requires_grad"})
-"""What any parameter of a module tells, whichever it is."""
-
 _ATTRIBUTE_FUNCTIONS = frozenset({"builtins.getattr", "builtins.setattr", "builtins.delattr"})
 
 _SEARCHED: tuple[type[cst.CSTNode], ...] = (
@@ -66,7 +60,6 @@ _SEARCHED: tuple[type[cst.CSTNode], ...] = (
     cst.Call,
     cst.Comparison,
     cst.FormattedStringText,
-    cst.Match,
     cst.SimpleString,
 )
 """The kinds of nodes that use something."""
@@ -104,7 +97,8 @@ class _Uses:
                 self._look_at_text(node, str(node.evaluated_value))
             elif isinstance(node, cst.FormattedStringText):
                 self._look_at_text(node, node.value)
-            self._look_at_type_check(node)
+            else:
+                self._look_at_type_check(node)
 
     # -- against which convolutions
 
@@ -154,7 +148,7 @@ class _Uses:
         name = node.attr.value
         if name == "weight":
             parent = self._parsed.parents[node]
-            if not (isinstance(parent, cst.Attribute) and parent.attr.value in _SAME):
+            if not (isinstance(parent, cst.Attribute) and parent.attr.value in SAME_OF_ANY):
                 self._note(node.value, "DWS110", node, f"uses its weight by name, {_NO_WEIGHT}")
         elif name == "_parameters":
             what = "uses its parameters, and a replacement has others"
@@ -166,10 +160,8 @@ class _Uses:
 
     def _look_at_setting(self, node: cst.CSTNode, name: str, of: cst.BaseExpression) -> None:
         """``of.name = ...``, or the same with ``setattr``."""
-        if name == "bias":
-            self._note(of, "DWS110", node, f"sets its bias, {_NO_WEIGHT}")
-        elif name in SETTINGS:
-            what = f"sets its {name}, which the parts of a replacement do not see"
+        if name in SETTINGS or (name == "bias" and isinstance(self._parsed.parents[node], cst.Del)):
+            what = f"sets or deletes its {name}, which a replacement does not follow"
             self._note(of, "DWS110", node, what)
 
     def _look_at_call(self, node: cst.Call) -> None:
@@ -244,7 +236,7 @@ class _Uses:
         if isinstance(user, cst.Subscript):
             user, is_single = self._parsed.parents[user], True
         if is_single:
-            return not (isinstance(user, cst.Attribute) and user.attr.value in _SAME_OF_ANY)
+            return not (isinstance(user, cst.Attribute) and user.attr.value in SAME_OF_ANY)
         return self._unpacks_or_writes(user)
 
     def _unpacks_or_writes(self, node: cst.CSTNode) -> bool:
@@ -307,18 +299,10 @@ class _Uses:
     # -- types
 
     def _look_at_type_check(self, node: cst.CSTNode) -> None:
-        checks = []
         check = type_check(node)
-        if check is not None:
-            checks.append(check)
-        elif isinstance(node, cst.Match):
-            for each in below(node):
-                if isinstance(each, cst.MatchClass):
-                    checks.append(TypeCheck(node.subject, each.cls))
-        for subject, types, _ in checks:
-            if conv_ranks(types, self._names):
-                what = "asks whether it is of this class, and a replacement is not"
-                self._note(subject, "DWS205", node, what)
+        if check is not None and check.exact and conv_ranks(check.types, self._names):
+            what = "asks whether it is of this very class, and a replacement is not"
+            self._note(check.subject, "DWS205", node, what)
 
 
 def _texts(call: cst.Call) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 import subprocess
@@ -13,16 +14,19 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_dwsconv.analysis.analyze import analyze
+from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import ConvSpec, separable_cost
+from pytest_dwsconv.core.rules import Policy, Verdict, judge
 from pytest_dwsconv.source.template import class_text
 
 CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def inserted(rank: int) -> Any:
+def inserted(rank: int, guard: Policy | None = None) -> Any:
     name = f"DepthwiseSeparableConv{rank}d"
     namespace: dict[str, Any] = {"torch": torch, "nn": nn, "__name__": __name__}
-    exec(class_text(rank, name, "torch", "nn"), namespace)
+    exec(class_text(rank, name, "torch", "nn", guard), namespace)
     return namespace[name]
 
 
@@ -62,26 +66,110 @@ def test_it_stands_in_for_the_convolution(rank: int, arguments: dict[str, Any]) 
         assert getattr(new, name) == getattr(old, name), name
     for name in ("padding_mode", "transposed", "output_padding"):
         assert getattr(new, name) == getattr(old, name), name
-    assert new.weight.shape == old.weight.shape
+    assert isinstance(new, CONVS[rank])
     assert (new.bias is None) == (old.bias is None)
+
+
+def equal_convolution(new: Any, old: Any) -> Any:
+    """``old`` with the kernel of the one convolution that equals the pair."""
+    mix = new.weight.unflatten(0, (new.groups, -1)).flatten(2)[
+        (..., *[None] * len(new.kernel_size))
+    ]
+    taps = new.depthwise_weight.view(new.groups, 1, -1, *new.kernel_size)
+    old.weight = nn.Parameter((mix * taps).flatten(0, 1))
+    old.bias = new.bias
+    return old
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_its_weight_is_the_kernel_of_the_equal_convolution(
+def test_a_convolution_of_the_product_of_both_weights_equals_it(
     rank: int, arguments: dict[str, Any]
 ) -> None:
     new, old = pair(rank, 4, 8, 3, **{**arguments, "dtype": torch.float64})
-    state = {"weight": new.weight.detach()}
-    if new.bias is not None:
-        state["bias"] = new.bias.detach()
-    old.load_state_dict(state)
     x = torch.randn(2, 4, *(9, 8, 7)[:rank], dtype=torch.float64)
-    torch.testing.assert_close(new(x), old(x), rtol=1e-10, atol=1e-10)
-    new.weight.sum().backward()
-    assert all(
-        new.get_parameter(f"{part}.weight").grad is not None for part in ("depthwise", "pointwise")
-    )
+    torch.testing.assert_close(new(x), equal_convolution(new, old)(x), rtol=1e-10, atol=1e-10)
+    new(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in new.parameters())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"stride": (1, 1)}, {"dilation": (2, 2), "padding": (2, 2)}, {"bias": None}],
+    ids=str,
+)
+def test_what_is_set_on_it_is_followed(settings: dict[str, Any]) -> None:
+    new, old = pair(2, 4, 8, 3, 2, 1, dtype=torch.float64)
+    for name, value in settings.items():
+        setattr(new, name, value)
+        setattr(old, name, value)
+    x = torch.randn(1, 4, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(new(x), equal_convolution(new, old)(x))
+
+
+def scaled(conv: Any) -> None:
+    nn.init.kaiming_normal_(conv.weight)
+    conv.weight.data *= 0.1
+    nn.init.zeros_(conv.bias)
+
+
+def from_fan_out(conv: Any) -> None:
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(conv.bias)
+
+
+@pytest.mark.parametrize("init", [scaled, from_fan_out])
+def test_an_initialisation_of_all_convolutions_scales_it_as_it_scales_them(init: Any) -> None:
+    torch.manual_seed(0)
+    new, old = pair(2, 64, 128, 3, padding=1)
+    x = torch.randn(4, 64, 16, 16)
+    for conv in (new, old):
+        init(conv)
+    assert new(x).std().item() == pytest.approx(old(x).std().item(), rel=0.15)
+
+
+def test_zeroed_it_still_learns() -> None:
+    new = inserted(2)(4, 8, 3)
+    nn.init.zeros_(new.weight)
+    nn.init.zeros_(new.bias)
+    x = torch.randn(1, 4, 9, 9)
+    assert not new(x).any()
+    new(x).sum().backward()
+    assert new.weight.grad.any()
+
+
+def take_kernel(conv: Any) -> None:
+    conv.weight.data.copy_(torch.ones(8, 4, 3, 3))
+
+
+def assign_kernel(conv: Any) -> None:
+    conv.weight = nn.Parameter(torch.ones(8, 4, 3, 3))
+
+
+def use_kernel(conv: Any) -> None:
+    nn.functional.conv2d(torch.ones(1, 4, 9, 9), conv.weight, conv.bias, conv.stride)
+
+
+def load_kernel(conv: Any) -> None:
+    conv.load_state_dict(nn.Conv2d(4, 8, 3).state_dict(), strict=False)
+
+
+@pytest.mark.parametrize("use", [take_kernel, assign_kernel, use_kernel, load_kernel])
+def test_foreign_code_that_takes_its_weight_for_a_kernel_fails(use: Any) -> None:
+    def run() -> None:
+        conv = inserted(2)(4, 8, 3)
+        use(conv)
+        conv(torch.ones(1, 4, 9, 9))
+
+    with pytest.raises((RuntimeError, ValueError)):
+        run()
+
+
+def test_foreign_code_that_fills_its_weight_changes_its_output() -> None:
+    conv, x = inserted(2)(4, 8, 3), torch.ones(1, 4, 9, 9)
+    before = conv(x)
+    conv.weight.data.fill_(1)
+    assert not torch.equal(conv(x), before)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -120,9 +208,80 @@ def test_its_output_varies_as_that_of_the_convolution(groups: int) -> None:
     assert new(x).std().item() == pytest.approx(old(x).std().item(), rel=0.15)
 
 
-def test_loops_that_look_for_convolutions_find_its_parts() -> None:
-    found = [module for module in inserted(2)(4, 8, 3).modules() if isinstance(module, nn.Conv2d)]
-    assert [tuple(module.weight.shape) for module in found] == [(4, 1, 3, 3), (8, 4, 1, 1)]
+def test_loops_that_look_for_convolutions_find_one() -> None:
+    new = inserted(2)(4, 8, 3)
+    assert [module for module in new.modules() if isinstance(module, nn.Conv2d)] == [new]
+    assert repr(new) == "DepthwiseSeparableConv2d(4, 8, kernel_size=(3, 3), stride=(1, 1))"
+
+
+def test_its_parts_are_rows_of_a_report() -> None:
+    net = nn.Sequential(inserted(2)(8, 64, 3), nn.Conv2d(64, 64, 3))
+    report = analyze(net, (1, 8, 12, 12))
+    rows = {finding.name: (finding.code, finding.params) for finding in report.findings}
+    assert rows == {
+        "0.depthwise_weight": ("DWS105", 72),
+        "0.weight": ("DWS104", 576),
+        "1": ("DWS001", 36928),
+    }
+    assert report.params == 72 + 576 + 36928
+
+
+GUARDED: list[tuple[int, tuple[Any, ...], bool]] = [
+    (2, (64, 128, 3), True),
+    (2, (64, 128, (1, 7)), True),
+    (1, (64, 128, 3), True),
+    (3, (8, 16, 3), True),
+    (2, (64, 128, 1), False),
+    (2, (64, 64, 3, 1, 1, 1, 64), False),
+    (2, (64, 128, 3, 1, 1, 1, 2), False),
+    (2, (3, 64, 7), False),
+    (2, (16, 64, 4, 4), False),
+    (2, (17, 64, 4, 4), True),
+    (2, (64, 1, 3), False),
+]
+
+
+@pytest.mark.parametrize(("rank", "arguments", "expected"), GUARDED, ids=str)
+def test_the_guard_makes_separable_what_saves(
+    rank: int, arguments: tuple[Any, ...], expected: bool
+) -> None:
+    old = CONVS[rank](*arguments, bias=False, dtype=torch.float64, device="meta")
+    new = inserted(rank, Policy()).where_it_saves(old)
+    assert (type(new) is not CONVS[rank]) == expected
+    assert new is old
+    for parameter in new.parameters():
+        assert (parameter.dtype, parameter.device.type) == (torch.float64, "meta")
+    spec = module_spec(CONVS[rank](*arguments, bias=False, device="meta"))
+    assert expected == (
+        judge(spec).verdict is Verdict.CANDIDATE
+        and spec.groups == 1
+        and Policy().order_for(spec) is Policy().order
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "arguments", "expected"),
+    [
+        (Policy(min_saving=9), (64, 128, 3), False),
+        (Policy(min_saving=8), (64, 128, 3), True),
+        (Policy(few_channels=True), (3, 64, 7), True),
+        (Policy(few_channels=True), (64, 64, 1), False),
+    ],
+)
+def test_the_guard_keeps_the_settings(
+    policy: Policy, arguments: tuple[Any, ...], expected: bool
+) -> None:
+    new = inserted(2, policy).where_it_saves(nn.Conv2d(*arguments))
+    assert (type(new) is not nn.Conv2d) == expected
+
+
+@pytest.mark.parametrize("policy", [None, Policy()])
+def test_old_pythons_and_type_checkers_can_read_it(policy: Policy | None) -> None:
+    tree = ast.parse(class_text(2, "Separable", "torch", "nn", policy), feature_version=(3, 8))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            written = [each.annotation for each in node.args.args[1:]] + [node.returns]
+            assert all(isinstance(each, (ast.Attribute, ast.Constant)) for each in written)
 
 
 def test_it_copies_pickles_and_exports(monkeypatch: pytest.MonkeyPatch) -> None:
