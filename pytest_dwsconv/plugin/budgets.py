@@ -66,7 +66,9 @@ def assert_budget(
     if exceeded:
         pytest.fail("\n".join(map(plain, exceeded + skipped)), pytrace=pytrace)
     if skipped:
-        pytest.skip("\n".join(map(plain, skipped)))
+        # reason: no frame of the test is there when its marker is checked
+        reason = "\n".join(map(plain, skipped))
+        raise pytest.skip.Exception(reason, _use_item_location=not pytrace)
 
 
 def check_budget(hook: Any, config: pytest.Config, subject: Subject, budget: Budget) -> BudgetCheck:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -220,6 +221,18 @@ class Summary:
             sentence = "dwsconv: interrupted while writing; each file is whole, old or new"
             pytest.exit(sentence, pytest.ExitCode.INTERRUPTED)
         session.exitstatus = self._outcome(exitstatus)
+        self._join_last_line()
+
+    def _join_last_line(self) -> None:
+        """Have what fails the run counted in pytest's last line, beside the tests that passed."""
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        failing = {"over budget": self._result.faults, "not written": self._result.unwritten}
+        if self._strict:
+            failing["not known"] = [*self._failures, *self._result.unknown]
+        for title, entries in failing.items():
+            if entries and reporter is not None:
+                # reason: other plugins take whatever is counted there for a report of a test
+                reporter.stats[title] = [SimpleNamespace(nodeid="", sections=[]) for _ in entries]
 
     def _finish(self, exitstatus: int) -> None:
         """Check the run if it has done what it was to do, and write its reports in any case."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import pytest
 from inner_runs import NETS, is_one_sentence, run
 
@@ -17,6 +19,63 @@ def test_a_limit_that_cannot_be_checked_hides_no_other(pytester: pytest.Pytester
     result.stdout.fnmatch_lines_random(
         ["the budget limits MACs and *", "the budget limits activations and *"]
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            "dws_budget(Small(), macs=1)",
+            "the budget limits MACs and none were counted *",
+        ),
+        ("dws_budget(Small(), parms=1)", "a budget has no argument 'parms': it takes *"),
+        ("dws_budget(Small(), layers={'x': {'params': 1}})", "the budget limits layers 'x', *"),
+        ("dws_budget(Small(), (1, 3), params=1)", "* Small *"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_sentence_without_frames_of_the_plugin(
+    pytester: pytest.Pytester, call: str, sentence: str
+) -> None:
+    result = run(pytester, f"def test_it(dws_budget): {call}")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E  * {sentence}"])
+    result.stdout.no_fnmatch_line("*pytest_dwsconv/*.py:*")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def test_it(dws_budget): dws_budget(Small(), (1, 4, 9, 9), latency=1, target='edgetpu')",
+        "@pytest.mark.dws_budget(latency=1, target='edgetpu', input_size=(1, 4, 9, 9))\n"
+        "def test_it(): return Small()",
+        "def test_it(edgetpu_latency): edgetpu_latency(Small(), (1, 4, 9, 9), max='1ms')",
+    ],
+)
+def test_a_skip_is_shown_where_the_test_is(pytester: pytest.Pytester, source: str) -> None:
+    result = run(pytester, source, "-rs", "--dws-edgetpu=off")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED [[]1[]] test_them.py:*: *"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "last"),
+    [
+        ([], "*= 1 passed, 1 over budget in * =*"),
+        (["-q"], "1 passed, 1 over budget in *"),
+        (["-n2"], "*= 1 passed, 1 over budget in * =*"),
+        (["-o", "dws_budgets=* macs=1"], "*= 1 passed in * =*"),
+        (["-o", "dws_budgets=* macs=1", "--dws-strict"], "*= 1 passed, 1 not known in * =*"),
+        (["-o", "dws_budgets=* params=6k"], "*= 1 passed in * =*"),
+    ],
+)
+def test_the_last_line_says_what_fails_the_run(
+    pytester: pytest.Pytester, arguments: list[str], last: str
+) -> None:
+    source = "def test_it(dws_report): dws_report(Small())"
+    result = run(pytester, source, "-o", "dws_budgets=* params=1", *arguments)
+    lines = [line for line in result.stdout.lines if line]
+    assert fnmatchcase(lines[-1], last)
+    assert result.ret == (1 if ", 1 " in last else 0)
 
 
 def test_a_report_takes_no_inputs(pytester: pytest.Pytester) -> None:
