@@ -65,7 +65,7 @@ class Checks:
 
     def run(self, run: SuiteRun, latencies: KnownLatencies) -> CheckResult:
         """Check every model of the run; its limits join what is shown of it."""
-        from pytest_dwsconv.render.suite import in_order
+        from pytest_dwsconv.core.architectures import in_order
 
         found = CheckResult()
         for report in in_order(run):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
+from pytest_dwsconv.core.architectures import (
+    Architecture,
+    Reporters,
+    SuiteRun,
+    architectures,
+    in_order,
+)
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.latencies import NO_MEASUREMENTS, Measurements
-from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun, in_order
-from pytest_dwsconv.render.view import View
+from pytest_dwsconv.render.view import Style, View
 from pytest_dwsconv.writing import replace_content
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "Form",
     "Measurements",
     "Reporters",
+    "Results",
     "Style",
     "SuiteRun",
     "Users",
@@ -34,11 +42,23 @@ Users = Reporters
 """The name under which version 0.1 documented it."""
 
 
+class Results(NamedTuple):
+    """What a form has to show.
+
+    ``reports`` are all there are, ``architectures`` the same with one entry per network: forms for
+    people show these.
+    """
+
+    reports: SuiteRun
+    architectures: Sequence[Architecture]
+    measured: Measurements
+
+
 class Form(Protocol):
     """What the module of each form provides."""
 
-    def render_run(self, run: SuiteRun, measured: Measurements, style: Style) -> str:
-        """All reports of a run, in the order given, and what it measured."""
+    def render_run(self, results: Results, style: Style) -> str:
+        """What a run reported and measured, in the order given."""
 
 
 def render_run(
@@ -72,7 +92,8 @@ def render_run(
         raise InputError(f"there is no form {form!r} of a report: it is {', '.join(FORMS)}")
     # reason: some forms need a template engine or a library for tables, imported on first use
     found = cast("Form", import_module(f"{__name__}.{form}"))
-    return found.render_run(in_order(run), measured, Style(verbosity, width, colour, view))
+    results = Results(in_order(run), architectures(run), measured)
+    return found.render_run(results, Style(verbosity, width, colour, view))
 
 
 def render_report(form: str, report: ReportData) -> str:

@@ -1,30 +1,39 @@
 """The reports of a run as workflow commands of GitHub Actions, which become annotations of the job.
 
-GitHub shows ten annotations of a kind and step, so there is one for each model and one for each
-limit exceeded.
+GitHub shows ten annotations of a kind and step. So there is one error for each limit exceeded, one
+notice of all models, and one for each of the first models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from pytest_dwsconv.core.architectures import Architecture, Reporters
 from pytest_dwsconv.core.findings import ReportData, saved_params
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.render.latencies import Measurements, in_order
-from pytest_dwsconv.render.sentences import NO_MODEL, brief
-from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
+from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.latencies import in_order
+from pytest_dwsconv.render.overview import Overview
+from pytest_dwsconv.render.sentences import NO_MODEL, brief, one_line
+from pytest_dwsconv.render.table import count
+from pytest_dwsconv.render.view import Style
 
 LARGEST = 5
 """How many layers a notice names."""
+NOTICES = 10
+"""How many GitHub shows of a step."""
+LISTED = 100
+"""How many models the notice of all of them lists."""
 
 
-def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
-    if not run and not measured:
+def render_run(results: Results, style: Style) -> str:
+    if not results.architectures and not results.measured:
         return command("notice", NO_MODEL, title="dwsconv")
     lines: list[str] = []
-    for report, reporters in run.items():
-        lines += _annotations(report, reporters)
-    for measurement in in_order(measured):
+    for found in results.architectures:
+        lines += _errors(found)
+    lines += _notices(results.architectures, style)
+    for measurement in in_order(results.measured):
         title = f"dwsconv: measured latency of {plain(measurement.model)}"
         lines.append(command("notice", plain(str(measurement)), title=title))
     return "\n".join(lines)
@@ -36,14 +45,37 @@ def command(kind: str, message: str, **properties: str) -> str:
     return f"::{kind} {written}::{_data(message)}"
 
 
-def _annotations(report: ReportData, reporters: Reporters) -> Iterator[str]:
-    where = {} if reporters.file is None else {"file": plain(reporters.file)}
-    for check in reporters.checks:
+def _where(reporters: Reporters) -> dict[str, str]:
+    return {} if reporters.file is None else {"file": plain(reporters.file)}
+
+
+def _errors(found: Architecture) -> Iterator[str]:
+    for check in found.reporters.checks:
         if check.exceeded:
-            title = f"{plain(report.model)} is over its budget"
-            yield command("error", str(check), **where, title=title)
-    message = f"{brief(report)}{_most_saving(report)}"
-    yield command("notice", message, **where, title=f"dwsconv: {plain(report.model)}")
+            title = f"{plain(found.name)} is over its budget"
+            yield command("error", str(check), **_where(found.reporters), title=title)
+
+
+def _notices(architectures: Sequence[Architecture], style: Style) -> Iterator[str]:
+    overview = Overview.of(architectures, min(style.view.top, NOTICES - 1))
+    lines: list[str] = []
+    if len(overview.rows) > 1:
+        lines += [one_line(found) for found in overview.rows[:LISTED]]
+    if len(overview.rows) > LISTED:
+        lines.append(f"and {len(overview.rows) - LISTED:,} more")
+    if overview.bare:
+        lines.append(overview.without_convolutions())
+    if lines:
+        title = f"dwsconv: {count(len(architectures), 'model')}"
+        yield command("notice", "\n".join(lines), title=title)
+    for found in overview.detailed:
+        yield _notice(found)
+
+
+def _notice(found: Architecture) -> str:
+    message = f"{brief(found.report, found.name)}{_most_saving(found.report)}"
+    where = _where(found.reporters)
+    return command("notice", message, **where, title=f"dwsconv: {plain(found.name)}")
 
 
 def _most_saving(report: ReportData) -> str:

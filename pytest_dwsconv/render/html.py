@@ -15,29 +15,33 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_dwsconv._version import __version__
+from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.render.latencies import HEADERS, Measurements, rows
+from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.latencies import HEADERS, rows
+from pytest_dwsconv.render.overview import OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
     NO_MODEL,
     circumstances,
     memory_rows,
     no_convolutions,
     not_counted,
+    other_inputs,
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
 from pytest_dwsconv.render.table import COLUMNS, Column, count, label, ratio, totals
+from pytest_dwsconv.render.view import Style
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
+def render_run(results: Results, style: Style) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -48,15 +52,19 @@ def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
         lstrip_blocks=True,
     )
     css, script = _text("page.css"), _text("page.js")
+    # reason: a page has room for the details of every model, and an index to find them by
+    overview = Overview.of(results.architectures, None)
     environment.filters["breakable"] = _breakable
     return environment.get_template("page.html").render(
         version=__version__,
         measured_headers=HEADERS,
-        measured=rows(measured),
+        measured=rows(results.measured),
         css=css,
         script=script,
         policy=f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(script)}'",
-        models=[_model(number, *row) for number, row in enumerate(run.items(), 1)],
+        models=[_model(number, found) for number, found in enumerate(overview.rows, 1)],
+        bare=overview.without_convolutions(None),
+        index_columns=OVERVIEW_COLUMNS,
         columns=COLUMNS,
         nothing=NO_MODEL,
     )
@@ -78,12 +86,15 @@ def _digest(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def _model(number: int, report: ReportData, reporters: Reporters) -> dict[str, Any]:
+def _model(number: int, found: Architecture) -> dict[str, Any]:
     """What the template shows of one model."""
+    report, reporters = found.report, found.reporters
+    others = other_inputs(found, None)
     occurring = {finding.verdict for finding in report.findings}
     return {
         "id": f"model-{number}",
-        "name": plain(report.model),
+        "name": plain(found.name),
+        "index": [_cell(column, found) for column in OVERVIEW_COLUMNS],
         "circumstances": circumstances(report),
         "figures": _figures(report),
         "limits": [_limit(check) for check in reporters.checks],
@@ -93,7 +104,7 @@ def _model(number: int, report: ReportData, reporters: Reporters) -> dict[str, A
         "totals": [(total.label, total.written()) for total in totals(report)],
         "empty": no_convolutions(report),
         "reasons": reasons(report.findings),
-        "remarks": remarks(report),
+        "remarks": [*remarks(report), *filter(None, [others])],
         "memory": memory_rows(report.memory) if report.memory else [],
         "not_counted": not_counted(report),
         "reporters": [plain(name) for name in reporters.names],
@@ -226,10 +237,10 @@ class Cell(NamedTuple):
     sorted_by: float | str | None
 
 
-def _cell(column: Column, finding: Finding) -> Cell:
-    value = column.value(finding)
+def _cell(column: Column, row: Finding | Architecture) -> Cell:
+    value = column.value(row)
     if isinstance(value, tuple):
         value = prod(value)
     elif isinstance(value, str):
         value = plain(value)
-    return Cell(column, column.text(finding), value)
+    return Cell(column, column.text(row), value)

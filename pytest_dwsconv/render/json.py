@@ -6,10 +6,13 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from pytest_dwsconv.core.architectures import Architecture
+from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain_json
-from pytest_dwsconv.render.latencies import Measurements, json_rows
-from pytest_dwsconv.render.suite import Style, SuiteRun
+from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.latencies import json_rows
+from pytest_dwsconv.render.view import Style
 
 SCHEMA_VERSION = 1
 """Of the JSON that describes a whole run; each report in it has its own."""
@@ -25,7 +28,7 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
+def render_run(results: Results, style: Style) -> str:
     models = [
         {
             "targets": sorted(reporters.targets),
@@ -33,10 +36,33 @@ def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
             "budget": [_limit(check) for check in reporters.checks],
             "report": report.to_dict(),
         }
-        for report, reporters in run.items()
+        for report, reporters in results.reports.items()
     ]
-    document = {"schema_version": SCHEMA_VERSION, "models": models, "measured": json_rows(measured)}
+    places = {report: place for place, report in enumerate(results.reports)}
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "models": models,
+        "architectures": [_architecture(found, places) for found in results.architectures],
+        "measured": json_rows(results.measured),
+    }
     return plain_json(json.dumps(document, indent=2))
+
+
+def _architecture(found: Architecture, places: dict[ReportData, int]) -> dict[str, Any]:
+    report = found.report
+    return {
+        "name": found.name,
+        "model": report.model,
+        "params": report.params,
+        "separable_params": report.separable_params,
+        "convolutions": len(report.findings),
+        "candidates": len(report.candidates),
+        "inputs": [{"shapes": shapes, "macs": macs} for shapes, macs in found.inputs.items()],
+        "over_budget": found.exceeded,
+        "targets": sorted(found.reporters.targets),
+        "tests": sorted(found.reporters.tests),
+        "models": [places[one] for one in found.reports],
+    }
 
 
 def _limit(check: AnyCheck) -> dict[str, Any]:

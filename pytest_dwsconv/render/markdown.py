@@ -5,21 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from pytest_dwsconv.core.architectures import Architecture, Reporters
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.latencies import HEADERS, Measurements, rows
+from pytest_dwsconv.render.overview import OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
+    MOST_INPUTS,
     NO_MODEL,
     budget_line,
     circumstances,
     memory_rows,
     no_convolutions,
     not_counted,
+    other_inputs,
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
 from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, totals
+from pytest_dwsconv.render.view import Style
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=](?=.)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
 """What Markdown, or GitHub's additions to it, may read as markup.
@@ -29,14 +34,36 @@ GitHub links what starts with ``www.`` too.
 """
 
 
-def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
+def render_run(results: Results, style: Style) -> str:
     sections = ["## Depthwise separable candidates\n"]
-    sections += [_model(report, reporters) for report, reporters in run.items()]
-    if measured:
-        sections.append(_latencies(measured))
-    if not run and not measured:
+    if results.architectures:
+        sections += _models(results.architectures, style)
+    elif not results.measured:
         sections.append(f"{escape(NO_MODEL)}\n")
+    if results.measured:
+        sections.append(_latencies(results.measured))
     return "\n".join(sections)
+
+
+def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
+    """A table of all if there are several, and each of the first by itself."""
+    overview = Overview.of(architectures, style.view.top)
+    sections = []
+    if len(architectures) > 1 and overview.rows:
+        sections.append(_overview(overview.rows))
+    if overview.bare:
+        sections.append(f"{escape(overview.without_convolutions())}\n")
+    sections += [_model(found) for found in overview.detailed]
+    if overview.without_details:
+        sections.append(f"{escape(overview.without_details)}\n")
+    return sections
+
+
+def _overview(found: Sequence[Architecture]) -> str:
+    rows = []
+    for one in found:
+        rows.append([escape(column.text(one)) for column in OVERVIEW_COLUMNS])
+    return f"{_table(OVERVIEW_COLUMNS, rows)}\n"
 
 
 def _latencies(measured: Measurements) -> str:
@@ -59,14 +86,15 @@ def code(text: str) -> str:
     return f"`{text}`"
 
 
-def _model(report: ReportData, reporters: Reporters) -> str:
-    blocks = [f"### {escape(report.model)}", escape(circumstances(report)), _limits(reporters)]
+def _model(found: Architecture) -> str:
+    report, reporters = found.report, found.reporters
+    blocks = [f"### {escape(found.name)}", escape(circumstances(report)), _limits(reporters)]
     if report.findings:
         layers = count(len(report.findings), "convolution")
         blocks += [_totals(report), _folded(layers, _layers(report.findings))]
     else:
         blocks.append(escape(no_convolutions(report)))
-    blocks += [_notes(report), _reporters(reporters.names)]
+    blocks += [_notes(found), _reporters(reporters.names)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -97,12 +125,15 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [labels, rules, *rows])
 
 
-def _notes(report: ReportData) -> str:
+def _notes(found: Architecture) -> str:
+    report = found.report
     lines = [*map(str, reasons(report.findings)), *remarks(report)]
     if report.memory:
         lines += [f"{name}: {size}" for name, size in memory_rows(report.memory)]
     if report.not_counted:
         lines.append(not_counted(report))
+    if others := other_inputs(found, MOST_INPUTS):
+        lines.append(others)
     return _folded("Notes", _list(map(escape, lines))) if lines else ""
 
 

@@ -7,17 +7,19 @@ ineligible is not a result.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from pytest_dwsconv._version import __version__
+from pytest_dwsconv.core.architectures import Architecture, Reporters
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain, plain_json
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
-from pytest_dwsconv.render.latencies import Measurements, json_rows
-from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
+from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.latencies import json_rows
 from pytest_dwsconv.render.table import COLUMNS, ratio
+from pytest_dwsconv.render.view import Style
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -25,13 +27,13 @@ SCHEMA = (
 BUDGET = "dwsconv-budget"
 
 
-def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
-    results: list[dict[str, Any]] = []
-    for report, reporters in run.items():
-        results += _results(report, reporters)
-    rules = _rules(run)
+def render_run(results: Results, style: Style) -> str:
+    rows: list[dict[str, Any]] = []
+    for found in results.architectures:
+        rows += _results(found.report, found.reporters)
+    rules = _rules(results.architectures)
     indices = {rule["id"]: index for index, rule in enumerate(rules)}
-    for result in results:
+    for result in rows:
         result["ruleIndex"] = indices[result["ruleId"]]
     driver = {"name": "pytest-dwsconv", "semanticVersion": __version__, "rules": rules}
     one: dict[str, Any] = {
@@ -40,21 +42,21 @@ def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
         "originalUriBaseIds": {
             "SRCROOT": {"description": {"text": "The root folder of the test run."}}
         },
-        "results": results,
+        "results": rows,
     }
-    if measured:
-        one["properties"] = {"measured": json_rows(measured)}
+    if results.measured:
+        one["properties"] = {"measured": json_rows(results.measured)}
     document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [one]}
     return plain_json(json.dumps(document, indent=2))
 
 
-def _rules(run: SuiteRun) -> list[dict[str, Any]]:
+def _rules(architectures: Sequence[Architecture]) -> list[dict[str, Any]]:
     """The table of rules, then codes that a hook brought in."""
     rules = [_rule(CANDIDATE_CODE, "could be depthwise separable", Verdict.CANDIDATE)]
     rules += [_rule(rule.code, rule.title, rule.verdict, rule.reason) for rule in RULES]
     known = {rule["id"] for rule in rules}
-    for report in run:
-        for finding in report.findings:
+    for found in architectures:
+        for finding in found.report.findings:
             if finding.code not in known:
                 known.add(finding.code)
                 rules.append(_rule(finding.code, finding.reason, finding.verdict))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import MIB, Finding, Memory, Origin, ReportData
 from pytest_dwsconv.core.limits import AnyCheck
@@ -18,10 +19,13 @@ NO_MODEL = (
     "or use the fixture dws_report."
 )
 
+MOST_INPUTS = 3
+"""How many further inputs of a model are listed where room is scarce."""
 
-def heading(report: ReportData) -> str:
+
+def heading(report: ReportData, name: str = "") -> str:
     """The model, its input, and how the report was obtained."""
-    return f"{plain(report.model)}, {circumstances(report)}"
+    return f"{plain(name or report.model)}, {circumstances(report)}"
 
 
 def circumstances(report: ReportData) -> str:
@@ -29,25 +33,58 @@ def circumstances(report: ReportData) -> str:
 
 
 def _given(report: ReportData) -> str:
-    shapes = " and ".join(sides(shape) for shape in report.input_shapes)
-    return f"input {shapes}" if shapes else "no input given"
+    return f"input {given(report.input_shapes)}" if report.input_shapes else "no input given"
 
 
-def brief(report: ReportData, *, among_others: bool = False) -> str:
-    """The model's parameters before and after; with its input if others have the same name."""
+def given(shapes: Sequence[Sequence[int]]) -> str:
+    """The shapes of a model's inputs."""
+    return " and ".join(map(sides, shapes))
+
+
+def other_inputs(found: Architecture, most: int | None) -> str:
+    """What else the model was reported for, with the MACs of each; empty if that is nothing."""
+    others = []
+    for shapes, macs in list(found.inputs.items())[1:]:
+        counted = "" if macs is None else f" ({macs:,} MACs)"
+        others.append(f"{given(shapes) or 'none'}{counted}")
+    if not others:
+        return ""
+    inputs = count(len(others), "other input")
+    return f"Also reported for {inputs}: {listed(others, most)}"
+
+
+def listed(names: Sequence[str], most: int | None) -> str:
+    """The first ``most`` of these names, or all, and how many more there are."""
+    shown = ", ".join(names[:most])
+    more = len(names) - len(names[:most])
+    return f"{shown} and {more:,} more" if more else shown
+
+
+def brief(report: ReportData, name: str = "") -> str:
+    """The model's parameters before and after."""
     if not report.findings:
-        return no_convolutions(report)
-    name = plain(report.model)
-    if among_others:
-        name += f", {_given(report)}"
+        return no_convolutions(report, name)
     candidates = count(len(report.candidates), "candidate")
     after = f"{report.separable_params:,} with {candidates} separable"
-    return f"{name}: {report.params:,} params, {after} ({ratio(report.saving)})"
+    model = plain(name or report.model)
+    return f"{model}: {report.params:,} params, {after} ({ratio(report.saving)})"
 
 
-def no_convolutions(report: ReportData) -> str:
-    name = plain(report.model)
-    return f"{name} has no convolutions, so nothing in it can be made depthwise separable."
+def one_line(found: Architecture) -> str:
+    """All that fits a line: the model before and after, its MACs, and who reported it."""
+    report = found.report
+    line = brief(report, found.name)
+    if report.macs is not None:
+        others = len(found.inputs) - 1
+        more = f" and {count(others, 'other input')}" if others else ""
+        line += f", {report.macs:,} MACs for {_given(report)}{more}"
+    names = found.reporters.names
+    return f"{line}, in {listed(list(map(plain, names)), 1)}" if names else line
+
+
+def no_convolutions(report: ReportData, name: str = "") -> str:
+    model = plain(name or report.model)
+    return f"{model} has no convolutions, so nothing in it can be made depthwise separable."
 
 
 class Reason(NamedTuple):

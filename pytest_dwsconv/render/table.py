@@ -30,11 +30,14 @@ def ratio(value: float) -> str:
 
 
 class Column(NamedTuple):
-    """One column: the value of a finding there, to sort by, and how it is written."""
+    """One column: the value of a row there, to sort by, and how it is written.
+
+    A row is a finding, or an architecture in the overview of a run.
+    """
 
     key: str
     label: str
-    value: Callable[[Finding], Any]
+    value: Callable[[Any], Any]
     """A number or text; None if it is not known."""
     show: Callable[[Any], str] = plain
     numeric: bool = False
@@ -43,8 +46,8 @@ class Column(NamedTuple):
     dispensable: int = 0
     """In a narrow terminal the column with the highest number is left out first, 0 never."""
 
-    def text(self, finding: Finding) -> str:
-        value = self.value(finding)
+    def text(self, row: object) -> str:
+        value = self.value(row)
         return "-" if value is None else self.show(value)
 
 

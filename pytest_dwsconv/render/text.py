@@ -2,68 +2,92 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 
+from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.render.latencies import Measurements, table
+from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.latencies import table
+from pytest_dwsconv.render.overview import MOST_NAMES, OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
+    MOST_INPUTS,
     NO_MODEL,
-    brief,
     budget_line,
     heading,
     memory_rows,
     no_convolutions,
     not_counted,
+    one_line,
+    other_inputs,
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.suite import Reporters, Style, SuiteRun
 from pytest_dwsconv.render.table import TOTAL_COLUMNS, Column, count, label, tabulated, totals
+from pytest_dwsconv.render.view import Style
 
 WIDTH = 100
 """Sentences are wrapped at this many columns, even if the terminal is wider."""
-
 _PLAIN = Style()
 _BOLD, _DIM, _GREEN, _YELLOW, _RED = "1", "2", "32", "33", "31"
 _COLOURS = {Verdict.CANDIDATE: _GREEN, Verdict.CANNOT_TELL: _YELLOW, Verdict.INELIGIBLE: _DIM}
 
 
-def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
-    """All reports, one line each below verbosity 0, and the latencies measured."""
+def render_run(results: Results, style: Style) -> str:
+    """The models, one line each below verbosity 0, and the latencies measured."""
     sections = []
-    if run or not measured:
-        sections.append(_reports(run, style))
-    if measured:
-        sections.append(table(measured))
+    if results.architectures:
+        sections += _models(results.architectures, style)
+    elif not results.measured:
+        sections.append(_wrapped(NO_MODEL, style))
+    if results.measured:
+        sections.append(table(results.measured))
     return "\n\n\n".join(sections)
 
 
-def _reports(run: SuiteRun, style: Style) -> str:
-    if not run:
-        return _wrapped(NO_MODEL, style)
+def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
+    """A table of all if there are several, and each of the first by itself."""
+    overview = Overview.of(architectures, style.view.top)
+    most = None if style.verbosity > 0 else MOST_NAMES
+    without = _wrapped(overview.without_convolutions(most), style)
     if style.verbosity < 0:
-        names = Counter(report.model for report in run)
-        return "\n".join(brief(report, among_others=names[report.model] > 1) for report in run)
-    models = [_with_reporters(report, reporters, style) for report, reporters in run.items()]
-    return "\n\n\n".join(models)
+        return ["\n".join(filter(None, [*map(one_line, overview.rows), without]))]
+    sections = []
+    if len(architectures) > 1:
+        sections.append("\n\n".join(filter(None, [_overview(overview.rows, style), without])))
+    sections += [_model(found, style) for found in overview.detailed]
+    if overview.without_details:
+        sections.append(_wrapped(overview.without_details, style))
+    return sections
 
 
-def _with_reporters(report: ReportData, reporters: Reporters, style: Style) -> str:
+def _overview(rows: Sequence[Architecture], style: Style) -> str:
+    if not rows:
+        return ""
+    cells = [[column.text(found) for column in OVERVIEW_COLUMNS] for found in rows]
+    return _table(OVERVIEW_COLUMNS, cells, style)
+
+
+def _model(found: Architecture, style: Style) -> str:
     limits = []
-    for check in reporters.checks:
+    for check in found.reporters.checks:
         colour = _RED if check.exceeded else _GREEN
         limits.append(style.paint(_wrapped(budget_line(check), style), colour))
-    blocks = [render(report, style), "\n".join(limits), reporters.line(style.verbosity)]
+    others = other_inputs(found, None if style.verbosity > 0 else MOST_INPUTS)
+    blocks = [
+        render(found.report, style, found.name),
+        "\n".join(limits),
+        _wrapped(others, style),
+        found.reporters.line(style.verbosity),
+    ]
     return "\n\n".join(block for block in blocks if block)
 
 
-def render(report: ReportData, style: Style = _PLAIN) -> str:
+def render(report: ReportData, style: Style = _PLAIN, name: str = "") -> str:
     """The whole report: its layers, totals, reasons, memory, and what was not counted."""
-    blocks = [style.paint(heading(report), _BOLD), _convolutions(report, style)]
+    blocks = [style.paint(heading(report, name), _BOLD), _convolutions(report, style)]
     if report.findings:
         blocks.append(_table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style))
     blocks.append(_lines(map(str, reasons(report.findings)), style))
@@ -116,7 +140,7 @@ def _layers(findings: Sequence[Finding], style: Style) -> str:
     left_out = ", ".join(column.label for column in columns if column not in shown)
     if not left_out:
         return found
-    said = f"Left out for want of width: {left_out} (-v shows all)"
+    said = f"Left out for want of width: {left_out} (a wider terminal shows all)"
     return f"{found}\n\n{_wrapped(said, style)}"
 
 
@@ -127,9 +151,9 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Styl
 def _fitting(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], style: Style
 ) -> list[Column]:
-    """The columns there is room for; all of them with -v and in a file."""
+    """The columns there is room for; all of them in a file."""
     shown = list(columns)
-    if style.width is None or style.verbosity > 0:
+    if style.width is None:
         return shown
     cells = dict(zip(columns, zip(*rows, strict=True), strict=True))
     widths = {column: max(map(len, (*column.label.split(), *cells[column]))) for column in columns}

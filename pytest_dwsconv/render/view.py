@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
@@ -23,6 +24,9 @@ from pytest_dwsconv.render.table import (
     sums,
     tabulated,
 )
+
+TOP = 10
+"""How many models of a run are shown in detail unless somebody chooses another number."""
 
 
 def _percent(share: float) -> str:
@@ -83,17 +87,21 @@ def column(key: str, asked_by: str) -> Column:
 class View:
     """What ``Report.table`` describes: a column to sort by, patterns of names, and a depth.
 
+    ``top`` is how many models of a run are shown in detail.
+
     Raises:
-        InputError: there is no such column, ``match`` is not a list of strings, or ``depth`` is not
-            a whole number from 1.
+        InputError: there is no such column, ``match`` is not a list of strings, ``depth`` is not a
+            whole number from 1, or ``top`` not one from 0.
     """
 
     sort: str | None = None
     match: Sequence[str] = ()
     depth: int | None = None
+    top: int = TOP
 
     def __post_init__(self) -> None:
         checked_patterns(self.match, "match")
+        whole_number("top", self.top, least=0)
         if self.depth is None:
             self._sorted_by  # noqa: B018  # looking it up is the test
             return
@@ -149,6 +157,23 @@ class View:
             key = self.sort
             rows.sort(key=lambda row: row.key if key == "name" else -(getattr(row, key) or 0))
         return rows
+
+
+class Style(NamedTuple):
+    """How much text shows, and on what.
+
+    Below verbosity 0 that is one line per model, above 0 everything. ``width`` is that of a
+    terminal, None for a file. ``view`` is which convolutions are shown.
+    """
+
+    verbosity: int = 0
+    width: int | None = None
+    colour: bool = False
+    view: View = View()
+
+    def paint(self, text: str, code: str) -> str:
+        """The text in this colour, by its number in ECMA-48."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text
 
 
 def view(

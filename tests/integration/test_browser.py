@@ -40,6 +40,9 @@ LIMITED = Reporters(
 )
 
 
+OVER = [*check_limits(EMPTY, Budget(params=1))]
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -187,19 +190,39 @@ def test_each_model_has_its_own_table(opened: Opener) -> None:
     page = opened(
         {
             SMALL: Reporters({"a:small"}),
-            WITHOUT_SHAPES: Reporters({"b:small"}),
+            replace(WITHOUT_SHAPES, model="Twin"): Reporters({"b:small"}),
+            replace(EMPTY, model="Over"): Reporters({"c:linear"}, set(), OVER),
             EMPTY: Reporters({"c:linear"}),
         }
     )
-    first, second, third = page.locator("main > section").all()
+    third, first, second = page.locator("main > section").all()
     first.get_by_role("searchbox").fill("stem")
     assert first.locator(SHOWN).count() == 1
     assert second.locator(SHOWN).count() == len(WITHOUT_SHAPES.findings)
     assert second.get_by_role("radio").count() == 0
-    assert "not known" in second.get_by_role("list", name="Totals of Small").inner_text()
-    assert "Linear has no convolutions" in third.inner_text()
+    assert "not known" in second.get_by_role("list", name="Totals of Twin").inner_text()
+    assert "Over has no convolutions" in third.inner_text()
+    assert page.get_by_text("1 model has no convolutions: Linear").is_visible()
     page.get_by_role("navigation", name="Models").get_by_role("link").nth(2).click()
     assert page.url.endswith("#model-3")
+
+
+def test_the_index_is_sorted_by_its_numbers(opened: Opener) -> None:
+    run = {replace(SMALL, model=f"Small{n}", params=10**7 + n): Reporters() for n in range(60)}
+    page = opened(run)
+    index = page.get_by_role("navigation", name="Models")
+    assert index.get_by_role("link").count() == 60
+    index.get_by_role("button", name="params").click()
+    assert index.get_by_role("link").first.inner_text() == "Small59"
+    assert index.get_by_role("row").nth(1).get_by_role("cell").all_inner_texts() == [
+        "1 x 3 x 224 x 224",
+        "10,000,059",
+        f"{SMALL.macs:,}",
+        "3",
+        f"{replace(SMALL, params=10**7 + 59).saving:.2f}x",
+        "\N{EN DASH}\nno budget",
+        "0",
+    ]
 
 
 def test_by_keyboard_alone(opened: Opener) -> None:

@@ -282,9 +282,9 @@ def test_models_and_budgets_of_numpys_numbers(inner: pytest.Pytester, workers: s
     assert {row["report"]["params"] for row in rows} == {4 * 2 * 4 + 2, 4 * 4 + 2, 4 * 4 * 9}
 
 
-def test_one_line_a_model_tells_inputs_apart(inner: pytest.Pytester) -> None:
+def test_quiet_is_one_line_per_model(inner: pytest.Pytester) -> None:
     inner.makepyfile(
-        """
+        test_it="""
         import torch
         from torch import nn
         def test_it():
@@ -295,6 +295,10 @@ def test_one_line_a_model_tells_inputs_apart(inner: pytest.Pytester) -> None:
     )
     result = inner.runpytest("-q", "--dws-report")
     result.stdout.fnmatch_lines(
-        ["Conv2d, input 1 x 3 x 8 x 8: 112 params*", "Conv2d, input 1 x 3 x 9 x 9: 112 params*"]
+        [
+            "Conv2d: 112 params, 52 with 1 candidate separable (2.15x), 5,292 MACs for input "
+            "1 x 3 x 9 x 9 and 1 other input, in test_it.py::test_it",
+            "1 model has no convolutions: Linear",
+        ],
+        consecutive=True,
     )
-    result.stdout.fnmatch_lines(["Linear has no convolutions*"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -67,10 +68,19 @@ def test_untrusted_names_make_one_line_each() -> None:
     assert notice.message.startswith(plain(NASTY))
 
 
+def test_of_many_models_one_notice_lists_all_and_nine_have_their_own() -> None:
+    run = {replace(SMALL, model=f"Small{n}"): Reporters() for n in range(120)}
+    overview, *details = map(read, render_run("github", run).splitlines())
+    assert overview.properties == {"title": "dwsconv: 120 models"}
+    assert len(overview.message.splitlines()) == 101
+    assert overview.message.endswith("\nand 20 more")
+    assert len(details) == 9
+
+
 def test_large_empty_and_no_models() -> None:
-    large, empty = map(
+    empty, large = map(
         read, render_run("github", {LARGE: Reporters(), EMPTY: Reporters()}).splitlines()
     )
     assert re.search(r" and 1,\d\d\d more$", large.message)
-    assert "no convolutions" in empty.message
+    assert empty.message == "1 model has no convolutions: Linear"
     assert "No model was reported" in read(render_run("github", {})).message

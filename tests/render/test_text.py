@@ -201,15 +201,15 @@ def lines_of(width: int | None, verbosity: int = 0, colour: bool = False) -> lis
     return render(DEEP, Style(verbosity, width, colour)).splitlines()
 
 
-def test_a_file_and_a_verbose_terminal_get_every_column() -> None:
+def test_a_file_gets_every_column() -> None:
     assert max(map(len, lines_of(None))) > 120
-    assert lines_of(80, verbosity=1)[3] == lines_of(None)[3]
-    assert not any("Left out" in line for line in lines_of(80, verbosity=1) + lines_of(None))
+    assert not any("Left out" in line for line in lines_of(None))
 
 
+@pytest.mark.parametrize("verbosity", [0, 1])
 @pytest.mark.parametrize("width", [120, 100, 80, 70])
-def test_a_table_fits_its_terminal_and_says_what_it_leaves_out(width: int) -> None:
-    lines = lines_of(width)
+def test_a_table_fits_its_terminal_and_says_what_it_leaves_out(width: int, verbosity: int) -> None:
+    lines = lines_of(width, verbosity)
     assert max(map(len, lines)) <= width
     assert "Left out for want of width: type" in " ".join(lines)
     assert "params" in lines[3]
@@ -266,7 +266,41 @@ def test_many_models_and_users() -> None:
     assert text.index("ResNet, input") < text.index("Sequential, input")
     assert text.endswith("tests/test_2.py::test and 2 more (-v shows all)")
     assert render_run("text", run, 1).endswith("tests/test_3.py::test, tests/test_4.py::test")
-    assert render_run("text", run, -1).splitlines() == [brief(RESNET), brief(WORKED_REPORT)]
+    assert render_run("text", run, -1).splitlines() == [
+        f"{brief(RESNET)}, 1,814,073,344 MACs for input 1 x 3 x 224 x 224 and 1 x 10, "
+        "in net:factory",
+        f"{brief(WORKED_REPORT)}, 202,500,000 MACs for input 1 x 100 x 17 x 17, "
+        "in tests/test_0.py::test and 4 more",
+    ]
+
+
+def test_of_several_models_a_table_comes_first_and_the_largest_savings_have_details() -> None:
+    run = {replace(RESNET, model=f"Net{n}", params=10**7 + n): Reporters() for n in range(12)}
+    run = {**run, Report("Linear", (), 30, 20, Origin.META): Reporters()}
+    head, without, *details, rest = render_run("text", run).split("\n\n")
+    assert [line.split()[0] for line in head.splitlines()[3:-1]] == sorted(
+        found.model for found in run if found.findings
+    )
+    assert without.startswith("1 model has no convolutions: Linear")
+    assert [block.split(",")[0] for block in details if ", input" in block] == [
+        f"\n{name}" for name in sorted(f"Net{n}" for n in range(12))[:10]
+    ]
+    assert rest.split("\n", 1)[1] == (
+        "2 more models are in the table above only: --dws-top=12 shows all in detail"
+    )
+
+
+def test_several_inputs_of_a_model_are_listed_with_its_report() -> None:
+    others = [
+        replace(WORKED_REPORT, input_shapes=((1, 3, side, side),), macs=side) for side in range(4)
+    ]
+    run = dict.fromkeys([WORKED_REPORT, *others], Reporters())
+    text = " ".join(render_run("text", run).split())
+    assert (
+        "Also reported for 4 other inputs: 1 x 3 x 3 x 3 (3 MACs), 1 x 3 x 2 x 2 (2 MACs), "
+        "1 x 3 x 1 x 1 (1 MACs) and 1 more" in text
+    )
+    assert "and 1 more" not in render_run("text", run, 1)
 
 
 def test_a_report_by_itself_has_no_users() -> None:

@@ -69,6 +69,7 @@ function filterable(model, table, tell) {
 }
 
 document.documentElement.classList.add("scripted");
+for (const table of document.querySelectorAll("nav table")) sortable(table, () => {});
 for (const model of document.querySelectorAll(".model")) {
   const table = model.querySelector("table");
   if (!table) continue;

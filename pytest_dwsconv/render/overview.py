@@ -1,0 +1,97 @@
+"""All models of a run in one table, and which of them are shown in detail below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pytest_dwsconv.core.architectures import Architecture
+from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.render.sentences import given, listed
+from pytest_dwsconv.render.table import Column, count, integer, ratio
+
+MOST_NAMES = 5
+"""How many names the sentence about models without convolutions lists."""
+
+
+def _inputs(found: Architecture) -> str | None:
+    if not found.report.input_shapes:
+        return None
+    shapes, others = given(found.report.input_shapes), len(found.inputs) - 1
+    return f"{shapes} + {others:,} more" if others else shapes
+
+
+def _budget(found: Architecture) -> str | None:
+    if not found.reporters.checks:
+        return None
+    return "over" if found.exceeded else "within"
+
+
+OVERVIEW_COLUMNS: tuple[Column, ...] = (
+    Column("name", "model", lambda found: found.name),
+    Column("input", "input", _inputs, dispensable=3),
+    Column("params", "params", lambda found: found.report.params, integer, numeric=True),
+    Column("macs", "MACs", lambda found: found.report.macs, integer, numeric=True, dispensable=1),
+    Column(
+        "candidates",
+        "candidates",
+        lambda found: len(found.report.candidates),
+        integer,
+        numeric=True,
+    ),
+    Column("saving", "saving", lambda found: found.report.saving, ratio, numeric=True),
+    Column("budget", "budget", _budget, missing="no budget"),
+    Column(
+        "tests",
+        "tests",
+        lambda found: len(found.reporters.tests),
+        integer,
+        numeric=True,
+        dispensable=2,
+    ),
+)
+"""Of an architecture, as ``table.COLUMNS`` are of a convolution."""
+
+
+class Overview(NamedTuple):
+    """The models of a run as the forms for people arrange them.
+
+    ``rows`` are in the table, and the first of them, ``detailed``, below it as well. ``bare`` have
+    neither convolutions nor limits, and are named in a line.
+    """
+
+    rows: Sequence[Architecture]
+    detailed: Sequence[Architecture]
+    bare: Sequence[Architecture]
+
+    @classmethod
+    def of(cls, architectures: Sequence[Architecture], top: int | None) -> Overview:
+        """Arrange the models, with details of the first ``top`` or of all."""
+        if len(architectures) == 1:  # a model by itself is shown whatever it is
+            return cls(architectures, architectures, ())
+        rows: list[Architecture] = []
+        bare: list[Architecture] = []
+        for found in architectures:
+            has_rows = found.report.findings or found.reporters.checks
+            (rows if has_rows else bare).append(found)
+        return cls(rows, rows[:top], bare)
+
+    def without_convolutions(self, most: int | None = MOST_NAMES) -> str:
+        """The sentence about ``bare``, with all or ``most`` of the names; empty if none is."""
+        if not self.bare:
+            return ""
+        have = "has" if len(self.bare) == 1 else "have"
+        named = listed([plain(found.name) for found in self.bare], most)
+        return f"{count(len(self.bare), 'model')} {have} no convolutions: {named}"
+
+    @property
+    def without_details(self) -> str:
+        """The sentence about the rows that are in the table only; empty if there are none."""
+        left = len(self.rows) - len(self.detailed)
+        if not left:
+            return ""
+        have = "is" if left == 1 else "are"
+        return (
+            f"{count(left, 'more model')} {have} in the table above only: "
+            f"--dws-top={len(self.rows)} shows all in detail"
+        )
