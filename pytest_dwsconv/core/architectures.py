@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pytest_dwsconv.core.budget import per_sample_of
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import Finding, ReportData
-from pytest_dwsconv.core.limits import AnyCheck
+from pytest_dwsconv.core.limits import AnyCheck, PredictionCheck
 from pytest_dwsconv.core.plaintext import plain
 
 
@@ -190,12 +190,19 @@ def _merged(reports: Sequence[ReportData], run: SuiteRun) -> Reporters:
         merged.targets |= reporters.targets
         merged.tests |= reporters.tests
         for check in sorted(reporters.checks, key=_check_place):
-            limited = check.noun.removesuffix(per_sample_of(report))
-            kept = worst.setdefault((check.name, limited, check.limit), check)
-            if check.actual > kept.actual:
-                worst[check.name, limited, check.limit] = check
+            limit = _limit(check, report)
+            if check.actual > worst.setdefault(limit, check).actual:
+                worst[limit] = check
     merged.checks = sorted(worst.values(), key=_check_place)
     return merged
+
+
+def _limit(check: AnyCheck, report: ReportData) -> object:
+    """What was limited, whatever the input."""
+    noun = check.noun.removesuffix(per_sample_of(report))
+    if isinstance(check, PredictionCheck):  # its noun has figures
+        noun = check.prediction.host
+    return check.name, noun, check.limit
 
 
 # ------------------------------------------------------------------------------ names

@@ -9,18 +9,17 @@ from typing import Any
 
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.render.latencies import Measurements
-from pytest_dwsconv.render.suite import Style, SuiteRun
+from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.table import sides
-from pytest_dwsconv.render.view import ALL_COLUMNS
+from pytest_dwsconv.render.view import ALL_COLUMNS, Style
 
 
-def render_run(run: SuiteRun, measured: Measurements, style: Style) -> str:
+def render_run(results: Results, style: Style) -> str:
     """A header of keys, then plain numbers and words; an empty cell is not known."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["model", "input", *(column.key for column in ALL_COLUMNS), "reason"])
-    for report in run:
+    for report in results.reports:
         for finding in report.findings:
             writer.writerow(map(_cell, _values(report, finding)))
     return text.getvalue().rstrip("\n")

@@ -13,6 +13,7 @@ import pytest
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, check_limits
+from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Reporters, SuiteRun, write_run
@@ -40,7 +41,7 @@ LIMITED = Reporters(
 )
 
 
-OVER = [*check_limits(EMPTY, Budget(params=1))]
+OVER: list[AnyCheck] = [*check_limits(EMPTY, Budget(params=1))]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,8 @@ def test_each_model_has_its_own_table(opened: Opener) -> None:
 
 
 def test_the_index_is_sorted_by_its_numbers(opened: Opener) -> None:
-    run = {replace(SMALL, model=f"Small{n}", params=10**7 + n): Reporters() for n in range(60)}
+    models = [replace(SMALL, model=f"Small{n}", params=10**7 + n) for n in range(60)]
+    run: SuiteRun = dict.fromkeys(models, Reporters())
     page = opened(run)
     index = page.get_by_role("navigation", name="Models")
     assert index.get_by_role("link").count() == 60

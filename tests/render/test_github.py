@@ -11,7 +11,7 @@ from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED
 from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.render import Reporters, render_report, render_run
+from pytest_dwsconv.render import Reporters, SuiteRun, render_report, render_run
 from pytest_dwsconv.render.github import command
 
 
@@ -69,7 +69,8 @@ def test_untrusted_names_make_one_line_each() -> None:
 
 
 def test_of_many_models_one_notice_lists_all_and_nine_have_their_own() -> None:
-    run = {replace(SMALL, model=f"Small{n}"): Reporters() for n in range(120)}
+    models = [replace(SMALL, model=f"Small{n}") for n in range(120)]
+    run: SuiteRun = dict.fromkeys(models, Reporters())
     overview, *details = map(read, render_run("github", run).splitlines())
     assert overview.properties == {"title": "dwsconv: 120 models"}
     assert len(overview.message.splitlines()) == 101

@@ -11,7 +11,7 @@ from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.findings import Memory, Origin, ReportData
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.render import Reporters, Style, render_report, render_run
+from pytest_dwsconv.render import Reporters, Style, SuiteRun, render_report, render_run
 from pytest_dwsconv.render.sentences import brief
 from pytest_dwsconv.render.text import largest, layers, render
 from pytest_dwsconv.report import Report
@@ -275,8 +275,8 @@ def test_many_models_and_users() -> None:
 
 
 def test_of_several_models_a_table_comes_first_and_the_largest_savings_have_details() -> None:
-    run = {replace(RESNET, model=f"Net{n}", params=10**7 + n): Reporters() for n in range(12)}
-    run = {**run, Report("Linear", (), 30, 20, Origin.META): Reporters()}
+    nets = [replace(RESNET, model=f"Net{n}", params=10**7 + n) for n in range(12)]
+    run: SuiteRun = dict.fromkeys([*nets, Report("Linear", (), 30, 20, Origin.META)], Reporters())
     head, without, *details, rest = render_run("text", run).split("\n\n")
     assert [line.split()[0] for line in head.splitlines()[3:-1]] == sorted(
         found.model for found in run if found.findings
@@ -294,7 +294,7 @@ def test_several_inputs_of_a_model_are_listed_with_its_report() -> None:
     others = [
         replace(WORKED_REPORT, input_shapes=((1, 3, side, side),), macs=side) for side in range(4)
     ]
-    run = dict.fromkeys([WORKED_REPORT, *others], Reporters())
+    run: SuiteRun = dict.fromkeys([WORKED_REPORT, *others], Reporters())
     text = " ".join(render_run("text", run).split())
     assert (
         "Also reported for 4 other inputs: 1 x 3 x 3 x 3 (3 MACs), 1 x 3 x 2 x 2 (2 MACs), "
