@@ -94,8 +94,14 @@ class Architecture:
 
     @property
     def inputs(self) -> dict[Shapes, int | None]:
-        """MACs by the shapes of each input, in the order of ``reports``."""
-        return {one.input_shapes: one.macs for one in self.reports}
+        """MACs by the shapes of each input, in the order of ``reports``; those without left out."""
+        return {one.input_shapes: one.macs for one in self.reports if one.input_shapes}
+
+    @property
+    def other_inputs(self) -> dict[Shapes, int | None]:
+        """Those besides the input of ``report``."""
+        own = self.report.input_shapes
+        return {shapes: macs for shapes, macs in self.inputs.items() if shapes != own}
 
     @property
     def exceeded(self) -> bool:

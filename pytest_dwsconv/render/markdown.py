@@ -49,7 +49,7 @@ def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
     """A table of all if there are several, and each of the first by itself."""
     overview = Overview.of(architectures, style.view.top)
     sections = []
-    if len(architectures) > 1 and overview.rows:
+    if len(overview.rows) > 1:
         sections.append(_overview(overview.rows))
     if overview.bare:
         sections.append(f"{escape(overview.without_convolutions())}\n")

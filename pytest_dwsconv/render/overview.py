@@ -17,7 +17,7 @@ MOST_NAMES = 5
 def _inputs(found: Architecture) -> str | None:
     if not found.report.input_shapes:
         return None
-    shapes, others = given(found.report.input_shapes), len(found.inputs) - 1
+    shapes, others = given(found.report.input_shapes), len(found.other_inputs)
     return f"{shapes} + {others:,} more" if others else shapes
 
 
@@ -57,7 +57,7 @@ class Overview(NamedTuple):
     """The models of a run as the forms for people arrange them.
 
     ``rows`` are in the table, and the first of them, ``detailed``, below it as well. ``bare`` have
-    neither convolutions nor limits, and are named in a line.
+    no convolutions, are not held to a budget, and were named by no option: one line has them all.
     """
 
     rows: Sequence[Architecture]
@@ -72,8 +72,10 @@ class Overview(NamedTuple):
         rows: list[Architecture] = []
         bare: list[Architecture] = []
         for found in architectures:
-            has_rows = found.report.findings or found.reporters.checks
-            (rows if has_rows else bare).append(found)
+            reporters = found.reporters
+            # reason: who names a model or limits it wants to see it, whatever it is made of
+            is_asked_for = bool(reporters.targets or reporters.checks)
+            (rows if found.report.findings or is_asked_for else bare).append(found)
         return cls(rows, rows[:top], bare)
 
     def without_convolutions(self, most: int | None = MOST_NAMES) -> str:

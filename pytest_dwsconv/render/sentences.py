@@ -44,9 +44,9 @@ def given(shapes: Sequence[Sequence[int]]) -> str:
 def other_inputs(found: Architecture, most: int | None) -> str:
     """What else the model was reported for, with the MACs of each; empty if that is nothing."""
     others = []
-    for shapes, macs in list(found.inputs.items())[1:]:
+    for shapes, macs in found.other_inputs.items():
         counted = "" if macs is None else f" ({macs:,} MACs)"
-        others.append(f"{given(shapes) or 'none'}{counted}")
+        others.append(f"{given(shapes)}{counted}")
     if not others:
         return ""
     inputs = count(len(others), "other input")
@@ -75,7 +75,7 @@ def one_line(found: Architecture) -> str:
     report = found.report
     line = brief(report, found.name)
     if report.macs is not None:
-        others = len(found.inputs) - 1
+        others = len(found.other_inputs)
         more = f" and {count(others, 'other input')}" if others else ""
         line += f", {report.macs:,} MACs for {_given(report)}{more}"
     names = found.reporters.names

@@ -54,9 +54,10 @@ def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
     without = _wrapped(overview.without_convolutions(most), style)
     if style.verbosity < 0:
         return ["\n".join(filter(None, [*map(one_line, overview.rows), without]))]
-    sections = []
-    if len(architectures) > 1:
-        sections.append("\n\n".join(filter(None, [_overview(overview.rows, style), without])))
+    head = [_overview(overview.rows, style)] if len(overview.rows) > 1 else []
+    if without:
+        head.append(without)
+    sections = ["\n\n".join(head)] if head else []
     sections += [_model(found, style) for found in overview.detailed]
     if overview.without_details:
         sections.append(_wrapped(overview.without_details, style))
@@ -64,8 +65,6 @@ def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
 
 
 def _overview(rows: Sequence[Architecture], style: Style) -> str:
-    if not rows:
-        return ""
     cells = [[column.text(found) for column in OVERVIEW_COLUMNS] for found in rows]
     return _table(OVERVIEW_COLUMNS, cells, style)
 

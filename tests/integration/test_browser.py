@@ -192,8 +192,8 @@ def test_each_model_has_its_own_table(opened: Opener) -> None:
         {
             SMALL: Reporters({"a:small"}),
             replace(WITHOUT_SHAPES, model="Twin"): Reporters({"b:small"}),
-            replace(EMPTY, model="Over"): Reporters({"c:linear"}, set(), OVER),
-            EMPTY: Reporters({"c:linear"}),
+            replace(EMPTY, model="Over"): Reporters(set(), {"t.py::t"}, OVER),
+            EMPTY: Reporters(),
         }
     )
     third, first, second = page.locator("main > section").all()

@@ -49,9 +49,9 @@ class TestReportOption:
         result = pytester.runpytest("--dws-model", "nets:Small", "--dws-model", "nets:Plain")
         result.stdout.fnmatch_lines(
             [
+                "Reported by nets:Small",
                 "Plain has no convolutions, so nothing *",
                 "Reported by nets:Plain",
-                "Reported by nets:Small",
             ]
         )
 
@@ -118,11 +118,13 @@ class TestReportOption:
         data = json.loads(output[output.index("\n{") : output.index("\n}") + 2])
         assert data["models"][0]["report"]["params"] == 8
 
-    def test_quiet_is_one_line_a_model(self, pytester: pytest.Pytester) -> None:
+    def test_quiet_is_one_line_per_model(self, pytester: pytest.Pytester) -> None:
         result = pytester.runpytest("-q", "--dws-report", "--dws-model=nets:Small")
         lines = result.stdout.lines
         start = next(index for index, line in enumerate(lines) if "dwsconv:" in line)
-        assert lines[start + 1] == "Small: 5,440 params, 1,120 with 2 candidates separable (4.86x)"
+        assert lines[start + 1] == (
+            "Small: 5,440 params, 1,120 with 2 candidates separable (4.86x), in nets:Small"
+        )
         assert lines[start + 2] == "no tests ran" or lines[start + 2].startswith("no tests ran in")
 
     @pytest.mark.parametrize(
@@ -362,7 +364,7 @@ class TestIni:
         )
         folder = pytester.mkdir("folder")
         result = pytester.runpytest("--rootdir", pytester.path, folder)
-        result.stdout.fnmatch_lines([TITLE, "Reported by nets:Plain", "Reported by nets:Small"])
+        result.stdout.fnmatch_lines([TITLE, "Reported by nets:Small", "Reported by nets:Plain"])
         assert len(json.loads((pytester.path / "from_ini.json").read_text())["models"]) == 2
 
     def test_the_command_line_wins(self, pytester: pytest.Pytester) -> None:
