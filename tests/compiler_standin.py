@@ -42,11 +42,13 @@ STAND_IN = """\
 import json, os, pathlib, signal, subprocess, sys, time
 here = pathlib.Path(__file__).parent
 plan = json.loads((here / "plan.json").read_text())
-seen = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "files": os.listdir()}}
-(here / "seen.json").write_text(json.dumps(seen))
+record = here / "seen.json"
+runs = json.loads(record.read_text())["runs"] if record.exists() else 0
+seen = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "files": os.listdir(), "runs": runs + 1}}
+record.write_text(json.dumps(seen))
 print(plan["prints"], end="", flush=True)
-if plan["writes"]:
-    pathlib.Path("model_edgetpu.tflite").write_bytes((here / "compiled.tflite").read_bytes())
+for name in plan["writes"]:
+    pathlib.Path(name).write_bytes((here / "compiled.tflite").read_bytes())
 if plan["sleeps"]:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     (here / "child").write_text(str(child.pid))
@@ -68,7 +70,8 @@ class CompilerStandIn:
         self.does()
 
     def does(self, prints: str = SUCCESS, **more: Any) -> None:
-        plan = {"prints": prints, "writes": True, "sleeps": False, "signal": 0, "status": 0, **more}
+        usual = {"writes": ["model_edgetpu.tflite"], "sleeps": False, "signal": 0, "status": 0}
+        plan = {"prints": prints, **usual, **more}
         (self.folder / "plan.json").write_text(json.dumps(plan))
 
     @property

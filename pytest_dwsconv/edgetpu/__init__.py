@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         CompilerReport,
         OperatorCount,
         compile_model,
+        compile_segments,
     )
     from pytest_dwsconv.edgetpu.device import Device, EdgeTpu, Procedure, measure
     from pytest_dwsconv.edgetpu.export import export_int8
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
     from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support, judge_model
 
 _HOMES = {
-    "compiler": ("Compilation", "CompilerReport", "OperatorCount", "compile_model"),
+    "compiler": (
+        "Compilation",
+        "CompilerReport",
+        "OperatorCount",
+        "compile_model",
+        "compile_segments",
+    ),
     "device": ("Device", "EdgeTpu", "Procedure", "measure"),
     "export": ("export_int8",),
     "faults": ("EdgeTpuAbsentError", "EdgeTpuError"),
@@ -62,6 +69,7 @@ __all__ = [
     "Support",
     "Tensor",
     "compile_model",
+    "compile_segments",
     "export_int8",
     "judge_model",
     "measure",

@@ -7,19 +7,33 @@ import math
 import platform
 import re
 import shutil
+import signal
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, content_of, read_model
-from pytest_dwsconv.edgetpu.process import Finished, check_seconds, last_line, run_within
+from pytest_dwsconv.edgetpu.process import Finished, check_seconds, last_line, run_within, shown
 from pytest_dwsconv.errors import CompilerError, FormatError, InputError
 
 _PROGRAM = "edgetpu_compiler"
 _GRACE = 10  # seconds after the compiler's own time limit
 _RUNTIME_VERSIONS = range(10, 15)
 _MAPPED = "Mapped to Edge TPU"
+_MOST_SEGMENTS = 64
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+# Options that compile_model sets itself, and those that print and compile nothing.
+_OURS = frozenset(
+    "-o --out_dir -s --show_operations -t --timeout_sec -m --min_runtime_version -n --num_segments "
+    "-h --help -v --version".split()
+)
+
+_FIND_LAYER = (
+    "have it try ever smaller parts with options=['--search_delegate'], or compile parts of the "
+    "model to find the layer at fault"
+)
 
 # What the compiler prints when it refuses a model, and the next step. The first one found counts.
 _REFUSALS = (
@@ -30,10 +44,11 @@ _REFUSALS = (
     ),
     (r"only supports static-sized tensors.*", "export it with static shapes"),
     (r"Model could not be parsed", "check it with read_model and judge_model"),
-    (r"Internal compiler error.*", "compile parts of the model to find the layer at fault"),
+    (r"Internal compiler error.*", _FIND_LAYER),
+    (r"Segmentation fault", _FIND_LAYER),
     (r".*large activation tensors.*", "use a smaller input, or fewer channels early"),
     (r"Did not get operators or tensors in subgraph.*", "export the model as a single graph"),
-    (r"terminating .*std::out_of_range.*", "compile parts of the model to find the layer at fault"),
+    (r"terminating .*std::out_of_range.*", _FIND_LAYER),
     (r"Compilation failed.*", "check it with judge_model"),
     (r"Invalid model.*", "check it with judge_model"),
 )
@@ -92,6 +107,7 @@ def compile_model(
     compiler: str | Path | None = None,
     timeout: float = 180,
     min_runtime_version: int | None = None,
+    options: Sequence[str] = (),
 ) -> Compilation:
     """Compile a quantised ``.tflite`` file, given as its path or content, for the Edge TPU.
 
@@ -104,13 +120,54 @@ def compile_model(
         timeout: seconds it may take; it is told so, and killed ten seconds later.
         min_runtime_version: the lowest runtime version to compile for, 10 to 14; the compiler's
             newest by default.
+        options: more options of the compiler, each word by itself, as in
+            ``["--search_delegate", "--delegate_search_step", "30"]`` or ``["-a"]``. A search
+            compiles many times, and needs a longer timeout.
 
     Raises:
         CompilerError: there is no compiler, or it failed; ``output`` is what it printed.
         InputError: the file cannot be read, is compiled already, or an argument cannot be used.
         FormatError: it is not a TFLite model.
     """
+    (compilation,) = _compile(
+        model, ["model_edgetpu.tflite"], compiler, timeout, min_runtime_version, options
+    )
+    return compilation
+
+
+def compile_segments(
+    model: bytes | str | Path,
+    count: int,
+    *,
+    compiler: str | Path | None = None,
+    timeout: float = 180,
+    min_runtime_version: int | None = None,
+    options: Sequence[str] = (),
+) -> tuple[Compilation, ...]:
+    """Compile a model as ``count`` segments that follow each other, one per Edge TPU of a pipeline.
+
+    The arguments and errors are those of ``compile_model``; ``timeout`` is for all segments.
+    """
+    if not isinstance(count, int) or not 2 <= count <= _MOST_SEGMENTS:
+        raise InputError(
+            f"{shown(count)} is not a number of segments: give 2 to {_MOST_SEGMENTS}, or use "
+            "compile_model"
+        )
+    names = [f"model_segment_{number}_of_{count}_edgetpu.tflite" for number in range(count)]
+    return _compile(model, names, compiler, timeout, min_runtime_version, options)
+
+
+def _compile(
+    model: bytes | str | Path,
+    names: list[str],
+    compiler: str | Path | None,
+    timeout: float,
+    min_runtime_version: int | None,
+    options: Sequence[str],
+) -> tuple[Compilation, ...]:
+    """The files of these names that the compiler writes."""
     check_seconds(timeout, "timeout", "the compiler may take")
+    _check_options(options)
     if min_runtime_version is not None and min_runtime_version not in _RUNTIME_VERSIONS:
         raise InputError(
             "min_runtime_version is not one that the compiler knows; give a whole number from "
@@ -120,11 +177,15 @@ def compile_model(
     content, name = content_of(model)
     if read_model(content).compiled:
         raise InputError(f"{name} is compiled already; use it as it is")
-    options = [] if min_runtime_version is None else ["-m", str(min_runtime_version)]
-    command = [program, "-s", "-t", str(math.ceil(timeout)), *options, "model.tflite"]
+    command = [program, "-s", "-t", str(math.ceil(timeout)), *options]
+    if min_runtime_version is not None:
+        command += ["-m", str(min_runtime_version)]
+    if len(names) > 1:
+        command += ["-n", str(len(names))]
+    command.append("model.tflite")
     try:
         with tempfile.TemporaryDirectory(prefix="dwsconv-compile-") as folder:
-            return _compiled(command, content, Path(folder), timeout + _GRACE)
+            return _compiled(command, content, Path(folder), names, timeout + _GRACE)
     except TimeoutError as error:
         raise CompilerError(f"{_PROGRAM} was killed: {error}; give it a longer timeout") from error
     except OSError as error:
@@ -132,6 +193,20 @@ def compile_model(
         if error.errno == errno.ENOEXEC:  # a program for another machine
             step = _where_to_compile()
         raise CompilerError(f"{_PROGRAM} cannot be run: {error}; {step}") from error
+
+
+def _check_options(options: Sequence[str]) -> None:
+    if isinstance(options, str) or not all(isinstance(option, str) for option in options):
+        raise InputError(
+            f"options is {shown(options)}; give a list with each word by itself, as in "
+            "['--search_delegate']"
+        )
+    for option in options:
+        if option.partition("=")[0] in _OURS:
+            raise InputError(
+                f"{option} is not one of the options that can be added; see timeout, "
+                "min_runtime_version and compile_segments"
+            )
 
 
 def _program(compiler: str | Path | None) -> str:
@@ -153,16 +228,23 @@ def _where_to_compile() -> str:
     return f"it exists for x86-64 Linux only and this is {' '.join(here)}, so compile there"
 
 
-def _compiled(command: list[str], content: bytes, folder: Path, limit: float) -> Compilation:
+def _compiled(
+    command: list[str], content: bytes, folder: Path, names: list[str], limit: float
+) -> tuple[Compilation, ...]:
     (folder / "model.tflite").write_bytes(content)
-    finished = run_within(limit, command, folder)
-    if "Internal compiler error" in finished.printed:
-        # reason: users report that it goes away when the same file is compiled again
+    targets = [folder / name for name in names]
+    for _ in range(2):
         finished = run_within(limit, command, folder)
+        written = all(target.is_file() for target in targets)
+        if (finished.status == 0 and written) or "Internal compiler error" not in finished.printed:
+            break  # users report that this error goes away when the same file is compiled again
     output = finished.printed
-    target = folder / "model_edgetpu.tflite"
-    if finished.status != 0 or not target.is_file():
+    if finished.status != 0 or not written:
         raise CompilerError(_failure(finished, output), output)
+    return tuple(_compilation(target, output, command[0]) for target in targets)
+
+
+def _compilation(target: Path, output: str, program: str) -> Compilation:
     compiled = target.read_bytes()
     try:
         file = read_model(compiled)
@@ -171,10 +253,10 @@ def _compiled(command: list[str], content: bytes, folder: Path, limit: float) ->
             f"{_PROGRAM} wrote a file that cannot be read: {error}", output
         ) from error
     try:
-        report = parse_output(output)
+        report = parse_output(_part_about(target.name, output))
     except FormatError as error:
         raise CompilerError(
-            f"{command[0]} did not print what {_PROGRAM} prints; see that it is the vendor's",
+            f"{program} did not print what {_PROGRAM} prints; see that it is the vendor's",
             output,
         ) from error
     if not file.compiled:
@@ -186,8 +268,18 @@ def _compiled(command: list[str], content: bytes, folder: Path, limit: float) ->
     return Compilation(compiled, report, file)
 
 
+def _part_about(name: str, output: str) -> str:
+    """What is printed about one of several files that are written: all lines from its input on."""
+    head, *parts = re.split(r"^(?=Input model: )", output, flags=re.MULTILINE)
+    if len(parts) < 2:
+        return output
+    return head + next((part for part in parts if name in part), "")
+
+
 def _failure(finished: Finished, output: str) -> str:
     how = finished.ending if finished.status else "it wrote no model"
+    if finished.status == -signal.SIGSEGV:  # where no shell has printed it
+        output += "\nSegmentation fault"
     for pattern, step in _REFUSALS:
         found = re.search(pattern, output)
         if found:

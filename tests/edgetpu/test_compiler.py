@@ -8,11 +8,17 @@ import platform
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compiler_standin import SUCCESS, CompilerStandIn
 
-from pytest_dwsconv.edgetpu.compiler import OperatorCount, compile_model, parse_output
+from pytest_dwsconv.edgetpu.compiler import (
+    OperatorCount,
+    compile_model,
+    compile_segments,
+    parse_output,
+)
 from pytest_dwsconv.errors import CompilerError, FormatError, InputError
 
 PARTLY = """\
@@ -101,7 +107,7 @@ REFUSALS = [
     ),
     (
         "Internal compiler error. Aborting! \n",
-        "Internal compiler error. Aborting!; compile parts of the model",
+        "Internal compiler error. Aborting!; have it try ever smaller parts with options",
     ),
     (
         "Compilation failed: Compilation failed due to large activation tensors in model.\n",
@@ -114,7 +120,11 @@ REFUSALS = [
     ),
     (
         "libc++abi: terminating with uncaught exception of type std::out_of_range: absl::at\n",
-        "terminating with uncaught exception of type std::out_of_range: absl::at; compile parts",
+        "terminating with uncaught exception of type std::out_of_range: absl::at; have it try ever",
+    ),
+    (
+        "/usr/bin/edgetpu_compiler: line 3:  7056 Segmentation fault      (core dumped) ${d}/x\n",
+        "Segmentation fault; have it try ever smaller parts",
     ),
     ("Invalid model: model.tflite\n", "Invalid model: model.tflite; check it with judge_model"),
     ("Something never seen before\n\n", "Something never seen before; run it by hand"),
@@ -194,9 +204,7 @@ def test_a_model_that_is_mapped_in_part(stand_in: CompilerStandIn, plain: bytes)
 def test_a_refusal(
     prints: str, message: str, status: int, stand_in: CompilerStandIn, plain: bytes, tmp_path: Path
 ) -> None:
-    stand_in.does(
-        f"Edge TPU Compiler version 16.0.384591198\n{prints}", writes=False, status=status
-    )
+    stand_in.does(f"Edge TPU Compiler version 16.0.384591198\n{prints}", writes=[], status=status)
     with pytest.raises(CompilerError) as caught:
         compile_model(plain)
     how = "exit code 1" if status else "it wrote no model"
@@ -216,6 +224,65 @@ def test_an_internal_error_of_the_compiler_is_tried_once_more(
     )
     assert compile_model(plain).report.version == "16.0"
     assert (stand_in.folder / "runs").read_text() == "once\nonce\n"
+
+
+def test_a_search_that_succeeds_in_the_end_is_not_run_again(
+    stand_in: CompilerStandIn, plain: bytes
+) -> None:
+    header, _, rest = SUCCESS.partition("\n")
+    stand_in.does(
+        f"{header}\nTry to compile segment with 500 ops\nInternal compiler error.\n{rest}"
+    )
+    assert compile_model(plain, options=["-d", "-k", "30", "-a"]).report.mapped == 31
+    assert stand_in.seen["runs"] == 1
+    arguments = ["-s", "-t", "180", "-d", "-k", "30", "-a", "model.tflite"]
+    assert stand_in.seen["arguments"] == arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-n", "2"], "-n is not one of the options that can be added; see timeout, min_runtime_v"),
+        (["--out_dir=/tmp"], "--out_dir=/tmp is not one of the options that can be added"),
+        (["-h"], "-h is not one of the options"),
+        ("-d", "options is '-d'; give a list with each word by itself"),
+        (["-k", 30], r"options is \['-k', 30\]; give a list"),
+    ],
+)
+def test_an_option_that_cannot_be_added(options: Any, message: str, plain: bytes) -> None:
+    with pytest.raises(InputError, match=message):
+        compile_model(plain, options=options)
+
+
+# --------------------------------------------------------------------------- segments
+
+
+def test_each_segment_has_its_own_file_and_report(stand_in: CompilerStandIn, plain: bytes) -> None:
+    names = [f"model_segment_{number}_of_2_edgetpu.tflite" for number in range(2)]
+    header, _, rest = SUCCESS.partition("\n")
+    first = rest.replace("model_edgetpu.tflite", names[0])
+    second = rest.replace("model_edgetpu.tflite", names[1]).replace("4.21MiB", "1.00MiB")
+    stand_in.does(f"{header}\n{first}{second}", writes=names)
+    segments = compile_segments(plain, 2)
+    assert stand_in.seen["arguments"] == ["-s", "-t", "180", "-n", "2", "model.tflite"]
+    assert [segment.report.on_chip_used for segment in segments] == [round(4.21 * 2**20), 2**20]
+    assert [segment.report.mapped for segment in segments] == [31, 31]
+    assert [segment.file.compiled for segment in segments] == [True, True]
+
+
+def test_a_segment_that_is_missing_fails(stand_in: CompilerStandIn, plain: bytes) -> None:
+    """Compiler 15 has been seen to print its version alone, and to end as after a success."""
+    stand_in.does(
+        "Edge TPU Compiler version 15.0.340273435\n", writes=["model_segment_0_of_2_edgetpu.tflite"]
+    )
+    with pytest.raises(CompilerError, match=r"failed \(it wrote no model\): Edge TPU Compiler"):
+        compile_segments(plain, 2)
+
+
+@pytest.mark.parametrize("count", [1, 0, 65, 2.0, "2", True])
+def test_a_number_of_segments_that_cannot_be_used(count: Any, plain: bytes) -> None:
+    with pytest.raises(InputError, match="is not a number of segments: give 2 to 64, or use"):
+        compile_segments(plain, count)
 
 
 def test_what_compiler_2_prints_of_the_memory() -> None:
@@ -262,12 +329,18 @@ def test_a_program_that_is_another(stand_in: CompilerStandIn, plain: bytes) -> N
     assert caught.value.output == "done\n"
 
 
-@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (11, "SIGSEGV")])
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (9, r"SIGKILL\): it printed nothing"),
+        (11, r"SIGSEGV\): Segmentation fault; have it try ever smaller parts with options"),
+    ],
+)
 def test_a_crash(
-    number: int, name: str, stand_in: CompilerStandIn, plain: bytes, tmp_path: Path
+    number: int, told: str, stand_in: CompilerStandIn, plain: bytes, tmp_path: Path
 ) -> None:
-    stand_in.does("", writes=False, signal=number)
-    with pytest.raises(CompilerError, match=rf"failed \(ended by {name}\): it printed nothing"):
+    stand_in.does("", writes=[], signal=number)
+    with pytest.raises(CompilerError, match=rf"failed \(ended by {told}"):
         compile_model(plain)
     assert left_behind(tmp_path) == []
 

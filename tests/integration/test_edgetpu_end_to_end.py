@@ -64,7 +64,7 @@ def test_what_the_compiler_refuses_fails_the_test(
     pytester: pytest.Pytester, standin: StandIn, compiler: CompilerStandIn
 ) -> None:
     standin.plug_in("usb0")
-    compiler.does("Invalid model: model.tflite\nModel not quantized\n", writes=False, status=1)
+    compiler.does("Invalid model: model.tflite\nModel not quantized\n", writes=[], status=1)
     pytester.makepyfile(TEST.format(limit="10s"))
     result = pytester.runpytest_subprocess("-p", "no:anyio")
     result.assert_outcomes(failed=1)
