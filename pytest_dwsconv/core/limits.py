@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,7 +14,14 @@ from pytest_dwsconv.core.measurement import (
     milliseconds,
 )
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.core.quantities import Unit, digits_telling, humanize, scale_of, written
+from pytest_dwsconv.core.quantities import (
+    Unit,
+    digits_telling,
+    humanize,
+    rounded_up,
+    scale_of,
+    written,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class LimitCheck:
             return "No convolution in it that could be made separable would lower that."
         if self.attainable > self.limit:
             return f"Making every candidate separable would only bring it to {self._reached()}."
-        return f"Making {_listed(self.replacements)} separable would bring it to {self._reached()}."
+        names = _listed(list(map(_spoken, self.replacements)))
+        return f"Making {names} separable would bring it to {self._reached()}."
 
     def _reached(self) -> str:
         if self.attainable == self.limit:
@@ -159,14 +167,49 @@ def doubts(checks: Iterable[AnyCheck]) -> list[str]:
     ]
 
 
+SLACK = 0.5
+"""A limit that nothing uses this share of is too slack to notice growth."""
+
+
+def slack(held: Iterable[Iterable[AnyCheck]]) -> list[str]:
+    """A sentence for each model that uses less than ``SLACK`` of its limits.
+
+    Where several models are held to one limit, it is told of the one that uses most of it.
+
+    Args:
+        held: the limits that each model was held to.
+    """
+    most: dict[tuple[str, str, float], tuple[int, LimitCheck]] = {}
+    for place, checks in enumerate(held):
+        for check in checks:
+            if isinstance(check, LimitCheck):
+                key = check.name, check.layers, check.limit
+                if key not in most or check.actual > most[key][1].actual:
+                    most[key] = place, check
+    loose: dict[int, list[LimitCheck]] = {}
+    for place, check in most.values():
+        if check.actual < SLACK * check.limit:
+            loose.setdefault(place, []).append(check)
+    return [_tighten(checks) for _, checks in sorted(loose.items())]
+
+
+def _tighten(checks: Sequence[LimitCheck]) -> str:
+    shares, limits = [], []
+    for check in checks:
+        shares.append(f"{100 * check.actual / check.limit:.0f} %")
+        limits.append(f"{rounded_up(check.actual, check.unit)} {check.noun}")
+    model = checks[0].model
+    return plain(f"{model} uses {_listed(shares)} of its budget, tighten to {_listed(limits)}.")
+
+
 def _singular(noun: str) -> str:
     """``MAC for input 1 x 8`` of ``MACs for input 1 x 8``."""
     counted, *rest = noun.split(" ")
     return " ".join([counted.removesuffix("s"), *rest])
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    *most, last = (_spoken(name) for name in names)
+def _listed(words: Sequence[str]) -> str:
+    *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
 
 

@@ -100,6 +100,13 @@ def humanize(value: float, unit: Unit = Unit.COUNT) -> str:
     return written(value, scale_of(value, unit), 2)
 
 
+def rounded_up(value: float, unit: Unit) -> str:
+    """A limit that the number just keeps: ``3.1M`` for 3,070,000, ``124k`` for 123,456."""
+    factor = scale_of(value, unit).factor
+    step = max(1, factor / 10 if value < 10 * factor else factor)
+    return humanize(math.ceil(value / step) * step, unit)
+
+
 class Scale(NamedTuple):
     suffix: str
     factor: float

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_dwsconv.core.baseline import Baseline, current
-from pytest_dwsconv.core.limits import doubts
+from pytest_dwsconv.core.limits import doubts, slack
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.plugin.budgets import check_known_limits
 from pytest_dwsconv.plugin.latency import Unmeasured
@@ -77,6 +77,7 @@ class Checks:
             found.notices += doubts(limits)
         if run and is_whole(self._config):
             found.notices += without_effect(run, self._table)
+            found.notices += slack(users.checks for users in in_order(run).values())
         self._compare(run, latencies.medians(), found)
         return found
 

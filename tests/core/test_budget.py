@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pytest_dwsconv.core.budget import Budget, check_limits, violations
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.findings import Finding, Origin
-from pytest_dwsconv.core.limits import LimitCheck
+from pytest_dwsconv.core.limits import LimitCheck, slack
 from pytest_dwsconv.core.plan import enough, plan_of
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.core.rules import Verdict
@@ -330,6 +330,20 @@ def test_layers_that_the_model_does_not_have_are_an_error(pattern: str, advice: 
         sentences(LAYERED, layers={pattern: {"params": 1}})
     said = f"the budget limits layers {pattern!r}, and no convolution of Net has such a name"
     assert str(error.value) == said + advice
+
+
+def test_limits_that_nothing_uses_half_of_are_told_with_what_to_tighten_them_to() -> None:
+    small = replace(LAYERED, model="Small", params=1_000)
+    loose = {"macs": "1M", "candidates": 0, "layers": {"layer4.*": {"size": "140kB"}}}
+    held = [
+        check_limits(LAYERED, Budget.of({"params": "18k", **loose})),
+        check_limits(small, Budget.of({"params": "18k", "size": "40kB"})),
+    ]
+    assert slack(held) == [
+        "Net uses 7 % and 10 % of its budget, tighten to 70k MACs for input 1 x 8 x 9 x 9 and 14kB "
+        "of float32 parameters in its convolutions layer4.*.",
+        "Small uses 10 % of its budget, tighten to 4kB of float32 parameters.",
+    ]
 
 
 ROWS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=5)

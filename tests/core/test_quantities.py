@@ -16,6 +16,7 @@ from pytest_dwsconv.core.quantities import (
     humanize,
     is_whole,
     parse_quantity,
+    rounded_up,
     whole_number,
 )
 from pytest_dwsconv.errors import FormatError, InputError
@@ -151,3 +152,23 @@ def test_the_largest_quantity_can_be_written() -> None:
 )
 def test_digits_tell_a_value_from_its_limit(value: float, limit: float, digits: int) -> None:
     assert digits_telling(value, limit, Unit.COUNT) == digits
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "written"),
+    [
+        (0, Unit.COUNT, "0"),
+        (47, Unit.COUNT, "47"),
+        (1000.5, Unit.COUNT, "1.1k"),
+        (123_456, Unit.COUNT, "124k"),
+        (999_999, Unit.COUNT, "1M"),
+        (3_070_000, Unit.COUNT, "3.1M"),
+        (5440, Unit.BINARY_BYTES, "5.4KiB"),
+        (2_400_000_000_001, Unit.BYTES, "2401GB"),
+    ],
+)
+def test_a_limit_is_rounded_up_to_what_the_number_keeps(
+    value: float, unit: Unit, written: str
+) -> None:
+    assert rounded_up(value, unit) == written
+    assert parse_quantity(written, unit) >= value

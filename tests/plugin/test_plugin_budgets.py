@@ -394,7 +394,7 @@ LAYERED = "Small has 4.61k parameters in its convolutions b[*], the budget is 4k
         ["Small params=6k b* params=4k candidates=1"],
         ["* b* params<=9k", "Small b* params<=4k"],
         ["Small params=9k b* candidates=1", "* b* params=4k"],
-        ["nets:Small* b* params=4k head params=1k"],
+        ["nets:Small* b* params=4k head params=500"],
     ],
 )
 def test_the_table_limits_layers(pytester: pytest.Pytester, lines: list[str]) -> None:
@@ -463,3 +463,23 @@ def test_what_a_part_of_the_tests_leaves_unused_is_not_told(
         result.stdout.fnmatch_lines(["*= dwsconv: notices =*", *sentences], consecutive=True)
     else:
         result.stdout.no_fnmatch_line("*= dwsconv: notices =*")
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_a_budget_that_nothing_uses_half_of_is_a_notice(
+    pytester: pytest.Pytester, workers: list[str]
+) -> None:
+    source = """
+@pytest.mark.parametrize("width", [8, 32])
+def test_reported(dws_report, width): dws_report(Small(width))
+@pytest.mark.dws_budget(candidates=4)
+def test_marked(): return Small(8)
+"""
+    # of the two the larger uses half of its parameters' limit, and a fifth of that on its body
+    lines = ["-o", "dws_budgets=* params=10880 body params=23k size=0"]
+    result = run(pytester, source, *lines, *workers)
+    sentence = "Small uses 20 % of its budget, tighten to 4.7k parameters in its convolutions body."
+    result.stdout.fnmatch_lines([sentence])
+    assert sum("tighten" in line for line in result.stdout.lines) == 1
+    part = run(pytester, source, *lines, "-k", "reported")
+    part.stdout.no_fnmatch_line("*tighten*")
