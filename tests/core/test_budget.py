@@ -334,7 +334,11 @@ def test_layers_that_the_model_does_not_have_are_an_error(pattern: str, advice: 
 
 def test_limits_that_nothing_uses_half_of_are_told_with_what_to_tighten_them_to() -> None:
     small = replace(LAYERED, model="Small", params=1_000)
-    loose = {"macs": "1M", "candidates": 0, "layers": {"layer4.*": {"size": "140kB"}}}
+    loose: dict[str, Any] = {
+        "macs": "1M",
+        "candidates": 0,
+        "layers": {"layer4.*": {"size": "140kB"}},
+    }
     held = [
         check_limits(LAYERED, Budget.of({"params": "18k", **loose})),
         check_limits(small, Budget.of({"params": "18k", "size": "40kB"})),
