@@ -15,7 +15,7 @@ from pytest_dwsconv.plugin.isolation import (
     inner_calls,
     isolated,
 )
-from pytest_dwsconv.plugin.latency import Latency, Unmeasured, unknown_latency
+from pytest_dwsconv.plugin.latency import Latency, Unmeasured, predicted_figures, unknown_latency
 from pytest_dwsconv.plugin.record import Subject, record_of, with_digest
 from pytest_dwsconv.plugin.settings import BudgetRule, budget_rules
 
@@ -41,7 +41,8 @@ def measure_latency(
             config=config, target=target
         )
     except pytest.skip.Exception as skip:
-        return Unmeasured(target, f"{unknown}: {skip.msg}", skipped=True)
+        why = f"{unknown}: {skip.msg}{predicted_figures(config, subject.report, target)}"
+        return Unmeasured(target, why, skipped=True)
     if backend is None:
         return Unmeasured(target, f"{unknown}: no plugin measures it")
     if not callable(getattr(backend, "measure", None)):

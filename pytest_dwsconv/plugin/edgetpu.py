@@ -181,7 +181,8 @@ def edgetpu(pytestconfig: pytest.Config) -> EdgeTpu:
 def edgetpu_latency(request: pytest.FixtureRequest) -> LatencyFixture:
     """Hold a model to a latency: edgetpu_latency(model, (1, 3, 224, 224), max="12ms").
 
-    It is measured on the connected Edge TPU. Without one, the test is skipped with the reason.
+    It is measured on the connected Edge TPU. Without one, the test is skipped with the reason, and
+    reports show what is predicted.
     """
     return LatencyFixture(request.node)
 
@@ -213,6 +214,8 @@ class LatencyFixture:
             with _skipping(config):
                 measurement = measured_by(backend, model, shape, _name(model))
         except (DwsconvError, pytest.skip.Exception) as error:
+            if isinstance(error, pytest.skip.Exception):
+                error.msg = self._predicted(model, shape, str(error.msg))
             # reason: a fault is the user's to mend, and a skip is shown where the test asked: both
             # in one sentence, without frames of this plugin
             raise error.with_traceback(None) from None
@@ -221,6 +224,21 @@ class LatencyFixture:
         if excess:
             pytest.fail(f"{plain(excess)}\n{measurement}")
         return measurement
+
+    def _predicted(
+        self,
+        model: nn.Module | bytes | str | PathLike[str],
+        shape: tuple[int, ...] | None,
+        why: str,
+    ) -> str:
+        """Record what is predicted of a model that is not measured, and add it to the reason."""
+        from pytest_dwsconv.plugin.latency import predicted_instead
+
+        predicted = predicted_instead(self._item.config, model, shape, _name(model), why)
+        if predicted is None:
+            return why
+        record_of(self._item).add_measurement(predicted)
+        return f"{why}; {predicted.prediction.figures}"
 
     def _backend(self, model: object) -> LatencyBackend:
         config = self._item.config

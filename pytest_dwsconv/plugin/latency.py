@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dwsconv.core.limits import LatencyCheck
-from pytest_dwsconv.core.measurement import Measurement
+from pytest_dwsconv.core.measurement import Measurement, NotMeasured
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 
 if TYPE_CHECKING:
     import pytest
+    from torch import nn
 
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.measurement import LatencyPrediction
@@ -57,6 +60,42 @@ def predict(config: pytest.Config, source: ReportData | ModelFile) -> LatencyPre
     from pytest_dwsconv.edgetpu.prediction import LatencyFeatures, predict_latency
 
     return predict_latency(LatencyFeatures.of(source), config.getini("dws_prediction_host"))
+
+
+def predicted_figures(config: pytest.Config, report: ReportData, target: str) -> str:
+    """What is predicted for a target, after a semicolon; empty where nothing is."""
+    from pytest_dwsconv.errors import InputError
+
+    if target != "edgetpu":
+        return ""
+    try:
+        return f"; {predict(config, report).figures}"
+    except InputError:  # reason: the report is of a batch, or has no MACs
+        return ""
+
+
+def predicted_instead(
+    config: pytest.Config,
+    model: nn.Module | bytes | str | PathLike[str],
+    shape: tuple[int, ...] | None,
+    name: str,
+    why: str,
+) -> NotMeasured | None:
+    """What is predicted of a model that is not measured, None where nothing can be."""
+    from pytest_dwsconv.edgetpu.modelfile import read_model
+    from pytest_dwsconv.errors import DwsconvError
+
+    source: ReportData | ModelFile
+    try:
+        if isinstance(model, (bytes, str, PathLike)):
+            source = read_model(model if isinstance(model, bytes) else Path(model))
+        else:
+            from pytest_dwsconv.analysis.analyze import analyze
+
+            source = analyze(model, shape)
+        return NotMeasured(name, why, predict(config, source))
+    except DwsconvError:  # reason: that the test is skipped, and why, is what matters
+        return None
 
 
 class KnownLatencies:

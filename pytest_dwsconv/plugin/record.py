@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_dwsconv.core.limits import AnyCheck
-    from pytest_dwsconv.core.measurement import Measurement
+    from pytest_dwsconv.core.measurement import Measurement, NotMeasured
     from pytest_dwsconv.plugin.latency import Latency, Unmeasured
     from pytest_dwsconv.report import Report
 
@@ -35,14 +35,14 @@ class TestRecord:
 
     def __init__(self) -> None:
         self.subjects: list[Subject] = []
-        self.measurements: list[Measurement] = []
+        self.measurements: list[Measurement | NotMeasured] = []
         self.unsent = Unsent()
 
     def add(self, subject: Subject) -> None:
         self.subjects.append(subject)
         self.unsent.reports.append(subject.report)
 
-    def add_measurement(self, measurement: Measurement) -> None:
+    def add_measurement(self, measurement: Measurement | NotMeasured) -> None:
         self.measurements.append(measurement)
         self.unsent.measurements.append(measurement)
 
@@ -61,7 +61,7 @@ class TestRecord:
             checks.append((with_digest(report)[0], [to_plain(limit) for limit in limits]))
         return {
             "reports": [*map(with_digest, unsent.reports + others), *unsent.noticed],
-            "measurements": [measurement.to_dict() for measurement in unsent.measurements],
+            "measurements": [to_plain(measurement) for measurement in unsent.measurements],
             "failures": unsent.failures,
             "notices": unsent.notices,
             "ignored": unsent.ignored,
@@ -77,7 +77,7 @@ class Unsent:
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
-        self.measurements: list[Measurement] = []
+        self.measurements: list[Measurement | NotMeasured] = []
         self.noticed: list[WithDigest] = []
         self.failures: list[str] = []
         self.notices: list[str] = []
@@ -116,9 +116,9 @@ def pytest_runtest_makereport(
     """
     record = item.stash.get(RECORD, None)
     if record is not None and call.when == "teardown" and item.config.getoption("xmlpath", None):
-        from pytest_dwsconv.render.junit import measured_properties, properties
+        from pytest_dwsconv.render.junit import latency_properties, properties
 
-        item.user_properties += measured_properties(record.measurements)
+        item.user_properties += latency_properties(record.measurements)
         item.user_properties += properties([subject.report for subject in record.subjects])
     phase = yield
     record = item.stash.get(RECORD, None)  # a hook may have made it meanwhile

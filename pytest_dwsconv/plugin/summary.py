@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.limits import AnyCheck
-    from pytest_dwsconv.core.measurement import Measurement
+    from pytest_dwsconv.core.measurement import Measurement, NotMeasured
     from pytest_dwsconv.render import Reporters
     from pytest_dwsconv.report import Report
 
@@ -116,7 +116,7 @@ class Summary:
         self._view = view(config)
         self._written: list[Output] = []
         self._run: dict[ReportData, Reporters] = {}
-        self._measured: dict[Measurement, set[str]] = {}
+        self._measured: dict[Measurement | NotMeasured, set[str]] = {}
         self._received: dict[str, Report] = {}
         self._failures: dict[str, set[str]] = {}
         self._notices: dict[str, set[str]] = {}
@@ -173,7 +173,7 @@ class Summary:
         """Take in the reports that ``TestRecord.message`` sent, and what is known of them."""
         from pytest_dwsconv.core.jsonio import from_plain
         from pytest_dwsconv.core.limits import AnyCheck
-        from pytest_dwsconv.core.measurement import Measurement
+        from pytest_dwsconv.core.measurement import Measurement, NotMeasured
         from pytest_dwsconv.report import Report
 
         for digest, data in message["reports"]:
@@ -188,7 +188,8 @@ class Summary:
             if digest in self._received:
                 latency = from_plain(Latency | Unmeasured, outcome, "latency")
                 self._latencies.add(self._received[digest], latency)
-        for measurement in map(Measurement.from_dict, message["measurements"]):
+        for data in message["measurements"]:
+            measurement = from_plain(Measurement | NotMeasured, data, "measurement")
             self._measured.setdefault(measurement, set()).add(nodeid)
 
     def _receive_sentences(self, message: dict[str, Any], nodeid: str) -> None:

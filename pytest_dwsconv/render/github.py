@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from pytest_dwsconv.core.architectures import Architecture, Reporters
 from pytest_dwsconv.core.findings import ReportData, saved_params
+from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.latencies import in_order
@@ -33,9 +34,10 @@ def render_run(results: Results, style: Style) -> str:
     for found in results.architectures:
         lines += _errors(found)
     lines += _notices(results.architectures, style)
-    for measurement in in_order(results.measured):
-        title = f"dwsconv: measured latency of {plain(measurement.model)}"
-        lines.append(command("notice", plain(str(measurement)), title=title))
+    for latency in in_order(results.measured):
+        obtained = "measured" if isinstance(latency, Measurement) else "predicted"
+        title = f"dwsconv: {obtained} latency of {plain(latency.model)}"
+        lines.append(command("notice", plain(str(latency)), title=title))
     return "\n".join(lines)
 
 

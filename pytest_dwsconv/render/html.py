@@ -22,7 +22,7 @@ from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Results
-from pytest_dwsconv.render.latencies import HEADERS, rows
+from pytest_dwsconv.render.latencies import tables
 from pytest_dwsconv.render.overview import OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
     NO_MODEL,
@@ -57,8 +57,7 @@ def render_run(results: Results, style: Style) -> str:
     environment.filters["breakable"] = _breakable
     return environment.get_template("page.html").render(
         version=__version__,
-        measured_headers=HEADERS,
-        measured=rows(results.measured),
+        latencies=tables(results.measured),
         css=css,
         script=script,
         policy=f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(script)}'",

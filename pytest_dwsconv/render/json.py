@@ -11,7 +11,7 @@ from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain_json
 from pytest_dwsconv.render import Results
-from pytest_dwsconv.render.latencies import json_rows
+from pytest_dwsconv.render.latencies import json_predictions, json_rows
 from pytest_dwsconv.render.view import Style
 
 SCHEMA_VERSION = 1
@@ -44,6 +44,7 @@ def render_run(results: Results, style: Style) -> str:
         "models": models,
         "architectures": [_architecture(found, places) for found in results.architectures],
         "measured": json_rows(results.measured),
+        "predicted": json_predictions(results.measured),
     }
     return plain_json(json.dumps(document, indent=2))
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.measurement import Measurement
+from pytest_dwsconv.core.measurement import Measurement, NotMeasured
 
 
 def properties(reports: Iterable[ReportData]) -> list[tuple[str, object]]:
@@ -20,12 +20,15 @@ def properties(reports: Iterable[ReportData]) -> list[tuple[str, object]]:
     return _properties((report.model, _values(report)) for report in distinct)
 
 
-def measured_properties(measurements: Iterable[Measurement]) -> list[tuple[str, object]]:
+def latency_properties(
+    latencies: Iterable[Measurement | NotMeasured],
+) -> list[tuple[str, object]]:
     """The same for latencies: ``dwsconv.MODEL.measured_median`` and so on, in seconds.
 
-    ``measured_on`` is where they were measured.
+    ``measured_on`` is where they were measured. Of one that was predicted instead they are
+    ``predicted``, ``predicted_low``, ``predicted_high`` and ``predicted_on``.
     """
-    return _properties((measurement.model, _figures(measurement)) for measurement in measurements)
+    return _properties((latency.model, _figures(latency)) for latency in latencies)
 
 
 def _properties(rows: Iterable[tuple[str, dict[str, object]]]) -> list[tuple[str, object]]:
@@ -41,7 +44,15 @@ def _properties(rows: Iterable[tuple[str, dict[str, object]]]) -> list[tuple[str
     return found
 
 
-def _figures(measurement: Measurement) -> dict[str, object]:
+def _figures(measurement: Measurement | NotMeasured) -> dict[str, object]:
+    if isinstance(measurement, NotMeasured):
+        prediction = measurement.prediction
+        return {
+            "predicted": prediction.ms / 1000,
+            "predicted_low": prediction.low / 1000,
+            "predicted_high": prediction.high / 1000,
+            "predicted_on": prediction.host,
+        }
     return {
         "measured_median": measurement.median,
         "measured_p90": measurement.p90,

@@ -9,7 +9,7 @@ from pytest_dwsconv.core.architectures import Architecture, Reporters
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Results
-from pytest_dwsconv.render.latencies import HEADERS, Measurements, rows
+from pytest_dwsconv.render.latencies import LatencyTable, tables
 from pytest_dwsconv.render.overview import OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
     MOST_INPUTS,
@@ -40,8 +40,7 @@ def render_run(results: Results, style: Style) -> str:
         sections += _models(results.architectures, style)
     elif not results.measured:
         sections.append(f"{escape(NO_MODEL)}\n")
-    if results.measured:
-        sections.append(_latencies(results.measured))
+    sections += map(_latencies, tables(results.measured))
     return "\n".join(sections)
 
 
@@ -66,10 +65,10 @@ def _overview(found: Sequence[Architecture]) -> str:
     return f"{_table(OVERVIEW_COLUMNS, rows)}\n"
 
 
-def _latencies(measured: Measurements) -> str:
-    cells = [[escape(cell) for cell in row] for row in (HEADERS, *rows(measured))]
-    lines = [cells[0], ["---"] * len(HEADERS), *cells[1:]]
-    return "### Measured latency\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _latencies(table: LatencyTable) -> str:
+    cells = [[escape(cell) for cell in row] for row in (table.headers, *table.rows)]
+    lines = [cells[0], ["---"] * len(table.headers), *cells[1:]]
+    return f"### {table.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def escape(text: str) -> str:

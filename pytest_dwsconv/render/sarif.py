@@ -17,7 +17,7 @@ from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain, plain_json
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 from pytest_dwsconv.render import Results
-from pytest_dwsconv.render.latencies import json_rows
+from pytest_dwsconv.render.latencies import json_predictions, json_rows
 from pytest_dwsconv.render.table import COLUMNS, ratio
 from pytest_dwsconv.render.view import Style
 
@@ -45,7 +45,10 @@ def render_run(results: Results, style: Style) -> str:
         "results": rows,
     }
     if results.measured:
-        one["properties"] = {"measured": json_rows(results.measured)}
+        one["properties"] = {
+            "measured": json_rows(results.measured),
+            "predicted": json_predictions(results.measured),
+        }
     document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [one]}
     return plain_json(json.dumps(document, indent=2))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import fill
 
 from pytest_dwsconv.core.architectures import Architecture
@@ -10,7 +10,7 @@ from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Results
-from pytest_dwsconv.render.latencies import table
+from pytest_dwsconv.render.latencies import HEADERS, Measurements, by_kind, cells
 from pytest_dwsconv.render.overview import MOST_NAMES, OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
     MOST_INPUTS,
@@ -42,9 +42,19 @@ def render_run(results: Results, style: Style) -> str:
         sections += _models(results.architectures, style)
     elif not results.measured:
         sections.append(_wrapped(NO_MODEL, style))
-    if results.measured:
-        sections.append(table(results.measured))
+    sections += _latencies(results.measured, style)
     return "\n\n\n".join(sections)
+
+
+def _latencies(latencies: Measurements, style: Style) -> Iterator[str]:
+    """A table of those measured; in sentences those predicted, which have long reasons."""
+    measured, predicted = by_kind(latencies)
+    if measured:
+        from tabulate import tabulate
+
+        yield tabulate(map(cells, measured), HEADERS, disable_numparse=True)
+    if predicted:
+        yield _lines(map(str, predicted), style)
 
 
 def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:

@@ -1,4 +1,4 @@
-"""Budgets on a latency that is predicted: no device, no backend, and never a skip."""
+"""Latencies that are predicted: held to a budget, and shown where nobody measured."""
 
 from __future__ import annotations
 
@@ -85,3 +85,58 @@ def test_a_batch_is_refused_in_one_sentence(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         ["the report of Small is for a batch of 8, and the Edge TPU takes*"]
     )
+
+
+ABSENT = """
+def pytest_dwsconv_latency_backend(config, target):
+    pytest.skip("nobody has one")
+"""
+PREDICTED = "predicted 0.59 ms (0.55 to *) on rpi4_usb3"
+
+
+@pytest.fixture
+def absent(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(f"import pytest{ABSENT}")
+
+
+@pytest.mark.usefixtures("absent")
+def test_a_latency_that_is_not_measured_is_skipped_and_predicted(
+    pytester: pytest.Pytester,
+) -> None:
+    source = f"""
+def test_module(edgetpu_latency): edgetpu_latency(Small(), {SHAPE}, max="12ms")
+def test_limited(dws_budget): dws_budget(Small(), {SHAPE}, latency="1ms", target="edgetpu")
+def test_other(dws_budget): dws_budget(Small(), {SHAPE}, latency="1ms", target="lab")
+"""
+    result = run(pytester, source, "-rs", "--dws-report", "--junitxml=junit.xml")
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(
+        [f"Small: not measured, {PREDICTED}: floor 0.59, *", "*nobody has one"]
+    )
+    result.stdout.fnmatch_lines(
+        [
+            f"SKIPPED*: nobody has one; {PREDICTED}",
+            f"SKIPPED*: the latency of Small on edgetpu is unknown: nobody has one; {PREDICTED}",
+            "SKIPPED*: the latency of Small on lab is unknown: nobody has one",
+        ]
+    )
+    assert 'name="dwsconv.Small.predicted_low"' in (pytester.path / "junit.xml").read_text()
+
+
+@pytest.mark.usefixtures("absent")
+def test_a_model_of_which_nothing_is_predicted_is_skipped_as_before(
+    pytester: pytest.Pytester,
+) -> None:
+    source = f"""
+class Broken(Small):
+    def forward(self, x): raise RuntimeError("no weights")
+
+def test_module(edgetpu_latency): edgetpu_latency(Broken(), {SHAPE}, max="12ms")
+def test_batch(edgetpu_latency): edgetpu_latency(Small(), (8, 4, 12, 12), max="12ms")
+def test_shape(edgetpu_latency): edgetpu_latency(Small(), max="12ms")
+"""
+    result = run(pytester, source, "-rs", "--dws-report=json:run.json")
+    result.assert_outcomes(skipped=3)
+    assert "predicted 0" not in result.stdout.str()
+    data = json.loads((pytester.path / "run.json").read_text())
+    assert (data["measured"], data["predicted"]) == ([], [])

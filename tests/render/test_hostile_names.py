@@ -22,7 +22,7 @@ from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support
 from pytest_dwsconv.render import FORMS, Reporters, SuiteRun, View, render_run
-from pytest_dwsconv.render.junit import measured_properties, properties
+from pytest_dwsconv.render.junit import latency_properties, properties
 from pytest_dwsconv.report import Report
 
 FRAGMENTS = [
@@ -188,7 +188,7 @@ def test_json_has_no_commands_of_a_runner(form: str, name: str) -> None:
 @given(name=NAMES)
 @settings(max_examples=25, deadline=None)
 def test_junit_names_have_three_parts(name: str) -> None:
-    rows = [*properties([report(name)]), *measured_properties([measurement(name)])]
+    rows = [*properties([report(name)]), *latency_properties([measurement(name)])]
     for key, _ in rows:
         assert re.fullmatch(r"dwsconv\.\w*\.\w+", key)
 

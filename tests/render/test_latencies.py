@@ -1,4 +1,4 @@
-"""Measured latencies in every form of a report, under that word."""
+"""Measured and predicted latencies in every form of a report, each under that word."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from pytest_dwsconv.core.measurement import Measurement
+from pytest_dwsconv.core.measurement import LatencyPrediction, Measurement, NotMeasured
 from pytest_dwsconv.render import FORMS, render_run
 from pytest_dwsconv.render.json import schema
+from pytest_dwsconv.render.junit import latency_properties
+from pytest_dwsconv.render.latencies import Measurements
 
 MEASUREMENT = Measurement(
     model="net|<b>",
@@ -24,7 +26,12 @@ MEASUREMENT = Measurement(
     library_version="RuntimeVersion(14)",
     clock="max",
 )
-MEASURED = {MEASUREMENT: {"tests/test_a.py::test"}}
+MEASURED: Measurements = {MEASUREMENT: {"tests/test_a.py::test"}}
+PREDICTION = LatencyPrediction(
+    6.25, low=4.125, high=9.5, lower_bound_ms=1, reason="bus 5 ms", host="rpi4_usb3"
+)
+NOT_MEASURED = NotMeasured("net|<b>", "there is no device", PREDICTION)
+PREDICTED: Measurements = {NOT_MEASURED: {"tests/test_a.py::test"}}
 
 
 @pytest.mark.parametrize("form", sorted(FORMS.keys() - {"csv"}))  # which has the layers alone
@@ -35,16 +42,56 @@ def test_a_latency_is_called_measured(form: str) -> None:
     assert "No model was reported" not in written
 
 
-def test_the_cells_of_markdown_stay_in_their_columns() -> None:
-    *_, rule, row = render_run("markdown", {}, measured=MEASURED).rstrip().splitlines()
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "csv"])
+def test_a_latency_that_was_not_measured_is_called_predicted(form: str) -> None:
+    shown = render_run(form, {}, measured=PREDICTED)
+    written = " ".join(shown.replace("&#45;", "-").lower().split())
+    for word in (
+        "predicted",
+        "not measured",
+        "6.25",
+        "4.12",
+        "9.5",
+        "rpi4",
+        "bus 5 ms",
+        "no device",
+    ):
+        assert word in written or (form in ("json", "sarif") and word == "not measured")
+    assert "measured latency" not in written
+    assert "no model was reported" not in written
+
+
+def test_what_was_measured_is_shown_apart_from_what_was_predicted() -> None:
+    both = render_run("text", {}, measured={**PREDICTED, **MEASURED})
+    measured, predicted = both.split("\n\n\n")
+    assert "12.000 ms" in measured
+    assert "6.25 ms" in predicted
+
+
+@pytest.mark.parametrize("latencies", [MEASURED, PREDICTED])
+def test_the_cells_of_markdown_stay_in_their_columns(latencies: Measurements) -> None:
+    *_, rule, row = render_run("markdown", {}, measured=latencies).rstrip().splitlines()
     assert row.count("|") == rule.count("|")
 
 
-def test_the_page_spells_out_what_is_no_markup() -> None:
-    assert "net|<b>" not in render_run("html", {}, measured=MEASURED)
+@pytest.mark.parametrize("latencies", [MEASURED, PREDICTED])
+def test_the_page_spells_out_what_is_no_markup(latencies: Measurements) -> None:
+    assert "net|<b>" not in render_run("html", {}, measured=latencies)
 
 
 def test_the_json_follows_its_schema() -> None:
-    data = json.loads(render_run("json", {}, measured=MEASURED))
+    data = json.loads(render_run("json", {}, measured={**MEASURED, **PREDICTED}))
     Draft202012Validator(schema()).validate(data)
     assert Measurement.from_dict(data["measured"][0]["measurement"]) == MEASUREMENT
+    (row,) = data["predicted"]
+    assert LatencyPrediction(**row["prediction"]) == PREDICTION
+    assert (row["model"], row["why"]) == ("net|<b>", "there is no device")
+
+
+def test_a_junit_file_has_the_prediction_in_seconds() -> None:
+    assert dict(latency_properties([NOT_MEASURED])) == {
+        "dwsconv.net__b_.predicted": "0.00625",
+        "dwsconv.net__b_.predicted_low": "0.004125",
+        "dwsconv.net__b_.predicted_high": "0.0095",
+        "dwsconv.net__b_.predicted_on": "rpi4_usb3",
+    }
