@@ -36,7 +36,7 @@ raise SystemExit(pytest.main(sys.argv[1:]))
 
 def test_the_plugin_measures_and_reports(standin: StandIn, tmp_path: Path) -> None:
     standin.plug_in("usb0")
-    write_runtime(tmp_path / "packages", "tflite_runtime", "2.11.0")
+    write_runtime(tmp_path / "packages", "ai_edge_litert", "2.3.0")
     (tmp_path / "test_suite.py").write_text(SUITE)
     (tmp_path / "net_edgetpu.tflite").write_bytes(NOT_RUN)
     arguments = [
@@ -57,5 +57,5 @@ def test_the_plugin_measures_and_reports(standin: StandIn, tmp_path: Path) -> No
     assert done.returncode == 0
     assert "Measured latency of" in done.stdout
     measured = json.loads((tmp_path / "run.json").read_text())["measured"]
-    assert [row["measurement"]["runtime"] for row in measured] == ["tflite_runtime 2.11.0"]
+    assert [row["measurement"]["runtime"] for row in measured] == ["ai_edge_litert 2.3.0"]
     assert "measured_median" in (tmp_path / "run.xml").read_text()

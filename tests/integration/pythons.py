@@ -12,7 +12,7 @@ import pytest
 
 RUNTIMES = (
     ("3.8", "tflite-runtime==2.7.0"),
-    ("3.9", "tflite-runtime==2.14.0"),
+    ("3.9", "tflite-runtime==2.11.0"),
     ("3.13", "ai-edge-litert==2.3.0"),
 )
 """Python versions, each with the runtime to install."""
