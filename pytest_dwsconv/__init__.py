@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.fit.distillation import Batches, Distilled, distill
     from pytest_dwsconv.fit.planning import Budgets
     from pytest_dwsconv.report import Report
+    from pytest_dwsconv.rewriting.agreement import Agreement, measure_agreement
     from pytest_dwsconv.rewriting.application import apply_plan
     from pytest_dwsconv.rewriting.fx_pass import DepthwiseSeparablePass
     from pytest_dwsconv.rewriting.result import RewriteResult
@@ -65,6 +66,7 @@ _HOMES = {
     "fit.planning": ("Budgets",),
     "fit.distillation": ("Batches", "Distilled", "distill"),
     "report": ("Report",),
+    "rewriting.agreement": ("Agreement", "measure_agreement"),
     "rewriting.fx_pass": ("DepthwiseSeparablePass",),
     "rewriting.application": ("apply_plan",),
     "rewriting.result": ("RewriteResult",),
@@ -76,6 +78,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Agreement",
     "Batches",
     "Budget",
     "Budgets",
@@ -121,6 +124,7 @@ __all__ = [
     "cost",
     "distill",
     "judge",
+    "measure_agreement",
     "rewrite",
     "separable_cost",
 ]

@@ -53,7 +53,7 @@ class Budget:
         latencies = [name for name in _LATENCIES if getattr(self, name) is not None]
         for name in latencies:
             _number(name, getattr(self, name), Unit.SECONDS)
-        if not self.bounds() and not latencies:
+        if not bounds_of(self) and not latencies:
             raise InputError(f"a budget without a limit checks nothing: give any of {_accepted()}")
         if (self.latency is None) != (self.target is None):
             raise InputError(
@@ -75,20 +75,6 @@ class Budget:
             )
         return cls(**arguments)  # type: ignore[arg-type]  # a target that is not text finds no backend
 
-    def bounds(self) -> list[Bound]:
-        """Its limits on what a report tells, the whole model's first."""
-        found = []
-        for name, limit in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None:
-                found.append(Bound(name, "", _number(name, value, limit.unit), value))
-        for layers, limits in _checked_layers(self.layers).items():
-            for name, value in limits.items():
-                if value is not None:
-                    number = _number(f"{layers} {name}", value, LIMITS[name].unit)
-                    found.append(Bound(name, layers, number, value))
-        return found
-
 
 class Bound(NamedTuple):
     """One limit: ``name`` as ``Budget`` calls it, ``layers`` the pattern of what it is on.
@@ -100,6 +86,21 @@ class Bound(NamedTuple):
     layers: str
     limit: float
     written: object
+
+
+def bounds_of(budget: Budget) -> list[Bound]:
+    """The limits of a budget on what a report tells, the whole model's first."""
+    found = []
+    for name, limit in LIMITS.items():
+        value = getattr(budget, name)
+        if value is not None:
+            found.append(Bound(name, "", _number(name, value, limit.unit), value))
+    for layers, limits in _checked_layers(budget.layers).items():
+        for name, value in limits.items():
+            if value is not None:
+                number = _number(f"{layers} {name}", value, LIMITS[name].unit)
+                found.append(Bound(name, layers, number, value))
+    return found
 
 
 def _number(name: str, value: object, unit: Unit) -> float:
@@ -212,7 +213,7 @@ def check_limits(report: ReportData, budget: Budget) -> tuple[LimitCheck, ...]:
         InputError: MACs or activations are limited and the report has none, or layers are that the
             model does not have.
     """
-    return tuple(_check(report, bound) for bound in budget.bounds())
+    return tuple(_check(report, bound) for bound in bounds_of(budget))
 
 
 def violations(report: ReportData, budget: Budget) -> tuple[LimitCheck, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from pytest_dwsconv.core.jsonio import OMITTED
 from pytest_dwsconv.core.measurement import (
@@ -18,10 +18,12 @@ from pytest_dwsconv.core.quantities import (
     Unit,
     digits_telling,
     humanize,
+    parse_share,
     rounded_up,
     scale_of,
     written,
 )
+from pytest_dwsconv.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,28 @@ def _tighten(checks: Sequence[LimitCheck]) -> str:
         limits.append(f"{rounded_up(check.actual, check.unit)} {check.noun}")
     model = checks[0].model
     return plain(f"{model} uses {_listed(shares)} of its budget, tighten to {_listed(limits)}.")
+
+
+class AgreementLimits(NamedTuple):
+    """How far a network is to do what another does, as shares from 0 to 1."""
+
+    min_top1: float | None
+    max_error: float | None
+
+    @classmethod
+    def of(cls, min_top1: float | str | None, max_error: float | str | None) -> AgreementLimits:
+        """The limits as they are written.
+
+        Raises:
+            InputError: there is none, or one is not a share.
+        """
+        if min_top1 is None and max_error is None:
+            raise InputError(
+                'dws_agreement without a limit checks nothing: give min_top1, as in "98%", or '
+                "max_error, as in 0.05"
+            )
+        top1 = None if min_top1 is None else parse_share("min_top1", min_top1)
+        return cls(top1, None if max_error is None else parse_share("max_error", max_error))
 
 
 def _singular(noun: str) -> str:

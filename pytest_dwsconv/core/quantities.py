@@ -135,3 +135,31 @@ def digits_telling(value: float, limit: float, unit: Unit) -> int:
         if different and round(abs(value - limit) / scale.factor, digits) > 0:
             return digits
     return 15
+
+
+def told_apart(value: float, limit: float | None) -> tuple[str, str]:
+    """A number and its limit, both with as few digits, from three, as show which is larger."""
+    if limit is None:
+        return f"{value:.3g}", ""
+    for digits in range(3, 17):
+        written = f"{value:.{digits}g}", f"{limit:.{digits}g}"
+        if written[0] != written[1]:
+            break
+    return written
+
+
+def parse_share(name: str, value: object) -> float:
+    """The share in ``value``, from 0 to 1: as a number, or in percent, as in ``98%``.
+
+    Raises:
+        InputError: ``value`` is not a share.
+    """
+    share = math.nan
+    if isinstance(value, str):
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)(\s*%)?", value.strip(), re.ASCII):
+            share = float(Decimal(match[1]) / (100 if match[2] else 1))
+    elif not isinstance(value, bool) and isinstance(value, Real):
+        share = float(value)
+    if not 0 <= share <= 1:
+        raise InputError(f'{name} {quoted(value)} is not a share: write it as in "98%" or 0.98')
+    return share

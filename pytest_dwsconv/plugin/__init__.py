@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
-from pytest_dwsconv.plugin.fixtures import budget_fixture, dws_budget, dws_report
+from pytest_dwsconv.plugin.fixtures import (
+    agreement_fixture,
+    budget_fixture,
+    dws_agreement,
+    dws_budget,
+    dws_report,
+)
 from pytest_dwsconv.plugin.record import REPORTING, pytest_runtest_makereport
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ pytest_plugins = ("pytest_dwsconv.plugin.edgetpu",)
 """Loaded along with this one."""
 
 __all__ = [
+    "agreement_fixture",
     "budget_fixture",
     "dws_report",
     "pytest_addhooks",
@@ -188,22 +195,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         from pytest_dwsconv.plugin.marker import check_marker
 
         check_marker(item)
+    if item.get_closest_marker("dws_agreement"):
+        from pytest_dwsconv.plugin.agreement import check_agreement_marker
+
+        check_agreement_marker(item)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    if not item.get_closest_marker("dws_budget"):
-        return (yield)
-    from pytest_dwsconv.plugin.marker import enforce_marker
+    if item.get_closest_marker("dws_budget"):
+        from pytest_dwsconv.plugin.marker import enforce_marker
 
-    with enforce_marker(item):
+        with enforce_marker(item):
+            result = yield
+    else:
         result = yield
+    if item.get_closest_marker("dws_agreement"):
+        from pytest_dwsconv.plugin.agreement import enforce_agreement
+
+        enforce_agreement(item)
     return result
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    arguments = ", ".join(f"{name}=" for name in signature(dws_budget).parameters)
-    config.addinivalue_line("markers", f"dws_budget({arguments}): {dws_budget.__doc__}")
+    for marker in (dws_budget, dws_agreement):
+        arguments = ", ".join(f"{name}=" for name in signature(marker).parameters)
+        config.addinivalue_line("markers", f"{marker.__name__}({arguments}): {marker.__doc__}")
     if config.getoption("dws_input_size") and not (
         config.getoption("dws_model") or config.getini("dws_models")
     ):

@@ -1,7 +1,8 @@
-"""The fixtures ``dws_report`` and ``dws_budget``, and what the marker ``dws_budget`` takes."""
+"""The fixtures, and what the markers take."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_dwsconv.core.budget import Budget, LayerLimits
+    from pytest_dwsconv.core.limits import AgreementLimits
     from pytest_dwsconv.core.rules import Policy
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.plugin.settings import Shapes
     from pytest_dwsconv.report import Report
+    from pytest_dwsconv.rewriting.agreement import Agreement
 
 
 class ReportFixture:
@@ -98,6 +101,36 @@ class BudgetFixture:
         )
 
 
+class AgreementFixture:
+    """The fixture ``dws_agreement``: call it with two networks and batches of inputs."""
+
+    def __call__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        batches: Iterable[Any],
+        *,
+        min_top1: float | str | None = None,
+        max_error: float | str | None = None,
+    ) -> Agreement:
+        __tracebackhide__ = True
+        from pytest_dwsconv.core.limits import AgreementLimits
+        from pytest_dwsconv.errors import DwsconvError
+        from pytest_dwsconv.plugin.isolation import inner_calls
+        from pytest_dwsconv.rewriting.agreement import measure_agreement, shortfall
+
+        try:
+            limits = AgreementLimits.of(min_top1, max_error)
+            with inner_calls():
+                found = measure_agreement(student, teacher, batches)
+            missed = shortfall(found, limits)
+        except DwsconvError as error:
+            raise _users_error(error) from None
+        if missed:
+            pytest.fail(missed)
+        return found
+
+
 def _users_error(error: DwsconvError) -> DwsconvError:
     """The user's to mend: one printable sentence, without frames of this plugin."""
     from pytest_dwsconv.core.plaintext import plain
@@ -125,6 +158,17 @@ def budget_fixture(request: pytest.FixtureRequest, dws_report: ReportFixture) ->
     return BudgetFixture(request.node, dws_report)
 
 
+@pytest.fixture(name="dws_agreement")
+def agreement_fixture() -> AgreementFixture:
+    """Hold a rewritten model to its original: dws_agreement(student, teacher, batches,
+    min_top1="98%", max_error=0.05).
+
+    Batches are inputs without labels. The test fails if too few predictions are the same, or the
+    relative error of the outputs is too large; otherwise the agreement is returned.
+    """
+    return AgreementFixture()
+
+
 def dws_budget(  # noqa: PLR0913  # one argument per limit
     *,
     params: float | str | None = None,
@@ -147,3 +191,17 @@ def dws_budget(  # noqa: PLR0913  # one argument per limit
     shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size
     limits = (params, macs, size, size_fp16, size_int8, activations, candidates)
     return Budget(*limits, latency, target, latency_predicted, layers), shapes
+
+
+def dws_agreement(
+    *,
+    min_top1: float | str | None = None,
+    max_error: float | str | None = None,
+    student: str = "student",  # arguments of the test
+    teacher: str = "teacher",
+    batches: str = "batches",
+) -> tuple[AgreementLimits, tuple[str, str, str]]:
+    """Fail the test if of its arguments the student does not do what the teacher does."""
+    from pytest_dwsconv.core.limits import AgreementLimits
+
+    return AgreementLimits.of(min_top1, max_error), (student, teacher, batches)
