@@ -4,101 +4,45 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import NamedTuple
 
-from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.jsonio import OMITTED, Document, Seconds
+from pytest_dwsconv.core.changes import (
+    Changes,
+    ModelChange,
+    Status,
+    Tolerance,
+    at_the_input,
+    changed_model,
+    quantities,
+)
+from pytest_dwsconv.core.costs import Current, Entry, Shapes, unused_name
+from pytest_dwsconv.core.jsonio import Document
 
 _DOCUMENT = Document("baseline", 1, "use the release that wrote it")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """The cost of one model.
-
-    ``latency`` is median seconds by the conditions that they were measured under. ``reported_by``
-    is a test or target that reported the model, empty where that is not known. It tells models of
-    one class and input apart.
-    """
-
-    params: int
-    macs: int | None
-    latency: Mapping[str, Seconds] = field(default_factory=dict, metadata=OMITTED)
-    reported_by: str = field(default="", metadata=OMITTED)
-
-    @property
-    def cost(self) -> tuple[int, int]:
-        return self.params, self.macs or 0
-
-
-class Current(NamedTuple):
-    """A model of this run.
-
-    ``kind`` is its class and input, ``name`` what messages call it, ``users`` who reported it, in
-    order.
-    """
-
-    kind: str
-    name: str
-    users: tuple[str, ...]
-    entry: Entry
-
-
 class Comparison(NamedTuple):
-    """One sentence for each model and quantity that is not as the baseline says."""
+    """The table of changes, and one sentence for each model that could not be compared.
 
-    increases: list[str]
-    decreases: list[str]
-    missing: list[str]
-
-
-def current(
-    run: Mapping[ReportData, Sequence[str]], latencies: Mapping[ReportData, Mapping[str, float]]
-) -> list[Current]:
-    """Name the models of a run by class and input, and where that is not enough by reporter.
-
-    Args:
-        run: the reports, each with its targets and tests in order.
-        latencies: median seconds by conditions, of reports that have any.
+    ``missing`` are models that are not in the baseline. ``escaped`` are models, or their MACs, that
+    an entry which was not seen may have been of.
     """
-    groups: dict[str, dict[tuple[int, int], list[ReportData]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for report in run:
-        groups[_name(report)][report.params, report.macs or 0].append(report)
-    found: dict[str, Current] = {}
-    for kind, costs in groups.items():
-        for cost in sorted(costs):
-            # reason: models of one class, input and cost are taken for one model
-            reports = costs[cost]
-            users = sorted(user for report in reports for user in run[report])
-            name = _unused(kind if len(costs) == 1 else f"{kind}, in {users[0]}", found)
-            latency: dict[str, float] = {}
-            for report in reports:
-                latency |= latencies.get(report, {})
-            entry = Entry(reports[0].params, reports[0].macs, latency, users[0])
-            found[name] = Current(kind, name, tuple(users), entry)
-    return list(found.values())
+
+    changes: Changes
+    missing: list[str]
+    escaped: list[str]
 
 
-def _name(report: ReportData) -> str:
-    shapes = " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)
-    return f"{report.model}, {f'input {shapes}' if shapes else 'no input'}"
-
-
-def _unused(name: str, taken: Mapping[str, object]) -> str:
-    """The name, numbered where one test reports several models of a class and input."""
-    count = sum(1 for other in taken if other == name or other.startswith(f"{name} ("))
-    return f"{name} ({count + 1})" if count else name
+Gone = Callable[[str], bool]
+"""Whether a run that did not see an entry with this reporter would have, if it were still there."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Entries by name."""
+    """Entries by name: a class, and where several have it, who reported the model."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
 
@@ -113,82 +57,119 @@ class Baseline:
 
     def to_json(self) -> str:
         """Sorted, so that a change shows as a change of few lines."""
-        plain = _DOCUMENT.to_dict(_StoredBaseline(self.entries))
+        stored = {name: replace(entry, layers={}) for name, entry in self.entries.items()}
+        plain = _DOCUMENT.to_dict(_StoredBaseline(stored))
         return json.dumps(plain, indent=2, sort_keys=True) + "\n"
 
-    def compared(self, models: Sequence[Current], percent: Decimal) -> Comparison:
-        """What grew by more than ``percent``, what shrank, and what is not in the baseline.
+    def models(self) -> list[Current]:
+        """The entries as the models of a run, to compare them with another baseline."""
+        models = []
+        for name, entry in self._by_architecture().items():
+            users = (entry.reported_by,) if entry.reported_by else ()
+            kind = name.partition(", in ")[0]
+            models.append(Current(kind, name, users, entry, {entry.input: entry.macs}))
+        return models
 
-        Latencies are compared where the conditions are the same and ``percent`` is above 0, for no
-        two measurements are equal.
+    def compared(
+        self,
+        models: Sequence[Current],
+        tolerance: Callable[[Current], Tolerance | None],
+        gone: Gone,
+        called: str = "the baseline",
+    ) -> Comparison:
+        """How models stand to their entries.
+
+        Latencies are compared where the conditions are the same, and are too much where a
+        percentage is tolerated only, for no two measurements are equal.
+
+        Args:
+            models: those of a run.
+            tolerance: by how much a model may grow; None is by any amount.
+            gone: whether an entry with this reporter, which no model is of, should have been seen.
+            called: what the baseline is called in the table.
         """
-        result = Comparison([], [], [])
-        known = self._matched(models, _may_be)
+        entries = self._by_architecture()
+        known = _matched(entries, models, _may_be)
+        users = {user for model in models for user in model.users}
+        taken = {*known.values()}
+        names = {model.name for model in models}
+        unseen: dict[str, Entry] = {}
+        for name, entry in entries.items():
+            if name not in taken and gone(entry.reported_by):
+                # reason: alone in its run, another model of the class has the bare name
+                unseen[f"{name}, in {entry.reported_by}" if name in names else name] = entry
+        found = Comparison(Changes(called, ()), [], [])
+        changes = []
         for model in models:
-            before = self.entries.get(known.get(model.name, ""))
+            before = entries.get(known.get(model.name, ""))
+            changes.append(changed_model(model, before, tolerance(model)))
             if before is None:
-                result.missing.append(f"{model.name} is not in the baseline")
-                continue
-            for noun, old, new in _pairs(before, model.entry, percent > 0):
-                if new * 100 > old * (100 + percent):
-                    result.increases.append(f"{model.name} has {_change(noun, old, new)}.")
-                elif new < old and isinstance(new, int):
-                    result.decreases.append(f"{model.name} has {_change(noun, old, new)}.")
-        return result
+                others = _unseen_for(model, unseen, users)
+                sentences = found.escaped if others else found.missing
+                sentences.append(f"{model.name} is not in the baseline{others}")
+            # reason: a run without the entry's own test may have another input of the model
+            elif before.reported_by in model.users or gone(before.reported_by):
+                found.escaped.extend(_unseen_input(model, before))
+        for name, entry in unseen.items():
+            by = (entry.reported_by,) if entry.reported_by else ()
+            changes.append(ModelChange(name, Status.GONE, tuple(quantities(entry, None)), by))
+        return found._replace(changes=Changes(called, tuple(changes)))
 
-    def updated(self, models: Sequence[Current]) -> tuple[Baseline, list[str]]:
-        """The baseline with these models as they are now, and one line for each change."""
-        entries, changes = dict(self.entries), []
-        known = self._matched(models, self._may_be_replaced)
+    def updated(
+        self, models: Sequence[Current], gone: Gone = lambda reporter: False, commit: str = ""
+    ) -> tuple[Baseline, list[str]]:
+        """The baseline with these models as they are now, and one line for each change.
+
+        Args:
+            models: those of a run.
+            gone: whether an entry with this reporter, which no model is of, is to be removed.
+            commit: what is checked out.
+        """
+        entries, changes = self._by_architecture(), []
+        before = dict(entries)
+        known = _matched(entries, models, _may_be_replaced)
+        for name, old in before.items():
+            if name not in known.values() and gone(old.reported_by):
+                del entries[name]
+                changes.append(f"{name}: removed, this run did not see it")
         for model in models:
             name = known.get(model.name) or _free_name(model, entries)
-            old = entries.get(name)
-            entries[name] = model.entry if old is None else _renewed(old, model)
-            if old is None:
+            old_entry = entries.get(name)
+            new = _renewed(old_entry, model)
+            if old_entry is None:
                 changes.append(f"{name}: new")
-            elif old != entries[name]:
-                changes.append(f"{name}: {_difference(old, model.entry)}")
-        return Baseline(entries), changes
+            elif new == old_entry:
+                continue
+            else:
+                changes.append(f"{name}: {_difference(old_entry, model)}")
+            entries[name] = replace(new, commit=commit)
+        return (Baseline(entries), changes) if changes else (self, [])
 
-    def _matched(self, models: Sequence[Current], may_be: _Alike) -> dict[str, str]:
-        """The entry of each model that has one, by their names; no entry is that of two models.
-
-        ``may_be`` decides where neither the reporter nor the cost tells.
-        """
-        # reason: of several that may be each other the largest are, so that growth is seen
-        largest_first = sorted(models, key=lambda model: model.entry.cost, reverse=True)
-        names = sorted(self.entries, key=lambda name: self.entries[name].cost, reverse=True)
-        found: dict[str, str] = {}
-        # reason: the reporter goes before the cost, for a model that grew is still the same
-        for alike in (_is_certain, _has_reporter, _costs_the_same, may_be):
-            for model in largest_first:
-                if model.name in found:
-                    continue
-                for name in names:
-                    free = name not in found.values() and _is_of(name, model.kind)
-                    if free and alike(model, self._with_reporter(name, model.kind)):
-                        found[model.name] = name
-                        break
-        return found
-
-    def _with_reporter(self, name: str, kind: str) -> Entry:
-        """An entry with its reporter, which older files have in the name only."""
-        entry = self.entries[name]
-        if entry.reported_by or name == kind:
-            return entry
-        in_name = re.sub(r" \(\d+\)$", "", name.removeprefix(f"{kind}, in "))
-        return replace(entry, reported_by=in_name)
-
-    def _may_be_replaced(self, model: Current, entry: Entry) -> bool:
-        """Whether an update takes a model for that of an entry which somebody else reported.
-
-        It does where there is one model and one entry of the kind, as after a test was renamed, and
-        where nobody knows who reported the entry. Any other entry may be of a test that did not
-        run, and is kept.
-        """
-        of_this_kind = [name for name in self.entries if _is_of(name, model.kind)]
-        alone = model.name == model.kind and len(of_this_kind) == 1
-        return alone or not entry.reported_by
+    def _by_architecture(self) -> dict[str, Entry]:
+        """The entries, where those of the first releases, one for each input, become one."""
+        entries: dict[str, Entry] = {}
+        merged: dict[tuple[str, int], Entry] = {}
+        for name, entry in self.entries.items():
+            if (old := None if entry.input else _BY_INPUT.fullmatch(name)) is None:
+                entries[name] = entry
+                continue
+            own = replace(
+                entry,
+                input=_parsed(old["input"] or ""),
+                reported_by=entry.reported_by or old["reporter"] or "",
+            )
+            same = old["kind"], entry.params
+            kept = merged.setdefault(same, own)
+            # reason: as for a model of the run, the smallest input stands for all
+            if (own.macs is None, own.cost) < (kept.macs is None, kept.cost):
+                merged[same] = own
+        alike = Counter(kind for kind, _ in merged)
+        for (kind, _), entry in merged.items():
+            name = kind
+            if alike[kind] > 1 or kind in entries:
+                name = unused_name(f"{kind}, in {entry.reported_by}", entries)
+            entries[name] = entry
+        return entries
 
 
 @dataclass(frozen=True)
@@ -198,71 +179,152 @@ class _StoredBaseline:
     models: Mapping[str, Entry]
 
 
-_Alike = Callable[[Current, Entry], bool]
+_BY_INPUT = re.compile(
+    r"(?P<kind>.*?), (?:input (?P<input>(?:\d| x | and )*)|no input)"
+    r"(?:, in (?P<reporter>.*?))?(?: \(\d+\))?",
+    re.DOTALL,
+)
+"""The name of an entry of the first releases, which had one for each input of a model."""
 
 
-def _has_reporter(model: Current, entry: Entry) -> bool:
-    return entry.reported_by in model.users
+def _parsed(shapes: str) -> Shapes:
+    return tuple(
+        tuple(int(side) for side in shape.split(" x ")) for shape in shapes.split(" and ") if shape
+    )
 
 
-def _costs_the_same(model: Current, entry: Entry) -> bool:
-    return entry.cost == model.entry.cost
+# ------------------------------------------------------------------ whose entry is whose
 
 
-def _is_certain(model: Current, entry: Entry) -> bool:
-    return _has_reporter(model, entry) and _costs_the_same(model, entry)
+_Alike = Callable[[Current, Entry, bool], bool]
+"""Whether an entry may be a model's; True if there are no others of the class on either side."""
 
 
-def _may_be(model: Current, entry: Entry) -> bool:
-    # reason: a comparison lets no growth pass as a new model while an entry may be the model's
-    return True
+def _matched(
+    entries: Mapping[str, Entry], models: Sequence[Current], may_be: _Alike
+) -> dict[str, str]:
+    """The entry of each model that has one, by their names; no entry is that of two models.
+
+    ``may_be`` decides where neither the reporter nor the cost tells.
+    """
+    # reason: of several that may be each other the largest are, so that growth is seen
+    largest_first = sorted(models, key=lambda model: model.entry.cost, reverse=True)
+    names = sorted(entries, key=lambda name: entries[name].cost, reverse=True)
+    of_class: dict[str, list[str]] = {}
+    for kind in {model.kind for model in models}:
+        of_class[kind] = [name for name in names if _is_of(name, kind)]
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    # reason: the reporter goes before the cost, for a model that grew is still the same
+    for alike in (_is_certain, _has_reporter, _costs_the_same, _has_the_params, may_be):
+        for model in largest_first:
+            if model.name in found:
+                continue
+            alone = model.name == model.kind and len(of_class[model.kind]) == 1
+            for name in of_class[model.kind]:
+                if name not in taken and alike(model, entries[name], alone):
+                    found[model.name] = name
+                    taken.add(name)
+                    break
+    return found
 
 
 def _is_of(name: str, kind: str) -> bool:
-    """Whether an entry is of this class and input; of several the names say who reported them."""
+    """Whether an entry is of this class; of several the names say who reported them."""
     return name == kind or name.startswith(f"{kind}, in ")
+
+
+def _has_reporter(model: Current, entry: Entry, alone: bool) -> bool:
+    return entry.reported_by in model.users
+
+
+def _has_the_params(model: Current, entry: Entry, alone: bool) -> bool:
+    return entry.params == model.entry.params
+
+
+def _costs_the_same(model: Current, entry: Entry, alone: bool) -> bool:
+    return entry.params == model.entry.params and model.macs.get(entry.input, -1) == entry.macs
+
+
+def _is_certain(model: Current, entry: Entry, alone: bool) -> bool:
+    return _has_reporter(model, entry, alone) and _costs_the_same(model, entry, alone)
+
+
+def _may_be(model: Current, entry: Entry, alone: bool) -> bool:
+    # reason: a comparison lets no growth pass as a new model while an entry may be the model's,
+    # but two networks of a class such as Sequential that take other inputs are two networks
+    return entry.input in model.macs
+
+
+def _may_be_replaced(model: Current, entry: Entry, alone: bool) -> bool:
+    """Whether an update takes a model for that of an entry which somebody else reported.
+
+    It does where there is one model and one entry of the class, as after a test was renamed,
+    and where nobody knows who reported the entry. Any other entry may be of a test that did not
+    run, and is kept.
+    """
+    return (alone or not entry.reported_by) and _may_be(model, entry, alone)
 
 
 def _free_name(model: Current, taken: Mapping[str, object]) -> str:
     if model.kind not in taken:
         return model.kind
-    return _unused(f"{model.kind}, in {model.entry.reported_by}", taken)
+    return unused_name(f"{model.kind}, in {model.entry.reported_by}", taken)
 
 
-def _renewed(old: Entry, model: Current) -> Entry:
+def _renewed(old: Entry | None, model: Current) -> Entry:
     """The entry of a model that is as this run found it.
 
-    Latencies under conditions that this run did not meet stay. So does the reporter while it still
-    reports the model, for one of several is as good as another, and the file changes less.
+    Latencies under conditions that this run did not meet stay. So do the input and the reporter
+    while the model still has them, for one of several is as good as another, and the file changes
+    less.
     """
-    new = model.entry
-    reporter = old.reported_by if old.reported_by in model.users else new.reported_by
-    return Entry(new.params, new.macs, {**old.latency, **new.latency}, reporter)
+    new = replace(model.entry, layers={})
+    if old is None:
+        return new
+    if old.macs is not None and old.input in model.macs:
+        new = replace(new, input=old.input, macs=model.macs[old.input])
+    return replace(
+        new,
+        latency={**old.latency, **new.latency},
+        reported_by=old.reported_by if old.reported_by in model.users else new.reported_by,
+        commit=old.commit,
+    )
 
 
-def _difference(old: Entry, new: Entry) -> str:
-    pairs = [pair for pair in _pairs(old, new, latency=True) if pair[1] != pair[2]]
-    changes = [_change(*pair) for pair in pairs]
-    return ", ".join(changes) or "what was not known before, or who reports it"
+def _difference(old: Entry, model: Current) -> str:
+    """How an entry changes, in words; the size in bytes says nothing that parameters do not."""
+    changes = []
+    for change in quantities(old, at_the_input(model, old)):
+        if change.difference and change.name != "size":
+            changes.append(str(change))
+    return ", ".join(changes) or "its input, who reports it, or what was not known before"
 
 
-def _pairs(
-    before: Entry, after: Entry, latency: bool
-) -> Iterator[tuple[str, Decimal | int, Decimal | int]]:
-    """Quantities that both entries know, by their nouns, with latency or without."""
-    yield "parameters", before.params, after.params
-    if before.macs is not None and after.macs is not None:
-        yield "MACs", before.macs, after.macs
-    if not latency:
-        return
-    for conditions in sorted(before.latency.keys() & after.latency.keys()):
-        # reason: a float as it is written, so that a percentage of it is exact
-        old, new = (Decimal(str(entry.latency[conditions])) * 1000 for entry in (before, after))
-        yield f"ms median latency ({conditions})", old, new
+# -------------------------------------------------------------------- what was not seen
 
 
-def _change(noun: str, old: Decimal | int, new: Decimal | int) -> str:
-    difference = new - old
-    share = f", {100 * difference / old:+.2f} %" if old else ""
-    form = ",.3f" if isinstance(new, Decimal) else ","
-    return f"{new:{form}} {noun}, {old:{form}} in the baseline ({difference:+{form}}{share})"
+def _unseen_for(model: Current, unseen: Mapping[str, Entry], users: Collection[str]) -> str:
+    """``, and Net of the baseline was not seen``, of entries that the model may have escaped."""
+    names = []
+    for name, entry in unseen.items():
+        # reason: an entry whose own test ran, and has not this model, is of another
+        if entry.reported_by in model.users or entry.reported_by not in users:
+            names.append(name)
+    if not names:
+        return ""
+    verb = "was" if len(names) == 1 else "were"
+    return f", and {' and '.join(names)} of the baseline {verb} not seen"
+
+
+def _unseen_input(model: Current, before: Entry) -> Iterator[str]:
+    if before.macs is not None and before.input not in model.macs:
+        seen = _sides(model.entry.input) or "none"
+        yield (
+            f"{model.name} was not seen with input {_sides(before.input)} of the baseline, but "
+            f"with {seen}: its MACs are not compared"
+        )
+
+
+def _sides(shapes: Shapes) -> str:
+    return " and ".join(" x ".join(map(str, shape)) for shape in shapes)
