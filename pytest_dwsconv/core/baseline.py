@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from pytest_dwsconv.core.architectures import Reporters, Shapes, architectures
 from pytest_dwsconv.core.changes import (
     Changes,
     ModelChange,
@@ -18,8 +19,11 @@ from pytest_dwsconv.core.changes import (
     changed_model,
     quantities,
 )
-from pytest_dwsconv.core.costs import Current, Entry, Shapes, unused_name
-from pytest_dwsconv.core.jsonio import Document
+from pytest_dwsconv.core.costs import Current, Entry, current, unused_name
+from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.jsonio import Document, from_plain
+from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.errors import FormatError
 
 _DOCUMENT = Document("baseline", 1, "use the release that wrote it")
 
@@ -115,33 +119,37 @@ class Baseline:
             changes.append(ModelChange(name, Status.GONE, tuple(quantities(entry, None)), by))
         return found._replace(changes=Changes(called, tuple(changes)))
 
+    def unseen(self, models: Sequence[Current], gone: Gone) -> list[str]:
+        """The entries that an update may remove: no model is of them, and one would be."""
+        entries = self._by_architecture()
+        known = {*_matched(entries, models, _may_be_replaced).values()}
+        return [
+            name for name, entry in entries.items() if name not in known and gone(entry.reported_by)
+        ]
+
     def updated(
-        self, models: Sequence[Current], gone: Gone = lambda reporter: False, commit: str = ""
+        self, models: Sequence[Current], removed: Collection[str] = (), commit: str = ""
     ) -> tuple[Baseline, list[str]]:
         """The baseline with these models as they are now, and one line for each change.
 
         Args:
             models: those of a run.
-            gone: whether an entry with this reporter, which no model is of, is to be removed.
+            removed: entries to remove, of those that ``unseen`` tells.
             commit: what is checked out.
         """
-        entries, changes = self._by_architecture(), []
-        before = dict(entries)
+        entries = self._by_architecture()
         known = _matched(entries, models, _may_be_replaced)
-        for name, old in before.items():
-            if name not in known.values() and gone(old.reported_by):
-                del entries[name]
-                changes.append(f"{name}: removed, this run did not see it")
+        changes = []
+        for name in removed:
+            del entries[name]
+            changes.append(f"{name}: removed, this run did not see it")
         for model in models:
             name = known.get(model.name) or _free_name(model, entries)
-            old_entry = entries.get(name)
-            new = _renewed(old_entry, model)
-            if old_entry is None:
-                changes.append(f"{name}: new")
-            elif new == old_entry:
+            old = entries.get(name)
+            new = _renewed(old, model)
+            if new == old:
                 continue
-            else:
-                changes.append(f"{name}: {_difference(old_entry, model)}")
+            changes.append(f"{name}: {_difference(old, model) if old else 'new'}")
             entries[name] = replace(new, commit=commit)
         return (Baseline(entries), changes) if changes else (self, [])
 
@@ -170,6 +178,33 @@ class Baseline:
                 name = unused_name(f"{kind}, in {entry.reported_by}", entries)
             entries[name] = entry
         return entries
+
+
+def comparable(text: str) -> Baseline:
+    """What is known of models from a baseline, the JSON of a run, or that of one report.
+
+    Raises:
+        FormatError: the text is not JSON, or none of these.
+    """
+    data = _DOCUMENT.parsed(text)
+    rows = data.get("models") if isinstance(data, Mapping) else None
+    if isinstance(rows, list):
+        run = dict(_reported(row) for row in rows)
+    elif isinstance(data, Mapping) and "findings" in data:
+        run = {ReportData.from_dict(data): Reporters()}
+    else:
+        return Baseline.from_json(text)
+    return Baseline({model.name: model.entry for model in current(architectures(run), {})})
+
+
+def _reported(row: object) -> tuple[ReportData, Reporters]:
+    """A model in the JSON of a run, which may have keys that this release does not know."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("report"), Mapping):
+        raise FormatError(f"not the JSON of a run: {quoted(row)} has no report")
+    tests, targets = (
+        from_plain(tuple[str, ...], row.get(key, []), f"run: {key}") for key in ("tests", "targets")
+    )
+    return ReportData.from_dict(row["report"]), Reporters({*targets}, {*tests})
 
 
 @dataclass(frozen=True)

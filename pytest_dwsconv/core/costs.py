@@ -7,11 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pytest_dwsconv.core.architectures import Architecture
+from pytest_dwsconv.core.architectures import Architecture, Shapes
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.jsonio import OMITTED, Seconds
-
-Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)

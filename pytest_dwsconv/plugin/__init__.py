@@ -139,8 +139,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const=_BARE["--dws-fail-on-increase"],
         metavar="PCT",
         action=ValueAfterEquals,
-        help="fail the run if a model has more parameters or MACs than .dwsconv/baseline.json "
-        "says, by more than PCT percent if given",
+        help="fail the run if a model has more parameters or MACs than the baseline says, by "
+        "more than PCT percent if given",
     )
     group.addoption(
         "--dws-update",
@@ -148,8 +148,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const=_BARE["--dws-update"],
         metavar="force",
         action=ValueAfterEquals,
-        help="write what the models of this run cost to .dwsconv/baseline.json; force does so "
-        "where CI is set",
+        help="write what the models of this run cost to the baseline, and remove those that a "
+        "run of all tests no longer has; force does so where CI is set",
+    )
+    group.addoption(
+        "--dws-baseline",
+        metavar="PATH",
+        help="compare with this baseline, or with the JSON report of another run, and show what "
+        "changed in every report; .dwsconv/baseline.json where models are held to one",
     )
     parser.addini("dws_report", "as --dws-report, one per line", type="linelist")
     parser.addini(
@@ -168,6 +174,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("dws_match", "as --dws-match, one per line", type="linelist")
     parser.addini("dws_depth", "as --dws-depth")
     parser.addini("dws_fail_on_increase", "as --dws-fail-on-increase, a number", default="")
+    parser.addini("dws_baseline", "as --dws-baseline", default="")
     parser.addini("dws_strict", "as --dws-strict", type="bool", default=False)
 
 
@@ -274,6 +281,7 @@ def _checked(config: pytest.Config) -> bool:
     return bool(
         compared
         or config.getoption("dws_update")
+        or config.getoption("dws_baseline") is not None
         or config.getini("dws_budgets")
         or _has_named_budgets(config)
     )

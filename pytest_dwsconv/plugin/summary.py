@@ -16,7 +16,7 @@ from pytest_dwsconv.core.rules import matches
 from pytest_dwsconv.errors import DwsconvError, first_line
 from pytest_dwsconv.plugin.backends import LATENCIES
 from pytest_dwsconv.plugin.budgets import check_budget
-from pytest_dwsconv.plugin.checks import CheckResult, Checks
+from pytest_dwsconv.plugin.checks import Checks
 from pytest_dwsconv.plugin.isolation import TEST_ENDINGS
 from pytest_dwsconv.plugin.latency import (
     KnownLatencies,
@@ -26,6 +26,7 @@ from pytest_dwsconv.plugin.latency import (
 )
 from pytest_dwsconv.plugin.record import Subject
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
+from pytest_dwsconv.plugin.results import CheckResult
 from pytest_dwsconv.plugin.settings import NamedModel, named_models, strict, usage_errors, view
 
 if TYPE_CHECKING:

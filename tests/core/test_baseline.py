@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.architectures import Reporters, architectures
+from pytest_dwsconv.core.architectures import Reporters, Shapes, architectures
 from pytest_dwsconv.core.baseline import Baseline, Comparison
 from pytest_dwsconv.core.changes import Status, Tolerance
-from pytest_dwsconv.core.costs import Current, Entry, Layer, Shapes, current
+from pytest_dwsconv.core.costs import Current, Entry, Layer, current
 from pytest_dwsconv.core.findings import Origin, ReportData
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.report import Report
@@ -367,7 +367,8 @@ def test_an_update_keeps_what_did_not_run_and_removes_what_is_gone() -> None:
     }
     assert changes == [f"{NAME}: 100 parameters, 90 in the baseline (+10, +11.11 %)"]
     assert new.updated(run, commit="later") == (new, [])
-    alone, changes = new.updated(run, lambda reporter: reporter == "o")
+    assert new.unseen(run, lambda reporter: False) == []
+    alone, changes = new.updated(run, new.unseen(run, lambda reporter: True))
     assert list(alone.entries) == [NAME]
     assert changes == ["other: removed, this run did not see it"]
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ class Small(nn.Conv2d):
 """
 TEST = "import torch\nfrom nets import Small\ndef test_it(): Small()(torch.zeros(1, 4, 12, 12))"
 PARAMS, MACS = 16 * 4 * 9, 16 * 4 * 9 * 100
-NAME = "Small, input 1 x 4 x 12 x 12"
+NAME = "Small"
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +48,14 @@ def test_update_writes_it_and_says_what_changed(
     result.stdout.fnmatch_lines(
         ["*= dwsconv: notices =*", ".dwsconv/baseline.json is updated:", f"{NAME}: new"]
     )
-    models = {NAME: {"macs": MACS, "params": PARAMS, "reported_by": "test_it.py::test_it"}}
-    assert json.loads(baseline.read_text()) == {"schema_version": 1, "models": models}
+    entry = {
+        "candidates": 0,
+        "input": [[1, 4, 12, 12]],
+        "macs": MACS,
+        "params": PARAMS,
+        "reported_by": "test_it.py::test_it",
+    }
+    assert json.loads(baseline.read_text()) == {"schema_version": 1, "models": {NAME: entry}}
     written = baseline.stat().st_mtime_ns
     pytester.runpytest("--dws-update").stdout.fnmatch_lines(
         [".dwsconv/baseline.json is up to date."]
@@ -140,13 +148,15 @@ def test_a_decrease_and_a_new_model_are_notices(
     pytester: pytest.Pytester, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WIDTH", "15")
-    result = pytester.runpytest("--dws-fail-on-increase", "--dws-strict", "--dws-model=nets:Small")
+    result = pytester.runpytest(
+        "--dws-fail-on-increase", "--dws-strict", "--dws-model=torch.nn:Linear(2,3)"
+    )
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
             "*= dwsconv: notices =*",
             f"{NAME} has 540 parameters, 576 in the baseline (-36, -6.25 %). It is smaller than *",
-            "Small, no input is not in the baseline: add it with --dws-update.",
+            "Linear is not in the baseline: add it with --dws-update.",
         ]
     )
 
@@ -285,3 +295,166 @@ def test_latency_is_kept_by_its_conditions(pytester: pytest.Pytester, baseline: 
         )
     pytester.makepyfile(test_it=TEST)
     assert pytester.runpytest("--dws-fail-on-increase=10").ret == 0
+
+
+# -------------------------------------------------------------- what is no longer there
+
+TWO = (
+    TEST
+    + """
+def test_other(): torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))(torch.zeros(1, 3, 8, 8))
+"""
+)
+UPDATE, COMPARE = "--dws-update", "--dws-fail-on-increase"
+
+
+@pytest.fixture
+def two(pytester: pytest.Pytester, baseline: Path) -> Path:
+    """A baseline of two models."""
+    pytester.makepyfile(test_it=TWO)
+    assert pytester.runpytest(UPDATE).ret == 0
+    return baseline
+
+
+def stored(baseline: Path) -> list[str]:
+    return sorted(json.loads(baseline.read_text())["models"])
+
+
+def test_a_full_update_removes_what_is_gone(pytester: pytest.Pytester, two: Path) -> None:
+    assert stored(two) == ["Sequential", NAME]
+    pytester.makepyfile(test_it=TEST)
+    pytester.runpytest(COMPARE).stdout.fnmatch_lines(
+        ["Sequential of the baseline was not seen: remove it with --dws-update, in a run of *"]
+    )
+    result = pytester.runpytest(UPDATE)
+    result.stdout.fnmatch_lines(["Sequential: removed, this run did not see it"])
+    assert stored(two) == [NAME]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-k", "test"], ["-m", "not slow"], ["test_it.py"], ["--deselect", "x"], ["--lf"], ["--sw"]],
+)
+def test_an_update_of_some_tests_removes_nothing(
+    pytester: pytest.Pytester, two: Path, arguments: list[str]
+) -> None:
+    pytester.makepyfile(test_it=TEST)
+    assert pytester.runpytest(UPDATE, *arguments).ret == 0
+    assert stored(two) == ["Sequential", NAME]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "def test_other(): assert False",
+        "import pytest\ndef test_other(): pytest.skip('needs a GPU')",
+        "def test_later(): assert False",
+    ],
+)
+def test_an_update_in_which_a_test_fails_or_is_skipped_removes_nothing(
+    pytester: pytest.Pytester, two: Path, other: str
+) -> None:
+    pytester.makepyfile(test_it=f"{TEST}\n{other}")
+    pytester.runpytest(UPDATE)
+    assert stored(two) == ["Sequential", NAME]
+
+
+def test_a_file_that_is_skipped_as_a_whole_keeps_its_models(
+    pytester: pytest.Pytester, baseline: Path
+) -> None:
+    skip = "pytest.skip('no GPU', allow_module_level=True)"
+    skipped = f"import pytest, os\nif 'ELSEWHERE' in os.environ: {skip}\n"
+    pytester.makepyfile(test_gpu=skipped + TEST.replace("Small()", "torch.nn.Conv2d(4, 4, 3)"))
+    assert pytester.runpytest(UPDATE).ret == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELSEWHERE", "1")
+        pytester.runpytest(UPDATE).stdout.fnmatch_lines([".dwsconv/baseline.json is up to date."])
+    (pytester.path / "test_gpu.py").unlink()
+    assert stored(baseline) == ["Conv2d", NAME]
+    pytester.runpytest(UPDATE)
+    assert stored(baseline) == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("Small", "Renamed"), f"Renamed is not in the baseline, and {NAME} of the baseline was *"),
+        (
+            ("12, 12", "24, 24"),
+            f"{NAME} was not seen with input 1 x 4 x 12 x 12 of the baseline, *",
+        ),
+    ],
+)
+def test_what_escapes_its_entry_is_told_and_fails_a_strict_run(
+    pytester: pytest.Pytester, made: Path, change: tuple[str, str], sentence: str
+) -> None:
+    pytester.makepyfile(nets=NETS.replace(*change), test_it=TEST.replace(*change))
+    result = pytester.runpytest(COMPARE)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*= dwsconv: not known =*", sentence])
+    assert pytester.runpytest(COMPARE, "--dws-strict").ret == 1
+
+
+def test_sizes_that_hypothesis_or_parameters_make_up_are_one_entry(
+    pytester: pytest.Pytester, baseline: Path
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest, torch
+        from nets import Small
+        @pytest.mark.parametrize("side", range(10, 30))
+        def test_it(side): Small()(torch.zeros(side % 3 + 1, 4, side, side))
+        """
+    )
+    assert pytester.runpytest(UPDATE).ret == 0
+    assert stored(baseline) == [NAME]
+    alone = pytester.runpytest(COMPARE, "--dws-strict", "-k", "29")
+    assert alone.ret == 0
+    alone.stdout.no_fnmatch_line("*not known*")
+
+
+# --------------------------------------------------------------------- another baseline
+
+
+def test_a_baseline_may_lie_elsewhere_and_be_a_report(
+    pytester: pytest.Pytester, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        pytester.runpytest(UPDATE, "--dws-baseline=old.json", "--dws-report=json:run.json").ret == 0
+    )
+    assert not baseline.exists()
+    monkeypatch.setenv("WIDTH", "17")
+    for path in ("old.json", "run.json"):
+        result = pytester.runpytest(COMPARE, f"--dws-baseline={path}")
+        assert result.ret == 1
+        result.stdout.fnmatch_lines([f"{NAME} has 612 parameters, 576 in the baseline *"])
+    assert pytester.runpytest("--dws-baseline=old.json").ret == 0
+    assert pytester.runpytest("-o", "dws_baseline=old.json", COMPARE).ret == 1
+    is_one_sentence(
+        pytester.runpytest("--dws-baseline=none.json"),
+        "there is no baseline *none.json: make it with --dws-update and commit it",
+    )
+    is_one_sentence(
+        pytester.runpytest(UPDATE, "--dws-baseline=run.json"),
+        "the baseline *run.json cannot be used (not a baseline: it is the JSON of a whole run*",
+    )
+    is_one_sentence(pytester.runpytest("--dws-baseline="), "dws-baseline is empty: name a file, *")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_recorded_with_what_it_changed(
+    pytester: pytest.Pytester, baseline: Path
+) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *command], cwd=pytester.path, check=True)
+    said = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=pytester.path, capture_output=True, check=True
+    )
+    assert pytester.runpytest(UPDATE).ret == 0
+    entry = json.loads(baseline.read_text())["models"][NAME]
+    assert said.stdout.decode().startswith(entry["commit"])
+    subprocess.run(
+        [*git, "commit", "-q", "--allow-empty", "-m", "b"], cwd=pytester.path, check=True
+    )
+    pytester.runpytest(UPDATE).stdout.fnmatch_lines([".dwsconv/baseline.json is up to date."])
