@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dwsconv.core.baseline import Baseline, comparable
+from pytest_dwsconv.core.baseline import Baseline, Gone, comparable
 from pytest_dwsconv.core.changes import Status, Tolerance
 from pytest_dwsconv.core.costs import Current, current
 from pytest_dwsconv.errors import FormatError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pytest_dwsconv.render import SuiteRun
 
 PLACE = Path(".dwsconv") / "baseline.json"
+
+_REMOVE = "--dws-update removes it in a run of all tests"
 
 
 class BaselineCheck:
@@ -63,31 +65,23 @@ class BaselineCheck:
         from pytest_dwsconv.core.architectures import architectures
 
         models = current(architectures(run), latencies)
-        targets = frozenset(target for reporters in run.values() for target in reporters.targets)
+        targets = {target for reporters in run.values() for target in reporters.targets}
+
+        def is_gone(reporter: str) -> bool:
+            return self._extent.is_gone(reporter, targets)
+
         if self._update:
-            self._write(self._baseline, models, targets, found)
+            self._write(self._baseline, models, is_gone, found)
         else:
-            self._compare(self._baseline, models, targets, found)
+            self._compare(self._baseline, models, is_gone, found)
 
     def _write(
-        self,
-        baseline: Baseline,
-        models: list[Current],
-        targets: frozenset[str],
-        found: CheckResult,
+        self, baseline: Baseline, models: list[Current], is_gone: Gone, found: CheckResult
     ) -> None:
         """Take the models over; a run of all tests removes those that are no longer there."""
-        left_out = self._extent.left_out_by()
-        unseen = baseline.unseen(
-            models,
-            lambda reporter: self._extent.is_gone(reporter, full=not left_out, targets=targets),
-        )
-        if left_out:
-            found.notices += [
-                f"{name} of {self._name} was not seen: remove it by an update in a run of all "
-                f"tests, not in one {left_out}."
-                for name in unseen
-            ]
+        unseen = baseline.unseen(models, is_gone)
+        if not self._extent.is_full:
+            found.notices += [f"{name} of the baseline was not seen: {_REMOVE}." for name in unseen]
             unseen = []
         updated, changes = baseline.updated(models, unseen, _commit(self._root))
         if not changes:
@@ -102,20 +96,10 @@ class BaselineCheck:
             found.notices += [f"{self._name} is updated:", *changes]
 
     def _compare(
-        self,
-        baseline: Baseline,
-        models: list[Current],
-        targets: frozenset[str],
-        found: CheckResult,
+        self, baseline: Baseline, models: list[Current], is_gone: Gone, found: CheckResult
     ) -> None:
-        full = not self._extent.left_out_by()
         tolerance = None if self._percent is None else Tolerance(self._percent)
-        compared = baseline.compared(
-            models,
-            lambda model: tolerance,
-            lambda reporter: self._extent.is_gone(reporter, full=full, targets=targets),
-            self._name,
-        )
+        compared = baseline.compared(models, lambda model: tolerance, is_gone, self._name)
         found.changes = compared.changes
         accept = "If that is meant, take it over with --dws-update."
         found.faults += [f"{increase} {accept}" for increase in compared.changes.increases]
@@ -123,11 +107,8 @@ class BaselineCheck:
         tighten = "It is smaller than the baseline: tighten that with --dws-update."
         found.notices += [f"{decrease} {tighten}" for decrease in compared.changes.decreases]
         found.notices += [f"{missing}: add it with --dws-update." for missing in compared.missing]
-        found.notices += [
-            f"{gone.name} of the baseline was not seen: remove it with --dws-update, in a run of "
-            "all tests."
-            for gone in compared.changes.of(Status.GONE)
-        ]
+        gone = compared.changes.of(Status.GONE)
+        found.notices += [f"{one.name} of the baseline was not seen: {_REMOVE}." for one in gone]
 
     def _read(self) -> Baseline:
         try:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
-_CHOOSING = {
-    "keyword": "-k",
-    "markexpr": "-m",
-    "deselect": "--deselect",
-    "ignore": "--ignore",
-    "ignore_glob": "--ignore-glob",
-    "lf": "--lf",
-    "stepwise": "--stepwise",
-    "collectonly": "--collect-only",
-}
-"""Options that leave tests out."""
+from pytest_dwsconv.plugin.settings import is_whole
 
 
 class Extent:
@@ -41,43 +32,25 @@ class Extent:
         if report.when == "call" and report.passed:
             self._passed.add(report.nodeid)
 
-    def left_out_by(self) -> str:
-        """Why this run is not one of all tests; empty if it is."""
+    @property
+    def is_full(self) -> bool:
+        """Whether every test has run and none failed, so that what was not seen is gone."""
         option = self._config.option
-        for name, written in _CHOOSING.items():
-            if getattr(option, name, None):
-                return f"under {written}"
-        if self._deselected:
-            return "where tests are deselected"
-        if self._failed:
-            return "in which a test fails"
-        if not self._covers_the_project():
-            return "of some files or folders"
-        return ""
+        # reason: even tests that the configuration deselects in every run may have models
+        chosen = self._deselected or option.markexpr or option.ignore or option.ignore_glob
+        return is_whole(self._config) and not chosen and not self._failed
 
-    def _covers_the_project(self) -> bool:
-        """Whether pytest was given the whole project, or what ``testpaths`` says it consists of."""
-        config = self._config
-        folder = config.invocation_params.dir
-        given = {(folder / argument.partition("::")[0]).resolve() for argument in config.args}
-        root = config.rootpath.resolve()
-        if root in given or any(root.is_relative_to(path) for path in given):
-            return True
-        configured = [path for entry in config.getini("testpaths") for path in root.glob(entry)]
-        return bool(configured) and {path.resolve() for path in configured} <= given
-
-    def is_gone(self, reporter: str, *, full: bool, targets: frozenset[str]) -> bool:
+    def is_gone(self, reporter: str, targets: Collection[str]) -> bool:
         """Whether this run shows that what a test or target reported is no longer there.
 
         Args:
             reporter: the node id of a test, or the target that the model was reported by; empty if
                 it is not known.
-            full: whether this run had all tests.
             targets: those that this run named.
         """
         if reporter in self._passed or reporter in targets:
             return True
-        if not full:
+        if not self.is_full:
             return False
         if "::" not in reporter:
             return not reporter or self._targets_are_configured()

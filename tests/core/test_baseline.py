@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.architectures import Reporters, Shapes, architectures
+from pytest_dwsconv.core.architectures import Reporters, Shapes, SuiteRun, architectures
 from pytest_dwsconv.core.baseline import Baseline, Comparison
 from pytest_dwsconv.core.changes import Status, Tolerance
 from pytest_dwsconv.core.costs import Current, Entry, Layer, current
@@ -41,7 +41,7 @@ Run = dict[Report, list[str]]
 
 def models(run: Run, latencies: dict[ReportData, dict[str, float]] | None = None) -> list[Current]:
     """The models of a run, of reports with their tests."""
-    reported = {report: Reporters(tests=set(tests)) for report, tests in run.items()}
+    reported: SuiteRun = {report: Reporters(tests={*tests}) for report, tests in run.items()}
     return current(architectures(reported), latencies or {})
 
 

@@ -324,7 +324,7 @@ def test_a_full_update_removes_what_is_gone(pytester: pytest.Pytester, two: Path
     assert stored(two) == ["Sequential", NAME]
     pytester.makepyfile(test_it=TEST)
     pytester.runpytest(COMPARE).stdout.fnmatch_lines(
-        ["Sequential of the baseline was not seen: remove it with --dws-update, in a run of *"]
+        ["Sequential of the baseline was not seen: --dws-update removes it in a run of all tests."]
     )
     result = pytester.runpytest(UPDATE)
     result.stdout.fnmatch_lines(["Sequential: removed, this run did not see it"])
