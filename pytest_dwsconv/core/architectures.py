@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from pytest_dwsconv.core.budget import per_sample_of
 from pytest_dwsconv.core.conv import Trait
@@ -13,28 +14,40 @@ from pytest_dwsconv.core.limits import AnyCheck, PredictionCheck
 from pytest_dwsconv.core.plaintext import plain
 
 
+class Place(NamedTuple):
+    """Where a test stands: a file with / between its parts, and the line, from 1, if it is known.
+
+    The file is relative to the repository where a job of GitHub or GitLab tells its folder, and
+    else to the root folder of the test run.
+    """
+
+    file: str
+    line: int | None = None
+
+
 @dataclass
 class Reporters:
     """What reported a model, and the limits that the model was held to.
 
-    ``targets`` are models named as ``module:factory``, ``tests`` are node ids.
+    ``targets`` are models named as ``module:factory``, ``tests`` are node ids; ``places`` are those
+    of the tests.
     """
 
     targets: set[str] = field(default_factory=set)
     tests: set[str] = field(default_factory=set)
     checks: list[AnyCheck] = field(default_factory=list)
+    places: dict[str, Place] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         return [*sorted(self.targets), *sorted(self.tests)]
 
     @property
-    def file(self) -> str | None:
-        """The file of the first test, with / between its parts; None if no test reported it."""
+    def place(self) -> Place | None:
+        """The place of the first test, by its node id if that is all; None if there is none."""
         for nodeid in sorted(self.tests):
-            file = nodeid.partition("::")[0]
-            if file:
-                return file.replace("\\", "/")
+            if file := nodeid.partition("::")[0]:
+                return self.places.get(nodeid) or Place(file.replace("\\", "/"))
         return None
 
     def line(self, verbosity: int) -> str:
@@ -195,6 +208,7 @@ def _merged(reports: Sequence[ReportData], run: SuiteRun) -> Reporters:
         reporters = run[report]
         merged.targets |= reporters.targets
         merged.tests |= reporters.tests
+        merged.places |= reporters.places
         for check in sorted(reporters.checks, key=_check_place):
             limit = _limit(check, report)
             if check.actual > worst.setdefault(limit, check).actual:

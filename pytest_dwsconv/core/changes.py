@@ -75,10 +75,10 @@ def _written(number: Number | None) -> str:
 class Status(str, Enum):
     """How a model of this run stands to those before it."""
 
-    SAME = "unchanged"
     CHANGED = "changed"
     NEW = "new"
     GONE = "gone"
+    SAME = "unchanged"
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,23 @@ class Changes:
         return _sentences(self.models, ModelChange.decreases)
 
     def summary(self) -> str:
-        """``2 models changed, 1 new and 7 unchanged since main.json``."""
+        """``Models: 2 changed, 1 new, 7 unchanged, compared with main.json``."""
         counts = []
-        for status in (Status.CHANGED, Status.NEW, Status.GONE, Status.SAME):
+        for status in ChangeStatus:
             if number := len(self.of(status)):
                 counts.append(f"{number:,} {status.value}")
         return f"Models: {', '.join(counts) or 'none'}, compared with {self.compared_with}"
+
+
+class Outcome(NamedTuple):
+    """What the checks at the end of a run found, for its reports.
+
+    ``changes`` are what the models cost beside a baseline, if there is one. ``unknown`` are
+    sentences on what could not be analysed, measured or compared, with its tests on a second line.
+    """
+
+    changes: Changes | None = None
+    unknown: tuple[str, ...] = ()
 
 
 def _place(model: ModelChange) -> tuple[bool, int, str]:

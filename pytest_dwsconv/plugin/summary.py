@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_dwsconv.core.architectures import Place
+from pytest_dwsconv.core.changes import Outcome
 from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.rules import matches
@@ -125,6 +127,7 @@ class Summary:
         self._latencies = KnownLatencies()
         self._strict = strict(config)
         self._models = named_models(config)
+        self._folder = _folder_in_repository(config.rootpath)
         self._checks = Checks(config)
         self._result = CheckResult()
 
@@ -167,20 +170,23 @@ class Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         message = report.__dict__.pop("dwsconv", None)
         if message is not None:
-            self._receive_reports(message, report.nodeid)
+            self._receive_reports(message, report)
             self._receive_sentences(message, report.nodeid)
 
-    def _receive_reports(self, message: dict[str, Any], nodeid: str) -> None:
+    def _receive_reports(self, message: dict[str, Any], phase: pytest.TestReport) -> None:
         """Take in the reports that ``TestRecord.message`` sent, and what is known of them."""
         from pytest_dwsconv.core.jsonio import from_plain
         from pytest_dwsconv.core.limits import AnyCheck
         from pytest_dwsconv.core.measurement import Measurement, NotMeasured
         from pytest_dwsconv.report import Report
 
+        nodeid, (file, line, _) = phase.nodeid, phase.location
+        place = Place((self._folder / file).as_posix(), None if line is None else line + 1)
         for digest, data in message["reports"]:
             if digest not in self._received:
                 self._received[digest] = Report.from_dict(data)
             self._add(self._received[digest], nodeid=nodeid)
+            self._run[self._received[digest]].places[nodeid] = place
         for digest, limits in message["checks"]:
             if digest in self._received:  # another plugin may have dropped the phase that sent it
                 checks = [from_plain(AnyCheck, limit, "limit") for limit in limits]
@@ -244,10 +250,17 @@ class Summary:
             self._result.unknown += checked.unknown
             self._result.notices += checked.notices
             self._result.unwritten += checked.unwritten
+            self._result.changes = checked.changes
             self._result.notices += self._without_effect()
         for output in self._outputs:
             if output.path is not None:
                 self._write(output.form, output.path)
+
+    @property
+    def _found(self) -> Outcome:
+        """What the checks found, for the reports."""
+        unknown = [*_with_tests(self._failures, "Called by"), *self._result.unknown]
+        return Outcome(self._result.changes, tuple(unknown))
 
     def _without_effect(self) -> list[str]:
         """Patterns that no convolution of the run is called by: most likely mistyped."""
@@ -266,7 +279,7 @@ class Summary:
         from pytest_dwsconv.render import write_run
 
         try:
-            write_run(form, self._run, path, self._measured, self._view)
+            write_run(form, self._run, path, self._measured, self._view, self._found)
         except OSError as error:
             self._result.unwritten.append(f"dws-report: {path} cannot be written: {error.strerror}")
         else:
@@ -321,7 +334,18 @@ class Summary:
             colour=writer.hasmarkup,
             measured=self._measured,
             view=self._view,
+            # reason: on the terminal what is not known has a section of its own
+            outcome=self._found._replace(unknown=()) if form == "text" else self._found,
         )
+
+
+def _folder_in_repository(root: Path) -> Path:
+    """The root folder of the run from where a job of GitHub or GitLab has the repository."""
+    for variable in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
+        repository = os.environ.get(variable)
+        if repository and root.resolve().is_relative_to(Path(repository).resolve()):
+            return root.resolve().relative_to(Path(repository).resolve())
+    return Path()
 
 
 def _section(

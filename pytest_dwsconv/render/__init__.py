@@ -10,11 +10,13 @@ from typing import NamedTuple, Protocol, cast
 
 from pytest_dwsconv.core.architectures import (
     Architecture,
+    Place,
     Reporters,
     SuiteRun,
     architectures,
     in_order,
 )
+from pytest_dwsconv.core.changes import ModelChange, Outcome
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.errors import InputError
@@ -27,6 +29,7 @@ __all__ = [
     "FORMS",
     "Form",
     "Measurements",
+    "Outcome",
     "Reporters",
     "Results",
     "Style",
@@ -52,6 +55,19 @@ class Results(NamedTuple):
     reports: SuiteRun
     architectures: Sequence[Architecture]
     measured: Measurements
+    outcome: Outcome = Outcome()
+
+    def place(self, model: ModelChange) -> Place | None:
+        """Where the first test that reported a model stands."""
+        reporters = Reporters(tests={name for name in model.reported_by if "::" in name})
+        for others in self.reports.values():
+            reporters.places |= others.places
+        return reporters.place
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.reports or self.measured or self.outcome.changes or self.outcome.unknown)
 
 
 class Form(Protocol):
@@ -70,6 +86,7 @@ def render_run(
     colour: bool = False,
     measured: Measurements = NO_MEASUREMENTS,
     view: View = View(),
+    outcome: Outcome = Outcome(),
 ) -> str:
     """All reports of a run and what it measured, in one of ``FORMS``.
 
@@ -84,6 +101,7 @@ def render_run(
         colour: whether text may have colours.
         measured: the latencies measured, with the tests that measured them.
         view: which convolutions text shows, and how; the other forms have all of them.
+        outcome: what the checks of the run found.
 
     Raises:
         InputError: there is no such form.
@@ -92,7 +110,7 @@ def render_run(
         raise InputError(f"there is no form {form!r} of a report: it is {', '.join(FORMS)}")
     # reason: some forms need a template engine or a library for tables, imported on first use
     found = cast("Form", import_module(f"{__name__}.{form}"))
-    results = Results(in_order(run), architectures(run), measured)
+    results = Results(in_order(run), architectures(run), measured, outcome)
     return found.render_run(results, Style(verbosity, width, colour, view))
 
 
@@ -111,6 +129,7 @@ def write_run(
     path: Path,
     measured: Measurements = NO_MEASUREMENTS,
     view: View = View(),
+    outcome: Outcome = Outcome(),
 ) -> None:
     """Write a run to a file in place of what it holds, all or nothing.
 
@@ -121,7 +140,8 @@ def write_run(
         InputError: there is no such form.
         OSError: the file cannot be written.
     """
-    data = (render_run(form, run, verbosity=1, measured=measured, view=view) + "\n").encode()
+    text = render_run(form, run, 1, measured=measured, view=view, outcome=outcome)
+    data = f"{text}\n".encode()
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if form == "markdown" and summary is not None and path.resolve() == Path(summary).resolve():
         with path.open("ab") as file:

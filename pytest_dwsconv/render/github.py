@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_dwsconv.core.architectures import Architecture, Reporters
+from pytest_dwsconv.core.architectures import Architecture, Place
+from pytest_dwsconv.core.changes import Changes
 from pytest_dwsconv.core.findings import ReportData, saved_params
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.changes import sentences
 from pytest_dwsconv.render.latencies import in_order
 from pytest_dwsconv.render.overview import Overview
 from pytest_dwsconv.render.sentences import NO_MODEL, brief, one_line
@@ -28,9 +30,13 @@ LISTED = 100
 
 
 def render_run(results: Results, style: Style) -> str:
-    if not results.architectures and not results.measured:
+    if results.is_empty:
         return command("notice", NO_MODEL, title="dwsconv")
     lines: list[str] = []
+    if results.outcome.changes is not None:
+        lines += _changes(results.outcome.changes, results)
+    for sentence in results.outcome.unknown:
+        lines.append(command("warning", _plain_lines(sentence), title="dwsconv: not known"))
     for found in results.architectures:
         lines += _errors(found)
     lines += _notices(results.architectures, style)
@@ -47,15 +53,35 @@ def command(kind: str, message: str, **properties: str) -> str:
     return f"::{kind} {written}::{_data(message)}"
 
 
-def _where(reporters: Reporters) -> dict[str, str]:
-    return {} if reporters.file is None else {"file": plain(reporters.file)}
+def _where(place: Place | None) -> dict[str, str]:
+    if place is None:
+        return {}
+    line = {} if place.line is None else {"line": str(place.line)}
+    return {"file": plain(place.file), **line}
+
+
+def _plain_lines(text: str) -> str:
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def _changes(changes: Changes, results: Results) -> Iterator[str]:
+    """An error for each model that grew too much, and a notice of all other differences."""
+    for model in changes.shown:
+        if increases := list(model.increases()):
+            where = _where(results.place(model))
+            title = f"{plain(model.name)} has grown"
+            yield command("error", _plain_lines("\n".join(increases)), **where, title=title)
+    lines = [plain(changes.summary()), *(line for _, line in sentences(changes))]
+    if len(lines) > LISTED:
+        lines[LISTED:] = [f"and {len(lines) - LISTED:,} more"]
+    yield command("notice", "\n".join(lines), title="dwsconv: costs before and after")
 
 
 def _errors(found: Architecture) -> Iterator[str]:
     for check in found.reporters.checks:
         if check.exceeded:
             title = f"{plain(found.name)} is over its budget"
-            yield command("error", str(check), **_where(found.reporters), title=title)
+            yield command("error", str(check), **_where(found.reporters.place), title=title)
 
 
 def _notices(architectures: Sequence[Architecture], style: Style) -> Iterator[str]:
@@ -76,7 +102,7 @@ def _notices(architectures: Sequence[Architecture], style: Style) -> Iterator[st
 
 def _notice(found: Architecture) -> str:
     message = f"{brief(found.report, found.name)}{_most_saving(found.report)}"
-    where = _where(found.reporters)
+    where = _where(found.reporters.place)
     return command("notice", message, **where, title=f"dwsconv: {plain(found.name)}")
 
 

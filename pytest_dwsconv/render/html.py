@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.architectures import Architecture
+from pytest_dwsconv.core.changes import Changes
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.changes import CHANGE_COLUMNS, layer_rows
+from pytest_dwsconv.render.changes import rows as change_rows
 from pytest_dwsconv.render.latencies import tables
 from pytest_dwsconv.render.overview import OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
@@ -61,12 +64,30 @@ def render_run(results: Results, style: Style) -> str:
         css=css,
         script=script,
         policy=f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(script)}'",
+        changes=_changes(results.outcome.changes),
+        unknown=[plain(sentence.replace("\n", ". ")) for sentence in results.outcome.unknown],
         models=[_model(number, found) for number, found in enumerate(overview.rows, 1)],
         bare=overview.without_convolutions(None),
         index_columns=OVERVIEW_COLUMNS,
         columns=COLUMNS,
         nothing=NO_MODEL,
     )
+
+
+def _changes(changes: Changes | None) -> dict[str, Any] | None:
+    """What the template shows of what models cost before and after."""
+    if changes is None:
+        return None
+    layers = []
+    for model in changes.shown:
+        if model.layers:
+            layers.append((plain(model.name), layer_rows(model)))
+    return {
+        "summary": plain(changes.summary()),
+        "columns": CHANGE_COLUMNS,
+        "rows": change_rows(changes),
+        "layers": layers,
+    }
 
 
 def _breakable(name: str) -> Markup:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.jsonio import to_plain
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain_json
 from pytest_dwsconv.render import Results
@@ -45,6 +46,8 @@ def render_run(results: Results, style: Style) -> str:
         "architectures": [_architecture(found, places) for found in results.architectures],
         "measured": json_rows(results.measured),
         "predicted": json_predictions(results.measured),
+        "changes": to_plain(results.outcome.changes),
+        "unknown": list(results.outcome.unknown),
     }
     return plain_json(json.dumps(document, indent=2))
 

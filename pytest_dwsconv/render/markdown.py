@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pytest_dwsconv.core.architectures import Architecture, Reporters
+from pytest_dwsconv.core.changes import Changes
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.changes import CHANGE_COLUMNS, LAYER_COLUMNS, layer_rows
+from pytest_dwsconv.render.changes import rows as change_rows
 from pytest_dwsconv.render.latencies import LatencyTable, tables
 from pytest_dwsconv.render.overview import OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
@@ -35,13 +38,34 @@ GitHub links what starts with ``www.`` too.
 
 
 def render_run(results: Results, style: Style) -> str:
-    sections = ["## Depthwise separable candidates\n"]
+    changes = results.outcome.changes
+    sections = []
+    if changes is not None:
+        sections.append(_changes(changes))
+    if results.reports or results.is_empty:
+        sections.append("## Depthwise separable candidates\n")
     if results.architectures:
         sections += _models(results.architectures, style)
-    elif not results.measured:
+    elif results.is_empty:
         sections.append(f"{escape(NO_MODEL)}\n")
     sections += map(_latencies, tables(results.measured))
+    if results.outcome.unknown:
+        unknown = [escape(sentence.replace("\n", ". ")) for sentence in results.outcome.unknown]
+        sections.append(f"### Not known\n\n{_list(unknown)}\n")
     return "\n".join(sections)
+
+
+def _changes(changes: Changes) -> str:
+    """What models cost before and after, with their layers folded."""
+    blocks = ["## Model costs before and after", escape(changes.summary())]
+    if rows := change_rows(changes):
+        blocks.append(_table(CHANGE_COLUMNS, [list(map(escape, row)) for row in rows]))
+    for model in changes.shown:
+        if model.layers:
+            cells = [list(map(escape, row)) for row in layer_rows(model)]
+            title = f"Layers of {escape(model.name)}"
+            blocks.append(_folded(title, _table(LAYER_COLUMNS, cells)))
+    return "\n\n".join(blocks) + "\n"
 
 
 def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pytest_dwsconv._version import __version__
-from pytest_dwsconv.core.architectures import Architecture, Reporters
+from pytest_dwsconv.core.architectures import Architecture, Place, Reporters
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain, plain_json
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
@@ -25,12 +25,21 @@ SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 )
 BUDGET = "dwsconv-budget"
+INCREASE = "dwsconv-increase"
+UNKNOWN = "dwsconv-unknown"
+_OWN_RULES = {
+    BUDGET: ("model is over its budget", "error"),
+    INCREASE: ("model has grown beyond its baseline", "error"),
+    UNKNOWN: ("what a run could not find out", "warning"),
+}
+"""What is not about a convolution, with its level."""
 
 
 def render_run(results: Results, style: Style) -> str:
     rows: list[dict[str, Any]] = []
     for found in results.architectures:
         rows += _results(found.report, found.reporters)
+    rows += _outcome(results)
     rules = _rules(results.architectures)
     indices = {rule["id"]: index for index, rule in enumerate(rules)}
     for result in rows:
@@ -63,9 +72,12 @@ def _rules(architectures: Sequence[Architecture]) -> list[dict[str, Any]]:
             if finding.code not in known:
                 known.add(finding.code)
                 rules.append(_rule(finding.code, finding.reason, finding.verdict))
-    budget = {"text": "model is over its budget"}
-    level = {"level": "error"}
-    return [*rules, {"id": BUDGET, "shortDescription": budget, "defaultConfiguration": level}]
+    for code, (title, level) in _OWN_RULES.items():
+        configured = {"level": level}
+        rules.append(
+            {"id": code, "shortDescription": {"text": title}, "defaultConfiguration": configured}
+        )
+    return rules
 
 
 def _rule(code: str, title: str, verdict: Verdict, reason: str = "") -> dict[str, Any]:
@@ -87,6 +99,23 @@ def _text(words: str) -> dict[str, str]:
     return {"text": words}
 
 
+def _outcome(results: Results) -> Iterator[dict[str, Any]]:
+    """What grew too much, and what is not known."""
+    changes = results.outcome.changes
+    for model in changes.shown if changes else ():
+        for sentence in model.increases():
+            logical = {"name": model.name, "kind": "type"}
+            yield {
+                "ruleId": INCREASE,
+                "level": "error",
+                "message": _text(sentence),
+                "locations": [_location(results.place(model), logical)],
+            }
+    for sentence in results.outcome.unknown:
+        message = _text(sentence.replace("\n", ". "))
+        yield {"ruleId": UNKNOWN, "level": "warning", "message": message}
+
+
 def _results(report: ReportData, reporters: Reporters) -> Iterator[dict[str, Any]]:
     for check in reporters.checks:
         if check.exceeded:
@@ -95,7 +124,7 @@ def _results(report: ReportData, reporters: Reporters) -> Iterator[dict[str, Any
                 "ruleId": BUDGET,
                 "level": "error",
                 "message": _text(str(check)),
-                "locations": [_location(reporters, model)],
+                "locations": [_location(reporters.place, model)],
                 "partialFingerprints": {"dwsconv/v1": f"{report.model}:{check.name}"},
             }
     for finding in report.findings:
@@ -116,7 +145,7 @@ def _result(report: ReportData, finding: Finding, reporters: Reporters) -> dict[
         "ruleId": finding.code,
         **level,
         "message": _text(_message(finding)),
-        "locations": [_location(reporters, layer)],
+        "locations": [_location(reporters.place, layer)],
         "partialFingerprints": {"dwsconv/v1": layer["fullyQualifiedName"]},
         "properties": {column.key: column.value(finding) for column in COLUMNS},
     }
@@ -129,10 +158,13 @@ def _message(finding: Finding) -> str:
     return f"{finding.name} could be depthwise separable{saving} ({finding.reason})"
 
 
-def _location(reporters: Reporters, logical: dict[str, str]) -> dict[str, Any]:
+def _location(place: Place | None, logical: dict[str, str]) -> dict[str, Any]:
     location: dict[str, Any] = {"logicalLocations": [logical]}
-    if reporters.file is not None:
-        location["physicalLocation"] = {"artifactLocation": _artifact(reporters.file)}
+    if place is not None:
+        physical: dict[str, Any] = {"artifactLocation": _artifact(place.file)}
+        if place.line is not None:
+            physical["region"] = {"startLine": place.line}
+        location["physicalLocation"] = physical
     return location
 
 

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from textwrap import fill
 
 from pytest_dwsconv.core.architectures import Architecture
+from pytest_dwsconv.core.changes import Changes
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Results
+from pytest_dwsconv.render.changes import CHANGE_COLUMNS, LAYER_COLUMNS, layer_rows
+from pytest_dwsconv.render.changes import rows as change_rows
 from pytest_dwsconv.render.latencies import HEADERS, Measurements, by_kind, cells
 from pytest_dwsconv.render.overview import MOST_NAMES, OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
@@ -38,11 +41,16 @@ _COLOURS = {Verdict.CANDIDATE: _GREEN, Verdict.CANNOT_TELL: _YELLOW, Verdict.INE
 def render_run(results: Results, style: Style) -> str:
     """The models, one line each below verbosity 0, and the latencies measured."""
     sections = []
+    if results.outcome.changes is not None:
+        sections.append(_changes(results.outcome.changes, style))
     if results.architectures:
         sections += _models(results.architectures, style)
-    elif not results.measured:
+    elif results.is_empty:
         sections.append(_wrapped(NO_MODEL, style))
     sections += _latencies(results.measured, style)
+    if results.outcome.unknown:
+        lines = [line for sentence in results.outcome.unknown for line in sentence.split("\n")]
+        sections.append("\n".join(["Not known", *map(plain, lines)]))
     return "\n\n\n".join(sections)
 
 
@@ -55,6 +63,18 @@ def _latencies(latencies: Measurements, style: Style) -> Iterator[str]:
         yield tabulate(map(cells, measured), HEADERS, disable_numparse=True)
     if predicted:
         yield _lines(map(str, predicted), style)
+
+
+def _changes(changes: Changes, style: Style) -> str:
+    """What models cost before and after, with -v each layer too."""
+    blocks = [_wrapped(plain(changes.summary()), style)]
+    if rows := change_rows(changes):
+        blocks.append(_table(CHANGE_COLUMNS, rows, style))
+    for model in changes.shown:
+        if model.layers and style.verbosity > 0:
+            table = _table(LAYER_COLUMNS, layer_rows(model), style)
+            blocks.append(f"Layers of {plain(model.name)}\n\n{table}")
+    return "\n\n".join(blocks)
 
 
 def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
