@@ -12,8 +12,8 @@ from typing import NamedTuple
 from pytest_dwsconv.core.architectures import Reporters, Shapes, architectures
 from pytest_dwsconv.core.changes import (
     Changes,
+    ChangeStatus,
     ModelChange,
-    Status,
     Tolerance,
     at_the_input,
     changed_model,
@@ -116,7 +116,7 @@ class Baseline:
                 found.escaped.extend(_unseen_input(model, before))
         for name, entry in unseen.items():
             by = (entry.reported_by,) if entry.reported_by else ()
-            changes.append(ModelChange(name, Status.GONE, tuple(quantities(entry, None)), by))
+            changes.append(ModelChange(name, ChangeStatus.GONE, tuple(quantities(entry, None)), by))
         return found._replace(changes=Changes(called, tuple(changes)))
 
     def unseen(self, models: Sequence[Current], gone: Gone) -> list[str]:

@@ -72,7 +72,7 @@ def _written(number: Number | None) -> str:
     return f"{number:,.3f}" if isinstance(number, float) else f"{number:,}"
 
 
-class Status(str, Enum):
+class ChangeStatus(str, Enum):
     """How a model of this run stands to those before it."""
 
     CHANGED = "changed"
@@ -99,7 +99,7 @@ class ModelChange:
     """
 
     name: str
-    status: Status
+    status: ChangeStatus
     quantities: tuple[Change, ...]
     reported_by: tuple[str, ...] = ()
     layers: tuple[LayerChange, ...] = ()
@@ -123,13 +123,13 @@ class Changes:
     compared_with: str
     models: tuple[ModelChange, ...]
 
-    def of(self, *statuses: Status) -> list[ModelChange]:
+    def of(self, *statuses: ChangeStatus) -> list[ModelChange]:
         return [model for model in self.models if model.status in statuses]
 
     @property
     def shown(self) -> list[ModelChange]:
         """The models with a difference, those that grew too much first."""
-        changed = [model for model in self.models if model.status is not Status.SAME]
+        changed = [model for model in self.models if model.status is not ChangeStatus.SAME]
         return sorted(changed, key=_place)
 
     @property
@@ -162,7 +162,7 @@ class Outcome(NamedTuple):
 
 def _place(model: ModelChange) -> tuple[bool, int, str]:
     too_much = any(change.too_much for change in model.quantities)
-    return not too_much, list(Status).index(model.status), model.name
+    return not too_much, list(ChangeStatus).index(model.status), model.name
 
 
 def _sentences(
@@ -178,10 +178,10 @@ def changed_model(model: Current, before: Entry | None, tolerance: Tolerance | N
     after = at_the_input(model, before)
     found = tuple(quantities(before, after, tolerance))
     if before is None:
-        return ModelChange(model.name, Status.NEW, found, model.users)
+        return ModelChange(model.name, ChangeStatus.NEW, found, model.users)
     layers = tuple(_layers(before.layers, after.layers))
     same = not layers and not any(change.difference for change in found)
-    status = Status.SAME if same else Status.CHANGED
+    status = ChangeStatus.SAME if same else ChangeStatus.CHANGED
     return ModelChange(model.name, status, found, model.users, layers)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_dwsconv.core.baseline import Baseline, Gone, comparable
-from pytest_dwsconv.core.changes import Status, Tolerance
+from pytest_dwsconv.core.changes import ChangeStatus, Tolerance
 from pytest_dwsconv.core.costs import Current, current
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.plugin.extent import Extent
@@ -107,7 +107,7 @@ class BaselineCheck:
         tighten = "It is smaller than the baseline: tighten that with --dws-update."
         found.notices += [f"{decrease} {tighten}" for decrease in compared.changes.decreases]
         found.notices += [f"{missing}: add it with --dws-update." for missing in compared.missing]
-        gone = compared.changes.of(Status.GONE)
+        gone = compared.changes.of(ChangeStatus.GONE)
         found.notices += [f"{one.name} of the baseline was not seen: {_REMOVE}." for one in gone]
 
     def _read(self) -> Baseline:

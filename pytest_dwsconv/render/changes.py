@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import itemgetter
 
-from pytest_dwsconv.core.changes import Change, Changes, ModelChange, Status
+from pytest_dwsconv.core.changes import Change, Changes, ChangeStatus, ModelChange
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render.table import Column
 
@@ -26,7 +26,7 @@ def rows(changes: Changes) -> list[Row]:
     found = []
     for model in changes.shown:
         name = plain(model.name)
-        if model.status is not Status.CHANGED:
+        if model.status is not ChangeStatus.CHANGED:
             name = f"{name} ({model.status.value})"
         for change in model.quantities:
             found.append(_row(name, change))
@@ -58,7 +58,7 @@ def sentences(changes: Changes) -> Iterator[tuple[ModelChange, str]]:
     for model in changes.shown:
         if any(change.too_much for change in model.quantities):
             continue
-        if model.status is Status.CHANGED:
+        if model.status is ChangeStatus.CHANGED:
             differences = [str(change) for change in model.quantities if change.difference]
         else:
             differences = [model.status.value]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_dwsconv.core.architectures import Reporters, Shapes, SuiteRun, architectures
 from pytest_dwsconv.core.baseline import Baseline, Comparison
-from pytest_dwsconv.core.changes import Status, Tolerance
+from pytest_dwsconv.core.changes import ChangeStatus, Tolerance
 from pytest_dwsconv.core.costs import Current, Entry, Layer, current
 from pytest_dwsconv.core.findings import Origin, ReportData
 from pytest_dwsconv.errors import FormatError
@@ -273,7 +273,7 @@ def test_a_tolerance_is_a_percentage_or_an_amount(
         models({grown(SMALL, 110): ["a"]}), lambda model: tolerance, lambda reporter: False
     )
     (model,) = found.changes.shown
-    assert model.status is Status.CHANGED
+    assert model.status is ChangeStatus.CHANGED
     assert bool(found.changes.increases) == is_told
 
 
@@ -318,7 +318,7 @@ def test_every_quantity_is_in_the_table() -> None:
 def test_a_model_that_is_new() -> None:
     found = comparison(Baseline(), models({SMALL: ["a"]}))
     assert found.missing == [f"{NAME} is not in the baseline"]
-    assert [model.status for model in found.changes.models] == [Status.NEW]
+    assert [model.status for model in found.changes.models] == [ChangeStatus.NEW]
 
 
 @pytest.mark.parametrize(
@@ -404,8 +404,8 @@ def test_a_baseline_compares_with_another() -> None:
     before, after = baseline_of({SMALL: ["a"], WIDE: ["b"]}), baseline_of({WIDE: ["b"]})
     found = before.compared(after.models(), lambda model: Tolerance(), lambda reporter: True)
     assert {model.name: model.status for model in found.changes.models} == {
-        NAME: Status.SAME,
-        f"{NAME}, in a": Status.GONE,
+        NAME: ChangeStatus.SAME,
+        f"{NAME}, in a": ChangeStatus.GONE,
     }
 
 

@@ -41,7 +41,7 @@ def nets(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
         ("markdown", "### Sequential"),
         (
             "github",
-            "::notice file=test_it.py,title=dwsconv%3A Sequential::Sequential: 5,184 params",
+            "::notice file=test_it.py,line=3,title=dwsconv%3A Sequential::Sequential: 5,184 params",
         ),
         ("sarif", '"uri": "test_it.py"'),
         ("html", "<h2>Sequential</h2>"),
@@ -57,7 +57,7 @@ def test_every_form_goes_to_a_file(pytester: pytest.Pytester, form: str, holds: 
 
 def test_annotations_are_lines_of_their_own_in_the_log(pytester: pytest.Pytester) -> None:
     pytester.runpytest("--dws-report=github").stdout.re_match_lines(
-        [r"^::notice file=test_it\.py,title=dwsconv%3A"]
+        [r"^::notice file=test_it\.py,line=3,title=dwsconv%3A"]
     )
 
 

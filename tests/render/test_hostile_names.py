@@ -17,6 +17,14 @@ from markdown_it import MarkdownIt
 from render_samples import NASTY, SMALL
 
 from pytest_dwsconv.core.budget import Budget, check_limits
+from pytest_dwsconv.core.changes import (
+    Change,
+    Changes,
+    ChangeStatus,
+    LayerChange,
+    ModelChange,
+    Outcome,
+)
 from pytest_dwsconv.core.limits import LatencyCheck
 from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
 from pytest_dwsconv.core.plaintext import plain
@@ -80,7 +88,17 @@ def report(name: str) -> Report:
 def written(form: str, name: str) -> str:
     run: SuiteRun = {report(name): Reporters({name}, {f"{name}.py::test", f"t.py::{name}"})}
     view = View(match=("*",), sort="followed_by")
-    return render_run(form, run, 1, measured={measurement(name): {f"t.py::{name}"}}, view=view)
+    measured = {measurement(name): {f"t.py::{name}"}}
+    return render_run(form, run, 1, measured=measured, view=view, outcome=outcome(name))
+
+
+def outcome(name: str) -> Outcome:
+    """A comparison and a sentence in which every text is this one."""
+    grown = Change("params", name, 1, 2, too_much=True)
+    layers = (LayerChange(name, grown, grown),)
+    model = ModelChange(name, ChangeStatus.CHANGED, (grown,), (f"t.py::{name}",), layers)
+    gone = replace(model, status=ChangeStatus.GONE, quantities=(replace(grown, too_much=False),))
+    return Outcome(Changes(name, (model, gone)), (name,))
 
 
 class Tags(HTMLParser):
