@@ -29,7 +29,7 @@ from pytest_dwsconv.core.limits import LatencyCheck
 from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support
-from pytest_dwsconv.render import FORMS, Reporters, SuiteRun, View, render_run
+from pytest_dwsconv.render import FORMS, Measurements, Reporters, SuiteRun, View, render_run
 from pytest_dwsconv.render.junit import latency_properties, properties
 from pytest_dwsconv.report import Report
 
@@ -88,7 +88,7 @@ def report(name: str) -> Report:
 def written(form: str, name: str) -> str:
     run: SuiteRun = {report(name): Reporters({name}, {f"{name}.py::test", f"t.py::{name}"})}
     view = View(match=("*",), sort="followed_by")
-    measured = {measurement(name): {f"t.py::{name}"}}
+    measured: Measurements = {measurement(name): {f"t.py::{name}"}}
     return render_run(form, run, 1, measured=measured, view=view, outcome=outcome(name))
 
 
