@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -15,6 +15,7 @@ from libcst.metadata import QualifiedNameSource
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.finder import find_places
+from pytest_dwsconv.source.imports import ImportedClass, edited, without_unused_imports
 from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
 from pytest_dwsconv.source.spans import Span
 from pytest_dwsconv.source.stack import with_large_stack
@@ -42,8 +43,15 @@ class Rewrite:
     class_names: dict[int, str]
 
 
-def rewrite_text(text: str, policy: Policy = Policy(), evidence: Evidence | None = None) -> Rewrite:
+def rewrite_text(
+    text: str,
+    policy: Policy = Policy(),
+    evidence: Evidence | None = None,
+    classes: Mapping[int, ImportedClass] | None = None,
+) -> Rewrite:
     """Replace the callee at every candidate site. A second rewrite of the result changes nothing.
+
+    ``classes``, by dimensions, are imported; for other dimensions a class is inserted.
 
     Raises:
         SourceError: the text, or what would come of it, is not Python.
@@ -56,38 +64,39 @@ def rewrite_text(text: str, policy: Policy = Policy(), evidence: Evidence | None
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return _rewrite_deep(text, policy, evidence or {})
+        return _rewrite_deep(text, policy, evidence or {}, classes or {})
     finally:
         if was_enabled:
             gc.enable()
 
 
-def _rewrite_deep(text: str, policy: Policy, evidence: Evidence) -> Rewrite:
+def _rewrite_deep(
+    text: str, policy: Policy, evidence: Evidence, classes: Mapping[int, ImportedClass]
+) -> Rewrite:
     """As ``_rewrite``, however deeply the text is nested."""
     try:
-        return _rewrite(Parsed(text), policy, evidence)
+        return _rewrite(Parsed(text), policy, evidence, classes)
     except RecursionError:
         pass  # reason: outside of this clause, the frames of the first try are gone
     try:
-        return with_large_stack(lambda: _rewrite(Parsed(text), policy, evidence))
+        return with_large_stack(lambda: _rewrite(Parsed(text), policy, evidence, classes))
     except RecursionError as error:
         raise SourceError("its expressions are nested too deeply to be read") from error
 
 
-def _rewrite(parsed: Parsed, policy: Policy, evidence: Evidence) -> Rewrite:
+def _rewrite(
+    parsed: Parsed, policy: Policy, evidence: Evidence, classes: Mapping[int, ImportedClass]
+) -> Rewrite:
     sites = judge_places(find_places(parsed), policy, evidence)
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
         return Rewrite(parsed.text, sites, {})
-    header = _Header(parsed, first_use=min(site.place.callee[0] for site in wanted))
+    header = _Header(parsed, min(site.place.callee[0] for site in wanted), classes)
     ranks = sorted({site.place.spec.rank for site in wanted})
     names = {rank: header.class_name(rank) for rank in ranks}
     edits = [(site.place.callee, names[site.place.spec.rank]) for site in wanted]
     edits.append(header.insertion(names))
-    result = parsed.text
-    # from the end, so that the spans before an edit stay true
-    for (start, end), replacement in sorted(edits, reverse=True):
-        result = result[:start] + replacement + result[end:]
+    result = edited(parsed.text, without_unused_imports(parsed, edits))
     check_compiles(result)
     return Rewrite(result, sites, names)
 
@@ -95,8 +104,11 @@ def _rewrite(parsed: Parsed, policy: Policy, evidence: Evidence) -> Rewrite:
 class _Header:
     """The top-level statements before the one that holds the character ``first_use``."""
 
-    def __init__(self, parsed: Parsed, first_use: int) -> None:
+    def __init__(
+        self, parsed: Parsed, first_use: int, classes: Mapping[int, ImportedClass]
+    ) -> None:
         self._parsed = parsed
+        self._classes = classes
         *above, (self._end, _) = parsed.statements_until(first_use)
         self._starts = [start for start, _ in above]
         self._statements = [statement for _, statement in above]
@@ -110,29 +122,55 @@ class _Header:
 
     def class_name(self, rank: int) -> str:
         """The name of a class inserted earlier, else the first one that nothing in the file has."""
+        if rank in self._classes:
+            return self._imported_name(*self._classes[rank])
         names = _numbered(_CLASS_NAME.format(rank=rank))
         return next(name for name in names if name in self._own or name not in self._taken)
 
+    def _imported_name(self, module: str, name: str) -> str:
+        """The name that a class of the user's own has, or is to have."""
+        full = f"{module}.{name}"
+        found = next((each for each in self._imported() if self._meaning(each) == full), None)
+        return found or next(each for each in _numbered(name) if each not in self._taken)
+
+    def _import_of(self, module: str, name: str, alias: str) -> str:
+        if self._meaning(alias) == f"{module}.{name}":
+            return ""
+        return f"from {module} import {name}" + (f" as {alias}\n" if alias != name else "\n")
+
     def insertion(self, class_names: dict[int, str]) -> tuple[Span, str]:
         """The classes that are not there yet, and the place after the imports where they belong."""
-        new = {rank: name for rank, name in class_names.items() if name not in self._own}
         heading = 0  # how many statements stand above the classes
         for index, statement in enumerate(self._statements):
             if _is_heading(statement, index):
                 heading = index + 1
         position = [*self._starts, self._end][heading]
-        if not new:
+        imports, classes = self._missing(class_names)
+        if not imports and not classes:
             return (position, position), ""
-        torch, nn, text = self._spellings()
-        if text and heading and m.matches(self._statements[heading - 1], _DOCSTRING | _FUTURE):
+        text = imports + classes
+        if imports and heading and m.matches(self._statements[heading - 1], _DOCSTRING | _FUTURE):
             text = f"\n{text}"
-        for rank, name in new.items():
-            text += f"\n\n{class_text(rank, name, torch, nn)}"
-        text += "\n" * (2 - self._blank_lines(position))
+        if classes:
+            text += "\n" * (2 - self._blank_lines(position))
         between = self._after_docstring()
         if between is not None:
             return between, self._in_style(f"\n\n{text}")
         return (position, position), self._in_style(text)
+
+    def _missing(self, class_names: dict[int, str]) -> tuple[str, str]:
+        """The imports, and the classes, that the names still need."""
+        imports, new = "", {}
+        for rank, name in class_names.items():
+            if rank in self._classes:
+                imports += self._import_of(*self._classes[rank], name)
+            elif name not in self._own:
+                new[rank] = name
+        if not new:
+            return imports, ""
+        torch, nn, import_of_torch = self._spellings()
+        texts = [f"\n\n{class_text(rank, name, torch, nn)}" for rank, name in new.items()]
+        return import_of_torch + imports, "".join(texts)
 
     def _after_docstring(self) -> Span | None:
         """What separates the module's docstring from a first use on the same line."""

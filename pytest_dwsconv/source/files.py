@@ -1,4 +1,4 @@
-"""Source files on disk: kept to the byte, written at one stroke, found in folders."""
+"""Source files on disk: kept to the byte, and written at one stroke."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import os
 import re
 import tokenize
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.writing import replace_content
 
-_NOT_SOURCE = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
+
+class AccessError(SourceError):
+    """The system does not let the file be read or written."""
 
 
 @dataclass(frozen=True)
@@ -76,43 +77,22 @@ def decode(data: bytes) -> SourceText:
 
 
 def read(path: Path) -> SourceText:
-    """Read a file; SourceError if there is none, or it cannot be read or decoded."""
+    """Read a file; SourceError if there is none or it cannot be decoded, else AccessError."""
     try:
         return decode(path.read_bytes())
     except FileNotFoundError as error:
         raise SourceError("there is no such file") from error
     except OSError as error:
-        raise SourceError(f"it cannot be read: {error.strerror or error}") from error
+        raise AccessError(f"it cannot be read: {error.strerror or error}") from error
 
 
 def write(path: Path, data: bytes) -> None:
     """Replace the file's content, all or nothing.
 
     Raises:
-        SourceError: the file is read-only, or cannot be written for another reason.
+        AccessError: the file is read-only, or cannot be written for another reason.
     """
     try:
         replace_content(path, data)
     except OSError as error:
-        raise SourceError(f"it cannot be written: {error.strerror or error}") from error
-
-
-def python_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """The ``*.py`` files below a folder in sorted order; hidden, built and installed ones left out.
-
-    ``on_error`` is told of each folder that cannot be read.
-    """
-    for root, folders, files in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(name for name in folders if not _is_skipped(Path(root, name)))
-        for name in sorted(files):
-            if name.endswith(".py") and not name.startswith("."):
-                yield Path(root, name)
-
-
-def _is_skipped(folder: Path) -> bool:
-    if folder.name.startswith(".") or folder.name in _NOT_SOURCE:
-        return True
-    if folder.name.endswith(".egg-info"):
-        return True
-    # reason: unlike Path.exists, it answers for a folder that cannot be read as well
-    return os.path.exists(folder / "pyvenv.cfg")
+        raise AccessError(f"it cannot be written: {error.strerror or error}") from error

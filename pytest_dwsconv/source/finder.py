@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
-import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import libcst as cst
 
 from pytest_dwsconv.core.conv import ConvSpec, Trait
-from pytest_dwsconv.core.rules import Judgement, Verdict
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, Judgement, Verdict
 from pytest_dwsconv.source.calls import (
     CALLEES,
     Callee,
@@ -19,6 +17,7 @@ from pytest_dwsconv.source.calls import (
     spec_of_call,
     unknown_spec,
 )
+from pytest_dwsconv.source.comments import noqa_codes, skipped_lines
 from pytest_dwsconv.source.flow import Flow
 from pytest_dwsconv.source.loops import changes_to_all
 from pytest_dwsconv.source.names import Names
@@ -27,7 +26,6 @@ from pytest_dwsconv.source.syntax import Parsed, below
 from pytest_dwsconv.source.typechecks import members
 from pytest_dwsconv.source.uses import judge_uses
 
-_SKIP = re.compile(r"#\s*dws:\s*skip\b")
 _CODE_WIDTH = 72
 _TAKE_TYPES = frozenset({"builtins.isinstance", "builtins.issubclass", "typing.cast"})
 _NOT_SEARCHED: tuple[type[cst.CSTNode], ...] = (cst.Import, cst.ImportFrom, cst.Annotation)
@@ -157,16 +155,21 @@ class _Finder:
 
     def places(self) -> Iterator[Place]:
         uses, changes = self._judgements_by_use()
-        skipped = _skipped_lines(self._parsed.text)
+        skipped, noqa = skipped_lines(self._parsed), noqa_codes(self._parsed)
         for node, place in self._places.items():
             proved = place.proved or uses.get(node) or changes.get(place.spec.rank)
             traits = list(place.spec.traits)
             last, _ = self._parsed.place(self._parsed.span(node)[1])
-            if not skipped.isdisjoint(range(place.line, last + 1)):
+            silenced: tuple[str, ...] = ()
+            for line in range(place.line, last + 1):
+                silenced += noqa.get(line, ())
+            is_skipped = bool(skipped.intersection(range(place.line, last + 1)))
+            if is_skipped or CANDIDATE_CODE.startswith(silenced):
                 traits.append(Trait.IGNORED)
             if proved is not None and proved.verdict is Verdict.CANNOT_TELL:
                 traits.append(Trait.LEFT_OPEN)
-            yield replace(place, spec=replace(place.spec, traits=tuple(traits)), proved=proved)
+            spec = replace(place.spec, traits=tuple(traits))
+            yield replace(place, spec=spec, proved=proved, noqa=silenced)
 
     def _judgements_by_use(self) -> tuple[Mapping[cst.CSTNode, Judgement], Mapping[int, Judgement]]:
         """What the file does with its convolutions: judgements by call, and by rank for all."""
@@ -196,18 +199,6 @@ def _bound(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         yield node.name
     elif isinstance(node, cst.Arg) and node.keyword is not None:
         yield node.keyword
-
-
-def _skipped_lines(text: str) -> set[int]:
-    """The lines with a comment ``# dws: skip``; the same words in a string are not one."""
-    if not _SKIP.search(text):
-        return set()
-    tokens = tokenize.generate_tokens(io.StringIO(text, newline="").readline)
-    return {
-        token.start[0]
-        for token in tokens
-        if token.type == tokenize.COMMENT and _SKIP.search(token.string)
-    }
 
 
 def _one_line(code: str) -> str:

@@ -24,6 +24,8 @@ Position = tuple[int, int | None]
 Evidence = Mapping[Position, Sequence[ConvSpec]]
 """What was built by the call at each position."""
 
+_SKIPPED = "DWS101"
+
 _RULES = {rule.code: rule for rule in RULES}
 
 _OPEN = (CANDIDATE_CODE, "DWS202", "DWS203", "DWS204", "DWS205")
@@ -48,7 +50,7 @@ class Place:
     """One place: the call, or the class handed on. ``line`` and ``column`` count from 1.
 
     ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
-    rewrite replaces.
+    rewrite replaces; ``noqa`` are codes, or their beginnings, that a comment beside it silences.
     """
 
     line: int
@@ -58,6 +60,7 @@ class Place:
     callee: Span
     type_name: str
     proved: Judgement | None = None
+    noqa: tuple[str, ...] = ()
 
     @property
     def is_call(self) -> bool:
@@ -75,6 +78,14 @@ class SourceSite:
     @property
     def is_candidate(self) -> bool:
         return self.judgement.verdict is Verdict.CANDIDATE
+
+    @property
+    def is_silenced(self) -> bool:
+        """Whether a ``# noqa`` asks not to hear of it, or to leave a candidate alone."""
+        code, silenced = self.judgement.code, self.place.noqa
+        if code == _SKIPPED and CANDIDATE_CODE.startswith(silenced):
+            return True
+        return code.startswith(silenced)
 
     @property
     def saving(self) -> tuple[float, bool]:

@@ -1,4 +1,4 @@
-"""Source files: kept to the byte, written at one stroke, found in folders."""
+"""Source files: kept to the byte, and written at one stroke."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dwsconv.errors import SourceError
-from pytest_dwsconv.source.files import decode, python_files, read, write
+from pytest_dwsconv.source.files import decode, read, write
 
 
 @pytest.mark.parametrize(
@@ -87,30 +87,3 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"^it cannot be written: it is read-only$"):
         write(tmp_path / "m.py", b"new")
     assert (tmp_path / "m.py").read_bytes() == b"old"
-
-
-def test_a_folder_is_walked_without_what_is_not_source(tmp_path: Path) -> None:
-    source = ("a.py", "b/c.py", "b/a.py")
-    other = (
-        "b/.hidden.py",
-        "b/data.txt",
-        ".git/x.py",
-        "build/x.py",
-        "b/__pycache__/x.py",
-        "env/pyvenv.cfg",
-    )
-    for name in (*source, *other, "env/x.py", "p.egg-info/x.py", "node_modules/x.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in python_files(tmp_path, _raise)]
-    assert found == ["a.py", "b/a.py", "b/c.py"]
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    told: list[OSError] = []
-    assert list(python_files(tmp_path / "none", told.append)) == []
-    assert [type(error) for error in told] == [FileNotFoundError]

@@ -1,0 +1,251 @@
+"""One run of ``dwsconv-rewrite``: every file examined, listed, and written where asked for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from pytest_dwsconv.command.examination import Examination, Examine, examinations
+from pytest_dwsconv.command.inputs import Input, Search, file_path
+from pytest_dwsconv.command.interrupts import Interrupts
+from pytest_dwsconv.command.listing import Listing
+from pytest_dwsconv.command.progress import Progress
+from pytest_dwsconv.command.selection import Selection, checked_codes
+from pytest_dwsconv.command.settings import Config
+from pytest_dwsconv.command.streams import (
+    OutputError,
+    complain,
+    flush_stdout,
+    output,
+    write_stdout,
+)
+from pytest_dwsconv.core.interrupts import uninterrupted
+from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.errors import InputError, SourceError
+from pytest_dwsconv.source.files import AccessError, write
+from pytest_dwsconv.source.imports import ImportedClass, imported_classes
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.command.evidence import FileModel
+
+
+class Run:
+    """Messages go to standard error where a result goes to standard output."""
+
+    def __init__(self, options: argparse.Namespace, interrupts: Interrupts) -> None:
+        if sys.stdout is None:
+            raise InputError(
+                "standard output is closed: send it to a file, or to /dev/null if nobody reads it"
+            )
+        if options.output == "/dev/stdout":
+            # reason: where a shell sends it to a file, that file is not ours to replace
+            options.output = "-"
+        self._options = options
+        self._interrupts = interrupts
+        self._failed = False
+        self._unwritable = False  # whether a standard stream could not take a line
+        self._skipped = 0  # files found in folders that are not Python
+        self._written: list[str] = []  # names of files
+        result_on_stdout = options.diff or options.output == "-" or "-" in options.paths
+        self._messages: TextIO = sys.stderr if result_on_stdout else sys.stdout
+        self._progress = Progress(wanted=not options.quiet)
+        self._listing = Listing(options.output_format, options.verbose, self._list_line)
+
+    def execute(self) -> int:
+        """Examine every file; the exit status."""
+        inputs = self._inputs()
+        model = self._model(inputs)
+        evidence = None if model is None else model.evidence
+        try:
+            with examinations(inputs, evidence, self._options.jobs) as examined:
+                pairs = zip(inputs, examined, strict=True)
+                for source, examine in self._progress.over(pairs, len(inputs)):
+                    self._process(source, examine, model)
+        finally:
+            self._finish()
+        if self._failed:
+            return 2
+        found = self._listing.changed and (self._options.check or self._options.diff)
+        return int(bool(found) and not self._options.exit_zero)
+
+    def _finish(self) -> None:
+        """Print the summary; where it gets lost, what was written is told on standard error."""
+        options = self._options
+        if self._listing.read_files:
+            self._listing.finish()
+            if options.statistics:
+                for line in self._listing.statistics():
+                    self._tell(line)
+            if not options.quiet:
+                summary = self._listing.summary(would=options.check or options.diff)
+                self._tell(f"{summary}, {self._skipped} skipped" if self._skipped else summary)
+        try:
+            flush_stdout()
+        except OutputError as error:
+            self._fail_to_print(error)
+        if self._unwritable:
+            for name in self._written:
+                complain(f"{name} was written")
+
+    # -- input
+
+    def _inputs(self) -> list[Input]:
+        options = self._options
+        select = checked_codes("--select", options.select)
+        ignore = checked_codes("--ignore", options.ignore)
+        classes = imported_classes(options.class_from)
+        search = Search(options.stdin_filename, self._fail, self._say)
+        inputs = []
+        for each in search.inputs(options.paths):
+            config = _overridden(each.config, select, ignore, classes)
+            inputs.append(replace(each, config=config))
+        if options.output == "":
+            raise InputError(
+                "-o is given an empty name: give that of a file, or - for standard output"
+            )
+        if options.output is not None and len(inputs) > 1:
+            raise InputError(f"-o takes the result of one file, and there are {len(inputs)}")
+        return inputs
+
+    def _model(self, inputs: Sequence[Input]) -> FileModel | None:
+        """The model of ``--model``, built by the one file."""
+        options = self._options
+        if options.model is None:
+            if options.input_size is not None:
+                raise InputError(
+                    "--input-size is the input of a model: name the model with --model"
+                )
+            return None
+        path = inputs[0].path if len(inputs) == 1 else None
+        if path is None:
+            raise InputError("--model names something in a file: give the path of that one file")
+        try:
+            import torch  # noqa: F401  # reason: else the next import fails in some file of ours
+        except ImportError as error:
+            raise InputError(
+                "--model runs the file, which needs PyTorch: pip install torch. Without --model "
+                "the text alone is read, and needs none"
+            ) from error
+        from pytest_dwsconv.command.evidence import model_of_file
+        from pytest_dwsconv.targets import parse_input_size
+
+        shapes = None if options.input_size is None else parse_input_size(options.input_size)
+        with redirect_stdout(self._messages):  # reason: the file may print
+            return model_of_file(path, options.model, shapes, inputs[0].config.policy)
+
+    # -- output
+
+    def _process(self, source: Input, examine: Examine, model: FileModel | None) -> None:
+        try:
+            examination = examine()
+            self._interrupts.check()  # reason: without one that came in a callback it may be wrong
+            if model is not None:
+                report = model.report_after_rewrite(examination.rewrite.sites)
+                for line in str(report).split("\n"):
+                    self._say(line)
+            self._deliver(source, examination)
+        except AccessError as error:
+            self._interrupts.check()
+            self._fail(f"{source.name}: {error}")
+        except SourceError as error:
+            self._interrupts.check()
+            self._skip(source, error)
+        except OutputError as error:
+            self._interrupts.check()
+            self._fail_to_print(error)
+
+    def _skip(self, source: Input, error: SourceError) -> None:
+        """Tell of a file that is not Python; only one that is named has to be."""
+        if source.is_named:
+            self._fail(f"{source.name}: {error}")
+        else:
+            self._skipped += 1
+            self._complain(f"{source.name} is skipped: {error}")
+
+    def _deliver(self, source: Input, examination: Examination) -> None:
+        """Put the result where the options say."""
+        options = self._options
+        old, new = examination.old, examination.rewrite.text
+        if options.diff:
+            self._progress.clear()
+            write_stdout(old.diff(new, source.name))
+        elif options.check:
+            pass
+        elif options.output not in (None, "-"):
+            try:
+                write(file_path(options.output), old.encode(new))
+            except SourceError as error:
+                raise InputError(f"-o {options.output}: {error}") from error
+            self._written.append(options.output)
+        elif source.path is None or options.output == "-":
+            write_stdout(old.encode(new))
+        else:
+            self._rewrite_in_place(source, source.path, examination)
+            return
+        self._listing.add(source, examination)
+
+    def _rewrite_in_place(self, source: Input, path: Path, examination: Examination) -> None:
+        old, new = examination.old, examination.rewrite.text
+        # what is written is listed, unless it is to a pipe: that may block, and Ctrl-C helps out
+        with uninterrupted() if os.path.isfile(path) else nullcontext():
+            if new != old.text:
+                write(path, old.encode(new))
+                self._written.append(source.name)
+            self._listing.add(source, examination)
+
+    # -- messages
+
+    def _say(self, message: str) -> None:
+        """Print a line; control characters in it, from a file or its name, are spelled out."""
+        if not self._options.quiet:
+            self._print(plain(message), self._messages)
+
+    def _list_line(self, text: str) -> None:
+        """Print what the listing says, which has spelled out such characters itself."""
+        if not self._options.quiet:
+            self._print(text, self._messages)
+
+    def _tell(self, message: str) -> None:
+        """Print a line about the run, beside the one document that json is."""
+        is_document = self._options.output_format == "json"
+        self._print(plain(message), sys.stderr if is_document else self._messages)
+
+    def _print(self, text: str, stream: TextIO) -> None:
+        self._progress.clear()
+        name = "standard output" if stream is sys.stdout else "standard error"
+        try:
+            with output(name):
+                print(text, file=stream)
+        except OutputError as error:
+            self._fail_to_print(error)
+
+    def _fail_to_print(self, error: OutputError) -> None:
+        """Go on without the stream, for the other files; it is complained of once."""
+        if not self._unwritable:
+            self._fail(str(error))
+        self._unwritable = True
+
+    def _fail(self, message: str) -> None:
+        self._failed = True
+        self._complain(message)
+
+    def _complain(self, message: str) -> None:
+        self._progress.clear()
+        complain(message)
+
+
+def _overridden(
+    config: Config,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    classes: dict[int, ImportedClass],
+) -> Config:
+    """The settings, where the command line does not say otherwise."""
+    selection = Selection(select or config.selection.select, ignore or config.selection.ignore)
+    return replace(config, selection=selection, classes=classes or config.classes)
