@@ -20,9 +20,10 @@ def test_settings_come_from_the_nearest_pyproject(tmp_path: Path) -> None:
     settings(
         tmp_path, "[tool.dwsconv]\nmin-saving = 3\nexclude = ['old', 'vendor/*', '*_pb2.py']\n"
     )
+    settings(tmp_path / "inner", "[tool.other]\n")
     config = load_config(inner)
     assert (config.root, config.min_saving, config.policy.min_saving) == (tmp_path, 3.0, 3.0)
-    settings(tmp_path / "inner", "[tool.other]\n")
+    settings(tmp_path / "inner", "[tool.dwsconv]\n")
     assert load_config(inner).min_saving == 1.0
 
 
@@ -50,10 +51,18 @@ def test_excluded_paths(tmp_path: Path, path: str, excluded: bool) -> None:
     [
         (
             "[tool.dwsconv]\nminsaving = 3\n",
-            "no setting 'minsaving'; there are exclude, min-saving and few-channels",
+            "no setting 'minsaving'; there are class-from, exclude, few-channels, ignore, "
+            "min-saving, per-file-ignores and select",
         ),
         ("[tool.dwsconv]\nexclude = 'a'\n", "exclude must be a list of strings, not 'a'"),
         ("[tool.dwsconv]\nexclude = [1]\n", "exclude must be a list of strings"),
+        ("[tool.dwsconv]\nexclude = ['!']\n", "'!' is not a pattern: "),
+        ("[tool.dwsconv]\nselect = 'DWS001'\n", "select must be a list of strings"),
+        ("[tool.dwsconv]\nignore = ['E501']\n", "ignore: there is no code 'E501'; there are DWS0"),
+        ("[tool.dwsconv]\nper-file-ignores = ['a']\n", "per-file-ignores must be a table such as"),
+        ("[tool.dwsconv]\nper-file-ignores = {a = 1}\n", "per-file-ignores must be a list"),
+        ("[tool.dwsconv]\nper-file-ignores = {'!' = []}\n", "'!' is not a pattern: "),
+        ("[tool.dwsconv]\nclass-from = ['a']\n", "pyproject.toml: class-from takes a module and"),
         ("[tool.dwsconv]\nmin-saving = '3'\n", "min-saving must be a number from 1, not '3'"),
         ("[tool.dwsconv]\nmin-saving = true\n", "min-saving must be a number"),
         ("[tool.dwsconv]\nmin-saving = 0\n", "min-saving must be a number from 1"),

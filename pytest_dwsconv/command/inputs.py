@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_dwsconv.command.selection import Selection
-from pytest_dwsconv.command.settings import Config, Configs
+from pytest_dwsconv.configuration import Config, Configs, Selection
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.source.folders import python_files
 

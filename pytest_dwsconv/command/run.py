@@ -16,8 +16,6 @@ from pytest_dwsconv.command.inputs import Input, Search, file_path
 from pytest_dwsconv.command.interrupts import Interrupts
 from pytest_dwsconv.command.listing import Listing
 from pytest_dwsconv.command.progress import Progress
-from pytest_dwsconv.command.selection import Selection, checked_codes
-from pytest_dwsconv.command.settings import Config
 from pytest_dwsconv.command.streams import (
     OutputError,
     complain,
@@ -25,11 +23,17 @@ from pytest_dwsconv.command.streams import (
     output,
     write_stdout,
 )
+from pytest_dwsconv.configuration import (
+    Config,
+    ImportedClass,
+    Selection,
+    checked_codes,
+    imported_classes,
+)
 from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import InputError, SourceError
 from pytest_dwsconv.source.files import AccessError, write
-from pytest_dwsconv.source.imports import ImportedClass, imported_classes
 
 if TYPE_CHECKING:
     from pytest_dwsconv.command.evidence import FileModel

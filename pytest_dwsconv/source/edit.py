@@ -12,10 +12,11 @@ import libcst as cst
 import libcst.matchers as m
 from libcst.metadata import QualifiedNameSource
 
+from pytest_dwsconv.configuration import ImportedClass
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.finder import find_places
-from pytest_dwsconv.source.imports import ImportedClass, edited, without_unused_imports
+from pytest_dwsconv.source.imports import edited, without_unused_imports
 from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
 from pytest_dwsconv.source.spans import Span
 from pytest_dwsconv.source.stack import with_large_stack

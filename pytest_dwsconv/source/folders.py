@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pathspec import GitIgnoreSpec
+from pytest_dwsconv.configuration import ignore_spec
+from pytest_dwsconv.errors import InputError
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 _NOT_SOURCE = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
 
@@ -76,7 +80,17 @@ def _ignored_in(folder: Path) -> list[_Ignored]:
         lines = (folder / ".gitignore").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    return [_Ignored(Path(os.path.realpath(folder)), GitIgnoreSpec.from_lines(lines))]
+    readable = tuple(line for line in lines if _is_pattern(line))
+    return [_Ignored(Path(os.path.realpath(folder)), ignore_spec(readable))]
+
+
+def _is_pattern(line: str) -> bool:
+    """Whether it can be read; git passes over what cannot."""
+    try:
+        ignore_spec((line,))
+    except InputError:
+        return False
+    return True
 
 
 def _is_ignored(path: Path, ignored: Sequence[_Ignored], end: str = "") -> bool:

@@ -1,60 +1,20 @@
-"""Imports of a rewritten file: classes that take the place of inserted ones, and unused ones."""
+"""Imports of a rewritten file: those that nothing needs any more go."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
-from typing import NamedTuple
 
 import libcst as cst
 
-from pytest_dwsconv.core.plaintext import quoted
-from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.source.spans import Span
 from pytest_dwsconv.source.syntax import Parsed
 
 Edit = tuple[Span, str]
 """Characters of the text, and what takes their place."""
 
-_CLASS = re.compile(r"((?:[^\W\d]\w*\.)*[^\W\d]\w*):([^\W\d]\w*?)([123]d)?")
 _LINE_END = re.compile(r"\r\n?|\n|\Z")
-
-
-class ImportedClass(NamedTuple):
-    """A class of the user's own, imported where a class would be inserted."""
-
-    module: str
-    name: str
-
-    def is_home(self, path: PurePath) -> bool:
-        """Whether the file is the module that has the class."""
-        parts = [*path.parts[:-1], path.stem] if path.stem != "__init__" else path.parts[:-1]
-        module = self.module.split(".")
-        return list(parts[-len(module) :]) == module
-
-
-def imported_classes(given: Sequence[str]) -> dict[int, ImportedClass]:
-    """Classes named as ``pkg.layers:Name2d``, by the dimensions that the name ends in, 2 if none.
-
-    Raises:
-        InputError: one is not named like that, or two are for the same dimensions.
-    """
-    found: dict[int, ImportedClass] = {}
-    for text in given:
-        match = _CLASS.fullmatch(text)
-        if match is None:
-            raise InputError(
-                f"class-from takes a module and a class, as in pkg.layers:SeparableConv2d, not "
-                f"{quoted(text)}"
-            )
-        module, name, dimensions = match.groups()
-        rank = int(dimensions[0]) if dimensions else 2
-        if rank in found:
-            raise InputError(f"class-from names two classes for {rank} dimensions")
-        found[rank] = ImportedClass(module, f"{name}{dimensions or ''}")
-    return found
 
 
 def without_unused_imports(parsed: Parsed, edits: Sequence[Edit]) -> list[Edit]:

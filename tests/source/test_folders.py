@@ -52,7 +52,17 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 PATTERNS = {
-    ".": ["gen/", "*_pb2.py", "!keep_pb2.py", "/top.py", "a/**/deep.py", "# b.py", "\\#c.py"],
+    ".": [
+        "gen/",
+        "*_pb2.py",
+        "!keep_pb2.py",
+        "/top.py",
+        "a/**/deep.py",
+        "# b.py",
+        "\\#c.py",
+        "!",
+        "[z-a]",
+    ],
     "a": ["x.py", "!gen/"],
     "a/gen": ["y.py"],
 }

@@ -6,9 +6,9 @@ from pathlib import PurePath
 
 import pytest
 
+from pytest_dwsconv.configuration import ImportedClass, imported_classes
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.source.edit import rewrite_text
-from pytest_dwsconv.source.imports import ImportedClass, imported_classes
 
 OWN = imported_classes(["pkg.layers:Sep2d"])
 
