@@ -133,6 +133,10 @@ def _fault(kind: Any, where: str, detail: str) -> EdgeTpuError:
 
 def _ended(answer: Mapping[str, Any], where: str, limit: float, phase: str) -> EdgeTpuError:
     """The error for a worker that ended without an answer; ``phase`` is the last it began."""
+    # libedgetpu aborts its process where a transfer fails, and says so before
+    lost = [line for line in answer["errors"].splitlines() if "USB transfer error" in line]
+    if lost:
+        return _fault("lost", where, lost[-1].strip())
     status = answer["status"]
     # Windows has no SIGALRM, with which the worker limits its own time elsewhere
     if answer["timed_out"] or -status == getattr(signal, "SIGALRM", None):
@@ -141,10 +145,6 @@ def _ended(answer: Mapping[str, Any], where: str, limit: float, phase: str) -> E
             "whether the device answers, or measure fewer runs",
             "timeout",
         )
-    # libedgetpu aborts its process where a transfer fails, and says so before
-    lost = [line for line in answer["errors"].splitlines() if "USB transfer error" in line]
-    if lost:
-        return _fault("lost", where, lost[-1].strip())
     how = ending(status)
     last = "".join(f", {line}" for line in answer["errors"].strip().splitlines()[-1:])
     step = _CRASHES.get(how, "run the model there by hand to see more")

@@ -107,7 +107,7 @@ def test_where_no_device_is_expected_the_list_is_read_once(monkeypatch: pytest.M
     monkeypatch.setattr(devices, "in_use", lambda: False)
     listing = Listing([])
     with pytest.raises(Fault, match="libedgetpu lists none"):
-        devices.present(listing, "", (1000.0,), expected=False)
+        devices.present(listing, "", (0, 0), expected=False)
     assert listing.asked == 1
 
 

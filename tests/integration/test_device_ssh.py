@@ -29,7 +29,7 @@ SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="needs sshd: install openssh-server")
 
-NEVER = Procedure(waits=(1000.0,), limit=60)
+NEVER = Procedure(limit=60)
 
 
 class Board:
@@ -163,7 +163,7 @@ def test_a_host_without_the_python(board: Board) -> None:
         r"has no Python that starts \(.*/nowhere/python3\.9.*\): name one, as in "
         r"python=/usr/bin/python3"
     )
-    with Host(spec) as host, fails("host", match=message):
+    with Host(spec) as host, fails("python", match=message):
         EdgeTpu(host).devices()
 
 
@@ -181,7 +181,7 @@ def test_a_python_over_there_that_never_answers(board: Board, tmp_path: Path) ->
 
 def test_a_connection_that_is_cut(board: Board, standin: StandIn, marked: Marked) -> None:
     standin.plug_in("usb0")
-    standin.set(hidden="1000000")
+    standin.set(hidden="hang")
 
     def cut() -> None:
         marked.worker()
@@ -200,7 +200,7 @@ def test_a_connection_that_is_cut(board: Board, standin: StandIn, marked: Marked
 def test_a_host_that_falls_asleep(board: Board, standin: StandIn, marked: Marked) -> None:
     """The user's options come before those of this package: here, to wait less for life."""
     standin.plug_in("usb0")
-    standin.set(hidden="1000000")
+    standin.set(hidden="hang")
 
     def sleep() -> None:
         marked.worker()
