@@ -252,7 +252,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_dwsconv.plugin.summary import Summary, outputs
 
         config.pluginmanager.register(Summary(config, outputs(wanted, folder)), "dwsconv-summary")
-    config.pluginmanager.register(Noticer(config), "dwsconv-noticer")
+    Noticer.of(config).start()
 
 
 @pytest.hookimpl(trylast=True)

@@ -58,7 +58,15 @@ def uncovered() -> Iterator[None]:
 
 # --------------------------------------------------------------------------- calls
 
-_THREAD = threading.local()
+
+class _Thread(threading.local):
+    """What is true of one thread."""
+
+    inner = False
+    """Whether calls of modules are part of what opened ``inner_calls``."""
+
+
+THREAD = _Thread()
 
 
 @contextmanager
@@ -67,17 +75,17 @@ def inner_calls() -> Iterator[None]:
 
     That is the forward of a model, or this plugin's own work: nobody notices them.
     """
-    before = calls_are_inner()
-    _THREAD.inner = True
+    before = THREAD.inner
+    THREAD.inner = True
     try:
         yield
     finally:
-        _THREAD.inner = before
+        THREAD.inner = before
 
 
 def calls_are_inner() -> bool:
     """Whether this thread is inside ``inner_calls``."""
-    return getattr(_THREAD, "inner", False)
+    return THREAD.inner
 
 
 # --------------------------------------------------------------------------- models

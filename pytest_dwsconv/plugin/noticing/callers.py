@@ -26,12 +26,51 @@ class Arguments(NamedTuple):
 class Entry(NamedTuple):
     """A method of a network by which a test has entered it, in place of calling the network.
 
+    ``depth`` counts the frames between the call and the method, whose first argument is ``name``.
     ``arguments`` are those of ``forward``, as far as they are still known.
     """
 
     network: nn.Module
     method: str
+    depth: int
+    name: str
     arguments: Arguments | None
+
+
+_MOST_SITES = 8
+
+
+def call_sites(frame: FrameType | None) -> list[tuple[CodeType, int]]:
+    """Where a call comes from, from this frame outwards: the code and instruction of each."""
+    sites: list[tuple[CodeType, int]] = []
+    while frame is not None and len(sites) < _MOST_SITES and not _home(frame).startswith(_RUNNERS):
+        sites.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return sites
+
+
+_WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.jit._trace.ONNXTracedModule": "inner",
+    "torch.export._trace._export_to_aten_ir.<locals>.Wrapper": "_export_root",
+    "torchprofile.utils.flatten.Flatten": "model",
+}
+"""Modules that call another one with their own arguments, and the attribute that holds it.
+
+They are known by name: importing some of them takes seconds.
+"""
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside wrappers that a test, a counter or an exporter has put around it."""
+    from torch import nn
+
+    kind = type(module)
+    attribute = _WRAPPERS.get(f"{kind.__module__}.{kind.__qualname__}")
+    inner = getattr(module, attribute, None) if attribute else None
+    return unwrapped(inner) if isinstance(inner, nn.Module) else module
 
 
 def entry_of(module: nn.Module, caller: FrameType) -> Entry | None:
@@ -41,19 +80,20 @@ def entry_of(module: nn.Module, caller: FrameType) -> Entry | None:
     method that is not ``forward`` does with a module that has all of its parameters.
     """
     found = None
-    for frame in _frames(caller):
+    for depth, frame in enumerate(_frames(caller)):
         network = _running_module(frame)
         if network is not None and network is not module and _holds(network, module):
-            found = network, frame
+            found = network, frame, depth
     if found is None:
         return None
-    network, frame = found
-    method = frame.f_code.co_name
+    network, frame, depth = found
+    code = frame.f_code
+    method, name = code.co_name, code.co_varnames[0]
     if method == "forward":
-        return Entry(network, method, _arguments(frame))
+        return Entry(network, method, depth, name, _arguments(frame))
     if len(list(network.parameters())) == len(list(module.parameters())):
         return None
-    return Entry(network, method, None)
+    return Entry(network, method, depth, name, None)
 
 
 def is_own_call(module: nn.Module, caller: FrameType) -> bool:

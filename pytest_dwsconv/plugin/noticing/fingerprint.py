@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -17,7 +17,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.plugin.isolation import layout
-from pytest_dwsconv.plugin.noticing.callers import Arguments
+
+Setting = tuple[str, str]
+"""A module by its name, and an attribute of it."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MOST_ITEMS = 256
@@ -35,7 +37,7 @@ class Shaped(NamedTuple):
 
 _PYTHONS = {type(None), bool, int, float, complex, str, bytes}
 _TORCHS = {Shaped, torch.dtype, torch.device, torch.memory_format, torch.layout}
-_PLAIN = _PYTHONS | _TORCHS | {CodeType, BuiltinFunctionType, ModuleType}
+PLAIN = _PYTHONS | _TORCHS | {CodeType, BuiltinFunctionType, ModuleType}
 """Types whose values are compared as they are."""
 
 
@@ -53,14 +55,23 @@ def shaped(value: Any) -> Any:
         return tree_map(kept, value)
 
 
-def plain_layouts(arguments: Arguments | None) -> tuple[Shaped, ...] | None:
-    """Those of positional tensors, where a call has nothing else."""
-    if arguments is None or arguments.kwargs:
-        return None
-    if any(type(value) is not Tensor or value.is_nested for value in arguments.args):
-        return None
-    with torch._C.DisableTorchFunction():
-        return tuple(Shaped(tuple(value.shape), value.dtype) for value in arguments.args)
+def flat_layouts(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Shapes and dtypes of arguments where a call has only tensors and plain values.
+
+    No mode that watches tensors may be on.
+    """
+    found: list[Any] = []
+    if kwargs:
+        found, args = list(kwargs), (*args, *kwargs.values())
+    for value in args:
+        kind = type(value)
+        if kind is Tensor and not value.is_nested:
+            found += (value.shape, value.dtype)
+        elif kind in _PYTHONS:
+            found += (kind, value)
+        else:
+            return None
+    return tuple(found)
 
 
 def summary(arguments: Any) -> object:
@@ -73,13 +84,19 @@ class Architecture(NamedTuple):
     """The modules of a model with the shapes they keep, and their settings by module and name."""
 
     structure: tuple[object, ...]
-    settings: frozenset[tuple[tuple[str, str], object]]
+    settings: frozenset[tuple[Setting, object]]
 
-    def steady(self, before: Architecture) -> Architecture:
-        """This architecture without the settings that a call has changed, such as counters."""
-        names = {name for name, _ in before.settings}
-        settings = (row for row in self.settings if row in before.settings or row[0] not in names)
-        return self._replace(settings=frozenset(settings))
+    def changed(self, before: Architecture) -> set[Setting]:
+        """The settings that have another value than before."""
+        now = {name for name, _ in self.settings - before.settings}
+        return now & {name for name, _ in before.settings - self.settings}
+
+    def without(self, names: Set[Setting]) -> Architecture:
+        """This architecture without some settings."""
+        if not names:
+            return self
+        left = frozenset(row for row in self.settings if row[0] not in names)
+        return self._replace(settings=left)
 
 
 def architecture(model: nn.Module) -> Architecture:
@@ -95,14 +112,14 @@ def architecture(model: nn.Module) -> Architecture:
         settings = set()
         for name, module in modules.items():
             for attribute, value in vars(module).items():
-                is_setting = bool(value) if attribute in _HOOKS else attribute not in _torchs_own()
+                is_setting = bool(value) if attribute in _HOOKS else attribute not in torchs_own()
                 if is_setting:
                     settings.add(((name, attribute), describer.described(value)))
         return Architecture(_structure(modules, names), frozenset(settings))
 
 
 @lru_cache(maxsize=1)
-def _torchs_own() -> frozenset[str]:
+def torchs_own() -> frozenset[str]:
     """The attributes that torch itself gives to every module."""
     return frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 
@@ -152,7 +169,7 @@ class _Describer:
 
     def _described(self, value: Any, levels: int) -> object:
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in PLAIN:
             return kind, value
         if isinstance(value, type):
             return ref(value)
