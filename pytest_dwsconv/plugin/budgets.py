@@ -54,7 +54,8 @@ def assert_budget(
             unsent.latencies.append((subject.report, check.latency))
         if check.exceeded:
             unsent.sections += sections(subject.report, check.limits)
-    exceeded = [sentence for check in checks for sentence in check.exceeded]
+    # a model that was called with several inputs exceeds some limits in the same words
+    exceeded = list(dict.fromkeys(sentence for check in checks for sentence in check.exceeded))
     unmeasured = [check.latency for check in checks if isinstance(check.latency, Unmeasured)]
     unknown = [latency.sentence for latency in unmeasured if not latency.skipped]
     skipped = [latency.sentence for latency in unmeasured if latency.skipped]

@@ -184,7 +184,7 @@ def dws_budget(  # noqa: PLR0913  # one argument per limit
     layers: LayerLimits | None = None,
     input_size: str | Shapes = None,  # of models that the test takes or returns
 ) -> tuple[Budget, Shapes]:
-    """Fail the test if a model it reports, or else takes or returns, is over this budget."""
+    """Fail the test if a model it reports, or else takes, returns or calls, is over this budget."""
     from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.targets import parse_input_size
 

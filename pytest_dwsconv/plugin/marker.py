@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.errors import DwsconvError
+from pytest_dwsconv.plugin.budgets import assert_budget
 from pytest_dwsconv.plugin.fixtures import ReportFixture, dws_budget
+from pytest_dwsconv.plugin.noticing.callers import unwrapped
+from pytest_dwsconv.plugin.noticing.holders import held_models
+from pytest_dwsconv.plugin.noticing.noticer import CalledReport, Noticer
 from pytest_dwsconv.plugin.record import Subject, record_of
+from pytest_dwsconv.plugin.settings import strict
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from pytest_dwsconv.core.budget import Budget
+    from pytest_dwsconv.plugin.noticing.calls import CallLog
     from pytest_dwsconv.plugin.settings import Shapes
 
 _RETURNED = pytest.StashKey[Any]()
@@ -51,13 +57,11 @@ def check_marker(item: pytest.Item) -> None:
 @contextmanager
 def enforce_marker(item: pytest.Item) -> Iterator[None]:
     """Hold the models of the test that runs in the block to its markers."""
-    from pytest_dwsconv.plugin.budgets import assert_budget
-
-    with _keep_returned(item):
+    with Noticer.of(item.config).watching(item) as logs, _keep_returned(item):
         yield
-    with _in_one_sentence():
+    with _in_one_sentence(), ExitStack() as stack:
         budget, shapes = _limits_of_markers(item)
-        assert_budget(item, _subjects(item, shapes), budget, pytrace=False)
+        assert_budget(item, _subjects(item, shapes, logs, stack), budget, pytrace=False)
 
 
 @contextmanager
@@ -105,38 +109,78 @@ def _without_model(item: pytest.Item, value: object) -> object:
 @contextmanager
 def _in_one_sentence() -> Iterator[None]:
     """Turn an error that is the user's to mend into a failure without a traceback."""
-    from pytest_dwsconv.core.plaintext import plain
-    from pytest_dwsconv.errors import DwsconvError
-
     try:
         yield
     except (DwsconvError, pytest.UsageError) as error:
         raise pytest.fail.Exception(plain(str(error)), pytrace=False) from None
 
 
-def _subjects(item: pytest.Item, shapes: Shapes) -> list[Subject]:
-    """What the test reported, or else the models among its arguments and the one it returned."""
+def _subjects(
+    item: pytest.Item, shapes: Shapes, logs: Sequence[CallLog], stack: ExitStack
+) -> list[Subject]:
+    """What the test reported, or else the models that it holds, returned or called, each once.
+
+    A model has the inputs that it was called with, unless the marker gives another. Called ones
+    are as they were called until the stack is closed.
+    """
     if reported := record_of(item).subjects:
         return reported
+    arguments, returned = _values(item)
     analyze = ReportFixture(item)
-    subjects = [Subject(analyze(model, shapes), model) for model in _models(item)]
+    called, unknown = _called(item, logs)
+    subjects = []
+    for model in held_models([*arguments.values(), returned]):
+        own = [each for each in called if each.call.model() is unwrapped(model)]
+        if shapes is not None or not own:
+            subjects.append(Subject(analyze(model, shapes), model))
+            called = [each for each in called if each not in own]
+    for report, call in called:
+        model = stack.enter_context(call.snapshot.restored())
+        is_partial = shapes is not None and not report.input_shapes
+        subjects.append(Subject(analyze(model, shapes) if is_partial else report, model))
     if not subjects:
-        raise pytest.UsageError(
-            "dws_budget found no model: report one with the fixture dws_report, "
-            "make one an argument of the test, or return one"
-        )
+        reasons = unknown + [notice for log in logs for notice in log.notices]
+        raise pytest.UsageError(_found_no_model(arguments, reasons))
+    _tell(item, unknown)
     return subjects
 
 
-def _models(item: pytest.Item) -> list[nn.Module]:
-    """Those among the arguments of a test, and the one that it returned."""
+def _called(item: pytest.Item, logs: Sequence[CallLog]) -> tuple[list[CalledReport], list[str]]:
+    """The reports of what the test has called, and why others are not known."""
+    return Noticer.of(item.config).reports(item, logs[0]) if logs else ([], [])
+
+
+def _tell(item: pytest.Item, unknown: Sequence[str]) -> None:
+    """Warn of models that the test called and that its budget says nothing of."""
+    if unknown and strict(item.config):
+        raise pytest.UsageError(" ".join(unknown))
+    for sentence in unknown:
+        warning = pytest.PytestWarning(plain(f"dws_budget is not checked: {sentence}"))
+        try:
+            item.warn(warning)
+        except pytest.PytestWarning:  # warnings are errors
+            raise pytest.UsageError(str(warning)) from None
+
+
+def _values(item: pytest.Item) -> tuple[dict[str, object], object]:
+    """The arguments of a test by name, its instance among them, and what it returned."""
     if not isinstance(item, pytest.Function):
-        return []
-    values: list[Any] = [
-        *map(item.funcargs.get, signature(item.function).parameters),
-        item.stash.get(_RETURNED, None),
-    ]
-    return [value for value in values if _is_model(value)]
+        return {}, None
+    names = signature(item.function).parameters
+    arguments = {name: item.funcargs.get(name) for name in names}
+    return arguments | {"self": item.instance}, item.stash.get(_RETURNED, None)
+
+
+def _found_no_model(arguments: Mapping[str, object], reasons: Sequence[str]) -> str:
+    if reasons:
+        return f"dws_budget found no model that it can check: {' '.join(reasons)}"
+    names = ", ".join(name for name in arguments if name != "self")
+    looked = f"none is in its arguments ({names})" if names else "it has no arguments"
+    return (
+        f"dws_budget found no model: the test called none and returned none, and {looked}; call "
+        "the model in the test, make it an argument (in a list or dict too), return it, or report "
+        "it with the fixture dws_report"
+    )
 
 
 def _is_model(value: Any) -> bool:

@@ -44,6 +44,9 @@ TITLE = "dwsconv: depthwise separable candidates"
 _COMPLETE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 """How a run ends that has done what it was to do."""
 
+_MOST_TESTS = 3
+"""So many tests are named with a sentence unless the run is verbose."""
+
 
 class Output(NamedTuple):
     """Where a report goes: its form, and a file, or None for the terminal."""
@@ -308,14 +311,14 @@ class Summary:
                 terminalreporter.write_line(self._text(form, bool(terminalreporter.isatty)))
         for form, path in self._written:
             terminalreporter.write_sep("-", f"dwsconv {form} report: {plain(str(path))}")
-        _section(
-            terminalreporter, "notices", _with_tests(self._notices, "In") + self._result.notices
-        )
+        most = None if self._config.get_verbosity() > 0 else _MOST_TESTS
+        notices = _with_tests(self._notices, "In", most)
+        _section(terminalreporter, "notices", notices + self._result.notices)
         severity = {"red" if self._strict else "yellow": True}
         _section(
             terminalreporter,
             "not known",
-            _with_tests(self._failures, "Called by") + self._result.unknown,
+            _with_tests(self._failures, "Called by", most) + self._result.unknown,
             **severity,
         )
         _section(terminalreporter, "over budget", self._result.faults, red=True)
@@ -360,11 +363,16 @@ def _section(
             reporter.write_line(plain(line))
 
 
-def _with_tests(sentences: Mapping[str, Collection[str]], where: str) -> list[str]:
-    """Each sentence with the tests that it is about in the line below."""
-    return sorted(
-        f"{sentence}\n{where} {', '.join(sorted(tests))}" for sentence, tests in sentences.items()
-    )
+def _with_tests(
+    sentences: Mapping[str, Collection[str]], where: str, most: int | None
+) -> list[str]:
+    """Each sentence with the first of the tests that it is about in the line below."""
+    from pytest_dwsconv.render.sentences import listed
+
+    return [
+        f"{sentence}\n{where} {listed(sorted(tests), most)}"
+        for sentence, tests in sorted(sentences.items())
+    ]
 
 
 def _analyze_named(config: pytest.Config, named: NamedModel) -> Subject:

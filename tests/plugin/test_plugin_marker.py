@@ -209,8 +209,101 @@ class TestClosest:
         result = self.run(pytester, "@pytest.mark.dws_budget(params=1)\ndef test_it(): pass")
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(
-            ["dws_budget found no model: report one with the fixture dws_report, make one an *"]
+            [
+                "dws_budget found no model: the test called none and returned none, and it has no "
+                "arguments; call the model in the test, *"
+            ]
         )
+        source = "@pytest.mark.dws_budget(params=1)\ndef test_it(tmp_path, request): pass"
+        self.run(pytester, source).stdout.fnmatch_lines(
+            ["*, and none is in its arguments (tmp_path, request); call the model in the test, *"]
+        )
+
+    @pytest.mark.parametrize("reporting", [[], ["--dws-report", "-o", "dws_budgets=* params=1M"]])
+    def test_what_the_test_calls_is_checked_with_its_inputs(
+        self, pytester: pytest.Pytester, reporting: list[str]
+    ) -> None:
+        source = """
+import torch
+IMAGE = torch.zeros(2, 4, 12, 12)
+pytestmark = pytest.mark.dws_budget(macs="368k")
+
+def test_called(): Small()(IMAGE)
+def test_fixture(model): model(IMAGE)
+def test_entered(): Small().forward(IMAGE)
+def test_known_already(): Small()(IMAGE)
+def test_smaller(): Small(8)(IMAGE)
+"""
+        result = self.run(pytester, source, *reporting)
+        result.assert_outcomes(failed=4, passed=1)
+        sentence = "Small has 368.9k MACs per sample of input 2 x 4 x 12 x 12, the budget is 368k *"
+        result.stdout.fnmatch_lines([sentence] * 4)
+
+    def test_a_model_that_is_both_held_and_called_counts_once(
+        self, pytester: pytest.Pytester
+    ) -> None:
+        source = """
+import torch
+@pytest.mark.dws_budget(params=5, macs=1)
+def test_it(model):
+    model(torch.zeros(1, 4, 12, 12))
+    torch.nn.DataParallel(model)(torch.zeros(1, 4, 13, 13))
+@pytest.mark.dws_budget(params=5, input_size="1,4,9,9")
+def test_size_of_the_marker(model): model(torch.zeros(1, 4, 12, 12))
+"""
+        result = self.run(pytester, source)
+        result.assert_outcomes(failed=2)
+        lines = [line for line in result.outlines if line.startswith("Small has")]
+        assert [line.split(",")[0] for line in lines] == [
+            "Small has 5.44k parameters",
+            "Small has 368.9k MACs for input 1 x 4 x 12 x 12",
+            "Small has 463.68k MACs for input 1 x 4 x 13 x 13",
+            "Small has 5.44k parameters",
+        ]
+
+    @pytest.mark.parametrize(
+        "held",
+        [
+            "[Small()]",
+            "{'a': (Plain(), {'b': Small()})}",
+            "SimpleNamespace(net=Small(), other=3)",
+            "{'net': Small(), 'loss': torch.nn.CrossEntropyLoss()}",
+            "(lambda net: {'net': net, 'part': net.body})(Small())",
+        ],
+    )
+    def test_models_inside_of_arguments(self, pytester: pytest.Pytester, held: str) -> None:
+        source = f"""
+import torch
+from types import SimpleNamespace
+@pytest.fixture
+def held(): return {held}
+@pytest.mark.dws_budget(params="5k")
+def test_it(held): pass
+"""
+        result = self.run(pytester, source)
+        result.assert_outcomes(failed=1)
+        assert [line for line in result.outlines if "the budget is" in line] == [OVER_5K]
+
+    def test_what_it_calls_and_cannot_be_checked_is_told(self, pytester: pytest.Pytester) -> None:
+        source = """
+import torch
+def script(): torch.jit.script(torch.nn.Linear(3, 4))(torch.zeros(1, 3))
+pytestmark = [pytest.mark.dws_budget(params="6k"), pytest.mark.filterwarnings("ignore:.*jit")]
+def test_alone(): script()
+def test_beside(model): script()
+"""
+        result = self.run(pytester, source, "-W", "default")
+        result.assert_outcomes(failed=1, passed=1, warnings=1)
+        result.stdout.fnmatch_lines(
+            [
+                "dws_budget found no model that it can check: RecursiveScriptModule: a Script*",
+                "*PytestWarning: dws_budget is not checked: RecursiveScriptModule: *",
+            ]
+        )
+        for arguments in (["--dws-strict"], ["-W", "error::pytest.PytestWarning"]):
+            result = self.run(pytester, source, *arguments)
+            result.assert_outcomes(failed=2)
+            result.stdout.no_fnmatch_line("*marker.py*")
 
     def test_a_test_that_failed_or_was_skipped_is_not_checked(
         self, pytester: pytest.Pytester

@@ -54,7 +54,6 @@ _WRAPPERS = {
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.jit._trace.ONNXTracedModule": "inner",
-    "torch.export._trace._export_to_aten_ir.<locals>.Wrapper": "_export_root",
     "torchprofile.utils.flatten.Flatten": "model",
 }
 """Modules that call another one with their own arguments, and the attribute that holds it.
@@ -64,7 +63,7 @@ They are known by name: importing some of them takes seconds.
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The model inside wrappers that a test, a counter or an exporter has put around it."""
+    """The model inside wrappers that a test or a counter has put around it."""
     from torch import nn
 
     kind = type(module)

@@ -22,8 +22,8 @@ _COMPILED = (
     "call the model itself in a test, or give it to dws_report."
 )
 _TRACED = (
-    "{model} was traced by torch.export or make_fx on tensors without values, which is not "
-    "recorded: call the model itself in a test, or give it to dws_report."
+    "torch.export or make_fx has traced a model on tensors without values, which is not recorded: "
+    "call the model itself in a test, or give it to dws_report."
 )
 
 
@@ -129,12 +129,15 @@ class Watch:
             finally:
                 thread.inner = False
 
-        def uninstall() -> None:
-            if module_class.__call__ is call:
-                module_class.__call__ = original
+        def replace(old: Any, new: Any) -> None:
+            # torch.fx keeps the call that it finds when it is imported
+            fx = sys.modules.get("torch.fx._symbolic_trace")
+            for holder, name in ((module_class, "__call__"), (fx, "_orig_module_call")):
+                if getattr(holder, name, None) is old:
+                    setattr(holder, name, new)
 
-        module_class.__call__ = call
-        self._uninstall = uninstall
+        replace(original, call)
+        self._uninstall = lambda: replace(call, original)
 
 
 def _begin(log: CallLog, module: nn.Module, arguments: Arguments, caller: FrameType) -> Call | None:
@@ -143,9 +146,8 @@ def _begin(log: CallLog, module: nn.Module, arguments: Arguments, caller: FrameT
     from torch.utils._pytree import tree_leaves
 
     if torch.compiler.is_compiling():
-        exported = getattr(module, "_export_root", None)
-        if exported is not None:
-            log.notice(_TRACED.format(model=type(exported).__name__))
+        if hasattr(module, "_export_root"):  # as torch.export wraps a model
+            log.notice(_TRACED)
         return None
     if _is_fx_tracing():
         leaves = tree_leaves(tuple(arguments))
@@ -153,7 +155,7 @@ def _begin(log: CallLog, module: nn.Module, arguments: Arguments, caller: FrameT
         if not tensors:
             return None  # what symbolic_trace puts in the place of tensors
         if tensors - {torch.Tensor, torch.nn.Parameter}:
-            log.notice(_TRACED.format(model=type(module).__name__))
+            log.notice(_TRACED)
             return None
     with _untraced():
         return log.begin(module, arguments, caller)
@@ -177,7 +179,6 @@ def _untraced() -> Iterator[None]:
 
 
 def _is_fx_tracing() -> bool:
-    # torch.fx keeps the call it finds when it is imported
     tracer = sys.modules.get("torch.fx._symbolic_trace")
     ask = getattr(tracer, "is_fx_symbolic_tracing", None)
     if ask is not None:
