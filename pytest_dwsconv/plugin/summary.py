@@ -364,7 +364,7 @@ def _section(
 
 
 def _with_tests(
-    sentences: Mapping[str, Collection[str]], where: str, most: int | None
+    sentences: Mapping[str, Collection[str]], where: str, most: int | None = _MOST_TESTS
 ) -> list[str]:
     """Each sentence with the first of the tests that it is about in the line below."""
     from pytest_dwsconv.render.sentences import listed
