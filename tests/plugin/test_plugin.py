@@ -47,7 +47,7 @@ def test_markers_are_described(pytester: pytest.Pytester) -> None:
     pytester.runpytest("--markers").stdout.fnmatch_lines(
         [
             f"@pytest.mark.dws_budget({arguments}): Fail the test if a model it reports, or else "
-            "takes or returns, is *"
+            "takes, returns or calls, is *"
         ]
     )
 
