@@ -309,6 +309,23 @@ def board(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(BOARD)
 
 
+def test_a_backend_of_the_users_own_that_skips_may_take_any_model(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+
+        def pytest_dwsconv_latency_backend(config, target):
+            pytest.skip("no board today")
+        """
+    )
+    pytester.makepyfile("def test_latency(edgetpu_latency): edgetpu_latency('net', max='12ms')")
+    result = pytester.runpytest("-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*no board today*"])
+
+
 @pytest.mark.usefixtures("board")
 def test_a_backend_of_the_users_own_measures(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
