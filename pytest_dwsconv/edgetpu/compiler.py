@@ -196,7 +196,9 @@ def _compile(
 
 
 def _check_options(options: Sequence[str]) -> None:
-    if isinstance(options, str) or not all(isinstance(option, str) for option in options):
+    words = isinstance(options, (list, tuple))
+    # a NUL cannot be in a command
+    if not words or not all(isinstance(word, str) and "\0" not in word for word in options):
         raise InputError(
             f"options is {shown(options)}; give a list with each word by itself, as in "
             "['--search_delegate']"

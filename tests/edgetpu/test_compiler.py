@@ -246,6 +246,8 @@ def test_a_search_that_succeeds_in_the_end_is_not_run_again(
         (["--out_dir=/tmp"], "--out_dir=/tmp is not one of the options that can be added"),
         (["-h"], "-h is not one of the options"),
         ("-d", "options is '-d'; give a list with each word by itself"),
+        (["-i", "a\0b"], r"options is .*; give a list with each word by itself"),
+        (None, "options is None; give a list"),
         (["-k", 30], r"options is \['-k', 30\]; give a list"),
     ],
 )
