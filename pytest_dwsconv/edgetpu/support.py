@@ -15,6 +15,7 @@ from pytest_dwsconv.errors import InputError
 
 NEWEST_COMPILER = 16
 _QUANTIZED = ("INT8", "UINT8")
+_NAMED = 5  # layers that a sentence names
 
 
 class Status(str, Enum):
@@ -30,7 +31,7 @@ class OperatorJudgement:
     """The judgement on one operator.
 
     ``runtime`` is the lowest runtime version that is known to run it, 0 for any. ``basis`` says
-    what the claim rests on.
+    what the claim rests on. One that ``follows`` could map, but depends on one that does not.
     """
 
     operator: str
@@ -39,6 +40,7 @@ class OperatorJudgement:
     reason: str = ""
     runtime: int = 0
     basis: str = DOCUMENTED
+    follows: bool = False
 
     def __str__(self) -> str:
         where = plain(f"{self.operator} ({self.layer}): {self.status.value}")
@@ -65,6 +67,28 @@ class Support:
     @property
     def unknown(self) -> tuple[OperatorJudgement, ...]:
         return self._of(Status.UNKNOWN)
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """All that is wrong or in doubt, a sentence for each cause with the layers it is found in.
+
+        What follows such an operator is only counted.
+        """
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for one in self.operators:
+            if one.status is not Status.MAPS and not one.follows:
+                key = one.operator, one.status.value, one.reason
+                found.setdefault(key, []).append(one.layer)
+        sentences = [*self.problems]
+        for (operator, status, reason), layers in found.items():
+            named = ", ".join(layers[:_NAMED])
+            more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+            sentences.append(f"{operator} ({named}{more}): {status}: {reason}")
+        following = sum(one.follows for one in self.operators)
+        if following:
+            total = len(self.operators)
+            sentences.append(f"{following} of {total} operators depend on these and may not map")
+        return tuple(map(plain, sentences))
 
     def _of(self, status: Status) -> tuple[OperatorJudgement, ...]:
         return tuple(judgement for judgement in self.operators if judgement.status is status)
@@ -134,13 +158,13 @@ def _placed(
     if position not in most.mapped and position not in least.mapped:
         cause = alone[most.causes[position]]
         reason = f"after {cause.operator} ({cause.layer}), which stays there"
-        return replace(own, status=Status.CPU, reason=reason)
+        return replace(own, status=Status.CPU, reason=reason, follows=True)
     if own.status is Status.UNKNOWN:
         return own
     # it is mapped in one partition only, so that an unknown operator decides which one there is
     cause = alone[least.causes.get(position, _first_unknown(alone))]
     reason = f"after {cause.operator} ({cause.layer}), which is unknown"
-    return replace(own, status=Status.UNKNOWN, reason=reason)
+    return replace(own, status=Status.UNKNOWN, reason=reason, follows=True)
 
 
 def _first_unknown(alone: list[OperatorJudgement]) -> int:

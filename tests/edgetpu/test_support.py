@@ -292,6 +292,20 @@ def test_what_maps_has_the_caveat_of_large_activations() -> None:
     assert judge_model(file(op("CAST"))).caveat == ""
 
 
+def test_a_complaint_names_each_cause_once_with_its_layers() -> None:
+    slow = [op("HARD_SWISH", output=replace(IMAGE, name=f"act{i}")) for i in range(7)]
+    support = judge_model(file(CONV, *slow, op("TILE"), ADD, subgraphs=2))
+    assert support.complaints == (
+        "it has 2 subgraphs, and only one is compiled",
+        "HARD_SWISH (act0, act1, act2, act3, act4 and 2 more): stays on the CPU: the Edge TPU does "
+        "not support it",
+        f"TILE ({IMAGE.name}): unknown: not among the operators that are known to map or not to "
+        "map",
+        "1 of 10 operators depend on these and may not map",
+    )
+    assert judge_model(file(CONV)).complaints == ()
+
+
 # --------------------------------------------------------------------------- the one part
 
 

@@ -129,9 +129,8 @@ def test_a_padded_pooling_that_cannot_be_cured_is_named() -> None:
     with pytest.warns(EdgeTpuWarning) as caught:
         content = export_int8(network, SHAPE)
     assert str(caught[0].message) == (
-        "Sequential: 3 of 4 operators will stay on the CPU, the first being PADV2 (1.0): stays on "
-        "the CPU: "
-        "the Edge TPU does not support it; judge_model lists them"
+        "Sequential: PADV2 (1.0): stays on the CPU: the Edge TPU does not support it; 2 of 4 "
+        "operators depend on these and may not map"
     )
     assert [judgement.layer for judgement in judge_model(read_model(content)).on_cpu] == [
         "1.0",

@@ -72,7 +72,8 @@ def export_int8(
         MissingDependencyError: the packages of the extra ``export`` are not installed.
 
     Warns:
-        EdgeTpuWarning: some operators will stay on the CPU, by the vendor's documentation.
+        EdgeTpuWarning: some operators will stay on the CPU, or it is not known whether they map; as
+            ``judge_model`` says, with every cause.
     """
     _check(model, timeout)
     sides = _sides(shape)
@@ -234,14 +235,6 @@ def _reason(finished: Finished, refusal: Path) -> str:
 
 
 def _warn(name: str, content: bytes) -> None:
-    support = judge_model(read_model(content))
-    faults = list(support.problems)
-    if support.on_cpu:
-        count, first = len(support.on_cpu), support.on_cpu[0]
-        total = len(support.operators)
-        faults.append(
-            f"{count} of {total} operators will stay on the CPU, the first being {first}; "
-            "judge_model lists them"
-        )
-    if faults:
-        warnings.warn(f"{name}: {'; '.join(faults)}", EdgeTpuWarning, stacklevel=3)
+    complaints = judge_model(read_model(content)).complaints
+    if complaints:
+        warnings.warn(f"{name}: {'; '.join(complaints)}", EdgeTpuWarning, stacklevel=3)
