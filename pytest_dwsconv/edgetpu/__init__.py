@@ -15,7 +15,14 @@ if TYPE_CHECKING:
         compile_segments,
     )
     from pytest_dwsconv.edgetpu.device import Device, EdgeTpu, Procedure, measure
-    from pytest_dwsconv.edgetpu.export import export_int8
+    from pytest_dwsconv.edgetpu.export import (
+        ChannelRanges,
+        Int8Accuracy,
+        Int8Comparison,
+        compare_int8,
+        export_int8,
+        int8_accuracy,
+    )
     from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError, EdgeTpuError
     from pytest_dwsconv.edgetpu.hosts import Host
     from pytest_dwsconv.edgetpu.modelfile import (
@@ -38,7 +45,14 @@ _HOMES = {
         "compile_segments",
     ),
     "device": ("Device", "EdgeTpu", "Procedure", "measure"),
-    "export": ("export_int8",),
+    "export": (
+        "ChannelRanges",
+        "Int8Comparison",
+        "Int8Accuracy",
+        "compare_int8",
+        "export_int8",
+        "int8_accuracy",
+    ),
     "faults": ("EdgeTpuAbsentError", "EdgeTpuError"),
     "hosts": ("Host",),
     "modelfile": ("ModelFile", "Operator", "Quantization", "Tensor", "read_model"),
@@ -49,6 +63,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ChannelRanges",
     "Compilation",
     "CompilerReport",
     "Device",
@@ -56,6 +71,8 @@ __all__ = [
     "EdgeTpuAbsentError",
     "EdgeTpuError",
     "Host",
+    "Int8Accuracy",
+    "Int8Comparison",
     "LatencyFeatures",
     "LatencyPrediction",
     "ModelFile",
@@ -68,9 +85,11 @@ __all__ = [
     "Status",
     "Support",
     "Tensor",
+    "compare_int8",
     "compile_model",
     "compile_segments",
     "export_int8",
+    "int8_accuracy",
     "judge_model",
     "measure",
     "predict_latency",

@@ -13,7 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.edgetpu import export_int8, judge_model, read_model
+from pytest_dwsconv import rewrite
+from pytest_dwsconv.edgetpu import (
+    compare_int8,
+    export_int8,
+    int8_accuracy,
+    judge_model,
+    read_model,
+)
 from pytest_dwsconv.errors import EdgeTpuWarning, ExportError
 
 # not imported: it takes seconds, and is another process's
@@ -155,6 +162,34 @@ def test_a_bias_beyond_32_bits_keeps_its_value() -> None:
     with torch.no_grad():
         expected = network(image).permute(0, 2, 3, 1).numpy()
     assert np.abs(found - expected).max() <= 4 * step
+
+
+def test_channels_of_narrow_ranges_are_named_and_cost_accuracy() -> None:
+    """A depthwise layer of which one channel is a thousand times as large as the others."""
+    depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    network = nn.Sequential(conv(3, 8), nn.ReLU(), depthwise, nn.ReLU(), nn.Conv2d(8, 4, 1))
+    images = torch.randn(8, 3, 16, 16)
+    even = int8_accuracy(network, export_int8(network, SHAPE, calibration=images), images)
+    with torch.no_grad():
+        depthwise.weight[0] *= 1000
+    wide = int8_accuracy(network, export_int8(network, SHAPE, calibration=images), images)
+    assert (even.narrow, [one.layer for one in wide.narrow]) == ((), ["2"])
+    assert even.error < 0.02
+    assert even.within_one_step > 0.95
+    assert wide.narrow[0].widest > 200
+    assert wide.narrow[0].narrowest < 16 or wide.narrow[0].constant
+    assert "  2: channels use " in str(wide)
+
+
+def test_a_network_and_its_rewrite_are_compared_in_int8() -> None:
+    network = nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 32), nn.Flatten(), nn.Linear(8192, 4))
+    replaced = rewrite(network.eval(), SHAPE).model
+    found = compare_int8(network, replaced, SHAPE, calibration=torch.randn(4, 3, 16, 16))
+    assert (found.original.depthwise, len(found.rewritten.depthwise)) == ((), 2)
+    for one in (found.original, found.rewritten):
+        assert one.samples == 4
+        assert one.error < 0.05
+        assert one.within_one_step > 0.6
 
 
 def test_a_mean_over_the_sides_needs_no_transpose() -> None:

@@ -1,5 +1,19 @@
 """From a PyTorch model to an int8 ``.tflite`` file."""
 
+from pytest_dwsconv.edgetpu.export.accuracy import (
+    ChannelRanges,
+    Int8Accuracy,
+    Int8Comparison,
+    compare_int8,
+    int8_accuracy,
+)
 from pytest_dwsconv.edgetpu.export.exporter import export_int8
 
-__all__ = ["export_int8"]
+__all__ = [
+    "ChannelRanges",
+    "Int8Accuracy",
+    "Int8Comparison",
+    "compare_int8",
+    "export_int8",
+    "int8_accuracy",
+]

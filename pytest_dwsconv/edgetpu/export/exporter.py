@@ -76,11 +76,10 @@ def export_int8(
             ``judge_model`` says, with every cause.
     """
     _check(model, timeout)
-    sides = _sides(shape)
+    samples = checked_samples(shape, calibration)
     _check_values(model)
-    _check_installed()
+    check_installed()
     name = type(model).__name__
-    samples = _samples(sides, calibration)
     try:
         with tempfile.TemporaryDirectory(prefix="dwsconv-export-") as folder:
             content = _converted(model, samples, Path(folder), timeout)
@@ -137,23 +136,28 @@ def _check_values(model: nn.Module) -> None:
             raise InputError(f"{name} of {type(model).__name__} is not finite; it has no int8 form")
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
     for module, package in _NEEDED.items():
         if find_spec(module) is None:
             raise MissingDependencyError("exporting to TFLite", package, "export")
 
 
-def _samples(shape: tuple[int, ...], calibration: Tensor | Iterable[Tensor] | None) -> Tensor:
-    """All calibration inputs as one tensor."""
+def checked_samples(shape: Sequence[int], calibration: Tensor | Iterable[Tensor] | None) -> Tensor:
+    """All calibration inputs as one tensor; without any, noise.
+
+    Raises:
+        InputError: the shape or an input cannot be used.
+    """
+    sides = _sides(shape)
     if calibration is None:
-        return torch.randn(_NOISE, *shape[1:], generator=torch.Generator().manual_seed(0))
+        return torch.randn(_NOISE, *sides[1:], generator=torch.Generator().manual_seed(0))
     try:
         batches = iter([calibration] if isinstance(calibration, Tensor) else calibration)
     except TypeError as error:
         raise InputError(
             f"calibration is of type {type(calibration).__name__}; give tensors"
         ) from error
-    inputs = [_input(batch, shape) for batch in batches]
+    inputs = [_input(batch, sides) for batch in batches]
     if not sum(map(len, inputs)):
         raise InputError(
             "calibration holds no input; give some, or leave it out to calibrate on noise"
@@ -218,6 +222,15 @@ def _float_on_cpu(model: nn.Module) -> nn.Module:
         for t in tensors
     ):
         return model
+    return float_copy(model)
+
+
+def float_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model in float32 on the CPU.
+
+    Raises:
+        InputError: it cannot be copied.
+    """
     try:
         return copy.deepcopy(model).to("cpu", torch.float32)
     # whatever a user's __deepcopy__ raises, or a part that cannot be copied
