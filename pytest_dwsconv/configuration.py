@@ -70,7 +70,7 @@ class ImportedClass(NamedTuple):
 class Config:
     """``exclude``: patterns as in ``.gitignore``, on paths below ``root``, their file's folder.
 
-    ``per_file_ignores`` has codes by such patterns.
+    ``per_file_ignores`` has codes by such patterns; ``guards`` is what only an option changes.
     """
 
     root: Path
@@ -80,6 +80,7 @@ class Config:
     selection: Selection = field(default_factory=Selection)
     per_file_ignores: tuple[tuple[str, tuple[str, ...]], ...] = ()
     classes: Mapping[int, ImportedClass] = field(default_factory=dict)
+    guards: bool = True
 
     @property
     def policy(self) -> Policy:

@@ -31,6 +31,7 @@ from pytest_dwsconv.source.sites import (
     SourceSite,
     by_position,
     by_rule,
+    judge_guarded,
     shared_lines,
 )
 from pytest_dwsconv.targets import build_from_file
@@ -49,19 +50,25 @@ class FileModel:
     evidence: Evidence
     built_at: Mapping[str, Position]
     """By the convolution's name in the model; without those that no call in the file built."""
+    policy: Policy = Policy()
 
     def report_after_rewrite(self, sites: Sequence[SourceSite]) -> Report:
         """The report with the file's verdicts: a candidate is what the rewritten file replaces."""
         places = [site.place for site in sites]
         judgements = {site.place: site.judgement for site in sites}
+        guarded = {site.place for site in sites if site.guarded}
         at: dict[Position | None, Judgement] = {
             (line, None): SHARED_LINE for line in shared_lines(places)
         }
         at |= {position: judgements[place] for position, place in by_position(places).items()}
+        decided = {position for position, place in by_position(places).items() if place in guarded}
 
         def judge_finding(finding: Finding) -> Judgement:
             own = Judgement(finding.verdict, finding.code, finding.reason)
-            ours = at.get(self.built_at.get(finding.name), _BUILT_ELSEWHERE)
+            position = self.built_at.get(finding.name)
+            if position in decided:
+                return judge_guarded(finding.spec, self.policy)
+            ours = at.get(position, _BUILT_ELSEWHERE)
             # if neither is a candidate, the model's own reason is the closer one
             return ours if Verdict.CANDIDATE in (own.verdict, ours.verdict) else own
 
@@ -102,6 +109,7 @@ def model_of_file(
         report,
         _evidence([*built, *parts.values()], specs),
         {name: _place(parts[name]) for name in parts},
+        policy,
     )
 
 

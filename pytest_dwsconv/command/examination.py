@@ -46,7 +46,7 @@ def examine(source: Input, evidence: Evidence | None = None) -> Examination:
     place = Path(os.path.realpath(source.path or source.name))
     if any(each.is_home(place) for each in config.classes.values()):
         return Examination(old, Rewrite(old.text, (), {}))
-    rewrite = rewrite_text(old.text, config.policy, evidence, config.classes)
+    rewrite = rewrite_text(old.text, config.policy, evidence, config.classes, config.guards)
     if CANDIDATE_CODE not in source.selection:
         rewrite = replace(rewrite, text=old.text)
     return Examination(old, rewrite)

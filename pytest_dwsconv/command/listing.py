@@ -40,9 +40,12 @@ class Line:
         judgement = self.site.judgement
         if self.replacement is None:
             return f"left alone, {judgement.code}: {judgement.reason}"
+        text = f"-> {self.replacement}, {judgement.reason}"
+        if self.site.saving is None:
+            return text
         saving, exact = self.site.saving
         amount = f"{saving:.1f}x" if exact else f"at most {saving:.1f}x"
-        return f"-> {self.replacement}, {judgement.reason}, saves {amount}"
+        return f"{text}, saves {amount}"
 
 
 def _concise(line: Line) -> str:
@@ -83,7 +86,8 @@ def _github(line: Line) -> str:
 def _record(line: Line) -> dict[str, object]:
     """One object of ``json``; its keys stay as they are."""
     judgement, place = line.site.judgement, line.site.place
-    saving, exact = line.site.saving if line.replacement is not None else (None, None)
+    known = line.site.saving if line.replacement is not None else None
+    saving, exact = known or (None, None)
     return {
         "filename": line.name,
         "line": place.line,
@@ -133,10 +137,8 @@ class Listing:
             if code == _MANY and not self._verbose and code not in selection.select:
                 self._hidden += 1
                 continue
-            replacement = None
-            if site.is_candidate:
-                changed += 1
-                replacement = examination.rewrite.class_names[site.place.spec.rank]
+            changed += site.is_candidate
+            replacement = examination.rewrite.replacement(site)
             self._list(Line(source.name, site, replacement, lines[site.place.line - 1]))
         self.changed += changed
         self.changed_files += bool(changed)

@@ -108,6 +108,7 @@ class Run:
         inputs = []
         for each in search.inputs(options.paths):
             config = _overridden(each.config, select, ignore, classes)
+            config = replace(config, guards=not options.no_guards)
             inputs.append(replace(each, config=config))
         if options.output == "":
             raise InputError(

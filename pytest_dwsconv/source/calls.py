@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice, product
 
 import libcst as cst
 import libcst.matchers as m
 
 from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.quantities import is_whole
-from pytest_dwsconv.source.names import Names, NotConstantError
+from pytest_dwsconv.source.constants import Constants, NotConstantError
 
 _MODULE = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
 _PLAIN = (*_MODULE, "dilation", "groups", "bias", "padding_mode", "device", "dtype")
@@ -66,27 +67,40 @@ CALLEES: Mapping[str, Callee] = _callees()
 """By qualified name, under every name torch gives them."""
 
 
-def spec_of_call(call: cst.Call, callee: Callee, names: Names) -> ConvSpec:
-    """What the call's arguments say; what they leave to run time is None."""
+def specs_of_call(call: cst.Call, callee: Callee, constants: Constants) -> list[ConvSpec]:
+    """What the call's arguments say; what they leave to run time is None.
+
+    Several where the file gives several values for the kernel size or the groups.
+    """
     if callee.functional:
-        return unknown_spec(callee)
-    arguments = _arguments(call, callee)
-    unpacked = () if _is_readable(call, arguments) else (Trait.UNPACKED_ARGUMENTS,)
-    reader = _Reader(names, arguments, callee.rank, complete=not any(arg.star for arg in call.args))
-    return ConvSpec(
-        rank=callee.rank,
-        in_channels=reader.count("in_channels"),
-        out_channels=reader.count("out_channels"),
-        kernel_size=reader.sides("kernel_size", least=1),
-        stride=reader.sides("stride", least=1, default=1),
-        padding=reader.padding(),
-        dilation=reader.sides("dilation", least=1, default=1),
-        groups=reader.count("groups", default=1),
-        bias=reader.bias(),
-        padding_mode=reader.word("padding_mode", default="zeros"),
-        transposed=callee.transposed,
-        traits=(*callee.traits, *unpacked),
-    )
+        return [unknown_spec(callee)]
+    arguments, complete = _arguments(call, callee, constants)
+    # what is given by name cannot be in what is unpacked as well
+    readable = complete or arguments.keys() >= {"kernel_size", "groups"}
+    traits = callee.traits if readable else (*callee.traits, Trait.UNPACKED_ARGUMENTS)
+    found = []
+    for some in _choices(arguments, constants):
+        reader = _Reader(constants, some, callee.rank, complete)
+        found.append(reader.spec(callee, traits))
+    return found
+
+
+def default_inputs(call: cst.Call, callee: Callee, constants: Constants) -> int | None:
+    """The input channels where they are a parameter that callers leave out: ``in_chans=3``."""
+    arguments, _ = _arguments(call, callee, constants)
+    try:
+        return _number(constants.default(arguments["in_channels"]), least=1)
+    except (KeyError, NotConstantError):
+        return None
+
+
+def _choices(
+    arguments: Mapping[str, cst.BaseExpression], constants: Constants
+) -> Iterator[dict[str, cst.BaseExpression]]:
+    """The arguments with each of the alternatives for the kernel size and the groups."""
+    names = [name for name in ("kernel_size", "groups") if name in arguments]
+    for chosen in product(*(constants.alternatives(arguments[name]) for name in names)):
+        yield {**arguments, **dict(zip(names, chosen, strict=True))}
 
 
 def unknown_spec(callee: Callee, traits: tuple[Trait, ...] = ()) -> ConvSpec:
@@ -104,38 +118,40 @@ def unknown_spec(callee: Callee, traits: tuple[Trait, ...] = ()) -> ConvSpec:
     )
 
 
-def is_depthwise_by_spelling(call: cst.Call, callee: Callee) -> bool:
+def is_depthwise_by_spelling(call: cst.Call, callee: Callee, constants: Constants) -> bool:
     """Whether ``groups`` and ``in_channels`` are spelled alike: ``Conv2d(c, c, 3, groups=c)``.
 
     An expression that calls anything may give two values and does not count.
     """
-    arguments = _arguments(call, callee)
+    arguments, _ = _arguments(call, callee, constants)
     channels, groups = arguments.get("in_channels"), arguments.get("groups")
     if channels is None or groups is None or not channels.deep_equals(groups):
         return False
     return not m.findall(channels, m.Call() | m.Await() | m.Yield() | m.NamedExpr())
 
 
-def _arguments(call: cst.Call, callee: Callee) -> dict[str, cst.BaseExpression]:
-    """Each parameter that is certainly given, with its expression."""
+def _arguments(
+    call: cst.Call, callee: Callee, constants: Constants
+) -> tuple[dict[str, cst.BaseExpression], bool]:
+    """Each parameter that is certainly given, with its expression; and whether these are all."""
     given: dict[str, cst.BaseExpression] = {}
+    complete = True
     positions = iter(callee.parameters)
     for argument in call.args:
         if argument.star == "*":
-            positions = iter(())
+            elements = constants.elements(argument.value)
+            if elements is None:
+                elements, complete, positions = [], False, iter(())
+            given |= zip(islice(positions, len(elements)), elements, strict=False)
+        elif argument.star == "**":
+            entries = constants.entries(argument.value)
+            complete = complete and entries is not None
+            given |= entries or {}
         elif argument.keyword is not None:
             given[argument.keyword.value] = argument.value
-        elif not argument.star:
-            name = next(positions, None)
-            if name is not None:
-                given[name] = argument.value
-    return given
-
-
-def _is_readable(call: cst.Call, given: Mapping[str, cst.BaseExpression]) -> bool:
-    """``**rest`` cannot touch what is given by name already; ``*rest`` may be anything."""
-    stars = {argument.star for argument in call.args}
-    return "*" not in stars and ("**" not in stars or given.keys() >= {"kernel_size", "groups"})
+        else:
+            given |= zip(islice(positions, 1), [argument.value], strict=False)
+    return given, complete
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ class _Reader:
     A default counts only if the arguments are ``complete``: a ``**rest`` may hide one.
     """
 
-    names: Names
+    constants: Constants
     arguments: Mapping[str, cst.BaseExpression]
     rank: int
     complete: bool
@@ -154,9 +170,25 @@ class _Reader:
         if name not in self.arguments:
             return default if self.complete else None
         try:
-            return self.names.constant(self.arguments[name])
+            return self.constants.value(self.arguments[name])
         except NotConstantError:
             return None
+
+    def spec(self, callee: Callee, traits: tuple[Trait, ...]) -> ConvSpec:
+        return ConvSpec(
+            rank=callee.rank,
+            in_channels=self.count("in_channels"),
+            out_channels=self.count("out_channels"),
+            kernel_size=self.sides("kernel_size", least=1),
+            stride=self.sides("stride", least=1, default=1),
+            padding=self.padding(),
+            dilation=self.sides("dilation", least=1, default=1),
+            groups=self.count("groups", default=1),
+            bias=self.bias(),
+            padding_mode=self.word("padding_mode", default="zeros"),
+            transposed=callee.transposed,
+            traits=traits,
+        )
 
     def count(self, name: str, default: int | None = None) -> int | None:
         return _number(self._value(name, default), least=1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import libcst as cst
@@ -21,7 +22,8 @@ from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
 from pytest_dwsconv.source.spans import Span
 from pytest_dwsconv.source.stack import with_large_stack
 from pytest_dwsconv.source.syntax import Parsed, check_compiles, is_inserted
-from pytest_dwsconv.source.template import class_text
+from pytest_dwsconv.source.template import GUARD, class_text
+from pytest_dwsconv.source.typechecks import ALL_RANKS
 
 _MENTION = re.compile(r"\b(?:(?:Lazy)?Conv(?:Transpose)?|conv(?:_transpose)?)[123]d\b")
 _CLASS_NAME = "DepthwiseSeparableConv{rank}d"
@@ -32,7 +34,8 @@ _FUTURE = m.SimpleStatementLine(body=[m.ImportFrom(module=m.Name("__future__")),
 _STRING = m.Expr(m.SimpleString() | m.ConcatenatedString())
 _DOCSTRING = m.SimpleStatementLine(body=[_STRING])
 _DOCSTRING_AND_MORE = m.SimpleStatementLine(body=[_STRING, m.AtLeastN(n=1)])
-_GUARDED = m.If() | m.Try() | m.TryStar() | m.With()
+_GUARD_METHOD = m.FunctionDef(name=m.Name(GUARD))
+_BLOCKS = m.If() | m.Try() | m.TryStar() | m.With()
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,25 @@ class Rewrite:
     sites: tuple[SourceSite, ...]
     class_names: dict[int, str]
 
+    def replacement(self, site: SourceSite) -> str | None:
+        """What is called in the new text at a candidate site; None at others."""
+        if not site.is_candidate:
+            return None
+        name = self.class_names[site.place.spec.rank]
+        return f"{name}.{GUARD}" if site.guarded else name
+
 
 def rewrite_text(
     text: str,
     policy: Policy = Policy(),
     evidence: Evidence | None = None,
     classes: Mapping[int, ImportedClass] | None = None,
+    guards: bool = True,
 ) -> Rewrite:
     """Replace the callee at every candidate site. A second rewrite of the result changes nothing.
 
-    ``classes``, by dimensions, are imported; for other dimensions a class is inserted.
+    ``classes``, by dimensions, are imported; for other dimensions a class is inserted. With
+    ``guards``, an inserted class decides when the code runs what the arguments leave open.
 
     Raises:
         SourceError: the text, or what would come of it, is not Python.
@@ -60,73 +72,102 @@ def rewrite_text(
     # reason: reading the tree takes most of the time, and most files need none
     if "torch" not in text or not _MENTION.search(text):
         return Rewrite(text, (), {})
+    rewrite = partial(
+        _rewrite, policy=policy, evidence=evidence or {}, classes=classes or {}, guards=guards
+    )
     # reason: a tree is many objects that all live until its end; to look for garbage among them
     # takes a fifth of the time
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return _rewrite_deep(text, policy, evidence or {}, classes or {})
+        return _rewrite_deep(text, rewrite)
     finally:
         if was_enabled:
             gc.enable()
 
 
-def _rewrite_deep(
-    text: str, policy: Policy, evidence: Evidence, classes: Mapping[int, ImportedClass]
-) -> Rewrite:
-    """As ``_rewrite``, however deeply the text is nested."""
+def _rewrite_deep(text: str, rewrite: Callable[[Parsed], Rewrite]) -> Rewrite:
+    """Rewrite the text, however deeply it is nested."""
     try:
-        return _rewrite(Parsed(text), policy, evidence, classes)
+        return rewrite(Parsed(text))
     except RecursionError:
         pass  # reason: outside of this clause, the frames of the first try are gone
     try:
-        return with_large_stack(lambda: _rewrite(Parsed(text), policy, evidence, classes))
+        return with_large_stack(lambda: rewrite(Parsed(text)))
     except RecursionError as error:
         raise SourceError("its expressions are nested too deeply to be read") from error
 
 
 def _rewrite(
-    parsed: Parsed, policy: Policy, evidence: Evidence, classes: Mapping[int, ImportedClass]
+    parsed: Parsed,
+    policy: Policy,
+    evidence: Evidence,
+    classes: Mapping[int, ImportedClass],
+    guards: bool,
 ) -> Rewrite:
-    sites = judge_places(find_places(parsed), policy, evidence)
+    # a class of the user's own has no guard
+    guarded_ranks = ALL_RANKS.difference(classes) if guards else frozenset[int]()
+    sites = judge_places(find_places(parsed), policy, evidence, guarded_ranks)
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
         return Rewrite(parsed.text, sites, {})
-    header = _Header(parsed, min(site.place.callee[0] for site in wanted), classes)
+    header = _Header(parsed, min(site.place.span[0] for site in wanted), classes, policy)
+    guarded = {site.place.spec.rank for site in wanted if site.guarded}
     ranks = sorted({site.place.spec.rank for site in wanted})
-    names = {rank: header.class_name(rank) for rank in ranks}
-    edits = [(site.place.callee, names[site.place.spec.rank]) for site in wanted]
-    edits.append(header.insertion(names))
+    names = {rank: header.class_name(rank, rank in guarded) for rank in ranks}
+    edits = [header.insertion(names)]
+    for site in wanted:
+        edits += _edits(site, names[site.place.spec.rank])
     result = edited(parsed.text, without_unused_imports(parsed, edits))
     check_compiles(result)
     return Rewrite(result, sites, names)
+
+
+def _edits(site: SourceSite, class_name: str) -> list[tuple[Span, str]]:
+    if not site.guarded:
+        return [(site.place.callee, class_name)]
+    start, end = site.place.span
+    return [((start, start), f"{class_name}.{GUARD}("), ((end, end), ")")]
 
 
 class _Header:
     """The top-level statements before the one that holds the character ``first_use``."""
 
     def __init__(
-        self, parsed: Parsed, first_use: int, classes: Mapping[int, ImportedClass]
+        self,
+        parsed: Parsed,
+        first_use: int,
+        classes: Mapping[int, ImportedClass],
+        policy: Policy,
     ) -> None:
         self._parsed = parsed
         self._classes = classes
+        self._policy = policy
         *above, (self._end, _) = parsed.statements_until(first_use)
         self._starts = [start for start, _ in above]
         self._statements = [statement for _, statement in above]
         self._scope = parsed.scopes[parsed.module]
         self._taken = {node.value for node in parsed.nodes(cst.Name)}
-        self._own = {
-            statement.name.value
-            for statement in self._statements
-            if isinstance(statement, cst.ClassDef) and _is_convolution(statement)
-        }
+        self._own: dict[str, bool] = {}  # inserted classes, and whether they have a guard
+        for statement in self._statements:
+            if isinstance(statement, cst.ClassDef) and _is_convolution(statement):
+                self._own[statement.name.value] = bool(m.findall(statement, _GUARD_METHOD))
+        self._guarded: set[str] = set()
 
-    def class_name(self, rank: int) -> str:
-        """The name of a class inserted earlier, else the first one that nothing in the file has."""
+    def class_name(self, rank: int, guarded: bool) -> str:
+        """The name of a class inserted earlier, else the first one that nothing in the file has.
+
+        If ``guarded``, the class has to decide when the code runs.
+        """
         if rank in self._classes:
             return self._imported_name(*self._classes[rank])
-        names = _numbered(_CLASS_NAME.format(rank=rank))
-        return next(name for name in names if name in self._own or name not in self._taken)
+        for name in _numbered(_CLASS_NAME.format(rank=rank)):
+            is_usable = name in self._own and (self._own[name] or not guarded)
+            if is_usable or name not in self._taken:
+                break
+        if guarded:
+            self._guarded.add(name)
+        return name
 
     def _imported_name(self, module: str, name: str) -> str:
         """The name that a class of the user's own has, or is to have."""
@@ -170,8 +211,11 @@ class _Header:
         if not new:
             return imports, ""
         torch, nn, import_of_torch = self._spellings()
-        texts = [f"\n\n{class_text(rank, name, torch, nn)}" for rank, name in new.items()]
-        return import_of_torch + imports, "".join(texts)
+        classes = ""
+        for rank, name in new.items():
+            guard = self._policy if name in self._guarded else None
+            classes += f"\n\n{class_text(rank, name, torch, nn, guard)}"
+        return import_of_torch + imports, classes
 
     def _after_docstring(self) -> Span | None:
         """What separates the module's docstring from a first use on the same line."""
@@ -244,7 +288,7 @@ def _is_heading(statement: cst.BaseStatement | cst.SimpleStatementLine, index: i
     """Whether the classes go below it: an import, in a block too, or the module's docstring."""
     if index == 0 and m.matches(statement, _DOCSTRING):
         return True
-    if m.matches(statement, _GUARDED):
+    if m.matches(statement, _BLOCKS):
         return bool(m.findall(statement, m.Import() | m.ImportFrom()))
     return m.matches(statement, _IMPORT)
 

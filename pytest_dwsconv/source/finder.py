@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import libcst as cst
+import libcst.matchers as m
 
 from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, Judgement, Verdict
 from pytest_dwsconv.source.calls import (
     CALLEES,
     Callee,
+    default_inputs,
     is_depthwise_by_spelling,
-    spec_of_call,
+    specs_of_call,
     unknown_spec,
 )
 from pytest_dwsconv.source.comments import noqa_codes, skipped_lines
+from pytest_dwsconv.source.constants import Constants
 from pytest_dwsconv.source.flow import Flow
 from pytest_dwsconv.source.loops import changes_to_all
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.sites import Place, by_rule
 from pytest_dwsconv.source.syntax import Parsed, below
+from pytest_dwsconv.source.template import GUARD
 from pytest_dwsconv.source.typechecks import members
 from pytest_dwsconv.source.uses import judge_uses
 
 _CODE_WIDTH = 72
+_GUARDED = m.Call(func=m.Attribute(attr=m.Name(GUARD)))
 _TAKE_TYPES = frozenset({"builtins.isinstance", "builtins.issubclass", "typing.cast"})
 _NOT_SEARCHED: tuple[type[cst.CSTNode], ...] = (cst.Import, cst.ImportFrom, cst.Annotation)
 
@@ -67,6 +71,7 @@ class _Finder:
     def __init__(self, parsed: Parsed) -> None:
         self._parsed = parsed
         self._names = Names(parsed, frozenset(CALLEES))
+        self._constants = Constants(parsed, self._names)
         self._places: dict[cst.CSTNode, Place] = {}
         self._find()
 
@@ -87,7 +92,7 @@ class _Finder:
 
     def _settled(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """The names in a node that are not read as values, or are read for their type only."""
-        if node in self._places:
+        if node in self._places or (isinstance(node, cst.Call) and self._is_guarded(node)):
             yield cst.ensure_type(node, cst.Call).func
         elif isinstance(node, cst.Call) and self._names.certain_name(node.func) in _TAKE_TYPES:
             for argument in node.args:
@@ -108,9 +113,9 @@ class _Finder:
 
     def _look_at_call(self, node: cst.Call) -> None:
         callee = self._callee(node.func)
-        if callee is None:
+        if callee is None or self._is_guarded(node):
             return
-        if is_depthwise_by_spelling(node, callee):
+        if is_depthwise_by_spelling(node, callee, self._constants):
             proved = by_rule("DWS105")
         elif callee.functional:
             proved = by_rule("DWS107")
@@ -122,12 +127,21 @@ class _Finder:
             )
         else:
             proved = None
-        self._add(node, node.func, spec_of_call(node, callee, self._names), proved)
+        specs = specs_of_call(node, callee, self._constants)
+        default = default_inputs(node, callee, self._constants)
+        self._add(node, node.func, specs, proved, default)
+
+    def _is_guarded(self, node: cst.Call) -> bool:
+        """Whether an earlier run left it to ``where_it_saves``."""
+        argument = self._parsed.parents[node]
+        if not isinstance(argument, cst.Arg):
+            return False
+        return m.matches(self._parsed.parents[argument], _GUARDED)
 
     def _look_at_reference(self, node: cst.BaseExpression) -> None:
         callee = self._callee(node)
         if callee is not None and not callee.functional:
-            self._add(node, node, unknown_spec(callee, (Trait.REFERENCE,)))
+            self._add(node, node, [unknown_spec(callee, (Trait.REFERENCE,))])
 
     def _callee(self, node: cst.BaseExpression) -> Callee | None:
         return CALLEES.get(self._names.possible_name(node) or "")
@@ -136,19 +150,22 @@ class _Finder:
         self,
         node: cst.BaseExpression,
         callee: cst.BaseExpression,
-        spec: ConvSpec,
+        specs: list[ConvSpec],
         proved: Judgement | None = None,
+        default_inputs: int | None = None,
     ) -> None:
         line, column = self._parsed.place(self._parsed.span(node)[0])
         name = self._names.possible_name(callee) or ""
         self._places[node] = Place(
             line=line,
             column=column,
-            spec=spec,
+            specs=tuple(specs),
             code=_one_line(self._parsed.code(node)),
+            span=self._parsed.span(node),
             callee=self._parsed.span(callee),
             type_name=name.rpartition(".")[2],
             proved=proved,
+            default_inputs=default_inputs,
         )
 
     # -- the result
@@ -158,7 +175,7 @@ class _Finder:
         skipped, noqa = skipped_lines(self._parsed), noqa_codes(self._parsed)
         for node, place in self._places.items():
             proved = place.proved or uses.get(node) or changes.get(place.spec.rank)
-            traits = list(place.spec.traits)
+            traits: list[Trait] = []
             last, _ = self._parsed.place(self._parsed.span(node)[1])
             silenced: tuple[str, ...] = ()
             for line in range(place.line, last + 1):
@@ -168,8 +185,7 @@ class _Finder:
                 traits.append(Trait.IGNORED)
             if proved is not None and proved.verdict is Verdict.CANNOT_TELL:
                 traits.append(Trait.LEFT_OPEN)
-            spec = replace(place.spec, traits=tuple(traits))
-            yield replace(place, spec=spec, proved=proved, noqa=silenced)
+            yield place.with_traits(traits, proved, silenced)
 
     def _judgements_by_use(self) -> tuple[Mapping[cst.CSTNode, Judgement], Mapping[int, Judgement]]:
         """What the file does with its convolutions: judgements by call, and by rank for all."""

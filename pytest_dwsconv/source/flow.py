@@ -73,6 +73,7 @@ class Flow:
         self._values = Values(parsed, names, convolutions)
         self.convolutions = convolutions
         self._holds: dict[Key, set[Key]] = defaultdict(set)
+        self._straight: dict[Key, set[Key]] = defaultdict(set)
         self._reached: dict[tuple[Key, bool], Reach] = {}
         for node in parsed.nodes(*_NOTED):
             self._note(node)
@@ -103,14 +104,18 @@ class Flow:
             for node in self._values.written(argument.value):
                 if node in self.convolutions:
                     yield cst.ensure_type(node, cst.Call)
-                elif isinstance(node, cst.Name) and self._is_parameter(node):
-                    yield from self.reach(node, through_classes=False).calls
+                elif isinstance(node, cst.Name):
+                    yield from self.convolutions.intersection(self._handed_to(node))
 
-    def _is_parameter(self, name: cst.Name) -> bool:
-        function = self._parsed.enclosing(name, cst.FunctionDef, cst.Lambda)
-        if not isinstance(function, (cst.FunctionDef, cst.Lambda)):
-            return False
-        return any(each.value == name.value for each in all_parameters(function))
+    def _handed_to(self, name: cst.Name) -> set[Key]:
+        """What calls in this file hand straight to the parameter that a name may be."""
+        waiting = [self._values.key(name)]
+        seen = set(waiting)
+        while waiting:
+            fresh = self._straight.get(waiting.pop(), set()) - seen
+            seen |= fresh
+            waiting += fresh
+        return seen
 
     def _reach_of(self, start: Key, through_classes: bool) -> Reach:
         if (start, through_classes) not in self._reached:
@@ -269,6 +274,10 @@ class Flow:
                 takers = [positional[number]]
             for name in takers:
                 self._add(self._values.key(name), argument.value)
+            if len(takers) == 1:
+                straight = self._straight[self._values.key(takers[0])]
+                for node in self._values.written(argument.value):
+                    straight.add(self._values.key(node) if isinstance(node, cst.Name) else node)
 
 
 _SELF_OR_SUPER = m.Name("self") | m.Call(func=m.Name("super"))

@@ -50,21 +50,13 @@ def changes_to_all(parsed: Parsed, names: Names) -> Iterator[ChangeToAll]:
             what = (
                 "takes the weight of every such convolution for a kernel, which has another shape"
             )
-        elif name in SETTINGS and is_target(parsed, node):
+        elif name in SETTINGS and parsed.is_target(node):
             what = f"sets the {name} of every such convolution, which a replacement does not follow"
         else:
             continue
         ranks = _ranks(parsed, names, node.value)
         if ranks:
             yield ChangeToAll(node, what, ranks)
-
-
-def is_target(parsed: Parsed, node: cst.CSTNode) -> bool:
-    """Whether it is assigned to or deleted, by itself or in a tuple."""
-    for part, above in parsed.ancestors(node):
-        if not isinstance(above, (cst.Element, cst.Tuple, cst.List)):
-            return getattr(above, "target", None) is part
-    return False
 
 
 def _fits_any_shape(parsed: Parsed, weight: cst.Attribute) -> bool:

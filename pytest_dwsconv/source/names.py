@@ -1,9 +1,8 @@
-"""What the names in a source file stand for: torch's classes and functions, and constants."""
+"""What the names in a source file stand for: torch's classes and functions, and variables."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import libcst as cst
@@ -17,7 +16,6 @@ from libcst.metadata import (
     Scope,
 )
 
-from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.source.syntax import Parsed
 
 Binding = tuple[Scope | None, str]
@@ -25,27 +23,10 @@ Binding = tuple[Scope | None, str]
 _ALIAS_DEPTH = 8
 """How many assignments are followed from one name; more only occur in circles."""
 
-_LARGEST = 2**63
-"""PyTorch takes no number from here on; nor can one of 5,000 digits be printed."""
-
 _SETS_ATTRIBUTE = m.Call(
     func=~m.Name("getattr"), args=[m.Arg(), m.Arg(m.SimpleString()), m.AtLeastN(n=1)]
 )
 """``setattr(nn, "Conv2d", Mine)``, and the like of ``patch.object``."""
-
-_CONSTANTS: Mapping[str, object] = {"None": None, "True": True, "False": False}
-
-_ARITHMETIC: Mapping[type[cst.BaseBinaryOp], Callable[[int, int], int]] = {
-    cst.Add: operator.add,
-    cst.Subtract: operator.sub,
-    cst.Multiply: operator.mul,
-    cst.FloorDivide: operator.floordiv,
-    cst.Modulo: operator.mod,
-}
-
-
-class NotConstantError(ValueError):
-    """An expression whose value is not written in the file."""
 
 
 class _FullName(NamedTuple):
@@ -188,7 +169,8 @@ class Names:
         for call in parsed.nodes(cst.Call):
             if len(call.args) > 2 and m.matches(call, _SETS_ATTRIBUTE):
                 owner, text = (each.value for each in call.args[:2])
-                names.append(f"{self.certain_name(owner)}.{self.constant(text)}")
+                written = str(cst.ensure_type(text, cst.SimpleString).evaluated_value)
+                names.append(f"{self.certain_name(owner)}.{written}")
         for name in names:
             if name in self._known:
                 yield name.rpartition(".")[2]
@@ -201,64 +183,20 @@ class Names:
 
     def value(self, name: cst.Name) -> cst.BaseExpression | None:
         """The expression assigned to a name, if it is assigned exactly once."""
+        node = self.bound_once(name)
+        return None if node is None else self._values.get(node)
+
+    def bound_once(self, name: cst.Name) -> cst.CSTNode | None:
+        """The node that binds a name, if nothing else does."""
         scope = self._scopes.get(name)
         assignments = list(scope[name.value]) if scope is not None else []
         if len(assignments) != 1 or name.value in self._unseen:
             return None
-        node = getattr(assignments[0], "node", None)
-        if node is None:
-            return None
+        node: cst.CSTNode | None = getattr(assignments[0], "node", None)
         is_global = isinstance(assignments[0].scope, GlobalScope)
-        if is_global and self._line(node) < self._last_foreign_star:
+        if node is not None and is_global and self._line(node) < self._last_foreign_star:
             return None  # reason: the star import may bind it again
-        return self._values.get(node)
-
-    # -- constants
-
-    def constant(self, node: cst.BaseExpression, depth: int = _ALIAS_DEPTH) -> object:
-        """The value of a literal, of whole-number arithmetic, or of a name assigned once to such.
-
-        Raises:
-            NotConstantError: the expression is anything else, or a number from 2**63.
-        """
-        if isinstance(node, cst.Integer):
-            return _whole(node.evaluated_value)
-        if isinstance(node, (cst.SimpleString, cst.ConcatenatedString)):
-            return node.evaluated_value
-        if isinstance(node, cst.Name):
-            return self._constant_name(node, depth)
-        if isinstance(node, (cst.Tuple, cst.List)):
-            return tuple(self._constants(node, depth))
-        if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Minus):
-            return -_whole(self.constant(node.expression, depth))
-        if isinstance(node, cst.BinaryOperation):
-            return self._arithmetic(node, depth)
-        raise NotConstantError
-
-    def _constants(self, node: cst.Tuple | cst.List, depth: int) -> Iterator[object]:
-        for element in node.elements:
-            if isinstance(element, cst.StarredElement):
-                raise NotConstantError
-            yield self.constant(element.value, depth)
-
-    def _constant_name(self, node: cst.Name, depth: int) -> object:
-        if node.value in _CONSTANTS:
-            return _CONSTANTS[node.value]
-        value = self.value(node) if depth else None
-        if value is None:
-            raise NotConstantError
-        return self.constant(value, depth - 1)
-
-    def _arithmetic(self, node: cst.BinaryOperation, depth: int) -> int:
-        calculate = _ARITHMETIC.get(type(node.operator))
-        if calculate is None:
-            raise NotConstantError
-        left = _whole(self.constant(node.left, depth))
-        right = _whole(self.constant(node.right, depth))
-        try:
-            return _whole(calculate(left, right))
-        except ZeroDivisionError as error:
-            raise NotConstantError from error
+        return node
 
 
 def _bound_unseen(parsed: Parsed) -> Iterator[str]:
@@ -281,12 +219,6 @@ def _dotted(node: cst.BaseExpression) -> str | None:
         parts.insert(0, node.attr.value)
         node = node.value
     return ".".join([node.value, *parts]) if isinstance(node, cst.Name) else None
-
-
-def _whole(value: object) -> int:
-    if is_whole(value) and abs(value) < _LARGEST:
-        return value
-    raise NotConstantError
 
 
 def _assigned(parsed: Parsed) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]]:

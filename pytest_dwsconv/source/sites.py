@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 
 from pytest_dwsconv.core.conv import ConvSpec, Cost, Trait, cost, separable_cost
 from pytest_dwsconv.core.rules import (
@@ -28,8 +29,14 @@ _SKIPPED = "DWS101"
 
 _RULES = {rule.code: rule for rule in RULES}
 
-_OPEN = (CANDIDATE_CODE, "DWS202", "DWS203", "DWS204", "DWS205")
+_BY_ARGUMENTS = frozenset({"DWS202", "DWS203", "DWS204"})
+"""Verdicts that the values of the call's arguments would settle."""
+
+_OPEN = _BY_ARGUMENTS | {CANDIDATE_CODE, "DWS205"}
 """Verdicts that more than the call's own arguments can settle."""
+
+_LEFT_BY_GUARDS = frozenset({CANDIDATE_CODE, "DWS104", "DWS105", "DWS111", "DWS115"})
+"""Verdicts on what was built that a guard comes to as well."""
 
 
 def by_rule(code: str, reason: str | None = None) -> Judgement:
@@ -49,31 +56,49 @@ SHARED_LINE = by_rule(
 class Place:
     """One place: the call, or the class handed on. ``line`` and ``column`` count from 1.
 
+    ``specs`` has one for each of the values that the file gives its kernel size and groups.
     ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
-    rewrite replaces; ``noqa`` are codes, or their beginnings, that a comment beside it silences.
+    rewrite replaces in ``span``. ``default_inputs`` are the input channels of a parameter's default;
+    ``noqa`` are codes, or their beginnings, that a comment beside it silences.
     """
 
     line: int
     column: int
-    spec: ConvSpec
+    specs: tuple[ConvSpec, ...]
     code: str
+    span: Span
     callee: Span
     type_name: str
     proved: Judgement | None = None
     noqa: tuple[str, ...] = ()
+    default_inputs: int | None = None
+
+    @property
+    def spec(self) -> ConvSpec:
+        return self.specs[0]
 
     @property
     def is_call(self) -> bool:
         return Trait.REFERENCE not in self.spec.traits
 
+    def with_traits(
+        self, traits: Sequence[Trait], proved: Judgement | None, noqa: tuple[str, ...]
+    ) -> Place:
+        specs = [replace(spec, traits=(*spec.traits, *traits)) for spec in self.specs]
+        return replace(self, specs=tuple(specs), proved=proved, noqa=noqa)
+
 
 @dataclass(frozen=True)
 class SourceSite:
-    """A place, the verdict on it, and what a run was seen to build there."""
+    """A place, the verdict on it, and what of the convolutions built there a rewrite replaces.
+
+    At a ``guarded`` candidate it is decided when the code runs, for each that it builds.
+    """
 
     place: Place
     judgement: Judgement
-    built: tuple[ConvSpec, ...] = ()
+    guarded: bool = False
+    replaced: tuple[ConvSpec, ...] = ()
 
     @property
     def is_candidate(self) -> bool:
@@ -88,9 +113,14 @@ class SourceSite:
         return code.startswith(silenced)
 
     @property
-    def saving(self) -> tuple[float, bool]:
-        """Parameters of original over replacement, and whether that is exact or an upper bound."""
-        specs = self.built or (self.place.spec,)
+    def saving(self) -> tuple[float, bool] | None:
+        """Parameters of original over replacement, and whether that is exact or an upper bound.
+
+        None where it is decided when the code runs, and no run was seen.
+        """
+        if self.guarded and not self.replaced:
+            return None
+        specs = self.replaced or (self.place.spec,)
         before, after = _total_params(specs, cost), _total_params(specs, separable_cost)
         if before is None or after is None:
             return most_saving(self.place.spec), False
@@ -125,9 +155,16 @@ def shared_lines(places: Sequence[Place]) -> set[int]:
 
 
 def judge_places(
-    places: Sequence[Place], policy: Policy, evidence: Evidence
+    places: Sequence[Place],
+    policy: Policy,
+    evidence: Evidence,
+    guarded_ranks: frozenset[int] = frozenset(),
 ) -> tuple[SourceSite, ...]:
-    """Judge each place, with what was built there if that is known."""
+    """Judge each place, with what was built there if that is known.
+
+    With as many dimensions as ``guarded_ranks`` have, what the arguments leave open is decided when
+    the code runs.
+    """
     calls = by_position(places)
     built: dict[Place, list[ConvSpec]] = defaultdict(list)
     for position, specs in evidence.items():
@@ -136,24 +173,89 @@ def judge_places(
     unclear = {line for line, column in evidence if column is None} & shared_lines(places)
     sites = []
     for place in places:
-        proved = SHARED_LINE if place.line in unclear else place.proved
-        judgement = _judge_site(place.spec, policy, proved, built[place])
-        sites.append(SourceSite(place, judgement, tuple(built[place])))
+        known = replace(place, proved=SHARED_LINE) if place.line in unclear else place
+        guards = place.spec.rank in guarded_ranks
+        sites.append(_judge_site(known, policy, built[place], guards))
     return tuple(sites)
 
 
 def _judge_site(
-    spec: ConvSpec, policy: Policy, proved: Judgement | None, built: Sequence[ConvSpec]
-) -> Judgement:
+    place: Place, policy: Policy, built: Sequence[ConvSpec], guards: bool
+) -> SourceSite:
     """Judge by the rules, then by what the file's text proves, then by what a run built here."""
-    judgement = _judge(spec, policy)
+    judgement = _judge_alternatives([_judge(each, policy) for each in place.specs])
     if judgement.code not in _OPEN:
-        return judgement
-    if proved is not None:
-        return proved
+        return SourceSite(place, judgement)
+    if place.proved is not None:
+        return SourceSite(place, place.proved)
+    if guards and place.is_call:
+        reason = _why_guarded(place, policy, judgement, built)
+        guarded = [judge_guarded(each, policy) for each in built or [_most_promising(place.spec)]]
+        taken = [each.verdict is Verdict.CANDIDATE for each in guarded]
+        if reason and any(taken) and {each.code for each in guarded} <= _LEFT_BY_GUARDS:
+            judgement = Judgement(
+                Verdict.CANDIDATE, CANDIDATE_CODE, f"{reason}: decided when it runs"
+            )
+            return SourceSite(
+                place, judgement, guarded=True, replaced=tuple(compress(built, taken))
+            )
     if built:
-        return _judge_built(judgement, [_judge(each, policy) for each in built])
+        judgement = _judge_built(judgement, [_judge(each, policy) for each in built])
+    return SourceSite(place, judgement, replaced=tuple(built))
+
+
+def _why_guarded(
+    place: Place, policy: Policy, judgement: Judgement, built: Sequence[ConvSpec]
+) -> str | None:
+    """Why it is better decided when the code runs, if it is."""
+    if judgement.code in _BY_ARGUMENTS:
+        return judgement.reason
+    if judgement.code != CANDIDATE_CODE:
+        return None
+    against = [each for each in built if _judge(each, policy).verdict is not Verdict.CANDIDATE]
+    if against:
+        return (
+            f"{_judge(against[0], policy).reason} for {len(against)} of the {len(built)} built here"
+        )
+    default = replace(place.spec, in_channels=place.default_inputs)
+    if place.spec.in_channels is None and _judge(default, policy).code == "DWS115":
+        return f"{place.default_inputs} input channels, the default, are few"
+    return None
+
+
+def _judge_alternatives(judgements: Sequence[Judgement]) -> Judgement:
+    """One judgement on a call to which the file gives several kernel sizes or groups."""
+    first = judgements[0]
+    for each in judgements:
+        if each.verdict is Verdict.CANNOT_TELL:
+            return each
+        if each.verdict is not first.verdict:
+            against = first if each.verdict is Verdict.CANDIDATE else each
+            return by_rule(
+                "DWS205",
+                f"with one of the values that the file gives here, {against.reason}: give each a "
+                "call of its own",
+            )
+    return first
+
+
+def judge_guarded(spec: ConvSpec, policy: Policy) -> Judgement:
+    """Judge what a guard decides on when the code runs: whether it replaces this convolution."""
+    judgement = _judge(spec, policy)
+    if spec.in_channels is None or not spec.groups:
+        return judgement
+    # it asks for the channels of a group alone, whatever the number of outputs is
+    group = replace(spec, in_channels=spec.in_channels // spec.groups, groups=1)
+    if judgement.code == CANDIDATE_CODE and group.has_few_inputs and not policy.few_channels:
+        return _POINTWISE_FIRST
     return judgement
+
+
+def _most_promising(spec: ConvSpec) -> ConvSpec:
+    """A convolution with the arguments that are known, and others that speak for a replacement."""
+    traits = tuple(each for each in spec.traits if each is not Trait.UNPACKED_ARGUMENTS)
+    kernel_size = spec.kernel_size or (7,) * spec.rank
+    return replace(spec, kernel_size=kernel_size, groups=spec.groups or 1, traits=traits)
 
 
 def _judge(spec: ConvSpec, policy: Policy) -> Judgement:

@@ -110,6 +110,13 @@ class Parsed:
                 return above
         return None
 
+    def is_target(self, node: cst.CSTNode) -> bool:
+        """Whether it is assigned to or deleted, by itself or in a tuple."""
+        for part, above in self.ancestors(node):
+            if not isinstance(above, (cst.Element, cst.Tuple, cst.List)):
+                return getattr(above, "target", None) is part
+        return False
+
     @cached_property
     def _line_starts(self) -> list[int]:
         return [0, *(match.end() for match in _LINE_END.finditer(self.text))]

@@ -65,7 +65,7 @@ _GUARD = Template('''\
         parts = conv.in_channels * taps + size // taps
         # of so few input channels all outputs would be mixtures of the same maps
         few = $few
-        if conv.groups == 1 and conv.in_channels > few and $smaller < size:
+        if conv.weight.shape[1] > few and $smaller < size:
             conv.__class__ = cls
             conv.reset_parameters()
         return conv
@@ -83,6 +83,6 @@ def class_text(rank: int, name: str, torch: str, nn: str, guard: Policy | None =
         return text
     few = f"{FEW_CHANNELS_OF_PATCHES} if conv.kernel_size == conv.stride else {FEW_CHANNELS}"
     if guard.few_channels:
-        few = "0"
+        few = "1"  # what a channel of a depthwise convolution has
     smaller = "parts" if guard.min_saving == 1 else f"parts * {guard.min_saving}"
     return text + _GUARD.substitute(names, few=few, smaller=smaller)

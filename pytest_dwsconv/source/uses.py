@@ -9,7 +9,7 @@ import libcst.matchers as m
 
 from pytest_dwsconv.core.rules import Judgement, Verdict
 from pytest_dwsconv.source.flow import Flow
-from pytest_dwsconv.source.loops import SAME_OF_ANY, SETTINGS, is_target
+from pytest_dwsconv.source.loops import SAME_OF_ANY, SETTINGS
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.sites import by_rule
 from pytest_dwsconv.source.syntax import Parsed, below
@@ -153,7 +153,7 @@ class _Uses:
         elif name == "_parameters":
             what = "uses its parameters, and a replacement has others"
             self._note(node.value, "DWS110", node, what)
-        elif is_target(self._parsed, node):
+        elif self._parsed.is_target(node):
             self._look_at_setting(node, name, node.value)
         elif name in _INNER:
             self._note(node.value, "DWS110", node, f"uses its {name}, {_NO_WEIGHT}")

@@ -97,6 +97,8 @@ class Values:
         self._classes: dict[Key, cst.ClassDef] = {}
         for function in parsed.nodes(cst.FunctionDef):
             self._functions[self.key(function.name)].append(function)
+            for generic in _dispatchers(function):
+                self._functions[self.key(generic)].append(function)
         for of in parsed.nodes(cst.ClassDef):
             self._classes[self.key(of.name)] = of
         for node in parsed.nodes(cst.Assign):
@@ -130,14 +132,40 @@ class Values:
 
         That is 1 for ``self``, which no argument is written for.
         """
-        is_attribute = isinstance(call.func, cst.Attribute)
-        for function in self.functions(call.func):
-            yield function, int(is_attribute and self._is_method(function))
-        made = self.class_named(call.func)
+        callee = call.func
+        if isinstance(callee, cst.Subscript):
+            # {"zero": lambda m: ..., "norm": norm}[kind](m)
+            for function in self._in_containers():
+                yield function, 0
+        is_super = m.matches(callee, m.Attribute(value=m.Call(func=m.Name("super"))))
+        bases = self._bases(self._parsed.enclosing(call, cst.ClassDef)) if is_super else []
+        for function in self.functions(callee):
+            owner = self._parsed.enclosing(function, cst.ClassDef)
+            if not is_super or owner in bases:
+                is_attribute = isinstance(callee, cst.Attribute)
+                yield function, int(is_attribute and self._is_method(function))
+        made = self.class_named(callee)
         if made is not None:
             for function in self._functions.get("__init__", []):
                 if self._parsed.enclosing(function, cst.ClassDef) is made:
                     yield function, 1
+
+    def _in_containers(self) -> Iterator[Function]:
+        for item in (*self._parsed.nodes(cst.DictElement), *self._parsed.nodes(cst.Element)):
+            yield from self.functions(item.value)
+
+    def _bases(self, of: cst.CSTNode | None) -> list[cst.CSTNode]:
+        """The classes of the file that a class inherits from."""
+        found: list[cst.CSTNode] = []
+        waiting = [of]
+        while waiting:
+            node = waiting.pop()
+            for base in node.bases if isinstance(node, cst.ClassDef) else ():
+                inherited = self.class_named(base.value)
+                if inherited is not None and inherited not in found:
+                    found.append(inherited)
+                    waiting.append(inherited)
+        return found
 
     def defines(self, callee: cst.BaseExpression) -> bool:
         """Whether the file shows what a call of this runs."""
@@ -220,6 +248,14 @@ class Values:
         owner = self._parsed.enclosing(node, cst.ClassDef)
         if isinstance(owner, cst.ClassDef):
             yield Parts(owner)
+
+
+def _dispatchers(function: cst.FunctionDef) -> Iterator[cst.Name]:
+    """The function of which this one is the form for a type: ``@init.register(nn.Conv2d)``."""
+    for each in function.decorators:
+        decorator = each.decorator.func if isinstance(each.decorator, cst.Call) else each.decorator
+        if m.matches(decorator, m.Attribute(value=m.Name(), attr=m.Name("register"))):
+            yield cst.ensure_type(cst.ensure_type(decorator, cst.Attribute).value, cst.Name)
 
 
 def _value_parts(node: cst.CSTNode) -> Iterator[cst.CSTNode]:

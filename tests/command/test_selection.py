@@ -14,7 +14,7 @@ from torch import nn
 
 a = nn.Conv2d(32, 64, 3)
 b = nn.Conv2d(32, 64, 1)
-c = nn.Conv2d(32, 64, k)
+c = nn.Conv2d(3, 64, k)
 """
 CANDIDATE, POINTWISE, UNKNOWN = "m.py:3:5", "m.py:4:5", "m.py:5:5"
 Output = pytest.CaptureFixture[str]
@@ -167,7 +167,7 @@ def test_every_form_spells_out_what_a_terminal_or_a_runner_would_obey(
 
 
 def test_statistics_count_each_code(file: Path, capsys: Output) -> None:
-    file.write_text(f"{TEXT}d = nn.Conv2d(32, 64, k)\n")
+    file.write_text(f"{TEXT}d = nn.Conv2d(3, 64, k)\n")
     assert main(["--check", "--quiet", "--statistics", "m.py"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "2  DWS203  kernel size not known",

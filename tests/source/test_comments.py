@@ -29,7 +29,7 @@ def test_what_a_comment_does_to_a_candidate(comment: str, code: str, silenced: b
 
 
 def test_a_comment_silences_what_is_left_alone_by_its_code() -> None:
-    text = "from torch import nn\nx = nn.Conv2d(32, 64, k)  # noqa: DWS203\n"
+    text = "from torch import nn\nx = nn.Conv2d(3, 64, k)  # noqa: DWS203\n"
     (site,) = rewrite_text(text).sites
     assert (site.judgement.code, site.is_silenced) == ("DWS203", True)
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.edit import rewrite_text
 from pytest_dwsconv.source.syntax import MARK
@@ -119,6 +120,47 @@ def test_one_class_for_each_rank() -> None:
     tree = ast.parse(rewrite(text))
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     assert classes == [f"DepthwiseSeparableConv{rank}d" for rank in (1, 2, 3)]
+
+
+HEADER = "import torch\nfrom torch import nn\n"
+GUARD = "DepthwiseSeparableConv2d.where_it_saves"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("nn.Conv2d(8, 64, k)", f"{GUARD}(nn.Conv2d(8, 64, k))"),
+        ("(nn.Conv2d)(8, 64, k)", f"{GUARD}((nn.Conv2d)(8, 64, k))"),
+        ("(nn.Conv2d(8, 64, k))", f"({GUARD}(nn.Conv2d(8, 64, k)))"),
+        (
+            "nn.Conv2d(\n    8, 64,\n    k,  # size\n)  # conv",
+            f"{GUARD}(nn.Conv2d(\n    8, 64,\n    k,  # size\n))  # conv",
+        ),
+        (
+            "nn.Conv2d(8, f(nn.Conv2d(8, 8, g)), k)",
+            f"{GUARD}(nn.Conv2d(8, f(nn.Conv2d(8, 8, g)), k))",
+        ),
+        ("nn.Conv2d(8, 64, k).to(x)(y)", f"{GUARD}(nn.Conv2d(8, 64, k)).to(x)(y)"),
+    ],
+)
+def test_what_is_decided_when_it_runs_stands_around_the_call(before: str, after: str) -> None:
+    result = rewrite(f"{HEADER}x = {before}\n")
+    guarded = class_text(2, "DepthwiseSeparableConv2d", "torch", "nn", Policy())
+    assert result == f"{HEADER}\n\n{guarded}\n\nx = {after}\n"
+
+
+def test_the_settings_are_in_the_guard() -> None:
+    policy = Policy(min_saving=2.5)
+    assert "parts * 2.5 < size" in rewrite_text(f"{HEADER}nn.Conv2d(8, 64, k)\n", policy).text
+
+
+def test_a_class_without_a_guard_is_not_asked_to_decide() -> None:
+    first = rewrite(f"{HEADER}x = nn.Conv2d(9, 64, 3)\n")
+    second = rewrite(f"{first}y = nn.Conv2d(9, 64, k)\n")
+    assert "y = DepthwiseSeparableConv2d_2.where_it_saves(nn.Conv2d(9, 64, k))\n" in second
+    third = rewrite(f"{second}z = nn.Conv2d(9, 64, k), nn.Conv2d(8, 64, 3)\n")
+    assert third.count(MARK) == 2
+    assert "z = DepthwiseSeparableConv2d_2.where_it_saves(" in third
 
 
 def test_an_inserted_class_is_used_again() -> None:
