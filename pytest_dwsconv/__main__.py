@@ -1,4 +1,4 @@
-"""``python -m pytest_dwsconv``: reports without a test run, and the rewrite."""
+"""``python -m pytest_dwsconv``: reports and comparisons without a test run, and the rewrite."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pytest_dwsconv.command.cli import entry
 
 USAGE = """\
 usage: python -m pytest_dwsconv report TARGET ...   show a model's convolutions, without a test
+       python -m pytest_dwsconv compare OLD NEW     show what changed between two baselines, or
+                                                    JSON reports
        python -m pytest_dwsconv rewrite PATH ...    replace convolutions in source files, as
                                                     dwsconv-rewrite and as no subcommand at all do
---help after report or rewrite lists its options; a file of such a name is ./report"""
+--help after report, compare or rewrite lists its options; a file of such a name is ./report"""
 
 
 def main() -> int:
@@ -23,6 +25,10 @@ def main() -> int:
         from pytest_dwsconv.command import report
 
         return report.main(arguments)
+    if command == "compare":
+        from pytest_dwsconv.command import compare
+
+        return compare.main(arguments)
     from pytest_dwsconv.command import cli
 
     return cli.main(arguments if command == "rewrite" else [command, *arguments])

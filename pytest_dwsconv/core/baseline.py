@@ -65,6 +65,11 @@ class Baseline:
         plain = _DOCUMENT.to_dict(_StoredBaseline(stored))
         return json.dumps(plain, indent=2, sort_keys=True) + "\n"
 
+    @classmethod
+    def of(cls, models: Sequence[Current]) -> Baseline:
+        """The baseline of these models, with their layers, to compare others with."""
+        return cls({model.name: model.entry for model in models})
+
     def models(self) -> list[Current]:
         """The entries as the models of a run, to compare them with another baseline."""
         models = []
@@ -180,8 +185,8 @@ class Baseline:
         return entries
 
 
-def comparable(text: str) -> Baseline:
-    """What is known of models from a baseline, the JSON of a run, or that of one report.
+def stored_models(text: str) -> list[Current]:
+    """The models in a baseline, in the JSON of a run, or in that of one report.
 
     Raises:
         FormatError: the text is not JSON, or none of these.
@@ -193,8 +198,8 @@ def comparable(text: str) -> Baseline:
     elif isinstance(data, Mapping) and "findings" in data:
         run = {ReportData.from_dict(data): Reporters()}
     else:
-        return Baseline.from_json(text)
-    return Baseline({model.name: model.entry for model in current(architectures(run), {})})
+        return Baseline.from_json(text).models()
+    return current(architectures(run), {})
 
 
 def _reported(row: object) -> tuple[ReportData, Reporters]:

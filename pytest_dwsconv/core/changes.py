@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import NamedTuple
 
 from pytest_dwsconv.core.costs import Current, Entry, Layer
+from pytest_dwsconv.errors import FormatError
 
 Number = int | float
 
@@ -18,6 +19,21 @@ class Tolerance(NamedTuple):
 
     percent: Decimal = Decimal(0)
     amount: int = 0
+
+    @classmethod
+    def parsed(cls, text: str) -> Tolerance:
+        """The percentage that is written so, as in ``2.5`` or ``2.5%``.
+
+        Raises:
+            FormatError: it is not a number from 0.
+        """
+        try:
+            percent = Decimal(text.strip().removesuffix("%"))
+        except InvalidOperation:
+            percent = Decimal(-1)
+        if not (percent.is_finite() and percent >= 0):
+            raise FormatError(f"{text!r} is not a percentage: write a number from 0, as in 2.5")
+        return cls(percent)
 
     def exceeded(self, before: Number, after: Number) -> bool:
         # reason: a float as it is written, so that a percentage of it is exact
@@ -104,10 +120,14 @@ class ModelChange:
     reported_by: tuple[str, ...] = ()
     layers: tuple[LayerChange, ...] = ()
 
+    @property
+    def too_much(self) -> list[Change]:
+        """The quantities that grew by more than is tolerated."""
+        return [change for change in self.quantities if change.too_much]
+
     def increases(self) -> Iterator[str]:
-        for change in self.quantities:
-            if change.too_much:
-                yield f"{self.name} has {change}."
+        for change in self.too_much:
+            yield f"{self.name} has {change}."
 
     def decreases(self) -> Iterator[str]:
         for change in self.quantities:
@@ -161,8 +181,7 @@ class Outcome(NamedTuple):
 
 
 def _place(model: ModelChange) -> tuple[bool, int, str]:
-    too_much = any(change.too_much for change in model.quantities)
-    return not too_much, list(ChangeStatus).index(model.status), model.name
+    return not model.too_much, list(ChangeStatus).index(model.status), model.name
 
 
 def _sentences(

@@ -6,17 +6,17 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dwsconv.core.baseline import Baseline, Gone, comparable
+from pytest_dwsconv.core.baseline import Baseline, Gone, stored_models
 from pytest_dwsconv.core.changes import ChangeStatus, Tolerance
 from pytest_dwsconv.core.costs import Current, current
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.plugin.extent import Extent
+from pytest_dwsconv.plugin.settings import usage_errors
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ class BaselineCheck:
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        self._percent = _percent(config)
+        self._tolerance = _tolerance(config)
         self._update = _update(config)
         self._root = config.rootpath
         self._path, is_named = _path(config)
         self._extent = Extent(config)
         config.pluginmanager.register(self._extent, "dwsconv-extent")
         self._baseline: Baseline | None = None
-        if self._percent is not None or self._update or is_named:
+        if self._tolerance is not None or self._update or is_named:
             self._baseline = self._read()
 
     @property
@@ -98,8 +98,7 @@ class BaselineCheck:
     def _compare(
         self, baseline: Baseline, models: list[Current], is_gone: Gone, found: CheckResult
     ) -> None:
-        tolerance = None if self._percent is None else Tolerance(self._percent)
-        compared = baseline.compared(models, lambda model: tolerance, is_gone, self._name)
+        compared = baseline.compared(models, lambda model: self._tolerance, is_gone, self._name)
         found.changes = compared.changes
         accept = "If that is meant, take it over with --dws-update."
         found.faults += [f"{increase} {accept}" for increase in compared.changes.increases]
@@ -113,7 +112,7 @@ class BaselineCheck:
     def _read(self) -> Baseline:
         try:
             text = self._path.read_text(encoding="utf-8")
-            return Baseline.from_json(text) if self._update else comparable(text)
+            return Baseline.from_json(text) if self._update else Baseline.of(stored_models(text))
         except FileNotFoundError as error:
             if self._update and _can_be_made(self._path):
                 return Baseline()
@@ -140,27 +139,16 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
     replace_content(path, baseline.to_json().encode())
 
 
-def _percent(config: pytest.Config) -> Decimal | None:
-    """The growth that is tolerated; None where nothing is compared."""
+def _tolerance(config: pytest.Config) -> Tolerance | None:
+    """The growth that is tolerated; None where models may grow by any amount."""
     given = config.getoption("dws_fail_on_increase")
     if given == "":
         raise pytest.UsageError(
             "dws-fail-on-increase is empty: write a number from 0, as in 2.5, or leave it out"
         )
-    text = (
-        str(config.getini("dws_fail_on_increase") if given is None else given)
-        .strip()
-        .removesuffix("%")
-    )
-    try:
-        percent = Decimal(text) if text else None
-    except InvalidOperation:
-        percent = Decimal(-1)
-    if percent is not None and not (percent.is_finite() and percent >= 0):
-        raise pytest.UsageError(
-            f"dws-fail-on-increase {text!r} is not a percentage: write a number from 0, as in 2.5"
-        )
-    return percent
+    text = str(config.getini("dws_fail_on_increase") if given is None else given)
+    with usage_errors("dws-fail-on-increase "):
+        return Tolerance.parsed(text) if text.strip() else None
 
 
 def _update(config: pytest.Config) -> bool:

@@ -56,7 +56,7 @@ def _row(name: str, change: Change) -> Row:
 def sentences(changes: Changes) -> Iterator[tuple[ModelChange, str]]:
     """Each model with a difference that is not too much, and that difference on one line."""
     for model in changes.shown:
-        if any(change.too_much for change in model.quantities):
+        if model.too_much:
             continue
         if model.status is ChangeStatus.CHANGED:
             differences = [str(change) for change in model.quantities if change.difference]

@@ -10,19 +10,16 @@ from collections.abc import Iterator, Sequence
 
 from pytest_dwsconv.core.architectures import Architecture, Place
 from pytest_dwsconv.core.changes import Changes
-from pytest_dwsconv.core.findings import ReportData, saved_params
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import sentences
 from pytest_dwsconv.render.latencies import in_order
 from pytest_dwsconv.render.overview import Overview
-from pytest_dwsconv.render.sentences import NO_MODEL, brief, one_line
+from pytest_dwsconv.render.sentences import NO_MODEL, brief, most_saving, one_line
 from pytest_dwsconv.render.table import count
 from pytest_dwsconv.render.view import Style
 
-LARGEST = 5
-"""How many layers a notice names."""
 NOTICES = 10
 """How many GitHub shows of a step."""
 LISTED = 100
@@ -101,19 +98,9 @@ def _notices(architectures: Sequence[Architecture], style: Style) -> Iterator[st
 
 
 def _notice(found: Architecture) -> str:
-    message = f"{brief(found.report, found.name)}{_most_saving(found.report)}"
+    message = "\n".join(filter(None, (brief(found.report, found.name), most_saving(found.report))))
     where = _where(found.reporters.place)
     return command("notice", message, **where, title=f"dwsconv: {plain(found.name)}")
-
-
-def _most_saving(report: ReportData) -> str:
-    """The candidates that save most, on a line of their own; empty if there is no candidate."""
-    if not report.candidates:
-        return ""
-    ordered = sorted(report.candidates, key=saved_params, reverse=True)[:LARGEST]
-    names = ", ".join(plain(finding.name) for finding in ordered)
-    more = len(report.candidates) - len(ordered)
-    return f"\nMost is saved by {names}" + (f" and {more:,} more" if more else "")
 
 
 def _data(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.conv import Trait
-from pytest_dwsconv.core.findings import MIB, Finding, Memory, Origin, ReportData
+from pytest_dwsconv.core.findings import MIB, Finding, Memory, Origin, ReportData, saved_params
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
@@ -80,6 +80,20 @@ def one_line(found: Architecture) -> str:
         line += f", {report.macs:,} MACs for {_given(report)}{more}"
     names = found.reporters.names
     return f"{line}, in {listed(list(map(plain, names)), 1)}" if names else line
+
+
+LARGEST = 5
+"""How many layers are named as those that save most."""
+
+
+def most_saving(report: ReportData) -> str:
+    """The candidates that save most, by name; empty if there is no candidate."""
+    if not report.candidates:
+        return ""
+    ordered = sorted(report.candidates, key=saved_params, reverse=True)[:LARGEST]
+    names = ", ".join(plain(finding.name) for finding in ordered)
+    more = len(report.candidates) - len(ordered)
+    return f"Most is saved by {names}" + (f" and {more:,} more" if more else "")
 
 
 def no_convolutions(report: ReportData, name: str = "") -> str:

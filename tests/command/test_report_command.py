@@ -91,6 +91,7 @@ def test_what_cannot_be_reported_is_one_sentence(
         (["rewrite", "--check", "net.py"], 1, "1 convolution would be rewritten"),
         (["--check", "net.py"], 1, "1 convolution would be rewritten"),
         (["report", "net.py:Net", "--output", os.devnull], 0, "building"),
+        (["compare", "a", "b"], 2, "a cannot be compared"),
     ],
 )
 def test_the_first_argument_names_the_subcommand(
