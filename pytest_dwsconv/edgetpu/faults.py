@@ -67,7 +67,7 @@ _FAULTS: dict[Kind, tuple[str, str]] = {
     ),
     "library": ("has no libedgetpu that loads", f"install one there: {_WORKS}"),
     "mismatch": (
-        "has a libedgetpu and a TFLite runtime that are reported to crash together",
+        "has a TFLite runtime that is reported to crash with the vendor's libedgetpu",
         f"install what works: {_WORKS}; or add check=off to the host, which measures all the same",
     ),
     "device": (

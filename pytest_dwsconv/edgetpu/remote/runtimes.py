@@ -117,7 +117,7 @@ class PycoralRuntime:
     def load(self, *, checked: bool) -> str:
         name = f"{named('pycoral')}, {named('tflite_runtime')}"
         if checked and crashes(self.version(), "tflite_runtime"):
-            raise Fault("mismatch", f"{self.version()} with {name}")
+            raise Fault("mismatch", f"{name} with {self.version()}")
         return name
 
     def interpreter(self, model: bytes, device: str) -> Any:
@@ -172,7 +172,7 @@ def tflite(library_version: str = "") -> tuple[Any, str]:
         raise Fault("runtime", f"neither pycoral nor {' nor '.join(RUNTIMES)} is there")
     fitting = [package for package in found if not crashes(library_version, package)]
     if not fitting:
-        raise Fault("mismatch", f"{library_version} with {', '.join(map(named, found))}")
+        raise Fault("mismatch", f"{', '.join(map(named, found))} with {library_version}")
     package = fitting[0]
     try:
         return import_module(f"{package}.interpreter"), named(package)
