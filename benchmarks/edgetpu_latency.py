@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import nnls
 from tabulate import tabulate
 
-from pytest_dwsconv.edgetpu.prediction import HOSTS
+from pytest_dwsconv.edgetpu.prediction import HOSTS, LatencyFeatures, predict_latency
 
 MEASURED_RATES = {"rpi4_usb3": 3.25, "dev_board_pcie": 2.67}  # ms per MiB
 OUTPUT_RATE = 10  # an output byte costs about ten input bytes
@@ -29,6 +29,12 @@ SMALLEST_ERROR = 0.03  # below this rows weigh the same
 ROUNDS = 80
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+HEADERS = [
+    "host", "rows", "median error", "90th percentile", "largest", "outside its interval",
+    "below its bound",
+]  # fmt: skip
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -52,6 +58,25 @@ def columns(rows: list[dict[str, str]]) -> tuple[list[str], Array, Array]:
         else:
             found[f"ms per MiB to {host}"] = crossing * here
     return list(found), np.stack([np.asarray(c, float) for c in found.values()], axis=1), known
+
+
+def features_of(row: dict[str, str]) -> LatencyFeatures:
+    """What ``predict_latency`` is given of a published network."""
+    mib = ("params_mib", "off_chip_mib", "activation_mib", "input_mib", "output_mib")
+    gmac = ("std_gmac", "pointwise_gmac", "depthwise_gmac", "fc_gmac")
+    number = {name: float(row[name] or 0) for name in (*mib, *gmac)}
+    return LatencyFeatures(
+        params_bytes=number["params_mib"] * 2**20,
+        off_chip_bytes=number["off_chip_mib"] * 2**20,
+        standard_macs=number["std_gmac"] * 1e9,
+        pointwise_macs=number["pointwise_gmac"] * 1e9,
+        depthwise_macs=number["depthwise_gmac"] * 1e9,
+        linear_macs=number["fc_gmac"] * 1e9,
+        activation_bytes=number["activation_mib"] * 2**20,
+        input_bytes=number["input_mib"] * 2**20,
+        output_bytes=number["output_mib"] * 2**20,
+        layers=int(row["layers"]),
+    )
 
 
 def values(rows: list[dict[str, str]], name: str) -> Array:
@@ -88,12 +113,18 @@ def main() -> None:
         rest = ~left_out
         part = fitted(matrix[rest], known[rest], times[rest], weights[rest])
         predicted[left_out] = matrix[left_out] @ part + known[left_out]
+    stated = [predict_latency(features_of(row), row["host"]) for row in rows]
+    factors = np.array([one.high / one.ms for one in stated])
+    bounds = np.array([one.lower_bound_ms for one in stated])
+    outside = (times > predicted * factors) | (times < np.maximum(predicted / factors, bounds))
     table = []
     for host in HOSTS:
-        errors = np.abs(predicted / times - 1)[hosts == host]
+        here = hosts == host
+        errors = np.abs(predicted / times - 1)[here]
         figures = [np.median(errors), np.quantile(errors, 0.9), errors.max()]
-        table.append([host, len(errors), *(f"{figure:.1%}" for figure in figures)])
-    print(tabulate(table, headers=["host", "rows", "median error", "90th percentile", "largest"]))
+        counts = outside[here].sum(), (times < bounds)[here].sum()
+        table.append([host, len(errors), *(f"{figure:.1%}" for figure in figures), *counts])
+    print(tabulate(table, headers=HEADERS))
 
 
 if __name__ == "__main__":
