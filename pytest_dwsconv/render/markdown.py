@@ -19,6 +19,7 @@ from pytest_dwsconv.render.sentences import (
     NO_MODEL,
     budget_line,
     circumstances,
+    listed,
     memory_rows,
     no_convolutions,
     not_counted,
@@ -37,11 +38,19 @@ GitHub links what starts with ``www.`` too.
 """
 
 
+COMMENT, SUMMARY = 65_536, 1024**2
+"""How much GitHub takes for a comment, in characters, and for a step's summary, in bytes."""
+
+
 def render_run(results: Results, style: Style) -> str:
+    """The report, in at most 1 MiB; a comparison by itself in what a comment may have."""
     changes = results.outcome.changes
     sections = []
     if changes is not None:
-        sections.append(_changes(changes))
+        sections += _changes(changes)
+    if results.outcome.unknown:
+        unknown = [escape(sentence.replace("\n", ". ")) for sentence in results.outcome.unknown]
+        sections.append(f"### Not known\n\n{_list(unknown)}\n")
     if results.reports or results.is_empty:
         sections.append("## Depthwise separable candidates\n")
     if results.architectures:
@@ -49,23 +58,59 @@ def render_run(results: Results, style: Style) -> str:
     elif results.is_empty:
         sections.append(f"{escape(NO_MODEL)}\n")
     sections += map(_latencies, tables(results.measured))
-    if results.outcome.unknown:
-        unknown = [escape(sentence.replace("\n", ". ")) for sentence in results.outcome.unknown]
-        sections.append(f"### Not known\n\n{_list(unknown)}\n")
-    return "\n".join(sections)
+    return _bounded(sections, SUMMARY if results.reports else COMMENT)
 
 
-def _changes(changes: Changes) -> str:
+def _bounded(sections: Sequence[str], most: int) -> str:
+    """The sections that there is room for; a table that is too long ends early."""
+    room = most - 4096  # for the sentences about what is left out
+    kept: list[str] = []
+    left_out: list[str] = []
+    for section in sections:
+        fitting = section
+        # reason: what is folded cannot be cut, or its end is lost
+        if _bytes(section) > room and "<details>" not in section:
+            fitting = _cut(section, room)
+        if _bytes(fitting) > room:
+            left_out.append(section.strip().split("\n")[0])
+            continue
+        kept.append(fitting)
+        room -= _bytes(fitting) + 1
+    if left_out:
+        titles = [re.sub(r"#+ |</?\w+>", "", title)[:100] for title in left_out]
+        named = f"{listed(titles, 20)}: the forms html and json have all"
+        kept.append(f"Left out for want of room: {named}\n")
+    return "\n".join(kept)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
+
+
+def _cut(section: str, room: int) -> str:
+    lines = section.rstrip("\n").split("\n")
+    shown = 0
+    for line in lines:
+        room -= _bytes(line) + 1
+        if room < 200:  # the sentence below needs some
+            break
+        shown += 1
+    said = f"{count(len(lines) - shown, 'more row')}, left out for want of room"
+    return "\n".join([*lines[:shown], "", said, ""])
+
+
+def _changes(changes: Changes) -> list[str]:
     """What models cost before and after, with their layers folded."""
     blocks = ["## Model costs before and after", escape(changes.summary())]
     if rows := change_rows(changes):
         blocks.append(_table(CHANGE_COLUMNS, [list(map(escape, row)) for row in rows]))
+    sections = ["\n\n".join(blocks) + "\n"]
     for model in changes.shown:
         if model.layers:
             cells = [list(map(escape, row)) for row in layer_rows(model)]
             title = f"Layers of {escape(model.name)}"
-            blocks.append(_folded(title, _table(LAYER_COLUMNS, cells)))
-    return "\n\n".join(blocks) + "\n"
+            sections.append(_folded(title, _table(LAYER_COLUMNS, cells)) + "\n")
+    return sections
 
 
 def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:

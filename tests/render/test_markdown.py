@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,19 @@ from markdown_it import MarkdownIt
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, check_limits
+from pytest_dwsconv.core.changes import (
+    Change,
+    Changes,
+    ChangeStatus,
+    LayerChange,
+    ModelChange,
+    Outcome,
+)
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.render import Reporters, render_report, render_run, write_run
-from pytest_dwsconv.render.markdown import code, escape
+from pytest_dwsconv.render import Reporters, SuiteRun, View, render_report, render_run, write_run
+from pytest_dwsconv.render.markdown import COMMENT, SUMMARY, code, escape
 
 GITHUB = MarkdownIt("gfm-like", {"linkify": False})
 TAG = re.compile(r"<(/?\w+)")
@@ -181,3 +190,36 @@ class TestFile:
         monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path.parent / summary) if summary else "")
         write_run(form, {SMALL: Reporters()}, path)
         assert "before" not in path.read_text(encoding="utf-8")
+
+
+def change(name: str, layers: int = 0) -> ModelChange:
+    grown = Change("params", "parameters", 1, 2)
+    changed = tuple(LayerChange(f"{name}.{n}", grown, grown) for n in range(layers))
+    return ModelChange(name, ChangeStatus.CHANGED, (grown,), (), changed)
+
+
+def test_a_comparison_fits_in_a_comment_and_names_what_is_left_out() -> None:
+    models = tuple(change(f"Model{n}", layers=100) for n in range(20))
+    markdown = render_run("markdown", {}, outcome=Outcome(Changes("main.json", models)))
+    assert len(markdown) < COMMENT
+    assert "<summary>Layers of Model0<" in markdown
+    left_out = markdown.rpartition("Left out for want of room: ")[2]
+    assert left_out.startswith("Layers of Model")
+    assert left_out.rstrip().endswith(": the forms html and json have all")
+    assert markdown.count("<details>") == markdown.count("</details>")
+    assert markdown.count("<summary>") + left_out.count("Layers of") == len(models)
+
+
+def test_a_table_that_is_too_long_for_a_comment_ends_early() -> None:
+    models = tuple(change(f"Model{n}") for n in range(3000))
+    markdown = render_run("markdown", {}, outcome=Outcome(Changes("main.json", models)))
+    assert 50_000 < len(markdown) < COMMENT
+    shown = len(tables(markdown)[0]) - 1
+    assert f"{3000 - shown:,} more rows, left out for want of room" in markdown
+
+
+def test_a_report_fits_in_the_summary_of_a_step() -> None:
+    run: SuiteRun = {replace(LARGE, model=f"Large{n}"): Reporters() for n in range(8)}
+    markdown = render_run("markdown", run, view=View(top=8))
+    assert len(markdown.encode()) < SUMMARY
+    assert "Left out for want of room: Large" in markdown
