@@ -222,6 +222,7 @@ class Summary:
         held = self._run[report].checks
         held += [limit for limit in limits if limit not in held]
 
+    @pytest.hookimpl(tryfirst=True)  # before a JUnit file is written
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
@@ -258,6 +259,16 @@ class Summary:
         for output in self._outputs:
             if output.path is not None:
                 self._write(output.form, output.path)
+        self._add_properties()
+
+    def _add_properties(self) -> None:
+        """Join a JUnit file with what the whole run found."""
+        from pytest_dwsconv.render.junit import run_properties
+
+        for plugin in self._config.pluginmanager.get_plugins():
+            if hasattr(plugin, "add_global_property"):
+                for name, value in run_properties(self._found):
+                    plugin.add_global_property(name, value)
 
     @property
     def _found(self) -> Outcome:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from pytest_dwsconv.core.changes import Outcome
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.measurement import Measurement, NotMeasured
+from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.render.changes import sentences
 
 
 def properties(reports: Iterable[ReportData]) -> list[tuple[str, object]]:
@@ -29,6 +32,17 @@ def latency_properties(
     ``predicted``, ``predicted_low``, ``predicted_high`` and ``predicted_on``.
     """
     return _properties((latency.model, _figures(latency)) for latency in latencies)
+
+
+def run_properties(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """The same for the whole run: what grew too much, other changes, and what is not known."""
+    if outcome.changes is not None:
+        for increase in outcome.changes.increases:
+            yield "dwsconv.increase", plain(increase)
+        for _, sentence in sentences(outcome.changes):
+            yield "dwsconv.change", sentence
+    for sentence in outcome.unknown:
+        yield "dwsconv.unknown", plain(sentence.replace("\n", ". "))
 
 
 def _properties(rows: Iterable[tuple[str, dict[str, object]]]) -> list[tuple[str, object]]:

@@ -375,6 +375,24 @@ def test_a_file_that_is_skipped_as_a_whole_keeps_its_models(
     assert stored(baseline) == [NAME]
 
 
+def test_every_form_and_the_junit_file_show_an_increase(
+    pytester: pytest.Pytester, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WIDTH", "17")
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(pytester.path.parent))
+    forms = ["text", "json", "markdown", "github", "gitlab", "sarif", "html"]
+    reports = [f"--dws-report={form}:{form}.out" for form in forms]
+    assert pytester.runpytest(COMPARE, "--junitxml=junit.out", *reports).ret == 1
+    for form in (*forms, "junit"):
+        shown = (pytester.path / f"{form}.out").read_text(encoding="utf-8")
+        assert "612" in shown, form
+        assert "576" in shown, form
+    annotations = (pytester.path / "github.out").read_text(encoding="utf-8")
+    assert annotations.startswith(
+        f"::error file={pytester.path.name}/test_it.py,line=3,title=Small has grown::"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

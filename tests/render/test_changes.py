@@ -22,6 +22,7 @@ from pytest_dwsconv.core.changes import (
 from pytest_dwsconv.core.forms import FORMS
 from pytest_dwsconv.render import Reporters, SuiteRun, render_run
 from pytest_dwsconv.render.json import schema
+from pytest_dwsconv.render.junit import run_properties
 
 TEST = "tests/test_net.py::test_small"
 PARAMS = Change("params", "parameters", 576, 612, too_much=True)
@@ -105,6 +106,19 @@ def test_sarif_has_an_error_with_its_line_and_a_warning() -> None:
         run["tool"]["driver"]["rules"][one["ruleIndex"]]["id"] == one["ruleId"]
         for one in run["results"]
     )
+
+
+def test_a_junit_file_has_properties_of_the_run() -> None:
+    assert list(run_properties(OUTCOME)) == [
+        ("dwsconv.increase", "Small has 612 parameters, 576 in the baseline (+36, +6.25 %)."),
+        ("dwsconv.change", "Thin: 4 parameters, 9 in the baseline (-5, -55.56 %)"),
+        ("dwsconv.change", "Old: gone"),
+        (
+            "dwsconv.unknown",
+            "Odd cannot be analysed: it is odd. Called by tests/test_odd.py::test",
+        ),
+    ]
+    assert list(run_properties(Outcome())) == []
 
 
 def test_markdown_folds_the_layers() -> None:
