@@ -84,6 +84,15 @@ class Flow:
         """What an attribute of this name may stand for."""
         return self._reach_of(name, through_classes=False)
 
+    def reach_attributes(self, pattern: str) -> frozenset[cst.Call]:
+        """What the attributes may stand for of which the names, written or computed, match."""
+        calls = frozenset[cst.Call]()
+        for key in list(self._holds):
+            name = key.pattern.replace(".*", "0") if isinstance(key, Computed) else key
+            if isinstance(name, str) and re.fullmatch(pattern, name):
+                calls |= self._reach_of(key, through_classes=False).calls
+        return calls
+
     def reach(self, node: cst.BaseExpression, through_classes: bool = True) -> Reach:
         """What ``node`` may stand for.
 

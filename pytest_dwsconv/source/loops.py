@@ -12,6 +12,7 @@ import libcst.matchers as m
 from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.syntax import Parsed, below
 from pytest_dwsconv.source.typechecks import ALL_RANKS, conv_ranks, type_check
+from pytest_dwsconv.source.values import WALK
 
 SETTINGS = frozenset("kernel_size groups in_channels out_channels forward _conv_forward".split())
 """What a replacement uses in another way, or not at all."""
@@ -29,7 +30,6 @@ _ASK = (cst.Comparison, cst.BooleanOperation, cst.AugAssign, cst.If)
 _ENDS = (cst.FunctionDef, cst.ClassDef, cst.Module)
 _CONV_NAME = re.compile(r"Conv(?!Transpose)(?:(\d)d)?")
 _NAME_OF_A_CLASS = m.Attribute(attr=m.Name("__name__"))
-_WALK = m.Call(func=m.Attribute(attr=m.Name("modules") | m.Name("named_modules")))
 
 
 class ChangeToAll(NamedTuple):
@@ -133,4 +133,4 @@ def _walks(node: cst.CSTNode, module: cst.Name) -> bool:
     if not isinstance(node, (cst.For, cst.CompFor)):
         return False
     is_target = any(module.deep_equals(each) for each in below(node.target))
-    return is_target and any(m.matches(each, _WALK) for each in below(node.iter))
+    return is_target and any(m.matches(each, WALK) for each in below(node.iter))

@@ -14,7 +14,7 @@ from pytest_dwsconv.source.names import Names
 from pytest_dwsconv.source.sites import by_rule
 from pytest_dwsconv.source.syntax import Parsed, below
 from pytest_dwsconv.source.typechecks import conv_ranks, type_check
-from pytest_dwsconv.source.values import is_self
+from pytest_dwsconv.source.values import UNKNOWN, WALK, is_self, pattern_of, template
 
 _REPARAMETRIZE = re.compile(
     r"torch\.nn\.utils\.(\w+\.)?(\w+_norm|orthogonal|register_parametrization)"
@@ -39,8 +39,10 @@ _VECTORS = re.compile(r"torch\.nn\.utils\.(\w+\.)?(parameters_to_vector|vector_t
 _SAME_ITEMS = frozenset({"builtins.list", "builtins.tuple", "builtins.iter", "builtins.next"})
 """Functions of parameters whose result is some of them."""
 
-_KEY = re.compile(r"(?:\w*\.)*([A-Za-z_]\w*)\.weight")
+_KEY = re.compile(r"(?:[\w\0]*\.)*([A-Za-z_\0][\w\0]*)\.weight")
 """The name of a weight in a state_dict, or its end, after the attribute that holds its layer."""
+
+_BY_NAME = m.Subscript(slice=[m.SubscriptElement(m.Index(m.SimpleString()))])
 
 _INNER = frozenset({"_reversed_padding_repeated_twice", "_conv_forward"})
 """What PyTorch's classes have for themselves."""
@@ -57,9 +59,11 @@ _ATTRIBUTE_FUNCTIONS = frozenset({"builtins.getattr", "builtins.setattr", "built
 
 _SEARCHED: tuple[type[cst.CSTNode], ...] = (
     cst.Attribute,
+    cst.BinaryOperation,
     cst.Call,
     cst.Comparison,
-    cst.FormattedStringText,
+    cst.ConcatenatedString,
+    cst.FormattedString,
     cst.SimpleString,
 )
 """The kinds of nodes that use something."""
@@ -93,12 +97,10 @@ class _Uses:
                     self._look_at_unknown_call(node)
                     if mentioned:
                         self._look_at_wrapper(node)
-            elif isinstance(node, cst.SimpleString):
-                self._look_at_text(node, str(node.evaluated_value))
-            elif isinstance(node, cst.FormattedStringText):
-                self._look_at_text(node, node.value)
-            else:
+            elif isinstance(node, cst.Comparison):
                 self._look_at_type_check(node)
+            if not isinstance(node, cst.Attribute):
+                self._look_at_text(node)
 
     # -- against which convolutions
 
@@ -124,7 +126,25 @@ class _Uses:
             judgement = by_rule("DWS205", f"{self._line(node)} {what}, this one or another")
         for call in reach.calls:
             self._against(call, judgement)
+        if self._is_any_module(of):
+            what = f"{what}, of this one or another"
+            self._against_all(by_rule("DWS205", f"{self._line(node)} {what}"))
         return reach.resolved
+
+    def _is_any_module(self, node: cst.BaseExpression) -> bool:
+        """Whether it is taken out of a model's modules by its number: ``list(m.modules())[1]``."""
+        source: cst.BaseExpression | None = None
+        if isinstance(node, cst.Subscript) and not m.matches(node, _BY_NAME):
+            source = node.value
+        elif isinstance(node, cst.Call) and self._names.certain_name(node.func) == "builtins.next":
+            source = node
+        if isinstance(source, cst.Name):
+            source = self._names.value(source)
+        return source is not None and any(m.matches(each, WALK) for each in below(source))
+
+    def _against_all(self, judgement: Judgement) -> None:
+        for call in self._flow.convolutions:
+            self._against(call, judgement)
 
     def _note_attribute(self, name: str, node: cst.CSTNode, what: str) -> None:
         """Note what ``node`` does against all that an attribute of this name may be."""
@@ -180,10 +200,16 @@ class _Uses:
         elif name in _ATTRIBUTE_FUNCTIONS and node.args:
             self._look_at_attribute_function(node, name)
         elif name != "builtins.hasattr" and "weight" in _texts(node):
-            # prune(conv, "weight")
-            for argument in node.args:
-                what = f"uses its weight by name, {_NO_WEIGHT}"
-                self._note(argument.value, "DWS110", node, what)
+            self._look_at_named_weight(node, name)
+
+    def _look_at_named_weight(self, node: cst.Call, name: str) -> None:
+        """``prune(conv, "weight")``, ``attrgetter("weight")``."""
+        what = f"uses its weight by name, {_NO_WEIGHT}"
+        for argument in node.args:
+            self._note(argument.value, "DWS110", node, what)
+        if name == "operator.attrgetter":
+            what = "uses the weight of some module by name, maybe of this one"
+            self._against_all(by_rule("DWS205", f"{self._line(node)} {what}"))
 
     def _look_at_attribute_function(self, node: cst.Call, name: str) -> None:
         """``getattr(conv, "weight")``, and ``getattr(conv, x)`` whatever ``x`` is."""
@@ -196,11 +222,17 @@ class _Uses:
             what = "uses an attribute of it that is named at run time, which may be its weight"
             self._note(of, "DWS205", node, what)
 
-    def _look_at_text(self, node: cst.CSTNode, text: str) -> None:
-        """A key of a state_dict or its end: ``"stem.conv.weight"``, ``f"{stem}.conv.weight"``."""
-        key = _KEY.fullmatch(text)
-        if key is not None:
+    def _look_at_text(self, node: cst.CSTNode) -> None:
+        """A key of a state_dict or its end: ``"stem.conv.weight"``, ``f"{stem}.conv{i}.weight"``."""
+        key = _KEY.fullmatch(template(node))
+        if key is None or not key[1].strip(UNKNOWN):
+            return
+        if UNKNOWN not in key[1]:
             self._note_attribute(key[1], node, f"names its weight, {_NO_WEIGHT}")
+            return
+        judgement = by_rule("DWS205", f"{self._line(node)} may name its weight, {_NO_WEIGHT}")
+        for call in self._flow.reach_attributes(pattern_of(key[1])):
+            self._against(call, judgement)
 
     def _look_at_fusion(self, node: cst.Call) -> None:
         what = "fuses it with what follows, which a replacement cannot be"
@@ -265,8 +297,7 @@ class _Uses:
             f"{self._line(node)} computes the weight of some convolution from other parameters, "
             "maybe of this one",
         )
-        for call in self._flow.convolutions:
-            self._against(call, judgement)
+        self._against_all(judgement)
 
     def _look_at_unknown_call(self, node: cst.Call) -> None:
         """``zero_module(nn.Conv2d(...))``, where the function is an argument or imported."""

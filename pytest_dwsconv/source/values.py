@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import libcst as cst
 import libcst.matchers as m
@@ -32,8 +32,8 @@ class Computed(NamedTuple):
 Key = str | Binding | cst.CSTNode | Parts | Computed
 """An attribute by its name, a variable, a call, or a function or class standing for its objects."""
 
-WALKS = frozenset({"modules", "named_modules"})
-"""Methods that yield every module of a model."""
+WALK = m.Call(func=m.Attribute(attr=m.Name("modules") | m.Name("named_modules")))
+"""What yields every module of a model."""
 
 PARTS = frozenset(
     "children named_children get_submodule append extend insert add_module register_module".split()
@@ -53,13 +53,10 @@ _SET_A_NAME = frozenset("setattr add_module register_module".split())
 _TAKE_A_NAME = _SET_A_NAME | {"getattr", "get_submodule"}
 """Functions and methods whose string argument is the name of an attribute."""
 
-_COMPUTED_TEXT = (
-    m.FormattedString()
-    | m.BinaryOperation(operator=m.Add() | m.Modulo())
-    | m.Call(func=m.Attribute(attr=m.Name("format")))
-)
+_FORMAT = m.Call(func=m.Attribute(attr=m.Name("format")))
 
-_WALK_METHOD = m.Attribute(attr=m.OneOf(*map(m.Name, sorted(WALKS))))
+UNKNOWN = "\0"
+"""Stands in the template of a text for what is known at run time only."""
 
 _VALUES: Mapping[type[cst.CSTNode], tuple[str, ...]] = {
     cst.Tuple: ("elements",),
@@ -233,7 +230,7 @@ class Values:
                 yield from self.sources(argument.value)
         if isinstance(call.func, cst.Attribute) and call.func.attr.value in _SELF_OR_PARTS:
             yield from self._sources_of_method(call.func)
-        elif not is_builtin and not m.matches(call.func, _WALK_METHOD):
+        elif not is_builtin and not m.matches(call, WALK):
             # reason: modules() yields the parts of a replacement too, so it stands for nothing
             yield call
 
@@ -281,8 +278,13 @@ def names_given(call: cst.Call) -> Iterator[str | Computed]:
     for argument in call.args:
         if isinstance(argument.value, cst.SimpleString):
             yield from str(argument.value.evaluated_value).split(".")
-        elif name in _SET_A_NAME and m.matches(argument.value, _COMPUTED_TEXT):
-            yield Computed(_pattern(argument.value))
+        elif name in _SET_A_NAME and _is_computed_text(argument.value):
+            yield Computed(pattern_of(template(argument.value)))
+
+
+def _is_computed_text(node: cst.BaseExpression) -> bool:
+    is_joined = isinstance(node, (cst.FormattedString, cst.BinaryOperation))
+    return is_joined or m.matches(node, _FORMAT)
 
 
 def _names_in_index(node: cst.Subscript) -> Iterator[str]:
@@ -294,17 +296,38 @@ def _names_in_index(node: cst.Subscript) -> Iterator[str]:
             yield str(text).rpartition(".")[2]
 
 
-def _pattern(text: cst.BaseExpression) -> str:
-    """What the texts look like that an expression may give."""
-    if not isinstance(text, cst.FormattedString):
-        return ".*"
-    pattern = ""
-    for part in text.parts:
-        if isinstance(part, cst.FormattedStringText):
-            pattern += re.escape(part.value)
-        else:
-            pattern += ".*"
-    return pattern
+def template(node: cst.CSTNode) -> str:
+    """The text that an expression gives, as far as it is written: of ``f"conv{i}"`` the letters."""
+    if isinstance(node, cst.SimpleString):
+        return str(node.evaluated_value)
+    if isinstance(node, cst.FormattedStringText):
+        return node.value
+    joined = _joined(node)
+    if joined:
+        return "".join(map(template, joined))
+    if m.matches(node, m.BinaryOperation(operator=m.Modulo())):
+        written = cst.ensure_type(node, cst.BinaryOperation).left
+        return re.sub(r"%[\d.]*[a-z]", UNKNOWN, template(written))
+    if m.matches(node, _FORMAT):
+        written = cst.ensure_type(cst.ensure_type(node, cst.Call).func, cst.Attribute).value
+        return re.sub(r"{[^{}]*}", UNKNOWN, template(written))
+    return UNKNOWN
+
+
+def _joined(node: cst.CSTNode) -> Sequence[cst.CSTNode]:
+    """The parts of a text that are written one after the other."""
+    if isinstance(node, cst.FormattedString):
+        return node.parts
+    is_sum = m.matches(node, m.BinaryOperation(operator=m.Add()))
+    if isinstance(node, cst.ConcatenatedString) or is_sum:
+        both = cast(cst.ConcatenatedString | cst.BinaryOperation, node)
+        return both.left, both.right
+    return ()
+
+
+def pattern_of(text: str) -> str:
+    """The regular expression of all texts that a template may give."""
+    return re.escape(text).replace(re.escape(UNKNOWN), ".*")
 
 
 def positional_parameters(function: Function) -> list[cst.Name]:

@@ -100,6 +100,19 @@ class Net(nn.Module):
         ("x = state[f'{prefix}.a.weight']", [NO, YES, YES, YES]),
         ("x = state[prefix + '.a.weight']", [NO, YES, YES, YES]),
         ("x = state[f'{name}.weight']", [YES] * 4),
+        ("x = state[f'{prefix}{name}.weight']", [YES] * 4),
+        ("from operator import attrgetter\n        x = attrgetter('weight')(y)", [OPEN] * 4),
+        (
+            "from operator import attrgetter\n        x = attrgetter('a.weight')(y)",
+            [NO, YES, YES, YES],
+        ),
+        ("list(self.modules())[1].weight.data.zero_()", [OPEN] * 4),
+        ("mods = list(self.modules())\n        mods[-1].weight.data.zero_()", [OPEN] * 4),
+        ("next(self.modules()).weight.data.zero_()", [OPEN] * 4),
+        (
+            "mods = dict(self.named_modules())\n        mods['b'].weight.data.zero_()",
+            [YES, NO, YES, YES],
+        ),
         ("self.get_parameter('a.weight')", [NO, YES, YES, YES]),
         ("x = state['net.a.weight'] + state['fc.weight']", [NO, YES, YES, YES]),
         ("self.a.stride = (1, 1)", [YES] * 4),
@@ -195,6 +208,60 @@ def test_uses_in_a_module(statement: str, expected: list[str]) -> None:
 )  # fmt: skip
 def test_uses_through_other_names(text: str, expected: list[str]) -> None:
     assert codes(text) == expected
+
+
+CONVS = f"self.conv1 = {CONV}\nself.other = {CONV}\nsetattr(self, f'conv{{i}}', {CONV})\n"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "f'conv{i}.weight'",
+        "f'{prefix}.conv{i}.weight'",
+        "'conv%d.weight' % i",
+        "'conv{}.weight'.format(i)",
+        "'conv' + str(i) + '.weight'",
+        "'conv' f'{i}' '.weight'",
+        "f'c{x}{i}.weight'",
+    ],
+)
+def test_a_weight_may_be_named_by_a_text_that_is_computed(key: str) -> None:
+    assert codes(f"{CONVS}x = state[{key}]") == [OPEN, YES, OPEN]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from functools import singledispatch\n@singledispatch\ndef init(m): ...\n"
+        "@init.register(nn.Conv2d)\ndef _(m): m.weight.data.zero_()\n",
+        "from functools import singledispatch\n@singledispatch\ndef init(m): ...\n"
+        "@init.register\ndef _(m: nn.Conv2d): m.weight.data.zero_()\n",
+    ],
+)
+def test_a_generic_function_runs_any_of_its_forms(text: str) -> None:
+    assert codes(f"{text}x = {CONV}\ninit(x)\ny = {CONV}") == [NO, YES]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "{'zero': lambda m: m.weight.data.zero_(), 'none': lambda m: m}",
+        "{'zero': zero, 'none': zero}",
+        "[zero]",
+    ],
+)
+def test_a_function_out_of_a_container_may_be_any_in_one(table: str) -> None:
+    text = f"def zero(m): m.weight.data.zero_()\nTABLE = {table}\n"
+    assert codes(f"{text}x = {CONV}\nTABLE[kind](x)\ny = {CONV}") == [NO, YES]
+
+
+def test_super_runs_what_a_base_class_has() -> None:
+    text = (
+        "class Base(nn.Module):\n    def __init__(self, m): m.weight.data.zero_()\n"
+        f"class Net(Base):\n    def __init__(self): super().__init__({CONV})\n"
+        f"class Other(nn.Sequential):\n    def __init__(self): super().__init__({CONV})\n"
+    )
+    assert codes(text) == [NO, YES]
 
 
 @pytest.mark.parametrize(
