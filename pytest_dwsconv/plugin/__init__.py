@@ -157,6 +157,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="compare with this baseline, or with the JSON report of another run, and show what "
         "changed in every report; .dwsconv/baseline.json where models are held to one",
     )
+    group.addoption(
+        "--dws-fix-plan",
+        metavar="PATH",
+        help="write the replacements that bring a model within its budget to this file, for "
+        "rewrite and apply_plan; for several models to one file each beside it",
+    )
     parser.addini("dws_report", "as --dws-report, one per line", type="linelist")
     parser.addini(
         "dws_models",
@@ -236,7 +242,8 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     _check_strict(config)
     wanted, folder = _wanted(config)
-    config.stash[REPORTING] = bool(wanted) or _checked(config)
+    noticing = bool(wanted) or _checked(config)
+    config.stash[REPORTING] = noticing or config.getoption("dws_fix_plan") is not None
     if not config.stash[REPORTING]:
         return
     from pytest_dwsconv.plugin.backends import LATENCIES, TableLatencies
@@ -251,8 +258,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         from pytest_dwsconv.plugin.summary import Summary, outputs
 
-        config.pluginmanager.register(Summary(config, outputs(wanted, folder)), "dwsconv-summary")
-    Noticer.of(config).start()
+        summary = Summary(config, outputs(wanted, folder))
+        config.pluginmanager.register(summary, "dwsconv-summary")
+        if config.getoption("dws_fix_plan") is not None:
+            from pytest_dwsconv.plugin.fix_plan import FixPlans
+
+            config.pluginmanager.register(FixPlans(config, summary.run), "dwsconv-fix-plans")
+    if noticing:
+        Noticer.of(config).start()
 
 
 @pytest.hookimpl(trylast=True)

@@ -86,7 +86,7 @@ def _output(value: str, folder: Path) -> Output:
         raise pytest.UsageError(f"dws-report {value!r} goes to a file: write {form}:PATH")
     path = folder / name if name else None
     try:
-        writable = path is None or _writable(path)
+        writable = path is None or is_writable(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise pytest.UsageError(
@@ -99,7 +99,7 @@ def _output(value: str, folder: Path) -> Output:
     return Output(form, path)
 
 
-def _writable(path: Path) -> bool:
+def is_writable(path: Path) -> bool:
     """Whether a file could be written there.
 
     Raises:
@@ -133,6 +133,11 @@ class Summary:
         self._folder = _folder_in_repository(config.rootpath)
         self._checks = Checks(config)
         self._result = CheckResult()
+
+    @property
+    def run(self) -> Mapping[ReportData, Reporters]:
+        """What the run has reported so far."""
+        return self._run
 
     def pytest_sessionstart(self) -> None:
         with usage_errors():

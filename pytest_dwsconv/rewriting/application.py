@@ -39,16 +39,25 @@ def apply_plan(
             found.
     """
     check_init(init)
-    if not isinstance(plan, Plan):
-        raise InputError(f"the plan must be a Plan, not {_described(plan)}")
-    for entry in plan.entries:
-        entry.check(module_spec(convolution(model, entry.name)))
+    check_plan(plan)
+    check_fits(plan, model)
     check_hashable(model)
     target = model if inplace else duplicate(model)
     if not inplace:
         check_own(target, model, [entry.name for entry in plan.entries])
     swaps, _ = replacements(target, plan, init, inplace)
     return swap(target, swaps)
+
+
+def check_plan(plan: object) -> None:
+    if not isinstance(plan, Plan):
+        raise InputError(f"the plan must be a Plan, not {_described(plan)}")
+
+
+def check_fits(plan: Plan, model: nn.Module) -> None:
+    """Raise InputError where a layer of the plan is missing or is another convolution."""
+    for entry in plan.entries:
+        entry.check(module_spec(convolution(model, entry.name)))
 
 
 def _described(given: object) -> str:

@@ -72,8 +72,8 @@ class RewriteResult:
         for found in self.report_before.findings:
             if found.name in planned:
                 continue
-            chosen_not = found.code == CANDIDATE_CODE  # only a budget leaves candidates out
-            reason = "the budget is kept without it" if chosen_not else found.reason
+            # reason: a budget or a given plan leaves candidates out, nothing else does
+            reason = "it is not in the plan" if found.code == CANDIDATE_CODE else found.reason
             reasons[found.code, reason] += 1
         for (code, reason), count in reasons.most_common():
             yield f"not replaced: {count} ({code}: {reason})"

@@ -23,7 +23,13 @@ from pytest_dwsconv.fit.planning import Budgets, allocate, parse_budgets
 from pytest_dwsconv.fit.preconditions import check_batches
 from pytest_dwsconv.fit.replay import rejected
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rewriting.application import convolution, out_of_reach, replacements
+from pytest_dwsconv.rewriting.application import (
+    check_fits,
+    check_plan,
+    convolution,
+    out_of_reach,
+    replacements,
+)
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
@@ -62,6 +68,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     budget: Budgets | None = None,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
+    plan: Plan | None = None,
     subclasses: bool = False,
     few_channels: bool = False,
     inplace: bool = False,
@@ -110,6 +117,8 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         select: shell-style patterns of the qualified names to replace; all by default.
         ignore: patterns of the names to leave alone. A pattern that no convolution matches is an
             error, here as there.
+        plan: what to replace by what, in place of choosing: that of another rewrite, or the one
+            that ``pytest --dws-fix-plan`` has left. Excludes the arguments that choose.
         subclasses: replace instances of subclasses of ``nn.ConvNd`` too; what their own forward
             does besides the convolution is lost.
         few_channels: replace convolutions of few input channels, such as those of an image, in
@@ -131,6 +140,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     check_init(init, (*INITS, FIT))
     _check_passes(refine)
     depth_multiplier = _multiplier(depth_multiplier, budget)
+    _check_plan(plan, depth_multiplier != 1, wanted, budget, select, ignore)
     policy = Policy(
         subclasses=subclasses,
         few_channels=few_channels,
@@ -160,11 +170,9 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             # reason: the statistics are the fit's to set
             statistics = [buffer for norm in _normalisations(target) for buffer in norm.buffers()]
             with autocast_off(target), buffers_as_found(target, besides=statistics):
-                if budget is None:
-                    choices = _choices(target, before, depth_multiplier, wanted, init)
-                else:
-                    planned = _planned(target, before, batches, wanted, budget).entries
-                    choices = {entry.name: [entry] for entry in planned}
+                if budget is not None:
+                    plan = _planned(target, before, batches, wanted, budget)
+                choices = _choices(target, before, depth_multiplier, wanted, init, plan)
                 fit = _calibrated(target, choices, batches) if init == FIT and choices else None
                 fitted = fit.fitted if fit else {}
                 chosen = {name: possible[0] for name, possible in choices.items()}
@@ -210,6 +218,17 @@ def _multiplier(depth_multiplier: int, budget: Budgets | None) -> int:
     return depth_multiplier
 
 
+def _check_plan(plan: Plan | None, *choosing: object) -> None:
+    if plan is None:
+        return
+    check_plan(plan)
+    if any(choosing):
+        raise InputError(
+            "a plan says what is replaced by what: pass plan, or depth_multiplier, order, budget, "
+            "select and ignore"
+        )
+
+
 def _check_passes(refine: object) -> None:
     if not is_whole(refine, 0):
         raise InputError(
@@ -243,9 +262,20 @@ def _recordable(leaf: Any) -> Any:
 
 
 def _choices(
-    model: nn.Module, report: Report, depth_multiplier: int, order: Order | None, init: str
+    model: nn.Module,
+    report: Report,
+    depth_multiplier: int,
+    order: Order | None,
+    init: str,
+    plan: Plan | None,
 ) -> dict[str, list[PlanEntry]]:
-    """The replacements that each candidate may get: a fit without an order chooses among both."""
+    """The replacements that each layer of the plan, or else each candidate, may get.
+
+    A fit without an order chooses among both.
+    """
+    if plan is not None:
+        check_fits(plan, model)
+        return {entry.name: [entry] for entry in plan.entries}
     found = {}
     for finding in report.candidates:
         name, spec = finding.name, finding.spec

@@ -54,10 +54,7 @@ def test_lost(dws_agreement):
     result.stdout.no_fnmatch_line("*pytest_dwsconv/*.py:*")
 
 
-@pytest.mark.parametrize("workers", [[], ["-n2"]])
-def test_the_marker_takes_the_arguments_of_the_test(
-    pytester: pytest.Pytester, workers: list[str]
-) -> None:
+def test_the_marker_takes_the_arguments_of_the_test(pytester: pytest.Pytester) -> None:
     source = f"""{MARKED}
 @pytest.fixture
 def other(): return Net(1.0)
@@ -69,7 +66,7 @@ class TestIt:
     def test_kept(self, other, teacher, batches): pass
     def test_wrong(self, student, teacher, batches): assert 0
 """
-    result = run(pytester, source, *workers)
+    result = run(pytester, source)
     result.assert_outcomes(passed=2, failed=4)
     result.stdout.fnmatch_lines([SHORT])
 

@@ -62,7 +62,6 @@ def test_a_skip_is_shown_where_the_test_is(pytester: pytest.Pytester, source: st
     [
         ([], "*= 1 passed, 1 over budget in * =*"),
         (["-q"], "1 passed, 1 over budget in *"),
-        (["-n2"], "*= 1 passed, 1 over budget in * =*"),
         (["-o", "dws_budgets=* macs=1"], "*= 1 passed in * =*"),
         (["-o", "dws_budgets=* macs=1", "--dws-strict"], "*= 1 passed, 1 not known in * =*"),
         (["-o", "dws_budgets=* params=6k"], "*= 1 passed in * =*"),
@@ -465,10 +464,7 @@ def test_what_a_part_of_the_tests_leaves_unused_is_not_told(
         result.stdout.no_fnmatch_line("*= dwsconv: notices =*")
 
 
-@pytest.mark.parametrize("workers", [[], ["-n2"]])
-def test_a_budget_that_nothing_uses_half_of_is_a_notice(
-    pytester: pytest.Pytester, workers: list[str]
-) -> None:
+def test_a_budget_that_nothing_uses_half_of_is_a_notice(pytester: pytest.Pytester) -> None:
     source = """
 @pytest.mark.parametrize("width", [8, 32])
 def test_reported(dws_report, width): dws_report(Small(width))
@@ -477,7 +473,7 @@ def test_marked(): return Small(8)
 """
     # of the two the larger uses half of its parameters' limit, and a fifth of that on its body
     lines = ["-o", "dws_budgets=* params=10880 body params=23k size=0"]
-    result = run(pytester, source, *lines, *workers)
+    result = run(pytester, source, *lines)
     sentence = "Small uses 20 % of its budget, tighten to 4.7k parameters in its convolutions body."
     result.stdout.fnmatch_lines([sentence])
     assert sum("tighten" in line for line in result.stdout.lines) == 1
