@@ -39,10 +39,9 @@ class FixPlans:
         self._failed: dict[str, pytest.TestReport] = {}
         self._sentences: list[str] = []
         if not is_writable(self._folder / self._path):
+            advice = "name a file in a folder that is there"
             raise pytest.UsageError(
-                plain(
-                    f"dws-fix-plan: {self._path} cannot be written, name a file in a folder that is there"
-                )
+                plain(f"dws-fix-plan: {self._path} cannot be written, {advice}")
             )
 
     @pytest.hookimpl(tryfirst=True)
