@@ -135,7 +135,8 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
     lower_bound = rates.least_ms + rates.bus_ms_per_mib * sent / _MIB
     factor, why = _interval(features)
     parts = {"floor": rates.floor_ms, "bus": bus, "MACs": macs, "activations": activations}
-    shares = ", ".join(f"{name} {part:.2f}" for name, part in parts.items())
+    # reason: what is 0 is not known of the model, or takes no time
+    shares = ", ".join(f"{name} {part:.2f}" for name, part in parts.items() if part) or "0"
     return LatencyPrediction(
         ms=ms,
         low=max(ms / factor, lower_bound),
