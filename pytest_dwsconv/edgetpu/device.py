@@ -241,7 +241,7 @@ def _run(host: Host, task: str, device: str, tflite: bytes, procedure: Procedure
             "task": task,
             "device": device,
             "checked": host.spec.check != "off",
-            "expected": host.had_device,
+            "expected": device in host.found,
             **asdict(procedure),
         }
     )
@@ -249,5 +249,6 @@ def _run(host: Host, task: str, device: str, tflite: bytes, procedure: Procedure
     claim_limit = procedure.claim_limit if task == "edgetpu" else 0
     answer = host.run(header, tflite, procedure.limit + claim_limit)
     result = result_of(answer, str(host.spec), procedure.limit)
-    host.had_device = host.had_device or task != "cpu"
+    if task != "cpu":
+        host.found.add(device)
     return result

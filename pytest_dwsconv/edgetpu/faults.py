@@ -85,7 +85,7 @@ _FAULTS: dict[Kind, tuple[str, str]] = {
         "power",
     ),
     "lost": (
-        "has an Edge TPU that was lost while it ran the model",
+        "has an Edge TPU that failed or was lost",
         "see to its power, cable and hub: a USB 3 port of the board itself or a powered hub, a "
         "short cable, and a supply that is strong enough",
     ),

@@ -129,8 +129,8 @@ class Host:
         self.spec = HostSpec.parse(spec)
         self._connect_limit = connect_limit
         self._connection: Connection | None = None
-        self.had_device = False
-        """Whether a device was found here: if it is not listed, it may be back in a moment."""
+        self.found: set[str] = set()
+        """What was asked for and found here, as ``EdgeTpu`` takes it: if not listed, it is lost."""
 
     def __enter__(self) -> Host:
         return self

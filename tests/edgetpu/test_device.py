@@ -73,9 +73,9 @@ def test_a_device_is_waited_for_where_there_was_one(
     monkeypatch.setattr(host, "run", noted)
     with fails("device"):
         EdgeTpu(host, "pci", QUICK).devices()
-    for _ in range(2):
-        EdgeTpu(host, procedure=QUICK).devices()
-    assert [header["expected"] for header in headers] == [False, False, True]
+    for device in ("usb", "usb", ":0"):
+        EdgeTpu(host, device, QUICK).devices()
+    assert [header["expected"] for header in headers] == [False, False, True, False]
 
 
 @pytest.mark.parametrize("device", ["usb:2", "pci:1", ":3"])

@@ -114,10 +114,20 @@ def test_where_no_device_is_expected_the_list_is_read_once(monkeypatch: pytest.M
 def test_a_device_that_was_there_before_may_be_back_in_a_moment() -> None:
     listing = Listing([], DEVICES[1:], DEVICES)
     assert devices.present(listing, "usb", (0, 0, 0), expected=True) == (DEVICES, [0])
-    listing = Listing([])
-    with pytest.raises(Fault, match="libedgetpu lists none"):
-        devices.present(listing, "", (0, 0), expected=True)
-    assert listing.asked == 3
+
+
+@pytest.mark.parametrize(
+    ("listed", "detail"),
+    [([], "libedgetpu lists none"), (DEVICES[1:], r"lists pci \S*/pci0, and no usb")],
+    ids=["none", "another"],
+)
+def test_a_device_that_was_there_before_and_is_not_is_lost(
+    listed: list[dict[str, str]], detail: str
+) -> None:
+    listing = Listing(listed)
+    with pytest.raises(Fault, match=f"{detail}, where one was before") as caught:
+        devices.present(listing, "usb", (0, 0), expected=True)
+    assert (caught.value.kind, listing.asked) == ("lost", 3)
 
 
 def test_a_device_that_another_test_run_has_in_use_may_be_back_in_a_moment() -> None:

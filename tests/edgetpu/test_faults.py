@@ -20,7 +20,7 @@ TRANSFER = (
     [
         (-signal.SIGABRT, False, f"{TRANSFER}\nFatal Python error: Aborted", "lost", TRANSFER),
         (3, False, TRANSFER, "lost", "see to its power, cable and hub: a USB 3 port of the board"),
-        (-signal.SIGKILL, True, TRANSFER, "lost", "pi has an Edge TPU that was lost while it ran"),
+        (-signal.SIGKILL, True, TRANSFER, "lost", "pi has an Edge TPU that failed or was lost"),
         (-signal.SIGABRT, False, "free(): invalid pointer", "crash", "(SIGABRT, free(): invalid"),
         (-signal.SIGSEGV, False, "", "crash", "(SIGSEGV): a libedgetpu built for another TFLite"),
         (-signal.SIGKILL, True, "", "timeout", "still invoking the model after 5 s"),

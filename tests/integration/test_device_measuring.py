@@ -138,7 +138,7 @@ def test_opening_fails_now_and_then(standin: StandIn, host: Host) -> None:
         (
             {"invoke": "fail"},
             "lost",
-            r"was lost while it ran the model \(USB transfer error 1",
+            r"failed or was lost \(USB transfer error 1",
         ),
         (
             {"invoke": "abort"},

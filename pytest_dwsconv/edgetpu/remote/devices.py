@@ -43,6 +43,9 @@ def present(
 
     A USB device vanishes for a moment when it is first used. So the list is read several times
     where there is reason to expect one: it was there before, or another test run has one in use.
+
+    Raises:
+        Fault: there is none, or none any more.
     """
     for wait in (*waits, None):
         devices = runtime.devices()
@@ -50,12 +53,15 @@ def present(
         if positions or wait is None or not (expected or in_use()):
             break
         time.sleep(wait)
-    if not devices:
-        raise Fault("device", "libedgetpu lists none")
-    if not positions:
+    if positions:
+        return devices, positions
+    detail = "libedgetpu lists none"
+    if devices:
         listed = ", ".join(f"{device['type']} {device['path']}" for device in devices)
-        raise Fault("device", f"libedgetpu lists {listed}, and no {wanted}")
-    return devices, positions
+        detail = f"libedgetpu lists {listed}, and no {wanted}"
+    if expected:
+        raise Fault("lost", f"{detail}, where one was before")
+    raise Fault("device", detail)
 
 
 def in_use() -> bool:

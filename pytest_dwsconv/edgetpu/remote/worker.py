@@ -109,7 +109,8 @@ def timed(make: Callable[[], Any], task: dict[str, Any], say: Say) -> dict[str, 
         gc.disable()
         seconds = [invoke(interpreter) for _ in range(task["warmup"] + task["runs"])]
     except RuntimeError as error:
-        raise Fault("lost", " ".join(str(error).split())) from error
+        kind = "model" if task["task"] == "cpu" else "lost"
+        raise Fault(kind, " ".join(str(error).split())) from error
     return {"first_invoke": first, "samples": seconds[task["warmup"] :]}
 
 
