@@ -9,6 +9,7 @@ import tomllib
 
 from pytest_dwsconv import __version__
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
+from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES
 
 project = "pytest-dwsconv"
@@ -35,9 +36,22 @@ nitpick_ignore_regex = [
 def rules_table() -> str:
     """One row per rule, in the order in which the judge asks them."""
     rows = [["code", "verdict", "rule", "reason"]]
-    rows += [[f"`{rule.code}`", rule.verdict.value, rule.title, rule.reason] for rule in RULES]
+    for rule in RULES:
+        link = f"[{rule.code}](#{rule.code.lower()})"
+        rows.append([link, rule.verdict.value, rule.title, rule.reason])
     candidate = ["candidate", "none of the above", "a standard or grouped convolution that saves"]
-    return markdown_table([*rows, [f"`{CANDIDATE_CODE}`", *candidate]])
+    link = f"[{CANDIDATE_CODE}](#{CANDIDATE_CODE.lower()})"
+    return markdown_table([*rows, [link, *candidate]])
+
+
+def rule_sections() -> str:
+    """What each code means, with an example and what to do, under an anchor of its own."""
+    lines = []
+    for entry in RULEBOOK.values():
+        lines += [f"({entry.code.lower()})=", f"## {entry.code}: {entry.title}", ""]
+        lines += [f"*{entry.verdict.value}*: {entry.reason}.", ""]
+        lines += ["```python", entry.example, "```", "", entry.advice, ""]
+    return "\n".join(lines)
 
 
 def forms_table() -> str:
@@ -66,8 +80,16 @@ def markdown_table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body])
 
 
+TABLES = {
+    "rules": rules_table,
+    "codes": rule_sections,
+    "forms": forms_table,
+    "layers": layers,
+}
+
+
 def fill_in_tables(app: Any, docname: str, source: list[str]) -> None:
-    for name, table in (("rules", rules_table), ("forms", forms_table), ("layers", layers)):
+    for name, table in TABLES.items():
         if f"{{{{ {name} }}}}" in source[0]:
             source[0] = source[0].replace(f"{{{{ {name} }}}}", table())
 

@@ -15,6 +15,7 @@ from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.architectures import Architecture, Place, Reporters
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain, plain_json
+from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.latencies import json_predictions, json_rows
@@ -81,7 +82,12 @@ def _rules(architectures: Sequence[Architecture]) -> list[dict[str, Any]]:
 
 
 def _rule(code: str, title: str, verdict: Verdict, reason: str = "") -> dict[str, Any]:
-    described = {"fullDescription": {"text": reason}} if reason else {}
+    described: dict[str, Any] = {"fullDescription": {"text": reason}} if reason else {}
+    entry = RULEBOOK.get(code)
+    if entry is not None:
+        described["helpUri"] = entry.url
+        markdown = f"```python\n{entry.example}\n```\n\n{entry.advice}"
+        described["help"] = {"text": entry.advice, "markdown": markdown}
     level = "note" if verdict is Verdict.CANDIDATE else "none"
     return {
         "id": code,
