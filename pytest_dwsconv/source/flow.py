@@ -261,6 +261,9 @@ class Flow:
     # -- arguments
 
     def _pass_arguments(self, call: cst.Call) -> None:
+        if not call.args:
+            # reason: super().__init__() may run any constructor of the file, and there may be many
+            return
         for function, skip in self._values.functions_called(call):
             self._pass(call, function, skip)
         # map(f, convs): a function that is handed on may get any of the other arguments

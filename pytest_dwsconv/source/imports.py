@@ -39,10 +39,12 @@ def without_unused_imports(parsed: Parsed, edits: Sequence[Edit]) -> list[Edit]:
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:
-    # from the end, so that the spans before an edit stay true
-    for (start, end), replacement in sorted(edits, reverse=True):
-        text = text[:start] + replacement + text[end:]
-    return text
+    """The text after all edits, which do not overlap."""
+    pieces, done = [], 0
+    for (start, end), replacement in sorted(edits):
+        pieces += [text[done:start], replacement]
+        done = end
+    return "".join([*pieces, text[done:]])
 
 
 def _top_level_aliases(

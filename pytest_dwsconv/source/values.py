@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import libcst as cst
@@ -92,10 +93,10 @@ class Values:
         self._convolutions = convolutions
         self._functions: dict[Key, list[Function]] = defaultdict(list)
         self._classes: dict[Key, cst.ClassDef] = {}
+        self._owners: dict[Function, cst.ClassDef] = {}  # of methods
+        self._constructors: dict[cst.ClassDef, list[cst.FunctionDef]] = defaultdict(list)
         for function in parsed.nodes(cst.FunctionDef):
-            self._functions[self.key(function.name)].append(function)
-            for generic in _dispatchers(function):
-                self._functions[self.key(generic)].append(function)
+            self._define(function)
         for of in parsed.nodes(cst.ClassDef):
             self._classes[self.key(of.name)] = of
         for node in parsed.nodes(cst.Assign):
@@ -103,6 +104,16 @@ class Values:
                 for target in node.targets:
                     if isinstance(target.target, (cst.Name, cst.Attribute)):
                         self._functions[self.key(target.target)].append(node.value)
+
+    def _define(self, function: cst.FunctionDef) -> None:
+        self._functions[self.key(function.name)].append(function)
+        for generic in _dispatchers(function):
+            self._functions[self.key(generic)].append(function)
+        owner = self._parsed.enclosing(function, cst.ClassDef, cst.FunctionDef)
+        if isinstance(owner, cst.ClassDef):
+            self._owners[function] = owner
+            if function.name.value == "__init__":
+                self._constructors[owner].append(function)
 
     def key(self, node: cst.Name | cst.Attribute) -> Key:
         if isinstance(node, cst.Attribute):
@@ -132,24 +143,25 @@ class Values:
         callee = call.func
         if isinstance(callee, cst.Subscript):
             # {"zero": lambda m: ..., "norm": norm}[kind](m)
-            for function in self._in_containers():
+            for function in self._in_containers:
                 yield function, 0
         is_super = m.matches(callee, m.Attribute(value=m.Call(func=m.Name("super"))))
         bases = self._bases(self._parsed.enclosing(call, cst.ClassDef)) if is_super else []
         for function in self.functions(callee):
-            owner = self._parsed.enclosing(function, cst.ClassDef)
+            owner = self._owners.get(function)
             if not is_super or owner in bases:
-                is_attribute = isinstance(callee, cst.Attribute)
-                yield function, int(is_attribute and self._is_method(function))
+                yield function, int(isinstance(callee, cst.Attribute) and owner is not None)
         made = self.class_named(callee)
         if made is not None:
-            for function in self._functions.get("__init__", []):
-                if self._parsed.enclosing(function, cst.ClassDef) is made:
-                    yield function, 1
+            for constructor in self._constructors.get(made, []):
+                yield constructor, 1
 
-    def _in_containers(self) -> Iterator[Function]:
+    @cached_property
+    def _in_containers(self) -> list[Function]:
+        found: list[Function] = []
         for item in (*self._parsed.nodes(cst.DictElement), *self._parsed.nodes(cst.Element)):
-            yield from self.functions(item.value)
+            found += self.functions(item.value)
+        return found
 
     def _bases(self, of: cst.CSTNode | None) -> list[cst.CSTNode]:
         """The classes of the file that a class inherits from."""
@@ -167,10 +179,6 @@ class Values:
     def defines(self, callee: cst.BaseExpression) -> bool:
         """Whether the file shows what a call of this runs."""
         return bool(self.functions(callee)) or self.class_named(callee) is not None
-
-    def _is_method(self, function: Function) -> bool:
-        above = self._parsed.enclosing(function, cst.ClassDef, cst.FunctionDef)
-        return isinstance(above, cst.ClassDef)
 
     # -- what an expression mentions
 

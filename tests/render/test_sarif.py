@@ -98,3 +98,11 @@ def test_large_empty_unknown_and_no_models() -> None:
 
 def test_one_report_by_itself() -> None:
     assert json.loads(render_report("sarif", SMALL))["runs"][0]["results"]
+
+
+def test_every_rule_has_its_advice_and_a_link() -> None:
+    for rule in one({SMALL: Reporters()})["tool"]["driver"]["rules"]:
+        if rule["id"].startswith("DWS"):
+            assert rule["helpUri"].startswith("https://")
+            assert rule["helpUri"].endswith(f"#{rule['id'].lower()}")
+            assert rule["help"]["text"] in rule["help"]["markdown"]
