@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from pytest_dwsconv.core.changes import ChangeStatus, Tolerance
 from pytest_dwsconv.core.costs import Current, current
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.plugin.extent import Extent
-from pytest_dwsconv.plugin.settings import usage_errors
+from pytest_dwsconv.plugin.settings import BudgetRule, tolerated, usage_errors
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class BaselineCheck:
         pytest.UsageError: an option or the baseline's file cannot be used.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, table: Sequence[BudgetRule]) -> None:
+        self._table = table
         self._tolerance = _tolerance(config)
         self._update = _update(config)
         self._root = config.rootpath
@@ -98,7 +99,7 @@ class BaselineCheck:
     def _compare(
         self, baseline: Baseline, models: list[Current], is_gone: Gone, found: CheckResult
     ) -> None:
-        compared = baseline.compared(models, lambda model: self._tolerance, is_gone, self._name)
+        compared = baseline.compared(models, self._tolerated, is_gone, self._name)
         found.changes = compared.changes
         accept = "If that is meant, take it over with --dws-update."
         found.faults += [f"{increase} {accept}" for increase in compared.changes.increases]
@@ -108,6 +109,11 @@ class BaselineCheck:
         found.notices += [f"{missing}: add it with --dws-update." for missing in compared.missing]
         gone = compared.changes.of(ChangeStatus.GONE)
         found.notices += [f"{one.name} of the baseline was not seen: {_REMOVE}." for one in gone]
+
+    def _tolerated(self, model: Current) -> Tolerance | None:
+        if self._tolerance is None:
+            return None
+        return tolerated(model.kind, model.users, self._table, self._tolerance)
 
     def _read(self) -> Baseline:
         try:

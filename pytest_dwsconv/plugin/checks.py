@@ -36,7 +36,7 @@ class Checks:
         self._config = config
         self._table = budget_rules(config)
         self._verbosity = config.get_verbosity()
-        self._baseline = BaselineCheck(config)
+        self._baseline = BaselineCheck(config, self._table)
 
     def run(self, run: SuiteRun, latencies: KnownLatencies) -> CheckResult:
         """Check every model of the run; its limits join what is shown of it."""

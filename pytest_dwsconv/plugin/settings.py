@@ -13,7 +13,9 @@ import pytest
 
 from pytest_dwsconv.configuration import load_config
 from pytest_dwsconv.core.budget import Budget, layers_of
+from pytest_dwsconv.core.changes import Tolerance
 from pytest_dwsconv.core.plaintext import plain, quoted
+from pytest_dwsconv.core.quantities import parse_quantity
 from pytest_dwsconv.errors import DwsconvError, InputError
 from pytest_dwsconv.targets import parse_input_size
 
@@ -89,6 +91,8 @@ class BudgetRule(NamedTuple):
     pattern: str
     limits: Limits
     latency: TargetLimit | None = None
+    increase: Tolerance | None = None
+    """By how much a model may grow over the baseline."""
 
     def is_for(self, model: str, targets: Collection[str], tests: Collection[str]) -> bool:
         """Whether this line is for a model.
@@ -140,11 +144,45 @@ def _rule(line: str) -> BudgetRule:
             f"dws_budgets {line!r} is not a pattern and limits, as in Small* params=5M macs=600M"
         )
     with usage_errors(f"dws_budgets {line!r}: "):
-        budget = _budget(limits)
-    if budget.latency is None:
-        return BudgetRule(pattern, limits)
+        increase = _increase(limits.get("", {}).pop("increase", None))
+        budget = None if increase and not any(limits.values()) else _budget(limits)
+    if budget is None or budget.latency is None:
+        return BudgetRule(pattern, limits, None, increase)
     del limits[""]["latency"], limits[""]["target"]
-    return BudgetRule(pattern, limits, TargetLimit(str(budget.target), str(budget.latency)))
+    latency = TargetLimit(str(budget.target), str(budget.latency))
+    return BudgetRule(pattern, limits, latency, increase)
+
+
+def _increase(text: str | None) -> Tolerance | None:
+    """The growth in ``2%`` or ``10k``.
+
+    Raises:
+        FormatError: it is neither.
+    """
+    if text is None:
+        return None
+    if text.endswith("%"):
+        return Tolerance.parsed(text)
+    return Tolerance(amount=int(parse_quantity(text)))
+
+
+def tolerated(
+    model: str, users: Collection[str], table: Sequence[BudgetRule], default: Tolerance
+) -> Tolerance:
+    """By how much a model may grow: as the last line for it says, or else ``default``.
+
+    Args:
+        model: the class.
+        users: the tests and targets that reported it.
+        table: the lines of ``dws_budgets``.
+        default: what holds where none of them is for the model.
+    """
+    tests = [user for user in users if "::" in user]
+    targets = [user for user in users if "::" not in user]
+    for rule in reversed(table):
+        if rule.increase is not None and rule.is_for(model, targets, tests):
+            return rule.increase
+    return default
 
 
 class Allowed(NamedTuple):

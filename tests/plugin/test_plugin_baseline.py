@@ -476,3 +476,50 @@ def test_the_commit_is_recorded_with_what_it_changed(
         [*git, "commit", "-q", "--allow-empty", "-m", "b"], cwd=pytester.path, check=True
     )
     pytester.runpytest(UPDATE).stdout.fnmatch_lines([".dwsconv/baseline.json is up to date."])
+
+
+@pytest.mark.parametrize(
+    ("lines", "percent", "grew"),
+    [
+        (["* increase<=7%"], "0", []),
+        (["* increase<=6%"], "0", ["612 parameters", "61,200 MACs"]),
+        (["Small increase=3600 params=1k"], "0", []),
+        (["Small increase=3.5k"], "0", ["61,200 MACs"]),
+        (["Small increase<=1%"], "10", ["612 parameters", "61,200 MACs"]),
+        (["test_it.py increase<=7%"], "0", []),
+        (["* increase<=7%", "Small increase=35"], "0", ["612 parameters", "61,200 MACs"]),
+        (["nets:Small increase<=7%", "Other increase<=7%"], "7", []),
+        (["nets:Small increase<=7%"], "6", ["612 parameters", "61,200 MACs"]),
+    ],
+)
+def test_the_table_says_by_how_much_a_model_may_grow(
+    pytester: pytest.Pytester,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[str],
+    percent: str,
+    grew: list[str],
+) -> None:
+    monkeypatch.setenv("WIDTH", "17")  # +36 parameters, +3,600 MACs, both 6.25 %
+    pytester.makeini("[pytest]\ndws_budgets =\n" + "".join(f"  {line}\n" for line in lines))
+    result = pytester.runpytest(f"--dws-fail-on-increase={percent}")
+    assert result.ret == (pytest.ExitCode.TESTS_FAILED if grew else 0)
+    shown = [line for line in result.stdout.lines if line.startswith("Small has")]
+    assert [line.partition(",")[0] for line in shown] == [
+        f"Small has {words}".partition(",")[0] for words in grew
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("* increase<=x%", "*: 'x%' is not a percentage: write a number from 0, as in 2.5"),
+        ("* increase=2q", "*: '2q' is not a quantity: write a number from 0, with k, M or G *"),
+        ("* increase=1 increase=2", "*: increase has two limits; give one"),
+        ("* b.* increase=1", "*: layers cannot be limited in 'increase': 'b.[*]' takes params, *"),
+    ],
+)
+def test_a_growth_that_cannot_be_read_is_one_sentence(
+    pytester: pytest.Pytester, line: str, sentence: str
+) -> None:
+    is_one_sentence(pytester.runpytest("-o", f"dws_budgets={line}"), f"dws_budgets {sentence}")
