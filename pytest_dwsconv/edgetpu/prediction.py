@@ -134,6 +134,7 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
     ms = rates.floor_ms + bus + macs + activations
     lower_bound = rates.least_ms + rates.bus_ms_per_mib * sent / _MIB
     factor, why = _interval(features)
+    unknown = "" if features.output_bytes else "; its outputs are not known, and count as 0 bytes"
     parts = {"floor": rates.floor_ms, "bus": bus, "MACs": macs, "activations": activations}
     # reason: what is 0 is not known of the model, or takes no time
     shares = ", ".join(f"{name} {part:.2f}" for name, part in parts.items() if part) or "0"
@@ -142,7 +143,7 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
         low=max(ms / factor, lower_bound),
         high=ms * factor,
         lower_bound_ms=lower_bound,
-        reason=f"{shares} ms; {why}",
+        reason=f"{shares} ms; {why}{unknown}",
         host=host,
     )
 

@@ -71,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
             check_device(device)
         except InputError as error:
             raise pytest.UsageError(f"dws-edgetpu: {error}") from error
-    if (kind := config.getini("dws_prediction_host")) != PREDICTION_HOST:
+    if (kind := str(config.getini("dws_prediction_host"))) != PREDICTION_HOST:
         from pytest_dwsconv.edgetpu.prediction import rates_of
         from pytest_dwsconv.plugin.settings import usage_errors
 

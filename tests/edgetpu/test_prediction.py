@@ -86,6 +86,12 @@ def test_the_reason_names_the_parts_and_the_host() -> None:
     assert text.endswith(" ms; fitted to published latencies of other networks")
 
 
+def test_a_prediction_without_the_outputs_says_so() -> None:
+    known = "; its outputs are not known, and count as 0 bytes"
+    assert predict_latency(EMPTY).reason.endswith(known)
+    assert known not in predict_latency(VGG16).reason
+
+
 @pytest.mark.parametrize("host", ["", "rpi5_usb3", "desktop_usb2", "x" * 500])
 def test_a_host_of_which_nothing_is_known_is_refused(host: str) -> None:
     with pytest.raises(InputError, match="give rpi4_usb3, desktop_usb3 or dev_board_pcie"):
