@@ -46,7 +46,8 @@ def examine(source: Input, evidence: Evidence | None = None) -> Examination:
     place = Path(os.path.realpath(source.path or source.name))
     if any(each.is_home(place) for each in config.classes.values()):
         return Examination(old, Rewrite(old.text, (), {}))
-    rewrite = rewrite_text(old.text, config.policy, evidence, config.classes, config.guards)
+    path = None if source.path is None else place
+    rewrite = rewrite_text(old.text, config.policy, evidence, config.classes, config.guards, path)
     if CANDIDATE_CODE not in source.selection:
         rewrite = replace(rewrite, text=old.text)
     return Examination(old, rewrite)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import libcst as cst
 import libcst.matchers as m
@@ -60,11 +61,13 @@ def rewrite_text(
     evidence: Evidence | None = None,
     classes: Mapping[int, ImportedClass] | None = None,
     guards: bool = True,
+    path: Path | None = None,
 ) -> Rewrite:
     """Replace the callee at every candidate site. A second rewrite of the result changes nothing.
 
     ``classes``, by dimensions, are imported; for other dimensions a class is inserted. With
-    ``guards``, an inserted class decides when the code runs what the arguments leave open.
+    ``guards``, an inserted class decides when the code runs what the arguments leave open. With the
+    ``path`` of the file, functions and classes of the project's other files are looked up.
 
     Raises:
         SourceError: the text, or what would come of it, is not Python.
@@ -73,7 +76,12 @@ def rewrite_text(
     if "torch" not in text or not _MENTION.search(text):
         return Rewrite(text, (), {})
     rewrite = partial(
-        _rewrite, policy=policy, evidence=evidence or {}, classes=classes or {}, guards=guards
+        _rewrite,
+        policy=policy,
+        evidence=evidence or {},
+        classes=classes or {},
+        guards=guards,
+        path=path,
     )
     # reason: a tree is many objects that all live until its end; to look for garbage among them
     # takes a fifth of the time
@@ -104,10 +112,11 @@ def _rewrite(
     evidence: Evidence,
     classes: Mapping[int, ImportedClass],
     guards: bool,
+    path: Path | None,
 ) -> Rewrite:
     # a class of the user's own has no guard
     guarded_ranks = ALL_RANKS.difference(classes) if guards else frozenset[int]()
-    sites = judge_places(find_places(parsed), policy, evidence, guarded_ranks)
+    sites = judge_places(find_places(parsed, path), policy, evidence, guarded_ranks)
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
         return Rewrite(parsed.text, sites, {})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import libcst as cst
 import libcst.matchers as m
 
 from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, Judgement, Verdict
+from pytest_dwsconv.source.callables import Callables
 from pytest_dwsconv.source.calls import (
     CALLEES,
     Callee,
@@ -59,17 +61,29 @@ _SETTLING: tuple[type[cst.CSTNode], ...] = (
 """The kinds of nodes that have names in them that are not read as values."""
 
 
-def find_places(parsed: Parsed) -> list[Place]:
-    """All places in their order; inserted classes are skipped."""
-    places = _Finder(parsed).places()
+def find_places(parsed: Parsed, path: Path | None = None) -> list[Place]:
+    """All places in their order; inserted classes are skipped.
+
+    What other files define is looked up from ``path``, where the text is that of a file.
+    """
+    return _places(parsed, Callables(path, _judge_last))
+
+
+def _places(parsed: Parsed, callables: Callables) -> list[Place]:
+    places = _Finder(parsed, callables).places()
     return sorted(places, key=lambda place: (place.line, place.column))
+
+
+def _judge_last(text: str, callables: Callables) -> Judgement | None:
+    return _places(Parsed(text), callables)[-1].proved
 
 
 class _Finder:
     """Keeps each place by its node."""
 
-    def __init__(self, parsed: Parsed) -> None:
+    def __init__(self, parsed: Parsed, callables: Callables) -> None:
         self._parsed = parsed
+        self._callables = callables
         self._names = Names(parsed, frozenset(CALLEES))
         self._constants = Constants(parsed, self._names)
         self._places: dict[cst.CSTNode, Place] = {}
@@ -196,7 +210,8 @@ class _Finder:
         if not calls:
             return {}, {}
         flow = Flow(self._parsed, self._names, frozenset(calls))
-        return judge_uses(self._parsed, self._names, flow), self._judge_changes()
+        uses = judge_uses(self._parsed, self._names, flow, self._callables)
+        return uses, {} if self._callables.from_elsewhere else self._judge_changes()
 
     def _judge_changes(self) -> dict[int, Judgement]:
         """By rank: what the file does to every convolution that a replacement cannot take."""

@@ -102,7 +102,7 @@ class Flow:
         calls = frozenset[cst.Call]().union(*(each.calls for each in reached))
         return Reach(calls, any(each.resolved for each in reached))
 
-    def handed(self, call: cst.Call) -> Iterator[cst.Call]:
+    def handed(self, call: cst.Call) -> Iterator[tuple[cst.Arg, cst.Call]]:
         """The convolutions that a call is handed straight, if the file does not show what it runs.
 
         Those are written in its arguments, or come to the parameters of the function around it.
@@ -112,9 +112,10 @@ class Flow:
         for argument in call.args:
             for node in self._values.written(argument.value):
                 if node in self.convolutions:
-                    yield cst.ensure_type(node, cst.Call)
+                    yield argument, cst.ensure_type(node, cst.Call)
                 elif isinstance(node, cst.Name):
-                    yield from self.convolutions.intersection(self._handed_to(node))
+                    for each in self.convolutions.intersection(self._handed_to(node)):
+                        yield argument, each
 
     def _handed_to(self, name: cst.Name) -> set[Key]:
         """What calls in this file hand straight to the parameter that a name may be."""

@@ -8,6 +8,7 @@ import libcst as cst
 import libcst.matchers as m
 
 from pytest_dwsconv.core.rules import Judgement, Verdict
+from pytest_dwsconv.source.callables import Callables
 from pytest_dwsconv.source.flow import Flow
 from pytest_dwsconv.source.loops import SAME_OF_ANY, SETTINGS
 from pytest_dwsconv.source.names import Names
@@ -71,18 +72,21 @@ _SEARCHED: tuple[type[cst.CSTNode], ...] = (
 _NO_WEIGHT = "and a replacement has none of its own"
 
 
-def judge_uses(parsed: Parsed, names: Names, flow: Flow) -> dict[cst.CSTNode, Judgement]:
+def judge_uses(
+    parsed: Parsed, names: Names, flow: Flow, callables: Callables
+) -> dict[cst.CSTNode, Judgement]:
     """What stands against a replacement, of each call whose convolution has something."""
-    uses = _Uses(parsed, names, flow)
+    uses = _Uses(parsed, names, flow, callables)
     uses.search()
     return uses.judgements
 
 
 class _Uses:
-    def __init__(self, parsed: Parsed, names: Names, flow: Flow) -> None:
+    def __init__(self, parsed: Parsed, names: Names, flow: Flow, callables: Callables) -> None:
         self._parsed = parsed
         self._names = names
         self._flow = flow
+        self._callables = callables
         self.judgements: dict[cst.CSTNode, Judgement] = {}
 
     def search(self) -> None:
@@ -95,7 +99,7 @@ class _Uses:
                 self._look_at_call(node)
                 if not self._is_harmless(node):
                     self._look_at_unknown_call(node)
-                    if mentioned:
+                    if mentioned and not self._is_shown(node.func):
                         self._look_at_wrapper(node)
             elif isinstance(node, cst.Comparison):
                 self._look_at_type_check(node)
@@ -143,6 +147,8 @@ class _Uses:
         return source is not None and any(m.matches(each, WALK) for each in below(source))
 
     def _against_all(self, judgement: Judgement) -> None:
+        if self._callables.from_elsewhere:
+            return
         for call in self._flow.convolutions:
             self._against(call, judgement)
 
@@ -301,13 +307,17 @@ class _Uses:
 
     def _look_at_unknown_call(self, node: cst.Call) -> None:
         """``zero_module(nn.Conv2d(...))``, where the function is an argument or imported."""
-        judgement = by_rule(
-            "DWS205",
-            f"{self._line(node)} hands it to {self._parsed.code(node.func)}, which this file does "
-            "not show: it may wrap, change or fuse it",
-        )
-        for call in self._flow.handed(node):
-            self._against(call, judgement)
+        name = self._names.certain_name(node.func)
+        hands = f"{self._line(node)} hands it to {self._parsed.code(node.func)}"
+        for argument, convolution in self._flow.handed(node):
+            outcome = self._callables.outcome(name, node, argument) if name else None
+            if outcome is None:
+                what = f"{hands}, which this file does not show: it may wrap, change or fuse it"
+                self._against(convolution, by_rule("DWS205", what))
+            elif outcome.judgement is not None:
+                code, reason = outcome.judgement.code, outcome.judgement.reason
+                what = f"{hands}, and {reason} (in {outcome.file.name})"
+                self._against(convolution, by_rule(code, what))
 
     def _look_at_wrapper(self, node: cst.Call) -> None:
         """In a file with reparametrizations, any function that is not known may be one."""
@@ -319,6 +329,11 @@ class _Uses:
         for argument in node.args:
             for call in self._flow.reach(argument.value, through_classes=False).calls:
                 self._against(call, judgement)
+
+    def _is_shown(self, callee: cst.BaseExpression) -> bool:
+        """Whether the file defines a function or class of this name, and nothing else of it."""
+        bound = self._names.bound_once(callee) if isinstance(callee, cst.Name) else None
+        return isinstance(bound, (cst.FunctionDef, cst.ClassDef))
 
     def _is_harmless(self, node: cst.Call) -> bool:
         if node in self._flow.convolutions:
