@@ -60,13 +60,15 @@ def _full(line: Line) -> str:
     start = place.column - 1
     # the mark stands below the call, whatever tabs and control characters are before it
     before = plain(code[:start].expandtabs(4))
-    shown = plain(code.expandtabs(4))
-    marks = "^" * max(1, len(shown.rstrip()) - len(before))
+    shown = plain(code.rstrip().expandtabs(4))
+    # a call over several lines is marked to the end of its first one
+    length = len(place.code) if code.startswith(place.code, start) else len(shown) - len(before)
+    marks = "^" * max(1, length)
     return "\n".join(
         [
             _concise(line),
             f"{margin} |",
-            f"{place.line} | {shown.rstrip()}",
+            f"{place.line} | {shown}",
             f"{margin} | {' ' * len(before)}{marks}",
             f"{margin} = dwsconv-rewrite explain {line.site.judgement.code}, or "
             f"{RULEBOOK[line.site.judgement.code].url}",

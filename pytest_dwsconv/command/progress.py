@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 _FEW = 20
 """So many files are done before anybody asks how long it takes."""
 
+_DELAY = 1.0
+"""Seconds before the bar is shown."""
+
 Item = TypeVar("Item")
 
 
@@ -28,7 +31,7 @@ class Progress:
             return
         from tqdm import tqdm
 
-        with tqdm(total=total, unit="file", delay=1, leave=False, file=sys.stderr) as bar:
+        with tqdm(total=total, unit="file", delay=_DELAY, leave=False, file=sys.stderr) as bar:
             self._bar = bar
             try:
                 for item in items:

@@ -133,11 +133,12 @@ def test_json_of_nothing_is_an_empty_list(file: Path, capsys: Output) -> None:
 
 
 def test_full_shows_the_line_and_where_to_read_on(file: Path, capsys: Output) -> None:
-    file.write_text(TEXT.replace("a = nn", "\ta = nn").replace("\ta", "if 1:\n\ta"))
+    indented = TEXT.replace("a = nn", "if 1:\n\ta = nn").replace("64, 3)", "64, 3)  # as is")
+    file.write_text(indented)
     assert main(["--check", "--output-format", "full", "m.py"]) == 1
     assert capsys.readouterr().out.splitlines()[1:5] == [
         "  |",
-        "4 |     a = nn.Conv2d(32, 64, 3)",
+        "4 |     a = nn.Conv2d(32, 64, 3)  # as is",
         "  |         ^^^^^^^^^^^^^^^^^^^^",
         "  = dwsconv-rewrite explain DWS001, or "
         "https://pytest-dwsconv.readthedocs.io/en/latest/rules.html#dws001",
