@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.analysis.analyze import analyze
     from pytest_dwsconv.core.budget import Budget, check_limits
     from pytest_dwsconv.core.conv import ConvSpec, Cost, Kind, Order, Trait, cost, separable_cost
-    from pytest_dwsconv.core.findings import Finding, Memory, Origin, ReportData
+    from pytest_dwsconv.core.findings import Finding, Layer, Memory, Origin, ReportData
     from pytest_dwsconv.core.limits import LimitCheck
     from pytest_dwsconv.core.measurement import LatencyBackend, LatencyLimit, Measurement
     from pytest_dwsconv.core.plan import Plan, PlanEntry
@@ -47,7 +47,7 @@ _HOMES = {
     "analysis.analyze": ("analyze",),
     "core.budget": ("Budget", "check_limits"),
     "core.conv": ("ConvSpec", "Cost", "Kind", "Order", "Trait", "cost", "separable_cost"),
-    "core.findings": ("Finding", "Memory", "Origin", "ReportData"),
+    "core.findings": ("Finding", "Layer", "Memory", "Origin", "ReportData"),
     "core.measurement": ("LatencyBackend", "LatencyLimit", "Measurement"),
     "core.plan": ("Plan", "PlanEntry"),
     "core.rules": ("Judgement", "Policy", "Verdict", "judge"),
@@ -97,6 +97,7 @@ __all__ = [
     "Kind",
     "LatencyBackend",
     "LatencyLimit",
+    "Layer",
     "LimitCheck",
     "Measurement",
     "Memory",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import sys
+from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -75,3 +79,46 @@ def test_a_missing_key_is_named(report: Report, missing: str) -> None:
 def test_what_is_no_report(text: str) -> None:
     with pytest.raises(FormatError):
         Report.from_json(text)
+
+
+def test_its_repr_is_one_line(report: Report) -> None:
+    assert repr(report) == (
+        f"<Report of Sequential: {report.params:,} params, {report.separable_params:,} with "
+        f"2 candidates separable ({report.saving:.2f}x)>"
+    )
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stdout", "fits"), [(Terminal(), True), (StringIO(), False), (None, False)]
+)
+def test_it_is_printed_in_the_width_of_a_terminal(
+    report: Report, monkeypatch: pytest.MonkeyPatch, stdout: StringIO | None, fits: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    shown = str(report)
+    monkeypatch.undo()
+    assert (max(map(len, shown.splitlines())) <= 60) == fits
+    assert ("Left out for want of width" in shown) == fits
+
+
+def test_a_notebook_shows_the_table(report: Report) -> None:
+    text = report._repr_html_()
+    rows = re.findall(r"<tr>.*?</tr>", text, re.DOTALL)
+    assert len(rows) == 1 + len(report.findings) + 3
+    assert f"{report.params:,}" in rows[-1]
+    assert "<p>Not counted in MACs: BatchNorm2d</p>" in text
+
+
+def test_a_notebook_is_given_no_element_by_a_name(report: Report) -> None:
+    wicked = "<script>alert(1)</script>\x1b[2J"
+    first = replace(report.findings[0], name=wicked, type_name=wicked, reason=wicked)
+    text = replace(report, model=wicked, findings=(first,))._repr_html_()
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert not re.search(r"<(?!/?(div|table|caption|thead|tbody|tfoot|tr|th|td|p)\b)", text)

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from pytest_dwsconv.analysis.inputs import advice_on_shapes, forward_arguments
+from pytest_dwsconv.analysis.layers import layers_of
 from pytest_dwsconv.analysis.sites import find_sites, operator_name
 from pytest_dwsconv.analysis.verdicts import finding_of
 from pytest_dwsconv.core.findings import Memory, Origin
@@ -76,6 +77,7 @@ def analyze(
         memory=None if recorded is None else _memory(recorded),
         not_counted=() if recorded is None else _not_counted(recorded),
         peak_activations=None if recorded is None else peak_activation_bytes(recorded),
+        all_layers=layers_of(inventory, recorded),
     )
 
 

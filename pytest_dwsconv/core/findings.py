@@ -88,6 +88,22 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """One module of a model, convolution or not, with what is its own and not its children's.
+
+    ``params`` are counted where they are registered first. ``macs`` are of all calls, and None
+    without a forward. ``output_shape`` is that of the last call, None where it is not known.
+    """
+
+    name: str
+    type_name: str
+    params: int
+    macs: int | None
+    calls: int
+    output_shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
 class Memory:
     """The estimate people know from torchsummary, in bytes.
 
@@ -112,7 +128,9 @@ class ReportData:
     ``params`` and ``macs`` are of the whole model, ``macs`` over convolutions and matrix
     multiplications. ``not_counted`` lists the other operators that ran, with how often: their
     arithmetic is in no total. ``peak_activations`` is the bytes of activations in memory at once,
-    as ``peak_activation_bytes`` reckons them.
+    as ``peak_activation_bytes`` reckons them. ``all_layers`` are those of the model, whose
+    parameters and MACs add up to its own; a report of a test run is kept without them. They play no
+    part in whether two reports are equal.
     """
 
     model: str
@@ -126,6 +144,7 @@ class ReportData:
     memory: Memory | None = None
     not_counted: tuple[tuple[str, int], ...] = ()
     peak_activations: int | None = None
+    all_layers: tuple[Layer, ...] = field(default=(), compare=False, repr=False, metadata=OMITTED)
 
     @property
     def candidates(self) -> tuple[Finding, ...]:

@@ -14,5 +14,8 @@ FORMS = {
 }
 """What each form is for. The form NAME is the module ``pytest_dwsconv.render.NAME``."""
 
+VIEW_OPTIONS = ("dws_sort", "dws_match", "dws_depth")
+"""The options that choose which convolutions text shows, and how."""
+
 FILES_ONLY = ("html",)
 """Forms that cannot be read in a terminal."""

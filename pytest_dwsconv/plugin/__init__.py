@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
+from pytest_dwsconv.core.forms import FILES_ONLY, FORMS, VIEW_OPTIONS
 from pytest_dwsconv.plugin.fixtures import (
     agreement_fixture,
     budget_fixture,
@@ -127,6 +127,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="show sums over the parts of a model, N names deep, in place of its convolutions",
     )
     group.addoption(
+        "--dws-top",
+        metavar="N",
+        help="show N models in detail, below the table of all, in text, Markdown and annotations "
+        "(default: 10)",
+    )
+    group.addoption(
         "--dws-strict",
         action="store_true",
         default=None,
@@ -179,6 +185,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("dws_sort", "as --dws-sort")
     parser.addini("dws_match", "as --dws-match, one per line", type="linelist")
     parser.addini("dws_depth", "as --dws-depth")
+    parser.addini("dws_top", "as --dws-top")
     parser.addini("dws_fail_on_increase", "as --dws-fail-on-increase, a number", default="")
     parser.addini("dws_baseline", "as --dws-baseline", default="")
     parser.addini("dws_strict", "as --dws-strict", type="bool", default=False)
@@ -243,7 +250,9 @@ def pytest_configure(config: pytest.Config) -> None:
     _check_strict(config)
     wanted, folder = _wanted(config)
     noticing = bool(wanted) or _checked(config)
-    config.stash[REPORTING] = noticing or config.getoption("dws_fix_plan") is not None
+    is_asked = noticing or config.getoption("dws_fix_plan") is not None
+    # reason: where tests are only collected, none runs, and there is nothing to report or check
+    config.stash[REPORTING] = is_asked and not config.option.collectonly
     if not config.stash[REPORTING]:
         return
     from pytest_dwsconv.plugin.backends import LATENCIES, TableLatencies
@@ -311,8 +320,8 @@ def _has_named_budgets(config: pytest.Config) -> bool:
 def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
     """The reports asked for on the command line, or else in the ini file, and their folder.
 
-    Naming a model on the command line asks for text where no form is asked for, and saying how text
-    is to be shown does so in any case.
+    Naming a model on the command line, or saying how many are to be shown, asks for text where no
+    form is asked for, and saying how text is to be shown does so in any case.
     """
     given = config.getoption("dws_report")
     folder = config.invocation_params.dir
@@ -324,9 +333,9 @@ def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
 
         wanted = lines(config, "dws_report")
         folder = config.rootpath
-    elif config.getoption("dws_model"):
+    elif config.getoption("dws_model") or config.getoption("dws_top"):
         wanted = ["text"]
-    shown = any(map(config.getoption, ("dws_sort", "dws_match", "dws_depth")))
+    shown = any(map(config.getoption, VIEW_OPTIONS))
     if shown and not any(value.partition(":")[0] == "text" for value in wanted):
         wanted = [*wanted, "text"]
     return wanted, folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +100,24 @@ def record_of(item: pytest.Item) -> TestRecord:
 
 @lru_cache(maxsize=64)
 def with_digest(report: Report) -> WithDigest:
-    """The report as plain data, after a digest by which its receiver knows it again."""
+    """The report as plain data, after a digest by which its receiver knows it again.
+
+    Its layers are left behind: no form of a run shows them.
+    """
     from hashlib import sha256
 
-    data = report.to_dict()
+    data = replace(report, all_layers=()).to_dict()
     return sha256(json.dumps(data).encode()).hexdigest(), data
+
+
+def _properties(record: TestRecord) -> list[tuple[str, object]]:
+    """Of the latencies that a test measured, the models it reported, and those it called."""
+    from pytest_dwsconv.render.junit import latency_properties, properties
+    from pytest_dwsconv.report import Report
+
+    reports = [subject.report for subject in record.subjects]
+    reports += [Report.from_dict(data) for _, data in record.unsent.noticed]
+    return [*latency_properties(record.measurements), *properties(reports)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -114,15 +128,11 @@ def pytest_runtest_makereport(
 
     A JUnit file takes the properties that a test has in its last phase.
     """
-    record = item.stash.get(RECORD, None)
-    if record is not None and call.when == "teardown" and item.config.getoption("xmlpath", None):
-        from pytest_dwsconv.render.junit import latency_properties, properties
-
-        item.user_properties += latency_properties(record.measurements)
-        item.user_properties += properties([subject.report for subject in record.subjects])
     phase = yield
-    record = item.stash.get(RECORD, None)  # a hook may have made it meanwhile
+    record = item.stash.get(RECORD, None)
     if record is not None:
+        if phase.when == "teardown" and item.config.getoption("xmlpath", None):
+            phase.user_properties += _properties(record)
         phase.sections += record.unsent.sections
         if item.config.stash[REPORTING]:
             phase.__dict__["dwsconv"] = record.message()

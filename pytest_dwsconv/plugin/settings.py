@@ -309,16 +309,18 @@ def view(config: pytest.Config) -> View:
     """Which convolutions are shown, and how.
 
     Raises:
-        pytest.UsageError: there is no such column, or the depth is not a whole number from 1.
+        pytest.UsageError: there is no such column, or a number is not a whole one.
     """
     from pytest_dwsconv.render import View
 
-    depth = _setting(config, "dws_depth") or None
-    if depth is not None and str(depth).isdecimal():
-        depth = int(depth)
-    sort, match = _setting(config, "dws_sort") or None, _setting(config, "dws_match") or ()
-    with usage_errors("dws-"):  # a depth that is still text is refused there
-        return View(sort, match, depth)
+    chosen = {name: _setting(config, f"dws_{name}") for name in ("sort", "match", "depth", "top")}
+    for name in ("depth", "top"):
+        if str(chosen[name]).isdecimal():
+            chosen[name] = int(chosen[name])
+    with usage_errors("dws-"):  # a number that is still text is refused there
+        return View(
+            **{name: value for name, value in chosen.items() if value not in (None, "", [])}
+        )
 
 
 def _setting(config: pytest.Config, name: str) -> Any:

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_dwsconv.core.architectures import Place
 from pytest_dwsconv.core.changes import Outcome
+from pytest_dwsconv.core.forms import VIEW_OPTIONS
 from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.rules import matches
@@ -61,7 +62,7 @@ def outputs(values: Sequence[str], folder: Path) -> list[Output]:
     Raises:
         pytest.UsageError: a value cannot be used, or two forms go to one file.
     """
-    found = [_output(value, folder) for value in values]
+    found = list(dict.fromkeys(_output(value, folder) for value in values))
     taken: dict[Path, str] = {}
     for form, path in found:
         if path is None or (path.exists() and not path.is_file()):  # a device takes several
@@ -341,20 +342,23 @@ class Summary:
         _section(terminalreporter, "not written", self._result.unwritten, red=True)
 
     def _text(self, form: str, on_terminal: bool) -> str:
-        from pytest_dwsconv.render import render_run
+        from pytest_dwsconv.render import View, render_run
 
         writer = self._config.get_terminal_writer()
+        verbosity, view = self._config.get_verbosity(), self._view
+        if verbosity < 0 and not any(map(self._config.getoption, VIEW_OPTIONS)):
+            view = View(top=view.top)  # a configuration file chooses for the tables that -q drops
         return render_run(
             form,
             self._run,
-            self._config.get_verbosity(),
+            verbosity,
             # reason: where there is no terminal, its width is made up
             width=writer.fullwidth if on_terminal else None,
             colour=writer.hasmarkup,
             measured=self._measured,
-            view=self._view,
             # reason: on the terminal what is not known has a section of its own
             outcome=self._found._replace(unknown=()) if form == "text" else self._found,
+            view=view,
         )
 
 

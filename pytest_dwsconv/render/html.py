@@ -114,6 +114,8 @@ def _model(number: int, found: Architecture) -> dict[str, Any]:
     return {
         "id": f"model-{number}",
         "name": plain(found.name),
+        "class": plain(report.model),
+        "told_by": plain(found.name.removeprefix(report.model).removeprefix(", ")),
         "index": [_cell(column, found) for column in OVERVIEW_COLUMNS],
         "circumstances": circumstances(report),
         "figures": _figures(report),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -35,7 +36,8 @@ def render_run(results: Results, style: Style) -> str:
             "targets": sorted(reporters.targets),
             "tests": sorted(reporters.tests),
             "budget": [_limit(check) for check in reporters.checks],
-            "report": report.to_dict(),
+            # reason: reports that come from tests have no layers, and nobody misses them here
+            "report": replace(report, all_layers=()).to_dict(),
         }
         for report, reporters in results.reports.items()
     ]

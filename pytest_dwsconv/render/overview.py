@@ -29,7 +29,6 @@ def _budget(found: Architecture) -> str | None:
 
 OVERVIEW_COLUMNS: tuple[Column, ...] = (
     Column("name", "model", lambda found: found.name),
-    Column("input", "input", _inputs, dispensable=3),
     Column("params", "params", lambda found: found.report.params, integer, numeric=True),
     Column("macs", "MACs", lambda found: found.report.macs, integer, numeric=True, dispensable=1),
     Column(
@@ -49,6 +48,7 @@ OVERVIEW_COLUMNS: tuple[Column, ...] = (
         numeric=True,
         dispensable=2,
     ),
+    Column("input", "input", _inputs, dispensable=3),
 )
 """Of an architecture, as ``table.COLUMNS`` are of a convolution."""
 

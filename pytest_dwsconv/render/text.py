@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from shutil import get_terminal_size
 from textwrap import fill
 
 from pytest_dwsconv.core.architectures import Architecture
@@ -33,6 +35,21 @@ from pytest_dwsconv.render.view import Style
 
 WIDTH = 100
 """Sentences are wrapped at this many columns, even if the terminal is wider."""
+
+
+LEAST_NAME = 30
+"""Columns that a model's name has in the overview even if the terminal is very narrow."""
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal that standard output is; None where it is something else."""
+    try:
+        on_terminal = sys.stdout.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return None
+    return get_terminal_size().columns if on_terminal else None
+
+
 _PLAIN = Style()
 _BOLD, _DIM, _GREEN, _YELLOW, _RED = "1", "2", "32", "33", "31"
 _COLOURS = {Verdict.CANDIDATE: _GREEN, Verdict.CANNOT_TELL: _YELLOW, Verdict.INELIGIBLE: _DIM}
@@ -83,7 +100,7 @@ def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
     most = None if style.verbosity > 0 else MOST_NAMES
     without = _wrapped(overview.without_convolutions(most), style)
     if style.verbosity < 0:
-        return ["\n".join(filter(None, [*map(one_line, overview.rows), without]))]
+        return ["\n".join([*_quiet(overview, style), without]).rstrip()]
     head = [_overview(overview.rows, style)] if len(overview.rows) > 1 else []
     if without:
         head.append(without)
@@ -94,9 +111,28 @@ def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
     return sections
 
 
+def _quiet(overview: Overview, style: Style) -> Iterator[str]:
+    """One line per model, and the table of its layers if somebody has chosen among them."""
+    for place, found in enumerate(overview.rows):
+        yield one_line(found)
+        if style.view.is_chosen and place < len(overview.detailed):
+            yield f"\n{_convolutions(found.report, style)}\n"
+
+
 def _overview(rows: Sequence[Architecture], style: Style) -> str:
     cells = [[column.text(found) for column in OVERVIEW_COLUMNS] for found in rows]
+    if style.width is not None:
+        for row in cells:
+            row[0] = _shortened(row[0], max(style.width // 2, LEAST_NAME))
     return _table(OVERVIEW_COLUMNS, cells, style)
+
+
+def _shortened(name: str, width: int) -> str:
+    """The name without its middle if it is longer: a test's id tells most at its end."""
+    if len(name) <= width:
+        return name
+    tail = width * 2 // 3
+    return f"{name[: width - tail - 3]}...{name[-tail:]}"
 
 
 def _model(found: Architecture, style: Style) -> str:

@@ -113,6 +113,11 @@ class View:
             )
 
     @property
+    def is_chosen(self) -> bool:
+        """Whether convolutions are to be shown otherwise than all in the order of execution."""
+        return bool(self.sort or self.match or self.depth)
+
+    @property
     def _sorted_by(self) -> Column | None:
         if self.sort is None:
             return None

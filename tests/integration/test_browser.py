@@ -217,13 +217,13 @@ def test_the_index_is_sorted_by_its_numbers(opened: Opener) -> None:
     index.get_by_role("button", name="params").click()
     assert index.get_by_role("link").first.inner_text() == "Small59"
     assert index.get_by_role("row").nth(1).get_by_role("cell").all_inner_texts() == [
-        "1 x 3 x 224 x 224",
         "10,000,059",
         f"{SMALL.macs:,}",
         "3",
         f"{replace(SMALL, params=10**7 + 59).saving:.2f}x",
         "\N{EN DASH}\nno budget",
         "0",
+        "1 x 3 x 224 x 224",
     ]
 
 

@@ -256,6 +256,51 @@ class TestView:
         assert layers(result) == shown
         result.stdout.fnmatch_lines([f"whole model *{PARAMS:,} *"])
 
+    @pytest.mark.parametrize(
+        ("arguments", "shown"),
+        [
+            ([], []),
+            (["-o", "dws_depth=1", "-o", "dws_sort=macs"], []),
+            (["--dws-depth=1"], ["stem", "body", "head"]),
+            (["--dws-sort=params"], ["body", "stem", "head"]),
+        ],
+    )
+    def test_quiet_has_the_tables_that_the_command_line_chooses(
+        self, pytester: pytest.Pytester, arguments: list[str], shown: list[str]
+    ) -> None:
+        result = pytester.runpytest("-q", *self.MODEL, *arguments)
+        assert layers(result) == shown
+        result.stdout.fnmatch_lines(["Small: 5,440 params, 1,120 with 2 candidates *"])
+        result.stdout.no_fnmatch_line("whole model*")
+
+    @pytest.mark.parametrize(
+        ("arguments", "detailed"),
+        [
+            ([], ["A", "B", "C"]),
+            (["--dws-top=2"], ["A", "B"]),
+            (["-o", "dws_top=1"], ["A"]),
+            (["-o", "dws_top=1", "--dws-top=0"], []),
+        ],
+    )
+    def test_so_many_models_have_details(
+        self, pytester: pytest.Pytester, arguments: list[str], detailed: list[str]
+    ) -> None:
+        tests = """
+class A(Small): pass
+class B(Small): pass
+class C(Small): pass
+@pytest.mark.parametrize("net", [A, B, C])
+def test_it(dws_report, net): dws_report(net())
+"""
+        result = run(pytester, tests, "--dws-report", *arguments)
+        text = result.stdout.str()
+        assert [name for name in "ABC" if f"\n{name}, no input given" in text] == detailed
+        assert all(f"\n{name}       5,440 " in text for name in "ABC")
+        assert ("--dws-top=3 shows all" in text) == (len(detailed) < 3)
+
+    def test_top_alone_asks_for_text(self, pytester: pytest.Pytester) -> None:
+        pytester.runpytest("--dws-top=3").stdout.fnmatch_lines([TITLE])
+
     def test_sums_of_parts(self, pytester: pytest.Pytester) -> None:
         pytester.makepyfile(
             deep="from nets import *\ndef build(): return nn.Sequential(Small(), nn.Conv2d(8, 8, "
@@ -323,6 +368,8 @@ class TestView:
             (["--dws-depth=0"], "dws-depth must be a whole number from 1, not 0"),
             (["--dws-depth=one"], "dws-depth must be a whole number from 1, not 'one'"),
             (["-o", "dws_depth=-1"], "dws-depth must be a whole number from 1, not '-1'"),
+            (["--dws-top=few"], "dws-top must be a whole number from 0, not 'few'"),
+            (["-o", "dws_top=-1"], "dws-top must be a whole number from 0, not '-1'"),
         ],
     )
     def test_what_cannot_be_shown(

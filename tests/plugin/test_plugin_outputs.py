@@ -75,6 +75,24 @@ def test_a_name_that_is_too_long_is_one_sentence(pytester: pytest.Pytester, name
     )
 
 
+def test_a_report_asked_for_twice_is_given_once(pytester: pytest.Pytester) -> None:
+    twice = ["--dws-report", "--dws-report=text", *["--dws-report=json:o.json"] * 2]
+    shown = pytester.runpytest(*twice).stdout.str()
+    assert shown.count("Reported by test_it.py::test_small") == 1
+    assert shown.count("dwsconv json report") == 1
+
+
+@pytest.mark.parametrize("arguments", ["--co", "--co -q", "--collect-only --dws-update=force"])
+def test_collecting_tests_reports_nothing(pytester: pytest.Pytester, arguments: str) -> None:
+    result = pytester.runpytest(
+        "--dws-report", "--dws-report=json:o.json", "--dws-model=nets:small", *arguments.split()
+    )
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("*dwsconv: *")
+    assert not (pytester.path / "o.json").exists()
+    assert not (pytester.path / ".dwsconv").exists()
+
+
 def test_a_full_disk_loses_neither_the_old_report_nor_what_tests_found(
     pytester: pytest.Pytester,
 ) -> None:
@@ -187,6 +205,25 @@ def test_two(dws_report, record_property):
         assert cases["test_two"]["own"] == "kept"
         assert "dwsconv.Sequential.macs" not in cases["test_two"]
         assert cases["test_two"]["dwsconv.Sequential-2.input"] == "1,4,16,16"
+
+    @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
+    def test_a_case_has_what_it_called(self, pytester: pytest.Pytester, workers: list[str]) -> None:
+        pytester.makepyfile(
+            test_it="""
+            import torch
+            from nets import small
+            def test_calls(dws_report):
+                model = small()
+                for side in (12, 16):
+                    model(torch.zeros(1, 4, side, side))
+                dws_report(model, (1, 4, 16, 16))
+            """
+        )
+        arguments = ["--junitxml=out.xml", "-ojunit_family=xunit1", "--dws-report", *workers]
+        pytester.runpytest(*arguments).assert_outcomes(passed=1)
+        (case,) = self.cases(pytester.path / "out.xml").values()
+        inputs = [value for name, value in case.items() if name.endswith(".input")]
+        assert sorted(inputs) == ["1,4,12,12", "1,4,16,16"]
 
     def test_without_a_file_no_property_is_made(self, pytester: pytest.Pytester) -> None:
         pytester.makeconftest(

@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_dwsconv import Budget, ConvSpec, Finding, Report, analyze
 from pytest_dwsconv.core.budget import check_limits
-from pytest_dwsconv.core.findings import Memory, Origin
+from pytest_dwsconv.core.findings import Layer, Memory, Origin
 from pytest_dwsconv.render import Reporters, render_report, render_run
 from pytest_dwsconv.render.json import schema
 
@@ -95,7 +95,7 @@ def test_an_empty_run() -> None:
 
 @pytest.mark.parametrize(
     ("definition", "described"),
-    [("report", Report), ("finding", Finding), ("spec", ConvSpec)],
+    [("report", Report), ("finding", Finding), ("spec", ConvSpec), ("layer", Layer)],
 )
 def test_every_field_is_described(definition: str, described: Any) -> None:
     properties = schema()["$defs"][definition]["properties"]

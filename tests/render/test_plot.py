@@ -3,6 +3,9 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
@@ -55,6 +58,34 @@ def test_it_draws_where_it_is_told() -> None:
     assert not left.containers
 
 
+def named(ax: Axes) -> list[str]:
+    return [tick.get_text() for tick in ax.get_yticklabels()]
+
+
+def test_two_hundred_layers_have_names_with_room_between_them() -> None:
+    ax = replace(LARGE, findings=LARGE.findings[:200]).plot()
+    assert drawn(ax)
+    labels = ax.get_yticklabels()
+    assert len(labels) == 200
+    bottoms = sorted(label.get_window_extent().y0 for label in labels)
+    least = min(after - before for before, after in pairwise(bottoms))
+    assert least >= max(label.get_window_extent().height for label in labels)
+
+
+def test_on_given_axes_names_need_room() -> None:
+    ax = Figure().subplots()
+    assert named(replace(LARGE, findings=LARGE.findings[:100]).plot(ax)) == []
+    assert ax.get_ylabel() == "100 convolutions"
+
+
+def test_the_largest_are_chosen_and_sorted() -> None:
+    assert named(SMALL.plot(top=2)) == ["body.conv1", "body.conv2"]
+    ax = SMALL.plot(top=3, sort="name", measure="macs")
+    assert named(ax) == ["body.conv1", "body.conv2", "stem"]
+    assert ax.get_title().endswith("\nthe largest 3 of 4 convolutions")
+    assert named(SMALL.plot(sort="params"))[0] == "body.conv2"
+
+
 def test_of_two_thousand_layers_there_is_no_room_for_names() -> None:
     ax = LARGE.plot()
     assert len(lengths(ax, "now")) == 2000
@@ -76,12 +107,19 @@ def test_names_are_not_formulas() -> None:
 
 
 @pytest.mark.parametrize(
-    ("report", "measure", "message"),
-    [(SMALL, "saving", "it is params or macs"), (WITHOUT_SHAPES, "macs", "give an input size")],
+    ("report", "options", "message"),
+    [
+        (SMALL, {"measure": "saving"}, "it is params or macs"),
+        (WITHOUT_SHAPES, {"measure": "macs"}, "give an input size"),
+        (SMALL, {"top": 0}, "top must be a whole number from 1, not 0"),
+        (SMALL, {"sort": "speed"}, "sort: there is no column 'speed'"),
+    ],
 )
-def test_what_cannot_be_drawn_is_said(report: Report, measure: str, message: str) -> None:
+def test_what_cannot_be_drawn_is_said(
+    report: Report, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
-        report.plot(measure=measure)
+        report.plot(**options)
 
 
 def test_a_measure_in_the_place_of_the_axes_is_said() -> None:

@@ -290,6 +290,18 @@ def test_of_several_models_a_table_comes_first_and_the_largest_savings_have_deta
     )
 
 
+def test_a_long_name_keeps_its_ends_where_the_table_would_be_too_wide() -> None:
+    test = f"test_it[{'-'.join(map(str, range(60)))}]"
+    run: SuiteRun = {
+        RESNET: Reporters(set(), {f"a.py::{test}"}),
+        replace(RESNET, depth_multiplier=2): Reporters(set(), {"a.py::test_b"}),
+    }
+    assert f"\nResNet, in {test} " in render_run("text", run)
+    lines = render_run("text", run, width=80).split("\n\n")[0].splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(re.match(r"ResNet, in .*\.\.\..*57-58-59\] ", line) for line in lines)
+
+
 def test_several_inputs_of_a_model_are_listed_with_its_report() -> None:
     others = [
         replace(WORKED_REPORT, input_shapes=((1, 3, side, side),), macs=side) for side in range(4)
