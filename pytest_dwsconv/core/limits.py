@@ -91,6 +91,7 @@ class LatencyCheck:
     measurement: Measurement
 
     name: ClassVar[str] = "latency"
+    layers: ClassVar[str] = ""
     unit: ClassVar[Unit] = Unit.SECONDS
 
     @property
@@ -126,6 +127,7 @@ class PredictionCheck:
     prediction: LatencyPrediction
 
     name: ClassVar[str] = "latency_predicted"
+    layers: ClassVar[str] = ""
     unit: ClassVar[Unit] = Unit.SECONDS
 
     @property

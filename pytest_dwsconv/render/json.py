@@ -74,6 +74,7 @@ def _architecture(found: Architecture, places: dict[ReportData, int]) -> dict[st
 def _limit(check: AnyCheck) -> dict[str, Any]:
     return {
         "name": check.name,
+        "layers": check.layers,
         "noun": check.noun,
         "unit": check.unit.value,
         "limit": check.limit,

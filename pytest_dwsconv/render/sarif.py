@@ -126,12 +126,13 @@ def _results(report: ReportData, reporters: Reporters) -> Iterator[dict[str, Any
     for check in reporters.checks:
         if check.exceeded:
             model = {"name": report.model, "kind": "type"}
+            limited = ":".join(filter(None, (report.model, check.name, check.layers)))
             yield {
                 "ruleId": BUDGET,
                 "level": "error",
                 "message": _text(str(check)),
                 "locations": [_location(reporters.place, model)],
-                "partialFingerprints": {"dwsconv/v1": f"{report.model}:{check.name}"},
+                "partialFingerprints": {"dwsconv/v1": limited},
             }
     for finding in report.findings:
         if finding.verdict is not Verdict.INELIGIBLE:

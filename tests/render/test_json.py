@@ -75,6 +75,7 @@ def test_a_run_follows_the_schema_and_reads_back() -> None:
     )
     assert limits["size"] == {
         "name": "size",
+        "layers": "",
         "noun": "of float32 parameters",
         "unit": "bytes in powers of 1024",
         "limit": 1024**2,

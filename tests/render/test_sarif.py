@@ -106,3 +106,10 @@ def test_every_rule_has_its_advice_and_a_link() -> None:
             assert rule["helpUri"].startswith("https://")
             assert rule["helpUri"].endswith(f"#{rule['id'].lower()}")
             assert rule["help"]["text"] in rule["help"]["markdown"]
+
+
+def test_limits_on_layers_are_results_of_their_own() -> None:
+    budget = Budget(params=1, layers={"*": {"params": 1}})
+    log = json.loads(render_run("sarif", {SMALL: Reporters(checks=[*check_limits(SMALL, budget)])}))
+    found = [result["partialFingerprints"] for result in log["runs"][0]["results"][:2]]
+    assert found == [{"dwsconv/v1": "Small:params"}, {"dwsconv/v1": "Small:params:*"}]
