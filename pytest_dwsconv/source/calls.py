@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
@@ -67,14 +67,14 @@ CALLEES: Mapping[str, Callee] = _callees()
 """By qualified name, under every name torch gives them."""
 
 
-def specs_of_call(call: cst.Call, callee: Callee, constants: Constants) -> list[ConvSpec]:
+def specs_of_call(given: Sequence[cst.Arg], callee: Callee, constants: Constants) -> list[ConvSpec]:
     """What the call's arguments say; what they leave to run time is None.
 
     Several where the file gives several values for the kernel size or the groups.
     """
     if callee.functional:
         return [unknown_spec(callee)]
-    arguments, complete = _arguments(call, callee, constants)
+    arguments, complete = _arguments(given, callee, constants)
     # what is given by name cannot be in what is unpacked as well
     readable = complete or arguments.keys() >= {"kernel_size", "groups"}
     traits = callee.traits if readable else (*callee.traits, Trait.UNPACKED_ARGUMENTS)
@@ -85,13 +85,13 @@ def specs_of_call(call: cst.Call, callee: Callee, constants: Constants) -> list[
     return found
 
 
-def default_inputs(call: cst.Call, callee: Callee, constants: Constants) -> int | None:
-    """The input channels where they are a parameter that callers leave out: ``in_chans=3``."""
-    arguments, _ = _arguments(call, callee, constants)
-    try:
-        return _number(constants.default(arguments["in_channels"]), least=1)
-    except (KeyError, NotConstantError):
+def fewest_inputs(given: Sequence[cst.Arg], callee: Callee, constants: Constants) -> int | None:
+    """The fewest input channels that a variable has at times: ``in_chans=3``, ``channels = 3``."""
+    arguments, _ = _arguments(given, callee, constants)
+    if "in_channels" not in arguments:
         return None
+    numbers = [_number(each, least=1) for each in constants.some(arguments["in_channels"])]
+    return min((each for each in numbers if each is not None), default=None)
 
 
 def _choices(
@@ -118,12 +118,14 @@ def unknown_spec(callee: Callee, traits: tuple[Trait, ...] = ()) -> ConvSpec:
     )
 
 
-def is_depthwise_by_spelling(call: cst.Call, callee: Callee, constants: Constants) -> bool:
+def is_depthwise_by_spelling(
+    given: Sequence[cst.Arg], callee: Callee, constants: Constants
+) -> bool:
     """Whether ``groups`` and ``in_channels`` are spelled alike: ``Conv2d(c, c, 3, groups=c)``.
 
     An expression that calls anything may give two values and does not count.
     """
-    arguments, _ = _arguments(call, callee, constants)
+    arguments, _ = _arguments(given, callee, constants)
     channels, groups = arguments.get("in_channels"), arguments.get("groups")
     if channels is None or groups is None or not channels.deep_equals(groups):
         return False
@@ -131,13 +133,13 @@ def is_depthwise_by_spelling(call: cst.Call, callee: Callee, constants: Constant
 
 
 def _arguments(
-    call: cst.Call, callee: Callee, constants: Constants
+    arguments: Sequence[cst.Arg], callee: Callee, constants: Constants
 ) -> tuple[dict[str, cst.BaseExpression], bool]:
     """Each parameter that is certainly given, with its expression; and whether these are all."""
     given: dict[str, cst.BaseExpression] = {}
     complete = True
     positions = iter(callee.parameters)
-    for argument in call.args:
+    for argument in arguments:
         if argument.star == "*":
             elements = constants.elements(argument.value)
             if elements is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import libcst as cst
@@ -93,16 +94,19 @@ class Constants:
             found += self.alternatives(value, depth - 1)
         return found
 
-    def default(self, node: cst.BaseExpression) -> object:
-        """The value that a parameter has where a call leaves it out.
-
-        Raises:
-            NotConstantError: it is not a parameter that has such a value in the file.
-        """
-        bound = self._names.bound_once(node) if isinstance(node, cst.Name) else None
-        if not isinstance(bound, cst.Param) or bound.default is None:
-            raise NotConstantError
-        return self.value(bound.default)
+    def some(self, node: cst.BaseExpression) -> list[object]:
+        """Values that a variable has at times: a parameter's default, one of its assignments."""
+        written: list[cst.BaseExpression] = []
+        if isinstance(node, cst.Name):
+            written = self._names.values(node)
+        elif isinstance(node, cst.Attribute):
+            bound = self._attributes.get(node.attr.value, [])
+            written = [each.value for each in bound if each is not None]
+        found = []
+        for value in written:
+            with suppress(NotConstantError):
+                found.append(self.value(value))
+        return found
 
     def elements(self, node: cst.BaseExpression) -> list[cst.BaseExpression] | None:
         """The expressions in a tuple or list; None if they are not written in the file."""

@@ -120,7 +120,7 @@ def _rewrite(
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
         return Rewrite(parsed.text, sites, {})
-    header = _Header(parsed, min(site.place.span[0] for site in wanted), classes, policy)
+    header = _Header(parsed, min(site.place.callee[0] for site in wanted), classes, policy)
     guarded = {site.place.spec.rank for site in wanted if site.guarded}
     ranks = sorted({site.place.spec.rank for site in wanted})
     names = {rank: header.class_name(rank, rank in guarded) for rank in ranks}
@@ -133,7 +133,7 @@ def _rewrite(
 
 
 def _edits(site: SourceSite, class_name: str) -> list[tuple[Span, str]]:
-    if not site.guarded:
+    if not site.guarded or site.place.span is None:
         return [(site.place.callee, class_name)]
     start, end = site.place.span
     return [((start, start), f"{class_name}.{GUARD}("), ((end, end), ")")]

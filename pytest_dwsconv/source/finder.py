@@ -15,7 +15,7 @@ from pytest_dwsconv.source.callables import Callables
 from pytest_dwsconv.source.calls import (
     CALLEES,
     Callee,
-    default_inputs,
+    fewest_inputs,
     is_depthwise_by_spelling,
     specs_of_call,
     unknown_spec,
@@ -87,6 +87,7 @@ class _Finder:
         self._names = Names(parsed, frozenset(CALLEES))
         self._constants = Constants(parsed, self._names)
         self._places: dict[cst.CSTNode, Place] = {}
+        self._calls: dict[cst.CSTNode, list[cst.Call]] = {}  # of a class that is not called itself
         self._find()
 
     def _find(self) -> None:
@@ -101,7 +102,7 @@ class _Finder:
         for node in parsed.nodes(*_SETTLING):
             settled.update(self._settled(node))
         for name in (*parsed.nodes(cst.Name), *parsed.nodes(cst.Attribute)):
-            if name not in settled:
+            if name not in settled and not self._look_at_partial(name):
                 self._look_at_reference(name)
 
     def _settled(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
@@ -129,7 +130,7 @@ class _Finder:
         callee = self._callee(node.func)
         if callee is None or self._is_guarded(node):
             return
-        if is_depthwise_by_spelling(node, callee, self._constants):
+        if is_depthwise_by_spelling(node.args, callee, self._constants):
             proved = by_rule("DWS105")
         elif callee.functional:
             proved = by_rule("DWS107")
@@ -141,9 +142,9 @@ class _Finder:
             )
         else:
             proved = None
-        specs = specs_of_call(node, callee, self._constants)
-        default = default_inputs(node, callee, self._constants)
-        self._add(node, node.func, specs, proved, default)
+        specs = specs_of_call(node.args, callee, self._constants)
+        fewest = fewest_inputs(node.args, callee, self._constants)
+        self._add(node, node.func, specs, proved, fewest)
 
     def _is_guarded(self, node: cst.Call) -> bool:
         """Whether an earlier run left it to ``where_it_saves``."""
@@ -157,6 +158,42 @@ class _Finder:
         if callee is not None and not callee.functional:
             self._add(node, node, [unknown_spec(callee, (Trait.REFERENCE,))])
 
+    def _look_at_partial(self, node: cst.BaseExpression) -> bool:
+        """``conv3 = partial(nn.Conv2d, kernel_size=3)``, if that name is called and nothing else."""
+        callee = self._callee(node)
+        partial = self._parsed.parents.get(self._parsed.parents[node])
+        if callee is None or callee.functional or not isinstance(partial, cst.Call):
+            return False
+        if self._names.certain_name(partial.func) != "functools.partial":
+            return False
+        calls = self._calls_of_partial(partial) if partial.args[0].value is node else []
+        specs: list[ConvSpec] = []
+        for call in calls:
+            # the call's keywords come last, and go before the partial's
+            specs += specs_of_call([*partial.args[1:], *call.args], callee, self._constants)
+        if specs:
+            self._add(node, node, specs)
+            self._calls[node] = calls
+        return bool(specs)
+
+    def _calls_of_partial(self, partial: cst.Call) -> list[cst.Call]:
+        """The calls of the name that it is assigned to; none if that is used in other ways too."""
+        assign = self._parsed.parents[partial]
+        if not (isinstance(assign, cst.Assign) and len(assign.targets) == 1):
+            return []
+        target = assign.targets[0].target
+        if not isinstance(target, cst.Name) or self._names.value(target) is not partial:
+            return []
+        calls = []
+        for name in self._parsed.nodes(cst.Name):
+            if name.value != target.value or name is target:
+                continue
+            call = self._parsed.parents[name]
+            if not (isinstance(call, cst.Call) and call.func is name):
+                return []
+            calls.append(call)
+        return calls
+
     def _callee(self, node: cst.BaseExpression) -> Callee | None:
         return CALLEES.get(self._names.possible_name(node) or "")
 
@@ -166,7 +203,7 @@ class _Finder:
         callee: cst.BaseExpression,
         specs: list[ConvSpec],
         proved: Judgement | None = None,
-        default_inputs: int | None = None,
+        fewest_inputs: int | None = None,
     ) -> None:
         line, column = self._parsed.place(self._parsed.span(node)[0])
         name = self._names.possible_name(callee) or ""
@@ -175,11 +212,11 @@ class _Finder:
             column=column,
             specs=tuple(specs),
             code=_one_line(self._parsed.code(node)),
-            span=self._parsed.span(node),
+            span=self._parsed.span(node) if isinstance(node, cst.Call) else None,
             callee=self._parsed.span(callee),
             type_name=name.rpartition(".")[2],
             proved=proved,
-            default_inputs=default_inputs,
+            fewest_inputs=fewest_inputs,
         )
 
     # -- the result
@@ -188,7 +225,9 @@ class _Finder:
         uses, changes = self._judgements_by_use()
         skipped, noqa = skipped_lines(self._parsed), noqa_codes(self._parsed)
         for node, place in self._places.items():
-            proved = place.proved or uses.get(node) or changes.get(place.spec.rank)
+            proved = place.proved or changes.get(place.spec.rank)
+            for call in self._calls.get(node, [node]):
+                proved = uses.get(call) or proved
             traits: list[Trait] = []
             last, _ = self._parsed.place(self._parsed.span(node)[1])
             silenced: tuple[str, ...] = ()
@@ -207,6 +246,7 @@ class _Finder:
         for node, place in self._places.items():
             if isinstance(node, cst.Call) and place.is_call:
                 calls.add(node)
+            calls.update(self._calls.get(node, []))
         if not calls:
             return {}, {}
         flow = Flow(self._parsed, self._names, frozenset(calls))

@@ -58,7 +58,7 @@ class Place:
 
     ``specs`` has one for each of the values that the file gives its kernel size and groups.
     ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
-    rewrite replaces in ``span``. ``default_inputs`` are the input channels of a parameter's default;
+    rewrite replaces in ``span``, the call. ``fewest_inputs`` are those that its variable input channels are known to have;
     ``noqa`` are codes, or their beginnings, that a comment beside it silences.
     """
 
@@ -66,12 +66,12 @@ class Place:
     column: int
     specs: tuple[ConvSpec, ...]
     code: str
-    span: Span
+    span: Span | None
     callee: Span
     type_name: str
     proved: Judgement | None = None
     noqa: tuple[str, ...] = ()
-    default_inputs: int | None = None
+    fewest_inputs: int | None = None
 
     @property
     def spec(self) -> ConvSpec:
@@ -188,7 +188,7 @@ def _judge_site(
         return SourceSite(place, judgement)
     if place.proved is not None:
         return SourceSite(place, place.proved)
-    if guards and place.is_call:
+    if guards and place.span is not None:
         reason = _why_guarded(place, policy, judgement, built)
         guarded = [judge_guarded(each, policy) for each in built or [_most_promising(place.spec)]]
         taken = [each.verdict is Verdict.CANDIDATE for each in guarded]
@@ -217,9 +217,9 @@ def _why_guarded(
         return (
             f"{_judge(against[0], policy).reason} for {len(against)} of the {len(built)} built here"
         )
-    default = replace(place.spec, in_channels=place.default_inputs)
+    default = replace(place.spec, in_channels=place.fewest_inputs)
     if place.spec.in_channels is None and _judge(default, policy).code == "DWS115":
-        return f"{place.default_inputs} input channels, the default, are few"
+        return f"the input channels may be {place.fewest_inputs}, which are few"
     return None
 
 

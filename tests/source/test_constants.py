@@ -124,21 +124,57 @@ def test_what_the_arguments_leave_open_is_guarded_where_that_may_help(
 
 
 @pytest.mark.parametrize(
-    ("parameter", "arguments", "guarded"),
+    ("text", "guarded"),
     [
-        ("c=3", "c, 64, 3", True),
-        ("c: int = 1", "c, 64, 3", True),
-        ("c=16", "c, 64, 3", False),
-        ("c=16", "c, 64, 4, 4", True),
-        ("c", "c, 64, 3", False),
-        ("c=x", "c, 64, 3", False),
+        ("def f(c=3): nn.Conv2d(c, 64, 3)", True),
+        ("def f(c: int = 1): nn.Conv2d(c, 64, 3)", True),
+        ("def f(c=16): nn.Conv2d(c, 64, 3)", False),
+        ("def f(c=16): nn.Conv2d(c, 64, 4, 4)", True),
+        ("def f(c): nn.Conv2d(c, 64, 3)", False),
+        ("def f(c=x): nn.Conv2d(c, 64, 3)", False),
+        ("c = 3\nfor m in cfg:\n    nn.Conv2d(c, m, 3)\n    c = m", True),
+        ("c = 64\nfor m in cfg:\n    nn.Conv2d(c, m, 3)\n    c = m", False),
+        ("class A:\n    def f(self):\n        self.c = 3\n        nn.Conv2d(self.c, 64, 3)\n"
+         "        self.c = 64", True),
+    ],
+)  # fmt: skip
+def test_input_channels_that_may_be_few_are_guarded_too(text: str, guarded: bool) -> None:
+    (site,) = rewrite_text(f"from torch import nn\n{text}\n").sites
+    assert (site.is_candidate, site.guarded) == (True, guarded)
+    (site,) = rewrite_text(f"from torch import nn\n{text}\n", guards=False).sites
+    assert (site.is_candidate, site.guarded) == (True, False)
+
+
+PARTIAL = "from functools import partial\nconv = partial(nn.Conv2d, kernel_size=3, padding=1)\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{PARTIAL}conv(8, 64)", YES),
+        (f"{PARTIAL}conv(8, 64)\nconv(64, 64, bias=False)", YES),
+        (f"{PARTIAL}conv(8, 64, kernel_size=1)", POINTWISE),
+        (f"{PARTIAL}conv(8, 64)\nconv(64, 64, kernel_size=1)", OPEN),
+        (f"{PARTIAL}conv(64, 64, groups=64)", DEPTHWISE),
+        (f"{PARTIAL}conv(64, 64, groups=g)", GROUPS),
+        (f"{PARTIAL}conv(3, 64)", "DWS115"),
+        (f"{PARTIAL}x = conv(8, 64)\nx.weight.data.zero_()", "DWS110"),
+        (f"{PARTIAL}conv(8, 64)\nmake(conv)", "DWS201"),
+        (f"{PARTIAL}conv = conv if x else y\nconv(8, 64)", "DWS201"),
+        (f"{PARTIAL}", "DWS201"),
+        ("from functools import partial\nconv = partial(nn.Conv2d, 8)\nconv(64, 3)", YES),
+        ("from functools import partial\npartial(nn.Conv2d, 8, 64, 3)()", "DWS201"),
+        ("from functools import partial\nconv = partial(make, nn.Conv2d)\nconv(64, 3)", "DWS201"),
+        ("from mine import partial\nconv = partial(nn.Conv2d, 8)\nconv(64, 3)", "DWS201"),
     ],
 )
-def test_few_input_channels_by_default_are_guarded_too(
-    parameter: str, arguments: str, guarded: bool
-) -> None:
-    text = f"from torch import nn\ndef f({parameter}):\n    return nn.Conv2d({arguments})\n"
-    (site,) = rewrite_text(text).sites
-    assert (site.is_candidate, site.guarded) == (True, guarded)
-    (site,) = rewrite_text(text, guards=False).sites
-    assert (site.is_candidate, site.guarded) == (True, False)
+def test_a_partial_is_read_with_its_calls(text: str, expected: str) -> None:
+    assert code(text) == code(text, guards=True) == expected
+
+
+def test_the_class_in_a_partial_is_replaced() -> None:
+    result = rewrite_text(f"from torch import nn\n{PARTIAL}x = conv(8, 64)\n").text
+    assert result.endswith(
+        "\nconv = partial(DepthwiseSeparableConv2d, kernel_size=3, padding=1)\nx = conv(8, 64)\n"
+    )
+    assert rewrite_text(result).text == result
