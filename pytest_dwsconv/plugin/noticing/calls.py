@@ -26,8 +26,10 @@ from pytest_dwsconv.plugin.noticing.callers import (
 from pytest_dwsconv.plugin.noticing.fingerprint import (
     Architecture,
     Setting,
+    SettingRow,
     Shaped,
     architecture,
+    changeable_settings,
     flat_layouts,
     shaped,
     summary,
@@ -93,14 +95,14 @@ class Call(NamedTuple):
     """A call that is being made.
 
     ``arguments`` have a ``Shaped`` for each tensor, and are None if they are not known. ``layouts``
-    are these where there are only tensors and plain values. ``before`` is the architecture before
-    the call, if this test has not called the model as it is now.
+    are these where there are only tensors and plain values. ``before`` are settings before the
+    call, if this test has not called the model as it is now.
     """
 
     model: nn.Module
     arguments: Arguments | None
     layouts: tuple[Any, ...] | None
-    before: Architecture | None
+    before: frozenset[SettingRow] | None
     is_new: bool
     seen: _Seen
     place: tuple[_Key, _Place] | None
@@ -135,16 +137,19 @@ class _Seen:
         self.layouts = set()
         self.kinds.append(set())
 
-    def learn(self, model: nn.Module, before: Architecture | None) -> Architecture:
+    def learn(self, model: nn.Module, before: frozenset[SettingRow] | None) -> Architecture:
         """Look at the model after a call, and return its architecture."""
-        if before is None and self.architecture is not None and self.state.is_same():
+        is_same = self.state.is_same()
+        if before is None and self.architecture is not None and is_same:
             return self.architecture
         now = architecture(model)
-        self._unsteady |= self.state.changed_settings()
-        if before is not None:
-            self._unsteady |= now.changed(before)
+        changed = set() if before is None else now.changed(before)
+        if not is_same:
+            changed |= self.state.changed_settings()
+        self._unsteady |= changed
+        if changed or not is_same:
+            self.state = ModelState(model, self._unsteady)
         self.architecture = now.without(self._unsteady)
-        self.state = ModelState(model, self._unsteady)
         return self.architecture
 
 
@@ -257,7 +262,7 @@ class CallLog:
             key = id(module), id(caller.f_code), caller.f_lasti
             called = ref(module, partial(self._places.pop, key))
             place = key, _Place(called, layouts, caller, seen)
-        before = architecture(model) if seen.architecture is None else None
+        before = changeable_settings(model) if seen.architecture is None else None
         if kept is None:
             is_new = before is not None  # or most likely a later layer of the call that was seen
             if is_new:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -20,6 +20,8 @@ from pytest_dwsconv.plugin.isolation import layout
 
 Setting = tuple[str, str]
 """A module by its name, and an attribute of it."""
+SettingRow = tuple[Setting, object]
+"""A setting and its value as it is compared."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _MOST_ITEMS = 256
@@ -84,12 +86,12 @@ class Architecture(NamedTuple):
     """The modules of a model with the shapes they keep, and their settings by module and name."""
 
     structure: tuple[object, ...]
-    settings: frozenset[tuple[Setting, object]]
+    settings: frozenset[SettingRow]
 
-    def changed(self, before: Architecture) -> set[Setting]:
-        """The settings that have another value than before."""
-        now = {name for name, _ in self.settings - before.settings}
-        return now & {name for name, _ in before.settings - self.settings}
+    def changed(self, before: Set[SettingRow]) -> set[Setting]:
+        """The settings that have another value than in these rows."""
+        names = {name for name, _ in before - self.settings}
+        return {name for name, _ in self.settings if name in names}
 
     def without(self, names: Set[Setting]) -> Architecture:
         """This architecture without some settings."""
@@ -108,14 +110,39 @@ def architecture(model: nn.Module) -> Architecture:
     modules = dict(model.named_modules())
     names = {id(module): name for name, module in modules.items()}
     with torch._C.DisableTorchFunction():
-        describer = _Describer(names)
-        settings = set()
-        for name, module in modules.items():
-            for attribute, value in vars(module).items():
-                is_setting = bool(value) if attribute in _HOOKS else attribute not in torchs_own()
-                if is_setting:
-                    settings.add(((name, attribute), describer.described(value)))
-        return Architecture(_structure(modules, names), frozenset(settings))
+        rows = _described(modules, names, _is_setting)
+        return Architecture(_structure(modules, names), frozenset(rows))
+
+
+def changeable_settings(model: nn.Module) -> frozenset[SettingRow]:
+    """Those settings whose values may become others while they stay the same objects."""
+    modules = dict(model.named_modules())
+    names = {id(module): name for name, module in modules.items()}
+    with torch._C.DisableTorchFunction():
+        return frozenset(_described(modules, names, _is_changeable))
+
+
+def _described(
+    modules: Mapping[str, nn.Module],
+    names: Mapping[int, str],
+    is_wanted: Callable[[str, Any], bool],
+) -> Iterator[SettingRow]:
+    describer = _Describer(names)
+    for name, module in modules.items():
+        for attribute, value in vars(module).items():
+            if is_wanted(attribute, value):
+                yield (name, attribute), describer.described(value)
+
+
+def _is_setting(attribute: str, value: Any) -> bool:
+    return bool(value) if attribute in _HOOKS else attribute not in torchs_own()
+
+
+def _is_changeable(attribute: str, value: Any) -> bool:
+    kind = type(value)
+    if kind in PLAIN or attribute in torchs_own():
+        return False
+    return kind is not tuple or any(type(item) not in PLAIN for item in value)
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from operator import is_
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -13,7 +14,7 @@ from pytest_dwsconv.plugin.noticing.fingerprint import PLAIN, Setting, torchs_ow
 
 _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
-_COMPARED = (*PLAIN, tuple, list, dict, set, frozenset, Tensor, nn.Module)
+_COMPARED = PLAIN | {tuple, list, dict, set, frozenset, torch.Size, Tensor}
 """Settings of these types are compared: other objects may hold the model, which would not be freed
 while this does.
 """
@@ -62,11 +63,11 @@ class _Part:
     def __init__(self, name: str, module: nn.Module, ignored: Collection[str]) -> None:
         self.name = name
         self._attributes = attributes = vars(module)
-        ignored = torchs_own().union(ignored)
+        others = torchs_own().union(ignored) if ignored else torchs_own()
         self._settings = [
             key
             for key, value in attributes.items()
-            if key not in ignored and isinstance(value, _COMPARED)
+            if key not in others and type(value) in _COMPARED
         ]
         # reason: those of a ScriptModule are not in Python
         self._tables = [attributes.get(table, {}) for table in _TABLES]

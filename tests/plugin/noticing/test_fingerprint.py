@@ -12,7 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dwsconv.plugin.noticing.fingerprint import architecture, shaped, summary
+from pytest_dwsconv.plugin.noticing.fingerprint import (
+    architecture,
+    changeable_settings,
+    shaped,
+    summary,
+)
 
 
 @dataclass
@@ -99,9 +104,10 @@ def test_what_holds_itself_or_very_much_is_described_all_the_same() -> None:
 
 
 def test_what_a_call_changes_is_no_part_of_an_architecture() -> None:
-    module = holding(1)
-    before = architecture(module)
-    module.__dict__.update(held=2, made="by the call")
+    module = holding([1])
+    before = changeable_settings(module)
+    module.held.append(2)
+    module.__dict__["made"] = "by the call"
     called = architecture(module)
     steady = called.without(called.changed(before))
     assert {name for (_, name), _ in steady.settings} & {"held", "made"} == {"made"}
