@@ -1,4 +1,5 @@
-"""What the pytest plugin costs: its import, a suite without it, and one that runs ResNet-50 once.
+"""What the pytest plugin costs: its import, a suite without it, one that runs ResNet-50 once, one
+of many architectures, and a call of a model that is known already.
 
 Run it with ``python benchmarks/plugin.py`` in an environment that has the package. Each suite runs
 in pairs, with and without the plugin, and each of the two comes first in turn, so that a busy
@@ -83,6 +84,69 @@ def test_resnet50():
     assert model(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
 """
 
+ARCHITECTURES = """
+import pytest, torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width, kernel):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, kernel), nn.BatchNorm2d(width), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(width, width, 3), nn.BatchNorm2d(width), nn.ReLU())
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("again", range(4))
+@pytest.mark.parametrize("number", range(500))
+def test_it(number, again):
+    net = Net(4 + number // 5, 1 + number % 5)
+    assert net(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+"""
+
+CALLS = """
+import time, torch
+from torch import nn
+
+
+class Same(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x
+
+
+MODELS = {
+    "one layer that does nothing": Same(),
+    "one convolution": nn.Conv2d(3, 8, 3),
+    "10 layers that do nothing": nn.Sequential(*(Same() for _ in range(10))),
+    "100 layers that do nothing": nn.Sequential(*(Same() for _ in range(100))),
+}
+
+
+def fastest(model, x, calls):
+    best = float("inf")
+    for _ in range(60):
+        start = time.process_time()
+        for _ in range(calls):
+            model(x)
+        best = min(best, time.process_time() - start)
+    return best / calls
+
+
+def test_calls():
+    with torch.no_grad():
+        for name, model in MODELS.items():
+            calls = 2000 // len(list(model.modules()))
+            microseconds = 1e6 * fastest(model, torch.zeros(1, 3, 8, 8), max(calls, 50))
+            print(f"\\ncall: {name}: {microseconds}")
+"""
+
 
 class Cost(NamedTuple):
     """Seconds of one run: by the clock, and of the processor."""
@@ -132,6 +196,35 @@ def compared(source: str, without: list[str], having: list[str], pairs: int) -> 
     return ", ".join(texts)
 
 
+def calls(pairs: int) -> str:
+    """Processor time of a call, unwatched and watched: of each the fastest in several processes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "test_calls.py").write_text(CALLS)
+        (folder / "pytest.ini").write_text("[pytest]\n")
+        unwatched: dict[str, list[float]] = {}
+        watched: dict[str, list[float]] = {}
+        for _ in range(pairs):
+            measure_calls(["-p", "no:dwsconv"], folder, unwatched)
+            measure_calls(["-o", "dws_budgets=* params=1G"], folder, watched)
+    lines = []
+    for model, before in unwatched.items():
+        extra = min(watched[model]) - min(before)
+        lines.append(f"  {model}: {min(before):.2f} us, watched {extra:.2f} us more")
+    return "\n".join(lines)
+
+
+def measure_calls(options: list[str], folder: Path, found: dict[str, list[float]]) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, env=environment()
+    )
+    for line in done.stdout.splitlines():
+        if line.startswith("call: "):
+            _, model, microseconds = line.split(": ")
+            found.setdefault(model, []).append(float(microseconds))
+
+
 def import_time(repeats: int) -> str:
     """Of the plugin, in a process that has pytest loaded and started."""
     command = [sys.executable, "-c", IMPORT]
@@ -165,6 +258,13 @@ def main() -> None:
         "ResNet-50 once, reported:  ",
         compared(RESNET50, ["-p", "no:dwsconv"], ["--dws-report"], pairs),
     )
+    reporting = ["--dws-report=json:report.json"]
+    print(
+        "2,000 tests of 500 models: ",
+        compared(ARCHITECTURES, ["-p", "no:dwsconv"], reporting, max(pairs // 4, 2)),
+    )
+    print("calls of a known model, with only dws_budgets set:")
+    print(calls(max(pairs // 4, 2)))
 
 
 if __name__ == "__main__":

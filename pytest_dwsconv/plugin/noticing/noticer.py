@@ -16,7 +16,8 @@ from pytest_dwsconv.plugin.record import Subject, record_of, with_digest
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.plugin.noticing.calls import CallLog, FirstCall, Kind
+    from pytest_dwsconv.plugin.noticing.calls import CallLog, FirstCall
+    from pytest_dwsconv.plugin.noticing.seen import Kind
     from pytest_dwsconv.plugin.record import WithDigest
     from pytest_dwsconv.report import Report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -38,6 +39,7 @@ class Watch:
     def __init__(self) -> None:
         self._new_log: Callable[[], CallLog] | None = None
         self._log: CallLog | None = None
+        self._lock = threading.RLock()
         self._uninstall: Callable[[], None] = lambda: None
         self._awaited = Awaited("torch.nn.modules.module", self._install)
         self._compilations = Compilations(self._compiling)
@@ -75,9 +77,10 @@ class Watch:
 
     def log(self) -> CallLog | None:
         """The log of what is running, if calls are of interest now."""
-        if self._log is None and self._new_log is not None:
-            self._log = self._new_log()
-        return self._log
+        with self._lock:  # several threads may make the first calls
+            if self._log is None and self._new_log is not None:
+                self._log = self._new_log()
+            return self._log
 
     def _compiling(self) -> None:
         """Note a compiled function: the compiler runs the models inside it without calling them."""
@@ -124,7 +127,7 @@ class Watch:
                 out = run(*args, **kwargs)
                 if begun is not None:
                     with _untraced():
-                        log.end(begun)
+                        log.end(begun, caller)
                 return out
             finally:
                 thread.inner = False

@@ -44,16 +44,17 @@ def parameters(pytester: pytest.Pytester) -> list[int]:
     ],
 )
 @pytest.mark.parametrize("calls", [1, 40])
+@pytest.mark.parametrize("call", ["net", "net.forward"])
 def test_a_model_is_reported_before_and_after_a_change(
-    pytester: pytest.Pytester, change: str, calls: int
+    pytester: pytest.Pytester, change: str, calls: int, call: str
 ) -> None:
     source = f"""
 def test_it():
     net = Net()
-    for call in range({calls} + 4):
-        if call == {calls}:
+    for number in range({calls} + 4):
+        if number == {calls}:
             {change}
-        net(IMAGE)
+        {call}(IMAGE)
 """
     result = run_reporting(pytester, source)
     result.assert_outcomes(passed=1)
