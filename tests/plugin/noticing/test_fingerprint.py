@@ -106,7 +106,7 @@ def test_what_holds_itself_or_very_much_is_described_all_the_same() -> None:
 def test_what_a_call_changes_is_no_part_of_an_architecture() -> None:
     module = holding([1])
     before = changeable_settings(module)
-    module.held.append(2)
+    module.__dict__["held"].append(2)
     module.__dict__["made"] = "by the call"
     called = architecture(module)
     steady = called.without(called.changed(before))
