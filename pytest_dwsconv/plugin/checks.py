@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,16 +41,20 @@ class Checks:
 
     def run(self, run: SuiteRun, latencies: KnownLatencies) -> CheckResult:
         """Check every model of the run; its limits join what is shown of it."""
-        from pytest_dwsconv.core.architectures import in_order
+        from pytest_dwsconv.core.architectures import architectures, in_order
 
         found = CheckResult()
+        held: dict[ReportData, Reporters] = {}
         for report in in_order(run):
             users = run[report]
             limits = self._check_limits(report, users, latencies, found)
             users.checks += [limit for limit in limits if limit not in users.checks]
-            line = users.line(self._verbosity)
-            found.faults += [f"{limit}\n{line}" for limit in limits if limit.exceeded]
+            held[report] = replace(users, checks=limits)
             found.notices += doubts(limits)
+        for model in architectures(held):
+            line = model.reporters.line(self._verbosity)
+            exceeded = [limit for limit in model.reporters.checks if limit.exceeded]
+            found.faults += [f"{limit}\n{line}" for limit in exceeded]
         if run and is_whole(self._config):
             found.notices += without_effect(run, self._table)
             found.notices += slack(users.checks for users in in_order(run).values())

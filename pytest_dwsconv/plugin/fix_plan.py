@@ -106,7 +106,7 @@ def _exceeded(model: Architecture) -> list[LimitCheck]:
 
 
 def _carried_out(file: Path, plan: Plan, exceeded: Sequence[LimitCheck]) -> str:
-    limits = " and ".join(dict.fromkeys(check.name for check in exceeded))
+    limits = ", ".join(dict.fromkeys(check.name for check in exceeded))
     names = [entry.name or "the model itself" for entry in plan.entries]
     replaced = names[0] if len(names) == 1 else f"{len(names)} convolutions"
     return (

@@ -233,7 +233,7 @@ class TestConfiguration:
         assert run(pytester, "", "-o", "dws_models=nets:Small params=6k").ret == 0
 
     @pytest.mark.parametrize("workers", [[], ["-n2"]])
-    def test_models_of_one_name_over_it_are_told_apart(
+    def test_a_model_over_it_is_told_once_for_all_its_inputs(
         self, pytester: pytest.Pytester, workers: list[str]
     ) -> None:
         pytester.makeini("[pytest]\ndws_budgets =\n  Small params=5k")
@@ -244,9 +244,10 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
 """
         result = run(pytester, source, *workers)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
-        tests = [f"Reported by test_them.py::test_it[[]{side}]" for side in (12, 24, 8)]
-        lines = [line for test in tests for line in (self.OVER, test)]
+        tests = ", ".join(f"test_them.py::test_it[[]{side}]" for side in (12, 24, 8))
+        lines = [self.OVER, f"Reported by {tests}"]
         result.stdout.fnmatch_lines(["*= dwsconv: over budget =*", *lines], consecutive=True)
+        assert sum("the budget is" in line for line in result.stdout.lines) == 1
 
     @pytest.mark.parametrize(
         ("lines", "sentences"),
