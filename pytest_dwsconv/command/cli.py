@@ -133,8 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-guards",
         action="store_true",
-        help="leave alone what the arguments leave open, as in a helper that takes the kernel size, "
-        "and do not let the inserted class decide when the code runs",
+        help="leave alone what the arguments leave open, as in a helper that takes the kernel "
+        "size, and do not let the inserted class decide when the code runs",
     )
     _add_listing_options(parser.add_argument_group("what is listed"))
     parser.add_argument(

@@ -103,18 +103,20 @@ _EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "DWS202": (
         "nn.Conv2d(64, 128, **options)",
-        "Write the kernel size and the groups into the call, or name a model with `--model`.",
+        "Without `--no-guards` the inserted class decides this when the code runs. Or write the "
+        "kernel size and the groups into the call, or name a model with `--model`.",
     ),
     "DWS203": (
         "nn.Conv2d(64, 128, kernel_size)",
-        "Write the number into the call, or a constant of the file. Where it differs from call to "
-        "call, name a model that the file builds, with `--model`, or use `rewrite` on the live "
-        "model.",
+        "Without `--no-guards` the inserted class decides this when the code runs. Or write the "
+        "number into the call, or a constant of the file. Where it differs from call to call, name "
+        "a model that the file builds, with `--model`, or use `rewrite` on the live model.",
     ),
     "DWS204": (
         "nn.Conv2d(64, 128, 3, groups=groups)",
-        "Leave `groups` out where it is always 1, or name a model with `--model`, which shows what "
-        "each call builds.",
+        "Without `--no-guards` the inserted class decides this when the code runs. Or leave "
+        "`groups` out where it is always 1, or name a model with `--model`, which shows what each "
+        "call builds.",
     ),
     "DWS205": (
         "zero_module(nn.Conv2d(64, 64, 3))  # the function is imported",
