@@ -182,14 +182,15 @@ def test_channels_of_narrow_ranges_are_named_and_cost_accuracy() -> None:
 
 
 def test_a_network_and_its_rewrite_are_compared_in_int8() -> None:
-    network = nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 32), nn.Flatten(), nn.Linear(8192, 4))
+    pool = nn.AdaptiveAvgPool2d(2)
+    network = nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 32), nn.ReLU(), pool)
     replaced = rewrite(network.eval(), SHAPE).model
     found = compare_int8(network, replaced, SHAPE, calibration=torch.randn(4, 3, 16, 16))
     assert (found.original.depthwise, len(found.rewritten.depthwise)) == ((), 2)
     for one in (found.original, found.rewritten):
         assert one.samples == 4
         assert one.error < 0.05
-        assert one.within_one_step > 0.6
+        assert one.within_one_step > 0.9
 
 
 def test_a_mean_over_the_sides_needs_no_transpose() -> None:
