@@ -15,7 +15,7 @@ from pytest_dwsconv.command.streams import complain, write_stdout
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.errors import DwsconvError, InputError
-from pytest_dwsconv.render import Reporters, SuiteRun, render_run, write_run
+from pytest_dwsconv.render import Reporters, SuiteRun, View, render_run, write_run
 
 _PROG = "python -m pytest_dwsconv report"
 
@@ -79,7 +79,7 @@ def _report(options: argparse.Namespace) -> None:
         return
     width = get_terminal_size().columns if os.isatty(1) else None
     verbosity = 0 if width else 1
-    text = render_run(options.format, run, verbosity, width=width)
+    text = render_run(options.format, run, verbosity, width=width, view=View(top=len(run)))
     write_stdout(f"{text}\n".encode(errors="backslashreplace"))
 
 
@@ -97,6 +97,6 @@ def _run(targets: Sequence[str], input_size: str | None) -> SuiteRun:
 
 def _write(form: str, run: SuiteRun, path: Path) -> None:
     try:
-        write_run(form, run, path)
+        write_run(form, run, path, view=View(top=len(run)))
     except OSError as error:
         raise InputError(f"--output {path} cannot be written: {error.strerror}") from error

@@ -232,6 +232,7 @@ def _named(model: str, alike: Sequence[Architecture]) -> list[Architecture]:
     """The architectures of one class with names that tell them apart."""
     if len(alike) == 1:
         return [replace(alike[0], name=model)]
+    alike = sorted(alike, key=_size)
     for told_by in (_targets(alike), _widths(alike), _tests(alike), _inputs(alike)):
         if all(told_by) and len(set(told_by)) == len(alike):
             return [
@@ -283,8 +284,7 @@ def _numbered(model: str, alike: Sequence[Architecture]) -> list[Architecture]:
     """By their tests, and numbered where a test has several, from small to large."""
     named = []
     counts: Counter[str] = Counter()
-    from_small_to_large = sorted(alike, key=_size)
-    for one, words in zip(from_small_to_large, _tests(from_small_to_large), strict=True):
+    for one, words in zip(alike, _tests(alike), strict=True):
         name = f"{model}, {words}" if words else model
         counts[name] += 1
         number = f" ({counts[name]})" if counts[name] > 1 else ""
@@ -292,5 +292,11 @@ def _numbered(model: str, alike: Sequence[Architecture]) -> list[Architecture]:
     return named
 
 
-def _size(one: Architecture) -> tuple[int, int, str]:
-    return one.report.params, one.report.macs or 0, repr((one.reporters.names, one.report.findings))
+def _size(one: Architecture) -> tuple[int, int, list[str], list[tuple[str, int, str]]]:
+    report = one.report
+    layers = []
+    for finding in report.findings:
+        spec = finding.spec
+        sides = f"{spec.kernel_size} {spec.stride} {spec.padding} {spec.dilation} {spec.groups}"
+        layers.append((finding.name, finding.macs or 0, sides))
+    return report.params, report.macs or 0, one.reporters.names, layers

@@ -36,7 +36,8 @@ def render_run(results: Results, style: Style) -> str:
         lines.append(command("warning", _plain_lines(sentence), title="dwsconv: not known"))
     for found in results.architectures:
         lines += _errors(found)
-    lines += _notices(results.architectures, style)
+    most = NOTICES - sum(line.startswith("::notice") for line in lines)
+    lines += _notices(results.architectures, min(most - 1, style.view.top))
     for latency in in_order(results.measured):
         obtained = "measured" if isinstance(latency, Measurement) else "predicted"
         title = f"dwsconv: {obtained} latency of {plain(latency.model)}"
@@ -81,8 +82,9 @@ def _errors(found: Architecture) -> Iterator[str]:
             yield command("error", str(check), **_where(found.reporters.place), title=title)
 
 
-def _notices(architectures: Sequence[Architecture], style: Style) -> Iterator[str]:
-    overview = Overview.of(architectures, min(style.view.top, NOTICES - 1))
+def _notices(architectures: Sequence[Architecture], top: int) -> Iterator[str]:
+    """One of all models if there are several, and one for each of the first ``top``."""
+    overview = Overview.of(architectures, top)
     lines: list[str] = []
     if len(overview.rows) > 1:
         lines += [one_line(found) for found in overview.rows[:LISTED]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from pytest_dwsconv.render.sentences import given, listed
 from pytest_dwsconv.render.table import Column, count, integer, ratio
 
 MOST_NAMES = 5
-"""How many names the sentence about models without convolutions lists."""
+"""How many classes the sentence about models without convolutions lists."""
 
 
 def _inputs(found: Architecture) -> str | None:
@@ -79,11 +80,14 @@ class Overview(NamedTuple):
         return cls(rows, rows[:top], bare)
 
     def without_convolutions(self, most: int | None = MOST_NAMES) -> str:
-        """The sentence about ``bare``, with all or ``most`` of the names; empty if none is."""
+        """The sentence about ``bare``, with all or ``most`` of the classes; empty if none is."""
         if not self.bare:
             return ""
         have = "has" if len(self.bare) == 1 else "have"
-        named = listed([plain(found.name) for found in self.bare], most)
+        names = []
+        for model, times in sorted(Counter(found.report.model for found in self.bare).items()):
+            names.append(plain(model) if times == 1 else f"{plain(model)} x {times:,}")
+        named = listed(names, most)
         return f"{count(len(self.bare), 'model')} {have} no convolutions: {named}"
 
     @property

@@ -169,6 +169,15 @@ def test_names_tell_networks_of_one_class_apart(run: SuiteRun, expected: list[st
         assert sorted(names({report: run[report] for report in order})) == expected
 
 
+def test_names_do_not_depend_on_the_order_of_layers_that_one_of_them_has() -> None:
+    def net_of(first: str, second: str, width: int) -> Report:
+        layers = [finding(name, conv(3, width, 3, 8)) for name in (first, second)]
+        return totalled("Net", *layers)
+
+    run = {net_of("a", "b", 8): by("t"), net_of("b", "a", 16): by("t")}
+    assert len({tuple(sorted(names(dict(order)))) for order in permutations(run.items())}) == 1
+
+
 def test_over_budget_comes_first_then_named_ones_then_the_largest_saving() -> None:
     over = Reporters(set(), {"t"}, [*check_limits(net(2), Budget(params=1))])
     rows: Sequence[tuple[Report, Reporters]] = [

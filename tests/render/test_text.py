@@ -290,6 +290,17 @@ def test_of_several_models_a_table_comes_first_and_the_largest_savings_have_deta
     )
 
 
+def test_models_without_convolutions_are_counted_by_class_on_one_line() -> None:
+    bare = [Report("Linear", (), 30 + n, 20, Origin.META) for n in range(40)]
+    others = [Report(f"Mlp{n}", (), 30, 20, Origin.META) for n in range(6)]
+    run: SuiteRun = dict.fromkeys([RESNET, *bare, *others], Reporters())
+    lines = render_run("text", run).splitlines()
+    assert lines[0] == (
+        "46 models have no convolutions: Linear x 40, Mlp0, Mlp1, Mlp2, Mlp3 and 2 more"
+    )
+    assert "Mlp5" in render_run("text", run, 1).splitlines()[0]
+
+
 def test_a_long_name_keeps_its_ends_where_the_table_would_be_too_wide() -> None:
     test = f"test_it[{'-'.join(map(str, range(60)))}]"
     run: SuiteRun = {
