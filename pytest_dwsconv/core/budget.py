@@ -117,7 +117,7 @@ def _checked_layers(layers: object) -> LayerLimits:
     if not isinstance(layers, Mapping):
         raise InputError(f"layers must be limits by pattern, not {quoted(layers)}: {example}")
     for pattern, limits in layers.items():
-        if not isinstance(pattern, str) or not isinstance(limits, Mapping) or not limits:
+        if not (isinstance(pattern, str) and pattern and isinstance(limits, Mapping) and limits):
             raise InputError(f"layers needs a pattern and its limits, {example}")
         for name in limits:
             if name not in LAYER_LIMITS:

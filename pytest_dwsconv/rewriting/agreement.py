@@ -188,7 +188,8 @@ class _Comparison:
             )
         if not all(bool(torch.isfinite(output).all()) for output in wanted):
             raise InputError(f"teacher gives NaN or infinity on batch {index}: leave it out")
-        pairs = [(s.to(t.device).double(), t.double()) for s, t in zip(found, wanted, strict=True)]
+        # reason: not every device has float64, nor are both networks on one
+        pairs = [(s.cpu().double(), t.cpu().double()) for s, t in zip(found, wanted, strict=True)]
         before = self._squares or [(0.0, 0.0)] * known
         self._squares = []
         for (difference, square), (student, teacher) in zip(before, pairs, strict=True):

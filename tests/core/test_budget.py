@@ -443,6 +443,7 @@ def test_a_violation_is_plain_data() -> None:
             "size_int8, candidates",
         ),
         ({"layers": {"a.*": "5M"}}, "layers needs a pattern and its limits, as in layers={"),
+        ({"layers": {"": {"params": 1}}}, "layers needs a pattern and its limits, as in layers={"),
         ({"layers": "a.*"}, "layers must be limits by pattern, not 'a.*': as in layers={"),
         ({"params": "5Q"}, "the budget's params '5Q' is not a quantity: write a number from 0"),
         (
