@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from pytest_dwsconv.core.architectures import Reporters, Shapes, architectures
+from pytest_dwsconv.core.architectures import Reporters, architectures
 from pytest_dwsconv.core.changes import (
     Changes,
     ChangeStatus,
@@ -168,7 +168,7 @@ class Baseline:
                 continue
             own = replace(
                 entry,
-                input=_parsed(old["input"] or ""),
+                input=old["input"] or "",
                 reported_by=entry.reported_by or old["reporter"] or "",
             )
             same = old["kind"], entry.params
@@ -225,12 +225,6 @@ _BY_INPUT = re.compile(
     re.DOTALL,
 )
 """The name of an entry of the first releases, which had one for each input of a model."""
-
-
-def _parsed(shapes: str) -> Shapes:
-    return tuple(
-        tuple(int(side) for side in shape.split(" x ")) for shape in shapes.split(" and ") if shape
-    )
 
 
 # ------------------------------------------------------------------ whose entry is whose
@@ -359,12 +353,8 @@ def _unseen_for(model: Current, unseen: Mapping[str, Entry], users: Collection[s
 
 def _unseen_input(model: Current, before: Entry) -> Iterator[str]:
     if before.macs is not None and before.input not in model.macs:
-        seen = _sides(model.entry.input) or "none"
+        seen = model.entry.input or "none"
         yield (
-            f"{model.name} was not seen with input {_sides(before.input)} of the baseline, but "
+            f"{model.name} was not seen with input {before.input} of the baseline, but "
             f"with {seen}: its MACs are not compared"
         )
-
-
-def _sides(shapes: Shapes) -> str:
-    return " and ".join(" x ".join(map(str, shape)) for shape in shapes)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pytest_dwsconv.core.architectures import Architecture, Shapes
+from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.jsonio import OMITTED, Seconds
 
@@ -24,11 +24,11 @@ class Layer:
 class Entry:
     """The cost of one model.
 
-    ``macs`` are for ``input``, one of those that it was reported for. ``latency`` is median seconds
-    by the conditions that they were measured under. ``reported_by`` is a test or target that
-    reported the model, empty where that is not known. It tells models of one class apart.
-    ``commit`` is what was checked out when the entry was last changed. ``layers`` are of a report
-    that is compared, and not written to a baseline.
+    ``macs`` are for ``input``, one of those that it was reported for, as in ``1 x 3 x 8 x 8``.
+    ``latency`` is median seconds by the conditions that they were measured under. ``reported_by``
+    is a test or target that reported the model, empty where that is not known. It tells models of
+    one class apart. ``commit`` is what was checked out when the entry was last changed. ``layers``
+    are of a report that is compared, and not written to a baseline.
     """
 
     params: int
@@ -36,7 +36,7 @@ class Entry:
     latency: Mapping[str, Seconds] = field(default_factory=dict, metadata=OMITTED)
     reported_by: str = field(default="", metadata=OMITTED)
     candidates: int | None = field(default=None, metadata=OMITTED)
-    input: Shapes = field(default=(), metadata=OMITTED)
+    input: str = field(default="", metadata=OMITTED)
     commit: str = field(default="", metadata=OMITTED)
     layers: Mapping[str, Layer] = field(default_factory=dict, metadata=OMITTED)
 
@@ -56,7 +56,7 @@ class Current(NamedTuple):
     name: str
     users: tuple[str, ...]
     entry: Entry
-    macs: Mapping[Shapes, int | None]
+    macs: Mapping[str, int | None]
 
 
 def current(
@@ -101,10 +101,10 @@ def _current(model: Architecture, latencies: Mapping[ReportData, Mapping[str, fl
         latency,
         users[0] if users else "",
         len(report.candidates),
-        report.input_shapes,
+        _input(report),
         layers={finding.name: Layer(finding.params, finding.macs) for finding in report.findings},
     )
-    macs = {one.input_shapes: one.macs for one in model.reports}
+    macs = {_input(one): one.macs for one in model.reports}
     return Current(report.model, report.model, users, entry, macs)
 
 
@@ -116,6 +116,10 @@ def _smallest(reports: Sequence[ReportData]) -> ReportData:
     return min(
         reports, key=lambda one: (one.macs is None, one.macs or 0, one.input_shapes, repr(one))
     )
+
+
+def _input(report: ReportData) -> str:
+    return " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)
 
 
 def unused_name(name: str, taken: Collection[str]) -> str:

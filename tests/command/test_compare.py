@@ -32,7 +32,7 @@ def run_of(report: Report) -> str:
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two JSON reports, a report by itself, and two baselines."""
     monkeypatch.chdir(tmp_path)
-    entry = Entry(PARAMS, SMALL.macs, input=SMALL.input_shapes, reported_by="test_it.py::test")
+    entry = Entry(PARAMS, SMALL.macs, input="1 x 3 x 224 x 224", reported_by="test_it.py::test")
     written = {
         "old.json": run_of(SMALL),
         "new.json": run_of(GROWN),

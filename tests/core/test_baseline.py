@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.architectures import Reporters, Shapes, SuiteRun, architectures
+from pytest_dwsconv.core.architectures import Reporters, SuiteRun, architectures
 from pytest_dwsconv.core.baseline import Baseline, Comparison
 from pytest_dwsconv.core.changes import ChangeStatus, Tolerance
 from pytest_dwsconv.core.costs import Current, Entry, Layer, current
@@ -21,7 +21,7 @@ SMALL = Report("Small", (), 100, 2000, Origin.META, ((1, 3, 8, 8),))
 WIDE = Report("Small", (), 150, 3000, Origin.META, ((1, 3, 8, 8),))
 BARE = Report("Small", (), 100, None, Origin.ATTRIBUTES)
 NAME = "Small"
-INPUT: Shapes = ((1, 3, 8, 8),)
+INPUT = "1 x 3 x 8 x 8"
 
 ENTRIES = st.dictionaries(
     st.text(),
@@ -396,7 +396,7 @@ def test_a_baseline_with_an_entry_for_each_input_is_read_as_one_entry() -> None:
     assert after.entries == {
         f"{NAME}, in test_it[8]": as_entry(100, 2000, "test_it[8]"),
         f"{NAME}, in b": as_entry(150, 3000, "b"),
-        "Other": Entry(7, 8, input=((1, 8), (2,))),
+        "Other": Entry(7, 8, input="1 x 8 and 2"),
     }
 
 

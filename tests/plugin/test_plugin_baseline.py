@@ -50,7 +50,7 @@ def test_update_writes_it_and_says_what_changed(
     )
     entry = {
         "candidates": 0,
-        "input": [[1, 4, 12, 12]],
+        "input": "1 x 4 x 12 x 12",
         "macs": MACS,
         "params": PARAMS,
         "reported_by": "test_it.py::test_it",
