@@ -49,7 +49,11 @@ def render_run(results: Results, style: Style) -> str:
     if changes is not None:
         sections += _changes(changes)
     if results.outcome.unknown:
-        unknown = [escape(sentence.replace("\n", ". ")) for sentence in results.outcome.unknown]
+        # reason: with its full stop, a sentence cannot be read as the sign of another list
+        unknown = [
+            escape(sentence.replace("\n", ". ").removesuffix(".") + ".")
+            for sentence in results.outcome.unknown
+        ]
         sections.append(f"### Not known\n\n{_list(unknown)}\n")
     if results.reports or results.is_empty:
         sections.append("## Depthwise separable candidates\n")
