@@ -49,11 +49,9 @@ def render_run(results: Results, style: Style) -> str:
     if changes is not None:
         sections += _changes(changes)
     if results.outcome.unknown:
-        # reason: with its full stop, a sentence cannot be read as the sign of another list
-        unknown = [
-            escape(sentence.replace("\n", ". ").removesuffix(".") + ".")
-            for sentence in results.outcome.unknown
-        ]
+        # reason: behind the mark nothing can be read as the sign of another list
+        one_line = [sentence.replace("\n", ". ") for sentence in results.outcome.unknown]
+        unknown = [f"⚠️ {escape(sentence)}" for sentence in one_line]
         sections.append(f"### Not known\n\n{_list(unknown)}\n")
     if results.reports or results.is_empty:
         sections.append("## Depthwise separable candidates\n")

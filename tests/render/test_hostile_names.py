@@ -156,6 +156,9 @@ def test_results_print_nothing_to_obey(name: str) -> None:
 @settings(max_examples=25, deadline=None)
 @example(name="".join(FRAGMENTS))
 @example(name="+")
+@example(name="0")
+@example(name="-")
+@example(name="")
 def test_markdown_has_the_elements_that_it_has_anyway(name: str) -> None:
     github = MarkdownIt("gfm-like", {"linkify": False})
     read = [Tags(github.render(written("markdown", given))).found for given in (name, "name")]
