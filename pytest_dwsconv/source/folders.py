@@ -26,10 +26,13 @@ class _Ignored(NamedTuple):
 def python_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     """The ``*.py`` files below a folder in sorted order; hidden, built and installed ones left out.
 
-    Those that a ``.gitignore`` leaves out are, too; pipes and devices are not files; a link to
-    nothing counts as one. ``on_error`` is told of each folder that cannot be read.
+    Those that a ``.gitignore`` leaves out are, too, but not all of a folder that it leaves out;
+    pipes and devices are not files; a link to nothing counts as one. ``on_error`` is told of each
+    folder that cannot be read.
     """
     above = _ignored_above(folder)
+    if _is_ignored(folder, above, "/"):
+        above = []  # reason: somebody who names it, as a package in .venv, wants it looked at
     ignored: dict[str, Sequence[_Ignored]] = {}
     for root, folders, files in os.walk(folder, onerror=on_error):
         here = [*ignored.pop(root, above), *_ignored_in(Path(root))]

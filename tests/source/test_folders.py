@@ -96,6 +96,18 @@ def test_a_gitignore_above_counts_inside_of_its_repository_only(tmp_path: Path) 
     assert found(tmp_path, "project") == []
 
 
+@pytest.mark.parametrize("pattern", ["*", "gen/", "/gen", "*.py"])
+def test_a_folder_that_git_ignores_is_looked_at_where_it_is_named(
+    tmp_path: Path, pattern: str
+) -> None:
+    (tmp_path / ".git").mkdir()
+    ignore(tmp_path, pattern)
+    ignore(tmp_path / "gen", "b.py")
+    make(tmp_path, "gen/a.py", "gen/b.py", "gen/c/d.py")
+    is_ignored = pattern != "*.py"
+    assert found(tmp_path, "gen") == (["gen/a.py", "gen/c/d.py"] if is_ignored else [])
+
+
 def test_pipes_are_left_out_and_links_to_nothing_are_not(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.py")
     (tmp_path / "link.py").symlink_to("gone.py")
