@@ -75,7 +75,7 @@ class BudgetFixture:
         __tracebackhide__ = True
         from pytest_dwsconv.core.budget import Budget
         from pytest_dwsconv.errors import DwsconvError
-        from pytest_dwsconv.plugin.budgets import assert_budget
+        from pytest_dwsconv.plugin.limits.budgets import assert_budget
 
         try:
             budget = Budget.of(limits)

@@ -13,8 +13,8 @@ import pytest
 
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import DwsconvError
-from pytest_dwsconv.plugin.budgets import assert_budget
 from pytest_dwsconv.plugin.fixtures import ReportFixture, dws_budget
+from pytest_dwsconv.plugin.limits.budgets import assert_budget
 from pytest_dwsconv.plugin.noticing.callers import unwrapped
 from pytest_dwsconv.plugin.noticing.holders import held_models
 from pytest_dwsconv.plugin.noticing.noticer import CalledReport, Noticer

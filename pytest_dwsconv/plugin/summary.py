@@ -18,8 +18,6 @@ from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.rules import matches
 from pytest_dwsconv.errors import DwsconvError, first_line
 from pytest_dwsconv.plugin.backends import LATENCIES
-from pytest_dwsconv.plugin.budgets import check_budget
-from pytest_dwsconv.plugin.checks import Checks
 from pytest_dwsconv.plugin.isolation import TEST_ENDINGS
 from pytest_dwsconv.plugin.latency import (
     KnownLatencies,
@@ -27,9 +25,11 @@ from pytest_dwsconv.plugin.latency import (
     Unmeasured,
     unknown_latency,
 )
+from pytest_dwsconv.plugin.limits.budgets import check_budget
+from pytest_dwsconv.plugin.limits.checks import Checks
+from pytest_dwsconv.plugin.limits.results import CheckResult
 from pytest_dwsconv.plugin.record import Subject
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
-from pytest_dwsconv.plugin.results import CheckResult
 from pytest_dwsconv.plugin.settings import NamedModel, named_models, strict, usage_errors, view
 
 if TYPE_CHECKING:

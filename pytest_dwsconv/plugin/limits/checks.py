@@ -10,10 +10,10 @@ import pytest
 
 from pytest_dwsconv.core.limits import doubts, slack
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.plugin.baseline import BaselineCheck
-from pytest_dwsconv.plugin.budgets import check_known_limits
 from pytest_dwsconv.plugin.latency import Unmeasured
-from pytest_dwsconv.plugin.results import CheckResult
+from pytest_dwsconv.plugin.limits.baseline import BaselineCheck
+from pytest_dwsconv.plugin.limits.budgets import check_known_limits
+from pytest_dwsconv.plugin.limits.results import CheckResult
 from pytest_dwsconv.plugin.settings import allowed, budget_rules, is_whole, without_effect
 
 if TYPE_CHECKING:

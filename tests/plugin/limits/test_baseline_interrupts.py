@@ -13,7 +13,7 @@ import os, random, signal, sys, threading, time
 from pathlib import Path
 from pytest_dwsconv.core.baseline import Baseline
 from pytest_dwsconv.core.costs import Entry
-from pytest_dwsconv.plugin.baseline import write_baseline
+from pytest_dwsconv.plugin.limits.baseline import write_baseline
 
 path = Path(sys.argv[1]) / ".dwsconv" / "baseline.json"
 small, large = (

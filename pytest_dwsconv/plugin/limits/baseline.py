@@ -15,13 +15,13 @@ from pytest_dwsconv.core.baseline import Baseline, Gone, stored_models
 from pytest_dwsconv.core.changes import ChangeStatus, Tolerance
 from pytest_dwsconv.core.costs import Current, current
 from pytest_dwsconv.errors import FormatError
-from pytest_dwsconv.plugin.extent import Extent
+from pytest_dwsconv.plugin.limits.extent import Extent
 from pytest_dwsconv.plugin.settings import BudgetRule, tolerated, usage_errors
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
-    from pytest_dwsconv.plugin.results import CheckResult
+    from pytest_dwsconv.plugin.limits.results import CheckResult
     from pytest_dwsconv.render import SuiteRun
 
 PLACE = Path(".dwsconv") / "baseline.json"

@@ -1,0 +1,1 @@
+"""What models are held to: budgets, and the baseline."""
