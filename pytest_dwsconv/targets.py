@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import linecache
 import os
 import re
 import sys
@@ -11,12 +12,13 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from importlib.machinery import SourceFileLoader
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from inspect import signature
 from itertools import count
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_dwsconv.core.plaintext import plain, quoted
@@ -115,6 +117,85 @@ def build_from_file(path: Path, name: str) -> nn.Module:
         TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is
             chained.
     """
+    folders, package = _home(path)
+    module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{path.stem.replace('.', '_')}"])
+    with _importable(*folders):
+        try:
+            return _build(_execute(path, module_name), name, f"{path}:{name}")
+        except BaseException:
+            sys.modules.pop(module_name, None)
+            raise
+
+
+def build_by_import(path: Path, name: str, text: bytes) -> nn.Module:
+    """Build the model called ``name`` in a source file that is imported, as others import it.
+
+    So it is executed once, also where its package imports it. That is for a process of its own: a
+    file whose name is taken there, by a module of Python's or PyTorch's, is executed as
+    ``build_from_file`` does. ``text`` is what the file is taken to hold.
+
+    Raises:
+        TargetError: as of ``build_from_file``.
+    """
+    folders, package = _home(path)
+    own_name = [] if path.stem == "__init__" and package else [path.stem.replace(".", "_")]
+    module_name = ".".join([*package, *own_name])
+    root = module_name.partition(".")[0]
+    if root in sys.modules or (not package and root in sys.stdlib_module_names):
+        module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{root}"])
+    finder = _Finder(module_name, path, text)
+    # reason: torch.jit.script reads the source of what it compiles
+    lines = text.decode(errors="replace").splitlines(keepends=True)
+    linecache.cache[str(path)] = len(text), None, lines, str(path)
+    sys.meta_path.insert(0, finder)
+    try:
+        with _importable(*folders, Path.cwd()):
+            try:
+                module = import_module(module_name)
+            except (Exception, SystemExit) as error:
+                raise _not_executed(path, error) from error
+            return _build(module, name, f"{path}:{name}")
+    finally:
+        sys.meta_path.remove(finder)
+        linecache.cache.pop(str(path), None)
+
+
+class _Finder(MetaPathFinder):
+    """Finds one module, whose file is taken to hold another text."""
+
+    def __init__(self, name: str, path: Path, text: bytes) -> None:
+        self._name = name
+        self._path = path
+        self._text = text
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        is_package = self._path.stem == "__init__"
+        return spec_from_file_location(
+            fullname,
+            self._path,
+            loader=_TextLoader(fullname, str(self._path), self._text),
+            submodule_search_locations=[str(self._path.parent)] if is_package else None,
+        )
+
+
+class _TextLoader(SourceFileLoader):
+    def __init__(self, fullname: str, path: str, text: bytes) -> None:
+        super().__init__(fullname, path)
+        self._text = text
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = compile(self._text, self.path, "exec", dont_inherit=True)
+        return code
+
+
+def _home(path: Path) -> tuple[tuple[Path, Path], list[str]]:
+    """The folders that have to be importable for a file, and the names of the packages it is in.
+
+    Raises:
+        TargetError: it cannot be a file.
+    """
     if "\0" in str(path):
         raise TargetError(f"file {quoted(str(path))} cannot be read: its name has a NUL")
     # reason: resolve() raises on a loop before Python 3.13
@@ -123,13 +204,7 @@ def build_from_file(path: Path, name: str) -> nn.Module:
     while (folder / "__init__.py").is_file():
         package.insert(0, folder.name)
         folder = folder.parent
-    module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{path.stem.replace('.', '_')}"])
-    with _importable(folder, own_folder):
-        try:
-            return _build(_execute(path, module_name), name, f"{path}:{name}")
-        except BaseException:
-            sys.modules.pop(module_name, None)
-            raise
+    return (folder, own_folder), package
 
 
 def parse_input_size(text: str) -> tuple[tuple[int, ...], ...]:
@@ -193,17 +268,34 @@ def _execute(path: Path, module_name: str) -> ModuleType:
     )
     assert spec is not None  # reason: only a location without a loader gives None
     module = module_from_spec(spec)
+    text = text_of(path)
     try:
-        code = compile(path.read_bytes(), str(path), "exec")
         sys.modules[module_name] = module
-        exec(code, vars(module))
+        exec(compile(text, str(path), "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        raise _not_executed(path, error) from error
+    return module
+
+
+def text_of(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        TargetError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise TargetError(f"file {path} cannot be read: {error.strerror or error}") from error
-    except (Exception, SystemExit) as error:
-        raise TargetError(
-            f"file {path} cannot be executed, it raised {first_line(error)}"
-        ) from error
-    return module
+
+
+def _not_executed(path: Path, error: BaseException) -> TargetError:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        missing = plain(error.name)
+        problem = f"it needs the module {missing}: install it, or run from the folder that holds it"
+    else:
+        problem = f"it raised {first_line(error)}"
+    return TargetError(f"file {path} cannot be executed, {problem}")
 
 
 def _build(module: ModuleType, path: str, target: str) -> nn.Module:

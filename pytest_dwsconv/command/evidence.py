@@ -34,7 +34,7 @@ from pytest_dwsconv.source.sites import (
     judge_guarded,
     shared_lines,
 )
-from pytest_dwsconv.targets import build_from_file
+from pytest_dwsconv.targets import build_by_import, text_of
 from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
 from pytest_dwsconv.tracing.operators import CONVOLUTIONS
 
@@ -84,14 +84,14 @@ def model_of_file(
     input_size: Sequence[Sequence[int]] | None = None,
     policy: Policy = Policy(),
 ) -> FileModel:
-    """Run the file, build the model that ``name`` gives, and analyse it.
+    """Import the file, build the model that ``name`` gives, and analyse it.
 
     Raises:
-        TargetError: the file gives no such model.
+        TargetError: the file gives no such model, or cannot be read.
         InputError, TracingError: the model does not take the input.
     """
     with noting_built(path) as built:
-        model = build_from_file(path, name)
+        model = build_by_import(path, name, text_of(path))
     # reason: of a compiled model, the report names the parts of this one
     inventory = Inventory(without_compiler(model))
     parts = {}

@@ -1,0 +1,133 @@
+"""The model of ``--model``, and its checkpoint: looked at, converted and proved in processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pytest_dwsconv.command.child import Child
+from pytest_dwsconv.command.evidence import FileModel, model_of_file
+from pytest_dwsconv.command.proof import Conversion, Proof, Shapes, convert, prove
+from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.core.plaintext import plain, quoted
+from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.errors import InputError, TargetError
+from pytest_dwsconv.report import Report
+from pytest_dwsconv.source.sites import SourceSite
+
+
+class Trial:
+    """Runs the file as it is and as it will be; what it prints, and what is found, goes to ``say``.
+
+    Raises:
+        TargetError, InputError, TracingError: the file gives no such model, or it does not run.
+    """
+
+    def __init__(
+        self, path: Path, name: str, shapes: Shapes, policy: Policy, say: Callable[[str], None]
+    ) -> None:
+        self._path = path
+        self._name = name
+        self._shapes = shapes
+        self._say = say
+        self._child = Child(path, say)
+        self.model: FileModel = self._child.call(model_of_file, path, name, shapes, policy)
+
+    def report(self, sites: Sequence[SourceSite]) -> Report:
+        """The table of the model with the file's verdicts, which is printed."""
+        report = self.model.report_after_rewrite(sites)
+        for line in str(report).split("\n"):
+            self._say(line)
+        return report
+
+    def check(self, report: Report, text: bytes) -> None:
+        """Build the model of the rewritten file, and compare it with what the report predicts.
+
+        Raises:
+            TargetError: it cannot be built, or is not as predicted.
+        """
+        self._compare(report, self._prove(text, None))
+
+    @contextmanager
+    def converted(
+        self, report: Report, text: bytes, given: Path, target: Path
+    ) -> Iterator[Callable[[], None]]:
+        """Convert a checkpoint, and prove it on the rewritten file; what puts it into its place.
+
+        Raises:
+            TargetError, InputError: the checkpoint cannot be converted, or the proof fails.
+        """
+        plan = _plan(report)
+        with _folder_beside(target) as folder:
+            conversion = Conversion(given, folder / f"weights{target.suffix}", folder)
+            left_out = self._child.call(
+                convert, self._path, self._name, self._shapes, plan, conversion
+            )
+            proof = self._prove(text, conversion)
+            self._compare(report, proof)
+            for key in left_out:
+                self._say(f"{target}: without {plain(key)}, the state of an optimizer of old weights")
+            for label, error in proof.errors.items():
+                self._say(
+                    f"{target}: {plain(label)} loads strictly; on random input the outputs differ "
+                    f"by {error:.1%}"
+                )
+            if not proof.errors:
+                self._say(f"{target}: loads strictly; --input-size would let it run, too")
+            yield lambda: os.replace(conversion.target, target)
+
+    def _prove(self, text: bytes, conversion: Conversion | None) -> Proof:
+        try:
+            return self._child.call(
+                prove, self._path, text, self._name, self._shapes, conversion
+            )
+        except TargetError as error:
+            raise TargetError(f"once rewritten, it fails: {error}; nothing is written") from error
+
+    def _compare(self, report: Report, proof: Proof) -> None:
+        for what, found, predicted in (
+            ("parameters", proof.params, report.separable_params),
+            ("MACs", proof.macs, report.separable_macs),
+        ):
+            if found != predicted:
+                raise TargetError(
+                    f"{self._path}: the rewritten file builds a model of {found:,} {what}, and "
+                    f"{predicted:,} were predicted; nothing is written. Does it build the same "
+                    "model every time?"
+                )
+        amount = f"{proof.params:,} parameters"
+        if proof.macs is not None:
+            amount += f" and {proof.macs:,} MACs"
+        self._say(f"{self._path}: rewritten, it builds a model of {amount}, as predicted")
+
+
+def _plan(report: Report) -> Plan:
+    """What the rewritten file makes of the model.
+
+    Raises:
+        InputError: that is nothing.
+    """
+    entries = [
+        PlanEntry.of(found.name, found.spec, Order.DEPTHWISE_FIRST, 1)
+        for found in report.candidates
+    ]
+    if not entries:
+        raise InputError("nothing of this model is rewritten, so its weights fit as they are")
+    return Plan(tuple(entries))
+
+
+@contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A new folder in that of the target, so that a file in it can become the target at once."""
+    try:
+        folder = tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".dwsconv-")
+    except OSError as error:
+        raise InputError(
+            f"--weights-out {quoted(str(target))} cannot be written: {error.strerror or error}"
+        ) from error
+    with folder as name:
+        yield Path(name)

@@ -1,0 +1,126 @@
+"""Jobs that run the user's file: its checkpoint converted, and what the rewritten file builds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv.analysis.analyze import analyze
+from pytest_dwsconv.analysis.inputs import forward_arguments
+from pytest_dwsconv.command.weights import (
+    read_checkpoint,
+    state_dicts,
+    with_state_dict,
+    without_optimizers,
+    write_checkpoint,
+)
+from pytest_dwsconv.core.plan import Plan
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.rewriting.application import apply_plan
+from pytest_dwsconv.rewriting.outputs import Inputs, Outputs, outputs
+from pytest_dwsconv.targets import build_by_import, text_of
+from pytest_dwsconv.tracing.inventory import without_compiler
+
+Shapes = Sequence[Sequence[int]] | None
+
+_OUTPUTS = "outputs.pt"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A checkpoint to be converted: ``given`` and ``target`` are files, ``folder`` is for both jobs.
+
+    ``target`` lies in ``folder`` until all is proved.
+    """
+
+    given: Path
+    target: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the rewritten file builds; the relative errors of its outputs, by state dict."""
+
+    params: int
+    macs: int | None
+    errors: dict[str, float]
+
+
+def convert(
+    path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conversion
+) -> list[str]:
+    """Convert the checkpoint of the model that the file builds by now; what was left out of it.
+
+    Raises:
+        TargetError, InputError, TracingError: the model cannot be built, the checkpoint does not
+            fit it, or its forward fails.
+    """
+    model = without_compiler(build_by_import(path, name, text_of(path)))
+    file = str(conversion.given)
+    content, left_out = without_optimizers(read_checkpoint(conversion.given))
+    inputs = _random_inputs(model, shapes)
+    references = {}
+    for found in state_dicts(content, model, file):
+        found.load_into(model, file)
+        entries = found.converted(model, apply_plan(model, plan, init="svd"), plan)
+        content = with_state_dict(content, found.place, entries)
+        if inputs is not None:
+            references[found.label] = dict(outputs(model, inputs))
+    write_checkpoint(content, conversion.target)
+    torch.save((inputs, references), conversion.folder / _OUTPUTS)
+    return left_out
+
+
+def prove(
+    path: Path, text: bytes, name: str, shapes: Shapes, conversion: Conversion | None
+) -> Proof:
+    """Build the model of the rewritten file, load the converted checkpoint strictly, and run it.
+
+    Raises:
+        TargetError, InputError, TracingError: one of these fails, or the outputs are not alike.
+    """
+    model = without_compiler(build_by_import(path, name, text))
+    report = analyze(model, shapes)
+    errors = {}
+    if conversion is not None:
+        content = read_checkpoint(conversion.target)
+        inputs, references = torch.load(conversion.folder / _OUTPUTS, weights_only=True)
+        for found in state_dicts(content, model, str(conversion.target)):
+            found.load_into(model, str(conversion.target))
+            if inputs is not None:
+                errors[found.label] = _error(outputs(model, inputs), references[found.label])
+    return Proof(report.params, report.macs, errors)
+
+
+def _random_inputs(model: nn.Module, shapes: Shapes) -> Inputs | None:
+    """Random inputs of these shapes, the same in every run."""
+    arguments = forward_arguments(list(model.parameters()), shapes, None)
+    if arguments is None:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(each.shape, generator=generator).to(each.dtype) for each in arguments[0]]
+    return tuple(given), {}
+
+
+def _error(found: Outputs, wanted: Outputs) -> float:
+    """The relative error of all outputs together: the norm of the difference over that of theirs."""
+    apart = whole = 0.0
+    for place, before in wanted.items():
+        after = found.get(place)
+        if not isinstance(before, Tensor):
+            continue
+        if not isinstance(after, Tensor) or after.shape != before.shape:
+            shape = tuple(after.shape) if isinstance(after, Tensor) else after
+            raise InputError(
+                f"the rewritten model gives an output of shape {shape} in place of "
+                f"{tuple(before.shape)}; nothing is written"
+            )
+        apart += float((after.double() - before.double()).square().sum())
+        whole += float(before.double().square().sum())
+    return sqrt(apart / whole) if whole else sqrt(apart)

@@ -1,0 +1,222 @@
+"""Checkpoints: the state dicts in a file, and what they are for the model of a rewritten file."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv.core.plan import Plan
+from pytest_dwsconv.core.plaintext import plain, quoted
+from pytest_dwsconv.errors import InputError, first_line
+
+_SAFE = ".safetensors"
+_DEPTH = 3
+"""How many mappings deep a state dict may lie, as in ``{"callbacks": {"ema": {"state_dict": ...}}}``."""
+
+_LONGEST = 300
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """One state dict of a model in a checkpoint; its keys have ``prefix``, as ``module.``."""
+
+    place: tuple[str, ...]
+    prefix: str
+    entries: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        return ".".join(self.place) or "the state dict"
+
+    def load_into(self, model: nn.Module, file: str) -> None:
+        """Load it strictly.
+
+        Raises:
+            InputError: it does not fit the model.
+        """
+        own: OrderedDict[str, Any] = OrderedDict()
+        for key, value in self.entries.items():
+            # reason: beside a prefix there may be what is not the model's, as averaged weights' count
+            if key.startswith(self.prefix):
+                own[key.removeprefix(self.prefix)] = value
+        metadata = getattr(self.entries, "_metadata", None)
+        if metadata is not None:
+            parts = {f"{name}.".removeprefix(self.prefix)[:-1]: metadata[name] for name in metadata}
+            own._metadata = parts  # type: ignore[attr-defined]  # as torch keeps it
+        try:
+            model.load_state_dict(own, strict=True)
+        except RuntimeError as error:
+            found = " ".join(line.strip() for line in str(error).splitlines()[1:])
+            raise InputError(
+                f"{file}: {plain(self.label)} does not fit {type(model).__name__}: "
+                f"{plain(found or first_line(error))[:_LONGEST]}"
+            ) from error
+
+    def converted(self, model: nn.Module, rewritten: nn.Module, plan: Plan) -> Mapping[str, Any]:
+        """The entries for a rewritten file: the weights of ``rewritten``, and all others as they are.
+
+        ``model`` has this state dict loaded, and ``rewritten`` is what the plan makes of it.
+        """
+        old, new = model.state_dict(), _as_inserted(rewritten, plan)
+        filters_of = {}
+        for key in new:
+            if key not in old:
+                filters_of[f"{key.removesuffix('depthwise_weight')}weight"] = key
+        result: OrderedDict[str, Any] = OrderedDict()
+        for key, value in self.entries.items():
+            name = key.removeprefix(self.prefix)
+            if not key.startswith(self.prefix) or name not in new:
+                result[key] = value
+                continue
+            if name in filters_of:
+                result[f"{self.prefix}{filters_of[name]}"] = new[filters_of[name]].to(value.dtype)
+            is_same = new[name].shape == old[name].shape and torch.equal(new[name], old[name])
+            # reason: a value in double precision would come back rounded to the model's
+            result[key] = value if is_same else new[name].to(value.dtype)
+        if hasattr(self.entries, "_metadata"):
+            result._metadata = self.entries._metadata  # type: ignore[attr-defined]  # as torch does
+        return result
+
+
+def _as_inserted(rewritten: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """The state dict of a rewritten model under the names, and in the shapes, of a rewritten file.
+
+    There a convolution has ``depthwise_weight``, a ``weight`` of two dimensions, and the bias.
+    """
+    state = rewritten.state_dict()
+    replaced = {id(rewritten.get_submodule(entry.name)) for entry in plan.entries}
+    for name, module in rewritten.named_modules(remove_duplicate=False):
+        if id(module) not in replaced:
+            continue
+        start = f"{name}." if name else ""
+        mix = state.pop(f"{start}pointwise.weight")
+        state[f"{start}weight"] = mix.flatten(1)
+        state[f"{start}depthwise_weight"] = state.pop(f"{start}depthwise.weight")
+        for part in ("depthwise", "pointwise"):
+            if f"{start}{part}.bias" in state:
+                state[f"{start}bias"] = state.pop(f"{start}{part}.bias")
+    return dict(state)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What a checkpoint holds, on the CPU; only tensors and plain data are unpickled.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    name = quoted(str(path))
+    try:
+        if path.suffix == _SAFE:
+            return _safetensors().load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"weights {name} cannot be read: {error.strerror or error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of the readers
+        raise InputError(
+            f"weights {name} cannot be read with weights_only=True: {plain(first_line(error))[:_LONGEST]}; "
+            "save model.state_dict() with torch.save"
+        ) from error
+
+
+def write_checkpoint(content: Any, path: Path) -> None:
+    """Write what a checkpoint holds, in the form that the name's ending says.
+
+    Raises:
+        InputError: the form is safetensors, and the content is more than one state dict.
+    """
+    if path.suffix != _SAFE:
+        torch.save(content, path)
+        return
+    flat = isinstance(content, Mapping) and all(isinstance(v, Tensor) for v in content.values())
+    if not flat:
+        raise InputError(
+            "safetensors holds a single state dict of tensors, and these weights are more: name "
+            "--weights-out *.pt"
+        )
+    # reason: it refuses tensors that share memory
+    tensors = {key: value.clone().contiguous() for key, value in content.items()}
+    _safetensors().save_file(tensors, path, {"format": "pt"})
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise InputError(
+            "weights in safetensors need the package of that name: pip install safetensors"
+        ) from error
+    return safetensors.torch
+
+
+def state_dicts(content: Any, model: nn.Module, file: str) -> list[StateDict]:
+    """The state dicts of the model in a checkpoint: one, or two of raw and averaged weights.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = list(model.state_dict())
+    found = list(_found(content, names, ()))
+    if not found:
+        there = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content)
+        raise InputError(
+            f"weights {quoted(file)} hold no state dict of {type(model).__name__}, whose first keys "
+            f"are {', '.join(names[:3])}; they hold {plain(str(there))[:_LONGEST]}"
+        )
+    return found
+
+
+def _found(content: Any, names: list[str], place: tuple[str, ...]) -> Iterator[StateDict]:
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        return
+    # reason: one that lacks some names is refused when it is loaded, with what it lacks
+    prefix, present = _prefix(content, names)
+    if names and present > len(names) / 2:
+        yield StateDict(place, prefix, content)
+    elif len(place) < _DEPTH:
+        for key, value in content.items():
+            yield from _found(value, names, (*place, key))
+
+
+def _prefix(entries: Mapping[str, Any], names: list[str]) -> tuple[str, int]:
+    """What the keys have before the model's names, and how many of the names are there."""
+    best, most = "", 0
+    for key in entries:
+        for name in names[:2]:  # reason: the first may be one that old checkpoints lack
+            prefix = key.removesuffix(name)
+            if key.endswith(name) and (not prefix or prefix.endswith(".")):
+                present = sum(f"{prefix}{each}" in entries for each in names)
+                if present > most:
+                    best, most = prefix, present
+    return best, most
+
+
+def with_state_dict(content: Any, place: tuple[str, ...], entries: Mapping[str, Any]) -> Any:
+    """The checkpoint with other entries at a place."""
+    if not place:
+        return entries
+    changed = copy.copy(content)
+    changed[place[0]] = with_state_dict(content[place[0]], place[1:], entries)
+    return changed
+
+
+def without_optimizers(content: Any) -> tuple[Any, list[str]]:
+    """The checkpoint without the states of optimizers, which are those of the old weights."""
+    if not isinstance(content, Mapping):
+        return content, []
+    left_out = []
+    for key, value in content.items():
+        if isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys():
+            left_out.append(str(key))
+    kept = copy.copy(content)
+    for key in left_out:
+        del kept[key]  # type: ignore[attr-defined]  # a dictionary, as pickles have no others
+    return kept, left_out
