@@ -200,11 +200,21 @@ def _home(path: Path) -> tuple[tuple[Path, Path], list[str]]:
         raise TargetError(f"file {quoted(str(path))} cannot be read: its name has a NUL")
     # reason: resolve() raises on a loop before Python 3.13
     folder = own_folder = Path(os.path.realpath(path)).parent
+    # reason: a folder without the file is part of a package too, below one that has it
+    inside = [parent for parent in own_folder.parents[:_UNMARKED] if _is_package(parent)]
     package: list[str] = []
-    while (folder / "__init__.py").is_file():
+    while _is_package(folder) or any(folder.is_relative_to(parent) for parent in inside):
         package.insert(0, folder.name)
         folder = folder.parent
     return (folder, own_folder), package
+
+
+_UNMARKED = 2
+"""How many folders without ``__init__.py`` may lie between a file and its package."""
+
+
+def _is_package(folder: Path) -> bool:
+    return (folder / "__init__.py").is_file()
 
 
 def parse_input_size(text: str) -> tuple[tuple[int, ...], ...]:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 # Before torch is imported: workers side by side, each with a thread per core, wait for each other
 # most of the time.
@@ -14,6 +17,7 @@ import torch
 from torch import nn
 
 from pytest_dwsconv import analyze
+from pytest_dwsconv.command.child import Child
 
 pytest_plugins = ["pytester", "standin"]
 
@@ -48,3 +52,18 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 def inner(_imported: None, project: pytest.Pytester) -> pytest.Pytester:
     """The same, of tests that import torch into this process."""
     return project
+
+
+@pytest.fixture
+def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command does in processes of their own it does here: starting PyTorch takes long."""
+
+    def call(child: Child, job: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return job(*args)
+        finally:
+            for name, module in list(sys.modules.items()):
+                if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+                    del sys.modules[name]
+
+    monkeypatch.setattr(Child, "call", call)

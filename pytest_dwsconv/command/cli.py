@@ -131,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
         help="input shape of the model: 1,3,224,224; several inputs are separated by ;",
     )
     parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a trained checkpoint of that model, .pt or .safetensors, to be converted for the "
+        "rewritten file",
+    )
+    parser.add_argument(
+        "--weights-out", metavar="FILE", help="where the converted checkpoint is written"
+    )
+    parser.add_argument(
         "--no-guards",
         action="store_true",
         help="leave alone what the arguments leave open, as in a helper that takes the kernel "

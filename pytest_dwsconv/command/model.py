@@ -12,8 +12,8 @@ from pytest_dwsconv.command.child import Child
 from pytest_dwsconv.command.evidence import FileModel, model_of_file
 from pytest_dwsconv.command.proof import Conversion, Proof, Shapes, convert, prove
 from pytest_dwsconv.core.conv import Order
-from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.plaintext import plain, quoted
+from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import InputError, TargetError
 from pytest_dwsconv.report import Report
@@ -48,7 +48,7 @@ class Trial:
         """Build the model of the rewritten file, and compare it with what the report predicts.
 
         Raises:
-            TargetError: it cannot be built, or is not as predicted.
+            TargetError, InputError, TracingError: it cannot be built, or is not as predicted.
         """
         self._compare(report, self._prove(text, None))
 
@@ -70,7 +70,9 @@ class Trial:
             proof = self._prove(text, conversion)
             self._compare(report, proof)
             for key in left_out:
-                self._say(f"{target}: without {plain(key)}, the state of an optimizer of old weights")
+                self._say(
+                    f"{target}: without {plain(key)}, the state of an optimizer of old weights"
+                )
             for label, error in proof.errors.items():
                 self._say(
                     f"{target}: {plain(label)} loads strictly; on random input the outputs differ "
@@ -82,9 +84,7 @@ class Trial:
 
     def _prove(self, text: bytes, conversion: Conversion | None) -> Proof:
         try:
-            return self._child.call(
-                prove, self._path, text, self._name, self._shapes, conversion
-            )
+            return self._child.call(prove, self._path, text, self._name, self._shapes, conversion)
         except TargetError as error:
             raise TargetError(f"once rewritten, it fails: {error}; nothing is written") from error
 

@@ -33,10 +33,7 @@ _OUTPUTS = "outputs.pt"
 
 @dataclass(frozen=True)
 class Conversion:
-    """A checkpoint to be converted: ``given`` and ``target`` are files, ``folder`` is for both jobs.
-
-    ``target`` lies in ``folder`` until all is proved.
-    """
+    """A checkpoint to be converted, into a file in a folder that lasts until all is proved."""
 
     given: Path
     target: Path
@@ -52,9 +49,7 @@ class Proof:
     errors: dict[str, float]
 
 
-def convert(
-    path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conversion
-) -> list[str]:
+def convert(path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conversion) -> list[str]:
     """Convert the checkpoint of the model that the file builds by now; what was left out of it.
 
     Raises:
@@ -109,7 +104,7 @@ def _random_inputs(model: nn.Module, shapes: Shapes) -> Inputs | None:
 
 
 def _error(found: Outputs, wanted: Outputs) -> float:
-    """The relative error of all outputs together: the norm of the difference over that of theirs."""
+    """The norm of the difference of all outputs together, over the norm of those wanted."""
     apart = whole = 0.0
     for place, before in wanted.items():
         after = found.get(place)

@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -36,7 +37,7 @@ from pytest_dwsconv.errors import InputError, SourceError
 from pytest_dwsconv.source.files import AccessError, write
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.command.evidence import FileModel
+    from pytest_dwsconv.command.model import Trial
 
 
 class Run:
@@ -64,13 +65,13 @@ class Run:
     def execute(self) -> int:
         """Examine every file; the exit status."""
         inputs = self._inputs()
-        model = self._model(inputs)
-        evidence = None if model is None else model.evidence
+        trial = self._trial(inputs)
+        evidence = None if trial is None else trial.model.evidence
         try:
             with examinations(inputs, evidence, self._options.jobs) as examined:
                 pairs = zip(inputs, examined, strict=True)
                 for source, examine in self._progress.over(pairs, len(inputs)):
-                    self._process(source, examine, model)
+                    self._process(source, examine, trial)
         finally:
             self._finish()
         if self._failed:
@@ -118,9 +119,10 @@ class Run:
             raise InputError(f"-o takes the result of one file, and there are {len(inputs)}")
         return inputs
 
-    def _model(self, inputs: Sequence[Input]) -> FileModel | None:
+    def _trial(self, inputs: Sequence[Input]) -> Trial | None:
         """The model of ``--model``, built by the one file."""
         options = self._options
+        self._check_weights(inputs)
         if options.model is None:
             if options.input_size is not None:
                 raise InputError(
@@ -130,31 +132,49 @@ class Run:
         path = inputs[0].path if len(inputs) == 1 else None
         if path is None:
             raise InputError("--model names something in a file: give the path of that one file")
-        try:
-            import torch  # noqa: F401  # reason: else the next import fails in some file of ours
-        except ImportError as error:
+        if find_spec("torch") is None:
             raise InputError(
                 "--model runs the file, which needs PyTorch: pip install torch. Without --model "
                 "the text alone is read, and needs none"
-            ) from error
-        from pytest_dwsconv.command.evidence import model_of_file
+            )
+        from pytest_dwsconv.command.model import Trial
         from pytest_dwsconv.targets import parse_input_size
 
         shapes = None if options.input_size is None else parse_input_size(options.input_size)
-        with redirect_stdout(self._messages):  # reason: the file may print
-            return model_of_file(path, options.model, shapes, inputs[0].config.policy)
+        return Trial(path, options.model, shapes, inputs[0].config.policy, self._say)
+
+    def _check_weights(self, inputs: Sequence[Input]) -> None:
+        options = self._options
+        if options.weights is None and options.weights_out is None:
+            return
+        if not options.weights or not options.weights_out:
+            raise InputError(
+                "--weights names a trained checkpoint and --weights-out the file for the converted "
+                "one: give both"
+            )
+        if options.model is None:
+            raise InputError("--weights are those of a model: name it with --model")
+        if options.check or options.diff:
+            raise InputError("--weights-out is written, with --check and --diff nothing is")
+        if any(each.config.classes for each in inputs):
+            raise InputError(
+                "--weights are converted for the class that is inserted, not for your --class-from"
+            )
+        if os.path.isdir(options.weights_out):
+            raise InputError(f"--weights-out {options.weights_out} is a folder: name a file")
+        if os.path.realpath(options.weights) == os.path.realpath(options.weights_out):
+            raise InputError("--weights-out would replace the trained weights: name another file")
 
     # -- output
 
-    def _process(self, source: Input, examine: Examine, model: FileModel | None) -> None:
+    def _process(self, source: Input, examine: Examine, trial: Trial | None) -> None:
         try:
             examination = examine()
             self._interrupts.check()  # reason: without one that came in a callback it may be wrong
-            if model is not None:
-                report = model.report_after_rewrite(examination.rewrite.sites)
-                for line in str(report).split("\n"):
-                    self._say(line)
-            self._deliver(source, examination)
+            if trial is None:
+                self._deliver(source, examination)
+            else:
+                self._deliver_proved(source, examination, trial)
         except AccessError as error:
             self._interrupts.check()
             self._fail(f"{source.name}: {error}")
@@ -172,6 +192,23 @@ class Run:
         else:
             self._skipped += 1
             self._complain(f"{source.name} is skipped: {error}")
+
+    def _deliver_proved(self, source: Input, examination: Examination, trial: Trial) -> None:
+        """Deliver the result, and the checkpoint, once the rewritten file has built the model."""
+        options = self._options
+        report = trial.report(examination.rewrite.sites)
+        text = examination.old.encode(examination.rewrite.text)
+        if options.weights is not None:
+            files = file_path(options.weights), file_path(options.weights_out)
+            with trial.converted(report, text, *files) as put_in_place, uninterrupted():
+                self._deliver(source, examination)
+                put_in_place()
+                self._written.append(options.weights_out)
+            return
+        is_changed = examination.rewrite.text != examination.old.text
+        if is_changed and not (options.check or options.diff or source.config.classes):
+            trial.check(report, text)
+        self._deliver(source, examination)
 
     def _deliver(self, source: Input, examination: Examination) -> None:
         """Put the result where the options say."""

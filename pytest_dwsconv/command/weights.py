@@ -6,19 +6,20 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.plaintext import plain, quoted
+from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError, first_line
 
 _SAFE = ".safetensors"
 _DEPTH = 3
-"""How many mappings deep a state dict may lie, as in ``{"callbacks": {"ema": {"state_dict": ...}}}``."""
+"""How many mappings deep a state dict may lie, as in ``{"ema": {"state_dict": ...}}``."""
 
 _LONGEST = 300
 
@@ -43,7 +44,7 @@ class StateDict:
         """
         own: OrderedDict[str, Any] = OrderedDict()
         for key, value in self.entries.items():
-            # reason: beside a prefix there may be what is not the model's, as averaged weights' count
+            # reason: others are not the model's, as the number of averages is not
             if key.startswith(self.prefix):
                 own[key.removeprefix(self.prefix)] = value
         metadata = getattr(self.entries, "_metadata", None)
@@ -60,7 +61,7 @@ class StateDict:
             ) from error
 
     def converted(self, model: nn.Module, rewritten: nn.Module, plan: Plan) -> Mapping[str, Any]:
-        """The entries for a rewritten file: the weights of ``rewritten``, and all others as they are.
+        """The entries for a rewritten file: what ``rewritten`` has, and the rest as it is.
 
         ``model`` has this state dict loaded, and ``rewritten`` is what the plan makes of it.
         """
@@ -122,8 +123,8 @@ def read_checkpoint(path: Path) -> Any:
         raise
     except Exception as error:  # whatever a damaged file makes of the readers
         raise InputError(
-            f"weights {name} cannot be read with weights_only=True: {plain(first_line(error))[:_LONGEST]}; "
-            "save model.state_dict() with torch.save"
+            f"weights {name} cannot be read with weights_only=True: "
+            f"{plain(first_line(error))[:_LONGEST]}; save model.state_dict() with torch.save"
         ) from error
 
 
@@ -149,12 +150,11 @@ def write_checkpoint(content: Any, path: Path) -> None:
 
 def _safetensors() -> Any:
     try:
-        import safetensors.torch
+        return import_module("safetensors.torch")
     except ImportError as error:
         raise InputError(
             "weights in safetensors need the package of that name: pip install safetensors"
         ) from error
-    return safetensors.torch
 
 
 def state_dicts(content: Any, model: nn.Module, file: str) -> list[StateDict]:
@@ -168,8 +168,8 @@ def state_dicts(content: Any, model: nn.Module, file: str) -> list[StateDict]:
     if not found:
         there = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content)
         raise InputError(
-            f"weights {quoted(file)} hold no state dict of {type(model).__name__}, whose first keys "
-            f"are {', '.join(names[:3])}; they hold {plain(str(there))[:_LONGEST]}"
+            f"weights {quoted(file)} hold no state dict of {type(model).__name__}, whose keys "
+            f"begin with {', '.join(names[:3])}; they hold {plain(str(there))[:_LONGEST]}"
         )
     return found
 

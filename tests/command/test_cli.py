@@ -49,6 +49,7 @@ def broken():
     raise RuntimeError("no such luck")
 """
 Output = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.edit import rewrite_text
 from pytest_dwsconv.targets import build_from_file
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "classifier.py"
 FILE = """\
 import copy

@@ -14,6 +14,7 @@ from pytest_dwsconv.command.cli import main
 BEFORE = "from torch import nn\n\nconv = nn.Conv2d(32, 64, 3)\n"
 LISTED = "m.py:3:8: nn.Conv2d(32, 64, 3) -> DepthwiseSeparableConv2d, standard convolution"
 Output = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture

@@ -1,0 +1,199 @@
+"""A checkpoint converted with the file whose model it is of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv import rewrite
+from pytest_dwsconv.command.cli import main
+from pytest_dwsconv.command.weights import read_checkpoint
+from pytest_dwsconv.targets import build_from_file
+
+FILE = """\
+from torch import nn
+
+
+class Block(nn.Sequential):
+    def __init__(self, inputs, outputs, groups=1):
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups, bias=groups == 1)
+        super().__init__(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(Block(8, 16), Block(16, 16, 16), Block(16, 32), nn.Conv2d(32, 4, 1))
+"""
+COMMAND = ["net.py", "--model", "Net", "--input-size", "2,8,12,12"]
+WEIGHTS = ["--weights", "in.pt", "--weights-out", "out.pt"]
+Output = pytest.CaptureFixture[str]
+State = Mapping[str, Tensor]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None) -> nn.Module:
+    """A trained network; its file, net.py, is in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(FILE)
+    torch.manual_seed(0)
+    network = build_from_file(Path("net.py"), "Net")
+    network(torch.randn(4, 8, 12, 12))  # statistics of batch normalisation
+    return network.eval()
+
+
+def nearest(model: nn.Module) -> nn.Module:
+    """The network whose kernels are nearest, in the order of the inserted class."""
+    return rewrite(model, order="depthwise_first").model.eval()
+
+
+def loaded(state: State) -> nn.Module:
+    network = build_from_file(Path("net.py"), "Net")
+    network.load_state_dict(state, strict=True)
+    return network.eval()
+
+
+def check_alike(network: nn.Module, expected: nn.Module) -> None:
+    x = torch.randn(2, 8, 12, 12)
+    torch.testing.assert_close(network(x), expected(x))
+
+
+def test_a_converted_checkpoint_loads_strictly_and_has_the_nearest_kernels(
+    model: nn.Module, capsys: Output
+) -> None:
+    torch.save(model.state_dict(), "in.pt")
+    assert main([*COMMAND, *WEIGHTS]) == 0
+    check_alike(loaded(torch.load("out.pt", weights_only=True)), nearest(model))
+    out = capsys.readouterr().out
+    params = sum(each.numel() for each in nearest(model).parameters())
+    assert f"net.py: rewritten, it builds a model of {params:,} parameters and " in out
+    assert "out.pt: the state dict loads strictly; on random input the outputs differ by " in out
+
+
+def averaged(state: State) -> dict[str, Tensor]:
+    return {"n_averaged": torch.tensor(3), **{f"module.{k}": v + 1.0 for k, v in state.items()}}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "unwrap"),
+    [
+        (lambda s: {"state_dict": s, "epoch": 3}, lambda c: c["state_dict"]),
+        (
+            lambda s: {f"module.{k}": v for k, v in s.items()},
+            lambda c: {k.removeprefix("module."): v for k, v in c.items()},
+        ),
+        (lambda s: {"a": {"b": {"model": s}}}, lambda c: c["a"]["b"]["model"]),
+        (
+            lambda s: {"model": {k: v + 1.0 for k, v in s.items()}, "model_ema": s},
+            lambda c: c["model_ema"],
+        ),
+        (lambda s: {k: v for k, v in s.items() if "tracked" not in k}, lambda c: c),
+    ],
+)
+def test_state_dicts_are_found_as_training_scripts_save_them(
+    model: nn.Module, wrap: Callable[[State], Any], unwrap: Callable[[Any], State]
+) -> None:
+    state = {k: v for k, v in model.state_dict().items() if "tracked" not in k}
+    torch.save(wrap(state), "in.pt")
+    assert main([*COMMAND, *WEIGHTS]) == 0
+    converted = unwrap(torch.load("out.pt", weights_only=True))
+    check_alike(loaded(converted), nearest(model))
+
+
+def test_beside_state_dicts_all_but_an_optimizer_is_kept(model: nn.Module, capsys: Output) -> None:
+    state = model.state_dict()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1).state_dict()
+    content = {"model": state, "model_ema": averaged(state), "optimizer": optimizer, "epoch": 7}
+    torch.save(content, "in.pt")
+    assert main([*COMMAND, *WEIGHTS]) == 0
+    converted = torch.load("out.pt", weights_only=True)
+    assert list(converted) == ["model", "model_ema", "epoch"]
+    assert converted["model_ema"]["n_averaged"] == 3
+    assert "module.0.0.depthwise_weight" in converted["model_ema"]
+    out = capsys.readouterr().out
+    assert "out.pt: without optimizer, the state of an optimizer of old weights" in out
+    assert "out.pt: model_ema loads strictly" in out
+
+
+def test_a_checkpoint_keeps_its_precision(model: nn.Module) -> None:
+    torch.save({k: v.half() for k, v in model.state_dict().items()}, "in.pt")
+    assert main([*COMMAND, *WEIGHTS]) == 0
+    converted = torch.load("out.pt", weights_only=True)
+    assert {value.dtype for value in converted.values()} == {torch.float16}
+
+
+def test_safetensors_are_read_and_written(model: nn.Module) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(model.state_dict(), "in.safetensors")
+    arguments = ["--weights", "in.safetensors", "--weights-out", "out.safetensors"]
+    assert main([*COMMAND, *arguments]) == 0
+    check_alike(loaded(read_checkpoint(Path("out.safetensors"))), nearest(model))
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ({"a.weight": torch.ones(2)}, WEIGHTS, "hold no state dict of Net, whose keys begin with"),
+        (nn.Conv2d(1, 1, 1), WEIGHTS, "cannot be read with weights_only=True"),
+        (None, ["--weights", "none.pt", *WEIGHTS[2:]], "cannot be read: No such file"),
+        (None, WEIGHTS[:2], "give both"),
+        (None, [*WEIGHTS, "--check"], "with --check and --diff nothing is"),
+        (None, [*WEIGHTS[:3], "in.pt"], "would replace the trained weights"),
+        (None, [*WEIGHTS[:3], "."], "is a folder"),
+        (None, [*WEIGHTS[:3], "no/out.pt"], "cannot be written: No such file"),
+        (None, [*WEIGHTS, "--class-from", "a:B"], "not for your --class-from"),
+    ],
+)
+def test_what_cannot_be_converted_is_a_sentence_and_nothing_is_written(
+    model: nn.Module, capsys: Output, content: object, arguments: list[str], message: str
+) -> None:
+    torch.save(model.state_dict() if content is None else content, "in.pt")
+    assert main([*COMMAND, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert Path("net.py").read_text() == FILE
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["in.pt", "net.py"]
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(
+    model: nn.Module, capsys: Output
+) -> None:
+    state = model.state_dict()
+    del state["3.bias"]
+    torch.save(state, "in.pt")
+    assert main([*COMMAND, *WEIGHTS]) == 2
+    sentence = 'the state dict does not fit Net: Missing key(s) in state_dict: "3.bias"'
+    assert sentence in capsys.readouterr().err
+
+
+REGISTRY = """\
+TABLE = set()
+
+
+def register(cls):
+    assert cls.__name__ not in TABLE
+    TABLE.add(cls.__name__)
+    return cls
+"""
+
+
+def test_a_registry_is_filled_once_in_each_process(model: nn.Module, tmp_path: Path) -> None:
+    package = tmp_path / "nets"
+    (package / "models").mkdir(parents=True)  # without an __init__.py of its own
+    (package / "__init__.py").write_text("from .models.net import Net\n")
+    (package / "registry.py").write_text(REGISTRY)
+    text = FILE.replace("class Net", "@register\nclass Net")
+    path = package / "models" / "net.py"
+    path.write_text(f"from ..registry import register\n{text}")
+    torch.save(model.state_dict(), "in.pt")
+    command = [sys.executable, "-m", "pytest_dwsconv", *COMMAND[1:], *WEIGHTS, str(path)]
+    subprocess.run(command, check=True)
+    assert "DepthwiseSeparableConv2d" in path.read_text()
+    alone = path.read_text().replace("from ..registry import register\n", "")
+    Path("net.py").write_text(alone.replace("@register\n", ""))
+    check_alike(loaded(torch.load("out.pt", weights_only=True)), nearest(model))
