@@ -142,6 +142,12 @@ class Listing:
             changed += site.is_candidate
             replacement = examination.rewrite.replacement(site)
             self._list(Line(source.name, site, replacement, lines[site.place.line - 1]))
+        if examination.rewrite.configured is not None and self._form != "json":
+            line, call = examination.rewrite.configured
+            self._say(
+                f"{source.name}:{line}: {call}() makes layers from a configuration, so no call "
+                "here says what they are: rewrite them in the live model, with pytest_dwsconv.rewrite"
+            )
         self.changed += changed
         self.changed_files += bool(changed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -27,6 +27,14 @@ from pytest_dwsconv.source.template import GUARD, class_text
 from pytest_dwsconv.source.typechecks import ALL_RANKS
 
 _MENTION = re.compile(r"\b(?:(?:Lazy)?Conv(?:Transpose)?|conv(?:_transpose)?)[123]d\b")
+_CONFIGURED = re.compile(
+    r"^[^#\n\r]*?(?<!def )(?<!class )\b"
+    r"(build_conv_layer|build_from_cfg|ConvModule|parse_model|\w*(?:MODELS|LAYERS|REGISTRY)\.build)"
+    r"[ \t]*\(",
+    re.MULTILINE,
+)
+"""What makes layers of names in a configuration, in the packages that many networks come from."""
+
 _CLASS_NAME = "DepthwiseSeparableConv{rank}d"
 _BLANK_LINES = re.compile(r"(?:[ \t\f]*(?:\r\n?|\n))*")
 
@@ -41,11 +49,15 @@ _BLOCKS = m.If() | m.Try() | m.TryStar() | m.With()
 
 @dataclass(frozen=True)
 class Rewrite:
-    """The new text, the sites found in the old one, and each rank's class name in the new one."""
+    """The new text, the sites found in the old one, and each rank's class name in the new one.
+
+    ``configured`` is the first line that makes layers from a configuration, with what it calls.
+    """
 
     text: str
     sites: tuple[SourceSite, ...]
     class_names: dict[int, str]
+    configured: tuple[int, str] | None = None
 
     def replacement(self, site: SourceSite) -> str | None:
         """What is called in the new text at a candidate site; None at others."""
@@ -72,9 +84,10 @@ def rewrite_text(
     Raises:
         SourceError: the text, or what would come of it, is not Python.
     """
+    configured = _configured(text)
     # reason: reading the tree takes most of the time, and most files need none
     if "torch" not in text or not _MENTION.search(text):
-        return Rewrite(text, (), {})
+        return Rewrite(text, (), {}, configured)
     rewrite = partial(
         _rewrite,
         policy=policy,
@@ -88,10 +101,15 @@ def rewrite_text(
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return _rewrite_deep(text, rewrite)
+        return replace(_rewrite_deep(text, rewrite), configured=configured)
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _configured(text: str) -> tuple[int, str] | None:
+    match = _CONFIGURED.search(text)
+    return None if match is None else (len(text[: match.start(1)].splitlines()), match[1])
 
 
 def _rewrite_deep(text: str, rewrite: Callable[[Parsed], Rewrite]) -> Rewrite:

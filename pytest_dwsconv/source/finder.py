@@ -225,9 +225,10 @@ class _Finder:
         uses, changes = self._judgements_by_use()
         skipped, noqa = skipped_lines(self._parsed), noqa_codes(self._parsed)
         for node, place in self._places.items():
-            proved = place.proved or changes.get(place.spec.rank)
+            proved = place.proved
             for call in self._calls.get(node, [node]):
-                proved = uses.get(call) or proved
+                proved = proved or uses.get(call)
+            proved = proved or changes.get(place.spec.rank)
             traits: list[Trait] = []
             last, _ = self._parsed.place(self._parsed.span(node)[1])
             silenced: tuple[str, ...] = ()

@@ -110,12 +110,32 @@ class Flow:
         if self._values.defines(call.func):
             return
         for argument in call.args:
-            for node in self._values.written(argument.value):
-                if node in self.convolutions:
-                    yield argument, cst.ensure_type(node, cst.Call)
-                elif isinstance(node, cst.Name):
-                    for each in self.convolutions.intersection(self._handed_to(node)):
-                        yield argument, each
+            for each in self._handed_in(call, argument.value):
+                yield argument, each
+
+    def _handed_in(self, call: cst.Call, value: cst.BaseExpression) -> Iterator[cst.Call]:
+        if self._is_replaced(call, value):
+            yield from self.reach(value, through_classes=False).calls
+        for node in self._values.written(value):
+            if node in self.convolutions:
+                yield cst.ensure_type(node, cst.Call)
+            elif isinstance(node, cst.Name):
+                yield from self.convolutions.intersection(self._handed_to(node))
+
+    def _is_replaced(self, call: cst.Call, value: cst.BaseExpression) -> bool:
+        """Whether the result takes the place of an argument: ``self.conv = norm(self.conv)``.
+
+        Of a variable that is given a convolution itself: ``x = self.conv(x)`` is not that.
+        """
+        assign = self._parsed.parents[call]
+        if not isinstance(assign, cst.Assign):
+            return False
+        if isinstance(value, cst.Name):
+            written = self._holds.get(self._values.key(value), set())
+            is_module = not self.convolutions.isdisjoint(written)
+        else:
+            is_module = isinstance(value, cst.Attribute) and is_self(value.value)
+        return is_module and any(each.target.deep_equals(value) for each in assign.targets)
 
     def _handed_to(self, name: cst.Name) -> set[Key]:
         """What calls in this file hand straight to the parameter that a name may be."""

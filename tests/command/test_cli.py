@@ -378,6 +378,16 @@ def test_a_model_settles_what_the_text_leaves_open(model: Path, capsys: Output) 
     )
 
 
+def test_layers_from_a_configuration_are_told_once_for_each_file(
+    model: Path, capsys: Output
+) -> None:
+    model.write_text("from mmcv.cnn import ConvModule\n\nx = ConvModule(8, 8), ConvModule(8, 1)\n")
+    assert main(["model.py"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("model.py:3: ConvModule() makes layers from a configuration, so no")
+    assert out.count("configuration") == 1
+
+
 GUARDED = (
     "DepthwiseSeparableConv2d.where_it_saves(nn.Conv2d(inputs, outputs, 3, padding=1, "
     "groups=groups))"

@@ -335,3 +335,23 @@ def test_nothing_to_change_returns_the_text() -> None:
         """)
     assert rewrite_text(text).text is text
     assert rewrite_text("x = 1\n").sites == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = build_conv_layer(cfg, 8, 64)\n", (1, "build_conv_layer")),
+        ("import a\n\nself.c = ConvModule(8, 64, 3)\nConvModule(1)\n", (3, "ConvModule")),
+        ("net = MODELS.build(cfg)\n", (1, "MODELS.build")),
+        ("def f(): return mm.LAYERS.build(cfg)\n", (1, "LAYERS.build")),
+        ("m, s = parse_model(deepcopy(yaml), ch=[3])\n", (1, "parse_model")),
+        ("x = nn.Conv2d(8, 64, 3); y = build_from_cfg(z)\n", (1, "build_from_cfg")),
+        ("def parse_model(d, ch): ...\nclass ConvModule(nn.Module): ...\n", None),
+        ("# ConvModule(8)\nmodels.build(x)\nMyConvModule(8)\n", None),
+    ],
+)
+def test_the_first_line_that_makes_layers_from_a_configuration_is_told(
+    text: str, expected: tuple[int, str] | None
+) -> None:
+    assert rewrite_text(text).configured == expected
+    assert rewrite_text(f"{text}\nimport torch\ntorch.nn.Conv2d(8, 64, 3)").configured == expected
