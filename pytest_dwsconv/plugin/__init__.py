@@ -265,7 +265,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[LATENCIES] = table
         config.pluginmanager.register(table, "dwsconv-latencies")
     if not hasattr(config, "workerinput"):
-        from pytest_dwsconv.plugin.summary import Summary, outputs
+        from pytest_dwsconv.plugin.outputs import outputs
+        from pytest_dwsconv.plugin.summary import Summary
 
         summary = Summary(config, outputs(wanted, folder))
         config.pluginmanager.register(summary, "dwsconv-summary")

@@ -13,7 +13,7 @@ from pytest_dwsconv.core.architectures import architectures
 from pytest_dwsconv.core.limits import LimitCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import enough, plan_of
-from pytest_dwsconv.plugin.summary import is_writable
+from pytest_dwsconv.plugin.outputs import is_writable
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
