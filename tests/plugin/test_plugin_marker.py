@@ -269,12 +269,17 @@ def test_size_of_the_marker(model): model(torch.zeros(1, 4, 12, 12))
             "SimpleNamespace(net=Small(), other=3)",
             "{'net': Small(), 'loss': torch.nn.CrossEntropyLoss()}",
             "(lambda net: {'net': net, 'part': net.body})(Small())",
+            "[Refuses(), Small()]",
         ],
     )
     def test_models_inside_of_arguments(self, pytester: pytest.Pytester, held: str) -> None:
         source = f"""
 import torch
 from types import SimpleNamespace
+class Refuses:
+    @property
+    def __class__(self): raise RuntimeError("a proxy without an object")
+    def __getattr__(self, name): raise RuntimeError("a proxy without an object")
 @pytest.fixture
 def held(): return {held}
 @pytest.mark.dws_budget(params="5k")

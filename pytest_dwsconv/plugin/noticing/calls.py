@@ -205,7 +205,8 @@ class CallLog:
                         first.is_superseded = True
             if len(seen.kinds) <= _MOST_STATES:
                 return
-            self.shortened.append(seen)
+            if seen not in self.shortened:
+                self.shortened.append(seen)
             for kind in seen.kinds.pop(-2):
                 first = self.firsts.get(kind)
                 if first is not None and first.model() is model:

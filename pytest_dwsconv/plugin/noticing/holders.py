@@ -28,13 +28,13 @@ def held_models(values: Sequence[object]) -> list[nn.Module]:
         return []
     found: list[nn.Module] = []
     seen: set[int] = set()
-    waiting = deque((value, True) for value in values)
+    waiting: deque[tuple[Any, bool]] = deque((value, True) for value in values)
     while waiting and len(seen) < _MOST_VALUES:
         value, is_own = waiting.popleft()
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, torch.nn.Module):
+        if issubclass(type(value), torch.nn.Module):
             found.append(value)
         else:
             inside = islice(_contents(value, is_own), _MOST_VALUES)
@@ -45,14 +45,19 @@ def held_models(values: Sequence[object]) -> list[nn.Module]:
     return [model for model in models if next(model.parameters(), None) is not None] or models
 
 
-def _contents(value: object, is_own: bool) -> Iterable[Any]:
+def _contents(value: Any, is_own: bool) -> Iterable[Any]:
     """What a container holds, and the attributes of an object that is itself an argument."""
-    if isinstance(value, dict):
-        return value.values()
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return value
-    home = type(value).__module__.partition(".")[0]
-    if not is_own or home in _FOREIGN or isinstance(value, (type, ModuleType)):
+    kind = type(value)  # a proxy may claim another one, and refuse to say which
+    if issubclass(kind, dict):
+        return dict.values(value)
+    for container in (list, tuple, set, frozenset):
+        if issubclass(kind, container):
+            return container.__iter__(value)
+    home = kind.__module__.partition(".")[0]
+    if not is_own or home in _FOREIGN or issubclass(kind, (type, ModuleType)):
         return ()
-    attributes = getattr(value, "__dict__", None)
-    return attributes.values() if isinstance(attributes, dict) else ()
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return ()
+    return list(attributes.values())

@@ -139,13 +139,17 @@ class Noticer:
 
     def _measure(self, item: pytest.Item, outcome: WithDigest, first: FirstCall | None) -> None:
         """Measure a model on the targets on which ``dws_budgets`` limits its latency."""
+        from pytest_dwsconv.plugin.noticing.calls import failure
         from pytest_dwsconv.report import Report
 
         latencies = self._config.stash.get(LATENCIES, None)
         if first is None or latencies is None or not first.targets:
             return
-        with first.snapshot.restored() as module:
-            latencies.join(item, Subject(Report.from_dict(outcome[1]), module))
+        try:
+            with first.snapshot.restored() as module:
+                latencies.join(item, Subject(Report.from_dict(outcome[1]), module))
+        except ChangedError as error:  # since its budget was checked
+            record_of(item).unsent.failures.append(failure(first.type, error))
 
 
 def _new_log(item: pytest.Item, known: Container[object]) -> CallLog:

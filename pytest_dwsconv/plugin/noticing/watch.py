@@ -145,6 +145,9 @@ class Watch:
 
 def _begin(log: CallLog, module: nn.Module, arguments: Arguments, caller: FrameType) -> Call | None:
     """Begin a call, unless a tracer makes it without the values that would tell its shapes."""
+    attributes = vars(module)
+    if not (attributes.get("_parameters", True) or attributes.get("_modules", True)):
+        return None  # an activation or a loss; those of a ScriptModule are not in Python
     import torch
     from torch.utils._pytree import tree_leaves
 
