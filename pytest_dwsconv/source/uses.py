@@ -230,6 +230,9 @@ class _Uses:
 
     def _look_at_text(self, node: cst.CSTNode) -> None:
         """A key of a state_dict or its end: ``"stem.conv.weight"``, ``f"{stem}.conv{i}.weight"``."""
+        # reason: every sum and call is asked, and to join the parts of a long one takes a while
+        if "weight" not in self._parsed.code(node):
+            return
         key = _KEY.fullmatch(template(node))
         if key is None or not key[1].strip(UNKNOWN):
             return
