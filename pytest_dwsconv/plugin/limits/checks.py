@@ -89,4 +89,5 @@ class Checks:
             try:
                 yield from check_known_limits(self._config, report, budget)
             except InputError as error:
-                found.unknown.append(str(error))
+                if str(error) not in found.unknown:  # of the model and of its layers it is the same
+                    found.unknown.append(str(error))

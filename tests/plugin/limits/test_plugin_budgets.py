@@ -13,7 +13,10 @@ def nets(inner: pytest.Pytester) -> None:
 
 def test_a_limit_that_cannot_be_checked_hides_no_other(pytester: pytest.Pytester) -> None:
     source = "def test_it(dws_report): dws_report(Small())"
-    result = run(pytester, source, "-o", "dws_budgets=* params=5k macs=1G activations=1MB")
+    result = run(
+        pytester, source, "-o", "dws_budgets=* params=5k macs=1G activations=1MB b* macs=1G"
+    )
+    assert sum("limits MACs" in line for line in result.stdout.lines) == 1
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["Small has 5.44k parameters, the budget is 5k *"])
     result.stdout.fnmatch_lines_random(
