@@ -359,6 +359,17 @@ def test_an_update_in_which_a_test_fails_or_is_skipped_removes_nothing(
     assert stored(two) == ["Sequential", NAME]
 
 
+def test_a_named_model_is_gone_once_the_configuration_no_longer_names_it(
+    pytester: pytest.Pytester, baseline: Path
+) -> None:
+    named, linear = "dws_models=nets:Small", "torch.nn:Linear(2,3)"
+    assert pytester.runpytest(UPDATE, "-o", f"{named}\n{linear}").ret == 0
+    assert pytester.runpytest(UPDATE, "--dws-model=nets:Small").ret == 0
+    assert stored(baseline) == ["Linear", NAME]  # one command line says nothing of another
+    assert pytester.runpytest(UPDATE, "-o", named).ret == 0
+    assert stored(baseline) == [NAME]
+
+
 def test_a_file_that_is_skipped_as_a_whole_keeps_its_models(
     pytester: pytest.Pytester, baseline: Path
 ) -> None:
