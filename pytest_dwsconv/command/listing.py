@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.render.github import command
 from pytest_dwsconv.render.table import count
 from pytest_dwsconv.source.sites import SourceSite
+
+_LINE_END = re.compile(r"\r\n?|\n")
 
 _MANY = "DWS104"
 """Of most networks half the convolutions are pointwise: these are listed only when asked for."""
@@ -114,7 +117,7 @@ _FORMS: Mapping[str, Callable[[Line], str]] = {
 
 
 class Listing:
-    """Prints what is found, by ``say``, and counts it."""
+    """Prints what is found and counts it; ``say`` is given lines that are fit to print."""
 
     def __init__(self, form: str, verbose: bool, say: Callable[[str], None]) -> None:
         self._form = form
@@ -128,7 +131,8 @@ class Listing:
     def add(self, source: Input, examination: Examination) -> None:
         """List the convolutions of one file."""
         selection = source.selection
-        lines = examination.old.text.splitlines()
+        # as Python counts lines: splitlines() ends one at a form feed, too
+        lines = _LINE_END.split(examination.old.text)
         self.read_files += 1
         changed = 0
         for site in examination.rewrite.sites:
@@ -144,10 +148,11 @@ class Listing:
             self._list(Line(source.name, site, replacement, lines[site.place.line - 1]))
         if examination.rewrite.configured is not None and self._form != "json":
             line, call = examination.rewrite.configured
-            self._say(
+            message = (
                 f"{source.name}:{line}: {call}() makes layers from a configuration, so no call "
                 "here says what they are: rewrite them in the live model, with pytest_dwsconv.rewrite"
             )
+            self._say(plain(message))
         self.changed += changed
         self.changed_files += bool(changed)
 
@@ -157,11 +162,9 @@ class Listing:
         else:
             self._say(_FORMS[self._form](line))
 
-    def finish(self) -> None:
-        """Print what only the end of a run tells."""
-        if self._form == "json":
-            document = json.dumps([_record(line) for line in self._lines], indent=2)
-            self._say(plain_json(document))
+    def document(self) -> str:
+        """All lines of ``json``."""
+        return plain_json(json.dumps([_record(line) for line in self._lines], indent=2))
 
     def statistics(self) -> list[str]:
         """How many convolutions have each code, the most frequent first."""

@@ -58,7 +58,15 @@ class Run:
         self._skipped = 0  # files found in folders that are not Python
         self._written: list[str] = []  # names of files
         result_on_stdout = options.diff or options.output == "-" or "-" in options.paths
-        self._messages: TextIO = sys.stderr if result_on_stdout else sys.stdout
+        is_document = options.output_format == "json"
+        if result_on_stdout and is_document:
+            raise InputError(
+                "--output-format json is written to standard output, where the result goes: ask "
+                "for it with --check, in a run of its own"
+            )
+        self._messages: TextIO = sys.stdout
+        if result_on_stdout or is_document:
+            self._messages = sys.stderr
         self._progress = Progress(wanted=not options.quiet)
         self._listing = Listing(options.output_format, options.verbose, self._list_line)
 
@@ -83,13 +91,13 @@ class Run:
         """Print the summary; where it gets lost, what was written is told on standard error."""
         options = self._options
         if self._listing.read_files:
-            self._listing.finish()
+            if options.output_format == "json":
+                self._print(self._listing.document(), sys.stdout)
             if options.statistics:
                 for line in self._listing.statistics():
-                    self._tell(line)
-            if not options.quiet:
-                summary = self._listing.summary(would=options.check or options.diff)
-                self._tell(f"{summary}, {self._skipped} skipped" if self._skipped else summary)
+                    self._print(line, self._messages)
+            summary = self._listing.summary(would=options.check or options.diff)
+            self._say(f"{summary}, {self._skipped} skipped" if self._skipped else summary)
         try:
             flush_stdout()
         except OutputError as error:
@@ -252,11 +260,6 @@ class Run:
         """Print what the listing says, which has spelled out such characters itself."""
         if not self._options.quiet:
             self._print(text, self._messages)
-
-    def _tell(self, message: str) -> None:
-        """Print a line about the run, beside the one document that json is."""
-        is_document = self._options.output_format == "json"
-        self._print(plain(message), sys.stderr if is_document else self._messages)
 
     def _print(self, text: str, stream: TextIO) -> None:
         self._progress.clear()

@@ -126,6 +126,21 @@ def test_json_is_one_document(file: Path, capsys: Output) -> None:
     assert "1 convolution would be rewritten" in err
 
 
+@pytest.mark.parametrize("arguments", [["--diff", "m.py"], ["-o", "-", "m.py"], ["-"]])
+def test_json_is_refused_where_a_result_goes(
+    file: Path, capsys: Output, arguments: list[str]
+) -> None:
+    assert main(["--output-format", "json", *arguments]) == 2
+    assert "is written to standard output, where the result goes" in capsys.readouterr().err
+
+
+def test_quiet_json_is_the_document_alone(file: Path, capsys: Output) -> None:
+    assert main(["--check", "--quiet", "--output-format", "json", "m.py"]) == 1
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 2
+    assert err == ""
+
+
 def test_json_of_nothing_is_an_empty_list(file: Path, capsys: Output) -> None:
     file.write_text("x = 1\n")
     assert main(["--output-format", "json", "m.py"]) == 0
