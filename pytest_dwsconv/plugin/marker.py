@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import wraps
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,9 @@ def enforce_marker(item: pytest.Item) -> Iterator[None]:
         yield
     with _in_one_sentence(), ExitStack() as stack:
         budget, shapes = _limits_of_markers(item)
-        assert_budget(item, _subjects(item, shapes, logs, stack), budget, pytrace=False)
+        subjects = _subjects(item, shapes, logs, stack)
+        for those, limits in _with_their_layers(subjects, budget):
+            assert_budget(item, those, limits, pytrace=False)
 
 
 @contextmanager
@@ -143,6 +146,35 @@ def _subjects(
         raise pytest.UsageError(_found_no_model(arguments, reasons))
     _tell(item, unknown)
     return subjects
+
+
+def _with_their_layers(
+    subjects: Sequence[Subject], budget: Budget
+) -> Iterator[tuple[list[Subject], Budget]]:
+    """The models with what their budget limits: layers that only others of them have are left out.
+
+    Of layers that none of them has, the budget itself says so.
+    """
+    from pytest_dwsconv.core.budget import layers_of
+
+    patterns: dict[str, list[Subject]] = {}
+    for pattern in budget.layers or ():
+        having = [subject for subject in subjects if layers_of(subject.report, pattern)]
+        patterns[pattern] = having or list(subjects)
+    whole = [subject for subject in subjects if all(subject in held for held in patterns.values())]
+    if whole:
+        yield whole, budget
+    for subject in subjects:
+        if subject in whole:
+            continue
+        own = {
+            name: limits
+            for name, limits in (budget.layers or {}).items()
+            if subject in patterns[name]
+        }
+        rest = [value for name, value in vars(budget).items() if name not in ("layers", "target")]
+        if own or any(value is not None for value in rest):
+            yield [subject], replace(budget, layers=own or None)
 
 
 def _called(item: pytest.Item, logs: Sequence[CallLog]) -> tuple[list[CalledReport], list[str]]:

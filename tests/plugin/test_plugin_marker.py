@@ -289,6 +289,30 @@ def test_it(held): pass
         result.assert_outcomes(failed=1)
         assert [line for line in result.outlines if "the budget is" in line] == [OVER_5K]
 
+    def test_limits_on_layers_are_for_the_models_that_have_them(
+        self, pytester: pytest.Pytester
+    ) -> None:
+        source = """
+import torch
+pytestmark = pytest.mark.dws_budget(params="6k", layers={"body": {"params": "4k"}})
+def test_beside(model): Plain()(torch.zeros(1, 3))
+def test_nowhere(): Plain()(torch.zeros(1, 3))
+def test_over(): Small(40)(torch.zeros(1, 4, 9, 9)); Plain()(torch.zeros(1, 3))
+"""
+        result = self.run(pytester, source)
+        result.assert_outcomes(failed=3)
+        lines = [
+            line
+            for line in result.outlines
+            if " budget" in line and "FAILED" not in line and "--" not in line
+        ]
+        assert [line.split(",")[0].partition(" parameters")[0] for line in lines] == [
+            "Small has 4.61k",
+            "the budget limits layers 'body'",
+            "Small has 6.66k",
+            "Small has 5.76k",
+        ]
+
     def test_what_it_calls_and_cannot_be_checked_is_told(self, pytester: pytest.Pytester) -> None:
         source = """
 import torch

@@ -173,7 +173,8 @@ class CallLog:
         before = changeable_settings(model) if seen.architecture is None else None
         is_new = layouts not in seen.layouts if kept is not None else before is not None
         if is_new and entry is not None and kept is None:
-            self.notice(_NOT_RECORDED.format(model=seen.name, method=entry.method))
+            seen.unrecorded = _NOT_RECORDED.format(model=seen.name, method=entry.method)
+            self.notice(seen.unrecorded)
         if entry is not None and seen.first_layer is None:
             seen.first_layer = id(module)
         shapes = shaped(kept) if is_new else None
@@ -191,6 +192,8 @@ class CallLog:
             if call.layouts is not None:
                 seen.layouts.add(call.layouts)
             seen.kinds[-1].add(kind)
+            if call.arguments is not None and seen.unrecorded in self.notices:
+                self.notices.remove(seen.unrecorded)  # its MACs are known after all
             if kind not in self.firsts:
                 self._add(call, kind)
 

@@ -40,6 +40,8 @@ class SeenModel:
         """Kinds of calls, by the states that the model was in."""
         self.first_layer: int | None = None
         """The identity of the layer by which a method of the model was first seen at work."""
+        self.unrecorded = ""
+        """What is said of it if a test enters it by a method alone."""
         self._unsteady: set[Setting] = set()
         """Settings that the calls themselves change, such as counters."""
 

@@ -121,6 +121,14 @@ def test_what_is_not_recorded_has_the_networks_parameters_and_a_notice(
     )
 
 
+def test_a_network_that_is_called_as_well_has_no_notice(pytester: pytest.Pytester) -> None:
+    source = "def test_it():\n    net = Net()\n    net.encode(IMAGE)\n    net(IMAGE)"
+    result = run_reporting(pytester, source)
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*notices*")
+    assert (("Net", [SHAPE], MACS)) in models(pytester)
+
+
 def test_a_layer_that_a_test_calls_is_not_taken_for_its_fixtures_network(
     pytester: pytest.Pytester,
 ) -> None:
