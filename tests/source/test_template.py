@@ -129,6 +129,16 @@ def test_an_initialisation_of_all_convolutions_scales_it_as_it_scales_them(init:
     assert new(x).std().item() == pytest.approx(old(x).std().item(), rel=0.15)
 
 
+def test_a_normalisation_folds_into_it() -> None:
+    conv, norm = inserted(2)(4, 8, 3, bias=False).double(), nn.BatchNorm2d(8).double()
+    norm.running_mean, norm.running_var = torch.randn(8).double(), torch.rand(8).double() + 0.5
+    conv.eval()
+    norm.eval()
+    x = torch.randn(1, 4, 9, 9, dtype=torch.float64)
+    fused = nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
+    torch.testing.assert_close(fused(x), norm(conv(x)))
+
+
 def test_zeroed_it_still_learns() -> None:
     new = inserted(2)(4, 8, 3)
     nn.init.zeros_(new.weight)
