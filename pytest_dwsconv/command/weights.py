@@ -69,7 +69,7 @@ class StateDict:
         filters_of = {}
         for key in new:
             if key not in old:
-                filters_of[f"{key.removesuffix('depthwise_weight')}weight"] = key
+                filters_of[f"{key.removesuffix('depthwise.weight')}weight"] = key
         result: OrderedDict[str, Any] = OrderedDict()
         for key, value in self.entries.items():
             name = key.removeprefix(self.prefix)
@@ -89,7 +89,7 @@ class StateDict:
 def _as_inserted(rewritten: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """The state dict of a rewritten model under the names, and in the shapes, of a rewritten file.
 
-    There a convolution has ``depthwise_weight``, a ``weight`` of two dimensions, and the bias.
+    There a convolution has ``depthwise.weight``, a ``weight`` of two dimensions, and the bias.
     """
     state = rewritten.state_dict()
     replaced = {id(rewritten.get_submodule(entry.name)) for entry in plan.entries}
@@ -99,7 +99,6 @@ def _as_inserted(rewritten: nn.Module, plan: Plan) -> dict[str, Tensor]:
         start = f"{name}." if name else ""
         mix = state.pop(f"{start}pointwise.weight")
         state[f"{start}weight"] = mix.flatten(1)
-        state[f"{start}depthwise_weight"] = state.pop(f"{start}depthwise.weight")
         for part in ("depthwise", "pointwise"):
             if f"{start}{part}.bias" in state:
                 state[f"{start}bias"] = state.pop(f"{start}{part}.bias")

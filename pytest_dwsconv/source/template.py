@@ -14,7 +14,9 @@ GUARD = "where_it_saves"
 # reason: It is an nn.Conv2d, one module with a weight and a bias. So loops that initialise, rescale
 # or zero all convolutions, set their stride or ask for their bias, do to it what they do to others;
 # of two parts that were convolutions they would make both small, or both zero. Its weight has two
-# dimensions: what takes it for a kernel fails instead of computing something else.
+# dimensions: what takes it for a kernel fails instead of computing something else. The filters are
+# the weight of a module of their own, so that loops which collect each module's weight for an
+# optimizer find them.
 # torch's own initialisation makes a convolution's output vary a third as much as its input, so two
 # in a row would make it a ninth. With the depthwise filters at gain 1 the pair's output varies as
 # one convolution's does. What the forward uses is known to torch.jit.script. It runs on Python 3.8
@@ -23,24 +25,29 @@ _CLASS = Template('''\
 class $name($nn.Conv${rank}d):
     """A depthwise, then a pointwise convolution, in the place of one nn.Conv${rank}d.
 
-    It takes the arguments of nn.Conv${rank}d. `depthwise_weight` has a filter for each input
+    It takes the arguments of nn.Conv${rank}d. `depthwise.weight` has a filter for each input
     channel; `weight`, of shape (out_channels, in_channels / groups), mixes their results.
     $mark.
     """
 
+    class Filters($nn.Module):
+        def __init__(self, weight: $torch.Tensor) -> None:
+            super().__init__()
+            self.weight = $nn.Parameter(weight)
+
     def reset_parameters(self) -> None:
         """Draw new weights; the output varies as that of one nn.Conv${rank}d does."""
-        if not hasattr(self, "depthwise_weight"):
+        if not hasattr(self, "depthwise"):
             full = self.weight  # of one convolution: nn.Conv${rank}d() calls this at its end
             mix = full.new_empty(self.out_channels, self.in_channels // self.groups)
             self.weight = $nn.Parameter(mix)
             filters = full.new_empty(self.in_channels, 1, *self.kernel_size)
-            self.depthwise_weight = $nn.Parameter(filters)
-        $nn.init.kaiming_uniform_(self.depthwise_weight, nonlinearity="linear")
+            self.depthwise = self.Filters(filters)
+        $nn.init.kaiming_uniform_(self.depthwise.weight, nonlinearity="linear")
         super().reset_parameters()
 
     def forward(self, input: $torch.Tensor) -> $torch.Tensor:
-        filters, stride, dilation = self.depthwise_weight, self.stride, self.dilation
+        filters, stride, dilation = self.depthwise.weight, self.stride, self.dilation
         channels = self.in_channels
         if self.padding_mode == "zeros":
             x = $nn.functional.conv${rank}d(

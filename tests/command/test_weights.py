@@ -115,7 +115,7 @@ def test_beside_state_dicts_all_but_an_optimizer_is_kept(model: nn.Module, capsy
     converted = torch.load("out.pt", weights_only=True)
     assert list(converted) == ["model", "model_ema", "epoch"]
     assert converted["model_ema"]["n_averaged"] == 3
-    assert "module.0.0.depthwise_weight" in converted["model_ema"]
+    assert "module.0.0.depthwise.weight" in converted["model_ema"]
     out = capsys.readouterr().out
     assert "out.pt: without optimizer, the state of an optimizer of old weights" in out
     assert "out.pt: model_ema loads strictly" in out

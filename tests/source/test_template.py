@@ -76,7 +76,7 @@ def equal_convolution(new: Any, old: Any) -> Any:
     mix = new.weight.unflatten(0, (new.groups, -1)).flatten(2)[
         (..., *[None] * len(new.kernel_size))
     ]
-    taps = new.depthwise_weight.view(new.groups, 1, -1, *new.kernel_size)
+    taps = new.depthwise.weight.view(new.groups, 1, -1, *new.kernel_size)
     old.weight = nn.Parameter((mix * taps).flatten(0, 1))
     old.bias = new.bias
     return old
@@ -222,7 +222,23 @@ def test_its_output_varies_as_that_of_the_convolution(groups: int) -> None:
 def test_loops_that_look_for_convolutions_find_one() -> None:
     new = inserted(2)(4, 8, 3)
     assert [module for module in new.modules() if isinstance(module, nn.Conv2d)] == [new]
-    assert repr(new) == "DepthwiseSeparableConv2d(4, 8, kernel_size=(3, 3), stride=(1, 1))"
+
+
+def weights_of_modules(net: nn.Module) -> list[nn.Parameter]:
+    """As many training scripts collect them, for weight decay."""
+    found: list[nn.Parameter] = []
+    for module in net.modules():
+        for name in ("weight", "bias"):
+            value = getattr(module, name, None)
+            if isinstance(value, nn.Parameter):
+                found.append(value)
+    return found
+
+
+def test_loops_that_collect_weights_find_all_of_them() -> None:
+    new = inserted(2)(4, 8, 3)
+    assert set(weights_of_modules(new)) == set(new.parameters())
+    assert list(new.state_dict()) == ["weight", "bias", "depthwise.weight"]
 
 
 def test_its_parts_are_rows_of_a_report() -> None:
@@ -230,7 +246,7 @@ def test_its_parts_are_rows_of_a_report() -> None:
     report = analyze(net, (1, 8, 12, 12))
     rows = {finding.name: (finding.code, finding.params) for finding in report.findings}
     assert rows == {
-        "0.depthwise_weight": ("DWS105", 72),
+        "0.depthwise.weight": ("DWS105", 72),
         "0.weight": ("DWS104", 576),
         "1": ("DWS001", 36928),
     }
