@@ -13,6 +13,7 @@ import pytest
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, check_limits
+from pytest_dwsconv.core.changes import Change, Changes, ChangeStatus, ModelChange, Outcome
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
@@ -41,6 +42,13 @@ LIMITED = Reporters(
 )
 
 
+COSTS = (
+    Change("params", "parameters", 576, 612, too_much=True),
+    Change("macs", "MACs", 9000, 9000),
+)
+GROWN = Outcome(
+    Changes("main.json", (ModelChange("Small", ChangeStatus.CHANGED, COSTS),)), ("Odd: odd",)
+)
 OVER: list[AnyCheck] = [*check_limits(EMPTY, Budget(params=1))]
 
 
@@ -67,10 +75,15 @@ class Opener:
         self.requests: list[str] = []
 
     def __call__(
-        self, run: SuiteRun, width: int = 1280, scheme: str = "light", **options: Any
+        self,
+        run: SuiteRun,
+        width: int = 1280,
+        scheme: str = "light",
+        outcome: Outcome = Outcome(),  # it cannot be changed
+        **options: Any,
     ) -> Any:
         path = self._folder / "report.html"
-        write_run("html", run, path)
+        write_run("html", run, path, outcome=outcome)
         size = {"width": width, "height": 900}
         context = self._browser.new_context(
             viewport=size, color_scheme=scheme, offline=True, **options
@@ -208,6 +221,15 @@ def test_each_model_has_its_own_table(opened: Opener) -> None:
     assert page.url.endswith("#model-3")
 
 
+def test_models_are_sorted_and_filtered_after_a_table_of_before_and_after(opened: Opener) -> None:
+    page = opened({MIXED: Reporters()}, outcome=GROWN)
+    assert page.get_by_role("table", name="Costs of models before and after").is_visible()
+    header(page, "params").get_by_role("button").click()
+    page.get_by_role("searchbox", name="Filter").fill("body")
+    model = page.locator("#model-1")
+    assert model.locator(SHOWN).all_inner_texts() == ["body.conv2", "body.conv1", "body.shortcut"]
+
+
 def test_the_index_is_sorted_by_its_numbers(opened: Opener) -> None:
     models = [replace(SMALL, model=f"Small{n}", params=10**7 + n) for n in range(60)]
     run: SuiteRun = dict.fromkeys(models, Reporters())
@@ -342,9 +364,10 @@ def test_accessible_and_in_its_place(opened: Opener, scheme: str, width: int) ->
         {MIXED: LIMITED, UNTRUSTED: Reporters(), EMPTY: Reporters(), WITHOUT_SHAPES: Reporters()},
         width,
         scheme,
+        GROWN,
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    header(page, "params").first.get_by_role("button").click()
+    header(page, "params").last.get_by_role("button").click()
     results = axe.Axe().run(page)
     assert [violation["id"] for violation in results.response["violations"]] == []
     luminance = page.evaluate(

@@ -71,9 +71,9 @@ function filterable(model, table, tell) {
 document.documentElement.classList.add("scripted");
 for (const table of document.querySelectorAll("nav table")) sortable(table, () => {});
 for (const model of document.querySelectorAll(".model")) {
-  const table = model.querySelector("table");
-  if (!table) continue;
   const status = model.querySelector("output");
+  if (!status) continue; // no table of convolutions: before and after, latencies, a model without any
+  const table = model.querySelector("table");
   const said = { shown: status.textContent, order: "" };
   const tell = (news) => {
     Object.assign(said, news);
