@@ -54,14 +54,11 @@ class Places:
             if frame is None or frame.f_code is not code or frame.f_lasti != position:
                 return False
             frame = frame.f_back
-        try:
-            if flat_layouts(args, kwargs) != place.layouts:
-                return False
-            if place.entry is not None and not place.is_entered(caller):
-                return False
-            return place.is_unchanged()
-        except Exception:  # reason: an object may refuse to be compared
-            return False
+        return (
+            flat_layouts(args, kwargs) == place.layouts
+            and place.is_entered(caller)
+            and place.is_unchanged()
+        )
 
 
 class _Place:

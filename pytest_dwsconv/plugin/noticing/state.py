@@ -48,7 +48,10 @@ class ModelState:
         parts = self._parts
         self._next = (self._next + 1) % len(parts)
         part = parts[self._next]
-        return part.objects == part.read()
+        try:
+            return part.objects == part.read()
+        except Exception:  # reason: another tensor or object may refuse to be compared
+            return False
 
     def changed_settings(self) -> set[Setting]:
         """The settings that have been set or deleted since."""
