@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.core.rules import Policy
@@ -70,7 +71,8 @@ class ImportedClass(NamedTuple):
 class Config:
     """``exclude``: patterns as in ``.gitignore``, on paths below ``root``, their file's folder.
 
-    ``per_file_ignores`` has codes by such patterns; ``guards`` is what only an option changes.
+    ``per_file_ignores`` has codes by such patterns; what follows ``guards`` only options
+    change.
     """
 
     root: Path
@@ -81,10 +83,17 @@ class Config:
     per_file_ignores: tuple[tuple[str, tuple[str, ...]], ...] = ()
     classes: Mapping[int, ImportedClass] = field(default_factory=dict)
     guards: bool = True
+    depth_multiplier: int = 1
+    order: Order = Order.DEPTHWISE_FIRST
 
     @property
     def policy(self) -> Policy:
-        return Policy(min_saving=self.min_saving, few_channels=self.few_channels)
+        return Policy(
+            depth_multiplier=self.depth_multiplier,
+            order=self.order,
+            min_saving=self.min_saving,
+            few_channels=self.few_channels,
+        )
 
     def excludes(self, path: Path) -> bool:
         """Whether a pattern fits the path, or a folder that it lies in."""

@@ -15,6 +15,7 @@ from pytest_dwsconv._version import __version__
 from pytest_dwsconv.command.explanation import codes_to_explain, explanation
 from pytest_dwsconv.command.interrupts import Interrupts
 from pytest_dwsconv.command.streams import complain, drop_unwritten, flush_stdout
+from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import DwsconvError
 
@@ -130,15 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHAPE",
         help="input shape of the model: 1,3,224,224; several inputs are separated by ;",
     )
-    parser.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="a trained checkpoint of that model, .pt or .safetensors, to be converted for the "
-        "rewritten file",
-    )
-    parser.add_argument(
-        "--weights-out", metavar="FILE", help="where the converted checkpoint is written"
-    )
+    _add_checkpoint_options(parser.add_argument_group("a checkpoint of that model"))
     parser.add_argument(
         "--no-guards",
         action="store_true",
@@ -167,6 +160,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
+
+
+def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
+    for option, effect in (
+        ("--weights", "trained weights, .pt or .safetensors, to convert for the rewritten file"),
+        ("--weights-out", "where the converted weights are written"),
+        ("--fit", "batches of inputs, .pt: fit the weights to what the model makes of them"),
+    ):
+        group.add_argument(option, metavar="FILE", help=effect)
+    group.add_argument(
+        "--depth-multiplier",
+        metavar="N",
+        type=_from_one,
+        default=1,
+        help="depthwise filters for each channel; more are closer to the original, and save less",
+    )
+    group.add_argument(
+        "--order",
+        choices=[order.value for order in Order],
+        default=Order.DEPTHWISE_FIRST.value,
+        help=f"which part runs first; {Order.DEPTHWISE_FIRST.value} if not given",
+    )
+
+
+def _from_one(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def _add_listing_options(group: argparse._ArgumentGroup) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from pytest_dwsconv.command.child import Child
 from pytest_dwsconv.command.evidence import FileModel, model_of_file
 from pytest_dwsconv.command.proof import Conversion, Proof, Shapes, convert, prove
-from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.edgetpu.process import LONGEST
 from pytest_dwsconv.errors import InputError, TargetError
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.sites import SourceSite
@@ -33,6 +33,7 @@ class Trial:
         self._path = path
         self._name = name
         self._shapes = shapes
+        self._policy = policy
         self._say = say
         self._child = Child(path, say)
         self.model: FileModel = self._child.call(model_of_file, path, name, shapes, policy)
@@ -54,33 +55,39 @@ class Trial:
 
     @contextmanager
     def converted(
-        self, report: Report, text: bytes, given: Path, target: Path
+        self, report: Report, text: bytes, given: Path, target: Path, data: Path | None = None
     ) -> Iterator[Callable[[], None]]:
         """Convert a checkpoint, and prove it on the rewritten file; what puts it into its place.
+
+        With ``data``, a file of batches, the weights are fitted to what the model makes of them.
 
         Raises:
             TargetError, InputError: the checkpoint cannot be converted, or the proof fails.
         """
-        plan = _plan(report)
+        plan = self._plan(report)
         with _folder_beside(target) as folder:
-            conversion = Conversion(given, folder / f"weights{target.suffix}", folder)
-            left_out = self._child.call(
-                convert, self._path, self._name, self._shapes, plan, conversion
-            )
+            conversion = Conversion(given, folder / f"weights{target.suffix}", folder, data)
+            child = self._child if data is None else Child(self._path, self._say, LONGEST)
+            left_out = child.call(convert, self._path, self._name, self._shapes, plan, conversion)
             proof = self._prove(text, conversion)
             self._compare(report, proof)
             for key in left_out:
                 self._say(
                     f"{target}: without {plain(key)}, the state of an optimizer of old weights"
                 )
+            given_to_it = "random input" if data is None else f"the last batch of {data}"
             for label, error in proof.errors.items():
-                self._say(
-                    f"{target}: {plain(label)} loads strictly; on random input the outputs differ "
-                    f"by {error:.1%}"
-                )
-            if not proof.errors:
-                self._say(f"{target}: loads strictly; --input-size would let it run, too")
+                run = f"; on {given_to_it} the outputs differ by {error:.1%}"
+                self._say(f"{target}: {plain(label)} loads strictly{run if error >= 0 else ''}")
             yield lambda: os.replace(conversion.target, target)
+
+    def _plan(self, report: Report) -> Plan:
+        """What the rewritten file makes of the model."""
+        order, multiplier = self._policy.order, self._policy.depth_multiplier
+        entries = [
+            PlanEntry.of(found.name, found.spec, order, multiplier) for found in report.candidates
+        ]
+        return Plan(tuple(entries))
 
     def _prove(self, text: bytes, conversion: Conversion | None) -> Proof:
         try:
@@ -103,21 +110,6 @@ class Trial:
         if proof.macs is not None:
             amount += f" and {proof.macs:,} MACs"
         self._say(f"{self._path}: rewritten, it builds a model of {amount}, as predicted")
-
-
-def _plan(report: Report) -> Plan:
-    """What the rewritten file makes of the model.
-
-    Raises:
-        InputError: that is nothing.
-    """
-    entries = [
-        PlanEntry.of(found.name, found.spec, Order.DEPTHWISE_FIRST, 1)
-        for found in report.candidates
-    ]
-    if not entries:
-        raise InputError("nothing of this model is rewritten, so its weights fit as they are")
-    return Plan(tuple(entries))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.inputs import forward_arguments
 from pytest_dwsconv.command.weights import (
+    read_batches,
     read_checkpoint,
     state_dicts,
     with_state_dict,
@@ -23,6 +25,7 @@ from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.rewriting.application import apply_plan
 from pytest_dwsconv.rewriting.outputs import Inputs, Outputs, outputs
+from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.targets import build_by_import, text_of
 from pytest_dwsconv.tracing.inventory import without_compiler
 
@@ -33,16 +36,23 @@ _OUTPUTS = "outputs.pt"
 
 @dataclass(frozen=True)
 class Conversion:
-    """A checkpoint to be converted, into a file in a folder that lasts until all is proved."""
+    """A checkpoint to be converted, into a file in a folder that lasts until all is proved.
+
+    ``data`` is a file of batches to fit the weights to.
+    """
 
     given: Path
     target: Path
     folder: Path
+    data: Path | None = None
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the rewritten file builds; the relative errors of its outputs, by state dict."""
+    """What the rewritten file builds; the relative errors of its outputs, by state dict.
+
+    An error is negative where there is no input, or nothing to compare with.
+    """
 
     params: int
     macs: int | None
@@ -52,18 +62,32 @@ class Proof:
 def convert(path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conversion) -> list[str]:
     """Convert the checkpoint of the model that the file builds by now; what was left out of it.
 
+    Without entries in the plan, the file was rewritten before.
+
     Raises:
         TargetError, InputError, TracingError: the model cannot be built, the checkpoint does not
             fit it, or its forward fails.
     """
+    if conversion.data is not None and not plan.entries:
+        raise InputError(
+            f"{path}: nothing of this model is rewritten now, and --fit needs the file as it was before"
+        )
     model = without_compiler(build_by_import(path, name, text_of(path)))
     file = str(conversion.given)
     content, left_out = without_optimizers(read_checkpoint(conversion.given))
-    inputs = _random_inputs(model, shapes)
+    batches = None if conversion.data is None else read_batches(conversion.data)
+    inputs = _random_inputs(model, shapes) if batches is None else _arguments(batches[-1])
     references = {}
     for found in state_dicts(content, model, file):
+        if not plan.entries:
+            content = with_state_dict(content, found.place, found.factorised(model, file))
+            continue
         found.load_into(model, file)
-        entries = found.converted(model, apply_plan(model, plan, init="svd"), plan)
+        if batches is None:
+            rewritten = apply_plan(model, plan, init="svd")
+        else:
+            rewritten = rewrite(model, plan=plan, init="fit", calibration=batches).model
+        entries = found.converted(model, rewritten, plan)
         content = with_state_dict(content, found.place, entries)
         if inputs is not None:
             references[found.label] = dict(outputs(model, inputs))
@@ -88,9 +112,16 @@ def prove(
         inputs, references = torch.load(conversion.folder / _OUTPUTS, weights_only=True)
         for found in state_dicts(content, model, str(conversion.target)):
             found.load_into(model, str(conversion.target))
-            if inputs is not None:
+            errors[found.label] = -1.0
+            if found.label in references:
                 errors[found.label] = _error(outputs(model, inputs), references[found.label])
     return Proof(report.params, report.macs, errors)
+
+
+def _arguments(batch: Any) -> Inputs:
+    found = forward_arguments([], None, batch)
+    assert found is not None  # reason: that is for no batch
+    return found
 
 
 def _random_inputs(model: nn.Module, shapes: Shapes) -> Inputs | None:

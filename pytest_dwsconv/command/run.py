@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -31,13 +32,18 @@ from pytest_dwsconv.configuration import (
     checked_codes,
     imported_classes,
 )
+from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import InputError, SourceError
+from pytest_dwsconv.source.edit import Rewrite
 from pytest_dwsconv.source.files import AccessError, write
 
 if TYPE_CHECKING:
     from pytest_dwsconv.command.model import Trial
+
+
+_PLAIN = (1, Order.DEPTHWISE_FIRST.value)
 
 
 class Run:
@@ -117,7 +123,12 @@ class Run:
         inputs = []
         for each in search.inputs(options.paths):
             config = _overridden(each.config, select, ignore, classes)
-            config = replace(config, guards=not options.no_guards)
+            config = replace(
+                config,
+                guards=not options.no_guards,
+                depth_multiplier=options.depth_multiplier,
+                order=Order(options.order),
+            )
             inputs.append(replace(each, config=config))
         if options.output == "":
             raise InputError(
@@ -152,26 +163,32 @@ class Run:
         return Trial(path, options.model, shapes, inputs[0].config.policy, self._say)
 
     def _check_weights(self, inputs: Sequence[Input]) -> None:
+        """Raise InputError where the options on a checkpoint do not go together."""
         options = self._options
-        if options.weights is None and options.weights_out is None:
-            return
-        if not options.weights or not options.weights_out:
-            raise InputError(
-                "--weights names a trained checkpoint and --weights-out the file for the converted "
-                "one: give both"
-            )
-        if options.model is None:
-            raise InputError("--weights are those of a model: name it with --model")
-        if options.check or options.diff:
-            raise InputError("--weights-out is written, with --check and --diff nothing is")
-        if any(each.config.classes for each in inputs):
-            raise InputError(
-                "--weights are converted for the class that is inserted, not for your --class-from"
-            )
-        if os.path.isdir(options.weights_out):
-            raise InputError(f"--weights-out {options.weights_out} is a folder: name a file")
-        if os.path.realpath(options.weights) == os.path.realpath(options.weights_out):
-            raise InputError("--weights-out would replace the trained weights: name another file")
+        given, target = options.weights, options.weights_out
+        plain_class = (options.depth_multiplier, options.order) == _PLAIN
+        faults = {
+            "--depth-multiplier and --order are for a model: name it with --model": (
+                options.model is None and not plain_class
+            ),
+            "--fit is data to fit --weights to: name these, too": options.fit and not given,
+            "--weights names a trained checkpoint and --weights-out the file for the converted one: "
+            "give both": bool(given) != bool(target),
+            "--weights are those of a model: name it with --model": given and not options.model,
+            "--weights-out is written, with --check and --diff nothing is": (
+                given and (options.check or options.diff)
+            ),
+            "--weights are converted for the class that is inserted, not for your --class-from": (
+                given and any(each.config.classes for each in inputs)
+            ),
+            f"--weights-out {target} is a folder: name a file": target and os.path.isdir(target),
+            "--weights-out would replace the trained weights: name another file": (
+                given and target and os.path.realpath(given) == os.path.realpath(target)
+            ),
+        }
+        for fault, is_there in faults.items():
+            if is_there:
+                raise InputError(fault)
 
     # -- output
 
@@ -206,17 +223,38 @@ class Run:
         options = self._options
         report = trial.report(examination.rewrite.sites)
         text = examination.old.encode(examination.rewrite.text)
-        if options.weights is not None:
-            files = file_path(options.weights), file_path(options.weights_out)
-            with trial.converted(report, text, *files) as put_in_place, uninterrupted():
+        is_changed = examination.rewrite.text != examination.old.text
+        if options.weights and report.candidates and not is_changed:
+            raise InputError("nothing is rewritten, as --select and --ignore leave out DWS001")
+        if options.weights:
+            conversion = trial.converted(
+                report,
+                text,
+                file_path(options.weights),
+                file_path(options.weights_out),
+                file_path(options.fit) if options.fit else None,
+            )
+            with conversion as put_in_place, uninterrupted():
                 self._deliver(source, examination)
                 put_in_place()
                 self._written.append(options.weights_out)
             return
-        is_changed = examination.rewrite.text != examination.old.text
         if is_changed and not (options.check or options.diff or source.config.classes):
             trial.check(report, text)
         self._deliver(source, examination)
+
+    def _tell_of_loads(self, source: Input, rewrite: Rewrite) -> None:
+        """Say that the file loads weights which fit no more, and what converts them."""
+        options = self._options
+        if rewrite.loads_at is None or options.weights or options.quiet:
+            return
+        name = shlex.quote(source.name)
+        model = shlex.quote(options.model or "MODEL")
+        self._tell(
+            f"{source.name}:{rewrite.loads_at}: loads weights, and those of the network before do "
+            f"not fit: dwsconv-rewrite --model {model} --weights OLD.pt --weights-out NEW.pt {name} "
+            "converts them, before or after"
+        )
 
     def _deliver(self, source: Input, examination: Examination) -> None:
         """Put the result where the options say."""
@@ -239,6 +277,7 @@ class Run:
             self._rewrite_in_place(source, source.path, examination)
             return
         self._listing.add(source, examination)
+        self._tell_of_loads(source, examination.rewrite)
 
     def _rewrite_in_place(self, source: Input, path: Path, examination: Examination) -> None:
         old, new = examination.old, examination.rewrite.text
@@ -248,6 +287,7 @@ class Run:
                 write(path, old.encode(new))
                 self._written.append(source.name)
             self._listing.add(source, examination)
+            self._tell_of_loads(source, examination.rewrite)
 
     # -- messages
 

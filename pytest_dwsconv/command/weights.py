@@ -12,16 +12,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
+from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError, first_line
+from pytest_dwsconv.separable.factorize import decompose
+from pytest_dwsconv.source.template import POINTWISE_FIRST
 
 _SAFE = ".safetensors"
 _DEPTH = 3
 """How many mappings deep a state dict may lie, as in ``{"ema": {"state_dict": ...}}``."""
 
 _LONGEST = 300
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,35 @@ class StateDict:
             result._metadata = self.entries._metadata  # type: ignore[attr-defined]  # as torch does
         return result
 
+    def factorised(self, model: nn.Module, file: str) -> Mapping[str, Any]:
+        """The same for the model of a file that was rewritten before: the nearest kernels.
+
+        Raises:
+            InputError: a kernel is missing, or the model has no inserted class.
+        """
+        result = OrderedDict(self.entries)
+        some = False
+        for name, module in model.named_modules(remove_duplicate=False):
+            filters = getattr(getattr(module, "depthwise", None), "weight", None)
+            if filters is None or not isinstance(module, _ConvNd):
+                continue
+            start = f"{self.prefix}{name}." if name else self.prefix
+            kernel = result.get(f"{start}weight")
+            if not isinstance(kernel, Tensor) or kernel.ndim != filters.ndim:
+                raise InputError(f"{file}: {start}weight is not the kernel of a convolution")
+            order, multiplier = Order.DEPTHWISE_FIRST, filters.shape[0] // module.in_channels
+            if getattr(module, POINTWISE_FIRST, False):
+                order, multiplier = Order.POINTWISE_FIRST, filters.shape[1]
+            parts = decompose(kernel, module.groups, order).factors(multiplier)
+            result[f"{start}weight"] = parts.pointwise.flatten(1)
+            result[f"{start}depthwise.weight"] = parts.depthwise
+            some = True
+        if not some:
+            raise InputError("nothing of this model is rewritten, so its weights fit as they are")
+        if hasattr(self.entries, "_metadata"):
+            result._metadata = self.entries._metadata  # type: ignore[attr-defined]  # as torch does
+        return result
+
 
 def _as_inserted(rewritten: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """The state dict of a rewritten model under the names, and in the shapes, of a rewritten file.
@@ -125,6 +159,34 @@ def read_checkpoint(path: Path) -> Any:
             f"weights {name} cannot be read with weights_only=True: "
             f"{plain(first_line(error))[:_LONGEST]}; save model.state_dict() with torch.save"
         ) from error
+
+
+def read_batches(path: Path) -> list[Any]:
+    """The batches in a file of torch.save, mapped into memory: a list of them, or one tensor.
+
+    A tensor of many samples is cut into batches of 32.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    name = quoted(str(path))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise InputError(f"--fit {name} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # whatever a damaged file makes of the reader
+        raise InputError(
+            f"--fit {name} cannot be read with weights_only=True: "
+            f"{plain(first_line(error))[:_LONGEST]}; save a list of batches with torch.save"
+        ) from error
+    if isinstance(content, Tensor) and content.ndim > 1:
+        return list(content.split(_BATCH))
+    if not isinstance(content, list) or not content:
+        raise InputError(
+            f"--fit {name} holds an object of type {type(content).__name__}: save a list of batches, each as the "
+            "model takes it, or one tensor of samples"
+        )
+    return content
 
 
 def write_checkpoint(content: Any, path: Path) -> None:

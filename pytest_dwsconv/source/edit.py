@@ -17,13 +17,14 @@ from libcst.metadata import QualifiedNameSource
 from pytest_dwsconv.configuration import ImportedClass
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
+from pytest_dwsconv.source.checkpoints import first_load
 from pytest_dwsconv.source.finder import find_places
 from pytest_dwsconv.source.imports import edited, without_unused_imports
 from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
 from pytest_dwsconv.source.spans import Span
 from pytest_dwsconv.source.stack import with_large_stack
 from pytest_dwsconv.source.syntax import Parsed, check_compiles, is_inserted
-from pytest_dwsconv.source.template import GUARD, class_text
+from pytest_dwsconv.source.template import GUARD, class_name, class_text
 from pytest_dwsconv.source.typechecks import ALL_RANKS
 
 _MENTION = re.compile(r"\b(?:(?:Lazy)?Conv(?:Transpose)?|conv(?:_transpose)?)[123]d\b")
@@ -35,7 +36,6 @@ _CONFIGURED = re.compile(
 )
 """What makes layers of names in a configuration, in the packages that many networks come from."""
 
-_CLASS_NAME = "DepthwiseSeparableConv{rank}d"
 _BLANK_LINES = re.compile(r"(?:[ \t\f]*(?:\r\n?|\n))*")
 
 _IMPORT = m.SimpleStatementLine(body=[m.ZeroOrMore(), m.Import() | m.ImportFrom(), m.ZeroOrMore()])
@@ -52,12 +52,14 @@ class Rewrite:
     """The new text, the sites found in the old one, and each rank's class name in the new one.
 
     ``configured`` is the first line that makes layers from a configuration, with what it calls.
+    ``loads_at`` is the line of the old one where weights are loaded that fit no more, if any.
     """
 
     text: str
     sites: tuple[SourceSite, ...]
     class_names: dict[int, str]
     configured: tuple[int, str] | None = None
+    loads_at: int | None = None
 
     def replacement(self, site: SourceSite) -> str | None:
         """What is called in the new text at a candidate site; None at others."""
@@ -147,7 +149,7 @@ def _rewrite(
         edits += _edits(site, names[site.place.spec.rank])
     result = edited(parsed.text, without_unused_imports(parsed, edits))
     check_compiles(result)
-    return Rewrite(result, sites, names)
+    return Rewrite(result, sites, names, loads_at=first_load(parsed))
 
 
 def _edits(site: SourceSite, class_name: str) -> list[tuple[Span, str]]:
@@ -188,7 +190,7 @@ class _Header:
         """
         if rank in self._classes:
             return self._imported_name(*self._classes[rank])
-        for name in _numbered(_CLASS_NAME.format(rank=rank)):
+        for name in _numbered(class_name(rank, self._policy)):
             is_usable = name in self._own and (self._own[name] or not guarded)
             if is_usable or name not in self._taken:
                 break
@@ -240,8 +242,8 @@ class _Header:
         torch, nn, import_of_torch = self._spellings()
         classes = ""
         for rank, name in new.items():
-            guard = self._policy if name in self._guarded else None
-            classes += f"\n\n{class_text(rank, name, torch, nn, guard)}"
+            text = class_text(rank, name, torch, nn, self._policy, name in self._guarded)
+            classes += f"\n\n{text}"
         return import_of_torch + imports, classes
 
     def _after_docstring(self) -> Span | None:

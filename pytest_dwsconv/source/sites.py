@@ -246,7 +246,8 @@ def judge_guarded(spec: ConvSpec, policy: Policy) -> Judgement:
         return judgement
     # it asks for the channels of a group alone, whatever the number of outputs is
     group = replace(spec, in_channels=spec.in_channels // spec.groups, groups=1)
-    if judgement.code == CANDIDATE_CODE and group.has_few_inputs and not policy.few_channels:
+    few = group.has_few_inputs and policy.order_for(group) is not policy.order
+    if judgement.code == CANDIDATE_CODE and few:
         return _POINTWISE_FIRST
     return judgement
 

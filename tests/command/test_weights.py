@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -76,6 +77,71 @@ def test_a_converted_checkpoint_loads_strictly_and_has_the_nearest_kernels(
     assert "out.pt: the state dict loads strictly; on random input the outputs differ by " in out
 
 
+@pytest.mark.parametrize("order", ["depthwise_first", "pointwise_first"])
+@pytest.mark.parametrize("multiplier", [1, 3])
+@pytest.mark.parametrize("rewritten_before", [False, True])
+def test_the_order_and_the_multiplier_are_those_of_file_and_checkpoint(
+    model: nn.Module, order: str, multiplier: int, rewritten_before: bool
+) -> None:
+    torch.save(model.state_dict(), "in.pt")
+    arguments = [*COMMAND, "--order", order, "--depth-multiplier", str(multiplier)]
+    if rewritten_before:
+        assert main(arguments) == 0
+    assert main([*arguments, *WEIGHTS]) == 0
+    expected = rewrite(model, order=order, depth_multiplier=multiplier)
+    check_alike(loaded(torch.load("out.pt", weights_only=True)), expected.model.eval())
+    assert f"X{multiplier}" in Path("net.py").read_text() or multiplier == 1
+
+
+def told_difference(out: str) -> float:
+    match = re.search(r"the outputs differ by ([0-9.]+)%", out)
+    assert match is not None
+    return float(match[1])
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_weights_fitted_to_data_are_closer_than_the_nearest_kernels(
+    model: nn.Module, capsys: Output, as_tensor: bool
+) -> None:
+    torch.save(model.state_dict(), "in.pt")
+    batches = [torch.randn(32, 8, 12, 12) for _ in range(4)]
+    torch.save(torch.cat(batches) if as_tensor else batches, "data.pt")
+    command = ["net.py", "--model", "Net", *WEIGHTS, "--fit", "data.pt"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "; on the last batch of data.pt the outputs differ by " in out
+    network = loaded(torch.load("out.pt", weights_only=True))
+    found, wanted = network(batches[-1]).detach(), model(batches[-1]).detach()
+    difference = float((found - wanted).norm() / wanted.norm())
+    assert difference == pytest.approx(told_difference(out) / 100, abs=1e-3)
+    other = nearest(model)(batches[-1])
+    assert difference < 0.8 * float((other.detach() - wanted).norm() / wanted.norm())
+
+
+LOADS = """
+
+def pretrained(path, optimizer):
+    optimizer.load_state_dict(torch.load(path))
+    net = Net()
+    net.load_state_dict(torch.load(path))
+    return net
+"""
+
+
+@pytest.mark.parametrize(("more", "is_told"), [(LOADS, True), ("", False)])
+def test_a_file_that_loads_weights_is_told_what_converts_them(
+    model: nn.Module, capsys: Output, more: str, is_told: bool
+) -> None:
+    Path("net.py").write_text(f"import torch\n{FILE}{more}")
+    assert main(["net.py", "--check"]) == 1
+    line = len(f"import torch\n{FILE}".splitlines()) + 6
+    notice = (
+        f"net.py:{line}: loads weights, and those of the network before do not fit: dwsconv-rewrite "
+        "--model MODEL --weights OLD.pt --weights-out NEW.pt net.py converts them, before or after\n"
+    )
+    assert (notice in capsys.readouterr().out) == is_told
+
+
 def averaged(state: State) -> dict[str, Tensor]:
     return {"n_averaged": torch.tensor(3), **{f"module.{k}": v + 1.0 for k, v in state.items()}}
 
@@ -143,6 +209,12 @@ def test_safetensors_are_read_and_written(model: nn.Module) -> None:
         (nn.Conv2d(1, 1, 1), WEIGHTS, "cannot be read with weights_only=True"),
         (None, ["--weights", "none.pt", *WEIGHTS[2:]], "cannot be read: No such file"),
         (None, WEIGHTS[:2], "give both"),
+        (None, ["--fit", "in.pt"], "is data to fit --weights to"),
+        (
+            None,
+            [*WEIGHTS, "--fit", "in.pt"],
+            "holds an object of type OrderedDict: save a list of batches",
+        ),
         (None, [*WEIGHTS, "--check"], "with --check and --diff nothing is"),
         (None, [*WEIGHTS[:3], "in.pt"], "would replace the trained weights"),
         (None, [*WEIGHTS[:3], "."], "is a folder"),

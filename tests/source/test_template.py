@@ -16,10 +16,11 @@ from torch import nn
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
-from pytest_dwsconv.core.conv import ConvSpec, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
 from pytest_dwsconv.core.rules import Policy, Verdict
+from pytest_dwsconv.separable import SeparableConv2d
 from pytest_dwsconv.source.sites import judge_guarded
-from pytest_dwsconv.source.template import class_text
+from pytest_dwsconv.source.template import class_name, class_text
 
 CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -27,7 +28,8 @@ CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 def inserted(rank: int, guard: Policy | None = None) -> Any:
     name = f"DepthwiseSeparableConv{rank}d"
     namespace: dict[str, Any] = {"torch": torch, "nn": nn, "__name__": __name__}
-    exec(class_text(rank, name, "torch", "nn", guard), namespace)
+    text = class_text(rank, name, "torch", "nn", guard or Policy(), guard is not None)
+    exec(text, namespace)
     return namespace[name]
 
 
@@ -303,7 +305,8 @@ def test_the_guard_keeps_the_settings(
 
 @pytest.mark.parametrize("policy", [None, Policy()])
 def test_old_pythons_and_type_checkers_can_read_it(policy: Policy | None) -> None:
-    tree = ast.parse(class_text(2, "Separable", "torch", "nn", policy), feature_version=(3, 8))
+    text = class_text(2, "Separable", "torch", "nn", policy or Policy(), policy is not None)
+    tree = ast.parse(text, feature_version=(3, 8))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             written = [each.annotation for each in node.args.args[1:]] + [node.returns]
@@ -333,9 +336,62 @@ def test_it_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("nn_name", ["nn", "torch.nn"])
 def test_formatters_leave_it_as_it_is(rank: int, nn_name: str, tmp_path: Path) -> None:
-    pytest.importorskip("ruff")
-    file = tmp_path / "inserted.py"
     text = class_text(rank, f"DepthwiseSeparableConv{rank}d", "torch", nn_name)
+    check_formatted(text, tmp_path)
+
+
+def check_formatted(text: str, folder: Path) -> None:
+    pytest.importorskip("ruff")
+    file = folder / "inserted.py"
     file.write_text(f"import torch\nfrom torch import nn\n\n\n{text}")
     command = [sys.executable, "-m", "ruff", "format", "--isolated", "--diff", str(file)]
     assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == ""
+
+
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("multiplier", [1, 3])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"padding": 1, "stride": 2},
+        {"groups": 2, "bias": False},
+        {"padding": 1, "padding_mode": "circular"},
+    ],
+)
+def test_each_order_and_multiplier_computes_what_the_live_replacement_does(
+    order: Order, multiplier: int, arguments: dict[str, Any]
+) -> None:
+    policy = Policy(order=order, depth_multiplier=multiplier)
+    name = class_name(2, policy)
+    namespace: dict[str, Any] = {"torch": torch, "nn": nn, "__name__": __name__}
+    exec(class_text(2, name, "torch", "nn", policy), namespace)
+    new = namespace[name](8, 6, 3, **arguments)
+    live = SeparableConv2d(8, 6, 3, depth_multiplier=multiplier, order=order, **arguments)
+    with torch.no_grad():
+        live.depthwise.weight.copy_(new.depthwise.weight)
+        live.pointwise.weight.copy_(new.weight[:, :, None, None])
+        if new.bias is not None and live.bias is not None:
+            live.bias.copy_(new.bias)
+    x = torch.randn(2, 8, 9, 9)
+    torch.testing.assert_close(new(x), live(x))
+
+
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("multiplier", [1, 2, 3])
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 4), (8, 32), (64, 12), (2, 64)])
+def test_each_order_and_multiplier_is_taken_where_it_saves(
+    order: Order, multiplier: int, inputs: int, outputs: int
+) -> None:
+    policy = Policy(order=order, depth_multiplier=multiplier)
+    kind, conv = inserted(2, policy), nn.Conv2d(inputs, outputs, 3)
+    expected = judge_guarded(module_spec(conv), policy).verdict is Verdict.CANDIDATE
+    assert isinstance(kind.where_it_saves(conv), kind) == expected
+
+
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_formatters_leave_every_variant_as_it_is(order: Order, rank: int, tmp_path: Path) -> None:
+    policy = Policy(order=order, depth_multiplier=2)
+    check_formatted(
+        class_text(rank, class_name(rank, policy), "torch", "nn", policy, True), tmp_path
+    )
