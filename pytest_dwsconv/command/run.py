@@ -36,7 +36,6 @@ from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.errors import InputError, SourceError
-from pytest_dwsconv.source.edit import Rewrite
 from pytest_dwsconv.source.files import AccessError, write
 
 if TYPE_CHECKING:
@@ -243,15 +242,16 @@ class Run:
             trial.check(report, text)
         self._deliver(source, examination)
 
-    def _tell_of_loads(self, source: Input, rewrite: Rewrite) -> None:
+    def _tell_of_loads(self, source: Input, examination: Examination) -> None:
         """Say that the file loads weights which fit no more, and what converts them."""
-        options = self._options
-        if rewrite.loads_at is None or options.weights or options.quiet:
+        options, line = self._options, examination.rewrite.loads_at
+        is_changed = examination.rewrite.text != examination.old.text
+        if line is None or options.weights or not is_changed:
             return
         name = shlex.quote(source.name)
         model = shlex.quote(options.model or "MODEL")
-        self._tell(
-            f"{source.name}:{rewrite.loads_at}: loads weights, and those of the network before do "
+        self._say(
+            f"{source.name}:{line}: loads weights, and those of the network before do "
             f"not fit: dwsconv-rewrite --model {model} --weights OLD.pt --weights-out NEW.pt {name} "
             "converts them, before or after"
         )
@@ -277,7 +277,7 @@ class Run:
             self._rewrite_in_place(source, source.path, examination)
             return
         self._listing.add(source, examination)
-        self._tell_of_loads(source, examination.rewrite)
+        self._tell_of_loads(source, examination)
 
     def _rewrite_in_place(self, source: Input, path: Path, examination: Examination) -> None:
         old, new = examination.old, examination.rewrite.text
@@ -287,7 +287,7 @@ class Run:
                 write(path, old.encode(new))
                 self._written.append(source.name)
             self._listing.add(source, examination)
-            self._tell_of_loads(source, examination.rewrite)
+            self._tell_of_loads(source, examination)
 
     # -- messages
 
