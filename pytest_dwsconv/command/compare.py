@@ -78,7 +78,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.layers and not all(any(one.entry.layers for one in side) for side in (old, new)):
         complain("layers are compared between two JSON reports, baselines have none", _PROG)
     compared = Baseline.of(old).compared(
-        new, lambda model: tolerance, lambda reporter: True, options.old
+        new, lambda model: tolerance, lambda reporter: True, Path(options.old).name
     )
     width = get_terminal_size().columns if os.isatty(1) else None
     outcome = Outcome(compared.changes, tuple(compared.escaped))
