@@ -187,10 +187,10 @@ def compiled(
 
 
 def file_content(model: object) -> tuple[bytes, str] | None:
-    """The content of a model that is given as a file, and its name; None for any other.
+    """The content of a model that is given as a file, and its name; None for a module.
 
     Raises:
-        InputError: it cannot be read, or is not a TFLite model.
+        InputError: it cannot be read, or is neither a TFLite model nor a module.
     """
     if isinstance(model, bytes):
         content, name = model, "model"
@@ -198,13 +198,15 @@ def file_content(model: object) -> tuple[bytes, str] | None:
         path = Path(fspath(model))
         content, name = content_of(path)[0], path.name
     else:
+        _module(model)
         return None
     if content[4:8] != b"TFL3":
         raise InputError(f"{name} is not a TFLite model: {_GIVE}")
     return content, name
 
 
-def _exported(model: object, shape: tuple[int, ...] | None) -> tuple[bytes, str]:
+def _module(model: object) -> nn.Module:
+    """The model as a module, if it is one."""
     name = type(model).__name__
     if find_spec("torch") is None:
         raise InputError(f"{name} is not a model, as PyTorch is not installed here: {_GIVE}")
@@ -212,13 +214,19 @@ def _exported(model: object, shape: tuple[int, ...] | None) -> tuple[bytes, str]
 
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} is not a model: {_GIVE}")
+    return model
+
+
+def _exported(model: object, shape: tuple[int, ...] | None) -> tuple[bytes, str]:
+    network = _module(model)
+    name = type(network).__name__
     if shape is None:
         raise InputError(
             f"{name} cannot be exported without an input shape: give one, as in (1, 3, 224, 224)"
         )
     from pytest_dwsconv.edgetpu.export import export_int8
 
-    return export_int8(model, shape), name
+    return export_int8(network, shape), name
 
 
 def check_device(device: str) -> str:

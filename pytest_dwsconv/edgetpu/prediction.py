@@ -65,7 +65,8 @@ class LatencyFeatures:
 
     ``activation_bytes`` are the outputs of all convolutions and linear layers, and ``layers`` is
     how many of these there are. ``instruction_bytes`` is known of a compiled file only, where the
-    MACs and activations are not. ``concatenations`` is None where it is not known.
+    MACs and activations are not. ``concatenations`` is None where it is not known. ``on_cpu`` is
+    how many operators of a file stay on the CPU or may; what they take is in no feature.
 
     Raises:
         InputError: a number is below 0 or not finite.
@@ -83,6 +84,7 @@ class LatencyFeatures:
     layers: int
     instruction_bytes: float | None = None
     concatenations: int | None = None
+    on_cpu: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -106,11 +108,16 @@ class LatencyFeatures:
         compiled, ``off_chip_bytes`` are those that stream at least.
 
         Raises:
-            InputError: a file of which nothing is known to map, a report without an input shape,
-                or one of a batch of several samples.
+            InputError: neither of them, a file that is at fault as a whole or of which nothing is
+                known to map, a report without an input shape, or one of a batch of several.
         """
         if isinstance(source, ReportData):
             return _of_report(source)
+        if not isinstance(source, ModelFile):
+            raise InputError(
+                f"{type(source).__name__} does not tell a latency; give what read_model or analyze "
+                "returns"
+            )
         return _of_compiled(source) if source.compiled else _of_file(source)
 
 
@@ -122,8 +129,12 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
         host: "rpi4_usb3", "desktop_usb3" or "dev_board_pcie".
 
     Raises:
-        InputError: another host, of which nothing is known.
+        InputError: another host, of which nothing is known, or what is not LatencyFeatures.
     """
+    if not isinstance(features, LatencyFeatures):
+        raise InputError(
+            f"{type(features).__name__} is not LatencyFeatures; give LatencyFeatures.of(it)"
+        )
     rates = rates_of(host)
     sent = features.off_chip_bytes + features.input_bytes
     instructions = features.instruction_bytes or 0
@@ -135,6 +146,8 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
     lower_bound = rates.least_ms + rates.bus_ms_per_mib * sent / _MIB
     factor, why = _interval(features)
     unknown = "" if features.output_bytes else "; its outputs are not known, and count as 0 bytes"
+    if features.on_cpu:
+        unknown += f"; not counted is what stays on the CPU, or may: {features.on_cpu} operators"
     parts = {"floor": rates.floor_ms, "bus": bus, "MACs": macs, "activations": activations}
     # reason: what is 0 is not known of the model, or takes no time
     shares = ", ".join(f"{name} {part:.2f}" for name, part in parts.items() if part) or "0"
@@ -154,7 +167,7 @@ def rates_of(host: str) -> HostRates:
     Raises:
         InputError: nothing is known of it.
     """
-    if host not in HOSTS:
+    if not isinstance(host, str) or host not in HOSTS:
         *others, last = HOSTS
         known = f"{', '.join(others)} or {last}"
         raise InputError(f"{host!r:.80} is not a host with known rates; give {known}")
@@ -185,6 +198,7 @@ def _of_compiled(file: ModelFile) -> LatencyFeatures:
         output_bytes=file.output_bytes,
         layers=0,
         instruction_bytes=file.instruction_bytes,
+        on_cpu=len(file.on_cpu),
     )
 
 
@@ -193,8 +207,10 @@ def _of_file(file: ModelFile) -> LatencyFeatures:
 
     One element is one byte. An operator of which it is unknown whether it maps does not count.
     """
-    judgements = judge_model(file).operators
-    pairs = list(zip(file.operators, judgements, strict=True))
+    support = judge_model(file)
+    if support.problems:
+        raise InputError(f"nothing of the model may map: {support.problems[0]}; see judge_model")
+    pairs = list(zip(file.operators, support.operators, strict=True))
     mapped = [operator for operator, judgement in pairs if judgement.status is Status.MAPS]
     others = [operator for operator, judgement in pairs if judgement.status is not Status.MAPS]
     if not mapped:
@@ -225,6 +241,7 @@ def _of_file(file: ModelFile) -> LatencyFeatures:
         output_bytes=received,
         layers=layers,
         concatenations=sum(operator.name == "CONCATENATION" for operator in mapped),
+        on_cpu=len(others),
     )
 
 

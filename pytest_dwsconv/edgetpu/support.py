@@ -123,9 +123,13 @@ def judge_model(model: ModelFile, *, compiler: int = NEWEST_COMPILER) -> Support
         compiler: the major version of the Edge TPU compiler, 16 for the newest.
 
     Raises:
-        InputError: the file is compiled already, so that its packages and ``on_cpu`` tell what
-            became of it; or ``compiler`` is not a version.
+        InputError: ``model`` is not a file that was read, or is compiled already, so that its
+            packages and ``on_cpu`` tell what became of it; or ``compiler`` is not a version.
     """
+    if not isinstance(model, ModelFile):
+        raise InputError(
+            f"judge_model takes what read_model returns, not {type(model).__name__}; read it first"
+        )
     if model.compiled:
         raise InputError(
             "the model is compiled already; read its packages and on_cpu, or judge the file it "

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from pytest_dwsconv.core.plaintext import plain, quoted
+from pytest_dwsconv.errors import InputError
 
 
 class Output(NamedTuple):
@@ -39,7 +40,7 @@ def outputs(values: Sequence[str], folder: Path) -> list[Output]:
 
 
 def _output(value: str, folder: Path) -> Output:
-    from pytest_dwsconv.render import FILES_ONLY, FORMS
+    from pytest_dwsconv.render import FILES_ONLY, FORMS, load_form
 
     form, colon, name = value.partition(":")
     if form not in FORMS or (colon and not name):
@@ -48,6 +49,10 @@ def _output(value: str, folder: Path) -> Output:
         )
     if form in FILES_ONLY and not name:
         raise pytest.UsageError(f"dws-report {value!r} goes to a file: write {form}:PATH")
+    try:
+        load_form(form)
+    except InputError as error:
+        raise pytest.UsageError(plain(f"dws-report {quoted(value)}: {error}")) from error
     path = folder / name if name else None
     try:
         writable = path is None or is_writable(path)

@@ -104,14 +104,26 @@ def render_run(
         outcome: what the checks of the run found.
 
     Raises:
-        InputError: there is no such form.
+        InputError: there is no such form, or a package that it needs is not installed.
+    """
+    results = Results(in_order(run), architectures(run), measured, outcome)
+    return load_form(form).render_run(results, Style(verbosity, width, colour, view))
+
+
+def load_form(form: str) -> Form:
+    """The module of a form, imported on first use: one needs a template engine.
+
+    Raises:
+        InputError: there is no such form, or a package that it needs is not installed.
     """
     if form not in FORMS:
         raise InputError(f"there is no form {form!r} of a report: it is {', '.join(FORMS)}")
-    # reason: some forms need a template engine or a library for tables, imported on first use
-    found = cast("Form", import_module(f"{__name__}.{form}"))
-    results = Results(in_order(run), architectures(run), measured, outcome)
-    return found.render_run(results, Style(verbosity, width, colour, view))
+    try:
+        return cast("Form", import_module(f"{__name__}.{form}"))
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the form {form} needs the package {error.name}: pip install {error.name}"
+        ) from error
 
 
 def render_report(form: str, report: ReportData) -> str:

@@ -14,6 +14,8 @@ from importlib.resources import files
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.changes import Changes
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
 
 
 def render_run(results: Results, style: Style) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("pytest_dwsconv.render", "page"),
         autoescape=True,

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.edgetpu import LatencyFeatures, predict_latency, read_model
+from pytest_dwsconv.edgetpu import LatencyFeatures, judge_model, predict_latency, read_model
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Quantization, Tensor
 from pytest_dwsconv.errors import InputError
 
@@ -92,8 +92,8 @@ def test_a_prediction_without_the_outputs_says_so() -> None:
     assert known not in predict_latency(VGG16).reason
 
 
-@pytest.mark.parametrize("host", ["", "rpi5_usb3", "desktop_usb2", "x" * 500])
-def test_a_host_of_which_nothing_is_known_is_refused(host: str) -> None:
+@pytest.mark.parametrize("host", ["", "rpi5_usb3", "desktop_usb2", "x" * 500, ["rpi4_usb3"]])
+def test_a_host_of_which_nothing_is_known_is_refused(host: Any) -> None:
     with pytest.raises(InputError, match="give rpi4_usb3, desktop_usb3 or dev_board_pcie"):
         predict_latency(EMPTY, host)
 
@@ -144,9 +144,30 @@ def test_the_features_of_a_file() -> None:
 def test_only_what_maps_counts_and_what_crosses_its_border() -> None:
     last = Operator("ARG_MAX", 1, (SCORES,), (CHOSEN,))
     whole = ModelFile((*NETWORK, last), (IMAGE,), (CHOSEN,), 1, 0)
-    assert LatencyFeatures.of(whole).output_bytes == 10
+    known = LatencyFeatures.of(whole)
+    assert (known.output_bytes, known.on_cpu) == (10, 1)
+    left_out = "; not counted is what stays on the CPU, or may: 1 operators"
+    assert predict_latency(known).reason.endswith(left_out)
     with pytest.raises(InputError, match="no operator of the model is known to map"):
         LatencyFeatures.of(replace(whole, operators=(last,)))
+
+
+def test_a_file_that_is_at_fault_as_a_whole_is_refused() -> None:
+    newer = replace(NETWORK[-1], name="CONV_2D", version=6)
+    file = ModelFile((*NETWORK[:-1], newer), (IMAGE,), (SCORES,), 1, 0)
+    with pytest.raises(InputError, match="nothing of the model may map: CONV_2D version 6 "):
+        LatencyFeatures.of(file)
+
+
+@pytest.mark.parametrize("wrong", ["net.tflite", Path("net.tflite"), b"", None, nn.ReLU()])
+def test_what_tells_no_latency_is_refused(wrong: Any) -> None:
+    name = type(wrong).__name__
+    with pytest.raises(InputError, match=f"^{name} .* give what read_model or analyze returns$"):
+        LatencyFeatures.of(wrong)
+    with pytest.raises(InputError, match=f"^{name} .* give LatencyFeatures.of"):
+        predict_latency(wrong)
+    with pytest.raises(InputError, match=f"what read_model returns, not {name}"):
+        judge_model(wrong)
 
 
 def test_parameters_beyond_the_chip_stream() -> None:

@@ -174,7 +174,7 @@ def test_a_python_that_is_not_there_is_no_reason_to_skip(pytester: pytest.Pytest
 
 
 @pytest.mark.usefixtures("no_library")
-@pytest.mark.parametrize("model", ["'absent.tflite'", "b'PK'"])
+@pytest.mark.parametrize("model", ["'absent.tflite'", "b'PK'", "{}", "None"])
 def test_a_model_that_is_not_there_is_no_reason_to_skip(
     pytester: pytest.Pytester, model: str
 ) -> None:

@@ -29,6 +29,18 @@ def test_small(dws_report):
 PARAMS = 4 * 16 * 9 + 16 * 32 * 9
 
 
+def test_a_form_whose_package_is_not_installed_ends_the_run_before_any_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)  # fails its import
+    monkeypatch.delitem(sys.modules, "pytest_dwsconv.render.html", raising=False)
+    result = pytester.runpytest_inprocess("--dws-report=html:page.html")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: dws-report 'html:page.html': *needs the package jinja2: pip install jinja2"]
+    )
+
+
 @pytest.fixture(autouse=True)
 def nets(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
