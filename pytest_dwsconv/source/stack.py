@@ -21,7 +21,8 @@ def with_large_stack(function: Callable[[], Result]) -> Result:
     """Call the function in a thread of its own, with ten times the usual recursion limit.
 
     Raises:
-        RecursionError: that is not enough either.
+        RecursionError: that is not enough either. Python 3.12 has a limit for calls through C that
+            cannot be set: there some 700 nested expressions are as many as can be read.
     """
     future: Future[Result] = Future()
 

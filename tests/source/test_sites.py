@@ -264,10 +264,18 @@ def test_no_python_is_one_sentence_with_its_place(text: str, message: str) -> No
     assert "\n" not in str(caught.value)
 
 
+not_in_3_12 = pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="it limits calls through C to a number of its own"
+)
+
+
 @pytest.mark.parametrize(
     "expression",
-    ["f" + ".a(1)" * 200, " + ".join(["x"] * 1000), "f" + ".b" * 900],
-    ids=["200 calls", "1000 terms", "900 attributes"],
+    [
+        pytest.param("f" + ".a(1)" * 200, id="200 calls"),
+        pytest.param(" + ".join(["x"] * 1000), id="1000 terms", marks=not_in_3_12),
+        pytest.param("f" + ".b" * 900, id="900 attributes", marks=not_in_3_12),
+    ],
 )
 def test_what_python_takes_is_read_however_deeply_nested(expression: str) -> None:
     limit, size = sys.getrecursionlimit(), threading.stack_size()
