@@ -167,6 +167,8 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
         ("--weights", "trained weights, .pt or .safetensors, to convert for the rewritten file"),
         ("--weights-out", "where the converted weights are written"),
         ("--fit", "batches of inputs, .pt: fit the weights to what the model makes of them"),
+        ("--plan", "replace the layers of this plan, as pytest --dws-fix-plan writes one"),
+        ("--plan-out", "write which layers are replaced, and by what"),
     ):
         group.add_argument(option, metavar="FILE", help=effect)
     group.add_argument(

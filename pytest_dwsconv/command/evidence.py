@@ -20,9 +20,11 @@ from torch.nn.modules import conv
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.analysis.verdicts import rejudged
-from pytest_dwsconv.core.conv import ConvSpec
+from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.findings import Finding
+from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.sites import (
     SHARED_LINE,
@@ -51,6 +53,36 @@ class FileModel:
     built_at: Mapping[str, Position]
     """By the convolution's name in the model; without those that no call in the file built."""
     policy: Policy = Policy()
+    left_out: tuple[str, ...] = ()
+    """Convolutions that could be replaced, and that a plan leaves as they are."""
+
+    def limited_to(self, plan: Plan) -> FileModel:
+        """The same, with all layers left out that a plan does not make what the policy says.
+
+        Raises:
+            InputError: the plan is for another model.
+        """
+        found = {finding.name: finding.spec for finding in self.report.findings}
+        for entry in plan.entries:
+            if entry.name not in found:
+                raise InputError(f"the plan is for another model: this has no layer {entry.name!r}")
+            entry.check(found[entry.name])
+        form = self.policy.order, self.policy.depth_multiplier
+        planned = {
+            each.name for each in plan.entries if (each.order, each.depth_multiplier) == form
+        }
+        left_out = []
+        evidence = {position: [*specs] for position, specs in self.evidence.items()}
+        for name, position in self.built_at.items():
+            # reason: of a layer with several names, one is in the report
+            if name in planned or name not in found:
+                continue
+            spec, built = found[name], evidence[position]
+            # reason: what is no candidate does not keep a call from being decided when it runs
+            if judge_guarded(spec, self.policy).verdict is Verdict.CANDIDATE:
+                built[built.index(spec)] = replace(spec, traits=(*spec.traits, Trait.IGNORED))
+                left_out.append(name)
+        return replace(self, evidence=evidence, left_out=tuple(left_out))
 
     def report_after_rewrite(self, sites: Sequence[SourceSite]) -> Report:
         """The report with the file's verdicts: a candidate is what the rewritten file replaces."""
@@ -64,6 +96,8 @@ class FileModel:
         decided = {position for position, place in by_position(places).items() if place in guarded}
 
         def judge_finding(finding: Finding) -> Judgement:
+            if finding.name in self.left_out:
+                return by_rule("DWS101")
             own = Judgement(finding.verdict, finding.code, finding.reason)
             position = self.built_at.get(finding.name)
             if position in decided:

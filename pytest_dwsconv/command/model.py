@@ -28,7 +28,13 @@ class Trial:
     """
 
     def __init__(
-        self, path: Path, name: str, shapes: Shapes, policy: Policy, say: Callable[[str], None]
+        self,
+        path: Path,
+        name: str,
+        shapes: Shapes,
+        policy: Policy,
+        say: Callable[[str], None],
+        wanted: Plan | None = None,
     ) -> None:
         self._path = path
         self._name = name
@@ -36,14 +42,49 @@ class Trial:
         self._policy = policy
         self._say = say
         self._child = Child(path, say)
+        self._wanted = wanted
         self.model: FileModel = self._child.call(model_of_file, path, name, shapes, policy)
+        if wanted is not None:
+            self.model = self.model.limited_to(wanted)
 
     def report(self, sites: Sequence[SourceSite]) -> Report:
         """The table of the model with the file's verdicts, which is printed."""
         report = self.model.report_after_rewrite(sites)
         for line in str(report).split("\n"):
             self._say(line)
+        if self._wanted is not None:
+            self._compare_with_plan(report, self._wanted)
         return report
+
+    def _compare_with_plan(self, report: Report, wanted: Plan) -> None:
+        """Say which layers of the plan the file cannot have.
+
+        Raises:
+            InputError: those are all.
+        """
+        reasons = {found.name: found.reason for found in report.findings}
+        left = {entry.name for entry in wanted.entries}
+        left -= {found.name for found in report.candidates}
+        beside = {self.model.built_at[name]: name for name in self.model.left_out}
+        form = f"{self._policy.order.value} with multiplier {self._policy.depth_multiplier}"
+        for entry in wanted.entries:
+            if entry.name not in left:
+                continue
+            reason = reasons[entry.name]
+            if (entry.order, entry.depth_multiplier) != (
+                self._policy.order,
+                self._policy.depth_multiplier,
+            ):
+                reason = f"most of the plan is {form}, and a file gets one class"
+            elif self.model.built_at.get(entry.name) in beside:
+                other = beside[self.model.built_at[entry.name]]
+                reason = f"its call also builds {plain(other)}, which the plan leaves as it is"
+            self._say(f"the plan's {plain(entry.name)} is left as it is: {reason}")
+        if len(left) == len(wanted.entries):
+            raise InputError(
+                "the file can have no layer of the plan: carry it out on the live model, with "
+                "rewrite(model, plan=plan)"
+            )
 
     def check(self, report: Report, text: bytes) -> None:
         """Build the model of the rewritten file, and compare it with what the report predicts.
@@ -64,7 +105,7 @@ class Trial:
         Raises:
             TargetError, InputError: the checkpoint cannot be converted, or the proof fails.
         """
-        plan = self._plan(report)
+        plan = self.plan(report)
         with _folder_beside(target) as folder:
             conversion = Conversion(given, folder / f"weights{target.suffix}", folder, data)
             child = self._child if data is None else Child(self._path, self._say, LONGEST)
@@ -81,7 +122,7 @@ class Trial:
                 self._say(f"{target}: {plain(label)} loads strictly{run if error >= 0 else ''}")
             yield lambda: os.replace(conversion.target, target)
 
-    def _plan(self, report: Report) -> Plan:
+    def plan(self, report: Report) -> Plan:
         """What the rewritten file makes of the model."""
         order, multiplier = self._policy.order, self._policy.depth_multiplier
         entries = [

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -35,7 +36,8 @@ from pytest_dwsconv.configuration import (
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.errors import InputError, SourceError
+from pytest_dwsconv.core.plan import Plan
+from pytest_dwsconv.errors import FormatError, InputError, SourceError
 from pytest_dwsconv.source.files import AccessError, write
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Run:
             # reason: where a shell sends it to a file, that file is not ours to replace
             options.output = "-"
         self._options = options
+        self._plan = _read_plan(options.plan) if options.plan else None
         self._interrupts = interrupts
         self._failed = False
         self._unwritable = False  # whether a standard stream could not take a line
@@ -120,13 +123,18 @@ class Run:
         classes = imported_classes(options.class_from)
         search = Search(options.stdin_filename, self._fail, self._say)
         inputs = []
+        multiplier, order = options.depth_multiplier, Order(options.order)
+        if self._plan is not None:
+            # reason: a file gets one class for each number of dimensions
+            forms = Counter((each.depth_multiplier, each.order) for each in self._plan.entries)
+            ((multiplier, order), _), *_ = forms.most_common(1)
         for each in search.inputs(options.paths):
             config = _overridden(each.config, select, ignore, classes)
             config = replace(
                 config,
                 guards=not options.no_guards,
-                depth_multiplier=options.depth_multiplier,
-                order=Order(options.order),
+                depth_multiplier=multiplier,
+                order=order,
             )
             inputs.append(replace(each, config=config))
         if options.output == "":
@@ -159,7 +167,8 @@ class Run:
         from pytest_dwsconv.targets import parse_input_size
 
         shapes = None if options.input_size is None else parse_input_size(options.input_size)
-        return Trial(path, options.model, shapes, inputs[0].config.policy, self._say)
+        policy = inputs[0].config.policy
+        return Trial(path, options.model, shapes, policy, self._say, self._plan)
 
     def _check_weights(self, inputs: Sequence[Input]) -> None:
         """Raise InputError where the options on a checkpoint do not go together."""
@@ -169,6 +178,15 @@ class Run:
         faults = {
             "--depth-multiplier and --order are for a model: name it with --model": (
                 options.model is None and not plain_class
+            ),
+            "--plan and --plan-out are for a model: name it with --model": (
+                (options.plan or options.plan_out) and not options.model
+            ),
+            "--plan has the order and the multiplier: leave out --order and --depth-multiplier": (
+                options.plan and not plain_class
+            ),
+            "--plan-out is written, with --check and --diff nothing is": (
+                options.plan_out and (options.check or options.diff)
             ),
             "--fit is data to fit --weights to: name these, too": options.fit and not given,
             "--weights names a trained checkpoint and --weights-out the file for the converted one: "
@@ -237,10 +255,13 @@ class Run:
                 self._deliver(source, examination)
                 put_in_place()
                 self._written.append(options.weights_out)
-            return
-        if is_changed and not (options.check or options.diff or source.config.classes):
-            trial.check(report, text)
-        self._deliver(source, examination)
+        else:
+            if is_changed and not (options.check or options.diff or source.config.classes):
+                trial.check(report, text)
+            self._deliver(source, examination)
+        if options.plan_out:
+            write(file_path(options.plan_out), f"{trial.plan(report).to_json()}\n".encode())
+            self._written.append(options.plan_out)
 
     def _tell_of_loads(self, source: Input, examination: Examination) -> None:
         """Say that the file loads weights which fit no more, and what converts them."""
@@ -323,6 +344,18 @@ class Run:
     def _complain(self, message: str) -> None:
         self._progress.clear()
         complain(message)
+
+
+def _read_plan(name: str) -> Plan:
+    try:
+        plan = Plan.from_json(file_path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--plan {name} cannot be read: {error.strerror}") from error
+    except (FormatError, UnicodeDecodeError) as error:
+        raise InputError(f"--plan {name}: {error}") from error
+    if not plan.entries:
+        raise InputError(f"--plan {name} replaces nothing")
+    return plan
 
 
 def _overridden(

@@ -193,7 +193,7 @@ RULES: tuple[Rule, ...] = (
         "left out by the configuration",
         _NO,
         _trait(Trait.IGNORED),
-        "left out by select, ignore or a skip comment",
+        "left out by select, ignore, a plan or a skip comment",
         _conv3x3(Trait.IGNORED),
     ),
     Rule(

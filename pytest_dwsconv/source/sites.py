@@ -279,7 +279,9 @@ def _judge_built(judgement: Judgement, built: Sequence[Judgement]) -> Judgement:
     against = [each for each in built if each.verdict is not Verdict.CANDIDATE]
     if not against:
         return Judgement(Verdict.CANDIDATE, CANDIDATE_CODE, built[0].reason)
-    first, share = against[0], f"{len(against)} of the {len(built)} built here"
+    first = against[0]
+    alike = sum(each.code == first.code for each in against)
+    share = f"{alike} of the {len(built)} built here"
     if len(against) == len(built) or judgement.code == CANDIDATE_CODE:
         return Judgement(first.verdict, first.code, f"{first.reason} ({share})")
     return Judgement(

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv import rewrite
+from pytest_dwsconv import Plan, apply_plan, rewrite
 from pytest_dwsconv.command.cli import main
 from pytest_dwsconv.command.weights import read_checkpoint
+from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.targets import build_from_file
 
 FILE = """\
@@ -140,6 +142,63 @@ def test_a_file_that_loads_weights_is_told_what_converts_them(
         "--model MODEL --weights OLD.pt --weights-out NEW.pt net.py converts them, before or after\n"
     )
     assert (notice in capsys.readouterr().out) == is_told
+
+
+PLAN_FILE = FILE.replace("Block(16, 32)", "nn.Conv2d(16, 32, 3, 1, 1), Block(32, 32)").replace(
+    "Block(8, 16),", "nn.Conv2d(8, 16, 3, 1, 1), nn.BatchNorm2d(16),"
+)
+
+
+def plan_for(network: nn.Module, *names: str, multiplier: int = 2) -> Plan:
+    return rewrite(network, order="depthwise_first", depth_multiplier=multiplier, select=names).plan
+
+
+def test_a_plan_says_which_layers_and_is_written_as_carried_out(
+    model: nn.Module, capsys: Output
+) -> None:
+    Path("net.py").write_text(PLAN_FILE)
+    network = build_from_file(Path("net.py"), "Net").eval()
+    torch.save(network.state_dict(), "in.pt")
+    plan = plan_for(network, "3")
+    Path("plan.json").write_text(plan.to_json())
+    command = ["net.py", "--model", "Net", *WEIGHTS]
+    assert main([*command, "--plan", "plan.json", "--plan-out", "done.json"]) == 0
+    assert Plan.from_json(Path("done.json").read_text()) == plan
+    assert Path("net.py").read_text().count("DepthwiseSeparableConv2dX2(16") == 1
+    network = apply_plan(network, plan, init="svd")
+    check_alike(loaded(torch.load("out.pt", weights_only=True)), network)
+
+
+def test_a_layer_whose_call_builds_others_too_is_refused_with_the_reason(
+    model: nn.Module, capsys: Output
+) -> None:
+    both = plan_for(model, "0.0", multiplier=1)
+    Path("plan.json").write_text(both.to_json())
+    assert main(["net.py", "--model", "Net", "--plan", "plan.json"]) == 2
+    out, err = capsys.readouterr()
+    reason = "its call also builds 2.0, which the plan leaves as it is"
+    assert f"the plan's 0.0 is left as it is: {reason}\n" in out
+    assert "rewrite(model, plan=plan)" in err
+    assert Path("net.py").read_text() == FILE
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("{", [], "--plan plan.json: not a plan"),
+        (Plan().to_json(), [], "replaces nothing"),
+        (None, ["--order", "pointwise_first"], "--plan has the order"),
+        (None, [], "the plan is for another model: this has no layer 'other'"),
+    ],
+)
+def test_a_plan_that_cannot_be_used_is_a_sentence(
+    model: nn.Module, capsys: Output, text: str | None, arguments: list[str], message: str
+) -> None:
+    entry = PlanEntry("other", Order.DEPTHWISE_FIRST, 1, 8, 8, (3, 3), 1, True)
+    Path("plan.json").write_text(Plan((entry,)).to_json() if text is None else text)
+    assert main(["net.py", "--model", "Net", "--plan", "plan.json", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert Path("net.py").read_text() == FILE
 
 
 def averaged(state: State) -> dict[str, Tensor]:
