@@ -99,6 +99,7 @@ class SourceSite:
     judgement: Judgement
     guarded: bool = False
     replaced: tuple[ConvSpec, ...] = ()
+    policy: Policy = Policy()
 
     @property
     def is_candidate(self) -> bool:
@@ -121,9 +122,11 @@ class SourceSite:
         if self.guarded and not self.replaced:
             return None
         specs = self.replaced or (self.place.spec,)
-        before, after = _total_params(specs, cost), _total_params(specs, separable_cost)
+        order, multiplier = self.policy.order, self.policy.depth_multiplier
+        before = _total_params(specs, cost)
+        after = _total_params(specs, lambda spec: separable_cost(spec, order, multiplier))
         if before is None or after is None:
-            return most_saving(self.place.spec), False
+            return most_saving(self.place.spec, self.policy), False
         return before / after, True
 
 
@@ -175,7 +178,8 @@ def judge_places(
     for place in places:
         known = replace(place, proved=SHARED_LINE) if place.line in unclear else place
         guards = place.spec.rank in guarded_ranks
-        sites.append(_judge_site(known, policy, built[place], guards))
+        site = _judge_site(known, policy, built[place], guards)
+        sites.append(replace(site, policy=policy))
     return tuple(sites)
 
 

@@ -95,6 +95,16 @@ def test_the_order_and_the_multiplier_are_those_of_file_and_checkpoint(
     assert f"X{multiplier}" in Path("net.py").read_text() or multiplier == 1
 
 
+@pytest.mark.parametrize(("order", "after"), [("depthwise_first", 4672), ("pointwise_first", 5248)])
+def test_the_saving_listed_is_that_of_the_order_and_the_multiplier(
+    model: nn.Module, capsys: Output, order: str, after: int
+) -> None:
+    Path("net.py").write_text("from torch import nn\n\nnet = nn.Conv2d(32, 64, 3, bias=False)\n")
+    arguments = ["--model", "net", "--order", order, "--depth-multiplier", "2", "net.py"]
+    assert main(arguments) == 0
+    assert f"saves {32 * 64 * 9 / after:.1f}x" in capsys.readouterr().out
+
+
 def told_difference(out: str) -> float:
     match = re.search(r"the outputs differ by ([0-9.]+)%", out)
     assert match is not None
