@@ -77,6 +77,7 @@ def analyze(
         memory=None if recorded is None else _memory(recorded),
         not_counted=() if recorded is None else _not_counted(recorded),
         peak_activations=None if recorded is None else peak_activation_bytes(recorded),
+        output_elements=None if recorded is None else recorded.output_elements,
         all_layers=layers_of(inventory, recorded),
     )
 

@@ -128,9 +128,10 @@ class ReportData:
     ``params`` and ``macs`` are of the whole model, ``macs`` over convolutions and matrix
     multiplications. ``not_counted`` lists the other operators that ran, with how often: their
     arithmetic is in no total. ``peak_activations`` is the bytes of activations in memory at once,
-    as ``peak_activation_bytes`` reckons them. ``all_layers`` are those of the model, whose
-    parameters and MACs add up to its own; a report of a test run is kept without them. They play no
-    part in whether two reports are equal.
+    as ``peak_activation_bytes`` reckons them. ``output_elements`` counts those of all tensors that
+    the forward returns; None where an object of another kind may hold some. ``all_layers`` are
+    those of the model, whose parameters and MACs add up to its own; a report of a test run is kept
+    without them. They play no part in whether two reports are equal.
     """
 
     model: str
@@ -144,6 +145,7 @@ class ReportData:
     memory: Memory | None = None
     not_counted: tuple[tuple[str, int], ...] = ()
     peak_activations: int | None = None
+    output_elements: int | None = field(default=None, metadata=OMITTED)
     all_layers: tuple[Layer, ...] = field(default=(), compare=False, repr=False, metadata=OMITTED)
 
     @property

@@ -103,9 +103,9 @@ class LatencyFeatures:
     def of(cls, source: ModelFile | ReportData) -> LatencyFeatures:
         """The features of a model file, compiled or not, or of what ``analyze`` reports.
 
-        Of a file only what is known to map counts; the rest takes time on the CPU. A report does
-        not say how many bytes the model's outputs have: they count as 0. Where the file is not
-        compiled, ``off_chip_bytes`` are those that stream at least.
+        Of a file only what is known to map counts; the rest takes time on the CPU. The outputs of
+        a report that does not tell them count as 0 bytes. Where the file is not compiled,
+        ``off_chip_bytes`` are those that stream at least.
 
         Raises:
             InputError: neither of them, a file that is at fault as a whole or of which nothing is
@@ -330,6 +330,6 @@ def _of_report(report: ReportData) -> LatencyFeatures:
         linear_macs=max(0, report.macs - sum(macs.values())),
         activation_bytes=activations,
         input_bytes=sum(math.prod(shape) for shape in report.input_shapes),
-        output_bytes=0,
+        output_bytes=report.output_elements or 0,
         layers=len(report.findings),
     )

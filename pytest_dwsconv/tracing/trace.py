@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import NoneType
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class Trace:
     constants: dict[str, Tensor] = field(default_factory=dict)
     input_shapes: tuple[tuple[int, ...], ...] = ()
     input_bytes: int = 0
+    output_elements: int | None = None
 
     @cached_property
     def graph(self) -> fx.Graph:
@@ -132,7 +134,16 @@ def _record(inventory: Inventory, args: Sequence[Any], kwargs: dict[str, Any], r
         constants=recorder.constants,
         input_shapes=tuple(tuple(tensor.shape) for tensor in inputs),
         input_bytes=size_in_bytes(inputs),
+        output_elements=_elements(out),
     )
+
+
+def _elements(out: object) -> int | None:
+    """The elements of all tensors that a forward returned; None where an object may hold some."""
+    leaves = tree_leaves(out)
+    if not all(isinstance(leaf, (Tensor, int, float, str, NoneType)) for leaf in leaves):
+        return None
+    return sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
 
 
 @contextmanager

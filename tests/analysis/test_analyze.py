@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -379,6 +380,35 @@ def test_a_forward_without_inputs() -> None:
     assert (report.macs, report.input_shapes) == (4 * 3 * 9 * 36, ())
     assert report.peak_activations == 4 * 36 * 4
     assert analyze(Alone()).macs is None
+
+
+class Returning(nn.Module):
+    """Returns what a function makes of a tensor of 144 elements."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 3), function
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "elements"),
+    [
+        (lambda y: y, 144),
+        (lambda y: {"masks": y, "scores": [y.mean(), None, 3]}, 145),
+        (lambda y: None, 0),
+        (lambda y: SimpleNamespace(y=y), None),
+    ],
+)
+def test_the_elements_of_what_a_forward_returns(
+    function: Callable[[Tensor], object], elements: int | None
+) -> None:
+    report = analyze(Returning(function), (1, 3, 8, 8))
+    assert report.output_elements == elements
+    assert Report.from_json(report.to_json()) == report
+    assert analyze(Returning(function)).output_elements is None
 
 
 def test_script_modules_are_refused() -> None:

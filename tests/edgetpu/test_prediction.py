@@ -217,8 +217,16 @@ def test_the_features_of_a_report() -> None:
     known = LatencyFeatures.of(analyze(network, (1, 3, 8, 8)))
     assert (known.standard_macs, known.depthwise_macs, known.pointwise_macs) == (3888, 576, 320)
     assert (known.linear_macs, known.activation_bytes, known.input_bytes) == (800, 288, 192)
-    assert (known.layers, known.output_bytes, known.instruction_bytes) == (3, 0, None)
+    assert (known.layers, known.output_bytes, known.instruction_bytes) == (3, 10, None)
     assert known.params_bytes == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_large_output_of_a_report_takes_time() -> None:
+    network = nn.Conv2d(3, 64, 1)
+    known = LatencyFeatures.of(analyze(network, (1, 3, 128, 128)))
+    assert known.output_bytes == MIB
+    assert predict_latency(known).ms > 32.5
+    assert "not known" not in predict_latency(known).reason
 
 
 @pytest.mark.parametrize(
