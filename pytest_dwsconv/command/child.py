@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.edgetpu.process import Finished, last_line, run_within
 from pytest_dwsconv.errors import DwsconvError, TargetError
 
@@ -47,10 +47,10 @@ class Child:
             try:
                 result = pickle.loads(Path(folder, _RESULT).read_bytes())
             except FileNotFoundError as error:
-                said = last_line(finished.stderr)
+                said = f": {last_line(finished.stderr)}" if finished.stderr.strip() else ""
                 raise TargetError(
-                    f"running {quoted(str(self._path))} ended its process ({finished.ending}; the "
-                    f"last line of its errors: {said}); nothing is written"
+                    f"running {quoted(str(self._path))} ended its process "
+                    f"({finished.ending}{plain(said)}); nothing is written"
                 ) from error
         if isinstance(result, DwsconvError):
             raise result

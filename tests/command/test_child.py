@@ -70,7 +70,7 @@ def test_an_error_of_the_job_is_raised_here(child: Child) -> None:
 def test_the_end_of_the_process_is_a_sentence(
     child: Child, ended: Callable[[], None], how: str
 ) -> None:
-    sentence = rf"^running 'net.py' ended its process \(.*{how}; .*nothing is written$"
+    sentence = rf"^running 'net.py' ended its process \([^:]*{how}\); nothing is written$"
     with pytest.raises(TargetError, match=sentence):
         child.call(ended)
 
