@@ -338,3 +338,41 @@ def test_a_registry_is_filled_once_in_each_process(model: nn.Module, tmp_path: P
     alone = path.read_text().replace("from ..registry import register\n", "")
     Path("net.py").write_text(alone.replace("@register\n", ""))
     check_alike(loaded(torch.load("out.pt", weights_only=True)), nearest(model))
+
+
+COUNTING = """\
+import os
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(8, 16, 3))
+        {}
+
+
+os.environ["NET_RUNS"] = str(int(os.environ["NET_RUNS"]) + 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "assert len(list(self.parameters())) == 2",
+            "once rewritten, it fails: model 'net.py:Net'",
+        ),
+        (
+            "self.append(nn.Linear(1, int(os.environ['NET_RUNS']) + 1))",
+            "builds a model of 222 parameters, and 220 were predicted; nothing is written",
+        ),
+    ],
+)
+def test_what_is_not_as_predicted_is_not_written(
+    model: nn.Module, capsys: Output, monkeypatch: pytest.MonkeyPatch, line: str, message: str
+) -> None:
+    monkeypatch.setenv("NET_RUNS", "0")
+    Path("net.py").write_text(COUNTING.format(line))
+    assert main(["net.py", "--model", "Net"]) == 2
+    assert message in capsys.readouterr().err
+    assert Path("net.py").read_text() == COUNTING.format(line)
