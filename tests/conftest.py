@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.command.child import Child
+from pytest_dwsconv.command.trial.child import Child
 
 pytest_plugins = ["pytester", "standin"]
 

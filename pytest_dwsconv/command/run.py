@@ -41,7 +41,7 @@ from pytest_dwsconv.errors import FormatError, InputError, SourceError
 from pytest_dwsconv.source.files import AccessError, write
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.command.model import Trial
+    from pytest_dwsconv.command.trial.model import Trial
 
 
 _PLAIN = (1, Order.DEPTHWISE_FIRST.value)
@@ -163,7 +163,7 @@ class Run:
                 "--model runs the file, which needs PyTorch: pip install torch. Without --model "
                 "the text alone is read, and needs none"
             )
-        from pytest_dwsconv.command.model import Trial
+        from pytest_dwsconv.command.trial.model import Trial
         from pytest_dwsconv.targets import parse_input_size
 
         shapes = None if options.input_size is None else parse_input_size(options.input_size)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pytest_dwsconv.command.cli import main
-from pytest_dwsconv.command.evidence import model_of_file
+from pytest_dwsconv.command.trial.evidence import model_of_file
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.edit import rewrite_text
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dwsconv.command.child import Child
+from pytest_dwsconv.command.trial.child import Child
 from pytest_dwsconv.errors import InputError, TargetError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv import Plan, apply_plan, rewrite
 from pytest_dwsconv.command.cli import main
-from pytest_dwsconv.command.weights import read_checkpoint
+from pytest_dwsconv.command.trial.weights import read_checkpoint
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.targets import build_from_file

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dwsconv.command.cli import main
-from pytest_dwsconv.command.evidence import FileModel, model_of_file
+from pytest_dwsconv.command.trial.evidence import FileModel, model_of_file
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.edit import rewrite_text
@@ -17,7 +17,7 @@ from pytest_dwsconv.targets import build_from_file
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "classifier.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "classifier.py"
 FILE = """\
 import copy
 import torch

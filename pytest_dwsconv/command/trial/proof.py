@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.inputs import forward_arguments
-from pytest_dwsconv.command.weights import (
+from pytest_dwsconv.command.trial.weights import (
     read_batches,
     read_checkpoint,
     state_dicts,

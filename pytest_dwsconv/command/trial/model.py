@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pytest_dwsconv.command.child import Child
-from pytest_dwsconv.command.evidence import FileModel, model_of_file
-from pytest_dwsconv.command.proof import Conversion, Proof, Shapes, convert, prove
+from pytest_dwsconv.command.trial.child import Child
+from pytest_dwsconv.command.trial.evidence import FileModel, model_of_file
+from pytest_dwsconv.command.trial.proof import Conversion, Proof, Shapes, convert, prove
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.rules import Policy
