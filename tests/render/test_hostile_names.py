@@ -165,7 +165,8 @@ def test_markdown_has_the_elements_that_it_has_anyway(name: str) -> None:
     assert read[0] == read[1]
 
 
-@given(name=NAMES)
+# an empty cell is not the header of its row
+@given(name=NAMES.filter(bool))
 @settings(max_examples=25, deadline=None)
 @example(name="".join(FRAGMENTS))
 def test_the_page_has_the_elements_that_it_has_anyway(name: str) -> None:
