@@ -34,21 +34,23 @@ MS_PER_ACTIVATION_MIB = 0.27
 class HostRates:
     """What a host adds: milliseconds of any inference, and per MiB that crosses the bus.
 
-    ``least_ms`` is the floor for the lower bound, a little below every published latency.
+    ``least_ms`` is the floor for the lower bound, a little below every published latency, and
+    ``fastest_ms`` the shortest of these: nobody knows how much faster a smaller network is.
     """
 
     floor_ms: float
     bus_ms_per_mib: float
     least_ms: float
+    fastest_ms: float
 
 
 HOSTS = {
     # the rate was measured: 3.22 to 3.29 on four published models
-    "rpi4_usb3": HostRates(0.59, 3.25, 0.55),
+    "rpi4_usb3": HostRates(0.59, 3.25, 0.55, 0.58),
     # the rate is fitted
-    "desktop_usb3": HostRates(0.26, 2.0, 0.25),
+    "desktop_usb3": HostRates(0.26, 2.0, 0.25, 0.27),
     # the rate was measured; the published networks show no floor
-    "dev_board_pcie": HostRates(0.0, 2.67, 0.0),
+    "dev_board_pcie": HostRates(0.0, 2.67, 0.0, 2.0),
 }
 """Raspberry Pi 4 and desktop with the USB 3 accelerator, and the Dev Board (PCIe)."""
 
@@ -146,6 +148,8 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
     lower_bound = rates.least_ms + rates.bus_ms_per_mib * sent / _MIB
     factor, why = _interval(features)
     unknown = "" if features.output_bytes else "; its outputs are not known, and count as 0 bytes"
+    if ms * factor < rates.fastest_ms:
+        unknown += "; it is smaller than every network whose latency there was published"
     if features.on_cpu:
         unknown += f"; not counted is what stays on the CPU, or may: {features.on_cpu} operators"
     parts = {"floor": rates.floor_ms, "bus": bus, "MACs": macs, "activations": activations}
@@ -154,7 +158,7 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
     return LatencyPrediction(
         ms=ms,
         low=max(ms / factor, lower_bound),
-        high=ms * factor,
+        high=max(ms * factor, rates.fastest_ms),
         lower_bound_ms=lower_bound,
         reason=f"{shares} ms; {why}{unknown}",
         host=host,

@@ -86,6 +86,16 @@ def test_the_reason_names_the_parts_and_the_host() -> None:
     assert text.endswith(" ms; fitted to published latencies of other networks")
 
 
+def test_the_interval_of_a_small_network_reaches_to_the_shortest_published_latency() -> None:
+    small = replace(EMPTY, output_bytes=1000)
+    predicted = predict_latency(small, "dev_board_pcie")
+    assert (round(predicted.ms, 2), predicted.high) == (0.03, 2.0)
+    assert predicted.reason.endswith(
+        "; it is smaller than every network whose latency there was published"
+    )
+    assert predict_latency(small, "rpi4_usb3").high == 2 * predict_latency(small, "rpi4_usb3").ms
+
+
 def test_a_prediction_without_the_outputs_says_so() -> None:
     known = "; its outputs are not known, and count as 0 bytes"
     assert predict_latency(EMPTY).reason.endswith(known)
