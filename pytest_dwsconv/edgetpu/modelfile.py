@@ -24,6 +24,8 @@ CUSTOM_OPERATOR = "edgetpu-custom-op"
 LAYER_MARK = "InterpreterModule_"
 """Stands before the name of each layer in the name of a tensor that ``export_int8`` has written."""
 
+_NETWORK_MARK = "UnflattenedModule_network"  # stands there alone for what the model itself calls
+
 T = TypeVar("T")
 
 _IDENTIFIER = b"TFL3"
@@ -96,7 +98,8 @@ class Operator:
         """The PyTorch layer it came from if the file names it, else the first output's name."""
         if self.module:
             return self.module
-        return self.outputs[0].name if self.outputs else ""
+        name = self.outputs[0].name if self.outputs else ""
+        return "the model's own forward" if _NETWORK_MARK in name else name
 
     @property
     def module(self) -> str:

@@ -256,6 +256,8 @@ def test_the_layer_of_an_operator() -> None:
     assert replace(MEAN, outputs=(fused,)).layer == "layer1.0.relu"
     named = replace(WEIGHT, name=f"a.B/{prefix}fc;")
     assert replace(CONV, inputs=(IMAGE, named, None)).layer == "fc"
+    own = replace(FEATURES, name="a.B/torch.export.unflatten.UnflattenedModule_network;2")
+    assert replace(MEAN, outputs=(own,)).layer == "the model's own forward"
     assert (CONV.layer, replace(CONV, outputs=()).layer) == ("features", "")
 
 
