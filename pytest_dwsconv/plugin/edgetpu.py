@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -259,5 +260,7 @@ class LatencyFixture:
 
 
 def _name(model: object) -> str:
-    """A model in a sentence: the path of its file, or else its class."""
-    return str(model) if isinstance(model, (str, PathLike)) else type(model).__name__
+    """What a measurement would call a model: by its file, or else its class."""
+    if isinstance(model, bytes):
+        return "model"
+    return Path(model).name if isinstance(model, (str, PathLike)) else type(model).__name__

@@ -144,3 +144,23 @@ def test_shape(edgetpu_latency): edgetpu_latency(Small(), max="12ms")
     assert "predicted 0" not in result.stdout.str()
     data = json.loads((pytester.path / "run.json").read_text())
     assert (data["measured"], data["predicted"]) == ([], [])
+
+
+@pytest.mark.usefixtures("absent")
+def test_a_file_is_called_what_a_measurement_calls_it(pytester: pytest.Pytester) -> None:
+    files = pytest.importorskip("tflite_files", exc_type=ImportError)
+    (pytester.path / "net_edgetpu.tflite").write_bytes(files.pack(files.COMPILED))
+    pytester.makepyfile(
+        """
+        from pathlib import Path
+
+        def test_path(edgetpu_latency):
+            edgetpu_latency(Path("net_edgetpu.tflite").absolute(), max="12ms")
+
+        def test_bytes(edgetpu_latency):
+            edgetpu_latency(Path("net_edgetpu.tflite").read_bytes(), max="12ms")
+        """
+    )
+    pytester.runpytest("--dws-report=json:run.json").assert_outcomes(skipped=2)
+    predicted = json.loads((pytester.path / "run.json").read_text())["predicted"]
+    assert sorted(row["model"] for row in predicted) == ["model", "net_edgetpu.tflite"]
