@@ -23,10 +23,11 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 nitpicky = True
 nitpick_ignore_regex = [
-    # the documentation of the standard library, PyTorch and matplotlib is not at hand offline
+    # the documentation of the standard library, PyTorch, pandas and matplotlib is not at hand
+    # offline
     (
         r"py:.*",
-        r"(collections|decimal|os|pathlib|typing|torch|nn|matplotlib|Axes|PathLike|Path)\b.*",
+        r"(collections|decimal|os|pathlib|typing|torch|nn|matplotlib|DataFrame|Axes|PathLike|Path)\b.*",
     ),
     # names that only annotations have
     (r"py:.*", r"'above 0'|.*\._Data|AbsentKind|pytest_dwsconv\.tracing\.trace\.Trace"),

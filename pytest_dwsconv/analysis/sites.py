@@ -101,10 +101,10 @@ def _holds_convolutions(kind: type[nn.Module]) -> bool:
 
 def _is_convolution(module: nn.Module) -> bool:
     if isinstance(module, _ConvNd):
-        # reason: a subclass with its weight in another form, such as the class that the command
-        # inserts, is what its function calls are; one of a single dimension is kept by FSDP so
+        # reason: a subclass whose weight is a matrix, such as the class that the command inserts,
+        # is what its function calls are
         weight = module._parameters.get("weight")
-        is_kernel = weight is None or weight.dim() in (1, len(module.kernel_size) + 2)
+        is_kernel = weight is None or weight.dim() != 2
         return is_kernel or type(module) in operators.CONVOLUTIONS
     # a quantized one, among PyTorch's other quantized modules
     return hasattr(module, "kernel_size") and hasattr(module, "groups")

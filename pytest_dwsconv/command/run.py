@@ -189,8 +189,8 @@ class Run:
                 options.plan_out and (options.check or options.diff)
             ),
             "--fit is data to fit --weights to: name these, too": options.fit and not given,
-            "--weights names a trained checkpoint and --weights-out the file for the converted one: "
-            "give both": bool(given) != bool(target),
+            "--weights names a trained checkpoint and --weights-out the file for the converted "
+            "one: give both": bool(given) != bool(target),
             "--weights are those of a model: name it with --model": given and not options.model,
             "--weights-out is written, with --check and --diff nothing is": (
                 given and (options.check or options.diff)
@@ -273,8 +273,8 @@ class Run:
         model = shlex.quote(options.model or "MODEL")
         self._say(
             f"{source.name}:{line}: loads weights, and those of the network before do "
-            f"not fit: dwsconv-rewrite --model {model} --weights OLD.pt --weights-out NEW.pt {name} "
-            "converts them, before or after"
+            f"not fit: dwsconv-rewrite --model {model} --weights OLD.pt --weights-out NEW.pt "
+            f"{name} converts them, before or after"
         )
 
     def _deliver(self, source: Input, examination: Examination) -> None:

@@ -33,8 +33,8 @@ class Outcome(NamedTuple):
 class Callables:
     """Looks up callables by the full names that the file at ``path`` has for them.
 
-    ``from_elsewhere``: the file itself is asked what it does with one convolution that it is handed,
-    so what it does to others does not matter.
+    ``from_elsewhere``: the file itself is asked what it does with one convolution that it is
+    handed, so what it does to others does not matter.
     """
 
     def __init__(self, path: Path | None, judge: Judge, files: int = _FILES) -> None:

@@ -78,7 +78,7 @@ class Constants:
     ) -> list[cst.BaseExpression]:
         """The expressions one of which gives the value: ``a if x else b``, ``for k in (a, b)``.
 
-        Names and attributes of ``self`` that are bound once are followed; else it is the expression.
+        Names and attributes of ``self`` that are bound once are followed; else it is as given.
         """
         values: list[cst.BaseExpression] = []
         if depth and isinstance(node, cst.IfExp):

@@ -159,7 +159,7 @@ class _Finder:
             self._add(node, node, [unknown_spec(callee, (Trait.REFERENCE,))])
 
     def _look_at_partial(self, node: cst.BaseExpression) -> bool:
-        """``conv3 = partial(nn.Conv2d, kernel_size=3)``, if that name is called and nothing else."""
+        """``conv3 = partial(nn.Conv2d, kernel_size=3)``, if that name is only ever called."""
         callee = self._callee(node)
         partial = self._parsed.parents.get(self._parsed.parents[node])
         if callee is None or callee.functional or not isinstance(partial, cst.Call):

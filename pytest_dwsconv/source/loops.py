@@ -23,7 +23,7 @@ SAME_OF_ANY = frozenset({"dtype", "device", "is_cuda"})
 _NEW_VALUES = re.compile(
     r"(?!copy_|set_|resize_|dirac_)\w*[a-z]_|.*(init|fan).*|(xavier|kaiming).*"
 )
-"""Functions and methods that give a weight new values whatever its shape is, or ask for its fans."""
+"""What gives a weight new values whatever its shape is, or asks for its fans."""
 
 _SAME_WEIGHT = m.Attribute(attr=m.Name("data") | m.Name("grad"))
 _ASK = (cst.Comparison, cst.BooleanOperation, cst.AugAssign, cst.If)

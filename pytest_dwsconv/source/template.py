@@ -161,8 +161,8 @@ def _pointwise_first(policy: Policy) -> dict[str, str]:
     parts = "conv.out_channels * taps + size // taps"
     return {
         "what": "A pointwise, then a depthwise convolution",
-        "weights": f"`weight`, of shape ({times}out_channels,\n    in_channels / groups), mixes the "
-        "inputs; `depthwise.weight` has the filters of each mixture.",
+        "weights": f"`weight`, of shape ({times}out_channels,\n    in_channels / groups), mixes "
+        "the inputs; `depthwise.weight` has the filters of each mixture.",
         "mix": f"{times}self.out_channels, self.in_channels // self.groups",
         "filters": f"self.out_channels, {r}",
         "parts": f"{r} * ({parts})" if r > 1 else parts,

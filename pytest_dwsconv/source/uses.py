@@ -229,7 +229,7 @@ class _Uses:
             self._note(of, "DWS205", node, what)
 
     def _look_at_text(self, node: cst.CSTNode) -> None:
-        """A key of a state_dict or its end: ``"stem.conv.weight"``, ``f"{stem}.conv{i}.weight"``."""
+        """The end of a state_dict's key: ``"stem.conv.weight"``, ``f"{stem}.conv{i}.weight"``."""
         # reason: every sum and call is asked, and to join the parts of a long one takes a while
         if "weight" not in self._parsed.code(node):
             return

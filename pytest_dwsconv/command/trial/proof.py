@@ -70,7 +70,8 @@ def convert(path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conve
     """
     if conversion.data is not None and not plan.entries:
         raise InputError(
-            f"{path}: nothing of this model is rewritten now, and --fit needs the file as it was before"
+            f"{path}: nothing of this model is rewritten now, and --fit needs the file as it was "
+            "before"
         )
     model = without_compiler(build_by_import(path, name, text_of(path)))
     file = str(conversion.given)

@@ -183,8 +183,8 @@ def read_batches(path: Path) -> list[Any]:
         return list(content.split(_BATCH))
     if not isinstance(content, list) or not content:
         raise InputError(
-            f"--fit {name} holds an object of type {type(content).__name__}: save a list of batches, each as the "
-            "model takes it, or one tensor of samples"
+            f"--fit {name} holds an object of type {type(content).__name__}: save a list of "
+            "batches, each as the model takes it, or one tensor of samples"
         )
     return content
 

@@ -148,8 +148,9 @@ def test_a_file_that_loads_weights_is_told_what_converts_them(
     assert main(["net.py", "--check"]) == 1
     line = len(f"import torch\n{FILE}".splitlines()) + 6
     notice = (
-        f"net.py:{line}: loads weights, and those of the network before do not fit: dwsconv-rewrite "
-        "--model MODEL --weights OLD.pt --weights-out NEW.pt net.py converts them, before or after\n"
+        f"net.py:{line}: loads weights, and those of the network before do not fit: "
+        "dwsconv-rewrite --model MODEL --weights OLD.pt --weights-out NEW.pt net.py converts them, "
+        "before or after\n"
     )
     assert (notice in capsys.readouterr().out) == is_told
 
