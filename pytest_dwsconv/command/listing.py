@@ -149,8 +149,9 @@ class Listing:
         if examination.rewrite.configured is not None and self._form != "json":
             line, call = examination.rewrite.configured
             message = (
-                f"{source.name}:{line}: {call}() makes layers from a configuration, so no call here "
-                "says what they are: rewrite them in the live model, with pytest_dwsconv.rewrite"
+                f"{source.name}:{line}: {call}() makes layers from a configuration, so no call "
+                "here says what they are: rewrite them in the live model, with "
+                "pytest_dwsconv.rewrite"
             )
             self._say(plain(message))
         self.changed += changed

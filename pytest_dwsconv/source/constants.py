@@ -1,4 +1,4 @@
-"""What the values of expressions are, as far as a source file says: numbers, words, alternatives."""
+"""The values of expressions, as far as a source file says: numbers, words, alternatives."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ class Place:
     ``specs`` has one for each of the values that the file gives its kernel size and groups.
     ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
     rewrite replaces in ``span``, the call. ``fewest_inputs`` are those that its variable input
-    channels are known to have; ``noqa`` are codes, or their beginnings, that a comment beside it silences.
+    channels are known to have; ``noqa`` are codes, or their beginnings, that a
+    comment beside it silences.
     """
 
     line: int
