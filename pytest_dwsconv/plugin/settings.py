@@ -227,13 +227,24 @@ def without_effect(run: SuiteRun, table: Sequence[BudgetRule]) -> Iterator[str]:
             if rule.is_for(report.model, users.targets, users.tests)
         ]
         if not models and rule.pattern != "*":
-            yield f"dws_budgets {rule.pattern} is for no model of this run"
+            advice = _what_patterns_are_for(rule.pattern, run)
+            yield f"dws_budgets {rule.pattern} is for no model of this run: {advice}"
         for layers in rule.limits:
             if models and layers and not any(layers_of(report, layers) for report in models):
                 yield (
                     f"dws_budgets {rule.pattern} {layers}: no model that this is for has a "
                     "convolution of such a name"
                 )
+
+
+def _what_patterns_are_for(pattern: str, run: SuiteRun) -> str:
+    """What a pattern like this one has to match, for somebody whose pattern matches nothing."""
+    if re.search(r"[/\\]|\.py", pattern):
+        return "tests are written from the root folder, with /, as in tests/edge/"
+    if ":" in pattern:
+        return "a target is one that --dws-model or dws_models names"
+    classes = ", ".join(sorted({report.model for report in run})[:10])
+    return f"the classes are {classes or 'none'}, and a folder ends in /"
 
 
 def _limits(words: Iterable[str]) -> Limits | None:

@@ -74,6 +74,8 @@ def one_line(found: Architecture) -> str:
     """All that fits a line: the model before and after, its MACs, and who reported it."""
     report = found.report
     line = brief(report, found.name)
+    if not report.findings:
+        line = f"{plain(found.name)}: {report.params:,} params, no convolutions"
     if report.macs is not None:
         others = len(found.other_inputs)
         more = f" and {count(others, 'other input')}" if others else ""

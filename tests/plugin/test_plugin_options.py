@@ -55,6 +55,17 @@ class TestReportOption:
             ]
         )
 
+    def test_a_quiet_line_of_a_model_without_convolutions_has_its_numbers(
+        self, pytester: pytest.Pytester
+    ) -> None:
+        size = ("--dws-input-size", "1,8")
+        result = pytester.runpytest("-q", "--dws-model", "torch.nn:Linear(8, 4)", *size)
+        result.stdout.fnmatch_lines(
+            [
+                "Linear: 36 params, no convolutions, 32 MACs for input 1 x 8, in torch.nn:Linear(8, 4)"
+            ]
+        )
+
     def test_without_any_model_it_says_how_to_name_one(self, pytester: pytest.Pytester) -> None:
         result = pytester.runpytest("--dws-report")
         result.stdout.fnmatch_lines(

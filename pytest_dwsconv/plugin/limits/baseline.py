@@ -85,6 +85,12 @@ class BaselineCheck:
             found.notices += [f"{name} of the baseline was not seen: {_REMOVE}." for name in unseen]
             unseen = []
         updated, changes = baseline.updated(models, unseen, _commit(self._root))
+        if not changes and not self._path.exists():
+            found.notices.append(
+                f"{self._name} is not made, as no model was reported: call one in a test, or name "
+                "one with --dws-model."
+            )
+            return
         if not changes:
             found.notices.append(f"{self._name} is up to date.")
             return
@@ -126,9 +132,9 @@ class BaselineCheck:
             if self._update:
                 advice = "name a folder that can be written"
             raise pytest.UsageError(f"there is no baseline {self._path}: {advice}") from error
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise pytest.UsageError(f"the baseline {self._path} cannot be read: {error}") from error
-        except FormatError as error:
+        except (FormatError, UnicodeDecodeError) as error:
             raise pytest.UsageError(
                 f"the baseline {self._path} cannot be used ({error}): restore it, or delete it and "
                 "use --dws-update"

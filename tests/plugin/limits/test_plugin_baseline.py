@@ -207,18 +207,28 @@ def test_options_and_files_that_cannot_be_used(pytester: pytest.Pytester, baseli
         "dws_strict is not true or false: *",
     )
     baseline.parent.mkdir()
-    baseline.write_text("{")
-    for option in (compare, update):
-        is_one_sentence(
-            pytester.runpytest(option),
-            "the baseline *baseline.json cannot be used (not a baseline in JSON: *): *",
-        )
-    assert baseline.read_text() == "{"
+    for broken, reason in ((b"{", "not a baseline in JSON: *"), (b"\xff", "*codec can't decode*")):
+        baseline.write_bytes(broken)
+        for option in (compare, update):
+            is_one_sentence(
+                pytester.runpytest(option),
+                f"the baseline *baseline.json cannot be used ({reason}): restore it, or delete it *",
+            )
+        assert baseline.read_bytes() == broken
     baseline.unlink()
     baseline.mkdir()
     is_one_sentence(
         pytester.runpytest(compare), "the baseline *baseline.json cannot be read: *Is a directory*"
     )
+
+
+def test_an_update_without_any_model_does_not_claim_a_file(
+    pytester: pytest.Pytester, baseline: Path
+) -> None:
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest("--dws-update")
+    result.stdout.fnmatch_lines([".dwsconv/baseline.json is not made, as no model was reported: *"])
+    assert not baseline.exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -382,7 +382,7 @@ def test_a_table_for_a_target_with_arguments_and_for_nothing(inner: pytest.Pytes
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "dws_budgets Smal[*] is for no model of this run",
+            "dws_budgets Smal[*] is for no model of this run: the classes are Conv2d, *",
             "Conv2d has 112 parameters, the budget is 100 (12 over)*",
         ]
     )
@@ -459,13 +459,30 @@ def test_what_a_part_of_the_tests_leaves_unused_is_not_told(
     own = "def test_it(dws_report): dws_report(Small())\ndef test_wrong(): assert 'x' == ''"
     result = run(pytester, own, *arguments)
     sentences = [
-        "dws_budgets Other is for no model of this run",
+        "dws_budgets Other is for no model of this run: the classes are Small, and a folder *",
         "dws_budgets [*] boddy: no model that this is for has a convolution of such a name",
     ]
     if told:
         result.stdout.fnmatch_lines(["*= dwsconv: notices =*", *sentences], consecutive=True)
     else:
         result.stdout.no_fnmatch_line("*= dwsconv: notices =*")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "advice"),
+    [
+        (r"tests\edge\ ", "tests are written from the root folder, with /, as in tests/edge/"),
+        ("test_other.py", "tests are written from the root folder, *"),
+        ("nets:Smal", "a target is one that --dws-model or dws_models names"),
+        ("tests", "the classes are Small, and a folder ends in /"),
+    ],
+)
+def test_a_pattern_for_no_model_says_what_it_has_to_match(
+    pytester: pytest.Pytester, pattern: str, advice: str
+) -> None:
+    own = "def test_it(dws_report): dws_report(Small())"
+    result = run(pytester, own, "-o", f"dws_budgets={pattern} params=5M")
+    result.stdout.fnmatch_lines([f"dws_budgets *is for no model of this run: {advice}"])
 
 
 def test_a_budget_that_nothing_uses_half_of_is_a_notice(pytester: pytest.Pytester) -> None:
