@@ -225,7 +225,7 @@ def test_options_and_files_that_cannot_be_used(pytester: pytest.Pytester, baseli
 def test_an_update_without_any_model_does_not_claim_a_file(
     pytester: pytest.Pytester, baseline: Path
 ) -> None:
-    pytester.makepyfile("def test_it(): pass")
+    pytester.makepyfile(test_it="def test_it(): pass")
     result = pytester.runpytest("--dws-update")
     result.stdout.fnmatch_lines([".dwsconv/baseline.json is not made, as no model was reported: *"])
     assert not baseline.exists()
