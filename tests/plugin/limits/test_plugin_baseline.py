@@ -212,7 +212,7 @@ def test_options_and_files_that_cannot_be_used(pytester: pytest.Pytester, baseli
         for option in (compare, update):
             is_one_sentence(
                 pytester.runpytest(option),
-                f"the baseline *baseline.json cannot be used ({reason}): restore it, or delete it *",
+                f"the baseline *baseline.json cannot be used ({reason}): restore it, or *",
             )
         assert baseline.read_bytes() == broken
     baseline.unlink()
