@@ -61,9 +61,7 @@ class TestReportOption:
         size = ("--dws-input-size", "1,8")
         result = pytester.runpytest("-q", "--dws-model", "torch.nn:Linear(8, 4)", *size)
         result.stdout.fnmatch_lines(
-            [
-                "Linear: 36 params, no convolutions, 32 MACs for input 1 x 8, in torch.nn:Linear(8, 4)"
-            ]
+            ["Linear: 36 params, no convolutions, 32 MACs for input 1 x 8, in torch*"]
         )
 
     def test_without_any_model_it_says_how_to_name_one(self, pytester: pytest.Pytester) -> None:
