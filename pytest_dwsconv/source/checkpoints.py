@@ -6,7 +6,7 @@ import re
 
 import libcst as cst
 
-from pytest_dwsconv.source.syntax import Parsed
+from pytest_dwsconv.source.reading.syntax import Parsed
 
 _LOADS = re.compile(
     r"_?load_state_dict|load_state_dict_from_url|load_pretrained|load_checkpoint"

@@ -20,10 +20,10 @@ from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.checkpoints import first_load
 from pytest_dwsconv.source.finder import find_places
 from pytest_dwsconv.source.imports import edited, without_unused_imports
+from pytest_dwsconv.source.reading.spans import Span
+from pytest_dwsconv.source.reading.stack import with_large_stack
+from pytest_dwsconv.source.reading.syntax import Parsed, check_compiles, is_inserted
 from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
-from pytest_dwsconv.source.spans import Span
-from pytest_dwsconv.source.stack import with_large_stack
-from pytest_dwsconv.source.syntax import Parsed, check_compiles, is_inserted
 from pytest_dwsconv.source.template import GUARD, class_name, class_text
 from pytest_dwsconv.source.typechecks import ALL_RANKS
 

@@ -12,7 +12,8 @@ import libcst.matchers as m
 from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, Judgement, Verdict
 from pytest_dwsconv.source.callables import Callables
-from pytest_dwsconv.source.calls import (
+from pytest_dwsconv.source.loops import changes_to_all
+from pytest_dwsconv.source.reading.calls import (
     CALLEES,
     Callee,
     fewest_inputs,
@@ -20,13 +21,12 @@ from pytest_dwsconv.source.calls import (
     specs_of_call,
     unknown_spec,
 )
-from pytest_dwsconv.source.comments import noqa_codes, skipped_lines
-from pytest_dwsconv.source.constants import Constants
-from pytest_dwsconv.source.flow import Flow
-from pytest_dwsconv.source.loops import changes_to_all
-from pytest_dwsconv.source.names import Names
+from pytest_dwsconv.source.reading.comments import noqa_codes, skipped_lines
+from pytest_dwsconv.source.reading.constants import Constants
+from pytest_dwsconv.source.reading.flow import Flow
+from pytest_dwsconv.source.reading.names import Names
+from pytest_dwsconv.source.reading.syntax import Parsed, below
 from pytest_dwsconv.source.sites import Place, by_rule
-from pytest_dwsconv.source.syntax import Parsed, below
 from pytest_dwsconv.source.template import GUARD
 from pytest_dwsconv.source.typechecks import members
 from pytest_dwsconv.source.uses import judge_uses

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from pytest_dwsconv.source.spans import Span
-from pytest_dwsconv.source.syntax import Parsed
+from pytest_dwsconv.source.reading.spans import Span
+from pytest_dwsconv.source.reading.syntax import Parsed
 
 Edit = tuple[Span, str]
 """Characters of the text, and what takes their place."""

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import libcst as cst
 import libcst.matchers as m
 
-from pytest_dwsconv.source.names import Names
-from pytest_dwsconv.source.syntax import Parsed, below
+from pytest_dwsconv.source.reading.names import Names
+from pytest_dwsconv.source.reading.syntax import Parsed, below
+from pytest_dwsconv.source.reading.values import WALK
 from pytest_dwsconv.source.typechecks import ALL_RANKS, conv_ranks, type_check
-from pytest_dwsconv.source.values import WALK
 
 SETTINGS = frozenset("kernel_size groups in_channels out_channels forward _conv_forward".split())
 """What a replacement uses in another way, or not at all."""

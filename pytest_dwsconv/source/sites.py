@@ -17,7 +17,7 @@ from pytest_dwsconv.core.rules import (
     judge,
     most_saving,
 )
-from pytest_dwsconv.source.spans import Span
+from pytest_dwsconv.source.reading.spans import Span
 
 Position = tuple[int, int | None]
 """Line and column of a call, from 1; the column is None if the interpreter does not record it."""

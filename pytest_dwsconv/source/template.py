@@ -6,7 +6,7 @@ from string import Template
 
 from pytest_dwsconv.core.conv import FEW_CHANNELS, FEW_CHANNELS_OF_PATCHES, Order
 from pytest_dwsconv.core.rules import Policy
-from pytest_dwsconv.source.syntax import MARK
+from pytest_dwsconv.source.reading.syntax import MARK
 
 GUARD = "where_it_saves"
 """The class method that decides when the code runs."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import libcst as cst
 import libcst.matchers as m
 
-from pytest_dwsconv.source.calls import CALLEES
-from pytest_dwsconv.source.names import Names
+from pytest_dwsconv.source.reading.calls import CALLEES
+from pytest_dwsconv.source.reading.names import Names
 
 ALL_RANKS = frozenset({1, 2, 3})
 _BASE = "torch.nn.modules.conv._ConvNd"

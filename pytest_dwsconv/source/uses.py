@@ -9,13 +9,13 @@ import libcst.matchers as m
 
 from pytest_dwsconv.core.rules import Judgement, Verdict
 from pytest_dwsconv.source.callables import Callables
-from pytest_dwsconv.source.flow import Flow
 from pytest_dwsconv.source.loops import SAME_OF_ANY, SETTINGS
-from pytest_dwsconv.source.names import Names
+from pytest_dwsconv.source.reading.flow import Flow
+from pytest_dwsconv.source.reading.names import Names
+from pytest_dwsconv.source.reading.syntax import Parsed, below
+from pytest_dwsconv.source.reading.values import UNKNOWN, WALK, is_self, pattern_of, template
 from pytest_dwsconv.source.sites import by_rule
-from pytest_dwsconv.source.syntax import Parsed, below
 from pytest_dwsconv.source.typechecks import conv_ranks, type_check
-from pytest_dwsconv.source.values import UNKNOWN, WALK, is_self, pattern_of, template
 
 _REPARAMETRIZE = re.compile(
     r"torch\.nn\.utils\.(\w+\.)?(\w+_norm|orthogonal|register_parametrization)"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.edit import rewrite_text
-from pytest_dwsconv.source.syntax import MARK
+from pytest_dwsconv.source.reading.syntax import MARK
 from pytest_dwsconv.source.template import class_text
 
 CLASS_2D = class_text(2, "DepthwiseSeparableConv2d", "torch", "nn")

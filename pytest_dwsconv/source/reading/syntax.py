@@ -17,7 +17,7 @@ from libcst.metadata import ExpressionContext, Scope, ScopeProvider
 from libcst.metadata.scope_provider import ScopeVisitor
 
 from pytest_dwsconv.errors import SourceError
-from pytest_dwsconv.source.spans import Span, written
+from pytest_dwsconv.source.reading.spans import Span, written
 
 Statement = cst.SimpleStatementLine | cst.BaseCompoundStatement
 

@@ -16,7 +16,7 @@ from libcst.metadata import (
     Scope,
 )
 
-from pytest_dwsconv.source.syntax import Parsed
+from pytest_dwsconv.source.reading.syntax import Parsed
 
 Binding = tuple[Scope | None, str]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from pytest_dwsconv.source.syntax import Parsed
+from pytest_dwsconv.source.reading.syntax import Parsed
 
 _SKIP = re.compile(r"#\s*dws:\s*skip\b")
 _NOQA = re.compile(r"#\s*noqa\b(\s*:\s*[A-Z]+[0-9]+(?:[\s,]+[A-Z]+[0-9]+)*)?", re.IGNORECASE)

@@ -12,8 +12,8 @@ import libcst as cst
 import libcst.matchers as m
 from libcst.metadata import ClassScope
 
-from pytest_dwsconv.source.names import Binding, Names
-from pytest_dwsconv.source.syntax import Parsed
+from pytest_dwsconv.source.reading.names import Binding, Names
+from pytest_dwsconv.source.reading.syntax import Parsed
 
 Function = cst.FunctionDef | cst.Lambda
 

@@ -12,8 +12,8 @@ import libcst as cst
 import libcst.matchers as m
 
 from pytest_dwsconv.core.quantities import is_whole
-from pytest_dwsconv.source.names import Names
-from pytest_dwsconv.source.syntax import Parsed
+from pytest_dwsconv.source.reading.names import Names
+from pytest_dwsconv.source.reading.syntax import Parsed
 
 _DEPTH = 8
 """How many assignments are followed from one name; more only occur in circles."""

@@ -8,8 +8,8 @@ import libcst as cst
 import pytest
 from libcst.metadata import MetadataWrapper, PositionProvider, ScopeProvider
 
-from pytest_dwsconv.source import syntax
-from pytest_dwsconv.source.syntax import Parsed, below
+from pytest_dwsconv.source.reading import syntax
+from pytest_dwsconv.source.reading.syntax import Parsed, below
 
 ODD = '''\
 import a.b as c, d.e

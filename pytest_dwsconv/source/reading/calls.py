@@ -11,7 +11,7 @@ import libcst.matchers as m
 
 from pytest_dwsconv.core.conv import ConvSpec, Trait
 from pytest_dwsconv.core.quantities import is_whole
-from pytest_dwsconv.source.constants import Constants, NotConstantError
+from pytest_dwsconv.source.reading.constants import Constants, NotConstantError
 
 _MODULE = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
 _PLAIN = (*_MODULE, "dilation", "groups", "bias", "padding_mode", "device", "dtype")

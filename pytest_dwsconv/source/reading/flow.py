@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import libcst as cst
 import libcst.matchers as m
 
-from pytest_dwsconv.source.names import Names
-from pytest_dwsconv.source.syntax import Parsed
-from pytest_dwsconv.source.values import (
+from pytest_dwsconv.source.reading.names import Names
+from pytest_dwsconv.source.reading.syntax import Parsed
+from pytest_dwsconv.source.reading.values import (
     PARTS,
     Computed,
     Function,
