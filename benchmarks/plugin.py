@@ -24,7 +24,7 @@ IMPORT = """
 import pytest, _pytest.config, time
 pytest.main(["--version"])
 start = time.process_time()
-import pytest_dwsconv.plugin, pytest_dwsconv.plugin.edgetpu, pytest_dwsconv.plugin.hookspecs
+import pytest_dwsconv.plugin, pytest_dwsconv.plugin.targets.edgetpu, pytest_dwsconv.plugin.hookspecs
 print(time.process_time() - start)
 import sys
 assert "torch" not in sys.modules

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.render import notebook, plot, text, view
+from pytest_dwsconv.render import notebook, plot, view
+from pytest_dwsconv.render.forms import text
 from pytest_dwsconv.render.sentences import brief
 from pytest_dwsconv.render.view import Style
 

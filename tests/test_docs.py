@@ -21,7 +21,7 @@ PAGES = [
 def test_files_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"`((?:pytest_dwsconv|tests|docs|benchmarks|examples)/[\w./-]+)`", text)
-    placeholder = "pytest_dwsconv/render/NAME.py"
+    placeholder = "pytest_dwsconv/render/forms/NAME.py"
     assert [path for path in named if path != placeholder and not (ROOT / path).exists()] == []
 
 

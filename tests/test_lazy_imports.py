@@ -31,7 +31,7 @@ def run(code: str, folder: Path) -> str:
         "read_model",
         "import pytest_dwsconv.plugin.hookspecs, pytest_dwsconv.targets, "
         "pytest_dwsconv.core.budget",
-        "import pytest_dwsconv.report, pytest_dwsconv.render.text",
+        "import pytest_dwsconv.report, pytest_dwsconv.render.forms.text",
         "from pytest_dwsconv import Budget, ConvSpec, Cost, Finding, Kind, Order, Policy, Report, "
         "Verdict, judge",
     ],
@@ -58,7 +58,8 @@ def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path)
     parts = """
         _version
         core core.forms
-        plugin plugin.edgetpu plugin.fixtures plugin.hookspecs plugin.record
+        plugin plugin.fixtures plugin.hookspecs plugin.record
+        plugin.targets plugin.targets.edgetpu
     """
     assert run(code, tmp_path).split() == [f"pytest_dwsconv.{part}" for part in parts.split()]
 

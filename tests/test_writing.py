@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from pytest_dwsconv import writing
-from pytest_dwsconv.core.baseline import Baseline
-from pytest_dwsconv.core.costs import Entry
 from pytest_dwsconv.core.findings import Origin, ReportData
+from pytest_dwsconv.core.suite.baseline import Baseline
+from pytest_dwsconv.core.suite.costs import Entry
 from pytest_dwsconv.render import Reporters, write_run
 from pytest_dwsconv.writing import replace_content
 

@@ -10,9 +10,9 @@ from shutil import get_terminal_size
 
 from pytest_dwsconv.command.cli import Parser
 from pytest_dwsconv.command.streams import complain, write_stdout
-from pytest_dwsconv.core.baseline import Baseline, stored_models
-from pytest_dwsconv.core.changes import Outcome, Tolerance
-from pytest_dwsconv.core.costs import Current
+from pytest_dwsconv.core.suite.baseline import Baseline, stored_models
+from pytest_dwsconv.core.suite.changes import Outcome, Tolerance
+from pytest_dwsconv.core.suite.costs import Current
 from pytest_dwsconv.errors import DwsconvError, FormatError, InputError
 from pytest_dwsconv.render import render_run
 

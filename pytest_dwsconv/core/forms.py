@@ -12,7 +12,7 @@ FORMS = {
     "csv": "a line per layer, for a spreadsheet",
     "html": "a page to sort and filter in a browser",
 }
-"""What each form is for. The form NAME is the module ``pytest_dwsconv.render.NAME``."""
+"""What each form is for. The form NAME is the module ``pytest_dwsconv.render.forms.NAME``."""
 
 VIEW_OPTIONS = ("dws_sort", "dws_match", "dws_depth")
 """The options that choose which convolutions text shows, and how."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import Finding
     from pytest_dwsconv.core.rules import Judgement
 
-pytest_plugins = ("pytest_dwsconv.plugin.edgetpu",)
+pytest_plugins = ("pytest_dwsconv.plugin.targets.edgetpu",)
 """Loaded along with this one."""
 
 __all__ = [
@@ -212,11 +212,11 @@ def pytest_load_initial_conftests(
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("dws_budget"):
-        from pytest_dwsconv.plugin.marker import check_marker
+        from pytest_dwsconv.plugin.markers.budget import check_marker
 
         check_marker(item)
     if item.get_closest_marker("dws_agreement"):
-        from pytest_dwsconv.plugin.agreement import check_agreement_marker
+        from pytest_dwsconv.plugin.markers.agreement import check_agreement_marker
 
         check_agreement_marker(item)
 
@@ -224,14 +224,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if item.get_closest_marker("dws_budget"):
-        from pytest_dwsconv.plugin.marker import enforce_marker
+        from pytest_dwsconv.plugin.markers.budget import enforce_marker
 
         with enforce_marker(item):
             result = yield
     else:
         result = yield
     if item.get_closest_marker("dws_agreement"):
-        from pytest_dwsconv.plugin.agreement import enforce_agreement
+        from pytest_dwsconv.plugin.markers.agreement import enforce_agreement
 
         enforce_agreement(item)
     return result
@@ -255,9 +255,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[REPORTING] = is_asked and not config.option.collectonly
     if not config.stash[REPORTING]:
         return
-    from pytest_dwsconv.plugin.backends import LATENCIES, TableLatencies
     from pytest_dwsconv.plugin.noticing.noticer import Noticer
     from pytest_dwsconv.plugin.settings import project_policy, usage_errors
+    from pytest_dwsconv.plugin.targets.backends import LATENCIES, TableLatencies
 
     with usage_errors():
         project_policy(config)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dwsconv.core.architectures import architectures
 from pytest_dwsconv.core.limits import LimitCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import enough, plan_of
+from pytest_dwsconv.core.suite.architectures import architectures
 from pytest_dwsconv.plugin.outputs import is_writable
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.core.architectures import Architecture
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.plan import Plan
+    from pytest_dwsconv.core.suite.architectures import Architecture
     from pytest_dwsconv.render import Reporters
 
 _TITLE = "dwsconv: fix plan"

@@ -37,8 +37,8 @@ class ReportFixture:
     ) -> Report:
         __tracebackhide__ = True
         from pytest_dwsconv.errors import DwsconvError
-        from pytest_dwsconv.plugin.backends import LATENCIES
         from pytest_dwsconv.plugin.reports import analyze_under_hooks
+        from pytest_dwsconv.plugin.targets.backends import LATENCIES
 
         item = self._item
         options: dict[str, Any] = {"example_inputs": example_inputs}

@@ -112,7 +112,7 @@ def with_digest(report: Report) -> WithDigest:
 
 def _properties(record: TestRecord) -> list[tuple[str, object]]:
     """Of the latencies that a test measured, the models it reported, and those it called."""
-    from pytest_dwsconv.render.junit import latency_properties, properties
+    from pytest_dwsconv.render.forms.junit import latency_properties, properties
     from pytest_dwsconv.report import Report
 
     reports = [subject.report for subject in record.subjects]

@@ -13,9 +13,9 @@ import pytest
 
 from pytest_dwsconv.configuration import load_config
 from pytest_dwsconv.core.budget import Budget, layers_of
-from pytest_dwsconv.core.changes import Tolerance
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.quantities import parse_quantity
+from pytest_dwsconv.core.suite.changes import Tolerance
 from pytest_dwsconv.errors import DwsconvError, InputError
 from pytest_dwsconv.targets import parse_input_size
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.core.architectures import Place
-from pytest_dwsconv.core.changes import Outcome
 from pytest_dwsconv.core.forms import VIEW_OPTIONS
 from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import matches
+from pytest_dwsconv.core.suite.architectures import Place
+from pytest_dwsconv.core.suite.changes import Outcome
 from pytest_dwsconv.errors import DwsconvError, first_line
-from pytest_dwsconv.plugin.backends import LATENCIES
 from pytest_dwsconv.plugin.isolation import TEST_ENDINGS
 from pytest_dwsconv.plugin.latency import (
     KnownLatencies,
@@ -32,6 +31,7 @@ from pytest_dwsconv.plugin.outputs import Output
 from pytest_dwsconv.plugin.record import Subject
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
 from pytest_dwsconv.plugin.settings import NamedModel, named_models, strict, usage_errors, view
+from pytest_dwsconv.plugin.targets.backends import LATENCIES
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Budget
@@ -205,7 +205,7 @@ class Summary:
 
     def _add_properties(self) -> None:
         """Join a JUnit file with what the whole run found."""
-        from pytest_dwsconv.render.junit import run_properties
+        from pytest_dwsconv.render.forms.junit import run_properties
 
         for plugin in self._config.pluginmanager.get_plugins():
             if hasattr(plugin, "add_global_property"):

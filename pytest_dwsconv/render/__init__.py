@@ -8,7 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
-from pytest_dwsconv.core.architectures import (
+from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
+from pytest_dwsconv.core.suite.architectures import (
     Architecture,
     Place,
     Reporters,
@@ -16,9 +18,7 @@ from pytest_dwsconv.core.architectures import (
     architectures,
     in_order,
 )
-from pytest_dwsconv.core.changes import ModelChange, Outcome
-from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
+from pytest_dwsconv.core.suite.changes import ModelChange, Outcome
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.latencies import NO_MEASUREMENTS, Measurements
 from pytest_dwsconv.render.view import Style, View
@@ -119,7 +119,7 @@ def load_form(form: str) -> Form:
     if form not in FORMS:
         raise InputError(f"there is no form {form!r} of a report: it is {', '.join(FORMS)}")
     try:
-        return cast("Form", import_module(f"{__name__}.{form}"))
+        return cast("Form", import_module(f"{__name__}.forms.{form}"))
     except ModuleNotFoundError as error:
         raise InputError(
             f"the form {form} needs the package {error.name}: pip install {error.name}"

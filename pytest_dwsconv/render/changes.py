@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import itemgetter
 
-from pytest_dwsconv.core.changes import Change, Changes, ChangeStatus, ModelChange
 from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.suite.changes import Change, Changes, ChangeStatus, ModelChange
 from pytest_dwsconv.render.table import Column
 
 Row = tuple[str, ...]

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.suite.architectures import Architecture
 from pytest_dwsconv.render.sentences import given, listed
 from pytest_dwsconv.render.table import Column, count, integer, ratio
 

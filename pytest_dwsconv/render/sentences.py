@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import MIB, Finding, Memory, Origin, ReportData, saved_params
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
+from pytest_dwsconv.core.suite.architectures import Architecture
 from pytest_dwsconv.render.table import count, label, ratio, sides
 
 NO_MODEL = (

@@ -10,8 +10,8 @@ import pytest
 from render_samples import SMALL
 
 from pytest_dwsconv.command.compare import main
-from pytest_dwsconv.core.baseline import Baseline
-from pytest_dwsconv.core.costs import Entry
+from pytest_dwsconv.core.suite.baseline import Baseline
+from pytest_dwsconv.core.suite.costs import Entry
 from pytest_dwsconv.render import Reporters, render_run
 from pytest_dwsconv.report import Report
 

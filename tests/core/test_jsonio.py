@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.baseline import Baseline
 from pytest_dwsconv.core.jsonio import OMITTED, Document, Positive, from_plain, to_plain
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.plan import Plan
+from pytest_dwsconv.core.suite.baseline import Baseline
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.report import Report
 

@@ -13,10 +13,10 @@ import pytest
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, check_limits
-from pytest_dwsconv.core.changes import Change, Changes, ChangeStatus, ModelChange, Outcome
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
+from pytest_dwsconv.core.suite.changes import Change, Changes, ChangeStatus, ModelChange, Outcome
 from pytest_dwsconv.render import Reporters, SuiteRun, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

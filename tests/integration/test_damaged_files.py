@@ -12,7 +12,7 @@ from tflite_files import COMPILED, PLAIN, pack
 
 from pytest_dwsconv import Measurement, Plan, Report
 from pytest_dwsconv.configuration import load_config
-from pytest_dwsconv.core.baseline import Baseline
+from pytest_dwsconv.core.suite.baseline import Baseline
 from pytest_dwsconv.edgetpu import judge_model, read_model
 from pytest_dwsconv.errors import DwsconvError
 

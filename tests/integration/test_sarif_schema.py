@@ -12,7 +12,7 @@ from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.render import Reporters, SuiteRun, render_run
-from pytest_dwsconv.render.sarif import SCHEMA
+from pytest_dwsconv.render.forms.sarif import SCHEMA
 
 RUNS: dict[str, SuiteRun] = {
     "none": {},

@@ -33,7 +33,7 @@ def test_a_form_whose_package_is_not_installed_ends_the_run_before_any_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)  # fails its import
-    monkeypatch.delitem(sys.modules, "pytest_dwsconv.render.html", raising=False)
+    monkeypatch.delitem(sys.modules, "pytest_dwsconv.render.forms.html", raising=False)
     result = pytester.runpytest_inprocess("--dws-report=html:page.html")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(

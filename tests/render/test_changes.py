@@ -10,8 +10,9 @@ from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
 from render_samples import EMPTY, SMALL
 
-from pytest_dwsconv.core.architectures import Place
-from pytest_dwsconv.core.changes import (
+from pytest_dwsconv.core.forms import FORMS
+from pytest_dwsconv.core.suite.architectures import Place
+from pytest_dwsconv.core.suite.changes import (
     Change,
     Changes,
     ChangeStatus,
@@ -19,10 +20,9 @@ from pytest_dwsconv.core.changes import (
     ModelChange,
     Outcome,
 )
-from pytest_dwsconv.core.forms import FORMS
 from pytest_dwsconv.render import Reporters, SuiteRun, render_run
-from pytest_dwsconv.render.json import schema
-from pytest_dwsconv.render.junit import run_properties
+from pytest_dwsconv.render.forms.json import schema
+from pytest_dwsconv.render.forms.junit import run_properties
 
 TEST = "tests/test_net.py::test_small"
 PARAMS = Change("params", "parameters", 576, 612, too_much=True)

@@ -7,18 +7,8 @@ from render_samples import SMALL
 
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render import (
-    Form,
-    csv,
-    github,
-    gitlab,
-    html,
-    json,
-    markdown,
-    render_report,
-    sarif,
-    text,
-)
+from pytest_dwsconv.render import Form, render_report
+from pytest_dwsconv.render.forms import csv, github, gitlab, html, json, markdown, sarif, text
 
 MODULES: dict[str, Form] = {
     "text": text,

@@ -17,7 +17,10 @@ from markdown_it import MarkdownIt
 from render_samples import NASTY, SMALL
 
 from pytest_dwsconv.core.budget import Budget, check_limits
-from pytest_dwsconv.core.changes import (
+from pytest_dwsconv.core.limits import LatencyCheck
+from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
+from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.suite.changes import (
     Change,
     Changes,
     ChangeStatus,
@@ -25,12 +28,9 @@ from pytest_dwsconv.core.changes import (
     ModelChange,
     Outcome,
 )
-from pytest_dwsconv.core.limits import LatencyCheck
-from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
-from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support
 from pytest_dwsconv.render import FORMS, Measurements, Reporters, SuiteRun, View, render_run
-from pytest_dwsconv.render.junit import latency_properties, properties
+from pytest_dwsconv.render.forms.junit import latency_properties, properties
 from pytest_dwsconv.report import Report
 
 FRAGMENTS = [

@@ -9,8 +9,8 @@ from jsonschema import Draft202012Validator
 
 from pytest_dwsconv.core.measurement import LatencyPrediction, Measurement, NotMeasured
 from pytest_dwsconv.render import FORMS, render_run
-from pytest_dwsconv.render.json import schema
-from pytest_dwsconv.render.junit import latency_properties
+from pytest_dwsconv.render.forms.json import schema
+from pytest_dwsconv.render.forms.junit import latency_properties
 from pytest_dwsconv.render.latencies import Measurements
 
 MEASUREMENT = Measurement(

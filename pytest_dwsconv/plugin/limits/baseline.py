@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dwsconv.core.baseline import Baseline, Gone, stored_models
-from pytest_dwsconv.core.changes import ChangeStatus, Tolerance
-from pytest_dwsconv.core.costs import Current, current
+from pytest_dwsconv.core.suite.baseline import Baseline, Gone, stored_models
+from pytest_dwsconv.core.suite.changes import ChangeStatus, Tolerance
+from pytest_dwsconv.core.suite.costs import Current, current
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.plugin.limits.extent import Extent
 from pytest_dwsconv.plugin.settings import BudgetRule, tolerated, usage_errors
@@ -63,7 +63,7 @@ class BaselineCheck:
         """Compare or update; what there is to say is added to ``found``."""
         if self._baseline is None:
             return
-        from pytest_dwsconv.core.architectures import architectures
+        from pytest_dwsconv.core.suite.architectures import architectures
 
         models = current(architectures(run), latencies)
         targets = {target for reporters in run.values() for target in reporters.targets}

@@ -10,10 +10,10 @@ import pytest
 
 from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.plugin.backends import measure_latency
 from pytest_dwsconv.plugin.latency import Latency, Unmeasured, predict
 from pytest_dwsconv.plugin.record import Subject, record_of
 from pytest_dwsconv.plugin.settings import strict
+from pytest_dwsconv.plugin.targets.backends import measure_latency
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Budget
@@ -111,7 +111,7 @@ def sections(report: Report, limits: Sequence[AnyCheck]) -> Iterator[tuple[str, 
     """The largest convolutions of a model, and the replacements that bring it within its budget."""
     from pytest_dwsconv.core.limits import LimitCheck
     from pytest_dwsconv.core.plan import enough
-    from pytest_dwsconv.render.text import largest, layers
+    from pytest_dwsconv.render.forms.text import largest, layers
 
     model = plain(report.model)
     if report.findings:

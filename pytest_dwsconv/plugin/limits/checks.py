@@ -41,7 +41,7 @@ class Checks:
 
     def run(self, run: SuiteRun, latencies: KnownLatencies) -> CheckResult:
         """Check every model of the run; its limits join what is shown of it."""
-        from pytest_dwsconv.core.architectures import architectures, in_order
+        from pytest_dwsconv.core.suite.architectures import architectures, in_order
 
         found = CheckResult()
         held: dict[ReportData, Reporters] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.core.changes import Changes
+    from pytest_dwsconv.core.suite.changes import Changes
 
 
 @dataclass

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pytest_dwsconv.plugin.backends import LATENCIES
 from pytest_dwsconv.plugin.isolation import TEST_ENDINGS, ChangedError, isolated
 from pytest_dwsconv.plugin.noticing.watch import Watch
 from pytest_dwsconv.plugin.record import Subject, record_of, with_digest
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
+from pytest_dwsconv.plugin.targets.backends import LATENCIES
 
 if TYPE_CHECKING:
     from pytest_dwsconv.plugin.noticing.calls import CallLog, FirstCall

@@ -11,8 +11,8 @@ import pytest
 BOTH = """
 import os, random, signal, sys, time
 from pathlib import Path
-from pytest_dwsconv.core.baseline import Baseline
-from pytest_dwsconv.core.costs import Entry
+from pytest_dwsconv.core.suite.baseline import Baseline
+from pytest_dwsconv.core.suite.costs import Entry
 from pytest_dwsconv.plugin.limits.baseline import write_baseline
 
 path = Path(sys.argv[1]) / ".dwsconv" / "baseline.json"

@@ -11,7 +11,10 @@ from markdown_it import MarkdownIt
 from render_samples import EMPTY, LARGE, NASTY, SMALL, UNTRUSTED, WITHOUT_SHAPES
 
 from pytest_dwsconv.core.budget import Budget, check_limits
-from pytest_dwsconv.core.changes import (
+from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.limits import AnyCheck
+from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.suite.changes import (
     Change,
     Changes,
     ChangeStatus,
@@ -19,11 +22,8 @@ from pytest_dwsconv.core.changes import (
     ModelChange,
     Outcome,
 )
-from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.limits import AnyCheck
-from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Reporters, SuiteRun, View, render_report, render_run, write_run
-from pytest_dwsconv.render.markdown import COMMENT, SUMMARY, code, escape
+from pytest_dwsconv.render.forms.markdown import COMMENT, SUMMARY, code, escape
 
 GITHUB = MarkdownIt("gfm-like", {"linkify": False})
 TAG = re.compile(r"<(/?\w+)")

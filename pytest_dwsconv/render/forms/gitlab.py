@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
-from pytest_dwsconv.core.architectures import Place
 from pytest_dwsconv.core.plaintext import plain, plain_json
+from pytest_dwsconv.core.suite.architectures import Place
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import sentences
 from pytest_dwsconv.render.sentences import brief, most_saving

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.architectures import Reporters, SuiteRun, architectures
-from pytest_dwsconv.core.baseline import Baseline, Comparison
-from pytest_dwsconv.core.changes import ChangeStatus, Tolerance
-from pytest_dwsconv.core.costs import Current, Entry, Layer, current
 from pytest_dwsconv.core.findings import Origin, ReportData
+from pytest_dwsconv.core.suite.architectures import Reporters, SuiteRun, architectures
+from pytest_dwsconv.core.suite.baseline import Baseline, Comparison
+from pytest_dwsconv.core.suite.changes import ChangeStatus, Tolerance
+from pytest_dwsconv.core.suite.costs import Current, Entry, Layer, current
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.report import Report
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from render_samples import EMPTY, NASTY, SMALL, WITHOUT_SHAPES
 
-from pytest_dwsconv.render.junit import properties
+from pytest_dwsconv.render.forms.junit import properties
 from pytest_dwsconv.report import Report
 
 

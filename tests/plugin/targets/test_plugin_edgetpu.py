@@ -371,7 +371,7 @@ def test_a_percentile_is_held_to_the_limit(
             "first invoke 50.000*"
         )
         result.stdout.fnmatch_lines([f"E*net None took {over}", details])
-        result.stdout.no_fnmatch_line("*plugin/edgetpu.py*")
+        result.stdout.no_fnmatch_line("*plugin/targets/edgetpu.py*")
 
 
 @pytest.mark.usefixtures("board")

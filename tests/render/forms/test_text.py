@@ -12,8 +12,8 @@ from pytest_dwsconv.core.findings import Memory, Origin, ReportData
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.render import Reporters, Style, SuiteRun, render_report, render_run
+from pytest_dwsconv.render.forms.text import largest, layers, render
 from pytest_dwsconv.render.sentences import brief
-from pytest_dwsconv.render.text import largest, layers, render
 from pytest_dwsconv.report import Report
 
 WORKED = ConvSpec(

@@ -9,10 +9,10 @@ from itertools import permutations
 import pytest
 from render_samples import EMPTY, SMALL, WITHOUT_SHAPES, conv, finding, totalled
 
-from pytest_dwsconv.core.architectures import Architecture, Reporters, SuiteRun, architectures
 from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.rules import Verdict
+from pytest_dwsconv.core.suite.architectures import Architecture, Reporters, SuiteRun, architectures
 from pytest_dwsconv.report import Report
 
 

@@ -9,8 +9,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from pytest_dwsconv.core.architectures import Reporters, architectures
-from pytest_dwsconv.core.changes import (
+from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.jsonio import Document, from_plain
+from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.core.suite.architectures import Reporters, architectures
+from pytest_dwsconv.core.suite.changes import (
     Changes,
     ChangeStatus,
     ModelChange,
@@ -19,10 +22,7 @@ from pytest_dwsconv.core.changes import (
     changed_model,
     quantities,
 )
-from pytest_dwsconv.core.costs import Current, Entry, current, unused_name
-from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.jsonio import Document, from_plain
-from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.core.suite.costs import Current, Entry, current, unused_name
 from pytest_dwsconv.errors import FormatError
 
 _DOCUMENT = Document("baseline", 1, "use the release that wrote it")

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.jsonio import OMITTED, Seconds
+from pytest_dwsconv.core.suite.architectures import Architecture
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from shutil import get_terminal_size
 from textwrap import fill
 
-from pytest_dwsconv.core.architectures import Architecture
-from pytest_dwsconv.core.changes import Changes
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
+from pytest_dwsconv.core.suite.architectures import Architecture
+from pytest_dwsconv.core.suite.changes import Changes
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import CHANGE_COLUMNS, LAYER_COLUMNS, layer_rows
 from pytest_dwsconv.render.changes import rows as change_rows

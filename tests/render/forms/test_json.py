@@ -14,7 +14,7 @@ from pytest_dwsconv import Budget, ConvSpec, Finding, Report, analyze
 from pytest_dwsconv.core.budget import check_limits
 from pytest_dwsconv.core.findings import Layer, Memory, Origin
 from pytest_dwsconv.render import Reporters, render_report, render_run
-from pytest_dwsconv.render.json import schema
+from pytest_dwsconv.render.forms.json import schema
 
 REPORT_SCHEMA = {**schema(), "$ref": "#/$defs/report"}
 for key in ("properties", "required", "type"):

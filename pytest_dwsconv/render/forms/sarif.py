@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import quote
 
 from pytest_dwsconv._version import __version__
-from pytest_dwsconv.core.architectures import Architecture, Place, Reporters
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain, plain_json
 from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
+from pytest_dwsconv.core.suite.architectures import Architecture, Place, Reporters
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.latencies import json_predictions, json_rows
 from pytest_dwsconv.render.table import COLUMNS, ratio

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from pytest_dwsconv.core.architectures import Architecture, Reporters
-from pytest_dwsconv.core.changes import Changes
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.suite.architectures import Architecture, Reporters
+from pytest_dwsconv.core.suite.changes import Changes
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import CHANGE_COLUMNS, LAYER_COLUMNS, layer_rows
 from pytest_dwsconv.render.changes import rows as change_rows

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pytest_dwsconv._version import __version__
-from pytest_dwsconv.core.architectures import Architecture
-from pytest_dwsconv.core.changes import Changes
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
+from pytest_dwsconv.core.suite.architectures import Architecture
+from pytest_dwsconv.core.suite.changes import Changes
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import CHANGE_COLUMNS, layer_rows
 from pytest_dwsconv.render.changes import rows as change_rows
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 def render_run(results: Results, style: Style) -> str:
     environment = Environment(
-        loader=PackageLoader("pytest_dwsconv.render", "page"),
+        loader=PackageLoader("pytest_dwsconv.render.forms", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -98,7 +98,7 @@ def _breakable(name: str) -> Markup:
 
 
 def _text(name: str) -> str:
-    return (files("pytest_dwsconv.render") / "page" / name).read_text(encoding="utf-8")
+    return (files("pytest_dwsconv.render.forms") / "page" / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

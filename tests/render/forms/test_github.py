@@ -12,7 +12,7 @@ from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.render import Reporters, SuiteRun, render_report, render_run
-from pytest_dwsconv.render.github import command
+from pytest_dwsconv.render.forms.github import command
 
 
 class Command(NamedTuple):

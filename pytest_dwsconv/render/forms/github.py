@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_dwsconv.core.architectures import Architecture, Place
-from pytest_dwsconv.core.changes import Changes
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.suite.architectures import Architecture, Place
+from pytest_dwsconv.core.suite.changes import Changes
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import sentences
 from pytest_dwsconv.render.latencies import in_order

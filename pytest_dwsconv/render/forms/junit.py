@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from pytest_dwsconv.core.changes import Outcome
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.measurement import Measurement, NotMeasured
 from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.suite.changes import Outcome
 from pytest_dwsconv.render.changes import sentences
 
 

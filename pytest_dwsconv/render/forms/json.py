@@ -7,11 +7,11 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
-from pytest_dwsconv.core.architectures import Architecture
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.jsonio import to_plain
 from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain_json
+from pytest_dwsconv.core.suite.architectures import Architecture
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.latencies import json_predictions, json_rows
 from pytest_dwsconv.render.view import Style
@@ -25,7 +25,7 @@ def schema() -> dict[str, Any]:
 
     Its ``#/$defs/report`` is that of ``Report.to_json``.
     """
-    text = (files("pytest_dwsconv.render") / "run.schema.json").read_text(encoding="utf-8")
+    text = (files("pytest_dwsconv.render.forms") / "run.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
 

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import NamedTuple
 
-from pytest_dwsconv.core.costs import Current, Entry, Layer
+from pytest_dwsconv.core.suite.costs import Current, Entry, Layer
 from pytest_dwsconv.errors import FormatError
 
 Number = int | float

@@ -1,0 +1,1 @@
+"""What the markers check, one module per marker."""
