@@ -216,11 +216,13 @@ def interrupted_at(step: int, path: Path, data: bytes) -> bool:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # Python ignores what is raised in callbacks of the collector, which others set
     sys.settrace(trace)
     try:
         replace_content(path, data)
     finally:
         sys.settrace(before)
+        gc.enable()
     return next(steps) > step
 
 
