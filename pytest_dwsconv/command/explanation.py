@@ -47,7 +47,5 @@ def explanation(code: str) -> str:
             textwrap.indent(entry.example, "    "),
             "",
             *textwrap.wrap(entry.advice, 88),
-            "",
-            entry.url,
         ]
     )

@@ -73,8 +73,7 @@ def _full(line: Line) -> str:
             f"{margin} |",
             f"{place.line} | {shown}",
             f"{margin} | {' ' * len(before)}{marks}",
-            f"{margin} = dwsconv-rewrite explain {line.site.judgement.code}, or "
-            f"{RULEBOOK[line.site.judgement.code].url}",
+            f"{margin} = {RULEBOOK[line.site.judgement.code].command}",
             "",
         ]
     )
@@ -83,7 +82,7 @@ def _full(line: Line) -> str:
 def _github(line: Line) -> str:
     place, code = line.site.place, line.site.judgement.code
     kind = "notice" if line.replacement is None else "warning"
-    message = plain(f"{place.code} {line.message} ({RULEBOOK[code].url})")
+    message = plain(f"{place.code} {line.message} ({RULEBOOK[code].command})")
     where = {"file": plain(line.name), "line": str(place.line), "col": str(place.column)}
     return command(kind, message, **where, title=code)
 
@@ -104,7 +103,7 @@ def _record(line: Line) -> dict[str, object]:
         "replacement": line.replacement,
         "saving": saving,
         "saving_is_exact": exact,
-        "url": RULEBOOK[judgement.code].url,
+        "explain": RULEBOOK[judgement.code].command,
     }
 
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 
-DOCUMENTATION = "https://pytest-dwsconv.readthedocs.io/en/latest/rules.html"
-"""Where the page of rules is published; each code is an anchor on it."""
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -23,8 +20,9 @@ class Entry:
     advice: str
 
     @property
-    def url(self) -> str:
-        return f"{DOCUMENTATION}#{self.code.lower()}"
+    def command(self) -> str:
+        """What tells all of this on any machine that has the package."""
+        return f"dwsconv-rewrite explain {self.code}"
 
 
 _EXAMPLES: Mapping[str, tuple[str, str]] = {

@@ -85,8 +85,7 @@ def _rule(code: str, title: str, verdict: Verdict, reason: str = "") -> dict[str
     described: dict[str, Any] = {"fullDescription": {"text": reason}} if reason else {}
     entry = RULEBOOK.get(code)
     if entry is not None:
-        described["helpUri"] = entry.url
-        markdown = f"```python\n{entry.example}\n```\n\n{entry.advice}"
+        markdown = f"```python\n{entry.example}\n```\n\n{entry.advice}\n\n`{entry.command}`"
         described["help"] = {"text": entry.advice, "markdown": markdown}
     level = "note" if verdict is Verdict.CANDIDATE else "none"
     return {
