@@ -204,7 +204,7 @@ class _CalledSites:
             if index and Trait.COMPLEX in site.spec.traits:
                 site.macs += call.macs
             else:
-                site.called(call, step, self._recorded)
+                site.called(_with_own_input(call, step, site), step, self._recorded)
             yield site
 
     def _noted(self, site: Site, step: Step, macs: int) -> Site:
@@ -263,6 +263,15 @@ class _CalledSites:
 
     def _name_of(self, step: Step) -> str:
         return f"{step.owner}.{self._recorded.node(step).name}".lstrip(".")
+
+
+def _with_own_input(call: ConvCall, step: Step, site: Site) -> ConvCall:
+    """The call with the input of the module, which pads it first in modes other than zeros."""
+    if site.spec.padding_mode in ("zeros", None) or step.owner != site.name or not step.reads:
+        return call
+    padded = step.reads[0]
+    is_padding = getattr(padded.target, "__name__", "") == "pad" and padded.owner == site.name
+    return call._replace(input_shape=_shape(padded.reads[0])) if is_padding else call
 
 
 _NO_PARAMETER = (Trait.NO_PARAMETER,)

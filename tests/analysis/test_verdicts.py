@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv import Order, Policy, Report, Verdict, analyze
+from pytest_dwsconv import Order, Policy, Report, SeparableConv2d, Verdict, analyze
 from pytest_dwsconv.analysis.verdicts import rejudged, replacement_cost
 from pytest_dwsconv.core.conv import Cost, separable_cost
 from pytest_dwsconv.core.rules import Judgement
@@ -43,6 +44,17 @@ def test_half_precision_takes_half_the_bytes_and_twice_the_intensity() -> None:
         2 * (half.output_bytes or 0),
     )
     assert half.arithmetic_intensity == 2 * (single.arithmetic_intensity or 0)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+def test_pointwise_first_is_counted_at_the_input_before_it_is_padded(
+    mode: Literal["zeros", "reflect", "circular"],
+) -> None:
+    conv = nn.Conv2d(8, 16, (3, 5), padding="same", padding_mode=mode)
+    (found,) = analyze(conv, IMAGE, policy=Policy(order=Order.POINTWISE_FIRST)).findings
+    assert (found.input_shape, found.input_bytes) == (IMAGE, 4 * 8 * 10 * 10)
+    new = SeparableConv2d(8, 16, (3, 5), padding="same", padding_mode=mode, order="pointwise_first")
+    assert found.separable_macs == analyze(new, IMAGE).macs
 
 
 class Followed(nn.Module):
