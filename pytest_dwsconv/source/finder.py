@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import libcst as cst
@@ -174,6 +175,8 @@ class _Finder:
         if specs:
             self._add(node, node, specs)
             self._calls[node] = calls
+            begins = [self._parsed.place(self._parsed.span(call)[0]) for call in calls]
+            self._places[node] = replace(self._places[node], called_at=tuple(begins))
         return bool(specs)
 
     def _calls_of_partial(self, partial: cst.Call) -> list[cst.Call]:

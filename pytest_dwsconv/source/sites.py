@@ -60,7 +60,7 @@ class Place:
     ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
     rewrite replaces in ``span``, the call. ``fewest_inputs`` are those that its variable input
     channels are known to have; ``noqa`` are codes, or their beginnings, that a
-    comment beside it silences.
+    comment beside it silences. ``called_at`` is where the calls of a ``partial`` of it begin.
     """
 
     line: int
@@ -73,6 +73,12 @@ class Place:
     proved: Judgement | None = None
     noqa: tuple[str, ...] = ()
     fewest_inputs: int | None = None
+    called_at: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def builds_at(self) -> tuple[tuple[int, int], ...]:
+        """The line and column of each call that builds a convolution of this place."""
+        return self.called_at or ((self.line, self.column),)
 
     @property
     def spec(self) -> ConvSpec:
@@ -146,15 +152,20 @@ def _total_params(
 
 def by_position(places: Sequence[Place]) -> dict[Position, Place]:
     """The calls by line and column, and by the line alone if it begins a single call."""
-    calls = [place for place in places if place.is_call]
     shared = shared_lines(places)
-    found: dict[Position, Place] = {(place.line, place.column): place for place in calls}
-    return found | {(place.line, None): place for place in calls if place.line not in shared}
+    found: dict[Position, Place] = {}
+    for place in places:
+        for line, column in place.builds_at if place.is_call else ():
+            found[line, column] = place
+            if line not in shared:
+                found[line, None] = place
+    return found
 
 
 def shared_lines(places: Sequence[Place]) -> set[int]:
     """The lines that begin several calls."""
-    on_line = Counter(place.line for place in places if place.is_call)
+    calls = [position for place in places if place.is_call for position in place.builds_at]
+    on_line = Counter(line for line, _ in calls)
     return {line for line, count in on_line.items() if count > 1}
 
 
@@ -177,7 +188,8 @@ def judge_places(
     unclear = {line for line, column in evidence if column is None} & shared_lines(places)
     sites = []
     for place in places:
-        known = replace(place, proved=SHARED_LINE) if place.line in unclear else place
+        is_unclear = any(line in unclear for line, _ in place.builds_at)
+        known = replace(place, proved=SHARED_LINE) if is_unclear else place
         guards = place.spec.rank in guarded_ranks
         site = _judge_site(known, policy, built[place], guards)
         sites.append(replace(site, policy=policy))

@@ -163,6 +163,18 @@ def test_calls_that_cannot_be_told_apart_are_left_alone(tmp_path: Path) -> None:
     assert params(path, "net") == 8 * 16 * 9 + 16 + 16 * 32 * 9 + 32 + 32 * 9 + 32 * 32 + 32
 
 
+def test_what_calls_of_a_partial_build_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from functools import partial\nfrom torch import nn\n"
+        "conv3 = partial(nn.Conv2d, kernel_size=3)\n"
+        "def build():\n    return nn.Sequential(\n        conv3(16, 32),\n        conv3(32, 8))\n"
+    )
+    report = foretold(tmp_path / "net.py", "build")
+    assert [found.verdict for found in report.findings] == [Verdict.CANDIDATE] * 2
+    main(["--model", "build", str(tmp_path / "net.py")])
+    assert params(tmp_path / "net.py", "build") == report.separable_params
+
+
 def test_the_example_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "classifier.py"
     path.write_text(EXAMPLE.read_text())
