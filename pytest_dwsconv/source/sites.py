@@ -227,6 +227,8 @@ def _why_guarded(
     """Why it is better decided when the code runs, if it is."""
     if judgement.code in _BY_ARGUMENTS:
         return judgement.reason
+    if len(place.specs) > 1 and judgement.code == "DWS205" and built:
+        return judgement.reason  # the file gives it other values than this run did
     if judgement.code != CANDIDATE_CODE:
         return None
     against = [each for each in built if _judge(each, policy).verdict is not Verdict.CANDIDATE]

@@ -163,6 +163,20 @@ def test_calls_that_cannot_be_told_apart_are_left_alone(tmp_path: Path) -> None:
     assert params(path, "net") == 8 * 16 * 9 + 16 + 16 * 32 * 9 + 32 + 32 * 9 + 32 * 32 + 32
 
 
+def test_values_that_another_model_of_the_file_gives_a_call_are_decided_when_it_runs(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\ndef build(large=True):\n"
+        "    return nn.Conv2d(16, 16, 3 if large else 1)\n"
+    )
+    before = params(path, "build(large=False)")
+    main(["--model", "build", str(path)])
+    assert params(path, "build") == 16 * 9 + 16 * 16 + 16
+    assert params(path, "build(large=False)") == before
+
+
 def test_what_calls_of_a_partial_build_is_its_own(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from functools import partial\nfrom torch import nn\n"
