@@ -228,7 +228,7 @@ def _why_guarded(
     if judgement.code in _BY_ARGUMENTS:
         return judgement.reason
     if len(place.specs) > 1 and judgement.code == "DWS205" and built:
-        return judgement.reason  # the file gives it other values than this run did
+        return "with one of the values that the file gives here it would stay as it is"
     if judgement.code != CANDIDATE_CODE:
         return None
     against = [each for each in built if _judge(each, policy).verdict is not Verdict.CANDIDATE]
