@@ -230,11 +230,17 @@ def _pop_function_modes(depth: int) -> None:
         _C._pop_torch_function_stack()
 
 
+def _enable_functions(enabled: bool) -> None:
+    # reason: leaving a guard that was never entered switches them on
+    if enabled:
+        _C.DisableTorchFunction().__exit__(None, None, None)
+
+
 # reason: PyTorch 2.5 has no functions for it
 _FUNCTION_STATE = (
-    [(_C._get_torch_function_state, _C._set_torch_function_state)]
+    (_C._get_torch_function_state, _C._set_torch_function_state)
     if hasattr(_C, "_get_torch_function_state")
-    else []
+    else (_C._is_torch_function_enabled, _enable_functions)
 )
 _MODES: Sequence[tuple[Callable[[], Any], Callable[[Any], object]]] = (
     (torch.is_grad_enabled, _C._set_grad_enabled),
@@ -249,6 +255,6 @@ _MODES: Sequence[tuple[Callable[[], Any], Callable[[Any], object]]] = (
     (functorch.get_dynamic_layer_stack_depth, _leave_transforms),
     (_C._len_torch_dispatch_stack, _pop_dispatch_modes),
     (_C._len_torch_function_stack, _pop_function_modes),
-    *_FUNCTION_STATE,
+    _FUNCTION_STATE,
 )
 """How to read each mode, and how to set it."""
