@@ -15,20 +15,24 @@ from pytest_dwsconv.analysis.inputs import forward_arguments
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
-from pytest_dwsconv.core.quantities import is_whole
-from pytest_dwsconv.core.rules import Policy, matches
-from pytest_dwsconv.errors import InputError, TracingError
+from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
 from pytest_dwsconv.fit.planning import Budgets, allocate, parse_budgets
-from pytest_dwsconv.fit.preconditions import check_batches
 from pytest_dwsconv.fit.replay import rejected
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import (
     check_fits,
-    check_plan,
     convolution,
     out_of_reach,
     replacements,
+)
+from pytest_dwsconv.rewriting.arguments import (
+    check_choosing,
+    check_passes,
+    check_patterns,
+    checked_batches,
+    checked_multiplier,
 )
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
 from pytest_dwsconv.rewriting.result import RewriteResult
@@ -138,9 +142,9 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     """
     wanted = order_or_auto(order)
     check_init(init, (*INITS, FIT))
-    _check_passes(refine)
-    depth_multiplier = _multiplier(depth_multiplier, budget)
-    _check_plan(plan, depth_multiplier != 1, wanted, budget, select, ignore)
+    check_passes(refine)
+    depth_multiplier = checked_multiplier(depth_multiplier, budget)
+    check_choosing(plan, depth_multiplier != 1, wanted, budget, select, ignore)
     policy = Policy(
         subclasses=subclasses,
         few_channels=few_channels,
@@ -151,7 +155,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     try:
         # reason: weights made under inference mode can never be trained
         with torch.inference_mode(False):
-            batches = _batches(calibration, init, budget)
+            batches = checked_batches(calibration, init, budget)
             from_batches = input_size is None and example_inputs is None and bool(batches)
             if from_batches:
                 # reason: the tracer lets a forward write into arrays that an object holds
@@ -164,7 +168,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
                     raise rejected(0, error) from error
                 raise
             check_hashable(model)
-            _check_patterns(policy, before)
+            check_patterns(policy, before)
             target = model if inplace else _own_copy(model, before, init)
             original = _kept(model, refine) if inplace and init == FIT else model
             # reason: the statistics are the fit's to set
@@ -205,60 +209,6 @@ def _own_copy(model: nn.Module, report: Report, init: str) -> nn.Module:
     if init == FIT:
         check_own_tensors(copied, model)
     return copied
-
-
-def _multiplier(depth_multiplier: int, budget: Budgets | None) -> int:
-    # raises InputError unless it is a whole number from 1
-    depth_multiplier = Policy(depth_multiplier=depth_multiplier).depth_multiplier
-    if budget is not None and depth_multiplier != 1:
-        raise InputError(
-            "a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not "
-            "both"
-        )
-    return depth_multiplier
-
-
-def _check_plan(plan: Plan | None, *choosing: object) -> None:
-    if plan is None:
-        return
-    check_plan(plan)
-    if any(choosing):
-        raise InputError(
-            "a plan says what is replaced by what: pass plan, or depth_multiplier, order, budget, "
-            "select and ignore"
-        )
-
-
-def _check_passes(refine: object) -> None:
-    if not is_whole(refine, 0):
-        raise InputError(
-            f"refine must be a whole number of passes from 0, which leaves them out, not {refine!r}"
-        )
-
-
-def _batches(calibration: Iterable[Any] | None, init: str, budget: Budgets | None) -> list[Any]:
-    if calibration is None and (init == FIT or budget is not None):
-        what = "init='fit'" if init == FIT else "a budget"
-        raise InputError(
-            f"{what} needs calibration=batches: some hundred inputs of the model, without labels"
-        )
-    if calibration is not None and init != FIT and budget is None:
-        raise InputError(f"init={init!r} makes no use of calibration; pass init='fit'")
-    if calibration is None:
-        return []
-    check_batches("calibration", calibration)
-    return tree_map(_recordable, list(calibration))  # type: ignore[no-any-return]  # torch leaves it open
-
-
-def _recordable(leaf: Any) -> Any:
-    """A leaf of a batch as autograd takes it: without a graph, and not of inference mode.
-
-    Raises:
-        InputError: it is an object that cannot be copied.
-    """
-    if not isinstance(leaf, Tensor):
-        return copied(leaf)
-    return leaf.clone() if leaf.is_inference() else leaf.detach()
 
 
 def _choices(
@@ -352,17 +302,6 @@ def _undoing(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Callable
                 tensor.copy_(value)
 
     return undo
-
-
-def _check_patterns(policy: Policy, report: Report) -> None:
-    """A pattern that no convolution matches is a slip of the pen."""
-    names = [(found.name, *found.aliases) for found in report.findings]
-    for argument, given in (("select", policy.select), ("ignore", policy.ignore)):
-        for pattern in given:
-            if not any(matches(aliases, (pattern,)) for aliases in names):
-                raise InputError(
-                    f"{argument}: no convolution of {report.model} has a name like {pattern!r}"
-                )
 
 
 def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
