@@ -81,25 +81,35 @@ def _over_calls(
     return Cost(first.params, macs)
 
 
-def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> Report:
+def rejudged(
+    report: Report,
+    judge_finding: Callable[[Finding], Judgement],
+    policy_of: Callable[[Finding], Policy] | None = None,
+) -> Report:
     """The report with the verdicts that ``judge_finding`` gives.
 
-    A convolution that becomes a candidate gets the cost of its replacement.
+    A convolution that becomes a candidate gets the cost of its replacement, whose order and
+    multiplier ``policy_of`` gives if they are not the report's.
     """
 
     def again(finding: Finding) -> Finding:
         new = judge_finding(finding)
-        if new == Judgement(finding.verdict, finding.code, finding.reason):
+        old = finding.order or report.order, report.depth_multiplier
+        order, multiplier = old
+        if policy_of is not None:
+            policy = policy_of(finding)
+            order, multiplier = policy.order, policy.depth_multiplier
+        is_same = new == Judgement(finding.verdict, finding.code, finding.reason)
+        if is_same and (order, multiplier) == old:
             return finding
         after = intensity_after = None
         if new.verdict is Verdict.CANDIDATE:
-            order = finding.order or report.order
-            after = replacement_cost(finding, order, report.depth_multiplier)
+            after = replacement_cost(finding, order, multiplier)
             intensity_after = _separable_intensity(
-                separable_cost(finding.spec, order, report.depth_multiplier),
+                separable_cost(finding.spec, order, multiplier),
                 finding.spec,
                 order,
-                report.depth_multiplier,
+                multiplier,
                 _element_size(finding),
             )
         return replace(
@@ -110,6 +120,7 @@ def rejudged(report: Report, judge_finding: Callable[[Finding], Judgement]) -> R
             separable_params=None if after is None else after.params,
             separable_macs=None if after is None else after.macs,
             separable_intensity=intensity_after,
+            order=None if order is report.order else order,
         )
 
     return replace(report, findings=tuple(again(finding) for finding in report.findings))

@@ -20,7 +20,7 @@ from pytest_dwsconv.core.rules import CANDIDATE_CODE
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.source.edit import Rewrite, rewrite_text
 from pytest_dwsconv.source.files import SourceText, decode, read
-from pytest_dwsconv.source.sites import Evidence
+from pytest_dwsconv.source.sites import BuildEvidence
 
 
 class Examination(NamedTuple):
@@ -33,7 +33,7 @@ class Examination(NamedTuple):
 Examine = Callable[[], Examination]
 
 
-def examine(source: Input, evidence: Evidence | None = None) -> Examination:
+def examine(source: Input, evidence: BuildEvidence = BuildEvidence()) -> Examination:
     """Read a file or standard input and rewrite its text; nothing is written.
 
     The file that has a class which others import is left as it is.
@@ -55,7 +55,7 @@ def examine(source: Input, evidence: Evidence | None = None) -> Examination:
 
 @contextmanager
 def examinations(
-    inputs: Sequence[Input], evidence: Evidence | None, jobs: int
+    inputs: Sequence[Input], evidence: BuildEvidence, jobs: int
 ) -> Iterator[Iterator[Examine]]:
     """For each input, in their order, what gives its examination or raises its error."""
     files = [each for each in inputs if each.path is not None]

@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -39,6 +38,7 @@ from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import FormatError, InputError, SourceError
 from pytest_dwsconv.source.files import AccessError, write
+from pytest_dwsconv.source.sites import BuildEvidence
 
 if TYPE_CHECKING:
     from pytest_dwsconv.command.trial.model import Trial
@@ -82,7 +82,7 @@ class Run:
         """Examine every file; the exit status."""
         inputs = self._inputs()
         trial = self._trial(inputs)
-        evidence = None if trial is None else trial.model.evidence
+        evidence = BuildEvidence() if trial is None else trial.model.evidence
         try:
             with examinations(inputs, evidence, self._options.jobs) as examined:
                 pairs = zip(inputs, examined, strict=True)
@@ -123,18 +123,13 @@ class Run:
         classes = imported_classes(options.class_from)
         search = Search(options.stdin_filename, self._fail, self._say)
         inputs = []
-        multiplier, order = options.depth_multiplier, Order(options.order)
-        if self._plan is not None:
-            # reason: a file gets one class for each number of dimensions
-            forms = Counter((each.depth_multiplier, each.order) for each in self._plan.entries)
-            ((multiplier, order), _), *_ = forms.most_common(1)
         for each in search.inputs(options.paths):
             config = _overridden(each.config, select, ignore, classes)
             config = replace(
                 config,
                 guards=not options.no_guards,
-                depth_multiplier=multiplier,
-                order=order,
+                depth_multiplier=options.depth_multiplier,
+                order=Order(options.order),
             )
             inputs.append(replace(each, config=config))
         if options.output == "":
@@ -195,8 +190,10 @@ class Run:
             "--weights-out is written, with --check and --diff nothing is": (
                 given and (options.check or options.diff)
             ),
-            "--weights are converted for the class that is inserted, not for your --class-from": (
-                given and any(each.config.classes for each in inputs)
+            "--weights, --plan, --order and --depth-multiplier are for the class that is inserted, "
+            "not for your --class-from": (
+                bool(given or options.plan or not plain_class)
+                and any(each.config.classes for each in inputs)
             ),
             f"--weights-out {target} is a folder: name a file": target and os.path.isdir(target),
             "--weights-out would replace the trained weights: name another file": (

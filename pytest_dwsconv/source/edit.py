@@ -23,7 +23,7 @@ from pytest_dwsconv.source.imports import edited, without_unused_imports
 from pytest_dwsconv.source.reading.spans import Span
 from pytest_dwsconv.source.reading.stack import with_large_stack
 from pytest_dwsconv.source.reading.syntax import Parsed, check_compiles, is_inserted
-from pytest_dwsconv.source.sites import Evidence, SourceSite, judge_places
+from pytest_dwsconv.source.sites import BuildEvidence, SourceSite, judge_places
 from pytest_dwsconv.source.template import GUARD, class_name, class_text
 from pytest_dwsconv.source.typechecks import ALL_RANKS
 
@@ -47,9 +47,17 @@ _GUARD_METHOD = m.FunctionDef(name=m.Name(GUARD))
 _BLOCKS = m.If() | m.Try() | m.TryStar() | m.With()
 
 
+_Wanted = tuple[int, Policy]
+"""A class by its dimensions, and the policy that has its order and multiplier."""
+
+
+def _wanted(site: SourceSite) -> _Wanted:
+    return site.place.spec.rank, site.policy
+
+
 @dataclass(frozen=True)
 class Rewrite:
-    """The new text, the sites found in the old one, and each rank's class name in the new one.
+    """The new text, the sites found in the old one, and the names of the classes in the new one.
 
     ``configured`` is the first line that makes layers from a configuration, with what it calls.
     ``loads_at`` is the line of the old one where weights are loaded that fit no more, if any.
@@ -57,7 +65,7 @@ class Rewrite:
 
     text: str
     sites: tuple[SourceSite, ...]
-    class_names: dict[int, str]
+    class_names: Mapping[_Wanted, str]
     configured: tuple[int, str] | None = None
     loads_at: int | None = None
 
@@ -65,23 +73,24 @@ class Rewrite:
         """What is called in the new text at a candidate site; None at others."""
         if not site.is_candidate:
             return None
-        name = self.class_names[site.place.spec.rank]
+        name = self.class_names[_wanted(site)]
         return f"{name}.{GUARD}" if site.guarded else name
 
 
 def rewrite_text(
     text: str,
     policy: Policy = Policy(),
-    evidence: Evidence | None = None,
+    evidence: BuildEvidence = BuildEvidence(),
     classes: Mapping[int, ImportedClass] | None = None,
     guards: bool = True,
     path: Path | None = None,
 ) -> Rewrite:
     """Replace the callee at every candidate site. A second rewrite of the result changes nothing.
 
-    ``classes``, by dimensions, are imported; for other dimensions a class is inserted. With
-    ``guards``, an inserted class decides when the code runs what the arguments leave open. With the
-    ``path`` of the file, functions and classes of the project's other files are looked up.
+    ``classes``, by dimensions, are imported; for other dimensions a class is inserted, one for each
+    order and multiplier that the policy or the plan of the ``evidence`` has. With ``guards``, an
+    inserted class decides when the code runs what the arguments leave open. With the ``path`` of
+    the file, functions and classes of the project's other files are looked up.
 
     Raises:
         SourceError: the text, or what would come of it, is not Python.
@@ -93,7 +102,7 @@ def rewrite_text(
     rewrite = partial(
         _rewrite,
         policy=policy,
-        evidence=evidence or {},
+        evidence=evidence,
         classes=classes or {},
         guards=guards,
         path=path,
@@ -129,7 +138,7 @@ def _rewrite_deep(text: str, rewrite: Callable[[Parsed], Rewrite]) -> Rewrite:
 def _rewrite(
     parsed: Parsed,
     policy: Policy,
-    evidence: Evidence,
+    evidence: BuildEvidence,
     classes: Mapping[int, ImportedClass],
     guards: bool,
     path: Path | None,
@@ -140,13 +149,13 @@ def _rewrite(
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
         return Rewrite(parsed.text, sites, {})
-    header = _Header(parsed, min(site.place.callee[0] for site in wanted), classes, policy)
-    guarded = {site.place.spec.rank for site in wanted if site.guarded}
-    ranks = sorted({site.place.spec.rank for site in wanted})
-    names = {rank: header.class_name(rank, rank in guarded) for rank in ranks}
+    header = _Header(parsed, min(site.place.callee[0] for site in wanted), classes)
+    guarded = {_wanted(site) for site in wanted if site.guarded}
+    needed = sorted({_wanted(site) for site in wanted}, key=lambda each: class_name(*each))
+    names = {each: header.class_name(*each, each in guarded) for each in needed}
     edits = [header.insertion(names)]
     for site in wanted:
-        edits += _edits(site, names[site.place.spec.rank])
+        edits += _edits(site, names[_wanted(site)])
     result = edited(parsed.text, without_unused_imports(parsed, edits))
     check_compiles(result)
     return Rewrite(result, sites, names, loads_at=first_load(parsed))
@@ -167,11 +176,9 @@ class _Header:
         parsed: Parsed,
         first_use: int,
         classes: Mapping[int, ImportedClass],
-        policy: Policy,
     ) -> None:
         self._parsed = parsed
         self._classes = classes
-        self._policy = policy
         *above, (self._end, _) = parsed.statements_until(first_use)
         self._starts = [start for start, _ in above]
         self._statements = [statement for _, statement in above]
@@ -183,14 +190,14 @@ class _Header:
                 self._own[statement.name.value] = bool(m.findall(statement, _GUARD_METHOD))
         self._guarded: set[str] = set()
 
-    def class_name(self, rank: int, guarded: bool) -> str:
+    def class_name(self, rank: int, policy: Policy, guarded: bool) -> str:
         """The name of a class inserted earlier, else the first one that nothing in the file has.
 
         If ``guarded``, the class has to decide when the code runs.
         """
         if rank in self._classes:
             return self._imported_name(*self._classes[rank])
-        for name in _numbered(class_name(rank, self._policy)):
+        for name in _numbered(class_name(rank, policy)):
             is_usable = name in self._own and (self._own[name] or not guarded)
             if is_usable or name not in self._taken:
                 break
@@ -209,7 +216,7 @@ class _Header:
             return ""
         return f"from {module} import {name}" + (f" as {alias}\n" if alias != name else "\n")
 
-    def insertion(self, class_names: dict[int, str]) -> tuple[Span, str]:
+    def insertion(self, class_names: Mapping[_Wanted, str]) -> tuple[Span, str]:
         """The classes that are not there yet, and the place after the imports where they belong."""
         heading = 0  # how many statements stand above the classes
         for index, statement in enumerate(self._statements):
@@ -229,21 +236,16 @@ class _Header:
             return between, self._in_style(f"\n\n{text}")
         return (position, position), self._in_style(text)
 
-    def _missing(self, class_names: dict[int, str]) -> tuple[str, str]:
+    def _missing(self, class_names: Mapping[_Wanted, str]) -> tuple[str, str]:
         """The imports, and the classes, that the names still need."""
-        imports, new = "", {}
-        for rank, name in class_names.items():
+        imports = classes = import_of_torch = ""
+        for (rank, policy), name in class_names.items():
             if rank in self._classes:
                 imports += self._import_of(*self._classes[rank], name)
             elif name not in self._own:
-                new[rank] = name
-        if not new:
-            return imports, ""
-        torch, nn, import_of_torch = self._spellings()
-        classes = ""
-        for rank, name in new.items():
-            text = class_text(rank, name, torch, nn, self._policy, name in self._guarded)
-            classes += f"\n\n{text}"
+                torch, nn, import_of_torch = self._spellings()
+                text = class_text(rank, name, torch, nn, policy, name in self._guarded)
+                classes += f"\n\n{text}"
         return import_of_torch + imports, classes
 
     def _after_docstring(self) -> Span | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import compress
+from typing import NamedTuple
 
 from pytest_dwsconv.core.conv import ConvSpec, Cost, Trait, cost, separable_cost
 from pytest_dwsconv.core.rules import (
@@ -22,8 +23,16 @@ from pytest_dwsconv.source.reading.spans import Span
 Position = tuple[int, int | None]
 """Line and column of a call, from 1; the column is None if the interpreter does not record it."""
 
-Evidence = Mapping[Position, Sequence[ConvSpec]]
-"""What was built by the call at each position."""
+
+class BuildEvidence(NamedTuple):
+    """What the call at each position built, and what a plan, if there is one, makes of that.
+
+    A policy has the order and the multiplier.
+    """
+
+    built: Mapping[Position, Sequence[ConvSpec]] = {}
+    planned: Mapping[Position, Set[Policy]] = {}
+
 
 _SKIPPED = "DWS101"
 
@@ -49,6 +58,11 @@ SHARED_LINE = by_rule(
     "DWS205",
     "several calls begin on this line, and this Python does not record which of them built what: "
     "give each a line",
+)
+
+
+_SEVERAL_PLANNED = by_rule(
+    _SKIPPED, "its call builds layers that the plan gives different orders or multipliers"
 )
 
 
@@ -172,27 +186,32 @@ def shared_lines(places: Sequence[Place]) -> set[int]:
 def judge_places(
     places: Sequence[Place],
     policy: Policy,
-    evidence: Evidence,
+    evidence: BuildEvidence,
     guarded_ranks: frozenset[int] = frozenset(),
 ) -> tuple[SourceSite, ...]:
     """Judge each place, with what was built there if that is known.
 
     With as many dimensions as ``guarded_ranks`` have, what the arguments leave open is decided when
-    the code runs.
+    the code runs. The policy holds where no other is planned.
     """
     calls = by_position(places)
     built: dict[Place, list[ConvSpec]] = defaultdict(list)
-    for position, specs in evidence.items():
-        if position in calls:
-            built[calls[position]] += specs
-    unclear = {line for line, column in evidence if column is None} & shared_lines(places)
+    policies: dict[Place, set[Policy]] = defaultdict(set)
+    for position, place in calls.items():
+        built[place] += evidence.built.get(position, ())
+        policies[place] |= evidence.planned.get(position, set())
+    unclear = {line for line, column in evidence.built if column is None} & shared_lines(places)
     sites = []
     for place in places:
-        is_unclear = any(line in unclear for line, _ in place.builds_at)
-        known = replace(place, proved=SHARED_LINE) if is_unclear else place
+        known = place
+        if any(line in unclear for line, _ in place.builds_at):
+            known = replace(place, proved=SHARED_LINE)
+        elif len(policies[place]) > 1:
+            known = replace(place, proved=_SEVERAL_PLANNED)
+        its_policy = policies[place].pop() if len(policies[place]) == 1 else policy
         guards = place.spec.rank in guarded_ranks
-        site = _judge_site(known, policy, built[place], guards)
-        sites.append(replace(site, policy=policy))
+        site = _judge_site(known, its_policy, built[place], guards)
+        sites.append(replace(site, policy=its_policy))
     return tuple(sites)
 
 

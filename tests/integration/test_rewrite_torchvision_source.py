@@ -16,6 +16,7 @@ from pytest_dwsconv.command.cli import main
 from pytest_dwsconv.command.trial.evidence import model_of_file
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.edit import rewrite_text
+from pytest_dwsconv.source.sites import BuildEvidence
 
 torchvision = pytest.importorskip("torchvision")
 MODELS = Path(torchvision.__file__).parent / "models"
@@ -54,7 +55,7 @@ def predicted(path: Path, model: str, settle: bool) -> Report:
     """The model's report with the verdicts of its file, or with those of the run if ``settle``."""
     built = model_of_file(path, model)
     return built.report_after_rewrite(
-        rewrite_text(path.read_text(), evidence=built.evidence if settle else {}).sites
+        rewrite_text(path.read_text(), evidence=built.evidence if settle else BuildEvidence()).sites
     )
 
 

@@ -13,7 +13,7 @@ from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.edit import Rewrite, rewrite_text
 from pytest_dwsconv.source.reading import stack
-from pytest_dwsconv.source.sites import Evidence, SourceSite
+from pytest_dwsconv.source.sites import BuildEvidence, SourceSite
 
 
 def sites(text: str, policy: Policy | None = None) -> tuple[SourceSite, ...]:
@@ -318,14 +318,14 @@ BUILT_SMALL = ConvSpec(2, 64, 1, (3, 3), bias=False)
 def test_a_run_settles_what_text_leaves_open(
     call: str, built: list[ConvSpec], code: str, candidate: bool, column: int | None
 ) -> None:
-    evidence = {(2, column if "f(" not in call else 3): built}
+    evidence = BuildEvidence({(2, column if "f(" not in call else 3): built})
     text = f"from torch import nn\n{call}\n"
     (site,) = rewrite_text(text, evidence=evidence, guards=False).sites
     assert (site.judgement.code, site.is_candidate) == (code, candidate)
 
 
 def test_a_mixed_site_says_what_was_built() -> None:
-    evidence: Evidence = {(2, 1): [BUILT_STANDARD, BUILT_DEPTHWISE]}
+    evidence = BuildEvidence({(2, 1): [BUILT_STANDARD, BUILT_DEPTHWISE]})
     (site,) = rewrite_text(
         "from torch import nn\nnn.Conv2d(a, b, 3, groups=g)\n", evidence=evidence, guards=False
     ).sites
@@ -333,14 +333,16 @@ def test_a_mixed_site_says_what_was_built() -> None:
 
 
 def test_a_proved_site_costs_what_was_built() -> None:
-    evidence: Evidence = {(2, 1): [BUILT_STANDARD] * 3}
+    evidence = BuildEvidence({(2, 1): [BUILT_STANDARD] * 3})
     (site,) = rewrite_text("from torch import nn\nnn.Conv2d(a, b, 3)\n", evidence=evidence).sites
     assert site.saving == (73_728 / 8_768, True)
 
 
 def test_a_line_without_column_does_not_tell_two_calls_apart() -> None:
     text = "from torch import nn\nnn.Conv2d(a, b, k); nn.Conv2d(a, b, 3, groups=g)\n"
-    found = rewrite_text(text, evidence={(2, None): [BUILT_STANDARD]}).sites
+    found = rewrite_text(text, evidence=BuildEvidence({(2, None): [BUILT_STANDARD]})).sites
     assert [site.judgement.code for site in found] == ["DWS205", "DWS205"]
-    found = rewrite_text(text, evidence={(2, 21): [BUILT_STANDARD]}, guards=False).sites
+    found = rewrite_text(
+        text, evidence=BuildEvidence({(2, 21): [BUILT_STANDARD]}), guards=False
+    ).sites
     assert [site.judgement.code for site in found] == ["DWS203", "DWS001"]

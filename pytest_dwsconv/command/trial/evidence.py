@@ -28,7 +28,7 @@ from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.sites import (
     SHARED_LINE,
-    Evidence,
+    BuildEvidence,
     Position,
     SourceSite,
     by_position,
@@ -49,7 +49,7 @@ class FileModel:
     """A model that a source file builds, its report, and what each call in the file built."""
 
     report: Report
-    evidence: Evidence
+    evidence: BuildEvidence
     built_at: Mapping[str, Position]
     """By the convolution's name in the model; without those that no call in the file built."""
     policy: Policy = Policy()
@@ -57,56 +57,66 @@ class FileModel:
     """Convolutions that could be replaced, and that a plan leaves as they are."""
 
     def limited_to(self, plan: Plan) -> FileModel:
-        """The same, with all layers left out that a plan does not make what the policy says.
+        """The same, with what a plan makes of its layers, and all others left out.
 
         Raises:
             InputError: the plan is for another model.
         """
         found = {finding.name: finding.spec for finding in self.report.findings}
+        planned: dict[Position, set[Policy]] = defaultdict(set)
         for entry in plan.entries:
             if entry.name not in found:
                 raise InputError(f"the plan is for another model: this has no layer {entry.name!r}")
             entry.check(found[entry.name])
-        form = self.policy.order, self.policy.depth_multiplier
-        planned = {
-            each.name for each in plan.entries if (each.order, each.depth_multiplier) == form
-        }
+            if entry.name in self.built_at:
+                planned[self.built_at[entry.name]].add(
+                    replace(self.policy, order=entry.order, depth_multiplier=entry.depth_multiplier)
+                )
+        names = {entry.name for entry in plan.entries}
         left_out = []
-        evidence = {position: [*specs] for position, specs in self.evidence.items()}
+        all_built = {position: [*specs] for position, specs in self.evidence.built.items()}
         for name, position in self.built_at.items():
             # reason: of a layer with several names, one is in the report
-            if name in planned or name not in found:
+            if name in names or name not in found:
                 continue
-            spec, built = found[name], evidence[position]
+            spec, built = found[name], all_built[position]
             # reason: what is no candidate does not keep a call from being decided when it runs
-            if judge_guarded(spec, self.policy).verdict is Verdict.CANDIDATE:
+            judged = [judge_guarded(spec, each) for each in planned[position] or {self.policy}]
+            if any(each.verdict is Verdict.CANDIDATE for each in judged):
                 built[built.index(spec)] = replace(spec, traits=(*spec.traits, Trait.IGNORED))
                 left_out.append(name)
+        evidence = BuildEvidence(all_built, planned)
         return replace(self, evidence=evidence, left_out=tuple(left_out))
 
     def report_after_rewrite(self, sites: Sequence[SourceSite]) -> Report:
         """The report with the file's verdicts: a candidate is what the rewritten file replaces."""
         places = [site.place for site in sites]
-        judgements = {site.place: site.judgement for site in sites}
-        guarded = {site.place for site in sites if site.guarded}
-        at: dict[Position | None, Judgement] = {
-            (line, None): SHARED_LINE for line in shared_lines(places)
-        }
-        at |= {position: judgements[place] for position, place in by_position(places).items()}
-        decided = {position for position, place in by_position(places).items() if place in guarded}
+        unclear = {(line, None) for line in shared_lines(places)}
+        by_place = {site.place: site for site in sites}
+        at = {position: by_place[place] for position, place in by_position(places).items()}
+
+        def site_of(finding: Finding) -> SourceSite | None:
+            position = self.built_at.get(finding.name)
+            return None if position is None else at.get(position)
 
         def judge_finding(finding: Finding) -> Judgement:
             if finding.name in self.left_out:
                 return by_rule("DWS101")
             own = Judgement(finding.verdict, finding.code, finding.reason)
-            position = self.built_at.get(finding.name)
-            if position in decided:
-                return judge_guarded(finding.spec, self.policy)
-            ours = at.get(position, _BUILT_ELSEWHERE)
+            site = site_of(finding)
+            if site is not None and site.guarded:
+                return judge_guarded(finding.spec, site.policy)
+            ours = _BUILT_ELSEWHERE if site is None else site.judgement
+            if self.built_at.get(finding.name) in unclear:
+                ours = SHARED_LINE
             # if neither is a candidate, the model's own reason is the closer one
             return ours if Verdict.CANDIDATE in (own.verdict, ours.verdict) else own
 
-        return rejudged(self.report, judge_finding)
+        def policy_of(finding: Finding) -> Policy:
+            site = site_of(finding)
+            return self.policy if site is None else site.policy
+
+        return rejudged(self.report, judge_finding, policy_of)
 
 
 _BUILT_ELSEWHERE = by_rule("DWS201", "no call of its class in this file builds it")
@@ -147,7 +157,7 @@ def model_of_file(
     )
 
 
-def _evidence(modules: Sequence[nn.Module], specs: Mapping[int, ConvSpec]) -> Evidence:
+def _evidence(modules: Sequence[nn.Module], specs: Mapping[int, ConvSpec]) -> BuildEvidence:
     """What was built at each position, as it is in the finished model if it is part of that.
 
     There its weight may be tied or computed.
@@ -155,7 +165,7 @@ def _evidence(modules: Sequence[nn.Module], specs: Mapping[int, ConvSpec]) -> Ev
     found: dict[Position, list[ConvSpec]] = defaultdict(list)
     for key, module in {id(module): module for module in modules}.items():
         found[_place(module)].append(specs[key] if key in specs else module_spec(module))
-    return found
+    return BuildEvidence(found)
 
 
 def _place(module: nn.Module) -> Position:

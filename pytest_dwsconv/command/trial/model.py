@@ -12,7 +12,7 @@ from pytest_dwsconv.command.trial.child import Child
 from pytest_dwsconv.command.trial.evidence import FileModel, model_of_file
 from pytest_dwsconv.command.trial.proof import Conversion, Proof, Shapes, convert, prove
 from pytest_dwsconv.core.plaintext import plain, quoted
-from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.core.plan import Plan, plan_of
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.edgetpu.process import LONGEST
 from pytest_dwsconv.errors import InputError, TargetError
@@ -39,7 +39,6 @@ class Trial:
         self._path = path
         self._name = name
         self._shapes = shapes
-        self._policy = policy
         self._say = say
         self._child = Child(path, say)
         self._wanted = wanted
@@ -66,17 +65,11 @@ class Trial:
         left = {entry.name for entry in wanted.entries}
         left -= {found.name for found in report.candidates}
         beside = {self.model.built_at[name]: name for name in self.model.left_out}
-        form = f"{self._policy.order.value} with multiplier {self._policy.depth_multiplier}"
         for entry in wanted.entries:
             if entry.name not in left:
                 continue
             reason = reasons[entry.name]
-            if (entry.order, entry.depth_multiplier) != (
-                self._policy.order,
-                self._policy.depth_multiplier,
-            ):
-                reason = f"most of the plan is {form}, and a file gets one class"
-            elif self.model.built_at.get(entry.name) in beside:
+            if self.model.built_at.get(entry.name) in beside:
                 other = beside[self.model.built_at[entry.name]]
                 reason = f"its call also builds {plain(other)}, which the plan leaves as it is"
             self._say(f"the plan's {plain(entry.name)} is left as it is: {reason}")
@@ -124,11 +117,10 @@ class Trial:
 
     def plan(self, report: Report) -> Plan:
         """What the rewritten file makes of the model."""
-        order, multiplier = self._policy.order, self._policy.depth_multiplier
-        entries = [
-            PlanEntry.of(found.name, found.spec, order, multiplier) for found in report.candidates
-        ]
-        return Plan(tuple(entries))
+        if self._wanted is not None:
+            names = {found.name for found in report.candidates}
+            return Plan(tuple(each for each in self._wanted.entries if each.name in names))
+        return plan_of(report, report.candidates)
 
     def _prove(self, text: bytes, conversion: Conversion | None) -> Proof:
         try:

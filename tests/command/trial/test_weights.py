@@ -181,15 +181,40 @@ def test_a_plan_says_which_layers_and_is_written_as_carried_out(
     check_alike(loaded(torch.load("out.pt", weights_only=True)), network)
 
 
-def test_a_layer_whose_call_builds_others_too_is_refused_with_the_reason(
+def test_each_call_gets_the_order_and_the_multiplier_of_its_layers(
     model: nn.Module, capsys: Output
 ) -> None:
-    both = plan_for(model, "0.0", multiplier=1)
-    Path("plan.json").write_text(both.to_json())
+    Path("net.py").write_text(PLAN_FILE)
+    network = build_from_file(Path("net.py"), "Net").eval()
+    torch.save(network.state_dict(), "in.pt")
+    first = rewrite(network, order="pointwise_first", select=["0"]).plan
+    plan = Plan(first.entries + plan_for(network, "3", multiplier=3).entries)
+    Path("plan.json").write_text(plan.to_json())
+    command = ["net.py", "--model", "Net", "--input-size", "2,8,12,12", *WEIGHTS]
+    assert main([*command, "--plan", "plan.json", "--plan-out", "done.json"]) == 0
+    assert Plan.from_json(Path("done.json").read_text()) == plan
+    text = Path("net.py").read_text()
+    assert text.count("(PointwiseDepthwiseConv2d(8") == 1
+    assert text.count("\nDepthwiseSeparableConv2dX3(16") == 1
+    network = apply_plan(network, plan, init="svd")
+    check_alike(loaded(torch.load("out.pt", weights_only=True)), network)
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "reason"),
+    [
+        ({"0.0": 1}, "its call also builds 2.0, which the plan leaves as it is"),
+        ({"0.0": 1, "2.0": 2}, "its call builds layers that the plan gives different orders"),
+    ],
+)
+def test_layers_of_a_call_that_the_plan_treats_differently_are_refused_with_the_reason(
+    model: nn.Module, capsys: Output, multipliers: dict[str, int], reason: str
+) -> None:
+    entries = [plan_for(model, name, multiplier=r).entries for name, r in multipliers.items()]
+    Path("plan.json").write_text(Plan(sum(entries, ())).to_json())
     assert main(["net.py", "--model", "Net", "--plan", "plan.json"]) == 2
     out, err = capsys.readouterr()
-    reason = "its call also builds 2.0, which the plan leaves as it is"
-    assert f"the plan's 0.0 is left as it is: {reason}\n" in out
+    assert f"the plan's 0.0 is left as it is: {reason}" in out
     assert "rewrite(model, plan=plan)" in err
     assert Path("net.py").read_text() == FILE
 
