@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
+
 
 class DwsconvError(Exception):
     """Base of every error raised on purpose; its text is fit to be shown to a user as it is."""
@@ -37,6 +40,45 @@ class MissingDependencyError(DwsconvError, ImportError):
 
 MissingExtraError = MissingDependencyError
 """The name that earlier releases had for what the Edge TPU lacks."""
+
+
+_OLDEST_TORCH = (2, 5)
+
+
+def require(what: str, package: str, extra: str) -> None:
+    """Check that a package of an extra is installed, without importing it.
+
+    Args:
+        what: what needs it, as the subject of a sentence.
+        package: its name as it is installed; the module has the same, with underscores.
+        extra: the extra of pytest-dwsconv that brings it.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    if find_spec(package.replace("-", "_")) is None:
+        raise MissingDependencyError(what, package, extra)
+
+
+def require_torch() -> None:
+    """Check that PyTorch is installed; each folder of modules that import it does so first.
+
+    Raises:
+        MissingDependencyError: it is not installed, or is older than what this package needs.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    what = "analysing or rewriting a PyTorch model"
+    require(what, "torch", "torch")
+    try:
+        installed = version("torch")
+    except PackageNotFoundError:  # reason: some builds come without metadata; they are trusted
+        return
+    numbers = re.match(r"(\d+)\.(\d+)", installed)
+    # reason: without a hard dependency, pip does not replace a PyTorch that is too old
+    if numbers and tuple(map(int, numbers.groups())) < _OLDEST_TORCH:
+        needed = ".".join(map(str, _OLDEST_TORCH))
+        raise MissingDependencyError(what, f"torch>={needed}, and {installed} is here", "torch")
 
 
 class SourceError(DwsconvError, ValueError):

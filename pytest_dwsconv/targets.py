@@ -22,7 +22,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_dwsconv.core.plaintext import plain, quoted
-from pytest_dwsconv.errors import InputError, TargetError, first_line
+from pytest_dwsconv.errors import InputError, TargetError, first_line, require_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,9 @@ def load_target(target: str, folders: Iterable[Path] = ()) -> nn.Module:
     Raises:
         TargetError: there is no such module or name, or what it names gives no model; the cause is
             chained.
+        MissingDependencyError: PyTorch is not installed.
     """
+    require_torch()
     in_file = re.match(r"\s*(.+?\.py):(.+)", target)
     if in_file:
         return build_from_file(_found_file(in_file[1], folders), in_file[2])

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from pytest_dwsconv.edgetpu.flatbuffer import Content, DamagedError, Table
 from pytest_dwsconv.edgetpu.package import NoPackageError, Package, read_package
-from pytest_dwsconv.errors import FormatError, InputError, MissingDependencyError
+from pytest_dwsconv.errors import FormatError, InputError, require
 
 CUSTOM_OPERATOR = "edgetpu-custom-op"
 """The operator that stands for everything the Edge TPU executes."""
@@ -368,10 +368,9 @@ def _text(data: bytes) -> str:
 @cache
 def _names(enumeration: str) -> dict[int, str]:
     """The names in one of TFLite's enumerations, by number."""
-    try:
-        import tflite
-    except ImportError as error:
-        raise MissingDependencyError("reading a model file", "tflite", "measure") from error
+    require("reading a model file", "tflite", "measure")
+    import tflite
+
     values = vars(getattr(tflite, enumeration)).items()
     return {number: name for name, number in values if isinstance(number, int)}
 

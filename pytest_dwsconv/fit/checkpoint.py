@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.interrupts import uninterrupted
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.errors import InputError, require
 from pytest_dwsconv.fit.moments import place_in_group
 
 START_ANEW = "remove it to start anew, or pass another path"
@@ -83,6 +83,7 @@ def fingerprint(network: nn.Module) -> str:
 
 def _digest(value: Any) -> str:
     """A hash of nested dictionaries, lists and tuples with all that is in them."""
+    require("the checkpoint of a fit", "numpy", "torch")
     digest = sha256()
 
     def add(item: Any) -> None:

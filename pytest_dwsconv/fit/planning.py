@@ -17,7 +17,7 @@ from pytest_dwsconv.core.conv import Cost, Order, cost, separable_cost
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost, full_multiplier
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
-from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.errors import FormatError, InputError, require
 from pytest_dwsconv.fit.calibration import Layer, LayerMoments, PairedRun, layers_of, output_weight
 from pytest_dwsconv.fit.error_points import sensitivities
 from pytest_dwsconv.fit.least_squares import Problem, fit
@@ -107,6 +107,8 @@ def allocate(
     Raises:
         InputError: no choice keeps the limits, or MACs are limited and none were counted.
     """
+    for package in ("numpy", "scipy"):
+        require("choosing replacements under a budget", package, "torch")
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
 

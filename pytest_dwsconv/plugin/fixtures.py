@@ -117,9 +117,10 @@ class AgreementFixture:
         from pytest_dwsconv.core.limits import AgreementLimits
         from pytest_dwsconv.errors import DwsconvError
         from pytest_dwsconv.plugin.isolation import inner_calls
-        from pytest_dwsconv.rewriting.agreement import measure_agreement, shortfall
 
         try:
+            from pytest_dwsconv.rewriting.agreement import measure_agreement, shortfall
+
             limits = AgreementLimits.of(min_top1, max_error)
             with inner_calls():
                 found = measure_agreement(student, teacher, batches)

@@ -16,7 +16,7 @@ from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import matches
 from pytest_dwsconv.core.suite.architectures import Place
 from pytest_dwsconv.core.suite.changes import Outcome
-from pytest_dwsconv.errors import DwsconvError, first_line
+from pytest_dwsconv.errors import DwsconvError, MissingDependencyError, first_line, require_torch
 from pytest_dwsconv.plugin.isolation import TEST_ENDINGS
 from pytest_dwsconv.plugin.latency import (
     KnownLatencies,
@@ -198,6 +198,8 @@ class Summary:
             self._result.unwritten += checked.unwritten
             self._result.changes = checked.changes
             self._result.notices += self._without_effect()
+            if not self._run and not self._measured:
+                self._result.notices += _without_torch()
         for output in self._outputs:
             if output.path is not None:
                 self._write(output.form, output.path)
@@ -296,6 +298,15 @@ class Summary:
             outcome=self._found._replace(unknown=()) if form == "text" else self._found,
             view=view,
         )
+
+
+def _without_torch() -> list[str]:
+    """Why no model can have been reported, where PyTorch is not installed."""
+    try:
+        require_torch()
+    except MissingDependencyError as error:
+        return [str(error)]
+    return []
 
 
 def _folder_in_repository(root: Path) -> Path:

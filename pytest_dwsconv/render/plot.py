@@ -9,7 +9,7 @@ from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.errors import InputError, MissingDependencyError
+from pytest_dwsconv.errors import InputError, require
 from pytest_dwsconv.render.table import count, ratio
 from pytest_dwsconv.render.view import View
 
@@ -31,11 +31,10 @@ def plot(
     top: int | None = None,
 ) -> Axes:
     """What ``Report.plot`` says; layers run downward, as in the table."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import EngFormatter
-    except ImportError as error:
-        raise MissingDependencyError("a plot", "matplotlib", "plot") from error
+    require("a plot", "matplotlib", "plot")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
     if ax is not None and not hasattr(ax, "barh"):
         raise InputError(
             f"ax must be matplotlib's Axes, not {ax!r}; what is plotted is named, as in "

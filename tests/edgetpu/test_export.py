@@ -120,15 +120,13 @@ def spoiled() -> Network:
 def test_arguments_that_cannot_be_used(
     model: Any, shape: Any, more: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "_NEEDED", {})
+    monkeypatch.setattr(exporter, "_NEEDED", ())
     with pytest.raises(InputError, match=message):
         export_int8(model, shape, **more)
 
 
 def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        exporter, "_NEEDED", {"torch": "torch", "no_such_module": "no-such-package"}
-    )
+    monkeypatch.setattr(exporter, "_NEEDED", ("torch", "no-such-package"))
     with pytest.raises(MissingDependencyError) as caught:
         export_int8(Network(), SHAPE)
     assert str(caught.value) == (

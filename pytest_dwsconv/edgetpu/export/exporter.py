@@ -10,7 +10,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,24 +19,13 @@ from torch.nn.parameter import is_lazy
 from pytest_dwsconv.edgetpu.modelfile import read_model
 from pytest_dwsconv.edgetpu.process import Finished, check_seconds, last_line, run_within, shown
 from pytest_dwsconv.edgetpu.support import judge_model
-from pytest_dwsconv.errors import (
-    EdgeTpuWarning,
-    ExportError,
-    InputError,
-    MissingDependencyError,
-    first_line,
-)
+from pytest_dwsconv.errors import EdgeTpuWarning, ExportError, InputError, first_line, require
 from pytest_dwsconv.tracing.preserving import as_found
 
 PROGRAM, SAMPLES, RESULT, REFUSAL = "program.pt2", "samples.pt", "model.tflite", "refusal.txt"
 """What passes between this process and the one that converts, in their folder."""
 
-_NEEDED = {
-    "litert_torch": "litert-torch",
-    "ai_edge_quantizer": "ai-edge-quantizer",
-    "ai_edge_litert": "ai-edge-litert",
-    "tflite": "tflite",
-}
+_NEEDED = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "tflite")
 _NOISE = 8  # samples that stand in for a calibration
 _MOST_ELEMENTS = 2**31 - 1  # TFLite counts them in 32 bits
 
@@ -137,9 +125,8 @@ def _check_values(model: nn.Module) -> None:
 
 
 def check_installed() -> None:
-    for module, package in _NEEDED.items():
-        if find_spec(module) is None:
-            raise MissingDependencyError("exporting to TFLite", package, "export")
+    for package in _NEEDED:
+        require("exporting to TFLite", package, "export")
 
 
 def checked_samples(shape: Sequence[int], calibration: Tensor | Iterable[Tensor] | None) -> Tensor:

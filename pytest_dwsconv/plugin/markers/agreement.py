@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.errors import DwsconvError, InputError
+from pytest_dwsconv.errors import DwsconvError, InputError, require_torch
 from pytest_dwsconv.plugin.fixtures import dws_agreement
 from pytest_dwsconv.plugin.isolation import inner_calls
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def check_agreement_marker(item: pytest.Item) -> None:
     """Fail a test whose markers cannot be read, or that lacks what they name."""
     with _in_one_sentence():
+        require_torch()
         _, names = _of_markers(item)
         for role, name in zip(("student", "teacher", "batches"), names, strict=True):
             if name not in getattr(item, "fixturenames", ()):

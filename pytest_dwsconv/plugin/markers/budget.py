@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.errors import DwsconvError
+from pytest_dwsconv.errors import DwsconvError, require_torch
 from pytest_dwsconv.plugin.fixtures import ReportFixture, dws_budget
 from pytest_dwsconv.plugin.limits.budgets import assert_budget
 from pytest_dwsconv.plugin.noticing.callers import unwrapped
@@ -52,6 +52,7 @@ def _limits_of_markers(item: pytest.Item) -> tuple[Budget, Shapes]:
 def check_marker(item: pytest.Item) -> None:
     """Fail a test whose markers cannot be read, before its fixtures are made."""
     with _in_one_sentence():
+        require_torch()
         _limits_of_markers(item)
 
 
