@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeVar
 
 from pytest_dwsconv.core.conv import ConvSpec, Kind, Order
+from pytest_dwsconv.core.evidence import Evidence
 from pytest_dwsconv.core.jsonio import OMITTED, Document, Positive
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.rules import Verdict
-from pytest_dwsconv.errors import FormatError
+from pytest_dwsconv.errors import FormatError, InputError
 
 _DOCUMENT = Document("report", 1, "make the report again")
 MIB = 1024 * 1024
@@ -42,7 +43,8 @@ class Finding:
     intensity before and after, in MACs per byte when input, parameters, output and whatever lies
     between the two parts of the replacement are each moved once (the roofline model, Williams et
     al. 2009). The shares are of the model's parameters and MACs. ``followed_by`` names the
-    normalisation and the activation that alone use the output.
+    normalisation and the activation that alone use the output. ``evidence`` is what is known of the
+    latency with this convolution replaced; it plays no part in whether two findings are equal.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Finding:
     macs_share: float | None = None
     followed_by: tuple[str, ...] = ()
     order: Order | None = field(default=None, metadata=OMITTED)
+    evidence: tuple[Evidence, ...] = field(default=(), compare=False, metadata=OMITTED)
 
     @property
     def kind(self) -> Kind:
@@ -131,7 +134,8 @@ class ReportData:
     as ``peak_activation_bytes`` reckons them. ``output_elements`` counts those of all tensors that
     the forward returns; None where an object of another kind may hold some. ``all_layers`` are
     those of the model, whose parameters and MACs add up to its own; a report of a test run is kept
-    without them. They play no part in whether two reports are equal.
+    without them. ``evidence`` is what is known of the latency with replacements, as in a finding.
+    Neither plays a part in whether two reports are equal.
     """
 
     model: str
@@ -147,6 +151,7 @@ class ReportData:
     peak_activations: int | None = None
     output_elements: int | None = field(default=None, metadata=OMITTED)
     all_layers: tuple[Layer, ...] = field(default=(), compare=False, repr=False, metadata=OMITTED)
+    evidence: tuple[Evidence, ...] = field(default=(), compare=False, metadata=OMITTED)
 
     @property
     def candidates(self) -> tuple[Finding, ...]:
@@ -190,6 +195,27 @@ class ReportData:
         """Parameters of the model over its parameters with every candidate replaced."""
         return self.params / self.separable_params if self.separable_params else 1.0
 
+    def with_evidence(self: _Data, found: Mapping[str, Evidence]) -> _Data:
+        """The report with what is known of a latency, one per name of a layer.
+
+        The name ``""`` is the whole network. Evidence of the same target and source is replaced.
+
+        Raises:
+            InputError: a name is not that of a convolution of the report.
+        """
+        names = {finding.name for finding in self.findings}
+        for name in found:
+            if name and name not in names:
+                raise InputError(f"{self.model} has no convolution {quoted(name)}")
+        findings = []
+        for finding in self.findings:
+            evidence = finding.evidence
+            if finding.name and finding.name in found:
+                evidence = _with(evidence, found[finding.name])
+            findings.append(replace(finding, evidence=evidence))
+        whole = _with(self.evidence, found[""]) if "" in found else self.evidence
+        return replace(self, findings=tuple(findings), evidence=whole)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the schema's version."""
         return _DOCUMENT.to_dict(self)
@@ -214,6 +240,11 @@ class ReportData:
             FormatError: ``text`` is not JSON, or not a report.
         """
         return _checked(_DOCUMENT.from_json(text, cls))
+
+
+def _with(known: tuple[Evidence, ...], new: Evidence) -> tuple[Evidence, ...]:
+    others = [one for one in known if (one.target, one.source) != (new.target, new.source)]
+    return tuple(sorted([*others, new], key=lambda one: (one.target, one.source.value)))
 
 
 def saved_params(finding: Finding) -> int:

@@ -9,11 +9,12 @@ from pytest_dwsconv.core.findings import Finding, Layer, ReportData
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.render.sentences import heading, not_counted, reasons, remarks
+from pytest_dwsconv.render.sentences import evidence, heading, not_counted, reasons, remarks
 from pytest_dwsconv.render.table import (
     COLUMNS,
     TOTAL_COLUMNS,
     Total,
+    evidence_columns,
     integer,
     tabulated,
     totals,
@@ -30,12 +31,13 @@ def table(report: ReportData) -> str:
     lines = ['<div style="max-height: 40em; overflow: auto">', "<table>"]
     lines.append(f"<caption>{escape(heading(report))}</caption>")
     lines.append("<thead><tr>")
-    for column in COLUMNS:
+    columns = (*COLUMNS, *evidence_columns(report.findings))
+    for column in columns:
         lines.append(f"<th{numeric if column.numeric else ''}>{escape(column.label)}</th>")
     lines.append("</tr></thead><tbody>")
     for finding in report.findings:
         lines.append("<tr>")
-        for column in COLUMNS:
+        for column in columns:
             cell = escape(column.text(finding))
             lines.append(f"<td{numeric if column.numeric else ''}>{cell}</td>")
         lines.append("</tr>")
@@ -43,11 +45,16 @@ def table(report: ReportData) -> str:
     for total in totals(report):
         cells = total.written()
         lines.append(f"<tr><th>{escape(total.label)}</th>")
-        for column in COLUMNS[1:]:
+        for column in columns[1:]:
             lines.append(f"<td{numeric}>{escape(cells.get(column.key, ''))}</td>")
         lines.append("</tr>")
     lines.append("</tfoot></table></div>")
-    notes = [*map(str, reasons(report.findings)), *remarks(report), not_counted(report)]
+    notes = [
+        *evidence(report),
+        *map(str, reasons(report.findings)),
+        *remarks(report),
+        not_counted(report),
+    ]
     lines += [f"<p>{escape(note)}</p>" for note in notes if note]
     return "\n".join(lines)
 

@@ -148,6 +148,11 @@ def remarks(report: ReportData) -> list[str]:
     return lines
 
 
+def evidence(report: ReportData) -> list[str]:
+    """What is known of the model's latency with replacements, one line per target and source."""
+    return list(map(str, report.evidence))
+
+
 def memory_rows(memory: Memory) -> list[tuple[str, str]]:
     """The summary that people know from torchsummary, in its words and units."""
     rows = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from pytest_dwsconv.core.evidence import Source
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
@@ -106,6 +107,23 @@ COLUMNS: tuple[Column, ...] = (
         missing="not replaced",
     ),
 )
+
+
+def evidence_columns(findings: Iterable[Finding]) -> tuple[Column, ...]:
+    """One column per target and way of knowing: what is measured is not sorted with predictions."""
+    known = {(one.target, one.source) for finding in findings for one in finding.evidence}
+    return tuple(_evidence_column(*one) for one in sorted(known))
+
+
+def _evidence_column(target: str, source: Source) -> Column:
+    def claim(finding: Finding) -> str | None:
+        for one in finding.evidence:
+            if (one.target, one.source) == (target, source):
+                return one.claim
+        return None
+
+    key = plain(f"{target}_{source.name.lower()}")
+    return Column(key, plain(f"{target} {source.value}"), claim, dispensable=1)
 
 
 class Total(NamedTuple):

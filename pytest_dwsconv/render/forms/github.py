@@ -16,7 +16,7 @@ from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import sentences
 from pytest_dwsconv.render.latencies import in_order
 from pytest_dwsconv.render.overview import Overview
-from pytest_dwsconv.render.sentences import NO_MODEL, brief, most_saving, one_line
+from pytest_dwsconv.render.sentences import NO_MODEL, brief, evidence, most_saving, one_line
 from pytest_dwsconv.render.table import count
 from pytest_dwsconv.render.view import Style
 
@@ -100,7 +100,9 @@ def _notices(architectures: Sequence[Architecture], top: int) -> Iterator[str]:
 
 
 def _notice(found: Architecture) -> str:
-    message = "\n".join(filter(None, (brief(found.report, found.name), most_saving(found.report))))
+    report = found.report
+    lines = (brief(report, found.name), most_saving(report), *evidence(report))
+    message = "\n".join(filter(None, lines))
     where = _where(found.reporters.place)
     return command("notice", message, **where, title=f"dwsconv: {plain(found.name)}")
 

@@ -15,7 +15,7 @@ from pytest_dwsconv.core.plaintext import plain, plain_json
 from pytest_dwsconv.core.suite.architectures import Place
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import sentences
-from pytest_dwsconv.render.sentences import brief, most_saving
+from pytest_dwsconv.render.sentences import brief, evidence, most_saving
 from pytest_dwsconv.render.view import Style
 
 _NOWHERE = Place(".", 1)
@@ -48,7 +48,8 @@ def _models(results: Results) -> Iterator[dict[str, Any]]:
                 key = f"{found.name}:{check.name}:{check.noun}"
                 yield _issue("budget", key, str(check), "major", place)
         if found.report.candidates:
-            said = f"{brief(found.report, found.name)}. {most_saving(found.report)}"
+            report = found.report
+            said = ". ".join([brief(report, found.name), most_saving(report), *evidence(report)])
             yield _issue("candidates", found.name, said, "info", place)
 
 

@@ -39,7 +39,15 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.table import COLUMNS, Column, count, label, ratio, totals
+from pytest_dwsconv.render.table import (
+    COLUMNS,
+    Column,
+    count,
+    evidence_columns,
+    label,
+    ratio,
+    totals,
+)
 from pytest_dwsconv.render.view import Style
 
 if TYPE_CHECKING:
@@ -69,7 +77,6 @@ def render_run(results: Results, style: Style) -> str:
         models=[_model(number, found) for number, found in enumerate(overview.rows, 1)],
         bare=overview.without_convolutions(None),
         index_columns=OVERVIEW_COLUMNS,
-        columns=COLUMNS,
         nothing=NO_MODEL,
     )
 
@@ -111,6 +118,7 @@ def _model(number: int, found: Architecture) -> dict[str, Any]:
     report, reporters = found.report, found.reporters
     others = other_inputs(found, None)
     occurring = {finding.verdict for finding in report.findings}
+    columns = (*COLUMNS, *evidence_columns(report.findings))
     return {
         "id": f"model-{number}",
         "name": plain(found.name),
@@ -120,7 +128,8 @@ def _model(number: int, found: Architecture) -> dict[str, Any]:
         "circumstances": circumstances(report),
         "figures": _figures(report),
         "limits": [_limit(check) for check in reporters.checks],
-        "rows": _rows(report.findings),
+        "columns": columns,
+        "rows": _rows(report.findings, columns),
         "convolutions": count(len(report.findings), "convolution"),
         "verdicts": [verdict.value for verdict in Verdict if verdict in occurring],
         "totals": [(total.label, total.written()) for total in totals(report)],
@@ -158,7 +167,10 @@ def _figures(report: ReportData) -> list[Figure]:
         figures.append(_figure("MACs", report.macs, report.separable_macs))
     share = 100 * len(report.candidates) / len(report.findings) if report.findings else 0.0
     of_all = f"of {count(len(report.findings), 'convolution')}"
-    return [*figures, Figure("Candidates", f"{len(report.candidates):,}", of_all, share=share)]
+    figures.append(Figure("Candidates", f"{len(report.candidates):,}", of_all, share=share))
+    for one in report.evidence:
+        figures.append(Figure(plain(f"Latency, {one.target}"), one.claim, str(one)))
+    return figures
 
 
 def _figure(noun: str, before: int, after: int) -> Figure:
@@ -218,16 +230,16 @@ class Measure(NamedTuple):
 _MEASURES = (Measure("params", "parameters"), Measure("macs", "MACs"))
 
 
-def _rows(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def _rows(findings: Sequence[Finding], columns: Sequence[Column]) -> list[dict[str, Any]]:
     # reason: the largest of each measure has a bar of full length; 1 where all are 0
     scales = {
         measure: max((measure.before(finding) for finding in findings), default=0) or 1
         for measure in _MEASURES
     }
-    return [_row(finding, scales) for finding in findings]
+    return [_row(finding, scales, columns) for finding in findings]
 
 
-def _row(finding: Finding, scales: dict[Measure, int]) -> dict[str, Any]:
+def _row(finding: Finding, scales: dict[Measure, int], columns: Sequence[Column]) -> dict[str, Any]:
     return {
         "verdict": finding.verdict.value,
         "label": plain(label(finding)),
@@ -235,7 +247,7 @@ def _row(finding: Finding, scales: dict[Measure, int]) -> dict[str, Any]:
         "searched": " ".join(
             map(plain, (finding.name, *finding.aliases, finding.type_name, finding.reason))
         ),
-        "cells": [_cell(column, finding) for column in COLUMNS],
+        "cells": [_cell(column, finding) for column in columns],
         "bars": [
             (
                 measure.key,

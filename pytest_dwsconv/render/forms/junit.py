@@ -85,4 +85,5 @@ def _values(report: ReportData) -> dict[str, object]:
         "candidates": len(report.candidates),
         "separable_params": report.separable_params,
         "separable_macs": report.separable_macs,
+        "latency": "; ".join(map(str, report.evidence)) or None,
     }

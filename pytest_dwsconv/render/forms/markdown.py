@@ -19,6 +19,7 @@ from pytest_dwsconv.render.sentences import (
     NO_MODEL,
     budget_line,
     circumstances,
+    evidence,
     listed,
     memory_rows,
     no_convolutions,
@@ -27,7 +28,14 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.table import COLUMNS, TOTAL_COLUMNS, Column, count, totals
+from pytest_dwsconv.render.table import (
+    COLUMNS,
+    TOTAL_COLUMNS,
+    Column,
+    count,
+    evidence_columns,
+    totals,
+)
 from pytest_dwsconv.render.view import Style
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>~|$&#]|^[-+=](?=.)|:(?=\S)|(?<=www)\.", re.IGNORECASE)
@@ -159,6 +167,7 @@ def code(text: str) -> str:
 def _model(found: Architecture) -> str:
     report, reporters = found.report, found.reporters
     blocks = [f"### {escape(found.name)}", escape(circumstances(report)), _limits(reporters)]
+    blocks.append(_list(map(escape, evidence(report))))
     if report.findings:
         layers = count(len(report.findings), "convolution")
         blocks += [_totals(report), _folded(layers, _layers(report.findings))]
@@ -182,15 +191,16 @@ def _totals(report: ReportData) -> str:
 
 
 def _layers(findings: Sequence[Finding]) -> str:
+    columns = (*COLUMNS, *evidence_columns(findings))
     rows = []
     for finding in findings:
-        name, *cells = (column.text(finding) for column in COLUMNS)
+        name, *cells = (column.text(finding) for column in columns)
         rows.append([code(name), *map(escape, cells)])
-    return _table(COLUMNS, rows)
+    return _table(columns, rows)
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
-    labels = [column.label for column in columns]
+    labels = [escape(column.label) for column in columns]
     rules = ["---:" if column.numeric else "---" for column in columns]
     return "\n".join(f"| {' | '.join(row)} |" for row in [labels, rules, *rows])
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.jsonio import to_plain
 from pytest_dwsconv.core.plaintext import plain, plain_json
 from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
@@ -59,6 +60,10 @@ def render_run(results: Results, style: Style) -> str:
             "measured": json_rows(results.measured),
             "predicted": json_predictions(results.measured),
         }
+    known = [one for one in results.architectures if one.report.evidence]
+    if known:
+        evidence = {found.name: to_plain(found.report.evidence) for found in known}
+        one.setdefault("properties", {})["evidence"] = evidence
     document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [one]}
     return plain_json(json.dumps(document, indent=2))
 
@@ -144,6 +149,9 @@ def _result(report: ReportData, finding: Finding, reporters: Reporters) -> dict[
         "fullyQualifiedName": f"{report.model}.{finding.name}",
         "kind": "member",
     }
+    values = {column.key: column.value(finding) for column in COLUMNS}
+    if finding.evidence:
+        values["evidence"] = to_plain(finding.evidence)
     level = {"level": "none", "kind": "open"}
     if finding.verdict is Verdict.CANDIDATE:
         level = {"level": "note"}
@@ -153,7 +161,7 @@ def _result(report: ReportData, finding: Finding, reporters: Reporters) -> dict[
         "message": _text(_message(finding)),
         "locations": [_location(reporters.place, layer)],
         "partialFingerprints": {"dwsconv/v1": layer["fullyQualifiedName"]},
-        "properties": {column.key: column.value(finding) for column in COLUMNS},
+        "properties": values,
     }
 
 
@@ -161,7 +169,8 @@ def _message(finding: Finding) -> str:
     if finding.verdict is not Verdict.CANDIDATE:
         return f"{finding.name} cannot be judged: {finding.reason}"
     saving = "" if finding.saving is None else f", with {ratio(finding.saving)} fewer parameters"
-    return f"{finding.name} could be depthwise separable{saving} ({finding.reason})"
+    known = "".join(f". {one}" for one in finding.evidence)
+    return f"{finding.name} could be depthwise separable{saving} ({finding.reason}){known}"
 
 
 def _location(place: Place | None, logical: dict[str, str]) -> dict[str, Any]:

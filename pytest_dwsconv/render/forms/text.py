@@ -21,6 +21,7 @@ from pytest_dwsconv.render.sentences import (
     MOST_INPUTS,
     NO_MODEL,
     budget_line,
+    evidence,
     heading,
     memory_rows,
     no_convolutions,
@@ -30,7 +31,15 @@ from pytest_dwsconv.render.sentences import (
     reasons,
     remarks,
 )
-from pytest_dwsconv.render.table import TOTAL_COLUMNS, Column, count, label, tabulated, totals
+from pytest_dwsconv.render.table import (
+    TOTAL_COLUMNS,
+    Column,
+    count,
+    evidence_columns,
+    label,
+    tabulated,
+    totals,
+)
 from pytest_dwsconv.render.view import Style
 
 WIDTH = 100
@@ -155,6 +164,7 @@ def render(report: ReportData, style: Style = _PLAIN, name: str = "") -> str:
     blocks = [style.paint(heading(report, name), _BOLD), _convolutions(report, style)]
     if report.findings:
         blocks.append(_table(TOTAL_COLUMNS, [row.texts() for row in totals(report)], style))
+    blocks.append(_lines(evidence(report), style))
     blocks.append(_lines(map(str, reasons(report.findings)), style))
     blocks.append(_lines(remarks(report), style))
     if report.memory:
@@ -195,7 +205,7 @@ def largest(report: ReportData, count: int = 5) -> str:
 
 
 def _layers(findings: Sequence[Finding], style: Style) -> str:
-    columns = style.view.columns
+    columns = (*style.view.columns, *evidence_columns(findings))
     rows = [[column.text(finding) for column in columns] for finding in findings]
     shown = _fitting(columns, rows, style)
     verdict = next(index for index, column in enumerate(columns) if column.value is label)

@@ -1,0 +1,132 @@
+"""What a replacement does to a latency, and how that is known: plain data beside a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from pytest_dwsconv.core.jsonio import Seconds
+from pytest_dwsconv.core.plaintext import plain, quoted
+from pytest_dwsconv.core.quantities import Unit, humanize
+from pytest_dwsconv.errors import InputError
+
+
+class Source(str, Enum):
+    """How something is known of a latency. What is known in two ways is never put together."""
+
+    MEASURED = "measured"
+    COMPILER = "reported by the compiler"
+    PREDICTED = "predicted"
+    UNKNOWN = "unknown"
+
+
+class Effect(str, Enum):
+    """What a replacement does to a latency."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NONE = "no gain"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What replacements do to the latency on one target, of a network or of one convolution.
+
+    Attributes:
+        target: ``"cpu"``, ``"edgetpu"``, or what a backend calls itself.
+        source: how it is known.
+        effect: what it comes to.
+        conditions: what it holds for, such as ``"2 threads, channels_last, batch 1"``.
+        before_ms: milliseconds without the replacements; None where no time is known.
+        after_ms: milliseconds with them.
+        low_ms: ``after_ms`` is expected from here on, ...
+        high_ms: ... and up to here.
+        streamed_before: bytes of parameters sent to an accelerator at every inference; None where
+            none is meant.
+        streamed_after: the same with the replacements.
+        reason: what decides, in words; what is missing, where it is unknown.
+
+    Raises:
+        InputError: some of the times are known and others are not, or what is unknown has an
+            effect.
+    """
+
+    target: str
+    source: Source
+    effect: Effect
+    conditions: str = ""
+    before_ms: Seconds | None = None
+    after_ms: Seconds | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    streamed_before: int | None = None
+    streamed_after: int | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        times = (self.before_ms, self.after_ms, self.low_ms, self.high_ms)
+        if None in times and any(time is not None for time in times):
+            raise InputError(f"of the times on {quoted(self.target)} either all are known or none")
+        if (self.source is Source.UNKNOWN) != (self.effect is Effect.UNKNOWN):
+            raise InputError(
+                f"the effect on {quoted(self.target)} is {self.effect.value}, and it is "
+                f"{self.source.value}: what is unknown has no effect, and the other way round"
+            )
+
+    @classmethod
+    def unknown(cls, target: str, reason: str) -> Evidence:
+        """Nothing is known, and why."""
+        return cls(target, Source.UNKNOWN, Effect.UNKNOWN, reason=reason)
+
+    @property
+    def claim(self) -> str:
+        """The effect as a number where there is one: a ratio if measured, else milliseconds."""
+        word: str = self.effect.value
+        if self.before_ms is None or self.after_ms is None:
+            return word
+        if self.source is Source.MEASURED:
+            return self._ratio(self.before_ms / self.after_ms)
+        # reason: a predicted ratio would claim to know the part that no replacement changes
+        return word if self.effect is Effect.NONE else f"{self.after_ms - self.before_ms:+.1f} ms"
+
+    def _ratio(self, ratio: float) -> str:
+        if self.effect is Effect.FASTER:
+            return f"{ratio:.2g}x faster"
+        if self.effect is Effect.SLOWER:
+            return f"{1 / ratio:.2g}x slower"
+        return "no difference"
+
+    @property
+    def brief(self) -> str:
+        """The claim and how it is known, for the cell of a table."""
+        if self.source is Source.UNKNOWN:
+            return self.claim
+        return f"{self.claim}, {self.source.value}"
+
+    def __str__(self) -> str:
+        """All of it on one line: ``cpu: 2.1x faster (measured, 2 threads, batch 1)``."""
+        text = f"{self.target}: {self.claim}"
+        if self.source is not Source.UNKNOWN:
+            known = filter(None, (self.source.value, self._interval(), self.conditions))
+            text = f"{text} ({', '.join(known)})"
+        why = self.reason or self._streaming()
+        return plain(f"{text}: {why}" if why else text)
+
+    def _interval(self) -> str:
+        """The change that is expected, where it is not measured."""
+        before, low, high = self.before_ms, self.low_ms, self.high_ms
+        if before is None or low is None or high is None:
+            return ""
+        if self.source is Source.MEASURED or self.effect is Effect.NONE:
+            return ""
+        least, most = sorted((abs(before - low), abs(before - high)))
+        return f"{least:.1f} to {most:.1f}"
+
+    def _streaming(self) -> str:
+        if self.streamed_before is None or self.streamed_after is None:
+            return ""
+        stopped = self.streamed_before - self.streamed_after
+        if stopped > 0:
+            return f"{humanize(stopped, Unit.BINARY_BYTES)} no longer stream"
+        return ""
