@@ -33,6 +33,23 @@ def _ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep measured latencies out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.getbasetemp() / "cache"
+        patch.setattr("pytest_dwsconv.latency.store.cache_folder", lambda: folder)
+        yield
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where latencies are kept for this test alone."""
+    folder = tmp_path / "own" / "cache"
+    monkeypatch.setattr("pytest_dwsconv.latency.store.cache_folder", lambda: folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def _imported() -> None:
     """Import torch here: an inner run forgets its imports, and torch cannot be imported twice."""

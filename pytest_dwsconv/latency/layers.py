@@ -1,0 +1,117 @@
+"""Convolutions compared with their replacements, each at its own shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_dwsconv.core.conv import ConvSpec
+from pytest_dwsconv.core.jsonio import to_plain
+from pytest_dwsconv.core.measurement import Comparison, Conditions
+from pytest_dwsconv.core.plan import PlanEntry
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.latency.machine import this_machine
+from pytest_dwsconv.latency.runs import current_conditions, time_networks
+from pytest_dwsconv.latency.store import Store
+from pytest_dwsconv.latency.turns import compare
+from pytest_dwsconv.separable.modules import CONVS
+from pytest_dwsconv.separable.replacement import initial, replacement
+
+AnyConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Candidate = tuple[ConvSpec, PlanEntry]
+"""A convolution with its input shape, and a replacement of it."""
+
+
+def time_layers(
+    candidates: Sequence[Candidate],
+    conditions: Conditions | None = None,
+    *,
+    remeasure: bool = False,
+    seconds: float = 0.5,
+) -> list[Comparison]:
+    """Tell how many times as fast each replacement is as its convolution, on this CPU.
+
+    Only numbers and shapes count, so weights are random ones. Layers that differ in nothing but
+    their names are measured once. All replacements of a convolution are timed in turns with it.
+    Results are kept in the user's cache folder, except those that are too noisy.
+
+    Args:
+        candidates: convolutions of reports, as ``finding.spec``, with the entries of a plan.
+        conditions: threads, memory format and runtime; by default those of this process.
+        remeasure: measure again what is known.
+        seconds: how long the rounds of one replacement may take, on average.
+
+    Returns:
+        A comparison for each candidate, in their order; its ``second_ms`` is the replacement's.
+
+    Raises:
+        InputError: a convolution has no input shape, or an entry is for another convolution.
+    """
+    conditions = conditions or current_conditions()
+    keys = [_key(spec, entry) for spec, entry in candidates]
+    store = Store(this_machine(), conditions)
+    known = {} if remeasure else store.read()
+    groups: dict[str, dict[str, Candidate]] = {}
+    for key, candidate in zip(keys, candidates, strict=True):
+        if key not in known:
+            groups.setdefault(_shape_key(candidate[0]), {})[key] = candidate
+    for group in groups.values():
+        measured = _measured(group, conditions, seconds)
+        known |= measured
+        store.add({key: found for key, found in measured.items() if found.is_precise})
+    return [known[key] for key in keys]
+
+
+def _key(spec: ConvSpec, entry: PlanEntry) -> str:
+    """What was compared, without the layer's name."""
+    entry.check(spec)
+    return json.dumps([_shape_key(spec), to_plain(replace(entry, name=""))])
+
+
+def _shape_key(spec: ConvSpec) -> str:
+    return json.dumps(to_plain(replace(spec, output_shape=None, traits=())))
+
+
+def _measured(
+    group: dict[str, Candidate], conditions: Conditions, seconds: float
+) -> dict[str, Comparison]:
+    """Comparisons of one convolution with several replacements."""
+    spec, _ = next(iter(group.values()))
+    if spec.input_shape is None:
+        raise InputError(
+            "a convolution without an input shape cannot be measured: analyse the model with its "
+            "input size"
+        )
+    with torch.random.fork_rng(devices=[]):
+        conv = _convolution(spec)
+        layers = [conv, *(_replaced(conv, entry) for _, entry in group.values())]
+        inputs = [torch.randn(spec.input_shape)]
+    original, *others = time_networks(layers, inputs, conditions, seconds * len(group))
+    batch = spec.input_shape[0] if len(spec.input_shape) == spec.rank + 2 else 1
+    found = {}
+    for key, times in zip(group, others, strict=True):
+        found[key] = compare(original, times, conditions, batch)
+    return found
+
+
+_SETTINGS = ("stride", "padding", "dilation", "groups", "bias", "padding_mode")
+
+
+def _convolution(spec: ConvSpec) -> AnyConv:
+    settings: dict[str, Any] = {name: getattr(spec, name) for name in _SETTINGS}
+    unknown = [name for name, value in settings.items() if value is None]
+    if unknown or spec.in_channels is None or spec.out_channels is None or not spec.kernel_size:
+        raise InputError("a convolution whose numbers are not known cannot be measured")
+    conv: type[Any] = CONVS[spec.rank]
+    made: AnyConv = conv(spec.in_channels, spec.out_channels, spec.kernel_size, **settings)
+    return made
+
+
+def _replaced(conv: AnyConv, entry: PlanEntry) -> nn.Module:
+    factors, _ = initial(conv.weight, entry, "fresh")
+    return replacement(conv, entry, factors)

@@ -1,0 +1,43 @@
+"""Two whole networks compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pytest_dwsconv.core.measurement import Comparison, Conditions
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.latency.runs import current_conditions, time_networks
+from pytest_dwsconv.latency.turns import compare
+
+
+def compare_networks(
+    first: nn.Module,
+    second: nn.Module,
+    inputs: Tensor | Sequence[Tensor],
+    conditions: Conditions | None = None,
+    *,
+    seconds: float = 10.0,
+) -> Comparison:
+    """Tell how many times as fast the second network is as the first, on this CPU.
+
+    Both run in evaluation mode, in turns, and are left as found. For channels_last they are copied.
+
+    Args:
+        first: usually the original.
+        second: what is compared with it.
+        inputs: the tensors that both forwards take.
+        conditions: threads, memory format and runtime; by default those of this process.
+        seconds: how long the rounds may take. They end before where the ratio is precise.
+
+    Raises:
+        InputError: a network is not on the CPU, or its forward fails on the inputs.
+    """
+    conditions = conditions or current_conditions()
+    given = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if not given or not all(isinstance(tensor, Tensor) for tensor in given):
+        raise InputError("inputs must be a tensor, or several: those that both forwards take")
+    one, other = time_networks([first, second], given, conditions, seconds)
+    batch = given[0].shape[0] if given[0].ndim else 1
+    return compare(one, other, conditions, batch)

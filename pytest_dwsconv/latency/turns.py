@@ -1,0 +1,116 @@
+"""Functions timed in turns, and what their times say of each other."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from math import ceil
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_dwsconv.core.measurement import Comparison, Conditions
+
+LEAST_SECONDS = 0.5e-3
+"""A shorter call is timed several times at once, or the clock would be part of its time."""
+FEWEST_ROUNDS = 8
+MOST_ROUNDS = 200
+PRECISION = 1.05
+"""Rounds end where the interval of every ratio is as narrow: its high over its low."""
+RESAMPLES = 400
+
+Times = list[list[float]]
+"""Seconds per call: one list per function, with one time per round."""
+
+
+def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> Times:
+    """Seconds of each function, called in turns.
+
+    What else the machine does, its clock and its caches then affect all of them alike, and a round
+    can be compared function by function. Every second round goes through them backwards, and each
+    starts with another one. Rounds end when all ratios to the first are precise, or the time is up.
+
+    Args:
+        calls: the functions; the others are compared with the first.
+        seconds: how long to go on, at least ``FEWEST_ROUNDS``.
+    """
+    repeats = [_repeats(call) for call in calls]
+    times: Times = [[] for _ in calls]
+    deadline = perf_counter() + seconds
+    enabled = gc.isenabled()
+    gc.disable()  # as timeit does: a collection would be part of one function's time
+    try:
+        for number in range(MOST_ROUNDS):
+            for place in _order(len(calls), number):
+                times[place].append(_seconds(calls[place], repeats[place]))
+            # reason: asked after every round, chance would end them where an interval is too narrow
+            is_time_to_ask = number >= FEWEST_ROUNDS - 1 and number % 4 == 3
+            if is_time_to_ask and (perf_counter() > deadline or _are_precise(times)):
+                break
+    finally:
+        if enabled:
+            gc.enable()
+    return times
+
+
+def _repeats(call: Callable[[], object]) -> int:
+    """How often a round calls a function; it is warm afterwards."""
+    call()
+    call()
+    return max(1, ceil(LEAST_SECONDS / _seconds(call, 1)))
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    start = perf_counter()
+    for _ in range(repeats):
+        call()
+    return max(perf_counter() - start, 1e-9) / repeats
+
+
+def _order(count: int, number: int) -> list[int]:
+    """The functions of one round, by their places."""
+    places = [(place + number) % count for place in range(count)]
+    return places[::-1] if number % 2 else places
+
+
+def _are_precise(times: Times) -> bool:
+    first, *others = times
+    intervals = [_interval(_ratios(first, other)) for other in others]
+    return all(high < PRECISION * low for low, high in intervals)
+
+
+def compare(
+    first: Sequence[float], second: Sequence[float], conditions: Conditions, batch: int
+) -> Comparison:
+    """What the times of two functions, round by round, say of the second."""
+    ratios = _ratios(first, second)
+    low, high = _interval(ratios)
+    return Comparison(
+        first_ms=float(np.median(first)) * 1000,
+        second_ms=float(np.median(second)) * 1000,
+        ratio=float(np.median(ratios)),
+        low=low,
+        high=high,
+        spread=max(_spread(first), _spread(second)),
+        rounds=len(ratios),
+        conditions=conditions,
+        batch=batch,
+    )
+
+
+def _ratios(first: Sequence[float], second: Sequence[float]) -> NDArray[np.float64]:
+    return np.divide(first, second, dtype=np.float64)
+
+
+def _interval(ratios: NDArray[np.float64]) -> tuple[float, float]:
+    """Where the median of the ratios is expected, with 95 % (percentile bootstrap, Efron 1979)."""
+    random = np.random.default_rng(0)  # the same times give the same interval
+    resamples = ratios[random.integers(0, len(ratios), (RESAMPLES, len(ratios)))]
+    low, high = np.percentile(np.median(resamples, axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _spread(times: Sequence[float]) -> float:
+    low, middle, high = np.percentile(times, (10, 50, 90))
+    return float((high - low) / middle)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv.core.conv import ConvSpec, Order
+from pytest_dwsconv.core.measurement import Conditions, MemoryFormat
+from pytest_dwsconv.core.plan import PlanEntry
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.latency import layers, time_layers
+from pytest_dwsconv.latency.machine import Machine, this_machine
+from pytest_dwsconv.latency.store import Store, user_caches
+
+SPEC = ConvSpec(
+    2, 8, 16, (3, 3), (1, 1), (1, 1), (1, 1), 1, True, "zeros", input_shape=(2, 8, 6, 6)
+)
+LARGE = replace(SPEC, input_shape=(2, 8, 12, 12))
+CONDITIONS = Conditions(1)
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def entry(order: Order = Order.DEPTHWISE_FIRST, multiplier: int = 1, name: str = "a") -> PlanEntry:
+    return PlanEntry.of(name, SPEC, order, multiplier)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[nn.Module]]:
+    """The groups that were measured; a replacement takes as long as its parameters are many."""
+    groups: list[list[nn.Module]] = []
+
+    def measure(
+        networks: Sequence[nn.Module], inputs: Sequence[Tensor], conditions: Conditions, _: float
+    ) -> list[list[float]]:
+        groups.append(list(networks))
+        for network in networks:
+            assert network(*inputs).shape[1] == 16
+        return [[1e-6 * sum(p.numel() for p in n.parameters())] * 8 for n in networks]
+
+    monkeypatch.setattr(layers, "time_networks", measure)
+    return groups
+
+
+def test_replacements_of_one_convolution_are_timed_in_turns_with_it(
+    timed: list[list[nn.Module]],
+) -> None:
+    candidates = [
+        (SPEC, entry()),
+        (LARGE, entry()),
+        (SPEC, entry(Order.POINTWISE_FIRST, 2)),
+        (SPEC, entry(name="another")),
+    ]
+    found = time_layers(candidates, CONDITIONS)
+    assert [len(group) for group in timed] == [3, 2]
+    assert [one.first_ms for one in found] == pytest.approx([1168e-3] * 4)
+    expected = [one.params_after * 1e-3 for _, one in candidates]
+    assert [one.second_ms for one in found] == pytest.approx(expected)
+
+
+def test_what_is_known_is_not_measured_again_unless_asked(timed: list[list[nn.Module]]) -> None:
+    first = time_layers([(SPEC, entry())], CONDITIONS)
+    assert time_layers([(SPEC, entry(name="b"))], CONDITIONS) == first
+    assert len(timed) == 1
+    time_layers([(SPEC, entry(multiplier=2)), (SPEC, entry())], CONDITIONS)
+    assert len(timed[1]) == 2
+    time_layers([(SPEC, entry())], CONDITIONS, remeasure=True)
+    time_layers([(SPEC, entry())], Conditions(2))
+    time_layers([(SPEC, entry())], Conditions(1, MemoryFormat.CHANNELS_LAST))
+    assert len(timed) == 5
+
+
+def test_another_machine_is_measured_anew(
+    timed: list[list[nn.Module]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_layers([(SPEC, entry())], CONDITIONS)
+    monkeypatch.setattr(layers, "this_machine", lambda: Machine("another", 8, "torch 9"))
+    time_layers([(SPEC, entry())], CONDITIONS)
+    assert len(timed) == 2
+
+
+def test_a_result_that_is_too_noisy_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def noisy(*arguments: object) -> list[list[float]]:
+        calls.append(arguments)
+        return [[1.0, 3.0] * 4, [2.0, 1.0] * 4]
+
+    monkeypatch.setattr(layers, "time_networks", noisy)
+    for _ in range(2):
+        time_layers([(SPEC, entry())], CONDITIONS)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[]", b'{"schema_version": 1}', b'{"schema_version": 2}']
+)
+def test_a_broken_file_is_replaced(timed: list[list[nn.Module]], content: bytes) -> None:
+    time_layers([(SPEC, entry())], CONDITIONS)
+    path = Store(this_machine(), CONDITIONS).path
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    time_layers([(SPEC, entry())], CONDITIONS)
+    assert len(timed) == 2
+    assert path.read_bytes() == whole
+
+
+def test_a_file_of_other_conditions_under_this_name_is_not_believed(
+    timed: list[list[nn.Module]],
+) -> None:
+    time_layers([(SPEC, entry())], CONDITIONS)
+    other = Store(this_machine(), Conditions(2))
+    Store(this_machine(), CONDITIONS).path.rename(other.path)
+    assert other.read() == {}
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_only(
+    timed: list[list[nn.Module]], own_cache: Path
+) -> None:
+    own_cache.parent.mkdir()
+    own_cache.write_text("a file where the folder should be")
+    assert len(time_layers([(SPEC, entry())], CONDITIONS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {"XDG_CACHE_HOME": "/caches"}, "/caches"),
+        ("linux", {"XDG_CACHE_HOME": "relative"}, "/home/me/.cache"),
+        ("linux", {}, "/home/me/.cache"),
+        ("darwin", {"XDG_CACHE_HOME": "/caches"}, "/home/me/Library/Caches"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local"),
+        ("win32", {}, "/home/me/AppData/Local"),
+    ],
+)
+def test_the_cache_is_where_the_system_has_its_caches(
+    platform: str, variables: dict[str, str], folder: str
+) -> None:
+    assert user_caches(platform, variables, Path("/home/me")) == Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (replace(SPEC, input_shape=None), "without an input shape"),
+        (replace(SPEC, stride=None), "whose numbers are not known"),
+        (replace(SPEC, out_channels=32), "the plan is for another model"),
+    ],
+)
+def test_a_convolution_that_cannot_be_measured_is_refused(spec: ConvSpec, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        time_layers([(spec, entry())], CONDITIONS)
+
+
+def test_random_numbers_are_as_before() -> None:
+    before = torch.get_rng_state()
+    found = time_layers([(SPEC, entry())], CONDITIONS, seconds=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found[0].batch == 2
+
+
+def test_an_unbatched_input_is_a_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "time_networks", lambda *_: [[1.0] * 8] * 2)
+    found = time_layers([(replace(SPEC, input_shape=(8, 6, 6)), entry())], CONDITIONS)
+    assert found[0].batch == 1
