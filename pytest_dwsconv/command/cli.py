@@ -172,6 +172,12 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
     ):
         group.add_argument(option, metavar="FILE", help=effect)
     group.add_argument(
+        "--budget",
+        metavar="N",
+        help="in place of a multiplier, with --fit: parameters that the model may have, as in 5M; "
+        "which layers are replaced, at which multipliers, is chosen for the least predicted loss",
+    )
+    group.add_argument(
         "--depth-multiplier",
         metavar="N",
         type=_from_one,

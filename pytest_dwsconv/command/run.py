@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from pytest_dwsconv.command.examination import Examination, Examine, examinations
+from pytest_dwsconv.command.examination import Examination, Examine, examinations, examine
 from pytest_dwsconv.command.inputs import Input, Search, file_path
 from pytest_dwsconv.command.interrupts import Interrupts
 from pytest_dwsconv.command.listing import Listing
@@ -158,7 +158,14 @@ class Run:
 
         shapes = None if options.input_size is None else parse_input_size(options.input_size)
         policy = inputs[0].config.policy
-        return Trial(path, options.model, shapes, policy, self._say, self._plan)
+        trial = Trial(path, options.model, shapes, policy, self._say)
+        if self._plan is not None:
+            trial.limit_to(self._plan)
+        if options.budget is not None:
+            sites = examine(inputs[0], trial.model.evidence).rewrite.sites
+            weights, data = file_path(options.weights), file_path(options.fit)
+            trial.limit_to_budget(sites, options.budget, weights, data)
+        return trial
 
     def _check_weights(self, inputs: Sequence[Input]) -> None:
         """Raise InputError where the options on a checkpoint do not go together."""
@@ -174,6 +181,12 @@ class Run:
             ),
             "--plan has the order and the multiplier: leave out --order and --depth-multiplier": (
                 options.plan and not plain_class
+            ),
+            "--budget plans the multipliers: leave out --plan and --depth-multiplier": (
+                options.budget and (options.plan or options.depth_multiplier > 1)
+            ),
+            "--budget needs trained weights and data: give --weights, --weights-out and --fit": (
+                options.budget and not (given and options.fit)
             ),
             "--plan-out is written, with --check and --diff nothing is": (
                 options.plan_out and (options.check or options.diff)

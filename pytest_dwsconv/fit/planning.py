@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from math import floor
 from typing import Any
 
@@ -91,7 +92,10 @@ def parse_budgets(budgets: Budgets) -> dict[str, float]:
 
 
 def allocate(
-    report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]
+    report: Report,
+    options: Mapping[str, Sequence[Option]],
+    budgets: Mapping[str, float],
+    alike: Sequence[Sequence[str]] = (),
 ) -> Plan:
     """One option per layer: the least sum of losses with which the model keeps every limit.
 
@@ -103,6 +107,7 @@ def allocate(
         options: what can be done with each candidate; keeping it must be among them.
         budgets: limits on the whole model by their names in ``LIMITS``; that of MACs is per
             sample, whatever the batch that the model was analysed with.
+        alike: groups of layers; those of one are all kept, or all get the same replacement.
 
     Raises:
         InputError: no choice keeps the limits, or MACs are limited and none were counted.
@@ -120,6 +125,9 @@ def allocate(
     losses = np.array([option.loss for _, option in flat])
     one_each = np.array([[float(name == layer) for name, _ in flat] for layer in options])
     constraints = [LinearConstraint(one_each, 1, 1)]
+    same = _differences(flat, alike)
+    if same:
+        constraints.append(LinearConstraint(np.array(same), 0, 0))
     for name, limit in budgets.items():
         costs = np.array(
             [_taken(report, layer, option, name) for layer, option in flat], dtype=float
@@ -143,6 +151,23 @@ def allocate(
         )
     chosen = [option.entry for (_, option), value in zip(flat, found.x, strict=True) if value > 0.5]
     return Plan(tuple(entry for entry in chosen if entry is not None))
+
+
+def _differences(
+    flat: Sequence[tuple[str, Option]], alike: Sequence[Sequence[str]]
+) -> list[list[float]]:
+    """For layers that are to be alike, two by two, and each replacement: what has to be 0."""
+    replacements = [
+        each.entry and (each.entry.order, each.entry.depth_multiplier) for _, each in flat
+    ]
+    rows = []
+    for one, other in chain.from_iterable(map(pairwise, alike)):
+        for wanted in dict.fromkeys(replacements):
+            row = []
+            for (name, _), replacement in zip(flat, replacements, strict=True):
+                row.append(float((name == one) - (name == other)) * (replacement == wanted))
+            rows.append(row)
+    return rows
 
 
 def _samples(report: Report, name: str) -> int:

@@ -59,9 +59,10 @@ def options_of(found: Report, losses: list[float]) -> dict[str, list[Option]]:
     st.lists(st.integers(1, 1000), min_size=12, max_size=12),
     st.floats(0.3, 1),
     st.sampled_from([("params",), ("macs",), ("params", "macs"), ("int8", "size")]),
+    st.sampled_from([(), (("0", "2"),), (("0", "2", "4"),)]),
 )
 def test_the_choice_is_the_best_of_all(
-    losses: list[int], share: float, limited: tuple[str, ...]
+    losses: list[int], share: float, limited: tuple[str, ...], alike: tuple[tuple[str, ...], ...]
 ) -> None:
     found = report()
     options = options_of(found, [float(loss) for loss in losses])
@@ -81,16 +82,22 @@ def test_the_choice_is_the_best_of_all(
                 saved[name] += LIMITS[name].of(its[0].cost, biases[layer]) - LIMITS[name].of(
                     option.cost, biases[layer]
                 )
-        return all(totals[name] - saved[name] <= budgets[name] for name in limited)
+        if not all(totals[name] - saved[name] <= budgets[name] for name in limited):
+            return False
+        made = {}
+        for layer, option in zip(options, choice, strict=True):
+            entry = option.entry
+            made[layer] = None if entry is None else (entry.order, entry.depth_multiplier)
+        return all(len({made[layer] for layer in group}) == 1 for group in alike)
 
     feasible = [
         sum(o.loss for o in choice) for choice in product(*options.values()) if within(choice)
     ]
     if not feasible:
         with pytest.raises(InputError, match=r"cannot be kept|keeps all limits"):
-            allocate(found, options, budgets)
+            allocate(found, options, budgets, alike)
         return
-    plan = allocate(found, options, budgets)
+    plan = allocate(found, options, budgets, alike)
     losses_of = {option.entry: option.loss for its in options.values() for option in its}
     assert sum(losses_of[entry] for entry in plan.entries) == pytest.approx(min(feasible))
 

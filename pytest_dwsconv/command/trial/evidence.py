@@ -29,6 +29,7 @@ from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.sites import (
     SHARED_LINE,
     BuildEvidence,
+    Place,
     Position,
     SourceSite,
     by_position,
@@ -87,6 +88,14 @@ class FileModel:
                 left_out.append(name)
         evidence = BuildEvidence(all_built, planned)
         return replace(self, evidence=evidence, left_out=tuple(left_out))
+
+    def together(self, sites: Sequence[SourceSite]) -> list[list[str]]:
+        """The candidates that the same call builds, by call."""
+        places = by_position([site.place for site in sites])
+        groups: dict[Place, list[str]] = defaultdict(list)
+        for found in self.report_after_rewrite(sites).candidates:
+            groups[places[self.built_at[found.name]]].append(found.name)
+        return list(groups.values())
 
     def report_after_rewrite(self, sites: Sequence[SourceSite]) -> Report:
         """The report with the file's verdicts: a candidate is what the rewritten file replaces."""

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from pytest_dwsconv.command.trial.child import Child
 from pytest_dwsconv.command.trial.evidence import FileModel, model_of_file
-from pytest_dwsconv.command.trial.proof import Conversion, Proof, Shapes, convert, prove
+from pytest_dwsconv.command.trial.proof import (
+    Conversion,
+    Proof,
+    Shapes,
+    convert,
+    plan_within,
+    prove,
+)
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.plan import Plan, plan_of
 from pytest_dwsconv.core.rules import Policy
@@ -34,17 +41,42 @@ class Trial:
         shapes: Shapes,
         policy: Policy,
         say: Callable[[str], None],
-        wanted: Plan | None = None,
     ) -> None:
         self._path = path
         self._name = name
         self._shapes = shapes
         self._say = say
         self._child = Child(path, say)
-        self._wanted = wanted
+        self._wanted: Plan | None = None
+        self._needs_all = False
         self.model: FileModel = self._child.call(model_of_file, path, name, shapes, policy)
-        if wanted is not None:
-            self.model = self.model.limited_to(wanted)
+
+    def limit_to(self, plan: Plan) -> None:
+        """Leave all layers as they are that are not in the plan."""
+        self._wanted = plan
+        self.model = self.model.limited_to(plan)
+
+    def limit_to_budget(
+        self, sites: Sequence[SourceSite], budget: str, given: Path, data: Path
+    ) -> None:
+        """Plan which calls to replace, and how, so that the model keeps a budget of parameters.
+
+        Raises:
+            TargetError, InputError, FormatError: the checkpoint or the data do not suit the model,
+                or the file cannot have what keeps the budget.
+        """
+        report = self.model.report_after_rewrite(sites)
+        alike = self.model.together(sites)
+        child = Child(self._path, self._say, LONGEST)
+        arguments = self._path, self._name, report, alike, budget, given, data
+        plan: Plan = child.call(plan_within, *arguments)
+        if not plan.entries:
+            raise InputError(
+                f"the model has {report.params:,} parameters, which --budget {budget} allows: "
+                "there is nothing to replace"
+            )
+        self.limit_to(plan)
+        self._needs_all = True
 
     def report(self, sites: Sequence[SourceSite]) -> Report:
         """The table of the model with the file's verdicts, which is printed."""
@@ -59,7 +91,7 @@ class Trial:
         """Say which layers of the plan the file cannot have.
 
         Raises:
-            InputError: those are all.
+            InputError: those are all, or it needs all for a budget.
         """
         reasons = {found.name: found.reason for found in report.findings}
         left = {entry.name for entry in wanted.entries}
@@ -77,6 +109,11 @@ class Trial:
             raise InputError(
                 "the file can have no layer of the plan: carry it out on the live model, with "
                 "rewrite(model, plan=plan)"
+            )
+        if left and self._needs_all:
+            raise InputError(
+                "without these the model exceeds the budget: keep it on the live model, with "
+                "rewrite(model, budget=...)"
             )
 
     def check(self, report: Report, text: bytes) -> None:

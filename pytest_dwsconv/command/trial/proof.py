@@ -23,13 +23,19 @@ from pytest_dwsconv.command.trial.weights import (
 )
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.planning import allocate, estimate, parse_budgets
+from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import apply_plan
 from pytest_dwsconv.rewriting.outputs import Inputs, Outputs, outputs
 from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.targets import build_by_import, text_of
 from pytest_dwsconv.tracing.inventory import without_compiler
+from pytest_dwsconv.tracing.preserving import as_found
 
 Shapes = Sequence[Sequence[int]] | None
+
+Groups = Sequence[Sequence[str]]
+"""Names of layers, of which those that one call builds are together."""
 
 _OUTPUTS = "outputs.pt"
 
@@ -95,6 +101,26 @@ def convert(path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conve
     write_checkpoint(content, conversion.target)
     torch.save((inputs, references), conversion.folder / _OUTPUTS)
     return left_out
+
+
+def plan_within(
+    path: Path, name: str, report: Report, alike: Groups, budget: str, given: Path, data: Path
+) -> Plan:
+    """Which of the report's candidates to replace, and how, for the least predicted loss.
+
+    All of a group are replaced alike, in the order of the report.
+
+    Raises:
+        TargetError, InputError, FormatError, TracingError: the model cannot be built or run, the
+            checkpoint does not fit it, or no choice keeps the budget.
+    """
+    model = without_compiler(build_by_import(path, name, text_of(path)))
+    content, _ = without_optimizers(read_checkpoint(given))
+    # reason: of raw and averaged weights, either tells which layers can be spared
+    state_dicts(content, model, str(given))[0].load_into(model, str(given))
+    with as_found(list(model.modules())):
+        options = estimate(model, report.candidates, read_batches(data), report.order)
+    return allocate(report, options, parse_budgets(budget), alike)
 
 
 def prove(

@@ -130,6 +130,46 @@ def test_weights_fitted_to_data_are_closer_than_the_nearest_kernels(
     assert difference < 0.8 * float((other.detach() - wanted).norm() / wanted.norm())
 
 
+def fit_within(network: nn.Module, budget: str, *more: str) -> int:
+    torch.save(network.state_dict(), "in.pt")
+    torch.save([torch.randn(32, 8, 12, 12) for _ in range(4)], "data.pt")
+    command = ["net.py", "--model", "Net", *WEIGHTS, "--fit", "data.pt", "--budget", budget]
+    return main([*command, *more])
+
+
+def test_a_budget_is_kept_by_the_multipliers_of_least_loss(
+    model: nn.Module, capsys: Output
+) -> None:
+    text = FILE.replace("Block(8, 16)", "\nnn.Conv2d(8, 16, 3, 1, 1),\nBlock(16, 16)")
+    Path("net.py").write_text(text)
+    network = build_from_file(Path("net.py"), "Net").eval()
+    assert fit_within(network, "3.4k", "--plan-out", "plan.json") == 0
+    plan = Plan.from_json(Path("plan.json").read_text())
+    multipliers = {entry.name: entry.depth_multiplier for entry in plan.entries}
+    assert multipliers.get("1.0") == multipliers.get("3.0"), "one call builds both"
+    assert len(set(multipliers.values())) > 1, "and another call gets another multiplier"
+    rewritten = loaded(torch.load("out.pt", weights_only=True))
+    assert 3_000 < sum(each.numel() for each in rewritten.parameters()) <= 3_400
+
+
+@pytest.mark.parametrize(
+    ("budget", "more", "message"),
+    [
+        ("1k", [], "replacing every candidate at its cheapest leaves "),
+        ("1M", [], "parameters, which --budget 1M allows: there is nothing to replace"),
+        ("5x", [], "is not a quantity: write"),
+        ("3k", ["--depth-multiplier", "2"], "leave out --plan and --depth-multiplier"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_a_sentence_and_nothing_is_written(
+    model: nn.Module, capsys: Output, budget: str, more: list[str], message: str
+) -> None:
+    assert fit_within(model, budget, *more) == 2
+    assert message in capsys.readouterr().err
+    assert Path("net.py").read_text() == FILE
+    assert not Path("out.pt").exists()
+
+
 LOADS = """
 
 def pretrained(path, optimizer):
@@ -306,6 +346,7 @@ def test_safetensors_are_read_and_written(model: nn.Module) -> None:
         (None, ["--weights", "none.pt", *WEIGHTS[2:]], "cannot be read: No such file"),
         (None, WEIGHTS[:2], "give both"),
         (None, ["--fit", "in.pt"], "is data to fit --weights to"),
+        (None, [*WEIGHTS, "--budget", "1k"], "--budget needs trained weights and data"),
         (
             None,
             [*WEIGHTS, "--fit", "in.pt"],
