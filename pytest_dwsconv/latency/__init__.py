@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pytest_dwsconv.core.measurement import Comparison, Conditions, MemoryFormat, Runtime, Speed
+from pytest_dwsconv.core.latency.comparison import (
+    Comparison,
+    Conditions,
+    MemoryFormat,
+    Runtime,
+    Speed,
+)
 from pytest_dwsconv.latency.layers import time_layers
 from pytest_dwsconv.latency.networks import compare_networks
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.jsonio import to_plain
-from pytest_dwsconv.core.measurement import Comparison, Conditions
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency.machine import this_machine

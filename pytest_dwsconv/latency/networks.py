@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.measurement import Comparison, Conditions
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency.runs import current_conditions, time_networks
 from pytest_dwsconv.latency.turns import compare

@@ -10,7 +10,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.measurement import Conditions, MemoryFormat, Runtime
+from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat, Runtime
 from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.latency.turns import Times, time_in_turns
 from pytest_dwsconv.tracing.preserving import as_found

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from pytest_dwsconv.core.jsonio import Document, to_plain
-from pytest_dwsconv.core.measurement import Comparison, Conditions
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
 from pytest_dwsconv.errors import FormatError
 from pytest_dwsconv.latency.machine import Machine
 from pytest_dwsconv.writing import replace_content

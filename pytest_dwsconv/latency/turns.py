@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_dwsconv.core.measurement import Comparison, Conditions
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
 
 LEAST_SECONDS = 0.5e-3
 """A shorter call is timed several times at once, or the clock would be part of its time."""

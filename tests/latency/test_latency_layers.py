@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import ConvSpec, Order
-from pytest_dwsconv.core.measurement import Conditions, MemoryFormat
+from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency import layers, time_layers

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.measurement import Conditions, MemoryFormat, Runtime, Speed
+from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat, Runtime, Speed
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency import compare_networks
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_dwsconv.core.measurement import Comparison, Conditions, Speed
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
 from pytest_dwsconv.latency import turns
 from pytest_dwsconv.latency.turns import compare, time_in_turns
 

@@ -1,0 +1,1 @@
+"""What is known of latencies: comparisons, and the conditions they hold under."""

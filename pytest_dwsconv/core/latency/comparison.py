@@ -1,0 +1,125 @@
+"""Two networks timed in turns on a CPU, as plain data that survives pickle and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from pytest_dwsconv.core.jsonio import Positive
+from pytest_dwsconv.core.quantities import whole_number
+
+
+class Runtime(str, Enum):
+    """What runs a network on a CPU."""
+
+    EAGER = "PyTorch"
+    COMPILED = "torch.compile"
+    LITERT = "LiteRT float"
+    LITERT_INT8 = "LiteRT int8"
+
+
+class MemoryFormat(str, Enum):
+    """How images lie in memory: channel by channel, or pixel by pixel."""
+
+    CONTIGUOUS = "contiguous"
+    CHANNELS_LAST = "channels_last"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a latency on a CPU depends on, besides the machine, the model and its input.
+
+    Raises:
+        InputError: ``threads`` is not a whole number from 1.
+    """
+
+    threads: Positive
+    memory_format: MemoryFormat = MemoryFormat.CONTIGUOUS
+    runtime: Runtime = Runtime.EAGER
+
+    def __post_init__(self) -> None:
+        whole_number("threads", self.threads)
+
+    def __str__(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.runtime.value}, {threads}, {self.memory_format.value}"
+
+
+class Speed(str, Enum):
+    """What a comparison of two latencies says of the second."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "no difference"
+    UNDECIDED = "too noisy"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks, or two layers, that were timed in turns on one CPU.
+
+    ``ratio`` says how many times as fast the second is: the median over ``rounds`` of the first's
+    time over the second's. It is expected between ``low`` and ``high`` (95 %, by bootstrap).
+    ``first_ms`` and ``second_ms`` are medians. ``spread`` is the larger one of the two distances
+    from the 10th to the 90th percentile, as a share of the median. ``batch`` is the size of the
+    batch.
+    """
+
+    first_ms: float
+    second_ms: float
+    ratio: float
+    low: float
+    high: float
+    spread: float
+    rounds: Positive
+    conditions: Conditions
+    batch: Positive
+
+    @property
+    def verdict(self) -> Speed:
+        if self.low > 1 and self.ratio > NOTICEABLE:
+            return Speed.FASTER
+        if self.high < 1 and self.ratio < 1 / NOTICEABLE:
+            return Speed.SLOWER
+        return Speed.SAME if self.is_precise else Speed.UNDECIDED
+
+    @property
+    def is_precise(self) -> bool:
+        return self.high <= self.low * UNCLEAR
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether times varied so much that something else must have been running."""
+        return self.spread > BUSY
+
+    @property
+    def saved_ms(self) -> float:
+        return self.first_ms - self.second_ms
+
+    def __str__(self) -> str:
+        """``2.1x faster (2.03 to 2.18x; 8.10 to 3.86 ms; measured, PyTorch, 2 threads, ...)``."""
+        times = f"{self.first_ms:.2f} to {self.second_ms:.2f} ms"
+        interval = f"{self.low:.2f} to {self.high:.2f}x"
+        noise = f"; the machine was busy, times spread by {self.spread:.0%}" if self.is_busy else ""
+        return f"{self.claim} ({interval}; {times}; measured, {self.circumstances}{noise})"
+
+    @property
+    def claim(self) -> str:
+        """The verdict with its ratio: ``2.1x faster``, ``1.4x slower``, ``no difference``."""
+        if self.verdict is Speed.FASTER:
+            return f"{self.ratio:.3g}x faster"
+        if self.verdict is Speed.SLOWER:
+            return f"{1 / self.ratio:.3g}x slower"
+        return str(self.verdict.value)
+
+    @property
+    def circumstances(self) -> str:
+        return f"{self.conditions}, batch {self.batch}"
+
+
+NOTICEABLE = 1.03
+"""A ratio closer to 1 is no difference to anybody."""
+UNCLEAR = 1.2
+"""A ratio whose interval is wider says nothing where that contains 1."""
+BUSY = 0.4
+"""Times of one network that spread by more were disturbed: on idle cores it is about 0.05."""
