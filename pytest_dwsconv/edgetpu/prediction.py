@@ -13,15 +13,12 @@ from dataclasses import dataclass, fields
 from pytest_dwsconv.core.conv import Kind
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.measurement import LatencyPrediction
+from pytest_dwsconv.edgetpu.loads import Load, load_of_network, rounding
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Tensor
 from pytest_dwsconv.edgetpu.support import Status, judge_model
 from pytest_dwsconv.errors import InputError
 
 _MIB = 2**20
-_CACHE_BYTES = int(7.65 * _MIB)  # parameters that fit on the chip, as compilers have reported
-# The chip rounds parameters up by layer, seemingly to this many output channels: 0.438 MiB of
-# layers with 32 were reported to take 0.876.
-_CHANNELS = 64
 _MOST = 1e15  # of a feature: more is a mistake
 _OUTPUT_RATE = 10  # an output byte costs about ten input bytes: 34 and 3.3 ms/MiB were measured
 
@@ -229,13 +226,13 @@ def _of_file(file: ModelFile) -> LatencyFeatures:
             weight = operator.inputs[1]
             assert weight is not None
             channels = weight.shape[-1 if kind is Kind.DEPTHWISE else 0]
-            rounded += _rounding(_elements(weight), channels)
+            rounded += rounding(_elements(weight), channels)
             macs[kind] += _macs(operator)
             activations += sum(map(_elements, operator.outputs))
     sent, received = _crossing(file, mapped, others)
     return LatencyFeatures(
         params_bytes=params,
-        off_chip_bytes=_off_chip(params, rounded),
+        off_chip_bytes=Load(params, rounded).off_chip,
         standard_macs=macs[Kind.STANDARD],
         pointwise_macs=macs[Kind.POINTWISE],
         depthwise_macs=macs[Kind.DEPTHWISE],
@@ -247,17 +244,6 @@ def _of_file(file: ModelFile) -> LatencyFeatures:
         concatenations=sum(operator.name == "CONCATENATION" for operator in mapped),
         on_cpu=len(others),
     )
-
-
-def _rounding(params: int, channels: int) -> int:
-    """What the chip adds to the parameters of a layer with so many output channels."""
-    return params * (-channels % _CHANNELS) // channels if channels else 0
-
-
-def _off_chip(params: int, rounding: int) -> int:
-    """The parameters that stream, at least: what fits is known once the compiler has said so."""
-    taken = params + rounding
-    return params - params * min(taken, _CACHE_BYTES) // taken if taken else 0
 
 
 def _crossing(file: ModelFile, mapped: list[Operator], others: list[Operator]) -> tuple[int, int]:
@@ -319,20 +305,18 @@ def _of_report(report: ReportData) -> LatencyFeatures:
             "takes 1; analyse it with a batch of 1"
         )
     macs = dict.fromkeys(Kind, 0)
-    activations = rounded = 0
     for finding in report.findings:
-        rounded += _rounding(finding.params or 0, finding.spec.out_channels or 0)
         macs[finding.kind] += finding.macs or 0
-        activations += math.prod(finding.output_shape or (0,)) * max(1, finding.calls)
+    load = load_of_network(report)
     other = sum(macs.values()) - macs[Kind.POINTWISE] - macs[Kind.DEPTHWISE]
     return LatencyFeatures(
-        params_bytes=report.params,
-        off_chip_bytes=_off_chip(report.params, rounded),
+        params_bytes=load.params,
+        off_chip_bytes=load.off_chip,
         standard_macs=other,
         pointwise_macs=macs[Kind.POINTWISE],
         depthwise_macs=macs[Kind.DEPTHWISE],
         linear_macs=max(0, report.macs - sum(macs.values())),
-        activation_bytes=activations,
+        activation_bytes=load.activations,
         input_bytes=sum(math.prod(shape) for shape in report.input_shapes),
         output_bytes=report.output_elements or 0,
         layers=len(report.findings),

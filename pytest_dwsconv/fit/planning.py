@@ -18,7 +18,8 @@ from pytest_dwsconv.core.conv import Cost, Order, cost, separable_cost
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost, full_multiplier
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
-from pytest_dwsconv.errors import FormatError, InputError, require
+from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.fit.allocation import Limited, least_loss
 from pytest_dwsconv.fit.calibration import Layer, LayerMoments, PairedRun, layers_of, output_weight
 from pytest_dwsconv.fit.error_points import sensitivities
 from pytest_dwsconv.fit.least_squares import Problem, fit
@@ -99,9 +100,6 @@ def allocate(
 ) -> Plan:
     """One option per layer: the least sum of losses with which the model keeps every limit.
 
-    It is an integer linear programme with one 0-1 variable per option, solved to proven optimality
-    (``scipy.optimize.milp``, HiGHS).
-
     Args:
         report: the model as it is.
         options: what can be done with each candidate; keeping it must be among them.
@@ -112,62 +110,59 @@ def allocate(
     Raises:
         InputError: no choice keeps the limits, or MACs are limited and none were counted.
     """
-    for package in ("numpy", "scipy"):
-        require("choosing replacements under a budget", package, "torch")
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
     budgets = {name: limit * _samples(report, name) for name, limit in budgets.items()}
-    flat = [(name, option) for name, choices in options.items() for option in choices]
-    if not flat:
+    if not options:
         _check_reachable(report, options, budgets)
         return Plan()
-    losses = np.array([option.loss for _, option in flat])
-    one_each = np.array([[float(name == layer) for name, _ in flat] for layer in options])
-    constraints = [LinearConstraint(one_each, 1, 1)]
-    same = _differences(flat, alike)
-    if same:
-        constraints.append(LinearConstraint(np.array(same), 0, 0))
+    limits = list(_alike(options, alike))
     for name, limit in budgets.items():
-        costs = np.array(
-            [_taken(report, layer, option, name) for layer, option in flat], dtype=float
-        )
-        constraints.append(
-            LinearConstraint(costs[None], -np.inf, floor(limit) - _fixed(report, options, name))
-        )
-    scale = losses.max() or 1.0
-    found = milp(
-        losses / scale,
-        constraints=constraints,
-        integrality=np.ones(len(flat), dtype=int),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0.0},
-    )
-    if found.x is None:
+        amounts = [
+            [_taken(report, layer, option, name) for option in choices]
+            for layer, choices in options.items()
+        ]
+        limits.append(Limited(amounts, floor(limit) - _fixed(report, options, name)))
+    losses = [[option.loss for option in choices] for choices in options.values()]
+    places = least_loss(losses, limits)
+    if places is None:
         _check_reachable(report, options, budgets)
         raise InputError(
             "no choice of layers and multipliers keeps all limits of the budget together; raise "
             "one of them"
         )
-    chosen = [option.entry for (_, option), value in zip(flat, found.x, strict=True) if value > 0.5]
-    return Plan(tuple(entry for entry in chosen if entry is not None))
+    return plan_of_options(options, places)
 
 
-def _differences(
-    flat: Sequence[tuple[str, Option]], alike: Sequence[Sequence[str]]
-) -> list[list[float]]:
-    """For layers that are to be alike, two by two, and each replacement: what has to be 0."""
-    replacements = [
-        each.entry and (each.entry.order, each.entry.depth_multiplier) for _, each in flat
-    ]
-    rows = []
+def plan_of_options(options: Mapping[str, Sequence[Option]], places: Sequence[int]) -> Plan:
+    """The plan that takes the option at each place; there is one place per layer."""
+    chosen = []
+    for choices, place in zip(options.values(), places, strict=True):
+        entry = choices[place].entry
+        if entry is not None:
+            chosen.append(entry)
+    return Plan(tuple(chosen))
+
+
+def _alike(
+    options: Mapping[str, Sequence[Option]], alike: Sequence[Sequence[str]]
+) -> Iterator[Limited]:
+    """For layers that are to be alike, two by two, and each replacement: both have it, or neither.
+
+    What one has more of it than the other is at most 0, and so is what it has less.
+    """
     for one, other in chain.from_iterable(map(pairwise, alike)):
-        for wanted in dict.fromkeys(replacements):
-            row = []
-            for (name, _), replacement in zip(flat, replacements, strict=True):
-                row.append(float((name == one) - (name == other)) * (replacement == wanted))
-            rows.append(row)
-    return rows
+        found = [_replacement(option) for name in (one, other) for option in options[name]]
+        for wanted in dict.fromkeys(found):
+            for sign in (1, -1):
+                amounts = []
+                for name, choices in options.items():
+                    factor = sign * ((name == one) - (name == other))
+                    amounts.append([factor * (_replacement(each) == wanted) for each in choices])
+                yield Limited(amounts, 0)
+
+
+def _replacement(option: Option) -> tuple[str, int] | None:
+    entry = option.entry
+    return None if entry is None else (entry.order, entry.depth_multiplier)
 
 
 def _samples(report: Report, name: str) -> int:

@@ -1,0 +1,56 @@
+"""One option per layer: the choice of least loss that keeps all limits, to proven optimality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pytest_dwsconv.errors import require
+
+Amounts = Sequence[Sequence[float]]
+"""A number for each option of each layer."""
+
+
+class Limited(NamedTuple):
+    """What each option takes of something, and how much all layers may take of it together."""
+
+    amounts: Amounts
+    limit: float
+
+
+def least_loss(losses: Amounts, limits: Sequence[Limited]) -> list[int] | None:
+    """The place of the option to take in each layer, or None if no choice keeps all limits.
+
+    It is an integer linear programme with one 0-1 variable per option (``scipy.optimize.milp``,
+    HiGHS).
+
+    Args:
+        losses: of each option of each layer, from 0; what is minimised is their sum.
+        limits: each has amounts for the same layers and options.
+
+    Raises:
+        MissingDependencyError: NumPy or SciPy is not installed.
+    """
+    for package in ("numpy", "scipy"):
+        require("choosing replacements under a budget", package, "torch")
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    flat = np.concatenate([np.asarray(options, float) for options in losses])
+    places = np.repeat(np.arange(len(losses)), [len(options) for options in losses])
+    one_each = (places == np.arange(len(losses))[:, None]).astype(float)
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    for amounts, limit in limits:
+        row = np.concatenate([np.asarray(options, float) for options in amounts])
+        # reason: HiGHS tolerates 1e-6 of a row's unit, so that whole numbers keep a limit exactly
+        constraints.append(LinearConstraint(row[None], -np.inf, limit))
+    found = milp(
+        flat / (flat.max() or 1.0),
+        constraints=constraints,
+        integrality=np.ones(len(flat), dtype=int),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0.0},
+    )
+    if found.x is None:
+        return None
+    return [int(np.argmax(found.x[places == layer])) for layer in range(len(losses))]
