@@ -219,14 +219,14 @@ def _judge_site(
     place: Place, policy: Policy, built: Sequence[ConvSpec], guards: bool
 ) -> SourceSite:
     """Judge by the rules, then by what the file's text proves, then by what a run built here."""
-    judgement = _judge_alternatives([_judge(each, policy) for each in place.specs])
+    judgement = _judge_alternatives([judge_inserted(each, policy) for each in place.specs])
     if judgement.code not in _OPEN:
         return SourceSite(place, judgement)
     if place.proved is not None:
         return SourceSite(place, place.proved)
     if guards and place.span is not None:
         reason = _why_guarded(place, policy, judgement, built)
-        guarded = [judge_guarded(each, policy) for each in built or [_most_promising(place.spec)]]
+        guarded = [judge_inserted(each, policy) for each in built or [_most_promising(place.spec)]]
         taken = [each.verdict is Verdict.CANDIDATE for each in guarded]
         if reason and any(taken) and {each.code for each in guarded} <= _LEFT_BY_GUARDS:
             judgement = Judgement(
@@ -236,7 +236,7 @@ def _judge_site(
                 place, judgement, guarded=True, replaced=tuple(compress(built, taken))
             )
     if built:
-        judgement = _judge_built(judgement, [_judge(each, policy) for each in built])
+        judgement = _judge_built(judgement, [judge_inserted(each, policy) for each in built])
     return SourceSite(place, judgement, replaced=tuple(built))
 
 
@@ -250,13 +250,14 @@ def _why_guarded(
         return "with one of the values that the file gives here it would stay as it is"
     if judgement.code != CANDIDATE_CODE:
         return None
-    against = [each for each in built if _judge(each, policy).verdict is not Verdict.CANDIDATE]
+    against = [
+        each for each in built if judge_inserted(each, policy).verdict is not Verdict.CANDIDATE
+    ]
     if against:
-        return (
-            f"{_judge(against[0], policy).reason} for {len(against)} of the {len(built)} built here"
-        )
+        reason = judge_inserted(against[0], policy).reason
+        return f"{reason} for {len(against)} of the {len(built)} built here"
     default = replace(place.spec, in_channels=place.fewest_inputs)
-    if place.spec.in_channels is None and _judge(default, policy).code == "DWS115":
+    if place.spec.in_channels is None and judge_inserted(default, policy).code == "DWS115":
         return f"the input channels may be {place.fewest_inputs}, which are few"
     return None
 
@@ -277,19 +278,6 @@ def _judge_alternatives(judgements: Sequence[Judgement]) -> Judgement:
     return first
 
 
-def judge_guarded(spec: ConvSpec, policy: Policy) -> Judgement:
-    """Judge what a guard decides on when the code runs: whether it replaces this convolution."""
-    judgement = _judge(spec, policy)
-    if spec.in_channels is None or not spec.groups:
-        return judgement
-    # it asks for the channels of a group alone, whatever the number of outputs is
-    group = replace(spec, in_channels=spec.in_channels // spec.groups, groups=1)
-    few = group.has_few_inputs and policy.order_for(group) is not policy.order
-    if judgement.code == CANDIDATE_CODE and few:
-        return _POINTWISE_FIRST
-    return judgement
-
-
 def _most_promising(spec: ConvSpec) -> ConvSpec:
     """A convolution with the arguments that are known, and others that speak for a replacement."""
     traits = tuple(each for each in spec.traits if each is not Trait.UNPACKED_ARGUMENTS)
@@ -297,8 +285,8 @@ def _most_promising(spec: ConvSpec) -> ConvSpec:
     return replace(spec, kernel_size=kernel_size, groups=spec.groups or 1, traits=traits)
 
 
-def _judge(spec: ConvSpec, policy: Policy) -> Judgement:
-    """Judge by the rules, for a class that runs depthwise first."""
+def judge_inserted(spec: ConvSpec, policy: Policy) -> Judgement:
+    """Judge by the rules, for a class that runs depthwise first; a guard decides the same."""
     judgement = judge(spec, policy)
     if judgement.code == CANDIDATE_CODE and policy.order_for(spec) is not policy.order:
         return _POINTWISE_FIRST

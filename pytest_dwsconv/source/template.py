@@ -47,6 +47,8 @@ class $name($nn.Conv${rank}d):
             self.depthwise = self.Filters(filters)
         $nn.init.kaiming_uniform_(self.depthwise.weight, nonlinearity="linear")
         super().reset_parameters()
+        if self.bias is not None:  # its bound follows from all inputs of one nn.Conv${rank}d
+            self.bias.data *= ($bias_of / self.depthwise.weight[0, 0].numel()) ** 0.5
 ''')
 
 _DEPTHWISE_FIRST = Template("""\
@@ -95,13 +97,20 @@ _GUARD = Template('''\
         """Make a new convolution depthwise separable if that has fewer parameters."""
         size, taps = conv.weight.numel(), conv.weight[0, 0].numel()
         parts = $parts
-        # of so few input channels all outputs would be mixtures of the same maps
-        few = $few
+$few
         if conv.weight.shape[1] > few and $smaller < size:
             conv.__class__ = cls
             conv.reset_parameters()
         return conv
 ''')
+
+
+_TAKES_ALL = "        few = 1  # of a depthwise convolution"
+_TAKES_FEW = f"""\
+        # of so few input channels all outputs would be mixtures of the same maps
+        few = {FEW_CHANNELS_OF_PATCHES} if conv.kernel_size == conv.stride else {FEW_CHANNELS}
+        if conv.groups > 1 and conv.out_channels <= conv.in_channels:
+            few = 1  # each group has as many maps as outputs"""
 
 
 def class_name(rank: int, policy: Policy = Policy()) -> str:
@@ -132,14 +141,12 @@ def class_text(
     text += (_POINTWISE_FIRST if pointwise_first else _DEPTHWISE_FIRST).substitute(names)
     if not guarded:
         return text
-    few = f"{FEW_CHANNELS_OF_PATCHES} if conv.kernel_size == conv.stride else {FEW_CHANNELS}"
-    if policy.few_channels or pointwise_first:
-        few = "1"  # what a channel of a depthwise convolution has
+    few = _TAKES_ALL if policy.few_channels or pointwise_first else _TAKES_FEW
     smaller = "parts" if policy.min_saving == 1 else f"parts * {policy.min_saving}"
     return text + _GUARD.substitute(names, few=few, smaller=smaller)
 
 
-def _depthwise_first(policy: Policy) -> dict[str, str]:
+def _depthwise_first(policy: Policy) -> dict[str, str | int]:
     """What depends on the order, where r filters of each input channel come first."""
     r = policy.depth_multiplier
     times, each = (f"{r} * ", f"{r} filters") if r > 1 else ("", "a filter")
@@ -149,12 +156,13 @@ def _depthwise_first(policy: Policy) -> dict[str, str]:
         "weights": f"`depthwise.weight` has {each} for each input\n    channel; `weight`, of shape "
         f"(out_channels, {times}in_channels / groups), mixes their results.",
         "mix": f"self.out_channels, {times}self.in_channels // self.groups",
+        "bias_of": r,
         "filters": f"{times}self.in_channels, 1",
         "parts": f"{r} * ({parts})" if r > 1 else parts,
     }
 
 
-def _pointwise_first(policy: Policy) -> dict[str, str]:
+def _pointwise_first(policy: Policy) -> dict[str, str | int]:
     """The same where r mixtures for each output channel come first."""
     r = policy.depth_multiplier
     times = f"{r} * " if r > 1 else ""
@@ -164,6 +172,7 @@ def _pointwise_first(policy: Policy) -> dict[str, str]:
         "weights": f"`weight`, of shape ({times}out_channels,\n    in_channels / groups), mixes "
         "the inputs; `depthwise.weight` has the filters of each mixture.",
         "mix": f"{times}self.out_channels, self.in_channels // self.groups",
+        "bias_of": 1,
         "filters": f"self.out_channels, {r}",
         "parts": f"{r} * ({parts})" if r > 1 else parts,
     }

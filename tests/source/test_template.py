@@ -19,7 +19,7 @@ from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
 from pytest_dwsconv.core.rules import Policy, Verdict
 from pytest_dwsconv.separable import SeparableConv2d
-from pytest_dwsconv.source.sites import judge_guarded
+from pytest_dwsconv.source.sites import judge_inserted
 from pytest_dwsconv.source.template import class_name, class_text
 
 CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -267,6 +267,9 @@ def test_its_parts_are_rows_of_a_report() -> None:
         (2, (64, 256, 3, 1, 1, 1, 64), False),
         (2, (64, 128, 3, 1, 1, 1, 2), True),
         (2, (64, 128, 3, 1, 1, 1, 16), False),
+        (2, (128, 128, 3, 1, 1, 1, 32), True),
+        (2, (128, 64, 3, 1, 1, 1, 64), False),
+        (2, (128, 128, 2, 2, 0, 1, 16), True),
         (2, (3, 64, 7), False),
         (2, (16, 64, 4, 4), False),
         (2, (17, 64, 4, 4), True),
@@ -282,7 +285,7 @@ def test_the_guard_decides_as_the_rules_do(
     new = inserted(rank, Policy()).where_it_saves(old)
     assert new is old
     assert (type(new) is not CONVS[rank]) == expected
-    assert (judge_guarded(spec, Policy()).verdict is Verdict.CANDIDATE) == expected
+    assert (judge_inserted(spec, Policy()).verdict is Verdict.CANDIDATE) == expected
     for parameter in new.parameters():
         assert (parameter.dtype, parameter.device.type) == (torch.float64, "meta")
 
@@ -301,6 +304,15 @@ def test_the_guard_keeps_the_settings(
 ) -> None:
     new = inserted(2, policy).where_it_saves(nn.Conv2d(*arguments))
     assert (type(new) is not nn.Conv2d) == expected
+
+
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("multiplier", [1, 3])
+def test_biases_start_as_those_of_one_convolution(order: Order, multiplier: int) -> None:
+    torch.manual_seed(0)
+    new = inserted(2, Policy(order=order, depth_multiplier=multiplier))(8, 512, 3, groups=2)
+    bound = (8 / 2 * 9) ** -0.5
+    assert 0.95 * bound < new.bias.abs().max().item() <= bound
 
 
 @pytest.mark.parametrize("policy", [None, Policy()])
@@ -384,7 +396,7 @@ def test_each_order_and_multiplier_is_taken_where_it_saves(
 ) -> None:
     policy = Policy(order=order, depth_multiplier=multiplier)
     kind, conv = inserted(2, policy), nn.Conv2d(inputs, outputs, 3)
-    expected = judge_guarded(module_spec(conv), policy).verdict is Verdict.CANDIDATE
+    expected = judge_inserted(module_spec(conv), policy).verdict is Verdict.CANDIDATE
     assert isinstance(kind.where_it_saves(conv), kind) == expected
 
 

@@ -34,7 +34,7 @@ from pytest_dwsconv.source.sites import (
     SourceSite,
     by_position,
     by_rule,
-    judge_guarded,
+    judge_inserted,
     shared_lines,
 )
 from pytest_dwsconv.targets import build_by_import, text_of
@@ -82,7 +82,7 @@ class FileModel:
                 continue
             spec, built = found[name], all_built[position]
             # reason: what is no candidate does not keep a call from being decided when it runs
-            judged = [judge_guarded(spec, each) for each in planned[position] or {self.policy}]
+            judged = [judge_inserted(spec, each) for each in planned[position] or {self.policy}]
             if any(each.verdict is Verdict.CANDIDATE for each in judged):
                 built[built.index(spec)] = replace(spec, traits=(*spec.traits, Trait.IGNORED))
                 left_out.append(name)
@@ -114,7 +114,7 @@ class FileModel:
             own = Judgement(finding.verdict, finding.code, finding.reason)
             site = site_of(finding)
             if site is not None and site.guarded:
-                return judge_guarded(finding.spec, site.policy)
+                return judge_inserted(finding.spec, site.policy)
             ours = _BUILT_ELSEWHERE if site is None else site.judgement
             if self.built_at.get(finding.name) in unclear:
                 ours = SHARED_LINE
