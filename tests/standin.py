@@ -139,12 +139,3 @@ def marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Marked]:
         time.sleep(0.05)
     assert marked.processes() == {}
     assert list(temporary.iterdir()) == []
-
-
-@pytest.fixture
-def edgetpu_models() -> Path:
-    """Real model files, where the folder of the project's data is beside the checkout."""
-    folder = Path(__file__).parents[2] / "shared" / "edgetpu" / "models"
-    if not folder.is_dir():
-        pytest.skip("the real Edge TPU models are not here")
-    return folder

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from external_files import vendor_model
 from standin import NOT_RUN, QUICK, StandIn, fails
 from torch import nn
 
@@ -208,9 +209,9 @@ def test_a_package_that_breaks_on_import(
 @pytest.mark.parametrize(
     "name", ["mobilenet_v1_0.25_128_quant", "split_concat", "keras_lstm_mnist_ptq"]
 )
-def test_a_compiled_model_is_told_by_its_custom_operator(name: str, edgetpu_models: Path) -> None:
-    assert is_compiled((edgetpu_models / f"{name}_edgetpu.tflite").read_bytes())
-    assert not is_compiled((edgetpu_models / f"{name}.tflite").read_bytes())
+def test_a_compiled_model_is_told_by_its_custom_operator(name: str) -> None:
+    assert is_compiled(vendor_model(f"{name}_edgetpu").read_bytes())
+    assert not is_compiled(vendor_model(name).read_bytes())
 
 
 def test_a_model_that_only_mentions_the_operator_is_for_the_cpu() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from external_files import vendor_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,8 +41,6 @@ from tflite_files import (  # noqa: E402
     pack,
     with_one_tensor_listed,
 )
-
-MODELS = Path(__file__).parents[3] / "shared" / "edgetpu" / "models"
 
 
 def read(model: ModelFile) -> ModelFile:
@@ -277,17 +276,17 @@ VENDOR = [
 ]  # fmt: skip
 
 
-@pytest.mark.skipif(not MODELS.is_dir(), reason="the vendor's model files are not here")
 @pytest.mark.parametrize(
     ("name", "cached", "streamed", "inputs", "outputs", "runtime", "on_cpu"), VENDOR
 )
 def test_the_vendors_compiled_files(
     name: str, cached: int, streamed: int, inputs: int, outputs: int, runtime: int, on_cpu: str
 ) -> None:
-    model = read_model(MODELS / f"{name}_edgetpu.tflite")
+    path = vendor_model(f"{name}_edgetpu")
+    model = read_model(path)
     assert (model.parameters_cached, model.parameters_streamed) == (cached, streamed)
     assert (model.input_bytes, model.output_bytes) == (inputs, outputs)
     assert (model.compiled, model.min_runtime_version) == (True, runtime)
     assert [operator.name for operator in model.on_cpu] == on_cpu.split()
     assert all(package.compiler_version.startswith("cl/") for package in model.packages)
-    assert model.size == os.path.getsize(MODELS / f"{name}_edgetpu.tflite")
+    assert model.size == os.path.getsize(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from external_files import vendor_model
 from torch import nn
 
 from pytest_dwsconv import analyze
@@ -14,7 +15,6 @@ from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Quantization, 
 from pytest_dwsconv.errors import InputError
 
 MIB = 2**20
-MODELS = Path(__file__).parents[3] / "shared" / "edgetpu" / "models"
 EMPTY = LatencyFeatures(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -206,10 +206,9 @@ def test_a_transposed_convolution_multiplies_at_its_input() -> None:
     assert known.standard_macs == 36 * 4 * 4 * 6
 
 
-@pytest.mark.skipif(not MODELS.is_dir(), reason="the vendor's model files are not here")
 def test_a_compiled_file_tells_what_crosses_the_bus_and_no_macs() -> None:
-    name = "mobilenet_v1_0.25_128_quant_cocompiled_with_3quant_edgetpu.tflite"
-    known = LatencyFeatures.of(read_model(MODELS / name))
+    name = "mobilenet_v1_0.25_128_quant_cocompiled_with_3quant_edgetpu"
+    known = LatencyFeatures.of(read_model(vendor_model(name)))
     assert (known.off_chip_bytes, known.input_bytes, known.macs) == (251_072, 49_152, 0)
     assert (known.instruction_bytes, known.params_bytes) == (182_928, 251_072 + 315_840)
     predicted = predict_latency(known)

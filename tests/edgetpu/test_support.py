@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from external_files import vendor_model
 
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Quantization, Tensor, read_model
 from pytest_dwsconv.edgetpu.operators import REFUSED, SUPPORTED
 from pytest_dwsconv.edgetpu.support import Status, judge_model
 from pytest_dwsconv.errors import InputError
 
-MODELS = Path(__file__).parents[3] / "shared" / "edgetpu" / "models"
 MAPS, CPU, UNKNOWN = Status.MAPS, Status.CPU, Status.UNKNOWN
 
 
@@ -365,11 +364,9 @@ def test_the_text_names_each_operator_that_does_not_map() -> None:
     ]
 
 
-def vendor_model(name: str) -> ModelFile:
-    if not MODELS.is_dir():
-        pytest.skip("the vendor's model files are not here")
+def read_vendor_model(name: str) -> ModelFile:
     pytest.importorskip("tflite", exc_type=ImportError)
-    return read_model(MODELS / f"{name}.tflite")
+    return read_model(vendor_model(name))
 
 
 def test_a_compiled_file_is_not_judged() -> None:
@@ -393,7 +390,7 @@ def test_a_compiled_file_is_not_judged() -> None:
 )
 def test_the_vendors_compiler_agrees(name: str) -> None:
     """It mapped what is judged to map, and left what is judged to stay."""
-    plain, compiled = vendor_model(name), vendor_model(f"{name}_edgetpu")
+    plain, compiled = read_vendor_model(name), read_vendor_model(f"{name}_edgetpu")
     left = {output.name for operator in compiled.on_cpu for output in operator.outputs}
     support = judge_model(plain)
     for operator, judgement in zip(plain.operators, support.operators, strict=True):

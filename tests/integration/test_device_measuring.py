@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from external_files import vendor_model
 from pythons import RUNTIMES, environment
 from standin import QUICK, Marked, StandIn, fails
 from standin_runtime import write_pycoral
@@ -82,14 +83,12 @@ def test_a_model_on_the_device(
     "name", ["mobilenet_v1_0.25_128_quant", "deeplabv3_mnv2_dm05_pascal_quant"]
 )
 def test_a_model_that_the_vendor_compiled(
-    somewhere: tuple[Host, str], standin: StandIn, edgetpu_models: Path, name: str
+    somewhere: tuple[Host, str], standin: StandIn, name: str
 ) -> None:
     """The second leaves operators on the CPU."""
     standin.plug_in("usb0")
     standin.set(invoke="3000")
-    measured = EdgeTpu(somewhere[0], procedure=QUICK).measure(
-        edgetpu_models / f"{name}_edgetpu.tflite"
-    )
+    measured = EdgeTpu(somewhere[0], procedure=QUICK).measure(vendor_model(f"{name}_edgetpu"))
     assert (measured.model, len(measured.samples)) == (f"{name}_edgetpu.tflite", QUICK.runs)
     assert min(measured.samples) >= 0.003
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from external_files import fashion_resnet
 from networks import MobileNetV2, ResNet18, alive
 from torch import Tensor, nn
 
@@ -27,23 +28,10 @@ from pytest_dwsconv.edgetpu import export_int8, judge_model, read_model
 if importlib.util.find_spec("litert_torch") is None:
     pytest.skip("litert-torch is not installed", allow_module_level=True)
 
-SHARED = Path(__file__).parents[3] / "shared" / "models"
 IMAGES = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 RUNNER = Path(__file__).parent / "tflite_runner.py"
 COLOUR, GREY = (1, 3, 96, 96), (1, 1, 28, 28)
 REFERENCE = "BUILTIN_REF"  # TFLite's plainest kernels: the same arithmetic on every processor
-
-
-def fashion_resnet() -> nn.Module:
-    if not (SHARED / "fashion_resnet.pt").is_file():
-        pytest.skip("the trained network is not here")
-    spec = importlib.util.spec_from_file_location("fashion_resnet", SHARED / "fashion_resnet.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model: nn.Module = module.load(SHARED / "fashion_resnet.pt")
-    return model
 
 
 def noise(count: int, shape: tuple[int, ...], seed: int) -> Tensor:

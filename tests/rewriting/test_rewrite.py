@@ -7,16 +7,16 @@ import pickle
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from external_files import fashion_resnet
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import Order
@@ -30,7 +30,6 @@ from pytest_dwsconv.separable.replacement import initial, replacement
 
 ORDERS = list(Order)
 FULL = 10**6
-MODELS = Path(__file__).parents[3] / "shared" / "models"
 
 
 @pytest.fixture(autouse=True)
@@ -923,18 +922,8 @@ def test_swapping_back_restores_everything() -> None:
 # -- a trained network
 
 
-@pytest.fixture
-def trained() -> Iterator[nn.Module]:
-    if not (MODELS / "fashion_resnet.pt").exists():
-        pytest.skip("the trained network is not here")
-    sys.path.insert(0, str(MODELS))
-    try:
-        yield import_module("fashion_resnet").load(MODELS / "fashion_resnet.pt")
-    finally:
-        sys.path.remove(str(MODELS))
-
-
-def test_a_trained_network(trained: nn.Module) -> None:
+def test_a_trained_network() -> None:
+    trained = fashion_resnet()
     x = torch.randn(4, 1, 28, 28)
     small = rewrite(trained, (1, 1, 28, 28))
     assert small.model(x).shape == trained(x).shape
