@@ -9,8 +9,8 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from pytest_dwsconv.core.conv import ConvSpec, Kind, Order
-from pytest_dwsconv.core.evidence import Evidence
 from pytest_dwsconv.core.jsonio import OMITTED, Document, Positive
+from pytest_dwsconv.core.latency.evidence import Evidence
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError, InputError

@@ -110,26 +110,36 @@ def allocate(
     Raises:
         InputError: no choice keeps the limits, or MACs are limited and none were counted.
     """
-    budgets = {name: limit * _samples(report, name) for name, limit in budgets.items()}
+    check_reachable(report, options, budgets)
     if not options:
-        _check_reachable(report, options, budgets)
         return Plan()
-    limits = list(_alike(options, alike))
-    for name, limit in budgets.items():
-        amounts = [
-            [_taken(report, layer, option, name) for option in choices]
-            for layer, choices in options.items()
-        ]
-        limits.append(Limited(amounts, floor(limit) - _fixed(report, options, name)))
+    limits = [*_alike(options, alike), *budget_limits(report, options, budgets)]
     losses = [[option.loss for option in choices] for choices in options.values()]
     places = least_loss(losses, limits)
     if places is None:
-        _check_reachable(report, options, budgets)
         raise InputError(
             "no choice of layers and multipliers keeps all limits of the budget together; raise "
             "one of them"
         )
     return plan_of_options(options, places)
+
+
+def budget_limits(
+    report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]
+) -> list[Limited]:
+    """What each option takes of each limit of a budget, and how much the options may take.
+
+    Raises:
+        InputError: MACs are limited and none were counted.
+    """
+    found = []
+    for name, limit in budgets.items():
+        amounts = []
+        for layer, choices in options.items():
+            amounts.append([_taken(report, layer, option, name) for option in choices])
+        left = floor(limit * _samples(report, name)) - _fixed(report, options, name)
+        found.append(Limited(amounts, left))
+    return found
 
 
 def plan_of_options(options: Mapping[str, Sequence[Option]], places: Sequence[int]) -> Plan:
@@ -205,25 +215,22 @@ def _fixed(report: Report, options: Mapping[str, Sequence[Option]], name: str) -
     )
 
 
-def _check_reachable(
+def check_reachable(
     report: Report, options: Mapping[str, Sequence[Option]], budgets: Mapping[str, float]
 ) -> None:
-    for name, limit in budgets.items():
-        least = _fixed(report, options, name)
-        least += sum(
-            min(_taken(report, layer, option, name) for option in choices)
-            for layer, choices in options.items()
+    """Raise InputError where a limit cannot be kept even by itself."""
+    for limited, name in zip(budget_limits(report, options, budgets), budgets, strict=True):
+        lacking = sum(map(min, limited.amounts)) - limited.limit
+        if lacking <= 0:
+            continue
+        samples, unit = _samples(report, name), LIMITS[name].unit
+        allowed = humanize(budgets[name], unit)
+        left = humanize((floor(budgets[name] * samples) + lacking) / samples, unit)
+        noun = LIMITS[name].noun + (per_sample_of(report) if LIMITS[name].macs else "")
+        raise InputError(
+            f"the budget of {allowed} {noun} cannot be kept: replacing every candidate "
+            f"at its cheapest leaves {left}"
         )
-        if least > limit:
-            samples = _samples(report, name)
-            allowed, left = (
-                humanize(number / samples, LIMITS[name].unit) for number in (limit, least)
-            )
-            noun = LIMITS[name].noun + (per_sample_of(report) if LIMITS[name].macs else "")
-            raise InputError(
-                f"the budget of {allowed} {noun} cannot be kept: replacing every candidate "
-                f"at its cheapest leaves {left}"
-            )
 
 
 ROUNDS = 4

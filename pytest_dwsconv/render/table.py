@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pytest_dwsconv.core.evidence import Source
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.latency.evidence import Source
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 

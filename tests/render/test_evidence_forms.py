@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from render_samples import NASTY, SMALL
 
-from pytest_dwsconv.core.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
 from pytest_dwsconv.render import FORMS, render_report
 from pytest_dwsconv.render.forms.json import schema
 from pytest_dwsconv.render.forms.junit import properties

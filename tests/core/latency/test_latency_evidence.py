@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from render_samples import SMALL
 
-from pytest_dwsconv.core.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.report import Report
 
@@ -19,6 +19,7 @@ PREDICTED = Evidence(
     *(20.0, 7.7, 4.0, 10.8),
     streamed_before=round(3.1 * MIB),
     streamed_after=0,
+    reason="3.1 MiB no longer stream",
 )
 FITS = Evidence(
     "edgetpu", Source.PREDICTED, Effect.NONE, "rpi4_usb3", reason="all of it fits on the chip"
@@ -45,7 +46,7 @@ FITS = Evidence(
         ),
         (
             PREDICTED,
-            "edgetpu: -12.3 ms (predicted, 9.2 to 16.0, rpi4_usb3): 3.1MiB no longer stream",
+            "edgetpu: -12.3 ms (predicted, 9.2 to 16.0, rpi4_usb3): 3.1 MiB no longer stream",
             "-12.3 ms",
         ),
         (
@@ -59,9 +60,8 @@ FITS = Evidence(
             "no gain",
         ),
         (
-            Evidence("edgetpu", Source.COMPILER, Effect.FASTER, streamed_before=MIB,
-                     streamed_after=0),
-            "edgetpu: faster (reported by the compiler): 1MiB no longer stream",
+            Evidence("edgetpu", Source.COMPILER, Effect.FASTER, reason="1 MiB no longer streams"),
+            "edgetpu: faster (reported by the compiler): 1 MiB no longer streams",
             "faster",
         ),
         (Evidence.unknown("gpu", "nobody measured it"), "gpu: unknown: nobody measured it",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pytest_dwsconv.core.jsonio import Seconds
+from pytest_dwsconv.core.latency.comparison import Comparison, Speed
 from pytest_dwsconv.core.plaintext import plain, quoted
-from pytest_dwsconv.core.quantities import Unit, humanize
 from pytest_dwsconv.errors import InputError
 
 
@@ -27,6 +27,9 @@ class Effect(str, Enum):
     SLOWER = "slower"
     NONE = "no gain"
     UNKNOWN = "unknown"
+
+
+_EFFECTS = {Speed.FASTER: Effect.FASTER, Speed.SLOWER: Effect.SLOWER, Speed.SAME: Effect.NONE}
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,18 @@ class Evidence:
         """Nothing is known, and why."""
         return cls(target, Source.UNKNOWN, Effect.UNKNOWN, reason=reason)
 
+    @classmethod
+    def measured(cls, target: str, found: Comparison, reason: str = "") -> Evidence:
+        """What a comparison of the original, first, with its replacement says."""
+        if found.verdict is Speed.UNDECIDED:
+            noisy = f"too noisy to tell ({found.circumstances}); measure on an idle one"
+            return cls.unknown(target, f"{noisy}; {reason}" if reason else noisy)
+        before = found.first_ms
+        after, low, high = (before / ratio for ratio in (found.ratio, found.high, found.low))
+        effect = _EFFECTS[found.verdict]
+        where = found.circumstances
+        return cls(target, Source.MEASURED, effect, where, before, after, low, high, reason=reason)
+
     @property
     def claim(self) -> str:
         """The effect as a number where there is one: a ratio if measured, else milliseconds."""
@@ -92,9 +107,9 @@ class Evidence:
 
     def _ratio(self, ratio: float) -> str:
         if self.effect is Effect.FASTER:
-            return f"{ratio:.2g}x faster"
+            return f"{ratio:.3g}x faster"
         if self.effect is Effect.SLOWER:
-            return f"{1 / ratio:.2g}x slower"
+            return f"{1 / ratio:.3g}x slower"
         return "no difference"
 
     @property
@@ -110,8 +125,7 @@ class Evidence:
         if self.source is not Source.UNKNOWN:
             known = filter(None, (self.source.value, self._interval(), self.conditions))
             text = f"{text} ({', '.join(known)})"
-        why = self.reason or self._streaming()
-        return plain(f"{text}: {why}" if why else text)
+        return plain(f"{text}: {self.reason}" if self.reason else text)
 
     def _interval(self) -> str:
         """The change that is expected, where it is not measured."""
@@ -122,11 +136,3 @@ class Evidence:
             return ""
         least, most = sorted((abs(before - low), abs(before - high)))
         return f"{least:.1f} to {most:.1f}"
-
-    def _streaming(self) -> str:
-        if self.streamed_before is None or self.streamed_after is None:
-            return ""
-        stopped = self.streamed_before - self.streamed_after
-        if stopped > 0:
-            return f"{humanize(stopped, Unit.BINARY_BYTES)} no longer stream"
-        return ""
