@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from render_samples import SMALL
 
+import pytest_dwsconv
 from pytest_dwsconv.errors import MissingDependencyError, require, require_torch
 
 SENTENCE = (
@@ -139,6 +141,23 @@ def test_it(dws_budget):
     assert status == 0, output
     assert SENTENCE not in output
     assert SMALL.model in (folder / "x.html").read_text()
+
+
+def test_each_folder_of_modules_that_import_it_checks_first() -> None:
+    package = Path(pytest_dwsconv.__file__).parent
+    importing = {
+        path.parent
+        for path in package.rglob("*.py")
+        if re.search(r"^(import|from) torch\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    # reason: the plugin imports that one's modules when a test has imported PyTorch
+    importing.remove(package / "plugin" / "noticing")
+    unchecked = [
+        folder
+        for folder in importing
+        if "\nrequire_torch()\n" not in (folder / "__init__.py").read_text(encoding="utf-8")
+    ]
+    assert unchecked == []
 
 
 @pytest.mark.parametrize("version", ["2.4.1", "1.13.0+cu117"])

@@ -35,7 +35,7 @@ from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
-from pytest_dwsconv.errors import FormatError, InputError, SourceError, require_torch
+from pytest_dwsconv.errors import FormatError, InputError, SourceError
 from pytest_dwsconv.source.files import AccessError, write
 from pytest_dwsconv.source.sites import BuildEvidence
 
@@ -152,7 +152,6 @@ class Run:
         path = inputs[0].path if len(inputs) == 1 else None
         if path is None:
             raise InputError("--model names something in a file: give the path of that one file")
-        require_torch()
         from pytest_dwsconv.command.trial.model import Trial
         from pytest_dwsconv.targets import parse_input_size
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pytest_dwsconv.errors import require_torch
+
+require_torch()
+
 from pytest_dwsconv.core.latency.comparison import (
     Comparison,
     Conditions,

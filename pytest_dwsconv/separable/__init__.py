@@ -7,10 +7,6 @@ from pytest_dwsconv.errors import require_torch
 
 require_torch()
 
-from pytest_dwsconv.separable.modules import (  # noqa: E402  # it imports torch
-    SeparableConv1d,
-    SeparableConv2d,
-    SeparableConv3d,
-)
+from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
 
 __all__ = ["SeparableConv1d", "SeparableConv2d", "SeparableConv3d"]

@@ -5,14 +5,14 @@ from pytest_dwsconv.errors import require, require_torch
 require_torch()
 require("exporting to TFLite", "numpy", "export")
 
-from pytest_dwsconv.edgetpu.export.accuracy import (  # noqa: E402  # it imports torch
+from pytest_dwsconv.edgetpu.export.accuracy import (
     ChannelRanges,
     Int8Accuracy,
     Int8Comparison,
     compare_int8,
     int8_accuracy,
 )
-from pytest_dwsconv.edgetpu.export.exporter import export_int8  # noqa: E402
+from pytest_dwsconv.edgetpu.export.exporter import export_int8
 
 __all__ = [
     "ChannelRanges",
