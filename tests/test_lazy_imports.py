@@ -59,7 +59,7 @@ def test_the_plugin_itself_is_loaded_alone_when_nothing_is_asked(tmp_path: Path)
         _version
         core core.forms
         plugin plugin.fixtures plugin.hookspecs plugin.record
-        plugin.targets plugin.targets.edgetpu
+        plugin.targets plugin.targets.cpu plugin.targets.edgetpu
     """
     assert run(code, tmp_path).split() == [f"pytest_dwsconv.{part}" for part in parts.split()]
 

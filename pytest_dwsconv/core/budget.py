@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
 from pytest_dwsconv.core.limits import LimitCheck
+from pytest_dwsconv.core.measurement import LatencyLimit
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.core.rules import Verdict, matches
@@ -24,7 +25,8 @@ class Budget:
 
     ``params``, ``macs`` and ``candidates`` are counts. ``size``, ``size_fp16`` and ``size_int8``
     are the bytes of the parameters at four, two and one bytes each, ``activations`` the bytes of
-    activations at their peak. ``latency`` is seconds on ``target``, and needs a measurement;
+    activations at their peak. ``latency`` is seconds on ``target``, and needs a measurement; it may
+    be relative, and has a ``percentile`` and a ``tolerance``, as ``LatencyLimit`` has.
     ``latency_predicted`` is seconds on an Edge TPU, and needs no device. Each is given as
     ``parse_quantity`` reads it. ``macs`` and ``activations`` are per sample: the batch
     that the model was analysed with makes no difference.
@@ -48,17 +50,39 @@ class Budget:
     target: str | None = None
     latency_predicted: float | str | None = None
     layers: LayerLimits | None = field(default=None, hash=False)
+    percentile: float | str | None = None
+    tolerance: float | str | None = None
 
     def __post_init__(self) -> None:
-        latencies = [name for name in _LATENCIES if getattr(self, name) is not None]
-        for name in latencies:
-            _number(name, getattr(self, name), Unit.SECONDS)
-        if not bounds_of(self) and not latencies:
+        is_predicted = self.latency_predicted is not None
+        if is_predicted:
+            _number("latency_predicted", self.latency_predicted, Unit.SECONDS)
+        if not bounds_of(self) and self.latency_limit is None and not is_predicted:
             raise InputError(f"a budget without a limit checks nothing: give any of {_accepted()}")
         if (self.latency is None) != (self.target is None):
             raise InputError(
                 "a budget's latency and target go together, as in latency='5ms', target='edgetpu'"
             )
+
+    @property
+    def latency_limit(self) -> LatencyLimit | None:
+        """The measured latency that is allowed.
+
+        Raises:
+            InputError: there is a percentile or a tolerance and no latency, or it cannot be one.
+            FormatError: the latency or its tolerance cannot be read.
+        """
+        own = {name: getattr(self, name) for name in ("percentile", "tolerance")}
+        given = {name: value for name, value in own.items() if value is not None}
+        if self.latency is not None:
+            try:
+                return LatencyLimit(self.latency, **given)
+            except FormatError as error:
+                raise FormatError(f"the budget's latency {error}") from error
+        if given:
+            name = next(iter(given))
+            raise InputError(f"a budget's {name} is its latency's: give latency and target too")
+        return None
 
     @classmethod
     def of(cls, arguments: Mapping[str, float | str | LayerLimits | None]) -> Budget:
@@ -192,9 +216,6 @@ LIMITS = {
 """What a report alone tells, by the name that ``Budget`` calls it."""
 LAYER_LIMITS = tuple(name for name, limit in LIMITS.items() if limit.of_layer is not None)
 """Those that part of a model can have."""
-
-_LATENCIES = ("latency", "latency_predicted")
-"""What it takes a measurement or a prediction to tell, in seconds."""
 
 
 def _accepted() -> str:

@@ -83,12 +83,28 @@ class LimitCheck:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """Replacements that measured faster on the machine that measured the model.
+
+    They are the fewest that bring the model under its limit, or all where ``attainable``, the
+    seconds that the model would then take, is above it.
+    """
+
+    replacements: tuple[str, ...]
+    attainable: float
+
+
+@dataclass(frozen=True)
 class LatencyCheck:
-    """As ``LimitCheck``, of the median latency that was measured on a target, in seconds."""
+    """As ``LimitCheck``, of the latency that was measured on a target, in seconds.
+
+    ``remedy`` is None where no replacements were measured.
+    """
 
     target: str
-    limit: float
+    held_to: LatencyLimit
     measurement: Measurement
+    remedy: Remedy | None = None
 
     name: ClassVar[str] = "latency"
     layers: ClassVar[str] = ""
@@ -96,11 +112,19 @@ class LatencyCheck:
 
     @property
     def noun(self) -> str:
-        return f"median latency measured on {self.target}"
+        percent = self.held_to.percent
+        if percent == 50:
+            return f"median latency measured on {self.target}"
+        return f"latency measured on {self.target} at the percentile {percent:g}"
+
+    @property
+    def limit(self) -> float:
+        """With its tolerance."""
+        return self.held_to.allowed(self.measurement)
 
     @property
     def actual(self) -> float:
-        return self.measurement.median
+        return self.held_to.actual(self.measurement)
 
     @property
     def exceeded(self) -> bool:
@@ -109,9 +133,19 @@ class LatencyCheck:
     def __str__(self) -> str:
         target = plain(self.target)
         if self.exceeded:
-            return f"On {target} {LatencyLimit(self.limit).excess(self.measurement)}"
+            excess = f"On {target} {self.held_to.excess(self.measurement)}"
+            return excess if self.remedy is None else f"{excess} {self._advice(self.remedy)}"
         took = f"On {target} {plain(self.measurement.model)} took {milliseconds(self.actual)}"
-        return f"{took}, the limit is {milliseconds(self.limit)}."
+        return f"{took}, the limit is {self.held_to.sentence(self.measurement)}."
+
+    def _advice(self, remedy: Remedy) -> str:
+        if not remedy.replacements:
+            return "No replacement of a convolution measured faster here."
+        reached = f"{milliseconds(remedy.attainable)}, by what was measured of each"
+        if remedy.attainable > self.limit:
+            return plain(f"All replacements that measured faster would only bring it to {reached}.")
+        names = _listed(list(map(_spoken, remedy.replacements)))
+        return plain(f"Making {names} separable would bring it to {reached}.")
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from numbers import Real
 from os import PathLike
+from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_dwsconv.core.jsonio import Document, Seconds
+from pytest_dwsconv.core.jsonio import OMITTED, Document, Seconds
+from pytest_dwsconv.core.latency.comparison import BUSY
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
@@ -33,6 +37,9 @@ class Measurement:
     it calls itself, and ``clock`` its variant: "std", "max" or "unknown". The last three are empty
     for a CPU.
 
+    ``reference`` are the seconds of a standard convolution, timed in turns with the model, on
+    targets that have one: it tells how fast the machine is, and whether it was busy.
+
     Raises:
         InputError: ``samples`` are not numbers above 0, or there are none.
     """
@@ -48,6 +55,7 @@ class Measurement:
     clock: str
     first_invoke: float
     samples: tuple[Seconds, ...]
+    reference: tuple[Seconds, ...] = field(default=(), metadata=OMITTED)
 
     def __post_init__(self) -> None:
         try:
@@ -68,10 +76,7 @@ class Measurement:
             InputError: ``percent`` is not between 0 and 100.
         """
         _check_percentile(percent)
-        ordered = sorted(self.samples)
-        position = (len(ordered) - 1) * percent / 100
-        below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
-        return below + (above - below) * (position % 1)
+        return _percentile(self.samples, percent)
 
     @property
     def median(self) -> float:
@@ -88,7 +93,17 @@ class Measurement:
     @property
     def spread(self) -> float:
         """The distance from the 10th to the 90th percentile, as a share of the median."""
-        return (self.p90 - self.percentile(10)) / self.median
+        return _spread(self.samples)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the reference varied so much that something else must have been running."""
+        return self.reference_spread > BUSY
+
+    @property
+    def reference_spread(self) -> float:
+        """As ``spread``, of the reference; 0 where there is none."""
+        return _spread(self.reference) if self.reference else 0.0
 
     def __str__(self) -> str:
         median, p90, p99 = map(milliseconds, (self.median, self.p90, self.p99))
@@ -141,6 +156,17 @@ class Measurement:
         return cls.from_dict(_DOCUMENT.parsed(text))
 
 
+def _percentile(samples: Sequence[float], percent: float) -> float:
+    ordered = sorted(samples)
+    position = (len(ordered) - 1) * percent / 100
+    below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
+    return below + (above - below) * (position % 1)
+
+
+def _spread(samples: Sequence[float]) -> float:
+    return (_percentile(samples, 90) - _percentile(samples, 10)) / _percentile(samples, 50)
+
+
 @dataclass(frozen=True)
 class LatencyPrediction:
     """A predicted latency in milliseconds; it is expected between ``low`` and ``high``.
@@ -185,8 +211,10 @@ class NotMeasured:
 class LatencyLimit:
     """What a model may take at a percentile of the samples.
 
-    ``max`` is seconds, or text as in "12ms". ``tolerance`` is the share by which the measurement
-    may exceed it: "30%" or 0.3.
+    ``max`` is seconds, or text as in "12ms". "8x" is eight times as long as the reference
+    convolution, which some targets time in turns with the model, so that the limit holds on faster
+    and on slower machines. ``tolerance`` is the share by which the measurement may exceed it: "30%"
+    or 0.3.
 
     Raises:
         InputError: the percentile is not between 0 and 100.
@@ -194,16 +222,29 @@ class LatencyLimit:
     """
 
     max: float | str
-    percentile: float = 50
+    percentile: float | str = 50
     tolerance: float | str = 0
 
     def __post_init__(self) -> None:
-        _check_percentile(self.percentile)
-        self._seconds, self._share  # noqa: B018  # reading them is the test
+        self.percent, self._share  # noqa: B018  # reading them is the test
+        if self._factor is None:
+            parse_quantity(self.max, Unit.SECONDS)
 
     @property
-    def _seconds(self) -> float:
-        return parse_quantity(self.max, Unit.SECONDS)
+    def percent(self) -> float:
+        """The percentile as a number."""
+        percent = self.percentile
+        if isinstance(percent, str):  # as it is written in dws_budgets
+            with suppress(ValueError):
+                percent = float(percent)
+        _check_percentile(percent)
+        return float(percent)
+
+    @property
+    def _factor(self) -> float | None:
+        """How many times as long as the reference convolution, where the limit is relative."""
+        match = _TIMES.fullmatch(self.max.strip()) if isinstance(self.max, str) else None
+        return None if match is None else float(match[1])
 
     @property
     def _share(self) -> float:
@@ -224,19 +265,58 @@ class LatencyLimit:
             )
         return share
 
+    def actual(self, measurement: Measurement) -> float:
+        """Seconds at the percentile."""
+        return measurement.percentile(self.percent)
+
+    def allowed(self, measurement: Measurement) -> float:
+        """Seconds that the limit comes to, with its tolerance.
+
+        Raises:
+            InputError: the limit is relative, and no reference was timed with the model.
+        """
+        return self._seconds(measurement) * (1 + self._share)
+
+    def _seconds(self, measurement: Measurement) -> float:
+        if self._factor is None:
+            return parse_quantity(self.max, Unit.SECONDS)
+        if not measurement.reference:
+            raise InputError(
+                f"{measurement.model} was measured on {measurement.device} of "
+                f"{measurement.machine} without the reference convolution that a limit of "
+                f"{self.max} is relative to: give the limit in ms"
+            )
+        return self._factor * median(measurement.reference)
+
     def excess(self, measurement: Measurement) -> str:
-        """One sentence about a measurement that is over the limit, or nothing."""
-        actual, allowed = measurement.percentile(self.percentile), self._seconds * (1 + self._share)
+        """One sentence about a measurement that is over the limit, or nothing.
+
+        Raises:
+            InputError: as ``allowed`` does.
+        """
+        actual, allowed = self.actual(measurement), self.allowed(measurement)
         if actual <= allowed:
             return ""
-        tolerated = f" + {self._share:.0%}" if self._share else ""
         return plain(
             f"{measurement.model} took {milliseconds(actual)}, measured at the percentile "
-            f"{self.percentile:g} of "
-            f"{len(measurement.samples)} invokes, the limit is "
-            f"{milliseconds(self._seconds)}{tolerated} "
-            f"({milliseconds(actual - allowed)} over)."
+            f"{self.percent:g} of {len(measurement.samples)} invokes, the limit is "
+            f"{self.sentence(measurement)} ({milliseconds(actual - allowed)} over)."
         )
+
+    def sentence(self, measurement: Measurement) -> str:
+        """``12.000 ms + 10%``; of a relative limit, what it is relative to."""
+        seconds = self._seconds(measurement)
+        tolerated = f" + {self._share:.0%}" if self._share else ""
+        if self._factor is None:
+            return f"{milliseconds(seconds)}{tolerated}"
+        took = milliseconds(median(measurement.reference))
+        return (
+            f"{self._factor:g}x the reference convolution, which took {took}: "
+            f"{milliseconds(seconds)}{tolerated}"
+        )
+
+
+_TIMES = re.compile(r"(\d+(?:\.\d+)?)\s*x", re.ASCII)
 
 
 def _check_percentile(percent: Any) -> None:

@@ -16,9 +16,9 @@ from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency.machine import this_machine
-from pytest_dwsconv.latency.runs import current_conditions, time_networks
+from pytest_dwsconv.latency.runs import Run, current_conditions, ready
 from pytest_dwsconv.latency.store import Store
-from pytest_dwsconv.latency.turns import compare
+from pytest_dwsconv.latency.turns import compare, time_in_turns
 from pytest_dwsconv.separable.modules import CONVS
 from pytest_dwsconv.separable.replacement import initial, replacement
 
@@ -90,8 +90,9 @@ def _measured(
     with torch.random.fork_rng(devices=[]):
         conv = _convolution(spec)
         layers = [conv, *(_replaced(conv, entry) for _, entry in group.values())]
-        inputs = [torch.randn(spec.input_shape)]
-    original, *others = time_networks(layers, inputs, conditions, seconds * len(group))
+        image = torch.randn(spec.input_shape)
+    with ready([Run(layer, [image]) for layer in layers], conditions) as calls:
+        original, *others = time_in_turns(calls, seconds * len(group))
     batch = spec.input_shape[0] if len(spec.input_shape) == spec.rank + 2 else 1
     found = {}
     for key, times in zip(group, others, strict=True):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.latency.runs import current_conditions, time_networks
-from pytest_dwsconv.latency.turns import compare
+from pytest_dwsconv.latency.runs import Run, current_conditions, ready
+from pytest_dwsconv.latency.turns import compare, time_in_turns
 
 
 def compare_networks(
@@ -38,6 +38,8 @@ def compare_networks(
     given = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if not given or not all(isinstance(tensor, Tensor) for tensor in given):
         raise InputError("inputs must be a tensor, or several: those that both forwards take")
-    one, other = time_networks([first, second], given, conditions, seconds)
+    runs = [Run(network, given) for network in (first, second)]
+    with ready(runs, conditions) as calls:
+        one, other = time_in_turns(calls, seconds)
     batch = given[0].shape[0] if given[0].ndim else 1
     return compare(one, other, conditions, batch)

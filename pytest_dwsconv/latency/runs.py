@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat, Runtime
 from pytest_dwsconv.errors import InputError, first_line
-from pytest_dwsconv.latency.turns import Times, time_in_turns
 from pytest_dwsconv.tracing.preserving import as_found
 
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -23,26 +23,38 @@ def current_conditions() -> Conditions:
     return Conditions(torch.get_num_threads())
 
 
-def time_networks(
-    networks: Sequence[nn.Module],
-    inputs: Sequence[Tensor],
-    conditions: Conditions,
-    seconds: float,
-) -> Times:
-    """Seconds of the networks' forwards in evaluation mode, in turns; they are left as found.
+class Run(NamedTuple):
+    """A network, and the tensors that its forward takes."""
+
+    network: nn.Module
+    inputs: Sequence[Tensor]
+
+
+@contextmanager
+def ready(runs: Sequence[Run], conditions: Conditions) -> Iterator[list[Callable[[], object]]]:
+    """The forwards of networks in evaluation mode, as functions; all is put back after the block.
+
+    For another memory format than they have networks are copied.
 
     Raises:
-        InputError: a network is on another device than the CPU, it cannot be compiled or copied,
-            or its forward fails on the inputs.
+        InputError: a network is on another device than the CPU, it cannot be compiled or copied, or
+            its forward fails on the inputs.
     """
-    for network in networks:
+    laid_out = []
+    for network, inputs in runs:
         _check_device(network)
-    ready = [_laid_out(network, conditions) for network in networks]
-    given = [_tensor_laid_out(tensor, conditions) for tensor in inputs]
-    modules = dict.fromkeys(module for network in ready for module in network.modules())
-    with _threads(conditions.threads), torch.inference_mode(), as_found(list(modules)):
-        calls = [_call(network, given, conditions) for network in ready]
-        return time_in_turns(calls, seconds)
+        given = [_tensor_laid_out(tensor, conditions) for tensor in inputs]
+        laid_out.append(Run(_laid_out(network, conditions), given))
+    modules = dict.fromkeys(module for run in laid_out for module in run.network.modules())
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # reason: the compiler has many, of its own imports
+        if conditions.runtime is Runtime.COMPILED:
+            stack.enter_context(_unlimited_compiler())
+        stack.enter_context(_threads(conditions.threads))
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(as_found(list(modules)))
+        yield [_call(run, conditions) for run in laid_out]
 
 
 def _check_device(network: nn.Module) -> None:
@@ -54,25 +66,23 @@ def _check_device(network: nn.Module) -> None:
             )
 
 
-def _call(
-    network: nn.Module, inputs: Sequence[Tensor], conditions: Conditions
-) -> Callable[[], object]:
-    """One forward, which has been seen to work."""
-    run: Callable[..., object] = network
-    compiler: AbstractContextManager[None] = nullcontext()
+def _call(run: Run, conditions: Conditions) -> Callable[[], object]:
+    network, inputs = run
+    forward: Callable[..., object] = network
     if conditions.runtime is Runtime.COMPILED:
-        run, compiler = torch.compile(network, dynamic=False), _unlimited_compiler()
-    try:
-        with warnings.catch_warnings(), compiler:
-            warnings.simplefilter("ignore")  # reason: they are the compiler's, of its own imports
-            run(*inputs)
-    except Exception as error:  # whatever a forward or the compiler raises
-        raise InputError(
-            f"{type(network).__name__} cannot be timed with {conditions.runtime.value} "
-            f"({first_line(error)}): give inputs that its forward takes, and for torch.compile a "
-            "C++ compiler"
-        ) from error
-    return lambda: run(*inputs)
+        forward = torch.compile(network, dynamic=False)
+
+    def call() -> object:
+        try:
+            return forward(*inputs)
+        except Exception as error:  # whatever a forward or the compiler raises
+            raise InputError(
+                f"{type(network).__name__} cannot be timed with {conditions.runtime.value} "
+                f"({first_line(error)}): give inputs that its forward takes, and for torch.compile "
+                "a C++ compiler"
+            ) from error
+
+    return call
 
 
 def _unlimited_compiler() -> AbstractContextManager[None]:

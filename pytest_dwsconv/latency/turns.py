@@ -24,7 +24,9 @@ Times = list[list[float]]
 """Seconds per call: one list per function, with one time per round."""
 
 
-def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> Times:
+def time_in_turns(
+    calls: Sequence[Callable[[], object]], seconds: float, rounds: int = FEWEST_ROUNDS
+) -> Times:
     """Seconds of each function, called in turns.
 
     What else the machine does, its clock and its caches then affect all of them alike, and a round
@@ -33,7 +35,8 @@ def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> Time
 
     Args:
         calls: the functions; the others are compared with the first.
-        seconds: how long to go on, at least ``FEWEST_ROUNDS``.
+        seconds: how long to go on, for at least ``FEWEST_ROUNDS``.
+        rounds: how many there are at least, if the time suffices.
     """
     repeats = [_repeats(call) for call in calls]
     times: Times = [[] for _ in calls]
@@ -46,7 +49,10 @@ def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> Time
                 times[place].append(_seconds(calls[place], repeats[place]))
             # reason: asked after every round, chance would end them where an interval is too narrow
             is_time_to_ask = number >= FEWEST_ROUNDS - 1 and number % 4 == 3
-            if is_time_to_ask and (perf_counter() > deadline or _are_precise(times)):
+            if not is_time_to_ask:
+                continue
+            is_enough = number + 1 >= rounds and _are_precise(times)
+            if is_enough or perf_counter() > deadline:
                 break
     finally:
         if enabled:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import Finding
     from pytest_dwsconv.core.rules import Judgement
 
-pytest_plugins = ("pytest_dwsconv.plugin.targets.edgetpu",)
+pytest_plugins = ("pytest_dwsconv.plugin.targets.cpu", "pytest_dwsconv.plugin.targets.edgetpu")
 """Loaded along with this one."""
 
 __all__ = [

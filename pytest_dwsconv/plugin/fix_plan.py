@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dwsconv.core.limits import LimitCheck
+from pytest_dwsconv.core.limits import LatencyCheck, LimitCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import enough, plan_of
 from pytest_dwsconv.core.suite.architectures import architectures
@@ -17,7 +17,7 @@ from pytest_dwsconv.plugin.outputs import is_writable
 from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.core.findings import ReportData
+    from pytest_dwsconv.core.findings import Finding, ReportData
     from pytest_dwsconv.core.plan import Plan
     from pytest_dwsconv.core.suite.architectures import Architecture
     from pytest_dwsconv.render import Reporters
@@ -57,7 +57,7 @@ class FixPlans:
         plans = {}
         for model in architectures(self._run):
             if exceeded := _exceeded(model):
-                plans[model.name] = model, plan_of(model.report, enough(model.report, exceeded))
+                plans[model.name] = model, plan_of(model.report, _replaced(model.report, exceeded))
         files = self._files({name: model for name, (model, plan) in plans.items() if plan.entries})
         for name, (model, plan) in plans.items():
             if name not in files:
@@ -99,13 +99,35 @@ class FixPlans:
             terminalreporter.write_line(sentence)
 
 
-def _exceeded(model: Architecture) -> list[LimitCheck]:
-    """The limits that replacements may bring it under: not those on latencies."""
-    checks = model.reporters.checks
-    return [check for check in checks if isinstance(check, LimitCheck) and check.exceeded]
+Remediable = LimitCheck | LatencyCheck
 
 
-def _carried_out(file: Path, plan: Plan, exceeded: Sequence[LimitCheck]) -> str:
+def _exceeded(model: Architecture) -> list[Remediable]:
+    """The limits that replacements may bring it under: latencies where replacements were timed."""
+    found: list[Remediable] = []
+    for check in model.reporters.checks:
+        if isinstance(check, LimitCheck) and check.exceeded:
+            found.append(check)
+        if isinstance(check, LatencyCheck) and check.exceeded and check.remedy is not None:
+            found.append(check)
+    return found
+
+
+def _replaced(report: ReportData, exceeded: Sequence[Remediable]) -> list[Finding]:
+    """Candidates whose replacement keeps all these limits; none where they cannot all be kept."""
+    counted = [check for check in exceeded if isinstance(check, LimitCheck)]
+    names = {finding.name for finding in enough(report, counted)}
+    if counted and not names:
+        return []
+    for check in exceeded:
+        if isinstance(check, LatencyCheck) and check.remedy is not None:
+            if check.remedy.attainable > check.limit:
+                return []
+            names |= set(check.remedy.replacements)
+    return [finding for finding in report.candidates if finding.name in names]
+
+
+def _carried_out(file: Path, plan: Plan, exceeded: Sequence[Remediable]) -> str:
     limits = ", ".join(dict.fromkeys(check.name for check in exceeded))
     names = [entry.name or "the model itself" for entry in plan.entries]
     replaced = names[0] if len(names) == 1 else f"{len(names)} convolutions"

@@ -183,6 +183,8 @@ def dws_budget(  # noqa: PLR0913  # one argument per limit
     target: str | None = None,
     latency_predicted: float | str | None = None,
     layers: LayerLimits | None = None,
+    percentile: float | str | None = None,
+    tolerance: float | str | None = None,
     input_size: str | Shapes = None,  # of models that the test takes or returns
 ) -> tuple[Budget, Shapes]:
     """Fail the test if a model it reports, or else takes, returns or calls, is over this budget."""
@@ -191,7 +193,8 @@ def dws_budget(  # noqa: PLR0913  # one argument per limit
 
     shapes = parse_input_size(input_size) if isinstance(input_size, str) else input_size
     limits = (params, macs, size, size_fp16, size_int8, activations, candidates)
-    return Budget(*limits, latency, target, latency_predicted, layers), shapes
+    latencies = (latency, target, latency_predicted)
+    return Budget(*limits, *latencies, layers, percentile, tolerance), shapes
 
 
 def dws_agreement(

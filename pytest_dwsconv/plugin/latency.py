@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dwsconv.core.limits import LatencyCheck
-from pytest_dwsconv.core.measurement import Measurement, NotMeasured
-from pytest_dwsconv.core.quantities import Unit, parse_quantity
+from pytest_dwsconv.core.measurement import LatencyLimit, Measurement, NotMeasured
 
 if TYPE_CHECKING:
     import pytest
@@ -28,9 +27,9 @@ class Latency:
     conditions: str
     measurement: Measurement
 
-    def check(self, limit: float | str) -> LatencyCheck:
-        """How it stands to a limit in seconds, or as in "5ms"."""
-        return LatencyCheck(self.target, parse_quantity(limit, Unit.SECONDS), self.measurement)
+    def check(self, limit: LatencyLimit) -> LatencyCheck:
+        """How it stands to a limit."""
+        return LatencyCheck(self.target, limit, self.measurement)
 
 
 @dataclass(frozen=True)
@@ -126,12 +125,10 @@ class KnownLatencies:
             }
         return found
 
-    def checks(
-        self, report: ReportData, target: str, limit: float | str
-    ) -> list[LatencyCheck] | Unmeasured:
-        """How a model stands to a limit, or why that is not known."""
+    def on(self, report: ReportData, target: str) -> list[Latency] | Unmeasured:
+        """The latencies of a model on a target, or why they are not known."""
         known = self._measured.get(report, {}).values()
-        if found := [latency.check(limit) for latency in known if latency.target == target]:
+        if found := [latency for latency in known if latency.target == target]:
             return found
         unknown = unknown_latency(report, target)
         nobody = f"{unknown}: no test or target had the model at hand to measure it"

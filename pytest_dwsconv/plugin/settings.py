@@ -21,6 +21,7 @@ from pytest_dwsconv.targets import parse_input_size
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
+    from pytest_dwsconv.core.measurement import LatencyLimit
     from pytest_dwsconv.core.rules import Policy
     from pytest_dwsconv.render import Reporters, SuiteRun, View
 
@@ -79,10 +80,10 @@ def _named(line: str, shapes: Shapes) -> NamedModel:
 
 
 class TargetLimit(NamedTuple):
-    """The latency, as in "5ms", that models may have on a target."""
+    """The latency that models may have on a target."""
 
     target: str
-    limit: str
+    limit: LatencyLimit
 
 
 class BudgetRule(NamedTuple):
@@ -146,11 +147,12 @@ def _rule(line: str) -> BudgetRule:
     with usage_errors(f"dws_budgets {line!r}: "):
         increase = _increase(limits.get("", {}).pop("increase", None))
         budget = None if increase and not any(limits.values()) else _budget(limits)
-    if budget is None or budget.latency is None:
+    limit = None if budget is None else budget.latency_limit
+    if budget is None or limit is None:
         return BudgetRule(pattern, limits, None, increase)
-    del limits[""]["latency"], limits[""]["target"]
-    latency = TargetLimit(str(budget.target), str(budget.latency))
-    return BudgetRule(pattern, limits, latency, increase)
+    for name in ("latency", "target", "percentile", "tolerance"):
+        limits[""].pop(name, None)
+    return BudgetRule(pattern, limits, TargetLimit(str(budget.target), limit), increase)
 
 
 def _increase(text: str | None) -> Tolerance | None:
@@ -189,7 +191,7 @@ class Allowed(NamedTuple):
     """What a model may cost: limits on what its report tells, and a latency for each target."""
 
     limits: Limits
-    latencies: dict[str, str]
+    latencies: dict[str, LatencyLimit]
 
     @property
     def budget(self) -> Budget | None:

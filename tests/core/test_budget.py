@@ -416,7 +416,8 @@ def test_a_violation_is_plain_data() -> None:
             {},
             "a budget without a limit checks nothing: give any of params, macs, size, size_fp16, "
             "size_int8, "
-            "activations, candidates, latency, target, latency_predicted and layers",
+            "activations, candidates, latency, target, latency_predicted, layers, percentile and "
+            "tolerance",
         ),
         ({"params": None}, "a budget without a limit checks nothing"),
         (

@@ -138,10 +138,22 @@ class TestLimits:
                 "mobilenet.tflite took 3.000 ms, measured at the percentile 0 of 4 invokes, "
                 "the limit is 1.000 ms (2.000 ms over).",
             ),
+            (LatencyLimit("3ms", "0"), ""),
+            (LatencyLimit("3x"), ""),
+            (
+                LatencyLimit("2.5 x", 90.0, "10%"),
+                "mobilenet.tflite took 3.850 ms, measured at the percentile 90 of 4 invokes, the "
+                "limit is 2.5x the reference convolution, which took 1.200 ms: 3.000 ms + 10% "
+                "(0.550 ms over).",
+            ),
         ],
     )
     def test_a_measurement_is_held_to_them(self, limit: LatencyLimit, excess: str) -> None:
-        assert limit.excess(MEASURED) == excess
+        assert limit.excess(replace(MEASURED, reference=(0.0012, 0.001, 0.005))) == excess
+
+    def test_what_is_relative_needs_a_reference(self) -> None:
+        with pytest.raises(InputError, match=r"a limit of 2x is relative to: give the limit in ms"):
+            LatencyLimit("2x").excess(MEASURED)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -151,6 +163,9 @@ class TestLimits:
                 "'fast' is not a quantity: write a number from 0 with us, ms or s, as in 5ms",
             ),
             ({"max": "12"}, "'12' is not a quantity"),
+            ({"max": "x"}, "'x' is not a quantity"),
+            ({"max": "-2x"}, "'-2x' is not a quantity"),
+            ({"max": "3ms", "percentile": "most"}, "a percentile is a number from 0 to 100, not"),
             ({"max": "3ms", "percentile": 101}, "a percentile is a number from 0 to 100, not 101"),
             (
                 {"max": "3ms", "tolerance": "30"},

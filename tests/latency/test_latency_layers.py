@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import ConvSpec, Order
 from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat
@@ -14,6 +13,7 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency import layers, time_layers
 from pytest_dwsconv.latency.machine import Machine, this_machine
+from pytest_dwsconv.latency.runs import Run
 from pytest_dwsconv.latency.store import Store, user_caches
 
 SPEC = ConvSpec(
@@ -29,24 +29,25 @@ def entry(order: Order = Order.DEPTHWISE_FIRST, multiplier: int = 1, name: str =
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[nn.Module]]:
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[Run]]:
     """The groups that were measured; a replacement takes as long as its parameters are many."""
-    groups: list[list[nn.Module]] = []
+    groups: list[list[Run]] = []
 
-    def measure(
-        networks: Sequence[nn.Module], inputs: Sequence[Tensor], conditions: Conditions, _: float
-    ) -> list[list[float]]:
-        groups.append(list(networks))
-        for network in networks:
+    def time_in_turns(runs: list[Run], seconds: float) -> list[list[float]]:
+        groups.append(runs)
+        times = []
+        for network, inputs in runs:
             assert network(*inputs).shape[1] == 16
-        return [[1e-6 * sum(p.numel() for p in n.parameters())] * 8 for n in networks]
+            times.append([1e-6 * sum(p.numel() for p in network.parameters())] * 8)
+        return times
 
-    monkeypatch.setattr(layers, "time_networks", measure)
+    monkeypatch.setattr(layers, "ready", lambda runs, conditions: nullcontext(runs))
+    monkeypatch.setattr(layers, "time_in_turns", time_in_turns)
     return groups
 
 
 def test_replacements_of_one_convolution_are_timed_in_turns_with_it(
-    timed: list[list[nn.Module]],
+    timed: list[list[Run]],
 ) -> None:
     candidates = [
         (SPEC, entry()),
@@ -61,7 +62,7 @@ def test_replacements_of_one_convolution_are_timed_in_turns_with_it(
     assert [one.second_ms for one in found] == pytest.approx(expected)
 
 
-def test_what_is_known_is_not_measured_again_unless_asked(timed: list[list[nn.Module]]) -> None:
+def test_what_is_known_is_not_measured_again_unless_asked(timed: list[list[Run]]) -> None:
     first = time_layers([(SPEC, entry())], CONDITIONS)
     assert time_layers([(SPEC, entry(name="b"))], CONDITIONS) == first
     assert len(timed) == 1
@@ -74,7 +75,7 @@ def test_what_is_known_is_not_measured_again_unless_asked(timed: list[list[nn.Mo
 
 
 def test_another_machine_is_measured_anew(
-    timed: list[list[nn.Module]], monkeypatch: pytest.MonkeyPatch
+    timed: list[list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time_layers([(SPEC, entry())], CONDITIONS)
     monkeypatch.setattr(layers, "this_machine", lambda: Machine("another", 8, "torch 9"))
@@ -89,7 +90,7 @@ def test_a_result_that_is_too_noisy_is_not_kept(monkeypatch: pytest.MonkeyPatch)
         calls.append(arguments)
         return [[1.0, 3.0] * 4, [2.0, 1.0] * 4]
 
-    monkeypatch.setattr(layers, "time_networks", noisy)
+    monkeypatch.setattr(layers, "time_in_turns", noisy)
     for _ in range(2):
         time_layers([(SPEC, entry())], CONDITIONS)
     assert len(calls) == 2
@@ -98,7 +99,7 @@ def test_a_result_that_is_too_noisy_is_not_kept(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe", b"[]", b'{"schema_version": 1}', b'{"schema_version": 2}']
 )
-def test_a_broken_file_is_replaced(timed: list[list[nn.Module]], content: bytes) -> None:
+def test_a_broken_file_is_replaced(timed: list[list[Run]], content: bytes) -> None:
     time_layers([(SPEC, entry())], CONDITIONS)
     path = Store(this_machine(), CONDITIONS).path
     whole = path.read_bytes()
@@ -109,7 +110,7 @@ def test_a_broken_file_is_replaced(timed: list[list[nn.Module]], content: bytes)
 
 
 def test_a_file_of_other_conditions_under_this_name_is_not_believed(
-    timed: list[list[nn.Module]],
+    timed: list[list[Run]],
 ) -> None:
     time_layers([(SPEC, entry())], CONDITIONS)
     other = Store(this_machine(), Conditions(2))
@@ -118,7 +119,7 @@ def test_a_file_of_other_conditions_under_this_name_is_not_believed(
 
 
 def test_a_folder_that_cannot_be_written_costs_the_cache_only(
-    timed: list[list[nn.Module]], own_cache: Path
+    timed: list[list[Run]], own_cache: Path
 ) -> None:
     own_cache.parent.mkdir()
     own_cache.write_text("a file where the folder should be")
@@ -163,6 +164,6 @@ def test_random_numbers_are_as_before() -> None:
 
 
 def test_an_unbatched_input_is_a_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "time_networks", lambda *_: [[1.0] * 8] * 2)
+    monkeypatch.setattr(layers, "time_in_turns", lambda *_: [[1.0] * 8] * 2)
     found = time_layers([(replace(SPEC, input_shape=(8, 6, 6)), entry())], CONDITIONS)
     assert found[0].batch == 1

@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from render_samples import NASTY, SMALL
 
 from pytest_dwsconv.core.budget import Budget, check_limits
-from pytest_dwsconv.core.limits import LatencyCheck
+from pytest_dwsconv.core.limits import LatencyCheck, Remedy
 from pytest_dwsconv.core.measurement import LatencyLimit, Measurement
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.suite.changes import (
@@ -145,7 +145,8 @@ def test_text_has_nothing_to_obey(name: str) -> None:
 def test_results_print_nothing_to_obey(name: str) -> None:
     judgement = OperatorJudgement(name, name, Status.CPU, name)
     over, within = (check_limits(report(name), Budget(params=limit))[0] for limit in (1, "1G"))
-    latency = LatencyCheck(name, 0.001, measurement(name))
+    remedy = Remedy((name,), 0.0001)
+    latency = LatencyCheck(name, LatencyLimit(0.001), measurement(name), remedy)
     results = (report(name), measurement(name), over, within, latency)
     for result in (*results, Support((judgement,), (name,))):
         assert_obeyed_by_nobody(str(result))

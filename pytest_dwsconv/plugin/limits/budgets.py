@@ -11,6 +11,7 @@ import pytest
 from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.plugin.latency import Latency, Unmeasured, predict
+from pytest_dwsconv.plugin.limits.latencies import check_latency
 from pytest_dwsconv.plugin.record import Subject, record_of
 from pytest_dwsconv.plugin.settings import strict
 from pytest_dwsconv.plugin.targets.backends import measure_latency
@@ -80,12 +81,15 @@ def check_budget(hook: Any, config: pytest.Config, subject: Subject, budget: Bud
             model.
     """
     limits = check_known_limits(config, subject.report, budget)
-    if budget.latency is None:
+    if budget.latency_limit is None:
         return BudgetCheck(limits)
     outcome = measure_latency(hook, config, subject, str(budget.target))
-    if isinstance(outcome, Latency):
-        limits += (outcome.check(budget.latency),)
-    return BudgetCheck(limits, outcome)
+    if isinstance(outcome, Unmeasured):
+        return BudgetCheck(limits, outcome)
+    judged = check_latency(config, subject.report, outcome, budget.latency_limit)
+    if isinstance(judged, Unmeasured):
+        return BudgetCheck(limits, judged)
+    return BudgetCheck((*limits, judged), outcome)
 
 
 def check_known_limits(

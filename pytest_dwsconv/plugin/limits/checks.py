@@ -13,12 +13,14 @@ from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.plugin.latency import Unmeasured
 from pytest_dwsconv.plugin.limits.baseline import BaselineCheck
 from pytest_dwsconv.plugin.limits.budgets import check_known_limits
+from pytest_dwsconv.plugin.limits.latencies import check_latency
 from pytest_dwsconv.plugin.limits.results import CheckResult
 from pytest_dwsconv.plugin.settings import allowed, budget_rules, is_whole, without_effect
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
-    from pytest_dwsconv.core.limits import AnyCheck
+    from pytest_dwsconv.core.limits import AnyCheck, LatencyCheck
+    from pytest_dwsconv.core.measurement import LatencyLimit
     from pytest_dwsconv.plugin.latency import KnownLatencies
     from pytest_dwsconv.plugin.settings import Allowed
     from pytest_dwsconv.render import Reporters, SuiteRun
@@ -73,14 +75,27 @@ class Checks:
         except InputError:  # reason: what cannot be told of one limit says nothing of the others
             limits += self._check_singly(report, own, found)
         for target, limit in own.latencies.items():
-            latency = latencies.checks(report, target, limit)
-            if not isinstance(latency, Unmeasured):
-                limits += latency
-                continue
-            sentences = found.faults if latency.required else found.unknown
-            if latency.sentence not in sentences:  # several models may have the same one
-                sentences.append(latency.sentence)
+            for latency in self._check_latencies(report, target, limit, latencies):
+                if isinstance(latency, Unmeasured):
+                    sentences = found.faults if latency.required else found.unknown
+                    if latency.sentence not in sentences:  # several models may have the same one
+                        sentences.append(latency.sentence)
+                else:
+                    limits.append(latency)
         return limits
+
+    def _check_latencies(
+        self, report: ReportData, target: str, limit: LatencyLimit, latencies: KnownLatencies
+    ) -> Iterator[LatencyCheck | Unmeasured]:
+        known = latencies.on(report, target)
+        if isinstance(known, Unmeasured):
+            yield known
+            return
+        for latency in known:
+            try:
+                yield check_latency(self._config, report, latency, limit)
+            except InputError as error:  # reason: it says nothing of the other limits
+                yield Unmeasured(target, str(error))
 
     def _check_singly(
         self, report: ReportData, own: Allowed, found: CheckResult

@@ -173,8 +173,8 @@ def _with_their_layers(
             for name, limits in (budget.layers or {}).items()
             if subject in patterns[name]
         }
-        rest = [value for name, value in vars(budget).items() if name not in ("layers", "target")]
-        if own or any(value is not None for value in rest):
+        without_layers = {**vars(budget), "layers": None, "target": None}
+        if own or any(value is not None for value in without_layers.values()):
             yield [subject], replace(budget, layers=own or None)
 
 
