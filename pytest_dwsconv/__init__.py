@@ -14,7 +14,16 @@ from pytest_dwsconv._version import __version__ as __version__
 if TYPE_CHECKING:
     from pytest_dwsconv.analysis.analyze import analyze
     from pytest_dwsconv.core.budget import Budget, check_limits
-    from pytest_dwsconv.core.conv import ConvSpec, Cost, Kind, Order, Trait, cost, separable_cost
+    from pytest_dwsconv.core.conv import (
+        ConvSpec,
+        Cost,
+        Form,
+        Kind,
+        Order,
+        Trait,
+        cost,
+        separable_cost,
+    )
     from pytest_dwsconv.core.findings import Finding, Layer, Memory, Origin, ReportData
     from pytest_dwsconv.core.limits import LimitCheck
     from pytest_dwsconv.core.measurement import LatencyBackend, LatencyLimit, Measurement
@@ -46,7 +55,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "analysis.analyze": ("analyze",),
     "core.budget": ("Budget", "check_limits"),
-    "core.conv": ("ConvSpec", "Cost", "Kind", "Order", "Trait", "cost", "separable_cost"),
+    "core.conv": ("ConvSpec", "Cost", "Form", "Kind", "Order", "Trait", "cost", "separable_cost"),
     "core.findings": ("Finding", "Layer", "Memory", "Origin", "ReportData"),
     "core.measurement": ("LatencyBackend", "LatencyLimit", "Measurement"),
     "core.plan": ("Plan", "PlanEntry"),
@@ -91,6 +100,7 @@ __all__ = [
     "EdgeTpuWarning",
     "ExportError",
     "Finding",
+    "Form",
     "FormatError",
     "InputError",
     "Judgement",

@@ -10,6 +10,7 @@ from pytest_dwsconv.analysis.sites import Site
 from pytest_dwsconv.core.conv import (
     ConvSpec,
     Cost,
+    Form,
     Order,
     Trait,
     cost,
@@ -126,12 +127,12 @@ def rejudged(
     return replace(report, findings=tuple(again(finding) for finding in report.findings))
 
 
-def replacement_cost(finding: Finding, order: Order, depth_multiplier: int) -> Cost | None:
+def replacement_cost(finding: Finding, form: Form | Order, size: int) -> Cost | None:
     """Cost of a replacement, its MACs scaled from the first call to all of them.
 
     A finding has the shapes of the first call alone.
     """
-    after = separable_cost(finding.spec, order, depth_multiplier)
+    after = separable_cost(finding.spec, form, size)
     if after is None:
         return None
     before = cost(finding.spec)

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pytest_dwsconv.core.jsonio import Positive
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.errors import InputError
 
 
-class Order(str, Enum):
-    """Which part of a depthwise separable convolution runs first."""
+class Form(str, Enum):
+    """What replaces a convolution: the parts, in the order in which they run.
+
+    One whole number, the size, says how large the parts are (see ``parts``).
+    """
 
     DEPTHWISE_FIRST = "depthwise_first"
     POINTWISE_FIRST = "pointwise_first"
+    BOTTLENECK = "bottleneck"
+    GROUPED = "grouped"
+
+    # reason: ``Form(Order.POINTWISE_FIRST)`` and dictionaries find the member by its word
+    __hash__ = str.__hash__
+
+
+class Order(str, Enum):
+    """Which part of a depthwise separable convolution runs first.
+
+    These are the two forms whose size is the depth multiplier, and those that a report reckons
+    with.
+    """
+
+    DEPTHWISE_FIRST = "depthwise_first"
+    POINTWISE_FIRST = "pointwise_first"
+
+    __hash__ = str.__hash__
+
+
+ORDERS = (Form.DEPTHWISE_FIRST, Form.POINTWISE_FIRST)
+"""The forms that there is an ``Order`` for."""
 
 
 def parse_order(value: object, *other_words: str) -> Order:
@@ -25,12 +51,24 @@ def parse_order(value: object, *other_words: str) -> Order:
     Raises:
         InputError: it is neither; ``other_words`` are what the caller takes besides.
     """
+    return _member(Order, "order", value, other_words)
+
+
+def parse_form(value: object, *other_words: str) -> Form:
+    """A form, from itself, its word or an order; raises as ``parse_order`` does."""
+    return _member(Form, "form", value, other_words)
+
+
+_Word = TypeVar("_Word", bound=Enum)
+
+
+def _member(words: type[_Word], noun: str, value: object, other_words: Sequence[str]) -> _Word:
     try:
-        return Order(value)
+        return words(value)
     except ValueError as error:
-        *words, last = (repr(word) for word in (*other_words, *(order.value for order in Order)))
+        *most, last = (repr(word) for word in (*other_words, *(word.value for word in words)))
         raise InputError(
-            f"order must be {', '.join(words)} or {last}, not {quoted(value)}"
+            f"{noun} must be {', '.join(most)} or {last}, not {quoted(value)}"
         ) from error
 
 
@@ -148,22 +186,6 @@ class ConvSpec:
         """Output sites per channel, the batch included (o in the formulas of a cost)."""
         return _positions(self.output_shape, self.rank)
 
-    @property
-    def full_multiplier(self) -> dict[Order, int] | None:
-        """The depth multiplier at which each order equals the convolution exactly."""
-        if (
-            self.in_channels is None
-            or self.out_channels is None
-            or self.kernel_size is None
-            or not self.groups
-        ):
-            return None
-        taps = prod(self.kernel_size)
-        return {
-            Order.DEPTHWISE_FIRST: min(self.out_channels // self.groups, taps),
-            Order.POINTWISE_FIRST: min(self.in_channels // self.groups, taps),
-        }
-
 
 def _positions(shape: tuple[int, ...] | None, rank: int) -> int | None:
     if shape is None:
@@ -197,28 +219,136 @@ def cost(spec: ConvSpec) -> Cost | None:
     return Cost(weights + bias, None if positions is None else positions * weights)
 
 
-def separable_cost(
-    spec: ConvSpec, order: Order = Order.DEPTHWISE_FIRST, depth_multiplier: int = 1
-) -> Cost | None:
-    """Cost of the depthwise separable replacement; None where the original's cost is not known.
+class Part(NamedTuple):
+    """One of the convolutions that a replacement consists of.
 
-    - depthwise_first: parameters r C k + r C M / G, MACs o r C (k + M / G) (MobileNets, Howard et
-      al. 2017).
-    - pointwise_first: parameters r M C / G + r M k, MACs i r M C / G + o r M k (blueprint separable
-      convolutions, Haase and Amthor 2020): its pointwise part runs at the input's resolution.
+    The spatial one has the kernel of the original, its stride, padding and dilation; the others are
+    pointwise. The last one has the bias.
+    """
+
+    name: str
+    in_channels: int
+    out_channels: int
+    groups: int
+    spatial: bool
+
+    def weight_shape(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
+        """Of the weight, as PyTorch's convolutions have it."""
+        sides = kernel_size if self.spatial else (1,) * len(kernel_size)
+        # reason: PyTorch has convolutions without channels, of which depthwise parts have no groups
+        return (self.out_channels, self.in_channels // max(1, self.groups), *sides)
+
+
+def parts(
+    in_channels: int, out_channels: int, groups: int, form: Form | Order, size: int
+) -> tuple[Part, ...]:
+    """The parts of a replacement, in the order in which they run.
+
+    - depthwise_first: r filters per channel, then a pointwise part (MobileNets, Howard et al.
+      2017); its size is r, the depth multiplier.
+    - pointwise_first: r channels for each output, then one filter for each of them, summed by r
+      (blueprint separable convolutions, Haase and Amthor 2020); its size is r.
+    - bottleneck: a pointwise part to Q channels, a filter for each, and a pointwise part (the order
+      of MobileNetV2, Sandler et al. 2018, without its nonlinearity; a CP decomposition, Lebedev et
+      al. 2015); its size is Q.
+    - grouped: the kernel within groups of s channels, then a pointwise part (filter group
+      approximation, Peng et al. 2018); its size is s, and 1 is depthwise_first at 1.
+
+    Raises:
+        InputError: the groups do not divide Q, or s does not divide the channels of a group.
+    """
+    channels, filters = in_channels, out_channels
+    form = Form(form)
+    if form is Form.DEPTHWISE_FIRST:
+        return (
+            Part("depthwise", channels, size * channels, channels, spatial=True),
+            Part("pointwise", size * channels, filters, groups, spatial=False),
+        )
+    if form is Form.POINTWISE_FIRST:
+        return (
+            Part("pointwise", channels, size * filters, groups, spatial=False),
+            Part("depthwise", size * filters, filters, filters, spatial=True),
+        )
+    if form is Form.BOTTLENECK:
+        if size % groups:
+            raise InputError(
+                f"the size of a bottleneck, its inner channels ({size}), must be divisible by "
+                f"groups ({groups})"
+            )
+        return (
+            Part("pointwise_in", channels, size, groups, spatial=False),
+            Part("depthwise", size, size, size, spatial=True),
+            Part("pointwise", size, filters, groups, spatial=False),
+        )
+    if channels // groups % size:
+        raise InputError(
+            f"the size of form 'grouped' ({size}) must divide the channels of a group "
+            f"({channels // groups})"
+        )
+    return (
+        Part("depthwise", channels, channels, channels // size, spatial=True),
+        Part("pointwise", channels, filters, groups, spatial=False),
+    )
+
+
+def separable_cost(
+    spec: ConvSpec, form: Form | Order = Form.DEPTHWISE_FIRST, size: int = 1
+) -> Cost | None:
+    """Cost of the replacement of this form and size; None where the original's cost is not known.
+
+    | form | parameters (+ M when biased) | MACs |
+    |---|---|---|
+    | depthwise_first | r C k + r C M / G | o r C (k + M / G) |
+    | pointwise_first | r M C / G + r M k | i r M C / G + o r M k |
+    | bottleneck | Q (C / G + k + M / G) | i Q C / G + o Q (k + M / G) |
+    | grouped | C s k + C M / G | o C (s k + M / G) |
+
+    What runs before the spatial part runs at the input's resolution.
+
+    Raises:
+        InputError: there is no replacement of this size (see ``parts``).
     """
     numbers = _numbers(spec)
-    if numbers is None:
+    if numbers is None or spec.kernel_size is None:
         return None
-    channels, filters, taps, groups, bias = numbers
-    pointwise = depth_multiplier * channels * filters // groups
-    first = order is Order.DEPTHWISE_FIRST
-    depthwise = depth_multiplier * (channels if first else filters) * taps
-    outputs, inputs = spec.output_positions, spec.input_positions
-    if outputs is None or inputs is None:
-        return Cost(pointwise + depthwise + bias, None)
-    macs = outputs * depthwise + (outputs if first else inputs) * pointwise
-    return Cost(pointwise + depthwise + bias, macs)
+    channels, filters, _, groups, bias = numbers
+    inputs, outputs = spec.input_positions, spec.output_positions
+    params, macs, positions = bias, 0, inputs
+    for part in parts(channels, filters, groups, form, size):
+        if part.spatial:
+            positions = outputs
+        weights = prod(part.weight_shape(spec.kernel_size))
+        params += weights
+        macs += weights * (positions or 0)
+    return Cost(params, None if inputs is None or outputs is None else macs)
+
+
+def full_size(spec: ConvSpec, form: Form | Order) -> int:
+    """The largest size of a form that is of use: no size above it comes closer.
+
+    The replacement is then the convolution exactly, but for ``grouped`` where a group has more
+    outputs than inputs.
+
+    Raises:
+        InputError: a number of the convolution is not known.
+    """
+    form = Form(form)
+    if (
+        spec.in_channels is None
+        or spec.out_channels is None
+        or spec.kernel_size is None
+        or not spec.groups
+    ):
+        raise InputError("a convolution whose numbers are not known cannot be planned")
+    taps = prod(spec.kernel_size)
+    inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    if form is Form.DEPTHWISE_FIRST:
+        return min(outputs, taps)
+    if form is Form.POINTWISE_FIRST:
+        return min(inputs, taps)
+    if form is Form.BOTTLENECK:
+        return spec.in_channels * min(outputs, taps)
+    return inputs
 
 
 def traffic(spec: ConvSpec, params: int) -> int | None:
@@ -228,21 +358,16 @@ def traffic(spec: ConvSpec, params: int) -> int | None:
     return prod(spec.input_shape) + params + prod(spec.output_shape)
 
 
-def separable_traffic(
-    spec: ConvSpec, params: int, order: Order, depth_multiplier: int
-) -> int | None:
-    """As ``traffic``, for the replacement.
-
-    What lies between its two parts is written and read again. That is r C channels at the output's
-    resolution for depthwise_first, r M at the input's for pointwise_first.
-    """
-    ends = traffic(spec, params)
-    first = order is Order.DEPTHWISE_FIRST
-    channels, positions = (
-        (spec.in_channels, spec.output_positions)
-        if first
-        else (spec.out_channels, spec.input_positions)
-    )
-    if ends is None or channels is None or positions is None:
+def separable_traffic(spec: ConvSpec, params: int, form: Form | Order, size: int) -> int | None:
+    """As ``traffic``, for the replacement: what lies between two parts is written and read."""
+    elements = traffic(spec, params)
+    inputs, outputs, numbers = spec.input_positions, spec.output_positions, _numbers(spec)
+    if elements is None or inputs is None or outputs is None or numbers is None:
         return None
-    return ends + 2 * depth_multiplier * channels * positions
+    channels, filters, _, groups, _ = numbers
+    positions = inputs
+    for part in parts(channels, filters, groups, form, size)[:-1]:
+        if part.spatial:
+            positions = outputs
+        elements += 2 * part.out_channels * positions
+    return elements

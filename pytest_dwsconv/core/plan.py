@@ -8,10 +8,23 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pytest_dwsconv.core.budget import excess, saved_of
-from pytest_dwsconv.core.conv import ConvSpec, Cost, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.conv import (
+    ORDERS,
+    ConvSpec,
+    Cost,
+    Form,
+    Order,
+    Part,
+    Trait,
+    cost,
+    full_size,
+    parse_form,
+    parts,
+    separable_cost,
+)
 from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
 from pytest_dwsconv.core.jsonio import Document, Positive
 from pytest_dwsconv.core.limits import LimitCheck
@@ -26,15 +39,15 @@ _DOCUMENT = Document("plan", 1, "make the plan again")
 class PlanEntry:
     """One convolution and its replacement.
 
-    The numbers after the multiplier say which convolution is meant.
+    The numbers after the size say which convolution is meant.
 
     Raises:
         InputError: a field is of the wrong type or out of range.
     """
 
     name: str
-    order: Order
-    depth_multiplier: Positive
+    form: Form
+    size: Positive
     in_channels: Positive
     out_channels: Positive
     kernel_size: tuple[Positive, ...]
@@ -42,6 +55,8 @@ class PlanEntry:
     bias: bool
 
     def __post_init__(self) -> None:
+        # reason: object.__setattr__ is the only way into a frozen dataclass
+        object.__setattr__(self, "form", parse_form(self.form))
         if not isinstance(self.name, str):
             raise InputError(f"a layer's name must be text, not {quoted(self.name)}")
         if not isinstance(self.bias, bool):
@@ -50,9 +65,12 @@ class PlanEntry:
             raise InputError(
                 f"{self.name}: kernel_size must have 1 to 3 sides, not {quoted(self.kernel_size)}"
             )
-        counts = ("depth_multiplier", "in_channels", "out_channels", "groups")
-        numbers = [(name, getattr(self, name)) for name in counts]
-        for name, value in [*numbers, *(("kernel_size", side) for side in self.kernel_size)]:
+        noun = "size" if self.order is None else "depth_multiplier"
+        numbers = [(noun, self.size), *(("kernel_size", side) for side in self.kernel_size)]
+        numbers += [
+            (name, getattr(self, name)) for name in ("in_channels", "out_channels", "groups")
+        ]
+        for name, value in numbers:
             if not is_whole(value, 1):
                 raise InputError(
                     f"{self.name}: {name} must be a whole number from 1, not {quoted(value)}"
@@ -61,19 +79,40 @@ class PlanEntry:
             raise InputError(
                 f"{self.name}: the channels must be divisible by groups ({self.groups})"
             )
-        full = full_multiplier(self.spec, self.order)
-        if self.depth_multiplier > full:
+        self._check_size(noun)
+
+    def _check_size(self, noun: str) -> None:
+        full = full_size(self.spec, self.form)
+        if self.form is not Form.GROUPED and self.size > full:
             raise InputError(
-                f"{self.name}: depth_multiplier {self.depth_multiplier} is above {full}, which is "
-                "exact already"
+                f"{self.name}: {noun} {self.size} is above {full}, which is exact already"
             )
+        try:
+            self.parts  # noqa: B018  # it refuses a size that the form cannot have
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
 
     @classmethod
-    def of(cls, name: str, spec: ConvSpec, order: Order, depth_multiplier: int) -> PlanEntry:
-        """The entry for a convolution; a multiplier above the exact one is lowered to it."""
+    def of(cls, name: str, spec: ConvSpec, form: Form | Order, size: int) -> PlanEntry:
+        """The entry for a convolution; a size above the exact one is lowered to it."""
         channels, filters, kernel_size, groups, bias = _known(spec)
-        multiplier = min(depth_multiplier, full_multiplier(spec, order))
-        return cls(name, order, multiplier, channels, filters, kernel_size, groups, bias)
+        size = min(size, full_size(spec, form))
+        return cls(name, Form(form), size, channels, filters, kernel_size, groups, bias)
+
+    @property
+    def order(self) -> Order | None:
+        """The old word for a form of two parts whose size is a depth multiplier."""
+        return Order(self.form) if self.form in ORDERS else None
+
+    @property
+    def depth_multiplier(self) -> int | None:
+        """The size, if it is a depth multiplier."""
+        return self.size if self.form in ORDERS else None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the replacement, in the order in which they run."""
+        return parts(self.in_channels, self.out_channels, self.groups, self.form, self.size)
 
     @property
     def spec(self) -> ConvSpec:
@@ -93,7 +132,7 @@ class PlanEntry:
 
     @property
     def params_after(self) -> int:
-        return _params(separable_cost(self.spec, self.order, self.depth_multiplier))
+        return _params(separable_cost(self.spec, self.form, self.size))
 
     def check(self, spec: ConvSpec) -> None:
         """Raise InputError unless the convolution found under this name is the one meant."""
@@ -146,7 +185,10 @@ class Plan:
         return sum(entry.params_after for entry in self.entries)
 
     def to_json(self, indent: int | None = 2) -> str:
-        return json.dumps(_DOCUMENT.to_dict(_StoredPlan(self.entries)), indent=indent)
+        layers = tuple(
+            entry if entry.order is None else _OrderedEntry.of(entry) for entry in self.entries
+        )
+        return json.dumps(_DOCUMENT.to_dict(_StoredPlan(layers)), indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -157,43 +199,44 @@ class Plan:
         """
         layers = _DOCUMENT.from_json(text, _StoredPlan).layers
         try:
-            return cls(layers)
+            return cls(
+                tuple(one.entry if isinstance(one, _OrderedEntry) else one for one in layers)
+            )
         except InputError as error:
             raise FormatError(f"not a plan: {error}") from error
+
+
+@dataclass(frozen=True)
+class _OrderedEntry:
+    """An entry of one of the two orders, by the keys that files have always had."""
+
+    name: str
+    order: Order
+    depth_multiplier: Positive
+    in_channels: Positive
+    out_channels: Positive
+    kernel_size: tuple[Positive, ...]
+    groups: Positive
+    bias: bool
+
+    def __post_init__(self) -> None:
+        self.entry  # noqa: B018  # it refuses numbers that do not go together
+
+    @classmethod
+    def of(cls, entry: PlanEntry) -> _OrderedEntry:
+        return cls(*(getattr(entry, field.name) for field in fields(cls)))
+
+    @property
+    def entry(self) -> PlanEntry:
+        values = [getattr(self, field.name) for field in fields(self)]
+        return PlanEntry(*values)
 
 
 @dataclass(frozen=True)
 class _StoredPlan:
     """A plan as its file calls it."""
 
-    layers: tuple[PlanEntry, ...]
-
-
-def full_multiplier(spec: ConvSpec, order: Order) -> int:
-    """The multiplier at which ``order`` equals the convolution exactly.
-
-    Raises:
-        InputError: a number of the convolution is not known.
-    """
-    full = spec.full_multiplier
-    if full is None:
-        raise InputError("a convolution whose numbers are not known cannot be planned")
-    return full[order]
-
-
-def equal_cost(spec: ConvSpec, depth_multiplier: int) -> dict[Order, int]:
-    """Both orders' multipliers at the cost of ``depthwise_first`` at ``depth_multiplier``.
-
-    ``pointwise_first`` gets the largest multiplier whose parameters, and MACs where shapes are
-    known, do not exceed that cost; it is left out where even 1 does.
-    """
-    first, other = Order.DEPTHWISE_FIRST, Order.POINTWISE_FIRST
-    reference = min(depth_multiplier, full_multiplier(spec, first))
-    limit = separable_cost(spec, first, reference)
-    multipliers = range(full_multiplier(spec, other), 0, -1)
-    fitting = (r for r in multipliers if _within(separable_cost(spec, other, r), limit))
-    largest = next(fitting, None)
-    return {first: reference} if largest is None else {first: reference, other: largest}
+    layers: tuple[_OrderedEntry | PlanEntry, ...]
 
 
 def enough(report: ReportData, exceeded: Sequence[LimitCheck]) -> tuple[Finding, ...]:
@@ -266,13 +309,6 @@ def plan_of(report: ReportData, replaced: Sequence[Finding]) -> Plan:
             for found in replaced
         )
     )
-
-
-def _within(candidate: Cost | None, limit: Cost | None) -> bool:
-    assert candidate is not None
-    assert limit is not None
-    fits = candidate.params <= limit.params
-    return fits and (candidate.macs is None or limit.macs is None or candidate.macs <= limit.macs)
 
 
 def _params(found: Cost | None) -> int:

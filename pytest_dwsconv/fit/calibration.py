@@ -25,8 +25,8 @@ from pytest_dwsconv.fit.moments import Cross, Moments, all_reduce, place_in_grou
 from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.recovery import Reference
 from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override
-from pytest_dwsconv.separable.factorize import Factors, decompose
-from pytest_dwsconv.separable.modules import SeparableConvNd, dense_kernel
+from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
+from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.separable.replacement import replacement
 
 CONTIGUOUS = torch.contiguous_format
@@ -325,7 +325,7 @@ class LayerMoments:
 
 def _fit_entry(moments: LayerMoments, entry: PlanEntry, seen: Sequence[Observation]) -> Fitted:
     conv = moments.layer.conv
-    start = decompose(conv.weight, entry.groups, entry.order).factors(entry.depth_multiplier)
+    start = decompose(conv.weight, entry.groups, entry.form).factors(entry.size)
     problem, mean_y = moments.problem(seen, lambda one: one.wanted(one.target))
     factors = fit(problem, entry, start, FIRST_ROUNDS)
     fitted = _fitted(moments, entry, factors, mean_y)
@@ -345,13 +345,15 @@ def _fit_entry(moments: LayerMoments, entry: PlanEntry, seen: Sequence[Observati
 
 def _fitted(moments: LayerMoments, entry: PlanEntry, factors: Factors, mean_y: Tensor) -> Fitted:
     conv = moments.layer.conv
-    kernel = dense_kernel(
-        factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order
-    )
-    kernel = kernel.reshape(moments.kernel.shape)
+    kernel = dense_kernel(factors, entry).reshape(moments.kernel.shape)
     # reason: a 1 x 1 kernel passes for contiguous with any strides, by which a convolution chooses
     # the layout of its outputs; a forward may use ``view`` on them
-    own = Factors(*(part.to(conv.weight.dtype).clone(memory_format=CONTIGUOUS) for part in factors))
+    own = Factors(
+        **{
+            name: part.to(conv.weight.dtype).clone(memory_format=CONTIGUOUS)
+            for name, part in factors.by_part().items()
+        }
+    )
     module = replacement(conv, entry, own)
     offset = moments.offset(kernel, mean_y)
     if offset is not None and conv.bias is not None:

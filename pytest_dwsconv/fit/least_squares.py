@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.separable.factorize import Factors
 
@@ -60,10 +60,12 @@ def fit(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Fact
     Returns:
         Weights of the same shapes, in float64, both halves of each product of equal norm.
     """
-    groups, multiplier = entry.groups, entry.depth_multiplier
+    if entry.order is None:  # the nearest kernel: no half-steps of the other forms yet
+        return Factors(**{name: part.double() for name, part in start.by_part().items()})
+    groups, multiplier = entry.groups, entry.size
     taps = start.depthwise[0, 0].numel()
     channels, filters = entry.in_channels // groups, entry.out_channels // groups
-    first = entry.order is Order.DEPTHWISE_FIRST
+    first = entry.form is Form.DEPTHWISE_FIRST
     if first:
         depthwise = start.depthwise.double().reshape(groups, channels, multiplier, taps)
         pointwise = (

@@ -13,10 +13,11 @@ from torch import nn
 from tqdm import tqdm
 
 from pytest_dwsconv.analysis.verdicts import replacement_cost
+from pytest_dwsconv.core import sizes
 from pytest_dwsconv.core.budget import per_sample_of
-from pytest_dwsconv.core.conv import Cost, Order, cost, separable_cost
+from pytest_dwsconv.core.conv import Cost, Form, cost
 from pytest_dwsconv.core.findings import Finding
-from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost, full_multiplier
+from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
@@ -26,8 +27,7 @@ from pytest_dwsconv.fit.least_squares import Problem, fit
 from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.replay import CalibrationData
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.separable.factorize import decompose
-from pytest_dwsconv.separable.modules import dense_kernel
+from pytest_dwsconv.separable.factorize import decompose, dense_kernel
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,9 @@ def _alike(
                 yield Limited(amounts, 0)
 
 
-def _replacement(option: Option) -> tuple[str, int] | None:
+def _replacement(option: Option) -> tuple[Form, int] | None:
     entry = option.entry
-    return None if entry is None else (entry.order, entry.depth_multiplier)
+    return None if entry is None else (entry.form, entry.size)
 
 
 def _samples(report: Report, name: str) -> int:
@@ -238,7 +238,7 @@ ROUNDS = 4
 
 @torch.no_grad()
 def estimate(
-    model: nn.Module, findings: Iterable[Finding], batches: Sequence[Any], order: Order | None
+    model: nn.Module, findings: Iterable[Finding], batches: Sequence[Any], forms: Sequence[Form]
 ) -> dict[str, list[Option]]:
     """All that can be done with each candidate: keep it, or replace it at a saving multiplier.
 
@@ -251,7 +251,11 @@ def estimate(
     check_calibration(model, batches)
     data = CalibrationData(model, batches)
     entries = {
-        name: list(_entries(finding, finding.order or order)) for name, finding in by_name.items()
+        name: [
+            PlanEntry.of(name, finding.spec, *choice)
+            for choice in sizes.choices(finding.spec, sizes.forms_for(forms, finding.order))
+        ]
+        for name, finding in by_name.items()
     }
     layers = layers_of(model, entries, data)
     everything = range(len(data.batches))
@@ -267,37 +271,17 @@ def estimate(
     return options
 
 
-def _entries(finding: Finding, order: Order | None) -> Iterator[PlanEntry]:
-    """Replacements that save parameters, in each order that may be chosen.
-
-    Where the order is free, these are depthwise first and its equals at equal cost.
-    """
-    spec, before = finding.spec, cost(finding.spec)
-    assert before is not None
-    for multiplier in range(1, full_multiplier(spec, order or Order.DEPTHWISE_FIRST) + 1):
-        choices = equal_cost(spec, multiplier) if order is None else {order: multiplier}
-        for one, its in choices.items():
-            after = separable_cost(spec, one, its)
-            if after is not None and after.params < before.params:
-                yield PlanEntry.of(finding.name, spec, one, its)
-
-
 def _options(layer: Layer, finding: Finding, moments: LayerMoments) -> Iterator[Option]:
     before = cost(finding.spec)
     assert before is not None
     yield Option(None, 0.0, Cost(before.params, finding.macs))
     own = Problem(moments.gram, moments.kernel @ moments.gram, moments.weight)
     offset = own.loss(moments.kernel)
-    decompositions = {
-        order: decompose(layer.conv.weight, layer.conv.groups, order) for order in Order
-    }
+    decompositions = {form: decompose(layer.conv.weight, layer.conv.groups, form) for form in Form}
     for entry in dict.fromkeys(layer.entries):
-        start = decompositions[entry.order].factors(entry.depth_multiplier)
-        factors = fit(own, entry, start, ROUNDS)
-        kernel = dense_kernel(
-            factors.depthwise, factors.pointwise, entry.groups, entry.depth_multiplier, entry.order
-        )
+        start = decompositions[entry.form].factors(entry.size)
+        kernel = dense_kernel(fit(own, entry, start, ROUNDS), entry)
         loss = max(0.0, own.loss(kernel.reshape(moments.kernel.shape)) - offset)
-        after = replacement_cost(finding, entry.order, entry.depth_multiplier)
+        after = replacement_cost(finding, entry.form, entry.size)
         assert after is not None
         yield Option(entry, loss, after)

@@ -37,8 +37,8 @@ def check_choosing(plan: Plan | None, *choosing: object) -> None:
     check_plan(plan)
     if any(choosing):
         raise InputError(
-            "a plan says what is replaced by what: pass plan, or depth_multiplier, order, budget, "
-            "select and ignore"
+            "a plan says what is replaced by what: pass plan, or depth_multiplier, order, form, "
+            "budget, select and ignore"
         )
 
 

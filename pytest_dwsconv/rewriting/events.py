@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._pytree import tree_leaves
 
-from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.tracing.operators import LEAVES
 from pytest_dwsconv.tracing.steps import Step
 from pytest_dwsconv.tracing.trace import Trace
@@ -37,19 +36,19 @@ class Event(NamedTuple):
 class Events:
     """Takes the events out of the steps of a record.
 
-    A call of one of ``layers`` is one event, whether the layer is replaced, by a replacement of
-    this order, or not. Of a layer among ``subclasses``, whose forward is lost, nothing else counts.
+    A call of one of ``layers`` is one event, whether the layer is replaced, by these parts in this
+    order, or not. Of a layer among ``subclasses``, whose forward is lost, nothing else counts.
     """
 
-    def __init__(self, layers: Mapping[str, Order], subclasses: Collection[str]) -> None:
+    def __init__(self, layers: Mapping[str, Sequence[str]], subclasses: Collection[str]) -> None:
         self.subclasses = subclasses
         self.layer_of: dict[str, str] = {}
         """The layer that a module is, or is a part of."""
         self.first_parts: set[str] = set()
-        """The parts that run first, whose results are not those of the layer."""
-        for layer, order in layers.items():
-            parts = [f"{layer}.depthwise".lstrip("."), f"{layer}.pointwise".lstrip(".")]
-            self.first_parts.add(parts[order is Order.POINTWISE_FIRST])
+        """The parts before the last, whose results are not those of the layer."""
+        for layer, names in layers.items():
+            parts = [f"{layer}.{name}".lstrip(".") for name in names]
+            self.first_parts.update(parts[:-1])
             self.layer_of.update(dict.fromkeys((layer, *parts), layer))
 
     def of(self, recorded: Trace) -> list[Event]:

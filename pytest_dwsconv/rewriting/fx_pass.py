@@ -13,18 +13,19 @@ from torch.utils._pytree import tree_leaves
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
-from pytest_dwsconv.core.conv import ConvSpec, Order, Trait
+from pytest_dwsconv.core.conv import ConvSpec, Form, Order, Trait
 from pytest_dwsconv.core.rules import Policy, Verdict, judge
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.modules import CONVS
 from pytest_dwsconv.separable.replacement import (
     AUTO,
+    allowed_forms,
     check_init,
     choose,
     initial,
-    order_or_auto,
     patterns,
+    possible,
     replacement,
 )
 from pytest_dwsconv.tracing.operators import per_side
@@ -80,6 +81,7 @@ class DepthwiseSeparablePass(PassBase):
         *,
         depth_multiplier: int = 1,
         order: Order | str = AUTO,
+        form: Form | str | None = None,
         init: str = "svd",
         select: Sequence[str] | None = None,
         ignore: Sequence[str] | None = None,
@@ -88,7 +90,8 @@ class DepthwiseSeparablePass(PassBase):
         check_init(init)
         # raises InputError unless it is a whole number from 1
         depth_multiplier = Policy(depth_multiplier=depth_multiplier).depth_multiplier
-        self.depth_multiplier, self.order, self.init = depth_multiplier, order_or_auto(order), init
+        self.depth_multiplier, self.init = depth_multiplier, init
+        self.forms = allowed_forms(order, form)
         self.policy = Policy(
             functional=True,
             few_channels=few_channels,
@@ -118,9 +121,10 @@ class DepthwiseSeparablePass(PassBase):
 
     def _replacement(self, site: _Site) -> nn.Module:
         weight = site.conv.weight
-        needed = self.policy.order_for(site.spec)
-        order = self.order if needed is self.policy.order else needed
-        entry = choose(site.name, weight, site.spec, self.depth_multiplier, order, self.init)
+        its = self.policy.order_for(site.spec)
+        needed = None if its is self.policy.order else its
+        entries = possible(site.name, site.spec, self.forms, self.depth_multiplier, needed)
+        entry = choose(site.name, weight, entries, self.init)
         factors, _ = initial(weight, entry, self.init)
         return replacement(site.conv, entry, factors)
 

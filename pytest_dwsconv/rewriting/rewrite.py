@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.inputs import forward_arguments
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import Form, Order
 from pytest_dwsconv.core.interrupts import uninterrupted
-from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
+from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
@@ -47,10 +47,11 @@ from pytest_dwsconv.separable.replacement import (
     AUTO,
     FIT,
     INITS,
+    allowed_forms,
     check_init,
     choose,
-    order_or_auto,
     patterns,
+    possible,
 )
 from pytest_dwsconv.tracing.inventory import check_hashable
 from pytest_dwsconv.tracing.preserving import as_found, copied
@@ -66,6 +67,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     example_inputs: Any = None,
     depth_multiplier: int = 1,
     order: Order | str = AUTO,
+    form: Form | str | None = None,
     init: str = "svd",
     calibration: Iterable[Any] | None = None,
     refine: int = 20,
@@ -140,11 +142,11 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         FormatError: an amount of the budget is not written as one.
         TracingError: the forward fails on the inputs.
     """
-    wanted = order_or_auto(order)
+    forms = allowed_forms(order, form, all_forms=budget is not None)
     check_init(init, (*INITS, FIT))
     check_passes(refine)
     depth_multiplier = checked_multiplier(depth_multiplier, budget)
-    check_choosing(plan, depth_multiplier != 1, wanted, budget, select, ignore)
+    check_choosing(plan, depth_multiplier != 1, order != AUTO or form, budget, select, ignore)
     policy = Policy(
         subclasses=subclasses,
         few_channels=few_channels,
@@ -175,8 +177,8 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             statistics = [buffer for norm in _normalisations(target) for buffer in norm.buffers()]
             with autocast_off(target), buffers_as_found(target, besides=statistics):
                 if budget is not None:
-                    plan = _planned(target, before, batches, wanted, budget)
-                choices = _choices(target, before, depth_multiplier, wanted, init, plan)
+                    plan = _planned(target, before, batches, forms, budget)
+                choices = _choices(target, before, depth_multiplier, forms, init, plan)
                 fit = _calibrated(target, choices, batches) if init == FIT and choices else None
                 fitted = fit.fitted if fit else {}
                 chosen = {name: possible[0] for name, possible in choices.items()}
@@ -215,13 +217,13 @@ def _choices(
     model: nn.Module,
     report: Report,
     depth_multiplier: int,
-    order: Order | None,
+    forms: Sequence[Form],
     init: str,
     plan: Plan | None,
 ) -> dict[str, list[PlanEntry]]:
     """The replacements that each layer of the plan, or else each candidate, may get.
 
-    A fit without an order chooses among both.
+    A fit chooses among the forms that are allowed.
     """
     if plan is not None:
         check_fits(plan, model)
@@ -229,23 +231,21 @@ def _choices(
     found = {}
     for finding in report.candidates:
         name, spec = finding.name, finding.spec
-        weight, its_order = convolution(model, name).weight, finding.order or order
-        if init == FIT and its_order is None:
-            both = equal_cost(spec, depth_multiplier).items()
-            found[name] = [PlanEntry.of(name, spec, *choice) for choice in both]
-        else:
-            found[name] = [choose(name, weight, spec, depth_multiplier, its_order, init)]
+        entries = possible(name, spec, forms, depth_multiplier, finding.order)
+        if init != FIT:
+            entries = [choose(name, convolution(model, name).weight, entries, init)]
+        found[name] = entries
     return found
 
 
 def _planned(
-    model: nn.Module, report: Report, batches: list[Any], order: Order | None, budget: Budgets
+    model: nn.Module, report: Report, batches: list[Any], forms: Sequence[Form], budget: Budgets
 ) -> Plan:
     from pytest_dwsconv.fit.planning import estimate
 
     limits = parse_budgets(budget)
     with as_found(list(model.modules())):
-        options = estimate(model, report.candidates, batches, order)
+        options = estimate(model, report.candidates, batches, forms)
     return allocate(report, options, limits)
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from pytest_dwsconv.core.conv import Trait
+from pytest_dwsconv.core.conv import ORDERS, Form, Trait, full_size
 from pytest_dwsconv.core.findings import Origin, ReportData
-from pytest_dwsconv.core.plan import Plan, PlanEntry, full_multiplier
+from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.rewriting.application import convolution
 from pytest_dwsconv.rewriting.events import Event, Events
@@ -97,7 +97,8 @@ def _check_events(
 ) -> None:
     """Compare the operators of two recorded forwards, their order, and shapes and types."""
     lossy = {found.name for found in before.findings if Trait.SUBCLASS in found.spec.traits}
-    events = Events({entry.name: entry.order for entry in plan.entries}, lossy)
+    parts_of_layers = {entry.name: [part.name for part in entry.parts] for entry in plan.entries}
+    events = Events(parts_of_layers, lossy)
 
     def outcome(some: Swaps) -> list[Event] | str:
         with swapped(model, some) as changed:
@@ -213,6 +214,8 @@ def _exact(model: nn.Module, entry: PlanEntry) -> tuple[nn.Module, nn.Module]:
             f"{entry.name}: the kernel is on the meta device, so nothing can be computed; use "
             "verify='shapes'"
         )
-    full = replace(entry, depth_multiplier=full_multiplier(entry.spec, entry.order))
+    # reason: no size of ``grouped`` need be exact, and that of a bottleneck is very large
+    form = entry.form if entry.form in ORDERS else Form.DEPTHWISE_FIRST
+    full = replace(entry, form=form, size=full_size(entry.spec, form))
     factors, _ = initial(conv.weight, full, "svd")
     return conv, replacement(conv, full, factors)

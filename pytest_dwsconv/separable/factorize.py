@@ -1,85 +1,176 @@
-"""The best depthwise separable approximation of a kernel, in closed form.
+"""The replacement of a form whose kernel is nearest to a convolution's, without data.
 
 A depthwise separable convolution with multiplier r equals a standard one whose kernel, cut into one
 matrix per input channel (``depthwise_first``: M/G x k) or per output channel (``pointwise_first``:
 C/G x k), has matrices of rank r. The nearest such kernel is each matrix's truncated singular value
 decomposition (Eckart and Young 1936; Network Decoupling, Guo et al., BMVC 2018, for
-``depthwise_first``).
+``depthwise_first``). So it is of ``grouped``, with one matrix M/G x s k of rank s per group of s
+channels. A ``bottleneck`` is a CP decomposition, which has no closed form (see ``bottleneck``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
 from math import inf, prod, sqrt
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import ORDERS, ConvSpec, Form, Order, full_size, parts
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.separable.bottleneck import Bottleneck, nearest_bottleneck
 
 
 class Factors(NamedTuple):
-    """The weights of the two parts, in the layout of ``SeparableConvNd``."""
+    """The weights of the parts, by their names, in the layout of ``SeparableConvNd``."""
 
     depthwise: Tensor
     pointwise: Tensor
+    pointwise_in: Tensor | None = None
+
+    def by_part(self) -> Mapping[str, Tensor]:
+        """The weights of the parts that there are."""
+        return {name: weight for name, weight in self._asdict().items() if weight is not None}
 
 
-@dataclass(frozen=True)
-class Decomposition:
-    """A kernel's slices, each a sum of products ``left[:, :, j] right[:, j, :]`` of falling energy.
+class Replacement(Protocol):
+    """What the kernel of a replacement depends on besides weights: a plan's entry, or a module."""
 
-    With S slices (C or M), R rows (M/G or C/G), k taps and n = min(R, k): ``left`` is (S, R, n),
-    ``right`` (S, n, k) and ``energy`` (S, n), all float64 on the CPU. ``energy`` holds the squared
-    singular values, in units of the kernel's largest entry squared, so that no kernel over- or
-    underflows.
+    @property
+    def form(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
+
+
+def dense_kernel(factors: Factors, of: Replacement) -> Tensor:
+    """The kernel (M, C / groups, *k) of the standard convolution that the parts amount to.
+
+    - depthwise_first: W[m, c, t] = sum_j P[m, c r + j] D[c r + j, t], c within the group of m.
+    - pointwise_first: W[m, c, t] = sum_j P[m r + j, c] D[m, j, t].
+    - bottleneck: W[m, c, t] = sum_q O[m, q] D[q, t] I[q, c], q within the group of m.
+    - grouped: W[m, c, t] = sum_u P[m, u] S[u, c, t], u in the s channels around c.
     """
+    depthwise, pointwise = factors.depthwise, factors.pointwise
+    sides, groups = depthwise.shape[2:], of.groups
+    form = Form(of.form)
+    if form is Form.POINTWISE_FIRST:
+        channels = pointwise.reshape(depthwise.shape[0], depthwise.shape[1], -1)
+        kernel = torch.einsum("mrc,mrt->mct", channels, depthwise.flatten(2))
+    elif form is Form.BOTTLENECK:
+        assert factors.pointwise_in is not None
+        outer = pointwise.reshape(groups, -1, pointwise.shape[1])
+        inner = factors.pointwise_in.reshape(groups, pointwise.shape[1], -1)
+        taps = depthwise.reshape(groups, pointwise.shape[1], -1)
+        products = inner[:, :, :, None] * taps[:, :, None, :]
+        kernel = torch.einsum("gmq,gqct->gmct", outer, products)
+    else:  # blocks of input channels, and of the maps that are made of them
+        inputs = depthwise.shape[1]
+        outputs = of.size
+        outer = pointwise.reshape(groups, pointwise.shape[0] // groups, -1, outputs)
+        taps = depthwise.reshape(groups, -1, outputs, inputs, depthwise[0, 0].numel())
+        kernel = torch.einsum("gmbu,gbuct->gmbct", outer, taps).flatten(2, 3)
+    return kernel.reshape(-1, kernel.shape[-2], *sides)
 
-    left: Tensor
-    right: Tensor
-    energy: Tensor
-    weight: Tensor
-    groups: int
-    order: Order
 
-    def error(self, depth_multiplier: int) -> float:
-        """Relative weight error of keeping r products per slice: sqrt(energy left out / energy)."""
-        total = float(self.energy.sum())
-        return sqrt(float(self.energy[:, depth_multiplier:].sum()) / total) if total else 0.0
+class Decomposition:
+    """A kernel's nearest replacements of one form, of any size; made by ``decompose``."""
 
-    def factors(self, depth_multiplier: int) -> Factors:
-        """The parts' weights with r products per slice, of the kernel's dtype and on its device.
+    def __init__(
+        self, kernel: Tensor, peak: Tensor, weight: Tensor, groups: int, form: Form
+    ) -> None:
+        self._kernel, self._peak, self._weight = kernel, peak, weight
+        self._groups, self._form = groups, form
+        # reason: both the factors and their error are asked for
+        self._products, self._bottleneck = cache(self._products_of), cache(self._bottleneck_of)
+
+    def error(self, size: int) -> float:
+        """Relative weight error: the root of the energy left out over the whole energy."""
+        total = float(self._kernel.square().sum())
+        if not total:
+            return 0.0
+        if self._form is Form.BOTTLENECK:
+            return sqrt(self._bottleneck(size).loss / total)
+        sigma = self._products(self._block(size))[2]
+        return sqrt(float(sigma[:, size:].square().sum()) / total)
+
+    def factors(self, size: int) -> Factors:
+        """The parts' weights of this size, of the kernel's dtype and on its device.
 
         Raises:
-            InputError: r is below 1 or above the multiplier at which the factors are exact already.
+            InputError: there is no such size, or it is above the largest that is of use.
         """
-        full = self.energy.shape[1]
-        if not 1 <= depth_multiplier <= full:
-            raise InputError(
-                f"depth_multiplier must be from 1 to {full} here, not {depth_multiplier}"
-            )
-        left, right = self.left[:, :, :depth_multiplier], self.right[:, :depth_multiplier]
-        sides = self.weight.shape[2:]
-        ones = (1,) * len(sides)
-        if self.order is Order.DEPTHWISE_FIRST:
-            depthwise = right.reshape(-1, 1, *sides)
-            # (G, M/G, C/G, r)
-            blocks = left.reshape(self.groups, -1, *left.shape[1:]).transpose(1, 2)
-            pointwise = blocks.reshape(self.weight.shape[0], -1, *ones)
-        else:
-            depthwise = right.reshape(self.weight.shape[0], depth_multiplier, *sides)
-            pointwise = left.transpose(1, 2).reshape(-1, self.weight.shape[1], *ones)
-        return Factors(self._like_weight(depthwise), self._like_weight(pointwise))
+        filters, channels, *sides = self._weight.shape
+        spec = ConvSpec(
+            len(sides), channels * self._groups, filters, tuple(sides), groups=self._groups
+        )
+        full = full_size(spec, self._form)
+        if not 1 <= size <= full:
+            noun = "depth_multiplier" if self._form in ORDERS else "the size"
+            raise InputError(f"{noun} must be from 1 to {full} here, not {size}")
+        shapes = part_shapes(self._weight, self._groups, self._form, size)
+        found = self._cubes(size) if self._form is Form.BOTTLENECK else self._truncated(size)
+        return Factors(
+            **{name: self._like_weight(found[name].reshape(shapes[name])) for name in shapes}
+        )
+
+    def _block(self, size: int) -> int:
+        """The channels in one slice."""
+        return size if self._form is Form.GROUPED else 1
+
+    def _products_of(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
+        slices = _slices(self._kernel, self._groups, self._form, block)
+        return _products(slices)
+
+    def _bottleneck_of(self, size: int) -> Bottleneck:
+        filters, channels = self._kernel.shape[:2]
+        kernel = self._kernel.reshape(self._groups, filters // self._groups, channels, -1)
+        return nearest_bottleneck(kernel, self._products(1), size // self._groups)
+
+    def _cubes(self, size: int) -> dict[str, Tensor]:
+        found, scale = self._bottleneck(size), self._peak ** (1 / 3)
+        return {
+            "pointwise": found.outer.mT * scale,
+            "depthwise": found.taps * scale,
+            "pointwise_in": found.inner * scale,
+        }
+
+    def _truncated(self, size: int) -> dict[str, Tensor]:
+        left, right, _ = self._products(self._block(size))
+        left, right = left[:, :, :size], right[:, :size]
+        # reason: with more channels in a slice than outputs there are fewer products than channels
+        missing = size - left.shape[2]
+        if missing:
+            unit = torch.eye(right.shape[2], dtype=right.dtype, device=right.device)[:missing]
+            left = F.pad(left, (0, missing))
+            right = torch.cat([right, unit.expand(len(right), -1, -1)], dim=1)
+        if self._form is Form.POINTWISE_FIRST:
+            pointwise = left.mT
+        else:  # (G, M/G, slices, size)
+            pointwise = left.reshape(self._groups, -1, *left.shape[1:]).transpose(1, 2)
+        scale = self._peak.sqrt()
+        return {"pointwise": pointwise * scale, "depthwise": right * scale}
 
     def _like_weight(self, part: Tensor) -> Tensor:
-        return part.to(device=self.weight.device, dtype=self.weight.dtype).contiguous()
+        return part.to(device=self._weight.device, dtype=self._weight.dtype).contiguous()
+
+
+def part_shapes(weight: Tensor, groups: int, form: Form, size: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of a replacement's parts, for a kernel (M, C/G, *k)."""
+    filters, channels, *sides = weight.shape
+    return {
+        part.name: part.weight_shape(sides)
+        for part in parts(channels * groups, filters, groups, form, size)
+    }
 
 
 @torch.no_grad()
-def decompose(weight: Tensor, groups: int, order: Order) -> Decomposition:
-    """Decompose a kernel (M, C/G, *k) for one order.
+def decompose(weight: Tensor, groups: int, form: Form | Order) -> Decomposition:
+    """Decompose a kernel (M, C/G, *k) for one form.
 
     The singular vectors of the smaller side are the eigenvectors of the slices' Gram matrices (k x
     k, or R x R when R is smaller), one batched ``eigh`` in float64. The other side is the slice
@@ -97,20 +188,18 @@ def decompose(weight: Tensor, groups: int, order: Order) -> Decomposition:
     peak = kernel.abs().max()
     if not torch.isfinite(peak):
         raise InputError("the kernel holds NaN or infinite values and cannot be factorised")
+    # reason: in units of its largest entry, no kernel over- or underflows
     peak = torch.where(peak > 0, peak, 1.0)
-    left, right, sigma = _products(_slices(kernel / peak, groups, order))
-    return Decomposition(
-        left * peak.sqrt(), right * peak.sqrt(), sigma.square(), weight, groups, order
-    )
+    return Decomposition(kernel / peak, peak, weight, groups, Form(form))
 
 
-def _slices(kernel: Tensor, groups: int, order: Order) -> Tensor:
-    """The kernel as matrices whose rank is the multiplier: (C, M/G, k), or (M, C/G, k)."""
+def _slices(kernel: Tensor, groups: int, form: Form, block: int) -> Tensor:
+    """The kernel as matrices whose rank counts: (C/b, M/G, b k) of b channels, or (M, C/G, k)."""
     filters, channels = kernel.shape[:2]
-    if order is Order.POINTWISE_FIRST:
+    if form is Form.POINTWISE_FIRST:
         return kernel.reshape(filters, channels, -1)
-    blocks = kernel.reshape(groups, filters // groups, channels, -1).transpose(1, 2)
-    return blocks.reshape(groups * channels, filters // groups, -1)
+    blocks = kernel.reshape(groups, filters // groups, channels // block, -1).transpose(1, 2)
+    return blocks.reshape(groups * channels // block, filters // groups, -1)
 
 
 def _products(slices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,34 +231,41 @@ def _check_floating(weight: Tensor) -> None:
         )
 
 
-def fresh(weight: Tensor, groups: int, order: Order, depth_multiplier: int) -> Factors:
+def fresh(weight: Tensor, groups: int, form: Form | Order, size: int) -> Factors:
     """New random weights whose product varies as much as the kernel (M, C/G, *k) does.
 
-    With independent parts of mean 0 every entry of the product has variance r var_d var_p. The
-    depthwise part gets var_d = 1 / k, which hands its input's variance on, so var_p = v k / r,
-    where v is the kernel's own variance, or that of PyTorch's default, 1 / (3 fan_in), where the
-    kernel is constant, not finite or without values (on the meta device). A kernel of zeros has the
-    variance 0, so the pointwise part is zeros and the product too, and training moves them by way
-    of the depthwise part. Entries are uniform, drawn from torch's global generator.
+    With independent parts of mean 0 every entry of the product has the variance n var_d var_p,
+    times var_in for a bottleneck; n products add up to it, r or s of them, or Q / G. Parts before
+    the last pointwise one hand their input's variance on: var_d is 1 / k, 1 / (s k) in groups of s
+    channels, and var_in is G / C. The pointwise part gets the rest of v, the kernel's own variance,
+    or that of PyTorch's default, 1 / (3 fan_in), where the kernel is constant, not finite or
+    without values (on the meta device). A kernel of zeros has the variance 0, so the pointwise part
+    is zeros and the product too, and training moves them by way of the other parts. Entries are
+    uniform, drawn from torch's global generator.
 
     Raises:
         InputError: the kernel is not floating point.
     """
     _check_floating(weight)
-    filters, channels, *sides = weight.shape
-    ones = [1] * len(sides)
-    if order is Order.DEPTHWISE_FIRST:
-        depthwise = [depth_multiplier * channels * groups, 1, *sides]
-        pointwise = [filters, depth_multiplier * channels, *ones]
-    else:
-        depthwise = [filters, depth_multiplier, *sides]
-        pointwise = [depth_multiplier * filters, channels, *ones]
-    taps = prod(sides)
-    variance = _variance(weight) * taps / depth_multiplier
-    return Factors(_uniform(depthwise, 1 / taps, weight), _uniform(pointwise, variance, weight))
+    form = Form(form)
+    taps, products = weight[0, 0].numel(), size
+    variances = {"depthwise": 1 / taps}
+    if form is Form.GROUPED:
+        variances["depthwise"] /= size
+    if form is Form.BOTTLENECK:
+        products = size // groups
+        variances["pointwise_in"] = 1 / weight.shape[1]
+    variances["pointwise"] = _variance(weight) / (products * prod(variances.values()))
+    shapes = part_shapes(weight, groups, form, size)
+    drawn = {
+        name: _uniform(shapes[name], variances[name], weight)
+        for name in Factors._fields
+        if name in shapes
+    }
+    return Factors(**drawn)
 
 
-def _uniform(shape: list[int], variance: float, like: Tensor) -> Tensor:
+def _uniform(shape: tuple[int, ...], variance: float, like: Tensor) -> Tensor:
     """Uniform numbers in +-b, b^2 / 3 the variance, with the dtype and device of ``like``."""
     bound = sqrt(3 * variance)
     # reason: PyTorch cannot draw in every dtype

@@ -1,4 +1,4 @@
-"""Depthwise separable convolutions, each in the place of ``nn.Conv1d``, ``2d`` or ``3d``."""
+"""Separable convolutions of all forms, each in the place of ``nn.Conv1d``, ``2d`` or ``3d``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch does not list it
 
-from pytest_dwsconv.core.conv import Order, parse_order
+from pytest_dwsconv.core.conv import ORDERS, Form, Order, parse_form, parse_order, parts
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.separable.factorize import decompose
+from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
 from pytest_dwsconv.separable.kernel import ComputedKernel
 
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
@@ -20,7 +20,7 @@ CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     2: nn.Conv2d,
     3: nn.Conv3d,
 }
-"""PyTorch's convolution of each rank; the two parts are of these types."""
+"""PyTorch's convolution of each rank; the parts are of these types."""
 
 
 _SETTINGS = ("groups", "stride", "padding", "dilation", "padding_mode")
@@ -49,10 +49,11 @@ def _agreed_with_depthwise(name: str) -> Any:
 
 
 class SeparableConvNd(nn.Module):
-    """A depthwise and a pointwise convolution in place of one standard convolution.
+    """Depthwise and pointwise convolutions in place of one standard convolution.
 
     Takes the arguments of ``nn.ConvNd`` at the same positions, then the depth multiplier r and the
-    order. Input and output shapes are those of the standard convolution, unbatched inputs included.
+    order; or the form and its size. Input and output shapes are those of the standard convolution,
+    unbatched inputs included.
 
     ``depthwise_first`` (MobileNets, Howard et al. 2017): ``depthwise`` maps C channels to r C,
     filter j of channel c giving channel c r + j, and carries stride, padding and dilation;
@@ -62,6 +63,14 @@ class SeparableConvNd(nn.Module):
     maps C channels to r M in ``groups`` groups without bias, so that zero padding after it stays
     exact; ``depthwise`` maps channels m r .. m r + r - 1 to channel m and carries stride, padding,
     dilation and the bias.
+
+    ``bottleneck``: ``pointwise_in`` maps C channels to Q in ``groups`` groups without bias,
+    ``depthwise`` filters each and carries stride, padding and dilation, and ``pointwise`` maps Q to
+    M in ``groups`` groups and carries the bias. Its size is Q.
+
+    ``grouped``: ``depthwise`` maps C channels to C in groups of s channels, and carries stride,
+    padding and dilation; ``pointwise`` maps C to M in ``groups`` groups and carries the bias. Its
+    size is s; at 1 it is ``depthwise_first`` at multiplier 1.
 
     The attributes that a forward or later code may set on a convolution work: ``stride``,
     ``padding``, ``dilation`` and ``padding_mode`` are handed on to the depthwise part, ``bias`` is
@@ -76,15 +85,18 @@ class SeparableConvNd(nn.Module):
     if TYPE_CHECKING:
         depthwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
         pointwise: nn.Conv1d | nn.Conv2d | nn.Conv3d
+        pointwise_in: nn.Conv1d | nn.Conv2d | nn.Conv3d | None
         _own: dict[str, Any]  # the settings as last agreed on, or written on this module
         _written: tuple[str, ...]  # the settings written on this module since the last forward
 
     rank: ClassVar[int]
-    __constants__: ClassVar[list[str]] = ["order", *_SETTINGS]
+    __constants__: ClassVar[list[str]] = ["form", *_SETTINGS]
     # reason: TorchScript's compiler cannot take these properties; it has the settings as constants,
     # and a scripted module has no use for the dense kernel
     __jit_unused_properties__: ClassVar[list[str]] = [
         *_SETTINGS,
+        "order",
+        "depth_multiplier",
         "weight",
         "bias",
         "_last",
@@ -106,50 +118,47 @@ class SeparableConvNd(nn.Module):
         order: Order | str = Order.DEPTHWISE_FIRST,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        form: Form | str | None = None,
+        size: int | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = whole_number("in_channels", in_channels)
         self.out_channels = whole_number("out_channels", out_channels)
-        self.depth_multiplier = whole_number("depth_multiplier", depth_multiplier)
-        self.order = parse_order(order).value
+        self.form, self.size = _form_and_size(form, size, order, depth_multiplier)
         self.kernel_size = _sides("kernel_size", kernel_size, self.rank)
         self.transposed = False
         self.output_padding = (0,) * self.rank
         groups = whole_number("groups", groups)
         _check_groups(self.in_channels, self.out_channels, groups)
-        first = self.order == Order.DEPTHWISE_FIRST
-        inner = self.depth_multiplier * (self.in_channels if first else self.out_channels)
-        conv: Any = CONVS[self.rank]  # the stubs want a pair, a triple, ... and not any tuple
         if not isinstance(padding, str):
             padding = _sides("padding", padding, self.rank, least=0)
-        try:
-            depthwise = conv(
-                self.in_channels if first else inner,
-                inner if first else self.out_channels,
-                self.kernel_size,
-                stride=_sides("stride", stride, self.rank),
-                padding=padding,
-                dilation=_sides("dilation", dilation, self.rank),
-                groups=self.in_channels if first else self.out_channels,
-                bias=bias and not first,
-                padding_mode=padding_mode,
-                device=device,
-                dtype=dtype,
-            )
-        except ValueError as error:
-            raise InputError(f"{type(self).__name__}: {error}") from error
-        pointwise = conv(
-            inner if first else self.in_channels,
-            self.out_channels if first else inner,
-            1,
-            groups=groups,
-            bias=bias and first,
-            device=device,
-            dtype=dtype,
-        )
-        parts = {"depthwise": depthwise, "pointwise": pointwise}
-        for name in parts if first else reversed(parts):  # in the order they run
-            self.add_module(name, parts[name])
+        spatial = {
+            "stride": _sides("stride", stride, self.rank),
+            "padding": padding,
+            "dilation": _sides("dilation", dilation, self.rank),
+            "padding_mode": padding_mode,
+        }
+        conv: Any = CONVS[self.rank]  # the stubs want a pair, a triple, ... and not any tuple
+        every = parts(self.in_channels, self.out_channels, groups, Form(self.form), self.size)
+        for part in every:
+            try:
+                module = conv(
+                    part.in_channels,
+                    part.out_channels,
+                    self.kernel_size if part.spatial else 1,
+                    groups=part.groups,
+                    bias=bias and part is every[-1],
+                    device=device,
+                    dtype=dtype,
+                    **(spatial if part.spatial else {}),
+                )
+            except ValueError as error:
+                raise InputError(f"{type(self).__name__}: {error}") from error
+            self.add_module(part.name, module)
+        if self.form != "bottleneck":
+            # reason: TorchScript leaves out what is done with an attribute that is None
+            self.pointwise_in = None
         self._own, self._written = {}, ()
         self._agree()
 
@@ -157,11 +166,13 @@ class SeparableConvNd(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         if not is_scripting():
             self._agree()
-        if self.order == "depthwise_first":
-            output: Tensor = self.pointwise(self.depthwise(input))
-        else:
-            output = self.depthwise(self.pointwise(input))
-        return output
+        if self.form == "pointwise_first":
+            output: Tensor = self.depthwise(self.pointwise(input))
+            return output
+        if self.pointwise_in is not None:
+            input = self.pointwise_in(input)  # noqa: A001  # see above
+        output = self.pointwise(self.depthwise(input))
+        return output  # noqa: RET504  # TorchScript takes no other type than a Tensor's
 
     stride = _agreed_with_depthwise("stride")
     padding = _agreed_with_depthwise("padding")
@@ -197,10 +208,24 @@ class SeparableConvNd(nn.Module):
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "form" not in state:  # of the release before
+            state = {**state, "form": state["order"], "size": state["depth_multiplier"]}
+            del state["order"], state["depth_multiplier"]
+            state["pointwise_in"] = None
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has no types here
-        if "_written" not in state:  # of the release before
+        if "_written" not in state:  # of a release before
             self._own, self._written = {}, ()
             self._agree()
+
+    @property
+    def order(self) -> str | None:
+        """The old word for a form of two parts whose size is a depth multiplier."""
+        return self.form if Form(self.form) in ORDERS else None
+
+    @property
+    def depth_multiplier(self) -> int | None:
+        """The size, if it is a depth multiplier."""
+        return self.size if Form(self.form) in ORDERS else None
 
     @property
     def groups(self) -> int:
@@ -226,11 +251,9 @@ class SeparableConvNd(nn.Module):
         Raises:
             InputError: what is assigned is not such a kernel, or cannot be factorised.
         """
-        order = Order(self.order)
-        kernel = dense_kernel(
-            self.depthwise.weight, self.pointwise.weight, self.groups, self.depth_multiplier, order
-        )
-        return ComputedKernel.of(kernel)
+        inner = None if self.pointwise_in is None else self.pointwise_in.weight
+        factors = Factors(self.depthwise.weight, self.pointwise.weight, inner)
+        return ComputedKernel.of(dense_kernel(factors, self))
 
     @weight.setter
     def weight(self, kernel: Tensor) -> None:
@@ -246,13 +269,13 @@ class SeparableConvNd(nn.Module):
                 )
         if self.depthwise.weight.is_meta:
             raise InputError("the parts are on the meta device and cannot take a kernel's values")
-        factors = decompose(kernel, self.groups, Order(self.order)).factors(self.depth_multiplier)
-        with torch.no_grad():
-            self.depthwise.weight.copy_(factors.depthwise)
-            self.pointwise.weight.copy_(factors.pointwise)
-        if isinstance(kernel, nn.Parameter):
-            self.depthwise.weight.requires_grad_(kernel.requires_grad)
-            self.pointwise.weight.requires_grad_(kernel.requires_grad)
+        factors = decompose(kernel, self.groups, Form(self.form)).factors(self.size)
+        for name, value in factors.by_part().items():
+            weight: Any = self.get_submodule(name).weight
+            with torch.no_grad():
+                weight.copy_(value)
+            if isinstance(kernel, nn.Parameter):
+                weight.requires_grad_(kernel.requires_grad)
 
     @property
     def bias(self) -> Tensor | None:
@@ -269,7 +292,7 @@ class SeparableConvNd(nn.Module):
 
     @property
     def _last(self) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
-        return self.pointwise if self.order == Order.DEPTHWISE_FIRST else self.depthwise
+        return self.depthwise if self.form == "pointwise_first" else self.pointwise
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         # reason: nn.Module, which assigns Parameters by this, refuses names that the class computes
@@ -284,11 +307,13 @@ class SeparableConvNd(nn.Module):
             super().register_parameter(name, param)
 
     def reset_parameters(self) -> None:
-        """New random weights for both parts, as a new convolution gets them."""
-        self.depthwise.reset_parameters()
-        self.pointwise.reset_parameters()
+        """New random weights for all parts, as a new convolution gets them."""
+        for part in self.children():
+            part.reset_parameters()  # type: ignore[operator]  # they are convolutions
 
     def extra_repr(self) -> str:
+        if self.order is None:
+            return f"form={self.form}, size={self.size}"
         return f"depth_multiplier={self.depth_multiplier}, order={self.order}"
 
 
@@ -315,22 +340,24 @@ SEPARABLE_CONVS: dict[int, type[SeparableConvNd]] = {
 """The replacement of each rank."""
 
 
-def dense_kernel(
-    depthwise: Tensor, pointwise: Tensor, groups: int, depth_multiplier: int, order: Order
-) -> Tensor:
-    """The standard kernel (M, C / groups, *k) that the two parts' weights amount to.
-
-    depthwise_first: W[m, c, t] = sum_j P[m, c r + j] D[c r + j, t], c within the group of m.
-    pointwise_first: W[m, c, t] = sum_j P[m r + j, c] D[m, j, t].
-    """
-    if order is Order.DEPTHWISE_FIRST:
-        channels = pointwise.reshape(groups, pointwise.shape[0] // groups, -1, depth_multiplier)
-        taps = depthwise.reshape(groups, -1, depth_multiplier, depthwise[0].numel())
-        kernel = torch.einsum("gmcr,gcrt->gmct", channels, taps)
-    else:
-        channels = pointwise.reshape(depthwise.shape[0], depth_multiplier, -1)
-        kernel = torch.einsum("mrc,mrt->mct", channels, depthwise.flatten(2))
-    return kernel.reshape(-1, kernel.shape[-2], *depthwise.shape[2:])
+def _form_and_size(
+    form: Form | str | None, size: int | None, order: Order | str, depth_multiplier: int
+) -> tuple[str, int]:
+    """The form's word and the size, from either kind of arguments."""
+    multiplier = whole_number("depth_multiplier", depth_multiplier)
+    word = parse_order(order).value
+    if form is None:
+        if size is not None:
+            raise InputError("size goes with form: pass form, or depth_multiplier in place of size")
+        return word, multiplier
+    if multiplier != 1 or word != Order.DEPTHWISE_FIRST:
+        raise InputError("pass form and size, or order and depth_multiplier, not both")
+    chosen = parse_form(form)
+    if size is None and chosen not in ORDERS:
+        raise InputError(
+            f"form={chosen.value!r} needs its size (see pytest_dwsconv.core.conv.parts)"
+        )
+    return chosen.value, whole_number("size", 1 if size is None else size)
 
 
 def _sides(name: str, value: int | Sequence[int], rank: int, least: int = 1) -> tuple[int, ...]:

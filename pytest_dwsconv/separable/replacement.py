@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.conv import ConvSpec, Order, parse_order
-from pytest_dwsconv.core.plan import PlanEntry, equal_cost
+from pytest_dwsconv.core.conv import ORDERS, ConvSpec, Form, Order, parse_form, parse_order
+from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.core.rules import checked_patterns
+from pytest_dwsconv.core.sizes import equal_cost, forms_for, size_for
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.separable.factorize import Factors, decompose, fresh
 from pytest_dwsconv.separable.modules import SEPARABLE_CONVS, SeparableConvNd
@@ -23,9 +24,24 @@ INITS = ("svd", "fresh")
 """Those that need no data."""
 
 
-def order_or_auto(order: Order | str) -> Order | None:
-    """The order asked for; None for "auto"."""
-    return None if order == AUTO else parse_order(order, AUTO)
+def allowed_forms(
+    order: Order | str, form: Form | str | None, all_forms: bool = False
+) -> tuple[Form, ...]:
+    """The forms to choose from, from the arguments ``order`` and ``form``.
+
+    Without either these are the two orders, or with ``all_forms`` every form; ``form="auto"`` is
+    every form.
+
+    Raises:
+        InputError: one of them is not known, or both are given.
+    """
+    if form is None:
+        if order != AUTO:
+            return (Form(parse_order(order, AUTO)),)
+        return tuple(Form) if all_forms else ORDERS
+    if order != AUTO:
+        raise InputError("order is the old word for form: pass one of them, not both")
+    return tuple(Form) if form == AUTO else (parse_form(form, AUTO),)
 
 
 def check_init(init: str, known: Sequence[str] = INITS) -> None:
@@ -38,10 +54,29 @@ def patterns(given: Sequence[str] | None, asked_by: str) -> tuple[str, ...]:
     return () if given is None else checked_patterns(given, asked_by)
 
 
-def choose(
-    name: str, weight: Tensor, spec: ConvSpec, depth_multiplier: int, order: Order | None, init: str
-) -> PlanEntry:
-    """The plan of one convolution; without an order the smaller weight error at equal cost decides.
+def possible(
+    name: str,
+    spec: ConvSpec,
+    forms: Sequence[Form],
+    depth_multiplier: int,
+    needed: Form | Order | None = None,
+) -> list[PlanEntry]:
+    """The replacements that one convolution may get, one of each form.
+
+    A single form has the size that ``size_for`` says, several are taken at equal cost. ``needed``
+    is the order that it needs because it has few input channels: then the forms that would make all
+    outputs mixtures of these are left out.
+    """
+    forms, than = forms_for(forms, needed), Form(needed or Form.DEPTHWISE_FIRST)
+    if len(forms) == 1:
+        size = size_for(spec, forms[0], depth_multiplier, than)
+        return [PlanEntry.of(name, spec, forms[0], size)]
+    found = equal_cost(spec, depth_multiplier, forms, than).items()
+    return [PlanEntry.of(name, spec, form, size) for form, size in found]
+
+
+def choose(name: str, weight: Tensor, entries: Sequence[PlanEntry], init: str) -> PlanEntry:
+    """The one with the least weight error, then with the fewest parameters; the first if fresh.
 
     Raises:
         InputError: the weight has no values to start from, or cannot be factorised; the message
@@ -51,11 +86,6 @@ def choose(
         raise InputError(
             f"{name}: the kernel is on the meta device and has no values; use init='fresh'"
         )
-    if order is not None:
-        return PlanEntry.of(name, spec, order, depth_multiplier)
-    entries = [
-        PlanEntry.of(name, spec, *choice) for choice in equal_cost(spec, depth_multiplier).items()
-    ]
     if init == "fresh" or len(entries) == 1:
         return entries[0]
     return min(entries, key=lambda entry: (_factorised(weight, entry)[1], entry.params_after))
@@ -73,14 +103,13 @@ def initial(weight: Tensor, entry: PlanEntry, init: str) -> tuple[Factors, float
     if init == "svd" and not weight.is_meta:
         return _factorised(weight, entry)
     with _naming(entry.name):
-        return fresh(weight, entry.groups, entry.order, entry.depth_multiplier), None
+        return fresh(weight, entry.groups, entry.form, entry.size), None
 
 
 def _factorised(weight: Tensor, entry: PlanEntry) -> tuple[Factors, float]:
     with _naming(entry.name):
-        decomposition = decompose(weight, entry.groups, entry.order)
-    multiplier = entry.depth_multiplier
-    return decomposition.factors(multiplier), decomposition.error(multiplier)
+        decomposition = decompose(weight, entry.groups, entry.form)
+    return decomposition.factors(entry.size), decomposition.error(entry.size)
 
 
 @contextmanager
@@ -119,8 +148,8 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
         groups=source.groups,
         bias=source.bias is not None,
         padding_mode=source.padding_mode,
-        depth_multiplier=entry.depth_multiplier,
-        order=entry.order,
+        form=entry.form,
+        size=entry.size,
         device="meta",  # neither memory nor random numbers for weights that are set below
     )
     _set_parameters(new, factors, source.weight, source.bias)
@@ -146,8 +175,9 @@ def _set_parameters(
     new: SeparableConvNd, factors: Factors, weight: Tensor, bias: nn.Parameter | None
 ) -> None:
     layout = _memory_format(weight)
-    for part, value in ((new.depthwise, factors.depthwise), (new.pointwise, factors.pointwise)):
+    for name, value in factors.by_part().items():
         laid_out = value.contiguous(memory_format=layout)
+        part: Any = new.get_submodule(name)
         part.weight = nn.Parameter(laid_out, requires_grad=weight.requires_grad)
     new.bias = bias
 
@@ -171,7 +201,9 @@ _HOOKS = (
     "_is_full_backward_hook",
 )
 _TABLES = ("_parameters", "_buffers", "_modules")
-_NEEDED = frozenset({"depthwise", "pointwise", "order", "depth_multiplier"})
+_NEEDED = frozenset(
+    {"depthwise", "pointwise", "pointwise_in", "form", "size", "order", "depth_multiplier"}
+)
 _PARAMETERS = frozenset({"weight", "bias"})
 # reason: a compiled call is of the old forward; PyTorch drops it from copies, too
 _OWN = frozenset({*vars(nn.Conv2d(1, 1, 1, device="meta")), "_compiled_call_impl"})

@@ -12,14 +12,17 @@ from torch import nn
 from pytest_dwsconv.core.conv import (
     ConvSpec,
     Cost,
+    Form,
     Kind,
     Order,
     Trait,
     cost,
+    full_size,
     separable_cost,
     separable_traffic,
     traffic,
 )
+from pytest_dwsconv.errors import InputError
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -158,10 +161,17 @@ def test_kinds(spec: ConvSpec, kind: Kind) -> None:
     assert spec.kind is kind
 
 
-def test_full_multiplier_is_the_rank_of_a_slice() -> None:
+def test_the_full_size_is_the_rank_of_a_slice() -> None:
     spec = ConvSpec(2, 6, 16, (3, 3), groups=2)
-    assert spec.full_multiplier == {Order.DEPTHWISE_FIRST: 8, Order.POINTWISE_FIRST: 3}
-    assert ConvSpec(2, None, 16, (3, 3)).full_multiplier is None
+    sizes = {form: full_size(spec, form) for form in Form}
+    assert sizes == {
+        Form.DEPTHWISE_FIRST: 8,
+        Form.POINTWISE_FIRST: 3,
+        Form.BOTTLENECK: 8 * 6,
+        Form.GROUPED: 3,
+    }
+    with pytest.raises(InputError, match="not known"):
+        full_size(ConvSpec(2, None, 16, (3, 3)), Form.DEPTHWISE_FIRST)
 
 
 def test_traffic_moves_everything_once_and_what_lies_between_twice() -> None:

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.conv import ConvSpec, Order, cost, separable_cost
-from pytest_dwsconv.core.plan import Plan, PlanEntry, equal_cost
+from pytest_dwsconv.core.conv import ConvSpec, Form, cost, full_size, separable_cost
+from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.core.sizes import equal_cost
 from pytest_dwsconv.errors import FormatError, InputError
 
-ENTRY = PlanEntry("layer1.conv", Order.DEPTHWISE_FIRST, 2, 64, 128, (3, 3), 1, False)
-OTHER = PlanEntry("head", Order.POINTWISE_FIRST, 1, 8, 8, (5,), 2, True)
+ENTRY = PlanEntry("layer1.conv", Form.DEPTHWISE_FIRST, 2, 64, 128, (3, 3), 1, False)
+OTHER = PlanEntry("head", Form.POINTWISE_FIRST, 1, 8, 8, (5,), 2, True)
 
 
 def changed(**changes: Any) -> str:
@@ -115,14 +116,14 @@ def test_what_is_no_text_is_no_plan() -> None:
 
 def test_an_entry_is_lowered_to_the_exact_multiplier() -> None:
     spec = ConvSpec(2, 64, 4, (3, 3), bias=False)
-    assert PlanEntry.of("a", spec, Order.DEPTHWISE_FIRST, 99).depth_multiplier == 4
-    assert PlanEntry.of("a", spec, Order.POINTWISE_FIRST, 99).depth_multiplier == 9
-    assert PlanEntry.of("a", spec, Order.POINTWISE_FIRST, 2).depth_multiplier == 2
+    assert PlanEntry.of("a", spec, Form.DEPTHWISE_FIRST, 99).depth_multiplier == 4
+    assert PlanEntry.of("a", spec, Form.POINTWISE_FIRST, 99).depth_multiplier == 9
+    assert PlanEntry.of("a", spec, Form.POINTWISE_FIRST, 2).depth_multiplier == 2
 
 
 def test_a_convolution_with_unknown_numbers_cannot_be_planned() -> None:
     with pytest.raises(InputError, match="not known"):
-        PlanEntry.of("a", ConvSpec(2, None, 64, (3, 3)), Order.DEPTHWISE_FIRST, 1)
+        PlanEntry.of("a", ConvSpec(2, None, 64, (3, 3)), Form.DEPTHWISE_FIRST, 1)
     with pytest.raises(InputError, match="not known"):
         equal_cost(ConvSpec(2, 64, 64, None), 1)
 
@@ -158,21 +159,21 @@ def test_an_entry_fits_its_convolution_whatever_the_stride() -> None:
 
 def test_pointwise_first_gets_what_the_reference_costs() -> None:
     spec = ConvSpec(2, 64, 64, (3, 3))
-    assert equal_cost(spec, 1) == {Order.DEPTHWISE_FIRST: 1, Order.POINTWISE_FIRST: 1}
+    assert equal_cost(spec, 1) == {Form.DEPTHWISE_FIRST: 1, Form.POINTWISE_FIRST: 1}
     # 256 filters: one blueprint multiplier costs 256 (64 + 9) > 64 (9 + 256), so nothing is within
     # multiplier 1
-    assert equal_cost(ConvSpec(2, 64, 256, (3, 3)), 1) == {Order.DEPTHWISE_FIRST: 1}
+    assert equal_cost(ConvSpec(2, 64, 256, (3, 3)), 1) == {Form.DEPTHWISE_FIRST: 1}
     assert equal_cost(ConvSpec(2, 256, 64, (3, 3)), 3) == {
-        Order.DEPTHWISE_FIRST: 3,
-        Order.POINTWISE_FIRST: 3,
+        Form.DEPTHWISE_FIRST: 3,
+        Form.POINTWISE_FIRST: 3,
     }
-    assert equal_cost(ConvSpec(2, 64, 4, (3, 3)), 99)[Order.DEPTHWISE_FIRST] == 4
+    assert equal_cost(ConvSpec(2, 64, 4, (3, 3)), 99)[Form.DEPTHWISE_FIRST] == 4
 
 
 def test_macs_count_where_shapes_are_known() -> None:
     strided = ConvSpec(2, 64, 64, (3, 3), input_shape=(1, 64, 8, 8), output_shape=(1, 64, 4, 4))
     # the pointwise part runs at four times the sites
-    assert equal_cost(strided, 1) == {Order.DEPTHWISE_FIRST: 1}
+    assert equal_cost(strided, 1) == {Form.DEPTHWISE_FIRST: 1}
 
 
 @given(st.data())
@@ -186,12 +187,12 @@ def test_the_competitor_is_the_largest_within_the_cost(data: st.DataObject) -> N
         groups=groups,
     )
     multipliers = equal_cost(spec, data.draw(st.integers(1, 12)))
-    limit = separable_cost(spec, Order.DEPTHWISE_FIRST, multipliers[Order.DEPTHWISE_FIRST])
-    found = multipliers.get(Order.POINTWISE_FIRST, 0)
-    full = (spec.full_multiplier or {})[Order.POINTWISE_FIRST]
+    limit = separable_cost(spec, Form.DEPTHWISE_FIRST, multipliers[Form.DEPTHWISE_FIRST])
+    found = multipliers.get(Form.POINTWISE_FIRST, 0)
+    full = full_size(spec, Form.POINTWISE_FIRST)
     assert limit is not None
     for multiplier in range(1, full + 1):
-        rival = separable_cost(spec, Order.POINTWISE_FIRST, multiplier)
+        rival = separable_cost(spec, Form.POINTWISE_FIRST, multiplier)
         assert rival is not None
         assert (rival.params <= limit.params) == (multiplier <= found)
 

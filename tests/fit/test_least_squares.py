@@ -14,8 +14,8 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit import least_squares
 from pytest_dwsconv.fit.least_squares import Problem, fit
 from pytest_dwsconv.fit.moments import Cross, Moments, padded, patches
-from pytest_dwsconv.separable.factorize import Factors, decompose
-from pytest_dwsconv.separable.modules import CONVS, dense_kernel
+from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
+from pytest_dwsconv.separable.modules import CONVS
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -89,11 +89,11 @@ def entry_of(groups: int, channels: int, filters: int, order: Order, multiplier:
 def start_of(problem: Problem, entry: PlanEntry) -> Factors:
     weight = torch.linalg.solve(problem.gram, problem.cross.mT).mT
     weight = weight.reshape(entry.out_channels, -1, *entry.kernel_size)
-    return decompose(weight, entry.groups, entry.order).factors(entry.depth_multiplier)
+    return decompose(weight, entry.groups, entry.form).factors(entry.size)
 
 
 def kernel_of(factors: Factors, entry: PlanEntry) -> Tensor:
-    found = dense_kernel(*factors, entry.groups, entry.depth_multiplier, entry.order)
+    found = dense_kernel(factors, entry)
     return found.reshape(entry.groups, entry.out_channels // entry.groups, -1)
 
 
@@ -106,7 +106,8 @@ def test_a_kernel_that_is_separable_is_found_again(
     wanted = kernel_of(start_of(problem, entry), entry)
     exact = Problem(problem.gram, wanted @ problem.gram, problem.weight)
     torch.manual_seed(3)
-    near = Factors(*(part + 0.1 * torch.randn_like(part) for part in start_of(problem, entry)))
+    start = start_of(problem, entry)[:2]
+    near = Factors(*(part + 0.1 * torch.randn_like(part) for part in start))
     found = kernel_of(fit(exact, entry, near, 2000), entry)
     assert exact.loss(found) - exact.loss(wanted) < 1e-2 * abs(exact.loss(wanted))
 
@@ -123,7 +124,7 @@ def test_no_gradient_is_left(
             problem.gram, problem.cross, torch.diag_embed(problem.weight.diagonal(dim1=1, dim2=2))
         )
     start = start_of(problem, entry)
-    parts = [part.requires_grad_() for part in fit(problem, entry, start, 3000)]
+    parts = [part.requires_grad_() for part in fit(problem, entry, start, 3000).by_part().values()]
     kernel = kernel_of(Factors(*parts), entry)
     loss = ((problem.weight @ kernel) * (kernel @ problem.gram - 2 * problem.cross)).sum()
     loss.backward()
@@ -170,7 +171,7 @@ def test_inputs_that_are_never_there_do_no_harm(order: Order) -> None:
     alive[:9] = 0
     dead = Problem(problem.gram * alive * alive[:, None], problem.cross * alive, problem.weight)
     factors = fit(dead, entry, start_of(problem, entry), 20)
-    assert all(bool(torch.isfinite(part).all()) for part in factors)
+    assert all(bool(torch.isfinite(part).all()) for part in factors.by_part().values())
     assert dead.loss(kernel_of(factors, entry)) <= dead.loss(
         kernel_of(start_of(problem, entry), entry)
     )

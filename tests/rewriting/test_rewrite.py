@@ -19,7 +19,7 @@ import torch
 from external_files import fashion_resnet
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import Form, Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import DwsconvError, InputError
 from pytest_dwsconv.rewriting.application import apply_plan
@@ -253,7 +253,7 @@ def test_the_memory_format_is_kept(rank: int, layout: torch.memory_format) -> No
 def test_a_weight_of_both_memory_formats_gives_a_contiguous_one() -> None:
     conv = nn.Conv2d(1, 16, 3)
     assert conv.weight.is_contiguous(memory_format=torch.channels_last)
-    entry_of_one = entry("conv", in_channels=1, depth_multiplier=4)
+    entry_of_one = entry("conv", in_channels=1, size=4)
     factors, _ = initial(conv.weight, entry_of_one, "svd")
     assert replacement(conv, entry_of_one, factors).pointwise.weight.is_contiguous()
     assert replacement(conv, entry_of_one, factors).depthwise.weight.stride() == (9, 9, 3, 1)
@@ -638,8 +638,8 @@ def test_a_plan_with_svd_gives_the_rewritten_network_by_itself() -> None:
 
 def entry(name: str = "stem", **changes: Any) -> PlanEntry:
     fields = {
-        "order": Order.DEPTHWISE_FIRST,
-        "depth_multiplier": 1,
+        "form": Form.DEPTHWISE_FIRST,
+        "size": 1,
         "in_channels": 3,
         "out_channels": 16,
         "kernel_size": (3, 3),

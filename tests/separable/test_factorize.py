@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,20 +13,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.separable.factorize import decompose, fresh
-from pytest_dwsconv.separable.modules import dense_kernel
+from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel, fresh
 
-ORDERS = list(Order)
+ORDERS = [Form.DEPTHWISE_FIRST, Form.POINTWISE_FIRST]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-def slices_of(weight: Tensor, groups: int, order: Order) -> Tensor:
+def slices_of(weight: Tensor, groups: int, order: Form) -> Tensor:
     """The matrices whose rank counts, cut out one by one."""
     filters, channels = weight.shape[:2]
     flat = weight.reshape(filters, channels, -1)
-    if order is Order.POINTWISE_FIRST:
+    if order is Form.POINTWISE_FIRST:
         return torch.stack([flat[m] for m in range(filters)])
     size = filters // groups
     return torch.stack(
@@ -33,12 +33,22 @@ def slices_of(weight: Tensor, groups: int, order: Order) -> Tensor:
     )
 
 
-def rebuilt(weight: Tensor, groups: int, order: Order, multiplier: int) -> Tensor:
+def rebuilt(weight: Tensor, groups: int, order: Form, multiplier: int) -> Tensor:
     factors = decompose(weight, groups, order).factors(multiplier)
-    return dense_kernel(factors.depthwise, factors.pointwise, groups, multiplier, order)
+    return product(factors, groups, order, multiplier)
 
 
-def full(weight: Tensor, groups: int, order: Order) -> int:
+class Of(NamedTuple):
+    form: Form
+    size: int
+    groups: int
+
+
+def product(factors: Factors, groups: int, form: Form, size: int) -> Tensor:
+    return dense_kernel(factors, Of(form, size, groups))
+
+
+def full(weight: Tensor, groups: int, order: Form) -> int:
     return min(slices_of(weight, groups, order).shape[1:])
 
 
@@ -100,7 +110,7 @@ KERNELS: dict[str, Callable[[torch.dtype], Tensor]] = {
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", KERNELS)
-def test_exact_at_full_multiplier(name: str, dtype: torch.dtype, order: Order) -> None:
+def test_exact_at_full_multiplier(name: str, dtype: torch.dtype, order: Form) -> None:
     weight = KERNELS[name](dtype)
     multiplier = full(weight, 1, order)
     found = rebuilt(weight, 1, order, multiplier)
@@ -111,7 +121,7 @@ def test_exact_at_full_multiplier(name: str, dtype: torch.dtype, order: Order) -
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
-def test_no_over_or_underflow_in_float64(scale: float, order: Order) -> None:
+def test_no_over_or_underflow_in_float64(scale: float, order: Form) -> None:
     weight = random_kernel(12, 8, 3, 3) * scale
     assert relative(rebuilt(weight, 1, order, full(weight, 1, order)), weight) <= 1e-10
     assert 0.5 < decompose(weight, 1, order).error(1) < 1
@@ -122,7 +132,7 @@ def test_no_over_or_underflow_in_float64(scale: float, order: Order) -> None:
 @pytest.mark.parametrize("multiplier", [1, 2])
 @pytest.mark.parametrize("shape", [(24, 8, 3, 3), (8, 3, 3, 3), (8, 4, 7), (8, 4, 2, 3, 2)])
 def test_below_it_is_the_truncated_svd_of_each_slice(
-    shape: tuple[int, ...], multiplier: int, groups: int, order: Order
+    shape: tuple[int, ...], multiplier: int, groups: int, order: Form
 ) -> None:
     weight = random_kernel(*shape)
     found = slices_of(rebuilt(weight, groups, order, multiplier), groups, order)
@@ -150,7 +160,7 @@ def test_the_error_told_is_the_error_made(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_both_parts_carry_the_same_energy(order: Order) -> None:
+def test_both_parts_carry_the_same_energy(order: Form) -> None:
     factors = decompose(random_kernel(16, 8, 3, 3), 1, order).factors(1)
     assert float(factors.depthwise.norm()) == pytest.approx(
         float(factors.pointwise.norm()), rel=1e-9
@@ -160,21 +170,22 @@ def test_both_parts_carry_the_same_energy(order: Order) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_computed_in_double_and_cast_back(
-    dtype: torch.dtype, order: Order
+    dtype: torch.dtype, order: Form
 ) -> None:
     weight = (random_kernel(16, 8, 3, 3) * 1e-3).to(dtype)
     found = rebuilt(weight.double(), 1, order, 2)
     factors = decompose(weight, 1, order).factors(2)
     assert factors.depthwise.dtype == factors.pointwise.dtype == dtype
-    cast = dense_kernel(factors.depthwise.double(), factors.pointwise.double(), 1, 2, order)
+    doubled = Factors(factors.depthwise.double(), factors.pointwise.double())
+    cast = product(doubled, 1, order, 2)
     assert relative(cast, found) < 3 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_gradients_reach_a_factorised_zero_kernel(order: Order) -> None:
+def test_gradients_reach_a_factorised_zero_kernel(order: Form) -> None:
     factors = decompose(torch.zeros(12, 8, 3, 3), 1, order).factors(2)
-    parts = [part.requires_grad_() for part in factors]
-    dense_kernel(parts[0], parts[1], 1, 2, order).sum().backward()
+    parts = [part.requires_grad_() for part in factors.by_part().values()]
+    product(factors, 1, order, 2).sum().backward()
     assert any(bool(part.grad.abs().sum() > 0) for part in parts if part.grad is not None)
 
 
@@ -189,12 +200,12 @@ def test_gradients_reach_a_factorised_zero_kernel(order: Order) -> None:
 )
 def test_kernels_that_cannot_be_factorised(weight: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        decompose(weight, 1, Order.DEPTHWISE_FIRST)
+        decompose(weight, 1, Form.DEPTHWISE_FIRST)
 
 
 @pytest.mark.parametrize("multiplier", [0, 10])
 def test_a_multiplier_out_of_range_is_refused(multiplier: int) -> None:
-    decomposition = decompose(random_kernel(12, 8, 3, 3), 1, Order.DEPTHWISE_FIRST)
+    decomposition = decompose(random_kernel(12, 8, 3, 3), 1, Form.DEPTHWISE_FIRST)
     with pytest.raises(InputError, match="from 1 to 9"):
         decomposition.factors(multiplier)
 
@@ -202,7 +213,7 @@ def test_a_multiplier_out_of_range_is_refused(multiplier: int) -> None:
 def test_the_weight_is_neither_changed_nor_kept_in_a_graph() -> None:
     weight = nn.Parameter(random_kernel(12, 8, 3, 3))
     before = weight.detach().clone()
-    factors = decompose(weight, 1, Order.DEPTHWISE_FIRST).factors(1)
+    factors = decompose(weight, 1, Form.DEPTHWISE_FIRST).factors(1)
     assert torch.equal(weight, before)
     assert not factors.depthwise.requires_grad
     assert weight.grad is None
@@ -216,26 +227,27 @@ def test_the_weight_is_neither_changed_nor_kept_in_a_graph() -> None:
 )
 def test_fresh_weights_have_the_kernels_dtype(dtype: torch.dtype) -> None:
     weight = random_kernel(16, 8, 3, 3).to(dtype)
-    assert {part.dtype for part in fresh(weight, 1, Order.DEPTHWISE_FIRST, 1)} == {dtype}
+    drawn = fresh(weight, 1, Form.DEPTHWISE_FIRST, 1)
+    assert {part.dtype for part in drawn.by_part().values()} == {dtype}
 
 
 def test_fresh_weights_for_a_complex_kernel_are_refused() -> None:
     with pytest.raises(InputError, match="complex64"):
-        fresh(torch.zeros(4, 4, 3, 3, dtype=torch.complex64), 1, Order.DEPTHWISE_FIRST, 1)
+        fresh(torch.zeros(4, 4, 3, 3, dtype=torch.complex64), 1, Form.DEPTHWISE_FIRST, 1)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("multiplier", [1, 3])
 def test_fresh_outputs_vary_as_much_as_the_originals(
-    multiplier: int, groups: int, order: Order
+    multiplier: int, groups: int, order: Form
 ) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 16, 12, 12)
     ratios = []
     for _ in range(100):
         weight = nn.Conv2d(16, 24, 3, groups=groups).weight.detach() * 5
-        kernel = dense_kernel(*fresh(weight, groups, order, multiplier), groups, multiplier, order)
+        kernel = product(fresh(weight, groups, order, multiplier), groups, order, multiplier)
         assert kernel.shape == weight.shape
         ratios.append(
             float(
@@ -246,7 +258,7 @@ def test_fresh_outputs_vary_as_much_as_the_originals(
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_deep_stack_neither_explodes_nor_vanishes(order: Order) -> None:
+def test_a_deep_stack_neither_explodes_nor_vanishes(order: Form) -> None:
     torch.manual_seed(0)
     gains = []
     for _ in range(8):
@@ -254,7 +266,7 @@ def test_a_deep_stack_neither_explodes_nor_vanishes(order: Order) -> None:
         for _ in range(20):
             weight = torch.empty(32, 32, 3, 3)
             nn.init.kaiming_normal_(weight)
-            kernel = dense_kernel(*fresh(weight, 1, order, 1), 1, 1, order)
+            kernel = product(fresh(weight, 1, order, 1), 1, order, 1)
             x = F.relu(F.conv2d(x, weight, padding=1))
             y = F.relu(F.conv2d(y, kernel, padding=1))
         gains.append(math.log(float(y.std() / x.std())))
@@ -263,27 +275,28 @@ def test_a_deep_stack_neither_explodes_nor_vanishes(order: Order) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("weight", [torch.ones(64, 32, 3, 3), torch.full((64, 32, 3, 3), math.nan)])
-def test_without_a_variance_of_its_own_it_is_pytorchs_default(weight: Tensor, order: Order) -> None:
+def test_without_a_variance_of_its_own_it_is_pytorchs_default(weight: Tensor, order: Form) -> None:
     torch.manual_seed(0)
-    kernel = dense_kernel(*fresh(weight, 1, order, 1), 1, 1, order)
+    kernel = product(fresh(weight, 1, order, 1), 1, order, 1)
     assert float(kernel.var()) == pytest.approx(1 / (3 * 32 * 9), rel=0.15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn, torch.float64], ids=str)
 @pytest.mark.parametrize("order", ORDERS)
-def test_zeros_stay_zeros_that_gradients_can_move(order: Order, dtype: torch.dtype) -> None:
+def test_zeros_stay_zeros_that_gradients_can_move(order: Form, dtype: torch.dtype) -> None:
     factors = fresh(torch.zeros(12, 4, 3, 3, dtype=dtype), 2, order, 2)
     assert bool(factors.depthwise.double().any())
     assert not bool(factors.pointwise.double().any())
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_on_the_meta_device_fresh_only_shapes(order: Order) -> None:
+def test_on_the_meta_device_fresh_only_shapes(order: Form) -> None:
     state = torch.get_rng_state()
-    meta = fresh(torch.empty(12, 4, 3, 3, device="meta", dtype=torch.float16), 2, order, 3)
+    empty = torch.empty(12, 4, 3, 3, device="meta", dtype=torch.float16)
+    meta = fresh(empty, 2, order, 3).by_part()
     real = fresh(torch.ones(12, 4, 3, 3), 2, order, 3)
-    assert [part.shape for part in meta] == [part.shape for part in real]
-    assert all(part.is_meta and part.dtype == torch.float16 for part in meta)
+    assert [part.shape for part in meta.values()] == [p.shape for p in real.by_part().values()]
+    assert all(part.is_meta and part.dtype == torch.float16 for part in meta.values())
     torch.set_rng_state(state)
     again = fresh(torch.ones(12, 4, 3, 3), 2, order, 3)
     assert torch.equal(again.depthwise, real.depthwise)  # meta tensors drew no numbers
@@ -292,5 +305,5 @@ def test_on_the_meta_device_fresh_only_shapes(order: Order) -> None:
 def test_fresh_weights_stay_within_the_variance_of_the_kernel_itself() -> None:
     """Not of the distribution that it may be drawn from, which is estimated larger."""
     kernel = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)
-    drawn = [fresh(kernel, 1, Order.DEPTHWISE_FIRST, 1).pointwise for _ in range(100)]
+    drawn = [fresh(kernel, 1, Form.DEPTHWISE_FIRST, 1).pointwise for _ in range(100)]
     assert float(torch.stack(drawn).abs().max()) <= 3**0.5

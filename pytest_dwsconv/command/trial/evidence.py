@@ -65,15 +65,19 @@ class FileModel:
         """
         found = {finding.name: finding.spec for finding in self.report.findings}
         planned: dict[Position, set[Policy]] = defaultdict(set)
+        names = set()
         for entry in plan.entries:
             if entry.name not in found:
                 raise InputError(f"the plan is for another model: this has no layer {entry.name!r}")
             entry.check(found[entry.name])
+            # reason: the class that a file gets has the two orders alone
+            if entry.order is None or entry.depth_multiplier is None:
+                continue
+            names.add(entry.name)
             if entry.name in self.built_at:
                 planned[self.built_at[entry.name]].add(
                     replace(self.policy, order=entry.order, depth_multiplier=entry.depth_multiplier)
                 )
-        names = {entry.name for entry in plan.entries}
         left_out = []
         all_built = {position: [*specs] for position, specs in self.evidence.built.items()}
         for name, position in self.built_at.items():

@@ -101,7 +101,9 @@ class Trial:
             if entry.name not in left:
                 continue
             reason = reasons[entry.name]
-            if self.model.built_at.get(entry.name) in beside:
+            if entry.order is None:
+                reason = f"the class that a file gets does not have the form {entry.form.value}"
+            elif self.model.built_at.get(entry.name) in beside:
                 other = beside[self.model.built_at[entry.name]]
                 reason = f"its call also builds {plain(other)}, which the plan leaves as it is"
             self._say(f"the plan's {plain(entry.name)} is left as it is: {reason}")

@@ -21,6 +21,7 @@ from pytest_dwsconv.command.trial.weights import (
     without_optimizers,
     write_checkpoint,
 )
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.planning import allocate, estimate, parse_budgets
@@ -119,7 +120,7 @@ def plan_within(
     # reason: of raw and averaged weights, either tells which layers can be spared
     state_dicts(content, model, str(given))[0].load_into(model, str(given))
     with as_found(list(model.modules())):
-        options = estimate(model, report.candidates, read_batches(data), report.order)
+        options = estimate(model, report.candidates, read_batches(data), [Form(report.order)])
     return allocate(report, options, parse_budgets(budget), alike)
 
 

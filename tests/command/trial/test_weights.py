@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pytest_dwsconv import Plan, apply_plan, rewrite
 from pytest_dwsconv.command.cli import main
 from pytest_dwsconv.command.trial.weights import read_checkpoint
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.targets import build_from_file
 
@@ -271,7 +271,7 @@ def test_layers_of_a_call_that_the_plan_treats_differently_are_refused_with_the_
 def test_a_plan_that_cannot_be_used_is_a_sentence(
     model: nn.Module, capsys: Output, text: str | None, arguments: list[str], message: str
 ) -> None:
-    entry = PlanEntry("other", Order.DEPTHWISE_FIRST, 1, 8, 8, (3, 3), 1, True)
+    entry = PlanEntry("other", Form.DEPTHWISE_FIRST, 1, 8, 8, (3, 3), 1, True)
     Path("plan.json").write_text(Plan((entry,)).to_json() if text is None else text)
     assert main(["net.py", "--model", "Net", "--plan", "plan.json", *arguments]) == 2
     assert message in capsys.readouterr().err
