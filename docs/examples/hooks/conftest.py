@@ -1,5 +1,6 @@
 """The plugin's three hooks by example: change a verdict, add a latency target, receive reports."""
 
+import copy
 import platform
 import time
 
@@ -12,13 +13,14 @@ from pytest_dwsconv.core.rules import Judgement, Verdict
 TESTS = {}
 
 
-class ThisProcessor:
-    """Measures with torch, on the processor that runs the tests."""
+class Bfloat16:
+    """Measures a copy in bfloat16, on the processor that runs the tests."""
 
     def measure(self, model, shape):
-        x = torch.rand(shape)
+        network = copy.deepcopy(model).bfloat16()
+        x = torch.rand(shape, dtype=torch.bfloat16)
         with torch.inference_mode():
-            times = [self._time(model, x) for _ in range(12)]
+            times = [self._time(network, x) for _ in range(12)]
         return Measurement(
             model=type(model).__name__,
             host="",
@@ -41,7 +43,7 @@ class ThisProcessor:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_dwsconv_latency_backend(config, target):
-    return ThisProcessor() if target == "cpu" else None
+    return Bfloat16() if target == "bfloat16" else None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -27,6 +27,6 @@ def test_forward(net):
     assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 28)
 
 
-@pytest.mark.dws_budget(params="2k", latency="1s", target="cpu", input_size="1,3,32,32")
+@pytest.mark.dws_budget(params="2k", latency="1s", target="bfloat16", input_size="1,3,32,32")
 def test_is_quick_enough(net):
     pass
