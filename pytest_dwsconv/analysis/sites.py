@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from pytest_dwsconv.analysis.unregistered import UnregisteredModule, unregistered_modules
 from pytest_dwsconv.core.conv import ConvSpec, Trait, cost
 from pytest_dwsconv.core.findings import Origin
+from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.tracing import operators
 from pytest_dwsconv.tracing.counting import ConvCall, Counted
 from pytest_dwsconv.tracing.inventory import Inventory
@@ -82,6 +83,8 @@ def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
     # by class, because most modules of a large model are of a few classes
     kinds = set(map(type, inventory.modules.values()))
     convolutions = {kind for kind in kinds if _holds_convolutions(kind)}
+    wholes = [m for m in inventory.modules.values() if isinstance(m, SeparableConvNd)]
+    parts = {id(part) for whole in wholes for part in whole.children()}
     sites = {}
     for name, module in inventory.modules.items():
         if type(module) not in convolutions or not _is_convolution(module):
@@ -90,6 +93,8 @@ def _registered(inventory: Inventory, origin: Origin) -> dict[str, Site]:
         site = Site(name, type(module).__name__, module_spec(module), origin, aliases)
         if tied and any(id(parameter) in tied for parameter in module._parameters.values()):
             site.add_trait(Trait.TIED)
+        if id(module) in parts:
+            site.add_trait(Trait.PART)
         sites[name] = site
     return sites
 

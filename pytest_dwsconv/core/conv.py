@@ -99,6 +99,7 @@ class Trait(str, Enum):
     UNPACKED_ARGUMENTS = "unpacked arguments"
     REFERENCE = "reference"
     LEFT_OPEN = "left open"
+    PART = "part of a separable convolution"
 
 
 class Cost(NamedTuple):

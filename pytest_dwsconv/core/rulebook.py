@@ -94,6 +94,10 @@ _EXAMPLES: Mapping[str, tuple[str, str]] = {
         "`[tool.dwsconv]`, or `few_channels=True`, lifts the rule; `rewrite` on the live model "
         "puts the pointwise part first.",
     ),
+    "DWS116": (
+        "SeparableConv2d(64, 64, 3, form='grouped', size=8)  # its depthwise part",
+        "Leave it: to make it smaller, rewrite the original with a smaller size or another form.",
+    ),
     "DWS201": (
         "partial(nn.Conv2d, kernel_size=size)",
         "Call the class where it is needed, or name a model that the file builds, with `--model`. "

@@ -355,6 +355,14 @@ RULES: tuple[Rule, ...] = (
         "the depthwise separable form would save nothing, or no more than min_saving asks for",
         _conv3x3(out_channels=1),
     ),
+    Rule(
+        "DWS116",
+        "part of a separable convolution",
+        _NO,
+        _trait(Trait.PART),
+        "it is a part of a separable convolution already",
+        _conv3x3(Trait.PART, groups=8),
+    ),
 )
 """Asked from the top; the first row that applies settles the verdict."""
 

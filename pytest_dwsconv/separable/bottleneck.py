@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROUNDS, GAIN = 3, 1e-3
-LONG = 1 << 30
-"""Multiplications of a half-step from which on there is one round: three would take a minute."""
+MOST_ROUNDS, GAIN = 30, 1e-3
+WORK = 1 << 26
+"""Multiplications of one half-step, times rounds: a tenth of a second, or one round."""
 RIDGE = 1e-10
 """Of factors of length 1; it keeps columns that are nearly the same apart."""
 CHUNK_NUMBERS = 4 * 1024 * 1024
@@ -53,7 +53,8 @@ def nearest_bottleneck(
     energy = float(kernel.square().sum())
     outer, lowest = _half_step(unfolded[0], outer, inner, taps, energy)
     best = outer, taps, inner
-    for _ in range(ROUNDS if kernel.numel() * width < LONG else 1):
+    rounds = min(MOST_ROUNDS, WORK // (kernel.numel() * width))
+    for _ in range(max(1, rounds)):
         if lowest <= GAIN**4 * energy:  # exact, but for rounding
             break
         taps, _ = _half_step(unfolded[1], taps, outer, inner, energy)

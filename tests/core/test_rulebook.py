@@ -10,7 +10,7 @@ from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES
 from pytest_dwsconv.source.edit import rewrite_text
 
-ONLY_IN_A_MODEL = {"DWS102", "DWS109", "DWS112", "DWS113", "DWS114"}
+ONLY_IN_A_MODEL = {"DWS116", "DWS102", "DWS109", "DWS112", "DWS113", "DWS114"}
 """Settled by what a model holds; in a file's text there is nothing to see."""
 
 

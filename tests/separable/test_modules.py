@@ -10,18 +10,29 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.prune import l1_unstructured
+from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv.analysis.analyze import analyze
-from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Form, Order, full_size, separable_cost
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.separable.factorize import decompose
 from pytest_dwsconv.separable.modules import CONVS, SEPARABLE_CONVS, SeparableConv2d
 
 ORDERS = list(Order)
+FORMS = [
+    (Form.DEPTHWISE_FIRST, 1),
+    (Form.DEPTHWISE_FIRST, 3),
+    (Form.POINTWISE_FIRST, 1),
+    (Form.POINTWISE_FIRST, 3),
+    (Form.BOTTLENECK, 6),
+    (Form.GROUPED, 2),
+]
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -30,15 +41,14 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("form", "size"), FORMS)
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("multiplier", [1, 3])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_its_weight_is_the_kernel_of_the_standard_convolution_it_equals(
-    rank: int, multiplier: int, groups: int, order: Order
+    rank: int, groups: int, form: Form, size: int
 ) -> None:
     conv = SEPARABLE_CONVS[rank](
-        4, 6, 3, 2, 1, 2, groups, depth_multiplier=multiplier, order=order, dtype=torch.float64
+        4, 6, 3, 2, 1, 2, groups, form=form, size=size, dtype=torch.float64
     )
     x = torch.randn(2, 4, *(9, 8, 7)[:rank], dtype=torch.float64)
     dense = CONVOLVE[rank](x, conv.weight, conv.bias, 2, 1, 2, groups)
@@ -46,16 +56,30 @@ def test_its_weight_is_the_kernel_of_the_standard_convolution_it_equals(
     assert conv.weight.shape == CONVS[rank](4, 6, 3, groups=groups).weight.shape
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_it_has_the_parameters_that_the_cost_formula_says(
-    groups: int, bias: bool, order: Order
-) -> None:
-    conv = SeparableConv2d(4, 6, (3, 5), groups=groups, bias=bias, depth_multiplier=2, order=order)
-    cost = separable_cost(ConvSpec(2, 4, 6, (3, 5), groups=groups, bias=bias), order, 2)
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_it_costs_what_the_formulas_say_and_pytorch_counts(data: st.DataObject) -> None:
+    form, groups = data.draw(st.sampled_from(list(Form))), data.draw(st.integers(1, 3))
+    rank, stride = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
+    channels, filters = (groups * data.draw(st.integers(1, 6)) for _ in range(2))
+    kernel_size = tuple(data.draw(st.integers(1, 4)) for _ in range(rank))
+    bias = data.draw(st.booleans())
+    x = torch.zeros(2, channels, *(7, 6, 5)[:rank])
+    spec = ConvSpec(rank, channels, filters, kernel_size, groups=groups, bias=bias)
+    size = data.draw(st.integers(1, full_size(spec, form)))
+    if form is Form.BOTTLENECK:
+        size = -(-size // groups) * groups
+    if form is Form.GROUPED:
+        size = data.draw(st.sampled_from([s for s in range(1, 7) if channels // groups % s == 0]))
+    conv = SEPARABLE_CONVS[rank](
+        channels, filters, kernel_size, stride, groups=groups, bias=bias, form=form, size=size
+    )
+    with FlopCounterMode(display=False) as counter:
+        out = conv(x)
+    cost = separable_cost(spec.shaped(tuple(x.shape), tuple(out.shape)), form, size)
     assert cost is not None
-    assert sum(p.numel() for p in conv.parameters()) == cost.params
+    assert cost.params == sum(p.numel() for p in conv.parameters())
+    assert cost.macs == counter.get_total_flops() // 2
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -90,9 +114,9 @@ def test_the_weight_is_differentiable() -> None:
 # -- what is set later, as on the convolution that it replaces
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("form", list(Form))
 @pytest.mark.parametrize(
-    "settings",
+    "changes",
     [
         {"stride": (1, 1), "dilation": (2, 2), "padding": (2, 2)},
         {"stride": 2, "padding": 0},
@@ -102,19 +126,18 @@ def test_the_weight_is_differentiable() -> None:
     ],
 )
 def test_what_is_set_on_it_works_as_on_the_standard_convolution(
-    settings: dict[str, Any], order: Order
+    changes: dict[str, Any], form: Form
 ) -> None:
-    plain = nn.Conv2d(4, 6, 3, stride=2, padding=1)
-    conv = SeparableConv2d(4, 6, 3, stride=2, padding=1, depth_multiplier=4, order=order)
-    if order is Order.DEPTHWISE_FIRST:
-        conv = SeparableConv2d(4, 6, 3, stride=2, padding=1, depth_multiplier=6)
+    plain = nn.Conv2d(8, 6, 3, stride=2, padding=1)
+    size = full_size(ConvSpec(2, 8, 6, (3, 3)), form)
+    conv = SeparableConv2d(8, 6, 3, stride=2, padding=1, form=form, size=size)
     conv.weight, conv.bias = plain.weight, plain.bias  # type: ignore[assignment]  # as nn.Conv2d
     for copied in (conv, copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
-        for name, value in settings.items():
+        for name, value in changes.items():
             setattr(plain, name, value)
             setattr(copied, name, value)
             assert getattr(copied, name) == value
-        x = torch.randn(1, 4, 9, 8)
+        x = torch.randn(1, 8, 9, 8)
         torch.testing.assert_close(copied(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
@@ -126,9 +149,9 @@ def _doubled(module: nn.Module) -> None:
         any_conv.padding = any_conv.dilation
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_walk_over_parts_and_whole_changes_a_setting_once(order: Order) -> None:
-    conv = SeparableConv2d(4, 6, 3, padding=1, order=order)
+@pytest.mark.parametrize(("form", "size"), FORMS)
+def test_a_walk_over_parts_and_whole_changes_a_setting_once(form: Form, size: int) -> None:
+    conv = SeparableConv2d(4, 6, 3, padding=1, form=form, size=size)
     for dilation in ((2, 2), (4, 4)):
         conv.apply(_doubled)
         assert conv.dilation == conv.depthwise.dilation == conv.padding == dilation
@@ -172,8 +195,12 @@ def test_its_depthwise_part_may_be_wrapped() -> None:
     assert conv.stride == (2, 2)
 
 
-def test_what_is_set_is_compiled_and_exported() -> None:
-    conv, x = SeparableConv2d(4, 6, 3, stride=2).eval(), torch.randn(1, 4, 9, 9)
+@pytest.mark.parametrize(("form", "size"), [FORMS[0], FORMS[4]])
+def test_what_is_set_is_compiled_and_exported(form: Form, size: int) -> None:
+    conv, x = (
+        SeparableConv2d(4, 6, 3, stride=2, form=form, size=size).eval(),
+        torch.randn(1, 4, 9, 9),
+    )
     conv.stride = (1, 1)
     compiled = torch.compile(copy.deepcopy(conv), backend="aot_eager", fullgraph=True)
     exported = torch.export.export(copy.deepcopy(conv), (x,)).module()
@@ -376,6 +403,79 @@ def test_what_an_older_release_pickled_still_loads() -> None:
     assert loaded(torch.zeros(1, 4, 5, 5)).shape == (1, 6, 3, 3)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_the_release_before_pickled_still_loads(order: Order) -> None:
+    """It kept an order and a depth multiplier."""
+    conv = SeparableConv2d(4, 6, 3, depth_multiplier=2, order=order)
+    x = torch.randn(1, 4, 5, 5)
+    wanted = conv(x)
+    vars(conv).update(order=order.value, depth_multiplier=2)
+    for name in ("form", "size", "pointwise_in"):
+        del vars(conv)[name]
+    loaded = pickle.loads(pickle.dumps(conv))
+    assert (loaded.form, loaded.size) == (loaded.order, loaded.depth_multiplier) == (order, 2)
+    assert torch.equal(loaded(x), wanted)
+    assert "order" not in vars(loaded)
+
+
+@pytest.mark.parametrize(("form", "size"), FORMS)
+def test_the_order_and_its_multiplier_are_old_words_for_form_and_size(
+    form: Form, size: int
+) -> None:
+    conv = SeparableConv2d(4, 6, 3, form=form, size=size)
+    two_parts = form.value in list(Order)
+    assert (conv.order, conv.depth_multiplier) == ((form, size) if two_parts else (None, None))
+    shown = f"depth_multiplier={size}, order={form.value}" if two_parts else f"size={size}"
+    assert shown in repr(conv)
+
+
+@pytest.mark.parametrize(("form", "size"), FORMS)
+def test_every_form_takes_a_kernel_and_starts_anew(form: Form, size: int) -> None:
+    conv = SeparableConv2d(4, 6, 3, form=form, size=size)
+    kernel = conv.weight.detach().clone()
+    conv.reset_parameters()
+    assert not torch.equal(conv.weight, kernel)
+    conv.weight = nn.Parameter(kernel, requires_grad=False)
+    rest = float((conv.weight - kernel).norm() / kernel.norm())
+    assert rest < (0.2 if form is Form.BOTTLENECK else 1e-5)  # the others are nearest exactly
+    assert [name for name, p in conv.named_parameters() if p.requires_grad] == [
+        name for name, _ in conv.named_parameters() if name.endswith("bias")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"form": "sideways"},
+            "form must be 'depthwise_first', 'pointwise_first', 'bottleneck' or",
+        ),
+        ({"size": 2}, "size goes with form"),
+        ({"form": "grouped"}, "form='grouped' needs its size"),
+        ({"form": "grouped", "size": 3}, r"the size of form 'grouped' \(3\) must divide"),
+        ({"form": "bottleneck", "size": 3}, r"inner channels \(3\), must be divisible by groups"),
+        ({"form": "bottleneck", "size": 0}, "size must be a whole number from 1, not 0"),
+        (
+            {"form": "grouped", "size": 2, "order": "pointwise_first"},
+            "pass form and size, or order",
+        ),
+        ({"form": "grouped", "size": 2, "depth_multiplier": 2}, "pass form and size, or order"),
+    ],
+)
+def test_forms_and_sizes_that_there_are_not(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SeparableConv2d(4, 6, 3, groups=2, **arguments)
+
+
+@pytest.mark.parametrize(("form", "size"), FORMS)
+def test_its_parts_are_not_candidates_again(form: Form, size: int) -> None:
+    conv = SeparableConv2d(64, 64, 3, form=form, size=8 * size)
+    report = analyze(nn.Sequential(conv), (1, 64, 8, 8))
+    assert not report.candidates
+    reasons = {found.name: found.code for found in report.findings}
+    assert reasons["0.depthwise"] == ("DWS116" if form is Form.GROUPED else reasons["0.depthwise"])
+
+
 # -- what PyTorch does with modules
 
 
@@ -436,6 +536,12 @@ def test_it_compiles_and_exports(order: Order) -> None:
         warnings.simplefilter("ignore")  # reason: newer PyTorch deprecates scripting
         scripted = torch.jit.script(conv)
     torch.testing.assert_close(scripted(x), conv(x))
+
+
+@pytest.mark.parametrize(("form", "size"), FORMS)
+def test_it_is_scripted(form: Form, size: int) -> None:
+    conv, x = SeparableConv2d(4, 6, 3, form=form, size=size), torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(_scripted(conv)(x), conv(x))
 
 
 def test_a_scripted_network_reads_its_settings() -> None:
