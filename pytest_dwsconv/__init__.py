@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         DwsconvError,
         EdgeTpuWarning,
         ExportError,
+        FitWarning,
         FormatError,
         InputError,
         MissingDependencyError,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
         TargetError,
         TracingError,
     )
-    from pytest_dwsconv.fit.distillation import Batches, Distilled, distill
     from pytest_dwsconv.fit.planning import Budgets
+    from pytest_dwsconv.fit.training.distillation import Batches, Distilled, distill
     from pytest_dwsconv.report import Report
     from pytest_dwsconv.rewriting.agreement import Agreement, measure_agreement
     from pytest_dwsconv.rewriting.application import apply_plan
@@ -64,6 +65,7 @@ _HOMES = {
         "CompilerError",
         "DwsconvError",
         "EdgeTpuWarning",
+        "FitWarning",
         "ExportError",
         "FormatError",
         "InputError",
@@ -73,7 +75,7 @@ _HOMES = {
         "TracingError",
     ),
     "fit.planning": ("Budgets",),
-    "fit.distillation": ("Batches", "Distilled", "distill"),
+    "fit.training.distillation": ("Batches", "Distilled", "distill"),
     "report": ("Report",),
     "rewriting.agreement": ("Agreement", "measure_agreement"),
     "rewriting.fx_pass": ("DepthwiseSeparablePass",),
@@ -100,6 +102,7 @@ __all__ = [
     "EdgeTpuWarning",
     "ExportError",
     "Finding",
+    "FitWarning",
     "Form",
     "FormatError",
     "InputError",

@@ -100,6 +100,10 @@ class CompilerError(DwsconvError, RuntimeError):
         self.output = output
 
 
+class FitWarning(UserWarning):
+    """An output of a fitted network is as wrong as its mean alone would be."""
+
+
 class EdgeTpuWarning(UserWarning):
     """An exported model will not run on the Edge TPU as a whole."""
 

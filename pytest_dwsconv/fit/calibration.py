@@ -8,23 +8,25 @@ targets are summed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pytest_dwsconv.core.plan import PlanEntry
+from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.error_points import Call, calls, sensitivities
+from pytest_dwsconv.fit.error_points import sensitivities
+from pytest_dwsconv.fit.held_out import HeldOutLayers, Reference, own_variation
 from pytest_dwsconv.fit.least_squares import Problem, fit
 from pytest_dwsconv.fit.moments import Cross, Moments, all_reduce, place_in_group
+from pytest_dwsconv.fit.nearest import Nearest, nearest_kernels
+from pytest_dwsconv.fit.observations import Layer, Observation, PairedRun, layers_of
 from pytest_dwsconv.fit.preconditions import check_calibration
-from pytest_dwsconv.fit.recovery import Reference
-from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override
+from pytest_dwsconv.fit.replay import CalibrationData, Override
 from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
 from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.separable.replacement import replacement
@@ -36,24 +38,6 @@ RIDGE = 1e-4
 
 It ties a fit of few data to the kernel itself.
 """
-
-
-@dataclass
-class Layer:
-    """A convolution to be replaced, the replacements to choose from, and its calls."""
-
-    name: str
-    conv: Any
-    entries: Sequence[PlanEntry]
-    calls: tuple[Call, ...]
-
-    @property
-    def movable(self) -> bool:
-        """Whether a constant can be added to each output channel.
-
-        It goes into the bias, or into the normalisation after the layer.
-        """
-        return self.conv.bias is not None or all(call.norm is not None for call in self.calls)
 
 
 @dataclass
@@ -88,94 +72,14 @@ class Fitted:
         self.offset = None
 
 
-class Observation(NamedTuple):
-    """One batch at one call.
-
-    It has the input, the original's value at the reference, and what is added to the output there.
-    """
-
-    call: Call
-    x: Tensor
-    target: Tensor
-    rest: Tensor
-
-    def reached(self, output: Tensor) -> Tensor:
-        """The value at the reference for an output of the convolution."""
-        return output * self._scale(output) + self.rest
-
-    def wanted(self, at_reference: Tensor) -> Tensor:
-        """The output of the convolution that gives this value at the reference.
-
-        It is 0 for channels that are scaled by 0.
-        """
-        scale = self._scale(at_reference)
-        return torch.where(
-            scale == 0, 0.0, (at_reference - self.rest) / torch.where(scale == 0, 1.0, scale)
-        )
-
-    def _scale(self, like: Tensor) -> Tensor:
-        return self.call.scale.to(like).view(-1, *(1,) * self.call.rank)
-
-    def relaxed(self, reached: Tensor) -> Tensor:
-        """The target, moved to what was reached where the rectifier hides the difference."""
-        assert self.call.clip is not None
-        low, high = self.call.clip
-        target = torch.where(self.target <= low, reached.clamp(max=low), self.target)
-        return torch.where(self.target >= high, reached.clamp(min=high), target)
-
-
-class PairedRun:
-    """The original and the partly converted network, both advanced over the same batches."""
-
-    def __init__(
-        self, data: CalibrationData, indices: Sequence[int], layers: Sequence[Layer]
-    ) -> None:
-        references = {call.reference for layer in layers for call in layer.calls}
-        self.original = BatchRun(data, indices, references)
-        self.converted = BatchRun(data, indices)
-        self.data, self.indices, self.waiting = data, indices, list(layers)
-
-    def observe(self, layer: Layer, overrides: Mapping[int, Override]) -> list[Observation]:
-        """What the layer's calls see in the network as converted so far."""
-        self.converted.advance(min(call.start for call in layer.calls), overrides)
-        self.original.advance(max(call.reference for call in layer.calls) + 1, {})
-        return [found for call in layer.calls for found in self._observe(call, overrides)]
-
-    def _observe(self, call: Call, overrides: Mapping[int, Override]) -> Iterator[Observation]:
-        for number, index in enumerate(self.indices):
-            replay = self.data.replays[index]
-            shape = replay.nodes[call.place].meta["tensor_meta"].shape
-            silence = _Silence(shape)
-            rest = self.converted.ahead(
-                number, call.reference, {**overrides, **call.overrides(silence)}
-            )
-            target = self.original.kept[number][call.reference]
-            yield Observation(call, silence.inputs[-1], target, rest)
-
-    def done(self, layer: Layer) -> None:
-        """Release what was kept for a layer that is fitted."""
-        self.waiting.remove(layer)
-        self.original.release(call.reference for other in self.waiting for call in other.calls)
-
-
-class _Silence:
-    """In a convolution's place: gives zeros, and notes the inputs that it was called with."""
-
-    def __init__(self, shape: torch.Size) -> None:
-        self.shape = shape
-        self.inputs: list[Tensor] = []
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.inputs.append(x)
-        return x.new_zeros(self.shape)
-
-
 @dataclass(frozen=True)
 class Calibration:
-    """Every layer's fit, and what the original gives for the batches used and held out."""
+    """Every layer's fit, what the original gives for the batches, and what it is compared with."""
 
     fitted: Mapping[str, Fitted]
     reference: Reference
+    layers: HeldOutLayers
+    nearest: Nearest
 
 
 @torch.no_grad()
@@ -199,22 +103,25 @@ def calibrate(
     weights = sensitivities(data, fitting, [call for layer in layers for call in layer.calls])
     fitted: dict[str, Fitted] = {}
     overrides: dict[int, Override] = {}
-    with tqdm(layers, disable=None, unit="layer") as bar:
-        for layer in bar:
-            bar.set_description(layer.name)
+    judged = HeldOutLayers(data, held)
+    with Progress("fitting", len(layers), "layer") as progress:
+        for layer in layers:
+            progress.at(layer.name)
             new = fitted[layer.name] = fit_layer(
                 layer, fitting_run.observe(layer, overrides), weights
             )
-            new.held_out_error = relative_error(held_out_run.observe(layer, overrides), new)
+            held_out = held_out_run.observe(layer, overrides)
+            new.held_out_error = relative_error(held_out, new)
+            judged.note(layer, held_out)
             fitting_run.done(layer)
             held_out_run.done(layer)
             for call in layer.calls:
                 overrides.update(call.overrides(new))
-            bar.set_postfix(error="none" if new.error is None else f"{new.error:.3f}")
+            progress.advance(error=new.error)
     reference = Reference(
         model, list(fitted), [batches[i] for i in fitting], [batches[i] for i in held]
     )
-    return Calibration(fitted, reference)
+    return Calibration(fitted, reference, judged, nearest_kernels(data, held, layers, reference))
 
 
 def split(count: int) -> tuple[list[int], list[int]]:
@@ -229,18 +136,6 @@ def split(count: int) -> tuple[list[int], list[int]]:
     last = int(total) - 1
     held = [i for i in range(count) if (o := i * world + rank) % 8 == 7 or 0 < o == last < 7]
     return [i for i in range(count) if i not in held], held
-
-
-def layers_of(
-    model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], data: CalibrationData
-) -> list[Layer]:
-    layers = []
-    for name, entries in choices.items():
-        conv: Any = model.get_submodule(name)
-        found = calls(data.graph, name, conv)
-        if found:
-            layers.append(Layer(name, conv, entries, found))
-    return sorted(layers, key=lambda layer: layer.calls[0].start)
 
 
 def fit_layer(layer: Layer, seen: Sequence[Observation], weights: Mapping[int, Tensor]) -> Fitted:
@@ -383,18 +278,13 @@ def relative_error(seen: Sequence[Observation], fitted: Fitted) -> float | None:
 
     None where there is no data, or nothing varies.
     """
-    sums = torch.zeros(2, dtype=torch.float64, device="cpu")
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     for one in seen:
-        target, error = one.target - one.rest, one.reached(fitted(one.x)) - one.target
-        axes = [
-            axis
-            for axis in range(target.dim())
-            if axis != target.dim() - len(fitted.entry.kernel_size) - 1
-        ]
-        varying = target - target.mean(axes, keepdim=True)
-        sums += torch.stack([error.double().square().sum(), varying.double().square().sum()]).cpu()
-    all_reduce(sums)
-    return sqrt(float(sums[0] / sums[1])) if float(sums[1]) > 0 else None
+        error = one.reached(fitted(one.x)) - one.target
+        total += error.double().square().sum().cpu()
+    all_reduce(total)
+    variation = float(own_variation(seen))
+    return sqrt(float(total) / variation) if variation > 0 else None
 
 
 def _seen_through(one: Observation, value: Tensor) -> Tensor:

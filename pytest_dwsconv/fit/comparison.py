@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.fit.error_points import NORMS
-from pytest_dwsconv.fit.moments import Variation, all_reduce, wide
+from pytest_dwsconv.fit.moments import all_reduce, wide
 from pytest_dwsconv.fit.replay import arguments, floating
+from pytest_dwsconv.fit.variation import Variation
 from pytest_dwsconv.tracing.preserving import as_found
 from pytest_dwsconv.tracing.process_state import modes_as_found
 
@@ -133,6 +134,13 @@ def seen(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> list
 
 
 @torch.no_grad()
+def outputs_of(model: nn.Module, batches: Sequence[Any]) -> list[list[Tensor]]:
+    """The model's outputs for each batch in evaluation mode."""
+    with buffers_as_found(model), as_found(list(model.modules())):
+        return [_outputs(model, batch) for batch in batches]
+
+
+@torch.no_grad()
 def fast_layout(model: nn.Module, batch: Any) -> Callable[[Any], Any]:
     """What to do to batches like this one so that convolutions run fast.
 
@@ -219,31 +227,29 @@ def variation(wanted: Iterable[Seen]) -> Variation:
     """How much the outputs and the modules' outputs vary over these batches, of all processes."""
     found = Variation()
     for one in wanted:
-        for name, tensors in _named(one).items():
+        for name, tensors in {**one.inner, "": one.outputs}.items():
             found.add(name, tensors)
     return found.gather()
-
-
-def _named(one: Seen) -> dict[str, list[Tensor]]:
-    """All by the names of the modules; the model's outputs by none."""
-    return {**one.inner, "": one.outputs}
 
 
 def mismatch(found: Seen, wanted: Seen, varying: Variation, inner: float = 1.0) -> Tensor:
     """Squared error over squared variation: of the outputs, and of the modules ``inner`` times.
 
-    Over the modules the mean is taken.
+    Over the modules the mean is taken, and over the outputs' parts, each in its own unit.
     """
-
-    def distance(name: str) -> Tensor:
-        pairs = zip(_named(found)[name], _named(wanted)[name], strict=True)
-        return torch.stack(
-            [_distance(*pair, varying.least(name, index)) for index, pair in enumerate(pairs)]
-        ).mean()
-
-    parts = [distance(name) for name in found.inner] if inner else []
-    total = distance("")
-    return total + inner * torch.stack(parts).mean() if parts else total
+    outputs = []
+    for index, (one, other) in enumerate(zip(found.outputs, wanted.outputs, strict=True)):
+        for part in varying.parts(index):
+            outputs.append(_distance(part.of(one), part.of(other), part.least))
+    total = torch.stack(outputs).mean()
+    if not inner or not found.inner:
+        return total
+    modules = []
+    for name, tensors in found.inner.items():
+        pairs = zip(tensors, wanted.inner[name], strict=True)
+        distances = [_distance(*pair, varying.least(name, i)) for i, pair in enumerate(pairs)]
+        modules.append(torch.stack(distances).mean())
+    return total + inner * torch.stack(modules).mean()
 
 
 def _distance(found: Tensor, wanted: Tensor, least: float) -> Tensor:

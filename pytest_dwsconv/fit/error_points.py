@@ -236,7 +236,9 @@ def _gradients(
         replay.run(values, len(replay.nodes), {}, at)
         found = [wide(out) for out in floating(values[len(replay.nodes) - 1])]
         outputs = [
-            out / _spread(out, data.varying.least("", number)) for number, out in enumerate(found)
+            part.of(out) / _spread(part.of(out), part.least)
+            for number, out in enumerate(found)
+            for part in data.varying.parts(number)
         ]
         outputs = [out for out in outputs if out.requires_grad]
     # reason: the same signs for every batch, so that the sums do not depend on which process has

@@ -21,9 +21,10 @@ from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
-from pytest_dwsconv.fit.calibration import Layer, LayerMoments, PairedRun, layers_of, output_weight
+from pytest_dwsconv.fit.calibration import LayerMoments, output_weight
 from pytest_dwsconv.fit.error_points import sensitivities
 from pytest_dwsconv.fit.least_squares import Problem, fit
+from pytest_dwsconv.fit.observations import Layer, PairedRun, layers_of
 from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.replay import CalibrationData
 from pytest_dwsconv.report import Report

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
-from pytest_dwsconv.fit.moments import Variation
+from pytest_dwsconv.fit.variation import Variation
 from pytest_dwsconv.tracing.preserving import copied
 from pytest_dwsconv.tracing.trace import ADVICE, Trace, trace
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from statistics import median
+from typing import Any
 
 from torch import nn
 
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import CANDIDATE_CODE
+from pytest_dwsconv.fit.quality import Quality, Refinement
 from pytest_dwsconv.report import Report
 
 
@@ -30,8 +34,11 @@ class RewriteResult:
             output on the batches it was fitted on: the root of the squared error where the next
             nonlinearity, or the next thing that is not a normalisation or an addition, reads it,
             over the squared variation of what the layer contributes there.
-        held_out_errors: the same on the batches that were held out.
+        held_out_errors: the same on the batches that were held out, as soon as a layer was fitted,
+            before anything was refined.
         renormalised: whether re-estimated statistics of batch normalisation were kept.
+        quality: how the network as returned does on the batches held out; None without a fit, and
+            where nothing was held out.
     """
 
     model: nn.Module
@@ -42,6 +49,71 @@ class RewriteResult:
     calibration_errors: Mapping[str, float] = field(default_factory=dict)
     held_out_errors: Mapping[str, float] = field(default_factory=dict)
     renormalised: bool = False
+    quality: Quality | None = None
+
+    @property
+    def output_error(self) -> float | None:
+        """The relative error of the network's outputs on the batches held out, end to end.
+
+        It is the root of the squared error over the squared variation, of several outputs the
+        largest; 1 is what the mean alone would have.
+        """
+        return self.quality.output_error if self.quality else None
+
+    @property
+    def output_errors(self) -> Mapping[str, float]:
+        """The same by output."""
+        return self.quality.output_errors if self.quality else {}
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of held-out samples that get the same class as from the original.
+
+        None where the network gives anything but one tensor of class scores.
+        """
+        return self.quality.agreement if self.quality else None
+
+    @property
+    def refined_errors(self) -> Mapping[str, float]:
+        """By layer, the relative output error on the batches held out, of the network as returned.
+
+        Layers make up for each other once they are refined, so one of them may be larger than that
+        in ``held_out_errors`` while the outputs are nearer.
+        """
+        return self.quality.layer_errors if self.quality else {}
+
+    @property
+    def refinement(self) -> Refinement | None:
+        """What refining all layers together brought; None where nothing was refined."""
+        return self.quality.refinement if self.quality else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each output that is as wrong as its mean alone, with what would help."""
+        if self.quality is None:
+            return ()
+        return tuple(self.quality.warnings(self.plan, self.report_after.params))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the model, as plain data for JSON."""
+        quality = None
+        if self.quality is not None:
+            quality = {"output_error": self.output_error, **asdict(self.quality)}
+        return {
+            "plan": json.loads(self.plan.to_json()),
+            "report_before": self.report_before.to_dict(),
+            "report_after": self.report_after.to_dict(),
+            "errors": dict(self.errors),
+            "calibration_errors": dict(self.calibration_errors),
+            "held_out_errors": dict(self.held_out_errors),
+            "renormalised": self.renormalised,
+            "quality": quality,
+            "warnings": list(self.warnings),
+        }
+
+    def to_json(self) -> str:
+        """The same as text; a number that JSON does not have, as infinity, becomes null."""
+        return json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
         return "\n".join(map(plain, self._lines()))
@@ -62,6 +134,11 @@ class RewriteResult:
         yield from _errors("relative weight error", self.errors)
         yield from _errors("relative output error, calibration data", self.calibration_errors)
         yield from _errors("relative output error, held-out data", self.held_out_errors)
+        yield from _errors("the same of the network as returned", self.refined_errors)
+        if self.quality is not None:
+            yield from self.quality.lines()
+        for warning in self.warnings:
+            yield f"warning: {warning}"
         if self.calibration_errors and not self.held_out_errors:
             yield "nothing was held out to judge by, so nothing was refined: pass several batches"
 
@@ -89,3 +166,11 @@ def _errors(what: str, errors: Mapping[str, float]) -> Iterator[str]:
 def _change(what: str, before: int, after: int) -> str:
     saving = f" ({before / after:.2f}x)" if after else ""
     return f"{what}: {before:,} -> {after:,}{saving}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

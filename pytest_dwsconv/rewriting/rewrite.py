@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.inputs import forward_arguments
 from pytest_dwsconv.core.conv import Form, Order
-from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import TracingError
+from pytest_dwsconv.fit.calibration import Calibration, calibrate
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
-from pytest_dwsconv.fit.planning import Budgets, allocate, parse_budgets
+from pytest_dwsconv.fit.planning import Budgets, allocate, estimate, parse_budgets
 from pytest_dwsconv.fit.replay import rejected
+from pytest_dwsconv.fit.training.samples import PLAIN_PASSES
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import (
     check_fits,
@@ -35,6 +35,7 @@ from pytest_dwsconv.rewriting.arguments import (
     checked_multiplier,
 )
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
+from pytest_dwsconv.rewriting.outcome import Outcome, Placement, concluded, normalisations
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
     SHAPES,
@@ -42,7 +43,6 @@ from pytest_dwsconv.rewriting.verification import (
     check_runs_as_before,
     check_verify,
 )
-from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.replacement import (
     AUTO,
     FIT,
@@ -55,9 +55,6 @@ from pytest_dwsconv.separable.replacement import (
 )
 from pytest_dwsconv.tracing.inventory import check_hashable
 from pytest_dwsconv.tracing.preserving import as_found, copied
-
-if TYPE_CHECKING:
-    from pytest_dwsconv.fit.calibration import Calibration
 
 
 def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and all have defaults
@@ -111,10 +108,9 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             own batches, and all get the same fit. Of a single batch nothing is held out, so that
             nothing is refined.
         refine: after ``init="fit"``, passes over the calibration batches in which all replacements,
-            and the scales and shifts of batch normalisation, are improved together (see
-            ``fit.recovery``); kept only if the held-out batches gain. 0 leaves it at the closed
-            form. Passes beyond 20 see samples mixed from those of the batches (see
-            ``fit.samples``), and are kept only if the held-out batches gain by them in turn.
+            and the scales and shifts of batch normalisation, are improved together. Passes beyond
+            20 see samples mixed from those of the batches. Kept are the weights for which the
+            outputs of the held-out batches are nearest. 0 leaves it at the closed form.
         budget: in place of ``depth_multiplier``: what the whole model may have, as a number of
             parameters such as ``"100k"``, or several limits as a mapping with ``params``, ``macs``,
             ``size`` (bytes in float32) and ``int8`` (bytes with weights in int8). Which layers are
@@ -153,7 +149,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         select=patterns(select, "select"),
         ignore=patterns(ignore, "ignore"),
     )
-    undo: Callable[[], None] | None = None
+    placement: Placement | None = None
     try:
         # reason: weights made under inference mode can never be trained
         with torch.inference_mode(False):
@@ -174,7 +170,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             target = model if inplace else _own_copy(model, before, init)
             original = _kept(model, refine) if inplace and init == FIT else model
             # reason: the statistics are the fit's to set
-            statistics = [buffer for norm in _normalisations(target) for buffer in norm.buffers()]
+            statistics = [buffer for norm in normalisations(target) for buffer in norm.buffers()]
             with autocast_off(target), buffers_as_found(target, besides=statistics):
                 if budget is not None:
                     plan = _planned(target, before, batches, forms, budget)
@@ -190,17 +186,17 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
                 inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
                 check_apart(target, model, inputs if verify and swaps else None)
                 check_runs_as_before(verify, target, swaps, plan, before, inputs)
-                undo = _undoing(target, swaps)
-                rewritten = swap(target, swaps)
-                after = analyze(rewritten, input_size, example_inputs=example_inputs, policy=policy)
-                _check_in_use(plan, before, after)
-                renormalised = _settle(rewritten, fit, refine, original) if fit else False
-            return RewriteResult(
-                rewritten, plan, before, after, errors, *_output_errors(fit), renormalised
-            )
+                placement = Placement(target, inplace)
+                placement.put(swaps)
+                outcome = concluded(placement, Outcome(plan, errors), fit, refine, original)
+                after = analyze(
+                    placement.model, input_size, example_inputs=example_inputs, policy=policy
+                )
+                _check_in_use(outcome.plan, before, after)
+            return outcome.result(placement.model, before, after)
     except BaseException:  # until the very return: Ctrl-C comes at any time
-        if undo is not None:
-            undo()
+        if placement is not None:
+            placement.undo()
         raise
 
 
@@ -241,8 +237,6 @@ def _choices(
 def _planned(
     model: nn.Module, report: Report, batches: list[Any], forms: Sequence[Form], budget: Budgets
 ) -> Plan:
-    from pytest_dwsconv.fit.planning import estimate
-
     limits = parse_budgets(budget)
     with as_found(list(model.modules())):
         options = estimate(model, report.candidates, batches, forms)
@@ -252,56 +246,8 @@ def _planned(
 def _calibrated(
     model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: list[Any]
 ) -> Calibration:
-    from pytest_dwsconv.fit.calibration import calibrate
-
     with as_found(list(model.modules())):
         return calibrate(model, choices, batches)
-
-
-def _settle(model: nn.Module, fit: Calibration, passes: int, original: nn.Module) -> bool:
-    """Put the fitted constants where they belong, and recover.
-
-    Returns whether new statistics of batch normalisation were kept.
-    """
-    from pytest_dwsconv.fit.recovery import reestimate_normalisation, refine
-
-    for fitted in fit.fitted.values():
-        fitted.settle()
-    renormalised = reestimate_normalisation(model, fit.reference)
-    refine(model, original, fit.reference, passes)
-    return renormalised
-
-
-def _output_errors(fit: Calibration | None) -> tuple[dict[str, float], dict[str, float]]:
-    """By layer, on the batches that were fitted on, and on those held out."""
-    errors, held_out = {}, {}
-    for name, fitted in fit.fitted.items() if fit else ():
-        if fitted.error is not None:
-            errors[name] = fitted.error
-        if fitted.held_out_error is not None:
-            held_out[name] = fitted.held_out_error
-    return errors, held_out
-
-
-def _normalisations(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def _undoing(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> Callable[[], None]:
-    """What puts convolutions, biases, normalisation and buffers back as they are now."""
-    tensors: list[Tensor | None] = [conv.bias for conv in swaps]  # type: ignore[misc]  # all are convolutions
-    for norm in _normalisations(model):
-        tensors += norm.parameters()
-    tensors += model.buffers()
-    saved = [(tensor, tensor.detach().clone()) for tensor in tensors if tensor is not None]
-
-    def undo() -> None:
-        with uninterrupted(), torch.inference_mode(False), torch.no_grad():
-            swap(swaps.get(model, model), {new: old for old, new in swaps.items()})
-            for tensor, value in saved:
-                tensor.copy_(value)
-
-    return undo
 
 
 def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
@@ -315,8 +261,6 @@ def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
 
 def _kept(model: nn.Module, passes: int) -> nn.Module:
     """The model, or a copy if the refinement still asks it when the model itself is rewritten."""
-    from pytest_dwsconv.fit.samples import PLAIN_PASSES
-
     if passes <= PLAIN_PASSES:
         return model
     return duplicate(model, f"pass refine={PLAIN_PASSES} or less")

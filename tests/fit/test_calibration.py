@@ -17,8 +17,8 @@ from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.calibration import split
 from pytest_dwsconv.fit.comparison import fast_layout
-from pytest_dwsconv.fit.distillation import distill
-from pytest_dwsconv.fit.samples import _pasted
+from pytest_dwsconv.fit.training.distillation import distill
+from pytest_dwsconv.fit.training.samples import _pasted
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.separable.modules import CONVS, SeparableConv2d, SeparableConvNd
@@ -210,7 +210,7 @@ def test_passes_over_batches_that_cannot_be_mixed_see_them_as_they_are(
     data = [(x, torch.tensor(2.0)) for x in batches(4, 8, 8, 8)]
     model = Scaled().eval()
     found = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
-    monkeypatch.setattr("pytest_dwsconv.fit.recovery.PLAIN_PASSES", 24)
+    monkeypatch.setattr("pytest_dwsconv.fit.training.recovery.PLAIN_PASSES", 24)
     wanted = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
 
@@ -288,7 +288,9 @@ def test_longer_refinements_of_unusual_networks(name: str, monkeypatch: pytest.M
     torch.manual_seed(0)
     model = make().eval()
     seen = []
-    monkeypatch.setattr("pytest_dwsconv.fit.recovery._improve", lambda *args: seen.append(args[3:]))
+    monkeypatch.setattr(
+        "pytest_dwsconv.fit.training.recovery._improve", lambda *args: seen.append(args[3:])
+    )
     rewrite(model, init="fit", calibration=data, refine=22, inplace=True)
     assert [(passes, what) for passes, _, what in seen] == (
         [(20, "refining"), (2, "refining on mixtures")] if mixed else [(22, "refining")]
@@ -306,7 +308,7 @@ def test_longer_refinements_run_on_batches_of_the_sizes_given(
         shapes.append(x.shape)
         return _pasted(x, *others)
 
-    monkeypatch.setattr("pytest_dwsconv.fit.samples._pasted", noted)
+    monkeypatch.setattr("pytest_dwsconv.fit.training.samples._pasted", noted)
     result = rewrite(make().eval(), init="fit", calibration=data, refine=22)
     # to try it once, and in two passes, for each batch not held out
     assert shapes == 3 * 5 * [data[0].shape]
@@ -320,7 +322,7 @@ def test_a_network_that_fails_on_mixed_samples_at_last_is_left_as_found(
     make, data, _ = LONGER["real samples alone"]
     model = make().eval()
     modules, state = dict(model.named_modules()), copy.deepcopy(model.state_dict())
-    monkeypatch.setattr("pytest_dwsconv.fit.samples.Mixtures.usable", lambda self: True)
+    monkeypatch.setattr("pytest_dwsconv.fit.training.samples.Mixtures.usable", lambda self: True)
     with pytest.raises(
         InputError,
         match=r"gives NaN or infinity for mixed samples; pass refine=20 or less, which mixes",
@@ -470,7 +472,7 @@ def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(
     make, shape = NETWORKS["residual"]
     data = batches(*shape)
     model = trained_like(make(), data)
-    monkeypatch.setattr("pytest_dwsconv.fit.recovery.LEARNING_RATE", 1e3)
+    monkeypatch.setattr("pytest_dwsconv.fit.training.recovery.LEARNING_RATE", 1e3)
     left_out, undone = (
         rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (0, 2)
     )
@@ -516,11 +518,12 @@ class Stop(KeyboardInterrupt):
 @pytest.mark.parametrize(
     "where",
     [
-        "calibration.fit",
-        "recovery.refine",
-        "recovery._measure",
-        "recovery._descend",
-        "samples._pasted",
+        "fit.calibration.fit",
+        "rewriting.outcome.refine",
+        "rewriting.outcome.Quality",
+        "fit.training.recovery._measure",
+        "fit.training.recovery._descend",
+        "fit.training.samples._pasted",
     ],
 )
 def test_an_interrupted_fit_leaves_the_model_as_found(
@@ -536,7 +539,7 @@ def test_an_interrupted_fit_leaves_the_model_as_found(
         calls.append(args)
         raise Stop
 
-    monkeypatch.setattr(f"pytest_dwsconv.fit.{where}", interrupted)
+    monkeypatch.setattr(f"pytest_dwsconv.{where}", interrupted)
     with pytest.raises(Stop):
         rewrite(model, init="fit", calibration=data, refine=21, inplace=True)
     assert calls

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.fit.comparison import alike, buffers_as_found, compared
-from pytest_dwsconv.fit.distillation import distill
-from pytest_dwsconv.fit.recovery import Reference
+from pytest_dwsconv.fit.held_out import Reference
+from pytest_dwsconv.fit.training.distillation import distill
 from pytest_dwsconv.rewriting.rewrite import rewrite
 
 

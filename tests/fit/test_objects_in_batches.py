@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.distillation import distill
+from pytest_dwsconv.fit.training.distillation import distill
 from pytest_dwsconv.rewriting.rewrite import rewrite
 
 

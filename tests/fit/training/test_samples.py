@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.comparison import Seen
-from pytest_dwsconv.fit.samples import SIDES, Mixer, Mixtures, pieces
+from pytest_dwsconv.fit.training.samples import SIDES, Mixer, Mixtures, pieces
 
 
 @pytest.mark.parametrize(

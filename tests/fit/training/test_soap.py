@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.fit import soap
-from pytest_dwsconv.fit.recovery import warm_cosine
-from pytest_dwsconv.fit.soap import SOAP
+from pytest_dwsconv.fit.training import soap
+from pytest_dwsconv.fit.training.recovery import warm_cosine
+from pytest_dwsconv.fit.training.soap import SOAP
 
 BETAS = (0.9, 0.99)
 

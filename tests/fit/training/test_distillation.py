@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
 from pytest_dwsconv.fit.comparison import fast_layout, mean_mismatch, seen, variation
-from pytest_dwsconv.fit.distillation import distill
+from pytest_dwsconv.fit.training.distillation import distill
 from pytest_dwsconv.rewriting.rewrite import rewrite
 
 

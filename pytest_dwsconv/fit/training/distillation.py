@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.checkpoint import START_ANEW, Checkpoint, fingerprint, writable
 from pytest_dwsconv.fit.comparison import (
     Seen,
     autocast_off,
@@ -30,7 +29,7 @@ from pytest_dwsconv.fit.comparison import (
     watching,
 )
 from pytest_dwsconv.fit.error_points import NORMS
-from pytest_dwsconv.fit.moments import Variation, all_reduce, place_in_group
+from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.preconditions import (
     check_alike,
     check_batches,
@@ -38,8 +37,10 @@ from pytest_dwsconv.fit.preconditions import (
     check_numbers,
     separable_names,
 )
-from pytest_dwsconv.fit.recovery import trainable, warm_cosine
-from pytest_dwsconv.fit.soap import SOAP
+from pytest_dwsconv.fit.training.checkpoint import START_ANEW, Checkpoint, fingerprint, writable
+from pytest_dwsconv.fit.training.recovery import trainable, warm_cosine
+from pytest_dwsconv.fit.training.soap import SOAP
+from pytest_dwsconv.fit.variation import Variation
 from pytest_dwsconv.tracing.preserving import as_found
 
 Batches = Iterable[Any]

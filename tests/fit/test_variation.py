@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.fit.distillation import distill
-from pytest_dwsconv.fit.moments import SHARE, Variation
+from pytest_dwsconv.fit.training.distillation import distill
+from pytest_dwsconv.fit.variation import SHARE, Variation
 from pytest_dwsconv.rewriting.rewrite import rewrite
 
 

@@ -1,6 +1,6 @@
 """What follows the fit of single layers: normalisation re-estimated, all layers refined together.
 
-Both are judged on held-out batches, and undone where these get no better.
+Both are judged on the outputs for held-out batches, and undone where these get no better.
 """
 
 from __future__ import annotations
@@ -14,51 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from tqdm import tqdm
 
+from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.fit.comparison import (
     Seen,
     alike,
     buffers_as_found,
-    compared,
     fast_layout,
-    mean_mismatch,
     mismatch,
     restore,
-    seen,
     snapshot,
-    variation,
     watching,
 )
 from pytest_dwsconv.fit.error_points import NORMS
+from pytest_dwsconv.fit.held_out import Reference, Scores
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
+from pytest_dwsconv.fit.quality import Refinement
 from pytest_dwsconv.fit.replay import arguments
-from pytest_dwsconv.fit.samples import PLAIN_PASSES, Mixer, Mixtures, Pieces, Source
-from pytest_dwsconv.fit.soap import SOAP
+from pytest_dwsconv.fit.training.samples import PLAIN_PASSES, Mixer, Mixtures, Pieces, Source
+from pytest_dwsconv.fit.training.soap import SOAP
 from pytest_dwsconv.tracing.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
-
-
-class Reference:
-    """What the original gives for the calibration batches, noted before its layers are replaced."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        replaced: Sequence[str],
-        batches: Sequence[Any],
-        held_out: Sequence[Any],
-    ) -> None:
-        self.names, self.replaced = compared(model, replaced), replaced
-        self.batches, self.held_out = batches, held_out
-        self.wanted = seen(model, self.names, batches)
-        self.held_wanted = seen(model, self.names, held_out)
-        self.varying = variation((*self.wanted, *self.held_wanted))
-
-    def held_out_mismatch(self, model: nn.Module) -> float | None:
-        return mean_mismatch(model, self.names, self.held_out, self.held_wanted, self.varying)
+CHECKED = 4
+"""Passes from one look at the held-out outputs to the next; the best weights are kept."""
 
 
 @torch.no_grad()
@@ -67,7 +47,7 @@ def reestimate_normalisation(model: nn.Module, reference: Reference) -> bool:
     norms: list[Any] = [
         m for m in model.modules() if type(m) in NORMS and m.running_var is not None
     ]
-    before = reference.held_out_mismatch(model)
+    before = reference.scores(model)
     if not norms or before is None:
         return False
     buffers = {
@@ -75,8 +55,8 @@ def reestimate_normalisation(model: nn.Module, reference: Reference) -> bool:
     }
     saved = snapshot(buffers)
     _measure(model, norms, reference.batches)
-    after = reference.held_out_mismatch(model)
-    kept = after is not None and after < before
+    after = reference.scores(model)
+    kept = after is not None and after.better_than(before)
     counts = {
         name: value for name, value in buffers.items() if name.endswith("num_batches_tracked")
     }
@@ -102,7 +82,9 @@ def _measure(model: nn.Module, norms: Sequence[Any], batches: Sequence[Any]) -> 
             statistic.div_(float(count))
 
 
-def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: int) -> None:
+def refine(
+    model: nn.Module, original: nn.Module, reference: Reference, passes: int
+) -> Refinement | None:
     """Improve all replacements together by ``passes`` over the calibration batches.
 
     Least squares fits one layer after the other; each knows what those before it did wrong, and
@@ -111,27 +93,49 @@ def refine(model: nn.Module, original: nn.Module, reference: Reference, passes: 
     move, its statistics do not.
 
     After ``PLAIN_PASSES`` passes the network is overfitted to the samples. Those that follow mix
-    them and ask ``original``; where they cannot be mixed, they are gone through as they are. Either
-    part is undone if the held-out batches do not gain.
+    them and ask ``original``; where they cannot be mixed, they are gone through as they are. The
+    held-out outputs are looked at every few passes. The weights for which they are nearest to the
+    original's are kept, which may be those from before; activations, and outputs of batches that
+    were trained on, have no say.
+
+    Returns:
+        What it brought; None where nothing can move or nothing is held out.
 
     Raises:
         InputError: the original fails on mixed samples, which it did not at first, or the forward
             cannot be trained.
     """
-    tensors = _moving(model, reference.replaced)
-    if not tensors or reference.held_out_mismatch(model) is None:
-        return
+    tensors, before = _moving(model, reference.replaced), reference.scores(model)
+    if not tensors or before is None or not passes:
+        return None
     pieces = Pieces(reference.batches, reference.wanted)
+    best = _Best(tensors, before)
     if passes <= PLAIN_PASSES:
-        _improve(model, reference, tensors, passes, pieces, "refining")
-        return
+        _improve(model, reference, best, passes, pieces, "refining")
+        return best.told(passes, before)
     modules = list(original.modules())
     with buffers_as_found(original), as_found(modules), watching(original, reference.names) as see:
         mixtures = _mixtures(reference, partial(see, original))
         plain = passes if mixtures is None else PLAIN_PASSES
-        _improve(model, reference, tensors, plain, pieces, "refining")
+        _improve(model, reference, best, plain, pieces, "refining")
         if mixtures is not None:
-            _improve(model, reference, tensors, passes - plain, mixtures, "refining on mixtures")
+            _improve(model, reference, best, passes - plain, mixtures, "refining on mixtures")
+    return best.told(passes, before)
+
+
+class _Best:
+    """The weights whose held-out outputs are best so far, and after how many passes that was."""
+
+    def __init__(self, tensors: dict[str, Tensor], scores: Scores) -> None:
+        self.tensors, self.scores, self.passes, self.gone = tensors, scores, 0, 0
+        self.saved = snapshot(tensors)
+
+    def look(self, found: Scores | None) -> None:
+        if found is not None and found.better_than(self.scores):
+            self.scores, self.passes, self.saved = found, self.gone, snapshot(self.tensors)
+
+    def told(self, passes: int, before: Scores) -> Refinement:
+        return Refinement(passes, self.passes, before.error, self.scores.error)
 
 
 def _mixtures(reference: Reference, see: Callable[[Any], Seen]) -> Mixtures | None:
@@ -155,20 +159,27 @@ def _as_before(see: Callable[[Any], Seen], reference: Reference) -> bool:
 def _improve(
     model: nn.Module,
     reference: Reference,
-    tensors: dict[str, Tensor],
+    best: _Best,
     passes: int,
     source: Source,
-    what: str,
+    stage: str,
 ) -> None:
-    """Descend, and undo it unless the held-out batches gain."""
-    if not passes:
-        return
-    before, saved = reference.held_out_mismatch(model), snapshot(tensors)
-    with as_found(list(model.modules())), _requiring_gradients(model, tensors):
-        _descend(model, reference, list(tensors.values()), source, passes, what)
-    after = reference.held_out_mismatch(model)
-    if before is None or after is None or not after < before:
-        restore(tensors, saved)
+    """Descend, and leave the model with the best weights met, which may be those it came with."""
+    tensors = list(best.tensors.values())
+    with (
+        as_found(list(model.modules())),
+        _requiring_gradients(model, best.tensors),
+        Progress(stage, passes, "pass") as progress,
+    ):
+
+        def judge(number: int) -> None:
+            best.gone += 1
+            if number % CHECKED == 0 or number == passes:
+                best.look(reference.scores(model))
+            progress.advance(error=best.scores.error)
+
+        _descend(model, reference, tensors, source, passes, judge)
+    restore(best.tensors, best.saved)
 
 
 def _moving(model: nn.Module, replaced: Sequence[str]) -> dict[str, Tensor]:
@@ -207,8 +218,9 @@ def _descend(
     tensors: list[Tensor],
     source: Source,
     passes: int,
-    what: str,
+    judge: Callable[[int], None],
 ) -> None:
+    """Train for so many passes; ``judge`` is called after each with its number."""
     world = place_in_group()[1]
     shuffle = torch.Generator().manual_seed(0)
     own = len(source.order(torch.Generator()))
@@ -219,7 +231,7 @@ def _descend(
     schedule = warm_cosine(optimiser, passes * steps)
     lay_out: Callable[[Any], Any] | None = None
     with watching(model, reference.names) as see:
-        for number in tqdm(range(passes), desc=what, disable=None, unit="pass"):
+        for number in range(passes):
             order = source.order(shuffle)
             for step in range(steps):
                 optimiser.zero_grad()
@@ -234,6 +246,7 @@ def _descend(
                 _average_gradients(tensors, world)
                 optimiser.step()
                 schedule.step()
+            judge(number + 1)
 
 
 @contextmanager

@@ -1,0 +1,56 @@
+"""How far a long computation is: a bar in a terminal or notebook, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+from typing import Any
+
+MINUTE = 60.0
+"""Seconds between two lines where nobody watches, as in the log of a job."""
+
+
+class Progress:
+    """The stage, its present item, the figures so far and the time left, while a block runs."""
+
+    def __init__(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        self.stage, self.total, self.unit, self.done = stage, total, unit, done
+        self._item, self._first = "", done
+        self._begun = self._told = monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        # reason: slow to import, and not needed before something takes long
+        from tqdm.auto import tqdm
+
+        # disable=None: shown in terminals and notebooks only
+        self._bar = tqdm(
+            total=self.total, initial=self.done, desc=self.stage, disable=None, unit=self.unit
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def at(self, item: str) -> None:
+        """Name what is worked on."""
+        self._item = item
+        self._bar.set_description(f"{self.stage} {item}")
+
+    def advance(self, **figures: float | None) -> None:
+        """One more is done; figures such as the error are shown until the next."""
+        self.done += 1
+        shown = {name: f"{value:.3g}" for name, value in figures.items() if value is not None}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+        if self._bar.disable and monotonic() - self._told >= MINUTE and sys.stderr is not None:
+            self._told = monotonic()
+            sys.stderr.write(f"{self._line(shown)}\n")
+            sys.stderr.flush()
+
+    def _line(self, shown: dict[str, str]) -> str:
+        since = monotonic() - self._begun
+        left = since / (self.done - self._first) * (self.total - self.done)
+        parts = [f"{self.stage} {self._item}".rstrip(), f"{self.done} of {self.total} {self.unit}s"]
+        parts += [f"{name} {value}" for name, value in shown.items()]
+        return ", ".join([*parts, f"about {left / MINUTE:.0f} min left"])
