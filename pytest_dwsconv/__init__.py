@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         TracingError,
     )
     from pytest_dwsconv.fit.planning import Budgets
+    from pytest_dwsconv.fit.quality import FitQuality, Refinement
     from pytest_dwsconv.fit.training.distillation import Batches, Distilled, distill
     from pytest_dwsconv.report import Report
     from pytest_dwsconv.rewriting.agreement import Agreement, measure_agreement
@@ -75,6 +76,7 @@ _HOMES = {
         "TracingError",
     ),
     "fit.planning": ("Budgets",),
+    "fit.quality": ("FitQuality", "Refinement"),
     "fit.training.distillation": ("Batches", "Distilled", "distill"),
     "report": ("Report",),
     "rewriting.agreement": ("Agreement", "measure_agreement"),
@@ -102,6 +104,7 @@ __all__ = [
     "EdgeTpuWarning",
     "ExportError",
     "Finding",
+    "FitQuality",
     "FitWarning",
     "Form",
     "FormatError",
@@ -120,6 +123,7 @@ __all__ = [
     "Plan",
     "PlanEntry",
     "Policy",
+    "Refinement",
     "Report",
     "ReportData",
     "RewriteResult",

@@ -36,7 +36,7 @@ class Refinement:
 
 
 @dataclass(frozen=True)
-class Quality:
+class FitQuality:
     """How the network that a fit returns does on the batches held out.
 
     Attributes:

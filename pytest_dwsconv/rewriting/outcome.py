@@ -16,7 +16,7 @@ from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import FitWarning
 from pytest_dwsconv.fit.calibration import Calibration
 from pytest_dwsconv.fit.held_out import Scores
-from pytest_dwsconv.fit.quality import Quality, Refinement
+from pytest_dwsconv.fit.quality import FitQuality, Refinement
 from pytest_dwsconv.fit.training.recovery import reestimate_normalisation, refine
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import replacements
@@ -75,7 +75,7 @@ class Outcome:
     calibration_errors: Mapping[str, float] = field(default_factory=dict)
     held_out_errors: Mapping[str, float] = field(default_factory=dict)
     renormalised: bool = False
-    quality: Quality | None = None
+    quality: FitQuality | None = None
 
     def result(self, model: nn.Module, before: Report, after: Report) -> RewriteResult:
         found = RewriteResult(
@@ -133,7 +133,7 @@ def concluded(
 
 def _quality(
     model: nn.Module, fit: Calibration, found: Scores | None, refinement: Refinement | None = None
-) -> Quality | None:
+) -> FitQuality | None:
     nearest = fit.nearest.scores
     if found is None or nearest is None:
         return None
@@ -141,7 +141,7 @@ def _quality(
     with as_found(list(model.modules())):
         layer_errors = fit.layers.errors(replacements)
     names = fit.reference.output_names
-    return Quality(
+    return FitQuality(
         dict(zip(names, map(sqrt, found.squares), strict=True)),
         dict(zip(names, map(sqrt, found.of_means), strict=True)),
         found.agreeing / found.samples if found.samples else None,

@@ -15,7 +15,7 @@ from torch import nn
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import CANDIDATE_CODE
-from pytest_dwsconv.fit.quality import Quality, Refinement
+from pytest_dwsconv.fit.quality import FitQuality, Refinement
 from pytest_dwsconv.report import Report
 
 
@@ -49,7 +49,7 @@ class RewriteResult:
     calibration_errors: Mapping[str, float] = field(default_factory=dict)
     held_out_errors: Mapping[str, float] = field(default_factory=dict)
     renormalised: bool = False
-    quality: Quality | None = None
+    quality: FitQuality | None = None
 
     @property
     def output_error(self) -> float | None:

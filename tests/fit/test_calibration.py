@@ -520,7 +520,7 @@ class Stop(KeyboardInterrupt):
     [
         "fit.calibration.fit",
         "rewriting.outcome.refine",
-        "rewriting.outcome.Quality",
+        "rewriting.outcome.FitQuality",
         "fit.training.recovery._measure",
         "fit.training.recovery._descend",
         "fit.training.samples._pasted",
