@@ -144,8 +144,7 @@ class _Finder:
         else:
             proved = None
         specs = specs_of_call(node.args, callee, self._constants)
-        fewest = fewest_inputs(node.args, callee, self._constants)
-        self._add(node, node.func, specs, proved, fewest)
+        self._add(node, node.func, specs, proved)
 
     def _is_guarded(self, node: cst.Call) -> bool:
         """Whether an earlier run left it to ``where_it_saves``."""
@@ -206,7 +205,6 @@ class _Finder:
         callee: cst.BaseExpression,
         specs: list[ConvSpec],
         proved: Judgement | None = None,
-        fewest_inputs: int | None = None,
     ) -> None:
         line, column = self._parsed.place(self._parsed.span(node)[0])
         name = self._names.possible_name(callee) or ""
@@ -219,13 +217,15 @@ class _Finder:
             callee=self._parsed.span(callee),
             type_name=name.rpartition(".")[2],
             proved=proved,
-            fewest_inputs=fewest_inputs,
         )
 
     # -- the result
 
     def places(self) -> Iterator[Place]:
-        uses, changes = self._judgements_by_use()
+        if not self._places:
+            return
+        flow = self._flow()
+        uses, changes = self._judgements_by_use(flow) if flow.convolutions else ({}, {})
         skipped, noqa = skipped_lines(self._parsed), noqa_codes(self._parsed)
         for node, place in self._places.items():
             proved = place.proved
@@ -242,18 +242,29 @@ class _Finder:
                 traits.append(Trait.IGNORED)
             if proved is not None and proved.verdict is Verdict.CANNOT_TELL:
                 traits.append(Trait.LEFT_OPEN)
-            yield place.with_traits(traits, proved, silenced)
+            fewest = self._fewest_inputs(node, flow)
+            yield place.settled(traits, proved, silenced, fewest)
 
-    def _judgements_by_use(self) -> tuple[Mapping[cst.CSTNode, Judgement], Mapping[int, Judgement]]:
-        """What the file does with its convolutions: judgements by call, and by rank for all."""
+    def _fewest_inputs(self, node: cst.CSTNode, flow: Flow) -> int | None:
+        callee = self._callee(node.func) if isinstance(node, cst.Call) else None
+        if callee is None:
+            return None
+        given = cst.ensure_type(node, cst.Call).args
+        return fewest_inputs(given, callee, self._constants, flow.passed)
+
+    def _flow(self) -> Flow:
+        """How the calls that make convolutions flow through the file."""
         calls: set[cst.Call] = set()
         for node, place in self._places.items():
             if isinstance(node, cst.Call) and place.is_call:
                 calls.add(node)
             calls.update(self._calls.get(node, []))
-        if not calls:
-            return {}, {}
-        flow = Flow(self._parsed, self._names, frozenset(calls))
+        return Flow(self._parsed, self._names, frozenset(calls))
+
+    def _judgements_by_use(
+        self, flow: Flow
+    ) -> tuple[Mapping[cst.CSTNode, Judgement], Mapping[int, Judgement]]:
+        """What the file does with its convolutions: judgements by call, and by rank for all."""
         uses = judge_uses(self._parsed, self._names, flow, self._callables)
         return uses, {} if self._callables.from_elsewhere else self._judge_changes()
 

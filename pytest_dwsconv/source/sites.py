@@ -102,11 +102,16 @@ class Place:
     def is_call(self) -> bool:
         return Trait.REFERENCE not in self.spec.traits
 
-    def with_traits(
-        self, traits: Sequence[Trait], proved: Judgement | None, noqa: tuple[str, ...]
+    def settled(
+        self,
+        traits: Sequence[Trait],
+        proved: Judgement | None,
+        noqa: tuple[str, ...],
+        fewest_inputs: int | None,
     ) -> Place:
-        specs = [replace(spec, traits=(*spec.traits, *traits)) for spec in self.specs]
-        return replace(self, specs=tuple(specs), proved=proved, noqa=noqa)
+        """With what the rest of the file says of it."""
+        specs = tuple(replace(spec, traits=(*spec.traits, *traits)) for spec in self.specs)
+        return replace(self, specs=specs, proved=proved, noqa=noqa, fewest_inputs=fewest_inputs)
 
 
 @dataclass(frozen=True)

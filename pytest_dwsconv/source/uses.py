@@ -43,6 +43,9 @@ _SAME_ITEMS = frozenset({"builtins.list", "builtins.tuple", "builtins.iter", "bu
 _KEY = re.compile(r"(?:[\w\0]*\.)*([A-Za-z_\0][\w\0]*)\.weight")
 """The name of a weight in a state_dict, or its end, after the attribute that holds its layer."""
 
+_MAPPING = re.compile(r"(?i)state|dict|\bsd\b|ckpt|checkpoint|weights|params")
+"""Names of what holds a checkpoint."""
+
 _BY_NAME = m.Subscript(slice=[m.SubscriptElement(m.Index(m.SimpleString()))])
 
 _INNER = frozenset({"_reversed_padding_repeated_twice", "_conv_forward"})
@@ -234,7 +237,7 @@ class _Uses:
         if "weight" not in self._parsed.code(node):
             return
         key = _KEY.fullmatch(template(node))
-        if key is None or not key[1].strip(UNKNOWN):
+        if key is None or not key[1].strip(UNKNOWN) or self._asks_a_mapping(node):
             return
         if UNKNOWN not in key[1]:
             self._note_attribute(key[1], node, f"names its weight, {_NO_WEIGHT}")
@@ -242,6 +245,16 @@ class _Uses:
         judgement = by_rule("DWS205", f"{self._line(node)} may name its weight, {_NO_WEIGHT}")
         for call in self._flow.reach_attributes(pattern_of(key[1])):
             self._against(call, judgement)
+
+    def _asks_a_mapping(self, text: cst.CSTNode) -> bool:
+        """``"stem.conv.weight" in state_dict``: a replacement's state dict has that key, too."""
+        comparison = self._parsed.parents[text]
+        if not isinstance(comparison, cst.Comparison) or comparison.left is not text:
+            return False
+        asked = comparison.comparisons[0]
+        is_in = isinstance(asked.operator, (cst.In, cst.NotIn))
+        # reason: a text as "stem.conv.weight" in name picks that parameter
+        return is_in and _MAPPING.search(self._parsed.code(asked.comparator)) is not None
 
     def _look_at_fusion(self, node: cst.Call) -> None:
         what = "fuses it with what follows, which a replacement cannot be"

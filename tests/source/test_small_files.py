@@ -108,6 +108,13 @@ def test_what_other_code_of_the_file_does(statement: str, expected: str) -> None
     assert verdicts(f"{NET.format('', '')}\n{statement}\n") == expected
 
 
+STEM = """
+class Stem(nn.Module):
+    def __init__(self, c):
+        self.conv = nn.Conv2d(c, 64, 7, 2, 3)
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -117,6 +124,10 @@ def test_what_other_code_of_the_file_does(statement: str, expected: str) -> None
         ("def conv1x1(c1, c2, stride=1): return nn.Conv2d(c1, c2, 1, stride)", "A"),
         ("def depthwise(c, k): return nn.Conv2d(c, c, k, groups=c)", "A"),
         ("def stem(in_chans=3): return nn.Conv2d(in_chans, 64, 7, 2, 3)", "G"),
+        ("def conv(c1, c2): return nn.Conv2d(c1, c2, 3)\nconv(3, 64)\nconv(64, 64)", "G"),
+        ("def conv(c1, c2): return nn.Conv2d(c1, c2, 3)\nconv(8, 64)\nconv(64, 64)", "R"),
+        (f"{STEM}\ndef net(in_chans=3): return Stem(in_chans)", "G"),
+        (f"{STEM}\ndef net(chans, width=8):\n    width = chans\n    return Stem(c=width)", "R"),
         ("def f(dev):\n    dd = {'device': dev}\n    return nn.Conv2d(8, 64, 3, **dd)", "R"),
         ("nn.Conv2d(3, 64, 7, 2, 3)", "A"),
         ("nn.Conv2d(12, 768, 16, 16)", "A"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
@@ -85,13 +85,33 @@ def specs_of_call(given: Sequence[cst.Arg], callee: Callee, constants: Constants
     return found
 
 
-def fewest_inputs(given: Sequence[cst.Arg], callee: Callee, constants: Constants) -> int | None:
-    """The fewest input channels that a variable has at times: ``in_chans=3``, ``channels = 3``."""
+def fewest_inputs(
+    given: Sequence[cst.Arg],
+    callee: Callee,
+    constants: Constants,
+    passed: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
+) -> int | None:
+    """The fewest input channels that a variable has at times: ``in_chans=3``, ``conv(3, 64)``.
+
+    ``passed`` gives what the file's calls pass to a parameter.
+    """
     arguments, _ = _arguments(given, callee, constants)
-    if "in_channels" not in arguments:
-        return None
-    numbers = [_number(each, least=1) for each in constants.some(arguments["in_channels"])]
-    return min((each for each in numbers if each is not None), default=None)
+    waiting = [arguments["in_channels"]] if "in_channels" in arguments else []
+    seen: set[cst.BaseExpression] = set()
+    numbers = []
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        try:
+            number = _number(constants.value(node), least=1)
+        except NotConstantError:
+            waiting += [*constants.assigned(node), *passed(node)]
+            continue
+        if number is not None:
+            numbers.append(number)
+    return min(numbers, default=None)
 
 
 def _choices(

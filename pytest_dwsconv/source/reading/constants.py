@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from typing import NamedTuple
 
 import libcst as cst
@@ -94,19 +93,14 @@ class Constants:
             found += self.alternatives(value, depth - 1)
         return found
 
-    def some(self, node: cst.BaseExpression) -> list[object]:
-        """Values that a variable has at times: a parameter's default, one of its assignments."""
-        written: list[cst.BaseExpression] = []
+    def assigned(self, node: cst.BaseExpression) -> list[cst.BaseExpression]:
+        """What a variable is given at times: a parameter's default, one of its assignments."""
         if isinstance(node, cst.Name):
-            written = self._names.values(node)
-        elif isinstance(node, cst.Attribute):
+            return self._names.values(node)
+        if isinstance(node, cst.Attribute):
             bound = self._attributes.get(node.attr.value, [])
-            written = [each.value for each in bound if each is not None]
-        found = []
-        for value in written:
-            with suppress(NotConstantError):
-                found.append(self.value(value))
-        return found
+            return [each.value for each in bound if each is not None]
+        return []
 
     def elements(self, node: cst.BaseExpression) -> list[cst.BaseExpression] | None:
         """The expressions in a tuple or list; None if they are not written in the file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import libcst as cst
@@ -17,6 +17,7 @@ from pytest_dwsconv.source.reading.values import (
     Computed,
     Function,
     Key,
+    Own,
     Parts,
     Values,
     all_parameters,
@@ -73,12 +74,19 @@ class Flow:
         self._values = Values(parsed, names, convolutions)
         self.convolutions = convolutions
         self._holds: dict[Key, set[Key]] = defaultdict(set)
-        self._straight: dict[Key, set[Key]] = defaultdict(set)
+        self._shared: dict[str, set[Key]] = defaultdict(set)  # what any class may have for its own
+        self._passed: dict[Key, list[cst.BaseExpression]] = defaultdict(list)
         self._reached: dict[tuple[Key, bool], Reach] = {}
         for node in parsed.nodes(*_NOTED):
             self._note(node)
 
     # -- what is asked
+
+    def passed(self, node: cst.BaseExpression) -> Sequence[cst.BaseExpression]:
+        """What calls in this file pass to a parameter; nothing where it is none."""
+        if not isinstance(node, cst.Name):
+            return ()
+        return self._passed.get(self._values.key(node), ())
 
     def reach_attribute(self, name: str) -> Reach:
         """What an attribute of this name may stand for."""
@@ -142,9 +150,12 @@ class Flow:
         waiting = [self._values.key(name)]
         seen = set(waiting)
         while waiting:
-            fresh = self._straight.get(waiting.pop(), set()) - seen
-            seen |= fresh
-            waiting += fresh
+            for value in self._passed.get(waiting.pop(), ()):
+                for node in self._values.written(value):
+                    key = self._values.key(node) if isinstance(node, cst.Name) else node
+                    if key not in seen:
+                        seen.add(key)
+                        waiting.append(key)
         return seen
 
     def _reach_of(self, start: Key, through_classes: bool) -> Reach:
@@ -158,18 +169,27 @@ class Flow:
     def _keys_from(self, start: Key, through_classes: bool) -> set[Key]:
         """Every key that one holds, directly or through others."""
         waiting = [start]
-        if isinstance(start, str) and not self._holds.get(start):
+        name = start.name if isinstance(start, Own) and start not in self._holds else start
+        if isinstance(name, str) and name not in self._holds:
             # the file sets no attribute of this written name: one with a computed name may be it
-            waiting = self._computed(start)
+            waiting = self._computed(name)
         seen = {start, *waiting}
         while waiting:
             key = waiting.pop()
             if isinstance(key, cst.ClassDef) and not through_classes:
                 continue
-            fresh = self._holds.get(key, set()) - seen
+            fresh = self._held_by(key) - seen
             seen |= fresh
             waiting += fresh
         return seen
+
+    def _held_by(self, key: Key) -> set[Key]:
+        if not isinstance(key, Own):
+            return self._holds.get(key, set())
+        if key not in self._holds:
+            # its classes set none: a base class of another file may, or whoever has the object
+            return {key.name}
+        return self._holds[key] | self._shared.get(key.name, set())
 
     def _computed(self, name: str) -> list[Key]:
         found: list[Key] = []
@@ -198,7 +218,12 @@ class Flow:
 
     def _add(self, owner: Key, value: cst.CSTNode) -> None:
         """``owner`` may hold what the value is, or has in it."""
-        self._holds[owner].update(self._values.sources(value))
+        sources = set(self._values.sources(value))
+        self._holds[owner] |= sources
+        if isinstance(owner, Own):
+            self._holds[owner.name] |= sources
+        elif isinstance(owner, str):
+            self._shared[owner] |= sources
 
     def _bound_by_blocks(self, node: cst.CSTNode) -> _Bindings:
         """The names that ``with`` and ``match`` bind, with what they stand for."""
@@ -221,7 +246,7 @@ class Flow:
         elif isinstance(target, (cst.Subscript, cst.StarredElement)):
             self._bind(target.value, value)
         elif isinstance(target, (cst.Name, cst.Attribute)):
-            self._add(self._values.key(target), value)
+            self._add(self._values.place(target), value)
             if isinstance(target, cst.Attribute) and is_self(target.value):
                 for owner in self._values.own_parts(target):
                     self._add(owner, value)
@@ -229,7 +254,9 @@ class Flow:
     def _note_property(self, node: cst.FunctionDef) -> None:
         """Reading a property runs its function, though nothing calls it."""
         if any(m.matches(each.decorator, _PROPERTY) for each in node.decorators):
-            self._holds[self._values.key(node.name)].add(node)
+            # reason: a function is what its results are, and not a value
+            for held in (self._holds, self._shared):
+                held[node.name.value].add(node)
 
     def _note_result(self, node: cst.Return | cst.Yield) -> None:
         function = self._parsed.enclosing(node, cst.FunctionDef, cst.Lambda)
@@ -271,7 +298,7 @@ class Flow:
         if isinstance(call.func, cst.Attribute):
             receiver = call.func.value
             if isinstance(receiver, (cst.Name, cst.Attribute)) and not is_self(receiver):
-                yield self._values.key(receiver)
+                yield self._values.place(receiver)
             if call.func.attr.value in PARTS or call.func.attr.value == "__init__":
                 module = receiver
         elif m.matches(call.func, m.Name("setattr")) and call.args:
@@ -308,9 +335,7 @@ class Flow:
             for name in takers:
                 self._add(self._values.key(name), argument.value)
             if len(takers) == 1:
-                straight = self._straight[self._values.key(takers[0])]
-                for node in self._values.written(argument.value):
-                    straight.add(self._values.key(node) if isinstance(node, cst.Name) else node)
+                self._passed[self._values.key(takers[0])].append(argument.value)
 
 
 _SELF_OR_SUPER = m.Name("self") | m.Call(func=m.Name("super"))

@@ -24,13 +24,20 @@ class Parts(NamedTuple):
     of: cst.ClassDef
 
 
+class Own(NamedTuple):
+    """An attribute of ``self``, in classes of the file that inherit from one another."""
+
+    family: cst.ClassDef
+    name: str
+
+
 class Computed(NamedTuple):
     """Attributes by a pattern: ``setattr(self, f"c{i}", x)`` sets those that match ``c.*``."""
 
     pattern: str
 
 
-Key = str | Binding | cst.CSTNode | Parts | Computed
+Key = str | Binding | cst.CSTNode | Parts | Own | Computed
 """An attribute by its name, a variable, a call, or a function or class standing for its objects."""
 
 WALK = m.Call(func=m.Attribute(attr=m.Name("modules") | m.Name("named_modules")))
@@ -84,7 +91,7 @@ _VALUES: Mapping[type[cst.CSTNode], tuple[str, ...]] = {
 class Values:
     """Tells what expressions mention, by what the file defines.
 
-    Attributes are told apart by their last name only.
+    Attributes are told apart by their last name, and those of ``self`` by their class too.
     """
 
     def __init__(self, parsed: Parsed, names: Names, convolutions: frozenset[cst.Call]) -> None:
@@ -114,6 +121,25 @@ class Values:
             self._owners[function] = owner
             if function.name.value == "__init__":
                 self._constructors[owner].append(function)
+
+    def place(self, node: cst.Name | cst.Attribute) -> Key:
+        """The key of what a variable or an attribute holds."""
+        if isinstance(node, cst.Attribute) and is_self(node.value):
+            owner = self._parsed.enclosing(node, cst.ClassDef)
+            if isinstance(owner, cst.ClassDef):
+                return Own(self._families.get(owner, owner), node.attr.value)
+        return self.key(node)
+
+    @cached_property
+    def _families(self) -> dict[cst.CSTNode, cst.ClassDef]:
+        """For each class one that stands for all that inherit from one another."""
+        members: dict[cst.CSTNode, list[cst.ClassDef]] = {}
+        for of in self._parsed.nodes(cst.ClassDef):
+            joined = [of]
+            for base in self._bases(of):
+                joined += members.get(base, [])
+            members |= dict.fromkeys(joined, joined)
+        return {of: joined[0] for of, joined in members.items()}
 
     def key(self, node: cst.Name | cst.Attribute) -> Key:
         if isinstance(node, cst.Attribute):
@@ -201,7 +227,7 @@ class Values:
         if isinstance(node, cst.Attribute) and node.attr.value == "_modules":
             yield from self._sources_of_parts(node.value)
         elif isinstance(node, (cst.Name, cst.Attribute)):
-            yield self.key(node)
+            yield self.place(node)
         elif isinstance(node, cst.Call):
             yield from self._sources_of_call(node)
         elif isinstance(node, cst.Subscript):
