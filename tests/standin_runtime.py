@@ -20,8 +20,12 @@ def load_delegate(library, options=None):
     return delegate
 
 class Interpreter:
-    def __init__(self, model_path=None, model_content=None, experimental_delegates=None):
+    def __init__(
+        self, model_path=None, model_content=None, experimental_delegates=None, num_threads=None
+    ):
         assert isinstance(model_content, bytes)
+        if b"broken" in model_content:
+            raise ValueError("a model that is broken")
     def allocate_tensors(self):
         pass
     def get_input_details(self):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Int8Accuracy,
         Int8Comparison,
         compare_int8,
+        export_float,
         export_int8,
         int8_accuracy,
     )
@@ -50,6 +51,7 @@ _HOMES = {
         "Int8Comparison",
         "Int8Accuracy",
         "compare_int8",
+        "export_float",
         "export_int8",
         "int8_accuracy",
     ),
@@ -88,6 +90,7 @@ __all__ = [
     "compare_int8",
     "compile_model",
     "compile_segments",
+    "export_float",
     "export_int8",
     "int8_accuracy",
     "judge_model",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from os import PathLike, fspath
@@ -88,7 +89,8 @@ class EdgeTpu:
         Raises:
             EdgeTpuError: there are none, or they cannot be listed.
         """
-        result = _run(self.host, "list", self.device, b"", self.procedure)
+        task = {"task": "list", "device": self.device}
+        result = _run(self.host, task, b"", self.procedure)
         return tuple(Device(**row) for row in result["devices"])
 
     def measure(
@@ -141,9 +143,10 @@ def measure(
                 f"{name} is compiled for the Edge TPU and cannot run on the CPU: measure the file "
                 "that it was compiled from"
             )
-        result = _run(host, "cpu", "", tflite, procedure)
+        result = _run(host, {"task": "cpu"}, tflite, procedure)
     elif is_compiled(tflite):
-        result = _run(host, "edgetpu", check_device(device), tflite, procedure)
+        task = {"task": "edgetpu", "device": check_device(device)}
+        result = _run(host, task, tflite, procedure)
     else:
         raise InputError(
             f"{name} is not compiled for the Edge TPU and would run on the CPU: compile it with "
@@ -152,6 +155,50 @@ def measure(
     return Measurement(
         model=name, host=host.spec.text, **result | {"samples": tuple(result["samples"])}
     )
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Times of several models on the CPU of a host, taken in turns; all in seconds.
+
+    ``turns`` has a list for each model, with a time for each round; ``first_invokes`` came before.
+    """
+
+    first_invokes: tuple[float, ...]
+    turns: tuple[tuple[float, ...], ...]
+    runtime: str
+    processor: str
+    cores: int
+    threads: int
+    machine: str
+    python: str
+
+
+def measure_in_turns(
+    host: Host, models: Sequence[bytes], threads: int, seconds: float, rounds: int = 200
+) -> Turns:
+    """Time ``.tflite`` models on the CPU of a host in turns.
+
+    Args:
+        host: where to measure.
+        models: the bytes of each.
+        threads: those of the runtime; 0 for one per core of the host.
+        seconds: how long to go on, for at least 8 rounds.
+        rounds: how many there are at most.
+
+    Raises:
+        EdgeTpuError: they cannot be measured; ``kind`` says why.
+    """
+    task = {
+        "task": "turns",
+        "sizes": [len(model) for model in models],
+        "threads": threads,
+        "seconds": seconds,
+        "rounds": rounds,
+    }
+    result = _run(host, task, b"".join(models), Procedure(limit=USUAL.limit + seconds))
+    timed = tuple(map(tuple, result.pop("turns")))
+    return Turns(tuple(result.pop("first_invokes")), timed, **result)
 
 
 def is_compiled(tflite: bytes) -> bool:
@@ -243,20 +290,21 @@ def check_device(device: str) -> str:
     return device
 
 
-def _run(host: Host, task: str, device: str, tflite: bytes, procedure: Procedure) -> dict[str, Any]:
+def _run(host: Host, task: dict[str, Any], model: bytes, procedure: Procedure) -> dict[str, Any]:
+    """Have the worker do a task; one with a ``device`` takes an Edge TPU."""
+    device = task.get("device")
     header = json.dumps(
         {
-            "task": task,
-            "device": device,
             "checked": host.spec.check != "off",
             "expected": device in host.found,
             **asdict(procedure),
+            **task,
         }
     )
     # only a task that takes a device for itself may have to wait for one
-    claim_limit = procedure.claim_limit if task == "edgetpu" else 0
-    answer = host.run(header, tflite, procedure.limit + claim_limit)
+    claim_limit = procedure.claim_limit if task["task"] == "edgetpu" else 0
+    answer = host.run(header, model, procedure.limit + claim_limit)
     result = result_of(answer, str(host.spec), procedure.limit)
-    if task != "cpu":
+    if device is not None:
         host.found.add(device)
     return result

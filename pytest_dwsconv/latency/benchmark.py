@@ -1,17 +1,25 @@
-"""The latency of one network on this CPU, beside that of a reference convolution."""
+"""The latency of one network on a CPU, beside that of a reference convolution."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from pytest_dwsconv.core.latency.comparison import Runtime
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.latency.machine import this_machine
 from pytest_dwsconv.latency.runs import Run, current_conditions, ready
 from pytest_dwsconv.latency.turns import time_in_turns
+
+if TYPE_CHECKING:
+    from pytest_dwsconv.edgetpu.hosts import Host
 
 ROUNDS = 40
 """So that a 90th percentile means something."""
@@ -34,24 +42,63 @@ def measure_network(
     Raises:
         InputError: the network is not on the CPU, or its forward fails on such an input.
     """
-    quietest = _measured(network, shape, seconds)
-    for _ in range(ATTEMPTS - 1):
-        if not quietest.is_busy:
-            break
-        again = _measured(network, shape, seconds)
-        quietest = min(quietest, again, key=lambda one: one.reference_spread)
-    return quietest
+    return _quietest(partial(_measured, network, shape, seconds))
+
+
+def measure_exported(
+    network: nn.Module,
+    shape: tuple[int, ...],
+    runtime: Runtime,
+    host: str = "",
+    *,
+    seconds: float = 2.0,
+) -> Measurement:
+    """As ``measure_network``, with LiteRT on a host, on a thread for each of its cores.
+
+    Args:
+        network: what to measure.
+        shape: that of its one input, with batch size 1.
+        runtime: LiteRT in float or in int8.
+        host: as ``edgetpu.Host`` takes it.
+        seconds: how long an attempt may take.
+
+    Raises:
+        ExportError: the network cannot be exported.
+        EdgeTpuError: it cannot be measured there; ``kind`` says why.
+        MissingDependencyError: a package of the extras ``export`` or ``measure`` is not installed.
+    """
+    from pytest_dwsconv.edgetpu.hosts import Host
+    from pytest_dwsconv.latency.litert import exported
+
+    standard, image = reference()
+    files = [exported(network, shape, runtime)]
+    files.append(exported(standard, tuple(image[0].shape), runtime))
+    with Host(host) as there:
+        return _quietest(
+            partial(_measured_there, there, files, type(network).__name__, runtime, seconds)
+        )
 
 
 def reference() -> Run:
     """A standard convolution of 116 million MACs: limits may be relative to its latency."""
-    return Run(nn.Conv2d(64, 64, 3, padding=1), [torch.randn(1, 64, 56, 56)])
+    with torch.random.fork_rng(devices=[]):
+        return Run(nn.Conv2d(64, 64, 3, padding=1), [torch.randn(1, 64, 56, 56)])
+
+
+def _quietest(measured: Callable[[], Measurement]) -> Measurement:
+    """The first attempt of which the machine was not busy, or the best of all."""
+    quietest = measured()
+    for _ in range(ATTEMPTS - 1):
+        if not quietest.is_busy:
+            break
+        quietest = min(quietest, measured(), key=attrgetter("reference_spread"))
+    return quietest
 
 
 def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Measurement:
     with torch.random.fork_rng(devices=[]):
-        runs = [Run(network, [torch.rand(shape)]), reference()]
-    with ready(runs, current_conditions()) as calls:
+        image = torch.rand(shape)
+    with ready([Run(network, [image]), reference()], current_conditions()) as calls:
         start = perf_counter()
         calls[0]()
         first_invoke = perf_counter() - start
@@ -69,4 +116,27 @@ def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Mea
         first_invoke=first_invoke,
         samples=tuple(samples),
         reference=tuple(standard),
+    )
+
+
+def _measured_there(
+    host: Host, files: Sequence[bytes], name: str, runtime: Runtime, seconds: float
+) -> Measurement:
+    from pytest_dwsconv.edgetpu.device import measure_in_turns
+
+    timed = measure_in_turns(host, files, threads=0, seconds=seconds, rounds=ROUNDS)
+    samples, standard = timed.turns
+    return Measurement(
+        model=name,
+        host=host.spec.text,
+        machine=f"{timed.machine}, {timed.processor}",
+        device="cpu",
+        python=timed.python,
+        runtime=f"{timed.runtime}, {runtime.value}, {timed.threads} threads",
+        library="",
+        library_version="",
+        clock="",
+        first_invoke=timed.first_invokes[0],
+        samples=samples,
+        reference=standard,
     )

@@ -50,9 +50,15 @@ def time_layers(
         A comparison for each candidate, in their order; its ``second_ms`` is the replacement's.
 
     Raises:
-        InputError: a convolution has no input shape, or an entry is for another convolution.
+        InputError: a convolution has no input shape, an entry is for another convolution, or the
+            conditions are LiteRT's.
     """
     conditions = conditions or current_conditions()
+    if conditions.is_litert:
+        raise InputError(
+            "layers are timed with PyTorch: compare whole networks for LiteRT, with "
+            "compare_networks"
+        )
     keys = [_key(spec, entry) for spec, entry in candidates]
     store = Store(this_machine(), conditions)
     known = {} if remeasure else store.read()

@@ -18,28 +18,59 @@ def compare_networks(
     inputs: Tensor | Sequence[Tensor],
     conditions: Conditions | None = None,
     *,
+    host: str = "",
     seconds: float = 10.0,
 ) -> Comparison:
-    """Tell how many times as fast the second network is as the first, on this CPU.
+    """Tell how many times as fast the second network is as the first, on a CPU.
 
-    Both run in evaluation mode, in turns, and are left as found. For channels_last they are copied.
+    Both run in evaluation mode, in turns, and are left as found. For channels_last they are copied,
+    for LiteRT exported.
 
     Args:
         first: usually the original.
         second: what is compared with it.
         inputs: the tensors that both forwards take.
         conditions: threads, memory format and runtime; by default those of this process.
-        seconds: how long the rounds may take. They end before where the ratio is precise.
+        host: with LiteRT another host, as ``edgetpu.Host`` takes it: "ssh=pi@raspberrypi".
+        seconds: how long the rounds may take. With PyTorch they end before where the ratio is
+            precise.
 
     Raises:
         InputError: a network is not on the CPU, or its forward fails on the inputs.
+        ExportError: a network cannot be exported.
+        EdgeTpuError: networks cannot be measured on the host; ``kind`` says why.
+        MissingDependencyError: LiteRT needs a package that is not installed.
     """
     conditions = conditions or current_conditions()
     given = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if not given or not all(isinstance(tensor, Tensor) for tensor in given):
         raise InputError("inputs must be a tensor, or several: those that both forwards take")
+    if conditions.is_litert:
+        return _exported(first, second, given, conditions, host, seconds)
+    if host:
+        raise InputError(
+            "PyTorch is timed on this host only: leave host out, or give conditions with LiteRT"
+        )
     runs = [Run(network, given) for network in (first, second)]
     with ready(runs, conditions) as calls:
         one, other = time_in_turns(calls, seconds)
     batch = given[0].shape[0] if given[0].ndim else 1
     return compare(one, other, conditions, batch)
+
+
+def _exported(
+    first: nn.Module,
+    second: nn.Module,
+    inputs: Sequence[Tensor],
+    conditions: Conditions,
+    host: str,
+    seconds: float,
+) -> Comparison:
+    from pytest_dwsconv.latency.litert import time_exported
+
+    if len(inputs) != 1:
+        raise InputError("an export takes one input: give one tensor")
+    shape = tuple(inputs[0].shape)
+    timed = time_exported([first, second], shape, conditions, host, seconds)
+    one, other = timed.turns
+    return compare(one, other, conditions, shape[0])

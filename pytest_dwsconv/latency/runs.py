@@ -40,6 +40,7 @@ def ready(runs: Sequence[Run], conditions: Conditions) -> Iterator[list[Callable
         InputError: a network is on another device than the CPU, it cannot be compiled or copied, or
             its forward fails on the inputs.
     """
+    assert not conditions.is_litert  # or PyTorch's times would be called LiteRT's
     laid_out = []
     for network, inputs in runs:
         _check_device(network)

@@ -52,7 +52,7 @@ def spoiled() -> Network:
 @pytest.mark.parametrize(
     ("model", "shape", "more", "message"),
     [
-        ("net", SHAPE, {}, "export_int8 takes a torch.nn.Module, not str; build the model first"),
+        ("net", SHAPE, {}, "an export takes a torch.nn.Module, not str; build the model first"),
         (torch.jit.script(nn.ReLU()), SHAPE, {}, "not RecursiveScriptModule"),
         (
             Network(),

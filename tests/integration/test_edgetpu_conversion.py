@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pytest_dwsconv import rewrite
 from pytest_dwsconv.edgetpu import (
     compare_int8,
+    export_float,
     export_int8,
     int8_accuracy,
     judge_model,
@@ -280,3 +281,19 @@ def test_the_converter_is_stopped_in_time() -> None:
     ):
         export_int8(nn.Sequential(conv()), SHAPE, timeout=0.5)
     assert time.monotonic() - start < 20
+
+
+def test_a_float_file_computes_the_same_and_keeps_groups() -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    network = nn.Sequential(conv(3, 8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2))
+    content = export_float(network, SHAPE)
+    assert [each.name for each in read_model(content).operators].count("CONV_2D") == 2
+    runtime = Interpreter(model_content=content)
+    runtime.allocate_tensors()
+    image = torch.rand(SHAPE)
+    runtime.set_tensor(runtime.get_input_details()[0]["index"], image.permute(0, 2, 3, 1).numpy())
+    runtime.invoke()
+    found = runtime.get_tensor(runtime.get_output_details()[0]["index"])
+    expected = network(image).permute(0, 2, 3, 1).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)

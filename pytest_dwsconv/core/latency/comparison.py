@@ -29,6 +29,8 @@ class MemoryFormat(str, Enum):
 class Conditions:
     """What a latency on a CPU depends on, besides the machine, the model and its input.
 
+    With LiteRT images are always channels_last.
+
     Raises:
         InputError: ``threads`` is not a whole number from 1.
     """
@@ -39,6 +41,12 @@ class Conditions:
 
     def __post_init__(self) -> None:
         whole_number("threads", self.threads)
+        if self.is_litert:
+            object.__setattr__(self, "memory_format", MemoryFormat.CHANNELS_LAST)
+
+    @property
+    def is_litert(self) -> bool:
+        return self.runtime in (Runtime.LITERT, Runtime.LITERT_INT8)
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"

@@ -1,4 +1,4 @@
-"""From a PyTorch model to an int8 ``.tflite`` file."""
+"""From a PyTorch model to a ``.tflite`` file."""
 
 from pytest_dwsconv.errors import require, require_torch
 
@@ -12,13 +12,14 @@ from pytest_dwsconv.edgetpu.export.accuracy import (
     compare_int8,
     int8_accuracy,
 )
-from pytest_dwsconv.edgetpu.export.exporter import export_int8
+from pytest_dwsconv.edgetpu.export.exporter import export_float, export_int8
 
 __all__ = [
     "ChannelRanges",
     "Int8Accuracy",
     "Int8Comparison",
     "compare_int8",
+    "export_float",
     "export_int8",
     "int8_accuracy",
 ]

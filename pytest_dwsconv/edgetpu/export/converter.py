@@ -1,4 +1,4 @@
-"""The process in which a recorded forward becomes an int8 TFLite file: ``python -m ... FOLDER``.
+"""The process in which a recorded forward becomes a TFLite file: ``python -m ... FOLDER KIND``.
 
 It is a process of its own because the converter may crash or hang, takes seconds to import, and
 prints.
@@ -16,7 +16,14 @@ from torch import Tensor, fx, nn
 from torch.export.unflatten import InterpreterModule
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv.edgetpu.export.exporter import PROGRAM, REFUSAL, RESULT, SAMPLES
+from pytest_dwsconv.edgetpu.export.exporter import (
+    FLOAT,
+    INT8,
+    PROGRAM,
+    REFUSAL,
+    RESULT,
+    SAMPLES,
+)
 from pytest_dwsconv.edgetpu.export.repairs import repair
 from pytest_dwsconv.errors import ExportError, first_line
 
@@ -50,8 +57,8 @@ def _to_channels_last(value: object) -> object:
     return value.permute(0, 2, 3, 1) if isinstance(value, Tensor) and value.ndim == 4 else value
 
 
-def convert(folder: Path) -> bytes:
-    """Convert, quantise and repair what ``export_int8`` left in the folder.
+def convert(folder: Path, kind: str = INT8) -> bytes:
+    """Convert what an export left in the folder; for int8, quantise and repair it.
 
     Raises:
         ExportError: one of the steps failed; says which and why.
@@ -60,9 +67,11 @@ def convert(folder: Path) -> bytes:
     samples = samples.permute(0, 2, 3, 1).contiguous() if samples.ndim == 4 else samples
     program = torch.export.load(folder / PROGRAM)
     try:
-        plain = _floating(ChannelsLast(_network(program)).eval(), samples[:1])
+        plain = _floating(ChannelsLast(_network(program, kind)).eval(), samples[:1])
     except Exception as error:  # a converter of many layers, each with errors of its own
         raise ExportError(f"litert-torch failed: {first_line(error)}; {_FIND_IT}") from error
+    if kind == FLOAT:
+        return plain
     try:
         quantized = _quantized(plain, samples)
     except Exception as error:  # likewise
@@ -70,7 +79,7 @@ def convert(folder: Path) -> bytes:
     return repair(quantized, plain, _last_layers(program))
 
 
-def _network(program: torch.export.ExportedProgram) -> nn.Module:
+def _network(program: torch.export.ExportedProgram, kind: str) -> nn.Module:
     """The network as modules, which keep the names of its layers.
 
     The names of the tensors in the file are made from these.
@@ -81,6 +90,8 @@ def _network(program: torch.export.ExportedProgram) -> nn.Module:
             # reason: of a GraphModule torch records its layers without the network that they are in
             node.meta["nn_module_stack"] = {"": ("", "network"), **stack}
     network = torch.export.unflatten(program)
+    if kind == FLOAT:  # a CPU runs grouped convolutions as they are, and in less time
+        return network
     for module in network.modules():
         if isinstance(module, InterpreterModule):
             _split_grouped(module)
@@ -186,10 +197,10 @@ def _quantized(plain: bytes, samples: Tensor) -> bytes:
     )
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, kind: str) -> int:
     os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
     try:
-        (folder / RESULT).write_bytes(convert(folder))
+        (folder / RESULT).write_bytes(convert(folder, kind))
     except ExportError as error:
         (folder / REFUSAL).write_text(str(error), encoding="utf-8")
         return 1
@@ -197,4 +208,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

@@ -25,6 +25,9 @@ from pytest_dwsconv.tracing.preserving import as_found
 PROGRAM, SAMPLES, RESULT, REFUSAL = "program.pt2", "samples.pt", "model.tflite", "refusal.txt"
 """What passes between this process and the one that converts, in their folder."""
 
+INT8, FLOAT = "int8", "float"
+"""Which file is made; said to that process."""
+
 _NEEDED = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "tflite")
 _NOISE = 8  # samples that stand in for a calibration
 _MOST_ELEMENTS = 2**31 - 1  # TFLite counts them in 32 bits
@@ -64,13 +67,32 @@ def export_int8(
             ``judge_model`` says, with every cause.
     """
     _check(model, timeout)
-    samples = checked_samples(shape, calibration)
+    content = _exported(model, checked_samples(shape, calibration), timeout, INT8)
+    _warn(type(model).__name__, content)
+    return content
+
+
+def export_float(model: nn.Module, shape: Sequence[int], *, timeout: float = 600) -> bytes:
+    """Export a model as a ``.tflite`` file in float32, for a CPU.
+
+    As ``export_int8``, with the layers as they are: grouped convolutions are not split.
+
+    Raises:
+        InputError: an argument cannot be used.
+        ExportError: the model cannot be exported.
+        MissingDependencyError: the packages of the extra ``export`` are not installed.
+    """
+    _check(model, timeout)
+    return _exported(model, checked_samples(shape, None), timeout, FLOAT)
+
+
+def _exported(model: nn.Module, samples: Tensor, timeout: float, kind: str) -> bytes:
     _check_values(model)
     check_installed()
     name = type(model).__name__
     try:
         with tempfile.TemporaryDirectory(prefix="dwsconv-export-") as folder:
-            content = _converted(model, samples, Path(folder), timeout)
+            return _converted(model, samples, Path(folder), timeout, kind)
     except TimeoutError as error:
         raise ExportError(
             f"exporting {name} was stopped: {error}; give it a longer timeout"
@@ -79,15 +101,12 @@ def export_int8(
         raise ExportError(
             f"{name} cannot be exported: {error}; check the space in the temporary folder"
         ) from error
-    _warn(name, content)
-    return content
 
 
 def _check(model: nn.Module, timeout: float) -> None:
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise InputError(
-            f"export_int8 takes a torch.nn.Module, not {type(model).__name__}; build the model "
-            "first"
+            f"an export takes a torch.nn.Module, not {type(model).__name__}; build the model first"
         )
     check_seconds(timeout, "timeout", "exporting may take")
 
@@ -168,9 +187,9 @@ def _input(batch: object, shape: tuple[int, ...]) -> Tensor:
     return batch.detach().to("cpu", torch.float32)
 
 
-def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float) -> bytes:
+def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float, kind: str) -> bytes:
     _save(model, samples, folder)
-    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.export.converter", str(folder)]
+    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.export.converter", str(folder), kind]
     finished = run_within(timeout, command, folder)
     if finished.status != 0:
         raise ExportError(

@@ -60,6 +60,61 @@ def cpu_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]:
     }
 
 
+def turns_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]:
+    """Time several models on the CPU in turns, every second round backwards.
+
+    ``sizes`` are the bytes of each, ``threads`` those of the runtime, 0 for one per core. Rounds
+    end after ``rounds``, or after ``seconds`` and 8 of them.
+    """
+    say("loading the runtime")
+    module, name = tflite()
+    cores = os.cpu_count() or 1
+    threads = task["threads"] or cores
+    interpreters: list[Any] = []
+    try:
+        for size in task["sizes"]:
+            content, model = model[:size], model[size:]
+            interpreter = module.Interpreter(model_content=content, num_threads=threads)
+            interpreter.allocate_tensors()
+            fill(interpreter)
+            interpreters.append(interpreter)
+        say("invoking the models for the first time")
+        first = [invoke(interpreter) for interpreter in interpreters]
+        say("invoking the models")
+        turns: list[list[float]] = [[] for _ in interpreters]
+        gc.disable()
+        deadline = time.monotonic() + task["seconds"]
+        places = list(range(len(interpreters)))
+        for number in range(task["rounds"]):
+            if number >= 8 and time.monotonic() > deadline:
+                break
+            for place in places[:: -1 if number % 2 else 1]:
+                turns[place].append(invoke(interpreters[place]))
+    except (RuntimeError, ValueError) as error:
+        raise Fault("model", " ".join(str(error).split())) from error
+    return {
+        "first_invokes": first,
+        "turns": turns,
+        "runtime": name,
+        "processor": processor(),
+        "cores": cores,
+        "threads": threads,
+    }
+
+
+def processor() -> str:
+    """What the processor is called, where the system says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    for name in ("model name", "Model"):  # an ARM board says which board it is instead
+        for line in lines:
+            if line.partition(":")[0].strip() == name:
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
 def edgetpu_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]:
     say("loading the runtime")
     runtime = pycoral() or PlainRuntime()
@@ -90,7 +145,7 @@ def edgetpu_task(task: dict[str, Any], model: bytes, say: Say) -> dict[str, Any]
     }
 
 
-TASKS = {"list": list_task, "cpu": cpu_task, "edgetpu": edgetpu_task}
+TASKS = {"list": list_task, "cpu": cpu_task, "turns": turns_task, "edgetpu": edgetpu_task}
 
 
 def timed(make: Callable[[], Any], task: dict[str, Any], say: Say) -> dict[str, Any]:

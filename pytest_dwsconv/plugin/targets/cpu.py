@@ -1,4 +1,4 @@
-"""The target ``cpu``: this machine's processor, with PyTorch."""
+"""The targets ``cpu``, ``litert`` and ``litert_int8``: processors, with PyTorch or with LiteRT."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_dwsconv.core.latency.comparison import Runtime
     from pytest_dwsconv.core.measurement import LatencyBackend, Measurement
-
-TARGET = "cpu"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,19 +26,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class ThisCpu:
-    """Measures modules on this machine's processor."""
+    """Measures modules with PyTorch on this machine's processor."""
 
     def measure(
         self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
     ) -> Measurement:
-        from pytest_dwsconv.errors import InputError
         from pytest_dwsconv.latency.benchmark import measure_network
 
-        if isinstance(model, (bytes, str, PathLike)) or shape is None:
-            raise InputError("the target cpu takes a module and its input shape")
-        return measure_network(model, shape)
+        return measure_network(*_module(model, shape))
+
+
+class LitertCpu:
+    """Measures modules with LiteRT on the processor of the host of ``--dws-edgetpu-host``."""
+
+    def __init__(self, host: str, runtime: Runtime) -> None:
+        self._host = host
+        self._runtime = runtime
+
+    def measure(
+        self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
+    ) -> Measurement:
+        from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
+        from pytest_dwsconv.latency.benchmark import measure_exported
+
+        try:
+            return measure_exported(*_module(model, shape), self._runtime, self._host)
+        except EdgeTpuAbsentError as error:
+            pytest.skip(str(error))
+
+
+def _module(
+    model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
+) -> tuple[nn.Module, tuple[int, ...]]:
+    from pytest_dwsconv.errors import InputError
+
+    if isinstance(model, (bytes, str, PathLike)) or shape is None:
+        raise InputError("a latency on a CPU takes a module and its input shape")
+    return model, shape
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_dwsconv_latency_backend(target: str) -> LatencyBackend | None:
-    return ThisCpu() if target == TARGET else None
+def pytest_dwsconv_latency_backend(config: pytest.Config, target: str) -> LatencyBackend | None:
+    if target == "cpu":
+        return ThisCpu()
+    if target not in ("litert", "litert_int8"):
+        return None
+    from pytest_dwsconv.core.latency.comparison import Runtime
+
+    host = str(config.getoption("dws_edgetpu_host") or config.getini("dws_edgetpu_host") or "")
+    return LitertCpu(host, Runtime.LITERT if target == "litert" else Runtime.LITERT_INT8)

@@ -9,9 +9,10 @@ from inner_runs import NETS, run, run_reporting, written
 from torch import nn
 
 from pytest_dwsconv.core.conv import ConvSpec
-from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Runtime
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
 from pytest_dwsconv.latency import benchmark, remedy
 
 SAVED = {"stem": 1.0, "body": 4.0}
@@ -195,6 +196,38 @@ def test_what_is_not_a_limit_is_refused(pytester: pytest.Pytester, limits: str, 
     source = f"def test_it(dws_budget): dws_budget(Small(), (1, 4, 12, 12), {limits})"
     result = run(pytester, source)
     result.stdout.fnmatch_lines([f"E *Error: {said}"])
+
+
+@pytest.mark.parametrize("target", ["litert", "litert_int8"])
+def test_other_runtimes_are_measured_on_the_host_that_is_named(
+    pytester: pytest.Pytester, cpu: Cpu, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    asked = []
+
+    def measure(network: nn.Module, shape: tuple[int, ...], runtime: Runtime, host: str) -> object:
+        asked.append((runtime, host))
+        return cpu.measure_network(network, shape)
+
+    monkeypatch.setattr(benchmark, "measure_exported", measure)
+    source = SOURCE.replace("'cpu'", repr(target)).format("'7ms'")
+    result = run(pytester, source, "--dws-edgetpu-host=ssh=pi")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E *On {target} Small took 10.000 ms, * (3.000 ms over)."])
+    expected = Runtime.LITERT if target == "litert" else Runtime.LITERT_INT8
+    assert asked == [(expected, "ssh=pi")]
+    assert cpu.remeasured == []
+
+
+def test_a_host_that_cannot_be_reached_skips_the_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object) -> object:
+        raise EdgeTpuAbsentError("ssh=pi cannot be reached", "host")
+
+    monkeypatch.setattr(benchmark, "measure_exported", measure)
+    result = run(pytester, SOURCE.replace("'cpu'", "'litert'").format("'7ms'"), "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*ssh=pi cannot be reached"])
 
 
 def test_reports_say_what_was_held(pytester: pytest.Pytester) -> None:
