@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
-    *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md")),
+    *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
 ]
 
 
@@ -28,6 +28,29 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 def test_every_folder_of_the_package_is_on_the_map() -> None:
     folders = {path.parent.name for path in (ROOT / "pytest_dwsconv").glob("*/__init__.py")}
     assert set(re.findall(r"^`pytest_dwsconv/(\w+)/`\n: ", ARCHITECTURE, re.MULTILINE)) == folders
+
+
+def test_the_workflow_runs_each_part_of_the_script() -> None:
+    yaml = pytest.importorskip("yaml")  # which libcst brings
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (parts,) = re.findall(r"^  parts=\((.*)\)$", script, re.MULTILINE)
+    assert workflow["jobs"]["checks"]["strategy"]["matrix"]["part"] == parts.split()
+
+
+def test_every_environment_of_tox_is_in_the_guide() -> None:
+    sections = re.findall(r"^\[testenv:(\w+)\]$", (ROOT / "tox.ini").read_text(), re.MULTILINE)
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [name for name in sections if f"`{name}`" not in guide] == []
+
+
+def test_every_extra_is_on_the_page_for_installing() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    table = pyproject.partition("optional-dependencies]\n")[2].partition("\n[")[0]
+    extras = re.findall(r"^(\w+) = \[", table, re.MULTILINE)
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert "torch" in extras
+    assert [name for name in extras if f"`{name}`" not in page] == []
 
 
 def test_the_recipe_for_an_operators_formula(tmp_path: Path) -> None:
