@@ -160,9 +160,10 @@ def from_plain(hint: Any, data: object, kind: str) -> Any:
 class _MismatchError(Exception):
     """What is wrong, and the way to it from the outside: ``findings[3].params``."""
 
-    def __init__(self, problem: str) -> None:
+    def __init__(self, problem: str, misfit: int = 0) -> None:
         super().__init__(problem)
-        self.problem = problem
+        self.problem, self.misfit = problem, misfit
+        """By how many keys an object is another than the one that was read."""
         self.path: tuple[str, ...] = ()
 
     def under(self, step: str) -> _MismatchError:
@@ -297,7 +298,7 @@ def _mapping_to(read_value: _Reader) -> _Reader:
 
 
 def _one_of(readers: list[_Reader]) -> _Reader:
-    """The first that can read it; else the complaint of the one that came furthest."""
+    """The first that can read it; else the complaint of the one that it resembles most."""
 
     def read(data: object) -> Any:
         mismatches = []
@@ -309,7 +310,7 @@ def _one_of(readers: list[_Reader]) -> _Reader:
         value = quoted(data)
         inside = [one for one in mismatches if one.path or not one.problem.startswith(value)]
         if inside:
-            raise max(inside, key=lambda mismatch: len(mismatch.path))
+            raise max(inside, key=lambda mismatch: (-mismatch.misfit, len(mismatch.path)))
         problems = [mismatch.problem.removeprefix(value) for mismatch in mismatches]
         raise _MismatchError(f"{value}{' and'.join(problems)}")
 
@@ -324,12 +325,14 @@ def _object(cls: type[Any]) -> _Reader:
     def read(data: object) -> Any:
         if not isinstance(data, Mapping):
             raise _MismatchError(f"{quoted(data)} is not an object")
-        if missing := [name for name in needed if name not in data]:
-            raise _MismatchError(f"it lacks {', '.join(missing)}")
-        if unknown := [quoted(key) for key in data if key not in readers]:
-            raise _MismatchError(
-                f"it has keys that this release does not know: {', '.join(unknown[:5])}"
-            )
+        missing = [name for name in needed if name not in data]
+        unknown = [quoted(key) for key in data if key not in readers]
+        misfit = len(missing) + len(unknown)
+        if missing:
+            raise _MismatchError(f"it lacks {', '.join(missing)}", misfit)
+        if unknown:
+            shown = ", ".join(unknown[:5])
+            raise _MismatchError(f"it has keys that this release does not know: {shown}", misfit)
         values = {}
         for name, value in data.items():
             try:

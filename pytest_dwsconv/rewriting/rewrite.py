@@ -98,6 +98,12 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             even 1 does. At equal errors the fewer parameters win. With ``init="fresh"`` there is no
             error to compare, and ``"auto"`` is ``depthwise_first``. With ``init="fit"`` both are
             fitted, and the smaller error of the outputs wins.
+        form: in place of ``order``: ``"depthwise_first"``, ``"pointwise_first"``, ``"bottleneck"``
+            or ``"grouped"`` (see ``core.conv.parts``), or ``"auto"``, which takes per layer the
+            best of all four, at the cost of ``depthwise_first`` at ``depth_multiplier``. A
+            bottleneck that is asked for by name gets the parameters of ``depthwise_first`` at
+            ``depth_multiplier``, groups get 8 channels times that (see ``core.sizes.size_for``).
+            Without ``order`` and ``form`` these are the two orders, or under a budget all four.
         init: ``"svd"``, the nearest separable kernel (see ``factorize``); ``"fit"``, the kernels
             whose outputs on ``calibration`` are nearest to the original's (see
             ``fit.calibration``); ``"fresh"``, new random weights of matched variance, for a network
@@ -114,7 +120,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         budget: in place of ``depth_multiplier``: what the whole model may have, as a number of
             parameters such as ``"100k"``, or several limits as a mapping with ``params``, ``macs``,
             ``size`` (bytes in float32) and ``int8`` (bytes with weights in int8). Which layers are
-            replaced, in which order and at which multiplier is chosen so that the loss predicted
+            replaced, by which form and of which size is chosen so that the loss predicted
             from ``calibration`` is least.
         select: shell-style patterns of the qualified names to replace; all by default.
         ignore: patterns of the names to leave alone. A pattern that no convolution matches is an

@@ -8,15 +8,14 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pytest_dwsconv.core.conv import ConvSpec, Form, cost, full_size, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Form, Order, cost
 from pytest_dwsconv.core.plan import Plan, PlanEntry
-from pytest_dwsconv.core.sizes import equal_cost
 from pytest_dwsconv.errors import FormatError, InputError
 
 ENTRY = PlanEntry("layer1.conv", Form.DEPTHWISE_FIRST, 2, 64, 128, (3, 3), 1, False)
+BOTTLENECK = PlanEntry("b", Form.BOTTLENECK, 24, 64, 128, (3, 3), 8, True)
+GROUPED = PlanEntry("g", Form.GROUPED, 8, 64, 128, (3, 3), 1, False)
 OTHER = PlanEntry("head", Form.POINTWISE_FIRST, 1, 8, 8, (5,), 2, True)
 
 
@@ -25,6 +24,13 @@ def changed(**changes: Any) -> str:
     data = json.loads(Plan((ENTRY,)).to_json())
     data["layers"][0].update(changes)
     data["layers"][0] = {k: v for k, v in data["layers"][0].items() if v is not None}
+    return json.dumps(data)
+
+
+def formed(**changes: Any) -> str:
+    """The JSON of a plan with a bottleneck, with these fields changed."""
+    data = json.loads(Plan((BOTTLENECK,)).to_json())
+    data["layers"][0].update(changes)
     return json.dumps(data)
 
 
@@ -42,7 +48,26 @@ def test_a_plan_survives_json_sorted_by_name() -> None:
     assert Plan.from_json(Plan().to_json()) == Plan()
 
 
+def test_orders_are_stored_by_their_old_words_and_the_other_forms_by_form_and_size() -> None:
+    plan = Plan((ENTRY, BOTTLENECK, GROUPED))
+    assert Plan.from_json(plan.to_json()) == plan
+    bottleneck, grouped, ordered = json.loads(plan.to_json())["layers"]
+    assert ordered["order"], ordered["depth_multiplier"] == ("depthwise_first", 2)
+    assert list(ordered)[:4] == ["name", "order", "depth_multiplier", "in_channels"]
+    assert (bottleneck["form"], bottleneck["size"]) == ("bottleneck", 24)
+    assert (grouped["form"], grouped["size"]) == ("grouped", 8)
+
+
+def test_order_and_multiplier_are_those_of_the_two_orders_alone() -> None:
+    assert (ENTRY.order, ENTRY.depth_multiplier) == (Order.DEPTHWISE_FIRST, 2)
+    assert (BOTTLENECK.order, BOTTLENECK.depth_multiplier) == (None, None)
+    entry = PlanEntry.of("a", ENTRY.spec, Order.POINTWISE_FIRST, 1)
+    assert entry.form is Form.POINTWISE_FIRST
+
+
 def test_it_counts_parameters() -> None:
+    assert BOTTLENECK.params_after == 24 * (64 // 8 + 9 + 128 // 8) + 128
+    assert GROUPED.params_after == 64 * 8 * 9 + 64 * 128
     assert (ENTRY.params_before, ENTRY.params_after) == (64 * 128 * 9, 2 * 64 * 9 + 2 * 64 * 128)
     assert (OTHER.params_before, OTHER.params_after) == (8 * 4 * 5 + 8, 8 * 4 + 8 * 5 + 8)
     plan = Plan((ENTRY, OTHER))
@@ -92,6 +117,11 @@ def test_it_counts_parameters() -> None:
             "layers[0].kernel_size[1]: '3' is not a whole number from 1",
         ),
         (changed(bias="no"), "layers[0].bias: 'no' is not true or false"),
+        (formed(form="sideways"), "layers[0].form: 'sideways' is not 'depthwise_first' or"),
+        (formed(size=0), "layers[0].size: 0 is not a whole number from 1"),
+        (formed(size=5), "layers[0]: b: the size of a bottleneck"),
+        (formed(size=8 * 64 * 9 + 8), "layers[0]: b: size 4616 is above 576, which is exact"),
+        (formed(form="grouped", size=3), "layers[0]: b: the size of form 'grouped' (3) must"),
         (changed(name=7), "layers[0].name: 7 is not text"),
         (changed(groups=None), "layers[0]: it lacks groups"),
         (changed(name=None), "layers[0]: it lacks name"),
@@ -124,8 +154,6 @@ def test_an_entry_is_lowered_to_the_exact_multiplier() -> None:
 def test_a_convolution_with_unknown_numbers_cannot_be_planned() -> None:
     with pytest.raises(InputError, match="not known"):
         PlanEntry.of("a", ConvSpec(2, None, 64, (3, 3)), Form.DEPTHWISE_FIRST, 1)
-    with pytest.raises(InputError, match="not known"):
-        equal_cost(ConvSpec(2, 64, 64, None), 1)
 
 
 @pytest.mark.parametrize(
@@ -152,49 +180,6 @@ def test_an_entry_knows_its_convolution(spec: ConvSpec, message: str) -> None:
 
 def test_an_entry_fits_its_convolution_whatever_the_stride() -> None:
     ENTRY.check(ConvSpec(2, 64, 128, (3, 3), stride=(2, 2), bias=False))
-
-
-# -- equal cost
-
-
-def test_pointwise_first_gets_what_the_reference_costs() -> None:
-    spec = ConvSpec(2, 64, 64, (3, 3))
-    assert equal_cost(spec, 1) == {Form.DEPTHWISE_FIRST: 1, Form.POINTWISE_FIRST: 1}
-    # 256 filters: one blueprint multiplier costs 256 (64 + 9) > 64 (9 + 256), so nothing is within
-    # multiplier 1
-    assert equal_cost(ConvSpec(2, 64, 256, (3, 3)), 1) == {Form.DEPTHWISE_FIRST: 1}
-    assert equal_cost(ConvSpec(2, 256, 64, (3, 3)), 3) == {
-        Form.DEPTHWISE_FIRST: 3,
-        Form.POINTWISE_FIRST: 3,
-    }
-    assert equal_cost(ConvSpec(2, 64, 4, (3, 3)), 99)[Form.DEPTHWISE_FIRST] == 4
-
-
-def test_macs_count_where_shapes_are_known() -> None:
-    strided = ConvSpec(2, 64, 64, (3, 3), input_shape=(1, 64, 8, 8), output_shape=(1, 64, 4, 4))
-    # the pointwise part runs at four times the sites
-    assert equal_cost(strided, 1) == {Form.DEPTHWISE_FIRST: 1}
-
-
-@given(st.data())
-def test_the_competitor_is_the_largest_within_the_cost(data: st.DataObject) -> None:
-    groups = data.draw(st.integers(1, 3))
-    spec = ConvSpec(
-        2,
-        groups * data.draw(st.integers(1, 40)),
-        groups * data.draw(st.integers(1, 40)),
-        (3, 3),
-        groups=groups,
-    )
-    multipliers = equal_cost(spec, data.draw(st.integers(1, 12)))
-    limit = separable_cost(spec, Form.DEPTHWISE_FIRST, multipliers[Form.DEPTHWISE_FIRST])
-    found = multipliers.get(Form.POINTWISE_FIRST, 0)
-    full = full_size(spec, Form.POINTWISE_FIRST)
-    assert limit is not None
-    for multiplier in range(1, full + 1):
-        rival = separable_cost(spec, Form.POINTWISE_FIRST, multiplier)
-        assert rival is not None
-        assert (rival.params <= limit.params) == (multiplier <= found)
 
 
 def test_params_before_is_the_cost_of_its_spec() -> None:

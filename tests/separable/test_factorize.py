@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytest_dwsconv.core.conv import Form
+from pytest_dwsconv.core.conv import ConvSpec, Form, full_size
+from pytest_dwsconv.core.sizes import equal_cost
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel, fresh
 
@@ -217,6 +218,97 @@ def test_the_weight_is_neither_changed_nor_kept_in_a_graph() -> None:
     assert torch.equal(weight, before)
     assert not factors.depthwise.requires_grad
     assert weight.grad is None
+
+
+# -- groups and bottlenecks
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(12, 8, 3, 3), (2, 4, 5), (8, 4, 2, 1, 3)])
+def test_groups_are_the_truncated_svd_of_each_block(
+    shape: tuple[int, ...], size: int, groups: int
+) -> None:
+    weight = random_kernel(*shape)
+    found = rebuilt(weight, groups, Form.GROUPED, size)
+    filters, channels = shape[0] // groups, shape[1]
+    for group in range(groups):
+        rows = slice(group * filters, (group + 1) * filters)
+        for first in range(0, channels, size):
+            block = weight[rows, first : first + size].flatten(1)
+            u, s, v = torch.linalg.svd(block, full_matrices=False)
+            best = (u[:, :size] * s[:size]) @ v[:size]
+            own = found[rows, first : first + size].flatten(1)
+            torch.testing.assert_close(own, best, rtol=1e-9, atol=1e-9)
+    error = decompose(weight, groups, Form.GROUPED).error(size)
+    assert error == pytest.approx(relative(found, weight), abs=1e-9)
+
+
+def test_a_group_of_one_channel_is_depthwise_first() -> None:
+    weight = random_kernel(12, 8, 3, 3)
+    one = decompose(weight, 1, Form.GROUPED).factors(1)
+    torch.testing.assert_close(one, decompose(weight, 1, Form.DEPTHWISE_FIRST).factors(1))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("shape", [(12, 6, 3, 3), (4, 6, 5), (8, 4, 2, 1, 3), (2, 3, 3, 3)])
+def test_the_largest_bottleneck_is_exact(shape: tuple[int, ...], groups: int) -> None:
+    weight = random_kernel(*shape)
+    spec = ConvSpec(len(shape) - 2, shape[1] * groups, shape[0], shape[2:], groups=groups)
+    size = full_size(spec, Form.BOTTLENECK)
+    assert relative(rebuilt(weight, groups, Form.BOTTLENECK, size), weight) < 1e-6
+    assert decompose(weight, groups, Form.BOTTLENECK).error(size) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", ["dead channels", "wild scales", "random"])
+def test_a_bottleneck_is_nearer_than_depthwise_first_of_as_many_parameters(
+    name: str, groups: int, scale: float
+) -> None:
+    weight = KERNELS[name](torch.float64) * scale
+    spec = ConvSpec(2, 8 * groups, 12, (3, 3), groups=groups)
+    sizes = equal_cost(spec, 2, tuple(Form))
+    errors = {}
+    for form, size in sizes.items():
+        errors[form] = relative(rebuilt(weight, groups, form, size), weight)
+        told = decompose(weight, groups, form).error(size)
+        assert told == pytest.approx(errors[form], rel=1e-6, abs=1e-6)
+    assert errors[Form.BOTTLENECK] <= errors[Form.DEPTHWISE_FIRST] + 1e-6
+
+
+def test_the_three_parts_of_a_bottleneck_carry_the_same_energy() -> None:
+    factors = decompose(random_kernel(12, 8, 3, 3), 1, Form.BOTTLENECK).factors(10)
+    inner, taps, outer = factors.pointwise_in, factors.depthwise, factors.pointwise
+    assert inner is not None
+    torch.testing.assert_close(inner.flatten(1).norm(dim=1), taps.flatten(1).norm(dim=1))
+    torch.testing.assert_close(inner.flatten(1).norm(dim=1), outer.flatten(1).norm(dim=0))
+
+
+@pytest.mark.parametrize(("form", "size"), [(Form.BOTTLENECK, 16), (Form.GROUPED, 4)])
+@pytest.mark.parametrize("weight", [torch.zeros(12, 8, 3, 3), torch.zeros(3, 8, 3, 3)], ids=str)
+def test_gradients_reach_a_zero_kernel_of_the_other_forms(
+    weight: Tensor, form: Form, size: int
+) -> None:
+    for factors in (decompose(weight, 1, form).factors(size), fresh(weight, 1, form, size)):
+        every = [part.requires_grad_() for part in factors.by_part().values()]
+        kernel = product(factors, 1, form, size)
+        assert not kernel.any()
+        (kernel * random_kernel(*weight.shape, dtype=torch.float32)).sum().backward()
+        assert any(bool(part.grad.any()) for part in every if part.grad is not None)
+
+
+@pytest.mark.parametrize(("form", "size"), [(Form.BOTTLENECK, 12), (Form.GROUPED, 4)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_fresh_kernels_of_the_other_forms_vary_as_much_as_the_original(
+    groups: int, form: Form, size: int
+) -> None:
+    torch.manual_seed(0)
+    weight = nn.Conv2d(32, 48, 3, groups=groups).weight.detach() * 5
+    drawn = [product(fresh(weight, groups, form, size), groups, form, size) for _ in range(40)]
+    assert drawn[0].shape == weight.shape
+    found = float(torch.stack(drawn).var())
+    assert found == pytest.approx(float(weight.var()), rel=0.1)
 
 
 # -- fresh weights
