@@ -20,7 +20,8 @@ from pytest_dwsconv.core.rules import CANDIDATE_CODE
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.source.edit import Rewrite, rewrite_text
 from pytest_dwsconv.source.files import SourceText, decode, read
-from pytest_dwsconv.source.sites import BuildEvidence
+from pytest_dwsconv.source.fusions import find_fusions
+from pytest_dwsconv.source.sites import BuildEvidence, Fusion
 
 
 class Examination(NamedTuple):
@@ -33,7 +34,9 @@ class Examination(NamedTuple):
 Examine = Callable[[], Examination]
 
 
-def examine(source: Input, evidence: BuildEvidence = BuildEvidence()) -> Examination:
+def examine(
+    source: Input, evidence: BuildEvidence = BuildEvidence(), fusions: Sequence[Fusion] = ()
+) -> Examination:
     """Read a file or standard input and rewrite its text; nothing is written.
 
     The file that has a class which others import is left as it is.
@@ -47,7 +50,9 @@ def examine(source: Input, evidence: BuildEvidence = BuildEvidence()) -> Examina
     if any(each.is_home(place) for each in config.classes.values()):
         return Examination(old, Rewrite(old.text, (), {}))
     path = None if source.path is None else place
-    rewrite = rewrite_text(old.text, config.policy, evidence, config.classes, config.guards, path)
+    rewrite = rewrite_text(
+        old.text, config.policy, evidence, config.classes, config.guards, path, fusions
+    )
     if CANDIDATE_CODE not in source.selection:
         rewrite = replace(rewrite, text=old.text)
     return Examination(old, rewrite)
@@ -59,9 +64,10 @@ def examinations(
 ) -> Iterator[Iterator[Examine]]:
     """For each input, in their order, what gives its examination or raises its error."""
     files = [each for each in inputs if each.path is not None]
+    fusions = find_fusions([each.path for each in files if each.path is not None])
     jobs = min(jobs or os.cpu_count() or 1, len(files))
     if jobs <= 1:
-        yield (partial(examine, each, evidence) for each in inputs)
+        yield (partial(examine, each, evidence, fusions) for each in inputs)
         return
     # reason: a process that is forked from one with threads may hang
     context = multiprocessing.get_context("spawn")
@@ -69,7 +75,9 @@ def examinations(
     with ProcessPoolExecutor(jobs, context) as pool:
         try:
             with _interrupts_held_back():
-                futures = {id(each): pool.submit(examine, each, evidence) for each in files}
+                futures = {
+                    id(each): pool.submit(examine, each, evidence, fusions) for each in files
+                }
             yield (_examine_by(futures.get(id(each)), each) for each in inputs)
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:

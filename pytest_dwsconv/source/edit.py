@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -23,7 +23,7 @@ from pytest_dwsconv.source.imports import edited, without_unused_imports
 from pytest_dwsconv.source.reading.spans import Span
 from pytest_dwsconv.source.reading.stack import with_large_stack
 from pytest_dwsconv.source.reading.syntax import Parsed, check_compiles, is_inserted
-from pytest_dwsconv.source.sites import BuildEvidence, SourceSite, judge_places
+from pytest_dwsconv.source.sites import BuildEvidence, Fusion, SourceSite, judge_places
 from pytest_dwsconv.source.template import GUARD, class_name, class_text
 from pytest_dwsconv.source.typechecks import ALL_RANKS
 
@@ -84,13 +84,15 @@ def rewrite_text(
     classes: Mapping[int, ImportedClass] | None = None,
     guards: bool = True,
     path: Path | None = None,
+    fusions: Sequence[Fusion] = (),
 ) -> Rewrite:
     """Replace the callee at every candidate site. A second rewrite of the result changes nothing.
 
     ``classes``, by dimensions, are imported; for other dimensions a class is inserted, one for each
     order and multiplier that the policy or the plan of the ``evidence`` has. With ``guards``, an
     inserted class decides when the code runs what the arguments leave open. With the ``path`` of
-    the file, functions and classes of the project's other files are looked up.
+    the file, functions and classes of the project's other files are looked up; ``fusions`` are
+    what those do to this one's objects.
 
     Raises:
         SourceError: the text, or what would come of it, is not Python.
@@ -106,6 +108,7 @@ def rewrite_text(
         classes=classes or {},
         guards=guards,
         path=path,
+        fusions=fusions,
     )
     # reason: a tree is many objects that all live until its end; to look for garbage among them
     # takes a fifth of the time
@@ -142,10 +145,12 @@ def _rewrite(
     classes: Mapping[int, ImportedClass],
     guards: bool,
     path: Path | None,
+    fusions: Sequence[Fusion],
 ) -> Rewrite:
     # a class of the user's own has no guard
     guarded_ranks = ALL_RANKS.difference(classes) if guards else frozenset[int]()
-    sites = judge_places(find_places(parsed, path), policy, evidence, guarded_ranks)
+    places = find_places(parsed, path, fusions)
+    sites = judge_places(places, policy, evidence, guarded_ranks)
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
         return Rewrite(parsed.text, sites, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from pytest_dwsconv.source.reading.constants import Constants
 from pytest_dwsconv.source.reading.flow import Flow
 from pytest_dwsconv.source.reading.names import Names
 from pytest_dwsconv.source.reading.syntax import Parsed, below
-from pytest_dwsconv.source.sites import Place, by_rule
+from pytest_dwsconv.source.sites import Fusion, Place, by_rule
 from pytest_dwsconv.source.template import GUARD
 from pytest_dwsconv.source.typechecks import members
 from pytest_dwsconv.source.uses import judge_uses
@@ -62,28 +62,33 @@ _SETTLING: tuple[type[cst.CSTNode], ...] = (
 """The kinds of nodes that have names in them that are not read as values."""
 
 
-def find_places(parsed: Parsed, path: Path | None = None) -> list[Place]:
+def find_places(
+    parsed: Parsed, path: Path | None = None, fusions: Sequence[Fusion] = ()
+) -> list[Place]:
     """All places in their order; inserted classes are skipped.
 
-    What other files define is looked up from ``path``, where the text is that of a file.
+    What other files define is looked up from ``path``, where the text is that of a file;
+    ``fusions`` are what they do to the objects of this one.
     """
-    return _places(parsed, Callables(path, _judge_last))
+    return _places(parsed, Callables(path, judge_last), fusions)
 
 
-def _places(parsed: Parsed, callables: Callables) -> list[Place]:
-    places = _Finder(parsed, callables).places()
+def _places(parsed: Parsed, callables: Callables, fusions: Sequence[Fusion] = ()) -> list[Place]:
+    places = _Finder(parsed, callables, fusions).places()
     return sorted(places, key=lambda place: (place.line, place.column))
 
 
-def _judge_last(text: str, callables: Callables) -> Judgement | None:
+def judge_last(text: str, callables: Callables) -> Judgement | None:
+    """What stands against a replacement of the last convolution of a text."""
     return _places(Parsed(text), callables)[-1].proved
 
 
 class _Finder:
     """Keeps each place by its node."""
 
-    def __init__(self, parsed: Parsed, callables: Callables) -> None:
+    def __init__(self, parsed: Parsed, callables: Callables, fusions: Sequence[Fusion]) -> None:
         self._parsed = parsed
+        self._fusions = fusions
         self._callables = callables
         self._names = Names(parsed, frozenset(CALLEES))
         self._constants = Constants(parsed, self._names)
@@ -231,7 +236,7 @@ class _Finder:
             proved = place.proved
             for call in self._calls.get(node, [node]):
                 proved = proved or uses.get(call)
-            proved = proved or changes.get(place.spec.rank)
+            proved = proved or changes.get(place.spec.rank) or self._fused(node)
             traits: list[Trait] = []
             last, _ = self._parsed.place(self._parsed.span(node)[1])
             silenced: tuple[str, ...] = ()
@@ -244,6 +249,19 @@ class _Finder:
                 traits.append(Trait.LEFT_OPEN)
             fewest = self._fewest_inputs(node, flow)
             yield place.settled(traits, proved, silenced, fewest)
+
+    def _fused(self, node: cst.CSTNode) -> Judgement | None:
+        """What another file does to the attribute of ``self`` that the call is assigned to."""
+        assign = self._parsed.parents[node]
+        target = assign.targets[0].target if isinstance(assign, cst.Assign) else None
+        owner = self._parsed.enclosing(node, cst.ClassDef)
+        if not (isinstance(target, cst.Attribute) and isinstance(owner, cst.ClassDef)):
+            return None
+        for fusion in self._fusions:
+            is_meant = not fusion.classes or owner.name.value in fusion.classes
+            if is_meant and target.attr.value == fusion.attribute:
+                return fusion.judgement
+        return None
 
     def _fewest_inputs(self, node: cst.CSTNode, flow: Flow) -> int | None:
         callee = self._callee(node.func) if isinstance(node, cst.Call) else None

@@ -54,6 +54,14 @@ def by_rule(code: str, reason: str | None = None) -> Judgement:
     return Judgement(rule.verdict, rule.code, reason or rule.reason)
 
 
+class Fusion(NamedTuple):
+    """What another file does to an attribute of objects; ``classes`` is empty where of any."""
+
+    attribute: str
+    classes: frozenset[str]
+    judgement: Judgement
+
+
 SHARED_LINE = by_rule(
     "DWS205",
     "several calls begin on this line, and this Python does not record which of them built what: "
