@@ -1,9 +1,11 @@
-"""The examples for pull requests: their YAML is read, their shell is run."""
+"""Examples do what they are there for; the commands of those in tutorials run in test_pages.py."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,15 +14,16 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "examples" / "pull_requests"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FOLDER = EXAMPLES / "pull_requests"
 needs_shell = pytest.mark.skipif(
     sys.platform == "win32" or shutil.which("git") is None, reason="needs a shell and git"
 )
 
 
-def read(name: str) -> dict[Any, Any]:
+def read(name: str, folder: Path = FOLDER) -> dict[Any, Any]:
     yaml = pytest.importorskip("yaml")  # which libcst brings
-    data: dict[Any, Any] = yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
+    data: dict[Any, Any] = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
     return data
 
 
@@ -118,3 +121,47 @@ def test_a_comment_takes_the_place_of_an_earlier_one(
     said = re.sub(r"body=@\S+", "body=@*", (tmp_path / "calls").read_text().splitlines()[-1])
     assert said == call
     assert (tmp_path / "sent").read_text() == "<!-- pytest-dwsconv -->\n| Small | 612 |\n"
+
+
+def test_the_project_uses_the_action_with_inputs_it_has() -> None:
+    workflow = read(".github/workflows/models.yml", EXAMPLES / "project")
+    step = workflow["jobs"]["budgets"]["steps"][-1]
+    assert step["uses"] == "./.github/actions/dwsconv"
+    assert set(step["with"]) <= set(read("action.yml")["inputs"])
+
+
+def test_the_hook_for_pre_commit_stops_a_commit_with_candidates() -> None:
+    (repository,) = read(".pre-commit-config.yaml", EXAMPLES / "project")["repos"]
+    (hook,) = repository["hooks"]
+    script, *options = shlex.split(hook["entry"])
+    assert script == "dwsconv-rewrite"
+    command = [sys.executable, "-m", "pytest_dwsconv", "rewrite", *options]
+    done = subprocess.run(
+        [*command, "edge_models/camera.py"],
+        cwd=EXAMPLES / "project",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "2 convolutions would be rewritten in 1 file, 1 left alone" in done.stdout
+
+
+def test_the_notebook_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    pytest.importorskip("matplotlib")
+    cells = json.loads((EXAMPLES / "analysis.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    exec("\n".join(code), {})
+    assert "3 of 3 convolutions replaced" in capsys.readouterr().out
+
+
+@pytest.mark.pages
+def test_distillation_on_two_processes(tmp_path: Path) -> None:
+    script = str(EXAMPLES / "distributed" / "distil.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", script]
+    done = run(torchrun, tmp_path, OMP_NUM_THREADS="1")
+    assert done.stdout.startswith("2 processes, the best weights are those of step ")
+    assert (tmp_path / "student.pt").exists()

@@ -154,7 +154,7 @@ def test_native_configuration(pytester: pytest.Pytester) -> None:
 
 
 def test_the_example_of_the_documentation(pytester: pytest.Pytester) -> None:
-    folder = Path(__file__).parents[2] / "docs" / "examples" / "hooks"
+    folder = Path(__file__).parents[2] / "examples" / "hooks"
     for name in ("conftest.py", "test_model.py"):
         (pytester.path / name).write_text((folder / name).read_text())
     result = pytester.runpytest_subprocess(
