@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.jsonio import to_plain
-from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency.machine import this_machine
@@ -32,7 +32,7 @@ def time_layers(
     conditions: Conditions | None = None,
     *,
     remeasure: bool = False,
-    seconds: float = 0.5,
+    seconds: float = 0.3,
 ) -> list[Comparison]:
     """Tell how many times as fast each replacement is as its convolution, on this CPU.
 
@@ -69,8 +69,12 @@ def time_layers(
     for group in groups.values():
         measured = _measured(group, conditions, seconds)
         known |= measured
-        store.add({key: found for key, found in measured.items() if found.is_precise})
+        store.add({key: found for key, found in measured.items() if _is_certain(found)})
     return [known[key] for key in keys]
+
+
+def _is_certain(found: Comparison) -> bool:
+    return found.is_precise or found.verdict is Speed.SLOWER
 
 
 def _key(spec: ConvSpec, entry: PlanEntry) -> str:

@@ -18,6 +18,8 @@ FEWEST_ROUNDS = 8
 MOST_ROUNDS = 200
 PRECISION = 1.05
 """Rounds end where the interval of every ratio is as narrow: its high over its low."""
+FAR_SLOWER = 0.8
+"""A function with a ratio below this is slower for certain, by however much."""
 RESAMPLES = 400
 
 Times = list[list[float]]
@@ -81,9 +83,10 @@ def _order(count: int, number: int) -> list[int]:
 
 
 def _are_precise(times: Times) -> bool:
+    """Whether each ratio is known, or it is known that nobody will want that function."""
     first, *others = times
     intervals = [_interval(_ratios(first, other)) for other in others]
-    return all(high < PRECISION * low for low, high in intervals)
+    return all(high < PRECISION * low or high < FAR_SLOWER for low, high in intervals)
 
 
 def compare(

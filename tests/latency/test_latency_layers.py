@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_dwsconv.core.conv import ConvSpec, Order
+from pytest_dwsconv.core.conv import ConvSpec, Form, Order
 from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import InputError
@@ -62,6 +62,26 @@ def test_replacements_of_one_convolution_are_timed_in_turns_with_it(
     assert [one.second_ms for one in found] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("form", "sizes"),
+    [
+        (Form.DEPTHWISE_FIRST, (1, 2)),
+        (Form.POINTWISE_FIRST, (1, 2)),
+        (Form.BOTTLENECK, (4, 8)),
+        (Form.GROUPED, (2, 4)),
+    ],
+)
+def test_every_form_and_size_is_measured_by_itself(
+    timed: list[list[Run]], form: Form, sizes: tuple[int, ...]
+) -> None:
+    candidates = [(SPEC, PlanEntry.of("a", SPEC, form, size)) for size in sizes]
+    found = time_layers(candidates, CONDITIONS)
+    expected = [one.params_after * 1e-3 for _, one in candidates]
+    assert [one.second_ms for one in found] == pytest.approx(expected)
+    assert time_layers(candidates, CONDITIONS) == found
+    assert len(timed) == 1
+
+
 def test_what_is_known_is_not_measured_again_unless_asked(timed: list[list[Run]]) -> None:
     first = time_layers([(SPEC, entry())], CONDITIONS)
     assert time_layers([(SPEC, entry(name="b"))], CONDITIONS) == first
@@ -83,17 +103,20 @@ def test_another_machine_is_measured_anew(
     assert len(timed) == 2
 
 
-def test_a_result_that_is_too_noisy_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("second", "is_kept"), [([2.0, 1.0] * 4, False), ([4.0, 90.0] * 4, True)])
+def test_a_result_that_is_too_noisy_is_not_kept_unless_it_is_slower_anyway(
+    second: list[float], is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
     def noisy(*arguments: object) -> list[list[float]]:
         calls.append(arguments)
-        return [[1.0, 3.0] * 4, [2.0, 1.0] * 4]
+        return [[1.0, 3.0] * 4, second]
 
     monkeypatch.setattr(layers, "time_in_turns", noisy)
     for _ in range(2):
         time_layers([(SPEC, entry())], CONDITIONS)
-    assert len(calls) == 2
+    assert len(calls) == 1 + (not is_kept)
 
 
 @pytest.mark.parametrize(

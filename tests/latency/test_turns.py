@@ -68,6 +68,16 @@ def test_rounds_go_on_while_ratios_vary_and_end_when_the_time_is_up(clock: Clock
     assert time_in_turns([clock.function(0.002), varying], 0.0)[0] == pytest.approx([0.002] * 8)
 
 
+def test_what_is_far_slower_need_not_be_known_precisely(clock: Clock) -> None:
+    waits = iter([0.01, 0.01, 0.01, *[0.01, 0.03] * 500])
+
+    def varying() -> None:
+        clock.now += next(waits)
+
+    times = time_in_turns([clock.function(0.002), varying], 1)
+    assert len(times[0]) == turns.FEWEST_ROUNDS
+
+
 def test_the_garbage_collector_waits_and_is_as_before(clock: Clock) -> None:
     seen = []
     time_in_turns([clock.function(1), lambda: seen.append(gc.isenabled())], 0)
