@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib.util import find_spec
 
 
@@ -60,6 +61,7 @@ def require(what: str, package: str, extra: str) -> None:
         raise MissingDependencyError(what, package, extra)
 
 
+@cache
 def require_torch() -> None:
     """Check that PyTorch is installed; each folder of modules that import it does so first.
 

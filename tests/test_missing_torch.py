@@ -165,7 +165,7 @@ def test_each_folder_of_modules_that_import_it_checks_first() -> None:
 def test_a_pytorch_that_is_too_old_is_named(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda _: version)
     with pytest.raises(MissingDependencyError) as caught:
-        require_torch()
+        require_torch.__wrapped__()
     assert str(caught.value) == (
         "analysing or rewriting a PyTorch model needs the package torch>=2.5, and "
         f"{version} is here: pip install 'pytest-dwsconv[torch]'"
@@ -175,7 +175,7 @@ def test_a_pytorch_that_is_too_old_is_named(version: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("version", ["2.5.0a0+git1234", "2.14.1", "3.0.0", "unknown"])
 def test_any_other_pytorch_is_taken(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda _: version)
-    require_torch()
+    require_torch.__wrapped__()
 
 
 def test_a_package_is_looked_for_under_the_name_of_its_module() -> None:
