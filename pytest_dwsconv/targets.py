@@ -119,7 +119,7 @@ def build_from_file(path: Path, name: str) -> nn.Module:
         TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is
             chained.
     """
-    folders, package = _home(path)
+    folders, package = _home(path, text_of(path))
     module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{path.stem.replace('.', '_')}"])
     with _importable(*folders):
         try:
@@ -139,7 +139,7 @@ def build_by_import(path: Path, name: str, text: bytes) -> nn.Module:
     Raises:
         TargetError: as of ``build_from_file``.
     """
-    folders, package = _home(path)
+    folders, package = _home(path, text)
     own_name = [] if path.stem == "__init__" and package else [path.stem.replace(".", "_")]
     module_name = ".".join([*package, *own_name])
     root = module_name.partition(".")[0]
@@ -192,20 +192,17 @@ class _TextLoader(SourceFileLoader):
         return code
 
 
-def _home(path: Path) -> tuple[tuple[Path, Path], list[str]]:
+def _home(path: Path, text: bytes) -> tuple[tuple[Path, Path], list[str]]:
     """The folders that have to be importable for a file, and the names of the packages it is in.
 
-    Raises:
-        TargetError: it cannot be a file.
+    Folders that its relative imports name are packages, also without ``__init__.py``.
     """
-    if "\0" in str(path):
-        raise TargetError(f"file {quoted(str(path))} cannot be read: its name has a NUL")
     # reason: resolve() raises on a loop before Python 3.13
     folder = own_folder = Path(os.path.realpath(path)).parent
-    # reason: a folder without the file is part of a package too, below one that has it
-    inside = [parent for parent in own_folder.parents[:_UNMARKED] if _is_package(parent)]
+    depth = max(map(len, _RELATIVE.findall(text)), default=0)
     package: list[str] = []
-    while _is_package(folder) or any(folder.is_relative_to(parent) for parent in inside):
+    # reason: a folder without __init__.py is part of a package too, below one that has it
+    while folder.name and (len(package) < depth or _is_in_package(folder)):
         package.insert(0, folder.name)
         folder = folder.parent
     return (folder, own_folder), package
@@ -214,9 +211,12 @@ def _home(path: Path) -> tuple[tuple[Path, Path], list[str]]:
 _UNMARKED = 2
 """How many folders without ``__init__.py`` may lie between a file and its package."""
 
+_RELATIVE = re.compile(rb"^[ \t]*from[ \t]+(\.+)", re.MULTILINE)
 
-def _is_package(folder: Path) -> bool:
-    return (folder / "__init__.py").is_file()
+
+def _is_in_package(folder: Path) -> bool:
+    around = (folder, *folder.parents[:_UNMARKED])
+    return any((each / "__init__.py").is_file() for each in around)
 
 
 def parse_input_size(text: str) -> tuple[tuple[int, ...], ...]:
@@ -255,19 +255,14 @@ def _import(module_name: str, target: str) -> ModuleType:
     try:
         return import_module(module_name)
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and _is_part(error.name, module_name):
-            missing = plain(str(error.name))
-            problem = (
-                f"there is no module {missing}: install it, or run from the folder that holds it"
-            )
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        # reason: what is missing may be another module, which the one asked for imports
+        if missing is not None and f"{module_name}.".startswith(f"{missing}."):
+            problem = f"there is no module {plain(missing)}: install it, or run from the folder "
+            problem += "that holds it"
         else:
             problem = f"importing {plain(module_name)} raised {first_line(error)}"
         raise TargetError(f"model {quoted(target)} cannot be built, {problem}") from error
-
-
-def _is_part(missing: str | None, module_name: str) -> bool:
-    """Whether it is the module asked for that is missing, not something that it imports."""
-    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
 
 
 def _execute(path: Path, module_name: str) -> ModuleType:
@@ -295,6 +290,8 @@ def text_of(path: Path) -> bytes:
     Raises:
         TargetError: it cannot be read.
     """
+    if "\0" in str(path):
+        raise TargetError(f"file {quoted(str(path))} cannot be read: its name has a NUL")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -21,6 +21,7 @@ from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.source.edit import Rewrite, rewrite_text
 from pytest_dwsconv.source.files import SourceText, decode, read
 from pytest_dwsconv.source.fusions import find_fusions
+from pytest_dwsconv.source.reading.syntax import check_compiles
 from pytest_dwsconv.source.sites import BuildEvidence, Fusion
 
 
@@ -53,6 +54,9 @@ def examine(
     rewrite = rewrite_text(
         old.text, config.policy, evidence, config.classes, config.guards, path, fusions
     )
+    if source.is_named and not rewrite.sites:
+        # reason: of files in folders that name no convolution, nothing but the text is searched
+        check_compiles(old.text)
     if CANDIDATE_CODE not in source.selection:
         rewrite = replace(rewrite, text=old.text)
     return Examination(old, rewrite)

@@ -35,6 +35,15 @@ def test_python_2_in_a_folder_is_told_and_does_not_fail_the_run(
     assert main(["old.py"]) == 2
 
 
+def test_a_named_file_that_is_not_python_is_reported_whatever_is_in_it(
+    folder: Path, capsys: Output
+) -> None:
+    Path("plain.py").write_text("print 'no convolution'\n")
+    assert main(["."]) == 0
+    assert main(["plain.py"]) == 2
+    assert "plain.py: syntax error in line 1" in capsys.readouterr().err
+
+
 def test_a_link_to_nothing_in_a_folder_is_told_and_does_not_fail_the_run(
     folder: Path, capsys: Output
 ) -> None:
@@ -118,5 +127,5 @@ def test_without_torch_the_text_is_rewritten_and_a_model_needs_it(folder: Path) 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("dwsconv-rewrite: --model runs the file, which needs PyTorch: ")
+    assert "needs the package torch: pip install" in done.stderr
     assert "conv = DepthwiseSeparableConv2d(32, 64, 3)" in Path("m.py").read_text()

@@ -408,6 +408,21 @@ def test_a_registry_is_filled_once_in_each_process(model: nn.Module, tmp_path: P
     check_alike(loaded(torch.load("out.pt", weights_only=True)), nearest(model))
 
 
+@pytest.mark.parametrize("place", ["loose", "loose_too/deep"])
+def test_relative_imports_work_in_folders_without_an_init_file(
+    model: nn.Module, tmp_path: Path, place: str
+) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    (tmp_path / place.partition("/")[0] / "parts.py").write_text(
+        "from torch import nn\nAct = nn.ReLU\n"
+    )
+    dots = "." * (place.count("/") + 1)
+    text = FILE.replace("from torch", f"from {dots}parts import Act\nfrom torch")
+    (folder / "net.py").write_text(text.replace("nn.ReLU()", "Act()"))
+    assert main(["--model", "Net", str(folder / "net.py")]) == 0
+
+
 COUNTING = """\
 import os
 from torch import nn
