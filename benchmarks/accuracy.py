@@ -41,10 +41,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytest_dwsconv import analyze, distill, rewrite
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import ORDERS, Order
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.calibration import calibrate
-from pytest_dwsconv.fit.least_squares import Problem
 from pytest_dwsconv.fit.planning import estimate
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.tracing.preserving import as_found
@@ -118,31 +117,6 @@ class Fashion:
         return student
 
 
-def pointwise_only(fashion: Fashion) -> nn.Module:
-    """Each pointwise part refitted by least squares once; depthwise parts stay those of the SVD."""
-    from pytest_dwsconv.fit import calibration, least_squares
-
-    def half(
-        problem: Problem, depthwise: Tensor, pointwise: Tensor, rounds: int
-    ) -> tuple[Tensor, Tensor]:
-        channels, multiplier, taps = depthwise.shape
-        gram = problem.gram[0].view(channels, taps, channels, taps)
-        inner = torch.einsum("crk,ckdl,dsl->crds", depthwise, gram, depthwise).reshape(
-            channels * multiplier, -1
-        )
-        cross = problem.cross[0].view(-1, channels, taps)
-        right = torch.einsum("mck,crk->crm", cross, depthwise).reshape(channels * multiplier, -1)
-        solved = torch.linalg.lstsq(inner, right).solution.view(channels, multiplier, -1)
-        return depthwise, solved.permute(2, 1, 0)
-
-    saved = least_squares._depthwise_first, calibration.RELAXATIONS
-    least_squares._depthwise_first, calibration.RELAXATIONS = half, 0
-    try:
-        return fashion.rewritten(init="fit", order="depthwise_first", refine=0)
-    finally:
-        least_squares._depthwise_first, calibration.RELAXATIONS = saved
-
-
 def cp_factorised(fashion: Fashion) -> nn.Module:
     """tensorly-torch's CP factorisation of each 3 x 3 convolution, as large as multiplier 1."""
     from tltorch import FactorizedConv  # type: ignore[import-not-found]  # not among our dependencies
@@ -178,9 +152,6 @@ def fashion_table(fashion: Fashion) -> None:
     }
     for name, options in fits.items():
         rows.append(fashion.row(name, partial(fashion.rewritten, **options)))
-    rows.append(
-        fashion.row("pointwise parts refitted only, r = 1", lambda: pointwise_only(fashion))
-    )
     rows.append(
         fashion.row(
             "SVD, r = 1, 400 steps", lambda: fashion.distilled(init="svd", order="depthwise_first")
@@ -221,7 +192,7 @@ def plans_table(fashion: Fashion) -> None:
     report = analyze(fashion.network, SHAPE)
     findings = [finding for finding in report.candidates if finding.name not in STEM]
     with as_found(list(fashion.network.modules())):
-        options = estimate(fashion.network, findings, fashion.calibration, None)
+        options = estimate(fashion.network, findings, fashion.calibration, ORDERS)
     draw, pairs = random.Random(0), []
     for _ in range(PLANS):
         share = draw.uniform(0.1, 1)

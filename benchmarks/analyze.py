@@ -32,8 +32,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv import ConvSpec, Finding, Report, Verdict, analyze
-from pytest_dwsconv.core.budget import Budget, check_limits, enough
+from pytest_dwsconv.core.budget import Budget, check_limits
 from pytest_dwsconv.core.findings import Origin
+from pytest_dwsconv.core.plan import enough
 from pytest_dwsconv.core.rules import CANDIDATE_CODE
 from pytest_dwsconv.tracing import memo
 
@@ -254,7 +255,7 @@ def advice() -> None:
         budget = Budget(params=params // 2, macs=macs // 2)
         start = time.perf_counter()
         sentences = [str(check) for check in check_limits(report, budget)]
-        chosen = enough(report, budget)
+        chosen = enough(report, check_limits(report, budget))
         seconds = time.perf_counter() - start
         table.append([layers, seconds * 1e3, seconds / layers * 1e6, len(sentences), len(chosen)])
     print("\nAdvice for a budget of parameters and MACs")

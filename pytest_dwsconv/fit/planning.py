@@ -21,9 +21,9 @@ from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
-from pytest_dwsconv.fit.calibration import LayerMoments, output_weight
 from pytest_dwsconv.fit.error_points import sensitivities
-from pytest_dwsconv.fit.least_squares import Problem, fit
+from pytest_dwsconv.fit.layers.problem import LayerProblem, output_weight
+from pytest_dwsconv.fit.least_squares.solution import fit
 from pytest_dwsconv.fit.observations import Layer, PairedRun, layers_of
 from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.replay import CalibrationData
@@ -266,23 +266,23 @@ def estimate(
     with tqdm(layers, disable=None, unit="layer") as bar:
         for layer in bar:
             bar.set_description(f"weighing {layer.name}")
-            moments = LayerMoments(layer, run.observe(layer, {}), output_weight(layer, weights))
-            options[layer.name] = list(_options(layer, by_name[layer.name], moments))
+            problem = LayerProblem(layer, run.observe(layer, {}), output_weight(layer, weights))
+            options[layer.name] = list(_options(layer, by_name[layer.name], problem))
             run.done(layer)
     return options
 
 
-def _options(layer: Layer, finding: Finding, moments: LayerMoments) -> Iterator[Option]:
+def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> Iterator[Option]:
     before = cost(finding.spec)
     assert before is not None
     yield Option(None, 0.0, Cost(before.params, finding.macs))
-    own = Problem(moments.gram, moments.kernel @ moments.gram, moments.weight)
-    offset = own.loss(moments.kernel)
+    own = problem.own()
+    least = own.loss(problem.kernel)
     decompositions = {form: decompose(layer.conv.weight, layer.conv.groups, form) for form in Form}
     for entry in dict.fromkeys(layer.entries):
         start = decompositions[entry.form].factors(entry.size)
         kernel = dense_kernel(fit(own, entry, start, ROUNDS), entry)
-        loss = max(0.0, own.loss(kernel.reshape(moments.kernel.shape)) - offset)
+        loss = max(0.0, own.loss(kernel.reshape(problem.kernel.shape)) - least)
         after = replacement_cost(finding, entry.form, entry.size)
         assert after is not None
         yield Option(entry, loss, after)

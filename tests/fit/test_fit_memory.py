@@ -13,7 +13,8 @@ from pytest_dwsconv.core.conv import Order
 FIT = """
 import torch
 from pytest_dwsconv.core.conv import ConvSpec, Order
-from pytest_dwsconv.fit.least_squares import Problem, fit
+from pytest_dwsconv.fit.least_squares.problem import Problem
+from pytest_dwsconv.fit.least_squares.solution import fit
 from pytest_dwsconv.separable.factorize import decompose
 from pytest_dwsconv.core.plan import PlanEntry
 
