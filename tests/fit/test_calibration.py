@@ -518,7 +518,7 @@ class Stop(KeyboardInterrupt):
 @pytest.mark.parametrize(
     "where",
     [
-        "fit.calibration.fit",
+        "fit.layers.choice.fit",
         "rewriting.outcome.refine",
         "rewriting.outcome.FitQuality",
         "fit.training.recovery._measure",
