@@ -105,7 +105,7 @@ class Comparison:
         return self.first_ms - self.second_ms
 
     def __str__(self) -> str:
-        """``2.1x faster (2.03 to 2.18x; 8.10 to 3.86 ms; measured, PyTorch, 2 threads, ...)``."""
+        """As in ``2.1x faster (2.03 to 2.18x; 8.10 to 3.86 ms; measured, PyTorch, ...)``."""
         times = f"{self.first_ms:.2f} to {self.second_ms:.2f} ms"
         interval = f"{self.low:.2f} to {self.high:.2f}x"
         noise = f"; the machine was busy, times spread by {self.spread:.0%}" if self.is_busy else ""
@@ -113,7 +113,7 @@ class Comparison:
 
     @property
     def claim(self) -> str:
-        """The verdict with its ratio: ``2.1x faster``, ``1.4x slower``, ``no difference``."""
+        """The verdict with its ratio, such as ``2.1x faster``, or ``no difference``."""
         if self.verdict is Speed.FASTER:
             return f"{self.ratio:.3g}x faster"
         if self.verdict is Speed.SLOWER:
