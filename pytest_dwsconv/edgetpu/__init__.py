@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from pytest_dwsconv.edgetpu.package import Package
     from pytest_dwsconv.edgetpu.prediction import LatencyFeatures, predict_latency
+    from pytest_dwsconv.edgetpu.savings import ChipMemory, chip_memory, predicted_evidence
     from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support, judge_model
 
 _HOMES = {
@@ -60,12 +61,14 @@ _HOMES = {
     "modelfile": ("ModelFile", "Operator", "Quantization", "Tensor", "read_model"),
     "package": ("Package",),
     "prediction": ("LatencyFeatures", "LatencyPrediction", "predict_latency"),
+    "savings": ("ChipMemory", "chip_memory", "predicted_evidence"),
     "support": ("OperatorJudgement", "Status", "Support", "judge_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ChannelRanges",
+    "ChipMemory",
     "Compilation",
     "CompilerReport",
     "Device",
@@ -87,6 +90,7 @@ __all__ = [
     "Status",
     "Support",
     "Tensor",
+    "chip_memory",
     "compare_int8",
     "compile_model",
     "compile_segments",
@@ -96,6 +100,7 @@ __all__ = [
     "judge_model",
     "measure",
     "predict_latency",
+    "predicted_evidence",
     "read_model",
 ]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from pytest_dwsconv.core.conv import cost
 from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.plan import PlanEntry
 
 CACHE_BYTES = int(7.65 * 2**20)
 """Parameters that fit on the chip, as compilers have reported."""
@@ -50,6 +52,11 @@ class Load:
             return 0
         return self.params - self.params * CACHE_BYTES // self.taken
 
+    @property
+    def on_chip(self) -> int:
+        """The parameters that are uploaded once."""
+        return self.params - self.off_chip
+
 
 def rounding(params: int, channels: int) -> int:
     """What the chip adds to the parameters of a layer with so many output channels."""
@@ -63,6 +70,31 @@ def load_of(finding: Finding) -> Load:
     return Load(
         params, rounding(params, finding.spec.out_channels or 0), finding.macs or 0, written
     )
+
+
+def load_after(finding: Finding, entry: PlanEntry) -> Load:
+    """What its replacement asks for. The shapes are those of the first call, as in its cost."""
+    spec, total = finding.spec, Load()
+    taps = prod(entry.kernel_size)
+    before = cost(spec)
+    known = before is not None and before.macs
+    calls = (finding.macs or 0) / known if known else max(1, finding.calls)
+    positions = spec.input_positions or 0
+    parts = entry.parts
+    for part in parts:
+        params = part.in_channels * part.out_channels // part.groups
+        if part.spatial:
+            params *= taps
+            positions = spec.output_positions or 0
+        macs, written = params * positions, part.out_channels * positions
+        params += part.out_channels if entry.bias and part is parts[-1] else 0
+        total += Load(
+            params,
+            rounding(params, part.out_channels),
+            round(macs * calls),
+            round(written * calls),
+        )
+    return total
 
 
 def load_of_network(report: ReportData) -> Load:

@@ -162,6 +162,17 @@ def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> Laten
     )
 
 
+def chip_ms(load: Load) -> float:
+    """Milliseconds of what the chip itself does of this."""
+    activations = MS_PER_ACTIVATION_MIB * load.activations / _MIB
+    return MS_PER_GMAC * load.macs / 1e9 + activations
+
+
+def bus_ms(size: float, host: str = "rpi4_usb3") -> float:
+    """Milliseconds that so many bytes take over the bus."""
+    return rates_of(host).bus_ms_per_mib * size / _MIB
+
+
 def rates_of(host: str) -> HostRates:
     """The rates of a kind of host.
 

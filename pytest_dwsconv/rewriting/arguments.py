@@ -12,20 +12,21 @@ from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.core.rules import Policy, matches
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.planning import Budgets
 from pytest_dwsconv.fit.preconditions import check_batches
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import check_plan
+from pytest_dwsconv.rewriting.planning.goal import Goal
 from pytest_dwsconv.separable.replacement import FIT
 from pytest_dwsconv.tracing.preserving import copied
 
 
-def checked_multiplier(depth_multiplier: int, budget: Budgets | None) -> int:
+def checked_multiplier(depth_multiplier: int, goal: Goal | None) -> int:
     # raises InputError unless it is a whole number from 1
     depth_multiplier = Policy(depth_multiplier=depth_multiplier).depth_multiplier
-    if budget is not None and depth_multiplier != 1:
+    if goal is not None and goal.chooses_sizes and depth_multiplier != 1:
+        what = "budget" if goal.is_limited else "target"
         raise InputError(
-            "a budget chooses the multiplier of each layer: pass budget or depth_multiplier, not "
+            f"a {what} chooses the multiplier of each layer: pass {what} or depth_multiplier, not "
             "both"
         )
     return depth_multiplier
@@ -38,7 +39,7 @@ def check_choosing(plan: Plan | None, *choosing: object) -> None:
     if any(choosing):
         raise InputError(
             "a plan says what is replaced by what: pass plan, or depth_multiplier, order, form, "
-            "budget, select and ignore"
+            "budget, target, select and ignore"
         )
 
 
@@ -49,15 +50,15 @@ def check_passes(refine: object) -> None:
         )
 
 
-def checked_batches(
-    calibration: Iterable[Any] | None, init: str, budget: Budgets | None
-) -> list[Any]:
-    if calibration is None and (init == FIT or budget is not None):
+def checked_batches(calibration: Iterable[Any] | None, init: str, goal: Goal | None) -> list[Any]:
+    # a target can do without: then losses are weight errors
+    needed = init == FIT or (goal is not None and goal.target is None)
+    if calibration is None and needed:
         what = "init='fit'" if init == FIT else "a budget"
         raise InputError(
             f"{what} needs calibration=batches: some hundred inputs of the model, without labels"
         )
-    if calibration is not None and init != FIT and budget is None:
+    if calibration is not None and init != FIT and goal is None:
         raise InputError(f"init={init!r} makes no use of calibration; pass init='fit'")
     if calibration is None:
         return []

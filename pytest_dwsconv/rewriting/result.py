@@ -131,6 +131,7 @@ class RewriteResult:
             shapes = " and ".join(" x ".join(map(str, shape)) for shape in before.input_shapes)
             inputs = f" (input {shapes})" if shapes else ""
             yield _change(f"MACs of the model{inputs}", before.macs, after.macs)
+        yield from map(str, before.evidence)
         yield from _errors("relative weight error", self.errors)
         yield from _errors("relative output error, calibration data", self.calibration_errors)
         yield from _errors("relative output error, held-out data", self.held_out_errors)

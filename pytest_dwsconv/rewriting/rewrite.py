@@ -17,7 +17,7 @@ from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.fit.calibration import Calibration, calibrate
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
-from pytest_dwsconv.fit.planning import Budgets, allocate, estimate, parse_budgets
+from pytest_dwsconv.fit.planning import Budgets
 from pytest_dwsconv.fit.replay import rejected
 from pytest_dwsconv.fit.training.samples import PLAIN_PASSES
 from pytest_dwsconv.report import Report
@@ -36,6 +36,8 @@ from pytest_dwsconv.rewriting.arguments import (
 )
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
 from pytest_dwsconv.rewriting.outcome import Outcome, Placement, concluded, normalisations
+from pytest_dwsconv.rewriting.planning.goal import goal_of
+from pytest_dwsconv.rewriting.planning.planner import planned
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
     SHAPES,
@@ -69,6 +71,8 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     calibration: Iterable[Any] | None = None,
     refine: int = 20,
     budget: Budgets | None = None,
+    target: str | None = None,
+    objective: str | None = None,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
     plan: Plan | None = None,
@@ -122,6 +126,13 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             ``size`` (bytes in float32) and ``int8`` (bytes with weights in int8). Which layers are
             replaced, by which form and of which size is chosen so that the loss predicted
             from ``calibration`` is least.
+        target: the machine that it is to be faster on: ``"cpu"``, this one, where only what was
+            measured faster is replaced, or ``"edgetpu"``, by predictions. A budget may then have a
+            ``latency``, such as ``"8ms"``, and needs no calibration: without it what a replacement
+            loses is taken to be its weight error. If the network is not faster with any plan, the
+            plan is empty; ``report_before.evidence`` says why.
+        objective: ``"latency"`` for the fastest network within the budget, instead of the least
+            loss.
         select: shell-style patterns of the qualified names to replace; all by default.
         ignore: patterns of the names to leave alone. A pattern that no convolution matches is an
             error, here as there.
@@ -144,11 +155,12 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         FormatError: an amount of the budget is not written as one.
         TracingError: the forward fails on the inputs.
     """
-    forms = allowed_forms(order, form, all_forms=budget is not None)
+    goal = goal_of(target, objective, budget)
+    forms = allowed_forms(order, form, all_forms=goal is not None)
     check_init(init, (*INITS, FIT))
     check_passes(refine)
-    depth_multiplier = checked_multiplier(depth_multiplier, budget)
-    check_choosing(plan, depth_multiplier != 1, order != AUTO or form, budget, select, ignore)
+    depth_multiplier = checked_multiplier(depth_multiplier, goal)
+    check_choosing(plan, depth_multiplier != 1, order != AUTO or form, goal, select, ignore)
     policy = Policy(
         subclasses=subclasses,
         few_channels=few_channels,
@@ -159,7 +171,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     try:
         # reason: weights made under inference mode can never be trained
         with torch.inference_mode(False):
-            batches = checked_batches(calibration, init, budget)
+            batches = checked_batches(calibration, init, goal)
             from_batches = input_size is None and example_inputs is None and bool(batches)
             if from_batches:
                 # reason: the tracer lets a forward write into arrays that an object holds
@@ -173,26 +185,27 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
                 raise
             check_hashable(model)
             check_patterns(policy, before)
-            target = model if inplace else _own_copy(model, before, init)
+            network = model if inplace else _own_copy(model, before, init)
             original = _kept(model, refine) if inplace and init == FIT else model
             # reason: the statistics are the fit's to set
-            statistics = [buffer for norm in normalisations(target) for buffer in norm.buffers()]
-            with autocast_off(target), buffers_as_found(target, besides=statistics):
-                if budget is not None:
-                    plan = _planned(target, before, batches, forms, budget)
-                choices = _choices(target, before, depth_multiplier, forms, init, plan)
-                fit = _calibrated(target, choices, batches) if init == FIT and choices else None
+            statistics = [buffer for norm in normalisations(network) for buffer in norm.buffers()]
+            with autocast_off(network), buffers_as_found(network, besides=statistics):
+                inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
+                if goal is not None:
+                    plan, evidence = planned(
+                        network, before, goal, forms, depth_multiplier, batches, inputs
+                    )
+                    before = before.with_evidence(evidence)
+                choices = _choices(network, before, depth_multiplier, forms, init, plan)
+                fit = _calibrated(network, choices, batches) if init == FIT and choices else None
                 fitted = fit.fitted if fit else {}
                 chosen = {name: possible[0] for name, possible in choices.items()}
                 chosen.update({name: one.entry for name, one in fitted.items()})
                 plan = Plan(tuple(chosen.values()))
-                # reason: a layer that no calibration batch reached gets the nearest kernel
-                start = "svd" if init == FIT else init
-                swaps, errors = replacements(target, plan, start, inplace, fitted)
-                inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
-                check_apart(target, model, inputs if verify and swaps else None)
-                check_runs_as_before(verify, target, swaps, plan, before, inputs)
-                placement = Placement(target, inplace)
+                swaps, errors = replacements(network, plan, _start(init), inplace, fitted)
+                check_apart(network, model, inputs if verify and swaps else None)
+                check_runs_as_before(verify, network, swaps, plan, before, inputs)
+                placement = Placement(network, inplace)
                 placement.put(swaps)
                 outcome = concluded(placement, Outcome(plan, errors), fit, refine, original)
                 after = analyze(
@@ -213,6 +226,11 @@ def _own_copy(model: nn.Module, report: Report, init: str) -> nn.Module:
     if init == FIT:
         check_own_tensors(copied, model)
     return copied
+
+
+def _start(init: str) -> str:
+    # reason: a layer that no calibration batch reached gets the nearest kernel
+    return "svd" if init == FIT else init
 
 
 def _choices(
@@ -238,15 +256,6 @@ def _choices(
             entries = [choose(name, convolution(model, name).weight, entries, init)]
         found[name] = entries
     return found
-
-
-def _planned(
-    model: nn.Module, report: Report, batches: list[Any], forms: Sequence[Form], budget: Budgets
-) -> Plan:
-    limits = parse_budgets(budget)
-    with as_found(list(model.modules())):
-        options = estimate(model, report.candidates, batches, forms)
-    return allocate(report, options, limits)
 
 
 def _calibrated(

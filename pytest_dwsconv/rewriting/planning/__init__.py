@@ -1,0 +1,1 @@
+"""Which layers to replace, and how: under a budget, and for the machine that they run on."""

@@ -1,0 +1,213 @@
+"""A plan for this CPU: what was measured faster, and the whole network beside the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, MemoryFormat, Speed
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.plan import Plan
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.allocation import Limited, least_loss
+from pytest_dwsconv.fit.planning import Option, budget_limits, check_reachable, plan_of_options
+from pytest_dwsconv.latency import compare_networks, time_layers
+from pytest_dwsconv.latency.runs import current_conditions
+from pytest_dwsconv.report import Report
+from pytest_dwsconv.rewriting.application import apply_plan
+from pytest_dwsconv.rewriting.planning.goal import CPU, Goal
+from pytest_dwsconv.rewriting.planning.options import Options, TargetPlan
+
+TRIES = 4
+"""Plans that are measured whole, until one keeps a limit on the latency."""
+
+
+def plan_for_cpu(
+    model: nn.Module, report: Report, options: Options, goal: Goal, inputs: Sequence[Tensor]
+) -> TargetPlan:
+    """The replacements that make a network faster on this CPU.
+
+    Each replacement is timed in turns with its convolution, at its shape, and what is not faster is
+    left out. Then the whole network is timed in turns with the original; unless it is faster, the
+    plan is empty. Weights play no part in times, so that no fit is needed for them.
+
+    Without a limit of any kind each layer gets what loses least of what is faster. With a budget
+    besides the latency a network that is no slower will do.
+
+    Raises:
+        InputError: a limit cannot be kept, or something cannot be measured.
+    """
+    return _Timed(model, report, options, goal, inputs).planned()
+
+
+class _Choice(NamedTuple):
+    """Something to do with a layer; a comparison with it as it is, unless it is kept."""
+
+    option: Option
+    comparison: Comparison | None
+    saved_ms: float
+
+
+class _Timed:
+    """What was measured of the layers, and the whole networks that are made of them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        report: Report,
+        options: Options,
+        goal: Goal,
+        inputs: Sequence[Tensor],
+    ) -> None:
+        self.model, self.goal, self.inputs = model, goal, inputs
+        self.conditions = _conditions(model)
+        self.timed = _timed(report, options, self.conditions)
+        self.faster: dict[str, list[_Choice]] = {}
+        for name, choices in self.timed.items():
+            kept, *others = choices
+            self.faster[name] = [kept, *(each for each in others if _is_faster(each))]
+        self.options = {
+            name: [choice.option for choice in choices] for name, choices in self.faster.items()
+        }
+        check_reachable(report, self.options, goal.budgets)
+        self.budgets = budget_limits(report, self.options, goal.budgets)
+        self.losses = [[option.loss for option in layer] for layer in self.options.values()]
+        self.saved_ms = [[one.saved_ms for one in choices] for choices in self.faster.values()]
+
+    def planned(self) -> TargetPlan:
+        if not any(len(choices) > 1 for choices in self.faster.values()):
+            return self._without("no replacement of a single layer was measured faster")
+        if self.goal.limit_ms is not None:
+            return self._within(self.goal.limit_ms)
+        if self.goal.fastest:
+            places = self._fastest()
+        elif self.budgets:
+            places = self._least_loss()
+        else:
+            places = [
+                1 + layer[1:].index(min(layer[1:])) if layer[1:] else 0 for layer in self.losses
+            ]
+        plan, whole = self._compared(places)
+        # reason: whoever limits something else wants that kept, if it takes no time
+        enough = (Speed.FASTER, Speed.SAME) if self.budgets else (Speed.FASTER,)
+        if whole.verdict not in enough:
+            return self._without("nothing is replaced", whole)
+        return self._with(plan, whole)
+
+    def _within(self, limit_ms: float) -> TargetPlan:
+        """The least loss with which the whole network keeps the limit, as it is measured.
+
+        A network saves less than its layers by themselves do: how much is learnt from each plan.
+        """
+        places = self._fastest()
+        plan, whole = self._compared(places)
+        if whole.first_ms <= limit_ms and not self.budgets:
+            return self._without(f"the original keeps {limit_ms:.3g} ms as it is")
+        if whole.second_ms > limit_ms or whole.verdict is Speed.SLOWER:
+            raise InputError(
+                f"the budget of {limit_ms:.3g} ms cannot be kept: {whole.second_ms:.3g} ms are "
+                f"measured with all that is faster, and {whole.first_ms:.3g} ms without"
+            )
+        best = plan, whole
+        for _ in range(TRIES):
+            worth = whole.saved_ms / self._saved(places)
+            if worth <= 0:
+                break
+            needed = (whole.first_ms - limit_ms) / worth
+            less = [[-ms for ms in layer] for layer in self.saved_ms]
+            found = least_loss(self.losses, [*self.budgets, Limited(less, -needed)])
+            if found is None:
+                break
+            places = found
+            plan, whole = self._compared(places)
+            if whole.second_ms <= limit_ms:
+                best = plan, whole
+                break
+        return self._with(*best)
+
+    def _least_loss(self) -> list[int]:
+        return _checked(least_loss(self.losses, self.budgets))
+
+    def _fastest(self) -> list[int]:
+        most = max(map(max, self.saved_ms))
+        taken = [[most - ms for ms in layer] for layer in self.saved_ms]
+        return _checked(least_loss(taken, self.budgets))
+
+    def _saved(self, places: Sequence[int]) -> float:
+        return sum(layer[place] for layer, place in zip(self.saved_ms, places, strict=True))
+
+    def _compared(self, places: Sequence[int]) -> tuple[Plan, Comparison]:
+        """The plan of the options at these places, and the network with it beside the original."""
+        plan = plan_of_options(self.options, places)
+        with torch.random.fork_rng(devices=[]):
+            replaced = apply_plan(self.model, plan)
+        return plan, compare_networks(self.model, replaced, self.inputs, self.conditions)
+
+    def _with(self, plan: Plan, whole: Comparison) -> TargetPlan:
+        return TargetPlan(plan, {**self._by_layer(plan), "": Evidence.measured(CPU, whole)})
+
+    def _without(self, reason: str, whole: Comparison | None = None) -> TargetPlan:
+        """Nothing is replaced, for this reason."""
+        if whole is not None:
+            known = Evidence.measured(CPU, whole, reason)
+        else:
+            conditions = str(self.conditions)
+            known = Evidence(CPU, Source.MEASURED, Effect.NONE, conditions, reason=reason)
+        return TargetPlan(Plan(), {**self._by_layer(Plan()), "": known})
+
+    def _by_layer(self, plan: Plan) -> dict[str, Evidence]:
+        """What was measured of each layer with what is planned for it, or else what saves most."""
+        planned = {entry.name: entry for entry in plan.entries}
+        found = {}
+        for name, (_, *others) in self.timed.items():
+            done = [each for each in others if each.option.entry == planned.get(name)]
+            shown = max(done or others, key=lambda one: one.saved_ms, default=None)
+            if shown is not None and shown.comparison is not None:
+                found[name] = Evidence.measured(CPU, shown.comparison)
+        return found
+
+
+def _checked(places: list[int] | None) -> list[int]:
+    if places is None:
+        raise InputError(
+            "no choice of replacements that were measured faster keeps all limits of the budget "
+            "together; raise one of them"
+        )
+    return places
+
+
+def _is_faster(choice: _Choice) -> bool:
+    return choice.comparison is not None and choice.comparison.verdict is Speed.FASTER
+
+
+def _timed(report: Report, options: Options, conditions: Conditions) -> dict[str, list[_Choice]]:
+    """All options with their times; a layer that runs several times saves as often."""
+    findings = {finding.name: finding for finding in report.findings}
+    asked = []
+    for name, layer in options.items():
+        asked += [(findings[name].spec, each.entry) for each in layer if each.entry is not None]
+    comparisons = iter(time_layers(asked, conditions))
+    found = {}
+    for name, layer in options.items():
+        choices = []
+        for option in layer:
+            one = None if option.entry is None else next(comparisons)
+            saved = 0.0 if one is None else one.saved_ms * findings[name].calls
+            choices.append(_Choice(option, one, saved))
+        found[name] = choices
+    return found
+
+
+def _conditions(model: nn.Module) -> Conditions:
+    """Those of this process, in the memory format that the model's kernels have."""
+    for parameter in model.parameters():
+        laid_out = parameter.ndim == 4 and parameter.is_contiguous(
+            memory_format=torch.channels_last
+        )
+        if laid_out and not parameter.is_contiguous():
+            return replace(current_conditions(), memory_format=MemoryFormat.CHANNELS_LAST)
+    return current_conditions()

@@ -1,0 +1,78 @@
+"""What a plan is to achieve: the arguments of a rewrite that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.core.quantities import Unit, parse_quantity
+from pytest_dwsconv.errors import FormatError, InputError
+from pytest_dwsconv.fit.planning import Budgets, parse_budgets
+
+CPU, EDGETPU = "cpu", "edgetpu"
+LATENCY = "latency"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the network may take, and where.
+
+    Attributes:
+        target: ``"cpu"``, ``"edgetpu"``, or None where the machine plays no part.
+        limit_ms: milliseconds of one inference at most; None for no limit.
+        budgets: the other limits on the whole model, as ``parse_budgets`` returns them.
+        fastest: whether the latency is what is to be least, and not the loss.
+    """
+
+    target: str | None
+    limit_ms: float | None
+    budgets: Mapping[str, float]
+    fastest: bool
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether anything has a limit."""
+        return self.limit_ms is not None or bool(self.budgets)
+
+    @property
+    def chooses_sizes(self) -> bool:
+        """Whether every size of every form is looked at."""
+        return self.target == EDGETPU or self.is_limited
+
+
+def goal_of(target: str | None, objective: str | None, budget: Budgets | None) -> Goal | None:
+    """The goal of these arguments of a rewrite; None where there are none.
+
+    Raises:
+        InputError: a target or an objective is not known, or one makes no sense without the other.
+        FormatError: a limit is not a quantity.
+    """
+    if target not in (None, CPU, EDGETPU):
+        raise InputError(f"target must be 'cpu' or 'edgetpu', not {quoted(target)}")
+    if objective not in (None, LATENCY):
+        raise InputError(f"objective must be 'latency', not {quoted(objective)}")
+    limit_ms = None
+    if isinstance(budget, Mapping) and LATENCY in budget:
+        limit_ms = _milliseconds(budget[LATENCY])
+        budget = {name: value for name, value in budget.items() if name != LATENCY} or None
+    if target is None and (objective is not None or limit_ms is not None):
+        what = "a budget's latency" if objective is None else "an objective"
+        raise InputError(f"{what} is one of a target: pass target='cpu' or target='edgetpu'")
+    if target is None and budget is None:
+        return None
+    budgets = {} if budget is None else parse_budgets(budget)
+    fastest = objective == LATENCY and limit_ms is None
+    if fastest and not budgets:
+        raise InputError(
+            "objective='latency' needs a limit, or every layer would get what is fastest whatever "
+            "it costs: pass budget={'latency': '8ms'}, or a budget of something else"
+        )
+    return Goal(target, limit_ms, budgets, fastest)
+
+
+def _milliseconds(value: object) -> float:
+    try:
+        return 1000 * parse_quantity(value, Unit.SECONDS)
+    except FormatError as error:
+        raise FormatError(f"the budget's latency {error}") from error

@@ -1,0 +1,60 @@
+"""What can be done with each candidate, with the weight error as loss where there are no data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from pytest_dwsconv.analysis.verdicts import replacement_cost
+from pytest_dwsconv.core.conv import Cost, cost
+from pytest_dwsconv.core.latency.evidence import Evidence
+from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.planning import Option
+from pytest_dwsconv.report import Report
+from pytest_dwsconv.rewriting.application import convolution
+from pytest_dwsconv.separable.factorize import decompose
+
+Options = Mapping[str, Sequence[Option]]
+"""By the name of each candidate; the first of each is to keep it."""
+
+
+class TargetPlan(NamedTuple):
+    """A plan for a target, and what is known of the latency: by layer, and of all as ``""``."""
+
+    plan: Plan
+    evidence: Mapping[str, Evidence]
+
+
+def options_by_weights(
+    model: nn.Module, report: Report, entries: Mapping[str, Sequence[PlanEntry]]
+) -> Options:
+    """These replacements, and keeping each layer; a loss is the squared relative weight error.
+
+    Losses of layers are taken to add up, though a layer may matter more than another: only
+    calibration data tell.
+
+    Raises:
+        InputError: a kernel has no values, or cannot be factorised.
+    """
+    found = {}
+    for finding in report.candidates:
+        name, before = finding.name, cost(finding.spec)
+        assert before is not None
+        weight = convolution(model, name).weight
+        if weight.is_meta:
+            raise InputError(
+                f"{name}: the kernel is on the meta device and has no values to plan by; load the "
+                "weights first"
+            )
+        options = [Option(None, 0.0, Cost(before.params, finding.macs))]
+        forms = {entry.form for entry in entries[name]}
+        nearest = {form: decompose(weight, finding.spec.groups or 1, form) for form in forms}
+        for entry in entries[name]:
+            after = replacement_cost(finding, entry.form, entry.size)
+            assert after is not None
+            options.append(Option(entry, nearest[entry.form].error(entry.size) ** 2, after))
+        found[name] = options
+    return found

@@ -1,0 +1,92 @@
+"""The plan of a rewrite under a budget, or for a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from pytest_dwsconv.core.conv import Form
+from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.core.sizes import choices, forms_for
+from pytest_dwsconv.edgetpu.savings import predicted_evidence
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.planning import allocate, estimate
+from pytest_dwsconv.report import Report
+from pytest_dwsconv.rewriting.planning.cpu import plan_for_cpu
+from pytest_dwsconv.rewriting.planning.edgetpu import plan_for_edgetpu
+from pytest_dwsconv.rewriting.planning.goal import CPU, EDGETPU, Goal
+from pytest_dwsconv.rewriting.planning.options import Options, TargetPlan, options_by_weights
+from pytest_dwsconv.separable.replacement import possible
+from pytest_dwsconv.tracing.preserving import as_found
+
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Positional and keyword arguments of a forward."""
+
+
+def planned(
+    model: nn.Module,
+    report: Report,
+    goal: Goal,
+    forms: Sequence[Form],
+    depth_multiplier: int,
+    batches: Sequence[Any],
+    inputs: Arguments | None,
+) -> TargetPlan:
+    """What to replace, and by what, for a goal.
+
+    Losses are predicted from the batches, or else are weight errors. For this CPU without a limit
+    each layer gets one of the forms at ``depth_multiplier``, or at equal cost.
+
+    Raises:
+        InputError: a target has no input, something cannot be measured, or a limit cannot be kept.
+    """
+    if goal.target is not None:
+        _check_inputs(goal.target, inputs)
+    if goal.target == EDGETPU:
+        as_it_is = predicted_evidence(report, Plan())
+        if not goal.is_limited and not as_it_is[""].streamed_before:
+            return TargetPlan(Plan(), as_it_is)
+    options: Options
+    if batches and goal.chooses_sizes:
+        with as_found(list(model.modules())):
+            options = estimate(model, report.candidates, batches, forms)
+    else:
+        entries = _entries(report, goal, forms, depth_multiplier)
+        options = options_by_weights(model, report, entries)
+    if goal.target == EDGETPU:
+        return plan_for_edgetpu(report, options, goal)
+    if goal.target == CPU and inputs is not None:
+        return plan_for_cpu(model, report, options, goal, inputs[0])
+    return TargetPlan(allocate(report, options, goal.budgets), {})
+
+
+def _check_inputs(target: str, inputs: Arguments | None) -> None:
+    if inputs is None:
+        raise InputError(
+            f"target={target!r} needs an input: give its shape, as in (1, 3, 224, 224)"
+        )
+    args, kwargs = inputs
+    if target == CPU and (kwargs or not all(isinstance(one, Tensor) for one in args)):
+        raise InputError(
+            "target='cpu' times networks whose forward takes tensors by their places: wrap it in a "
+            "module that does"
+        )
+
+
+def _entries(
+    report: Report, goal: Goal, forms: Sequence[Form], depth_multiplier: int
+) -> dict[str, list[PlanEntry]]:
+    """What is tried for each candidate without data."""
+    # reason: a bottleneck has no closed form, and ten sizes of it for each layer take minutes
+    forms = [form for form in forms if form is not Form.BOTTLENECK] or forms
+    found = {}
+    for finding in report.candidates:
+        name, spec = finding.name, finding.spec
+        if goal.chooses_sizes:
+            sizes = choices(spec, forms_for(forms, finding.order))
+            found[name] = [PlanEntry.of(name, spec, form, size) for form, size in sizes]
+        else:
+            found[name] = possible(name, spec, forms, depth_multiplier, finding.order)
+    return found

@@ -1,0 +1,198 @@
+"""Plans for this CPU: from a table of times, and measured once in earnest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_dwsconv.core.conv import ConvSpec
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, MemoryFormat
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.rewriting.planning import cpu
+from pytest_dwsconv.rewriting.result import RewriteResult
+from pytest_dwsconv.rewriting.rewrite import rewrite
+from pytest_dwsconv.separable import SeparableConv2d
+
+SHAPE = (1, 16, 8, 8)
+LAYER_MS = {8: 2.0, 16: 4.0, 32: 1.0}
+"""Of a convolution, by its output channels."""
+PAIR_MS = {8: 1.0, 16: 1.0, 32: 1.5}
+"""Of its replacement, and 0.1 more for each further multiplier: that of 32 channels is slower."""
+OTHER_MS = 3.0
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    convs = [
+        nn.Conv2d(16, 8, 3, padding=1),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.Conv2d(16, 32, 3, padding=1),
+    ]
+    return nn.Sequential(*convs).eval()
+
+
+def comparison(first: float, second: float, conditions: Conditions) -> Comparison:
+    ratio = first / second
+    return Comparison(first, second, ratio, 0.99 * ratio, 1.01 * ratio, 0.02, 8, conditions, 1)
+
+
+def milliseconds(layer: nn.Module) -> float:
+    if isinstance(layer, SeparableConv2d):
+        return PAIR_MS[layer.out_channels] + 0.1 * (layer.size - 1)
+    assert isinstance(layer, nn.Conv2d)
+    return LAYER_MS[layer.out_channels]
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
+    """Times from the table. What is listed here comes before, one per network that is timed."""
+    answers: list[Comparison] = []
+
+    def time_layers(
+        candidates: Sequence[tuple[ConvSpec, PlanEntry]], conditions: Conditions
+    ) -> list[Comparison]:
+        found = []
+        for spec, entry in candidates:
+            second = PAIR_MS[entry.out_channels] + 0.1 * (entry.size - 1)
+            found.append(comparison(LAYER_MS[spec.out_channels or 0], second, conditions))
+        return found
+
+    def compare_networks(
+        first: nn.Sequential, second: nn.Sequential, inputs: Sequence[Tensor], conditions: Any
+    ) -> Comparison:
+        if answers:
+            return answers.pop(0)
+        times = [OTHER_MS + sum(map(milliseconds, one)) for one in (first, second)]
+        return comparison(times[0], times[1], conditions)
+
+    monkeypatch.setattr(cpu, "time_layers", time_layers)
+    monkeypatch.setattr(cpu, "compare_networks", compare_networks)
+    return answers
+
+
+def planned(**arguments: Any) -> RewriteResult:
+    return rewrite(network(), SHAPE, target="cpu", order="depthwise_first", **arguments)
+
+
+def sizes(plan: Plan) -> dict[str, int]:
+    return {entry.name: entry.size for entry in plan.entries}
+
+
+def of_network(result: RewriteResult) -> Evidence:
+    [evidence] = result.report_before.evidence
+    return evidence
+
+
+@pytest.mark.usefixtures("whole")
+def test_what_is_not_faster_is_not_replaced() -> None:
+    result = planned()
+    assert sizes(result.plan) == {"0": 1, "1": 1}
+    claims = [finding.evidence[0].claim for finding in result.report_before.findings]
+    assert claims == ["2x faster", "4x faster", "1.5x slower"]
+    threads = torch.get_num_threads()
+    where = f"PyTorch, {threads} thread{'s' if threads > 1 else ''}, contiguous, batch 1"
+    assert str(of_network(result)) == f"cpu: 1.67x faster (measured, {where})"
+    assert str(of_network(result)) in str(result).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "effect"),
+    [
+        (0.8, 0.78, 0.82, Effect.SLOWER),
+        (1.0, 0.98, 1.02, Effect.NONE),
+        (1.0, 0.5, 2.0, Effect.UNKNOWN),
+    ],
+)
+def test_a_network_that_is_not_faster_comes_back_as_it_is_and_that_is_said(
+    whole: list[Comparison], ratio: float, low: float, high: float, effect: Effect
+) -> None:
+    whole.append(Comparison(8.0, 8.0 / ratio, ratio, low, high, 0.1, 8, Conditions(1), 1))
+    result = planned()
+    assert result.plan == Plan()
+    assert of_network(result).effect is effect
+    assert of_network(result).reason.endswith("nothing is replaced")
+    x = torch.randn(SHAPE)
+    assert torch.equal(result.model(x), network()(x))
+
+
+@pytest.mark.usefixtures("whole")
+def test_without_a_faster_layer_no_network_is_timed() -> None:
+    result = planned(select=["2"])
+    assert result.plan == Plan()
+    assert of_network(result).effect is Effect.NONE
+    assert "no replacement of a single layer was measured faster" in str(result)
+
+
+@pytest.mark.usefixtures("whole")
+@pytest.mark.parametrize("limit_ms", [9.0, 7.5, 6.3])
+def test_a_limit_on_the_latency_is_kept_with_no_more_loss_than_it_takes(limit_ms: float) -> None:
+    result = planned(budget={"latency": f"{limit_ms}ms"})
+    after = of_network(result).after_ms
+    assert after is not None
+    assert after <= limit_ms
+    fastest = planned(budget={"latency": "6ms"})
+    assert sum(result.errors.values()) < sum(fastest.errors.values())
+    assert "2" not in result.errors
+
+
+def test_a_plan_that_saves_less_than_its_layers_is_planned_again(whole: list[Comparison]) -> None:
+    one = Conditions(1)
+    whole += [comparison(10, 6, one), comparison(10, 8.4, one)]  # then as the table has it
+    result = planned(budget={"latency": "8ms"})
+    assert not whole
+    after = of_network(result).after_ms
+    assert after is not None
+    assert after <= 8
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_limit_that_the_original_keeps_replaces_nothing() -> None:
+    result = planned(budget={"latency": "10.5ms"})
+    assert result.plan == Plan()
+    assert of_network(result).reason == "the original keeps 10.5 ms as it is"
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_limit_that_nothing_keeps_is_refused_with_what_was_measured() -> None:
+    with pytest.raises(InputError, match="5 ms cannot be kept: 6 ms are measured with all that is"):
+        planned(budget={"latency": "5ms"})
+
+
+@pytest.mark.usefixtures("whole")
+def test_the_fastest_within_a_budget_takes_the_quickest_of_each_layer() -> None:
+    result = planned(objective="latency", budget={"params": "7k"})
+    assert sizes(result.plan) == {"0": 1, "1": 1}
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_budget_is_kept_by_what_is_faster_alone() -> None:
+    result = planned(budget={"params": "6k"})
+    assert result.report_after.params <= 6000
+    assert "2" not in sizes(result.plan)
+    with pytest.raises(InputError, match="cannot be kept: replacing every candidate at its cheape"):
+        planned(budget={"params": "1k"})
+
+
+@pytest.mark.usefixtures("whole")
+def test_the_memory_format_is_that_of_the_network() -> None:
+    model: Any = network()
+    result = rewrite(model.to(memory_format=torch.channels_last), SHAPE, target="cpu")
+    assert MemoryFormat.CHANNELS_LAST.value in of_network(result).conditions
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_network_is_measured_in_earnest_and_never_returned_slower() -> None:
+    model = nn.Sequential(nn.Conv2d(96, 96, 3, padding=1), nn.ReLU()).eval()
+    result = rewrite(model, (1, 96, 24, 24), target="cpu", order="depthwise_first")
+    evidence = of_network(result)
+    if result.plan.entries:
+        assert (evidence.source, evidence.effect) == (Source.MEASURED, Effect.FASTER)
+    else:
+        assert evidence.effect is not Effect.FASTER or evidence.reason
+    assert result.report_before.findings[0].evidence
