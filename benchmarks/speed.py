@@ -102,11 +102,11 @@ def variants(network: nn.Module, shape: tuple[int, ...]) -> Iterator[Variant]:
         ("planned, r=2's parameters", {"objective": "latency", "budget": equal}),
     ):
         try:
-            result = rewrite(network, shape, target="cpu", **arguments)
+            result = rewrite(network, shape, target="cpu", form="auto", **arguments)
         except DwsconvError as error:
             print(f"{type(network).__name__}, {name}: {error}", file=sys.stderr)
             continue
-        claimed = "; ".join(str(one) for one in result.report_after.evidence)
+        claimed = "; ".join(str(one) for one in result.report_before.evidence)
         yield Variant(f"{name}: {len(result.plan.entries)} layers", result.model, claimed)
 
 
