@@ -3,7 +3,8 @@
 A page that has commands to run names the folder of its example, as ``<!-- runs in: examples/NAME
 -->``. They run in a copy of that folder, one after the other. In what they print, ``...`` stands
 for any lines, and numbers with a decimal point may differ, because sums round differently from
-machine to machine.
+machine to machine. ``<!-- needs: MODULE ... -->`` names what has to be
+installed besides.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETUP = ("git ", "pip ", "python3 -m venv", "source ", "ssh ", "sudo ")  # for the reader's machine
 FOLDER = re.compile(r"^<!-- runs in: (\S+) -->$", re.MULTILINE)
+NEEDS = re.compile(r"^<!-- needs: (.+) -->$", re.MULTILINE)
 
 
 def commands_of(text: str) -> list[tuple[str, str]]:
@@ -54,6 +57,9 @@ def runnable() -> list[Path]:
 @pytest.mark.parametrize("page", runnable(), ids=lambda page: page.stem)
 def test_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    for needed in " ".join(NEEDS.findall(text)).split():
+        if find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
     (example,) = FOLDER.findall(text)
     folder = tmp_path / "copy"
     shutil.copytree(ROOT / example, folder)
