@@ -6,6 +6,8 @@ Second moments of a convolution's inputs and targets, in float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
+from itertools import combinations_with_replacement, product
 from math import prod
 from typing import Any
 
@@ -84,31 +86,132 @@ class Moments:
         self.gram = torch.zeros(conv.groups, inputs, inputs, **new)
         self.mean_x = torch.zeros(conv.groups, inputs, **new)
         self.count = torch.zeros((), **new)
+        self.windows = [Windows(conv) for _ in range(conv.groups)]
 
     def add(self, x: Tensor) -> None:
         """Add the positions of one batch of inputs."""
         conv = self.conv
         wide = padded(x, conv)
-        per_sample = (
-            prod(wide.shape[2:]) * wide.shape[1] * prod(conv.kernel_size) * wide.element_size()
-        )
+        if wide.dtype not in (torch.float32, torch.float64):
+            wide = wide.float()
+        shift = _shifts(wide, conv)
+        taps = 1 if shift else prod(conv.kernel_size)
+        per_sample = prod(wide.shape[1:]) * taps * wide.element_size()
         for part in wide.split(max(1, CHUNK_BYTES // max(1, per_sample))):
-            taps = patches(part, conv)
-            if taps.dtype not in (torch.float32, torch.float64):
-                taps = taps.float()
-            for group in range(conv.groups):
-                _add_gram(self.gram[group], taps[group])
-            self.mean_x += taps.sum(2, dtype=torch.float64)
-            self.count += taps.shape[2]
+            if shift:
+                self._add_windows(part)
+            else:
+                self._add_patches(part)
+
+    def _add_patches(self, wide: Tensor) -> None:
+        taps = patches(wide, self.conv)
+        for group in range(self.conv.groups):
+            _add_gram(self.gram[group], taps[group])
+        self.mean_x += taps.sum(2, dtype=torch.float64)
+        self.count += taps.shape[2]
+
+    def _add_windows(self, wide: Tensor) -> None:
+        channels = wide.shape[1] // self.conv.groups
+        inputs = wide.transpose(0, 1).split(channels)
+        for group, (windows, own) in enumerate(zip(self.windows, inputs, strict=True)):
+            self.mean_x[group] += windows.add(own)
+        self.count += len(wide) * prod(self.windows[0].sides(inputs[0]))
 
     def finish(self) -> Moments:
         """Add up over processes, and turn the sums into central moments per position."""
-        for group in self.gram:
+        for group, windows in zip(self.gram, self.windows, strict=True):
             _mirror(group)
+            windows.add_to(group)
+        self.windows.clear()
         all_reduce(self.gram, self.mean_x, self.count)
         self.gram /= self.count
         self.mean_x /= self.count
         return self
+
+
+def _shifts(wide: Tensor, conv: Conv) -> bool:
+    """Whether the taps see one another's inputs, so that most of their products are the same."""
+    sides = zip(wide.shape[2:], conv.kernel_size, conv.dilation, strict=True)
+    return all(stride == 1 for stride in conv.stride) and all(
+        side - step * (taps - 1) >= 4 * step for side, taps, step in sides if taps > 1
+    )
+
+
+class Windows:
+    """What each tap of a convolution of stride 1 sees of its inputs: a window of them.
+
+    The products of two taps, summed over positions, are nearly those of the two taps before them:
+    the windows of these lie one less far along an axis, and have a strip less at the one end and a
+    strip more at the other. So only one pair of all that lie equally far apart is summed in full.
+    """
+
+    def __init__(self, conv: Conv) -> None:
+        self.kernel_size, self.dilation = conv.kernel_size, conv.dilation
+        self.places: list[Place] = list(product(*map(range, self.kernel_size)))
+        self._sums: dict[tuple[Place, Place], Tensor] = {}
+        """By pair of taps (C, C), less those of the pair before it, where there is one."""
+
+    def add(self, x: Tensor) -> Tensor:
+        """Add inputs (C, N, *sides); gives the sum over positions of what each tap sees (C k)."""
+        window = partial(self._cut, x, self.sides(x))
+        # reason: of the strips, and not of the windows, there are few numbers
+        strip = cache(window)
+        for here, there in combinations_with_replacement(self.places, 2):
+            axis = _common(here, there)
+            if axis is None:
+                found = window(here) @ window(there).T
+            else:
+                before, after = _back(here, axis), _back(there, axis)
+                found = strip(here, axis, -1) @ strip(there, axis, -1).T
+                found -= strip(before, axis, 0) @ strip(after, axis, 0).T
+            if (here, there) in self._sums:
+                self._sums[here, there] += found
+            else:
+                self._sums[here, there] = found.double()
+        sums = [window(place).sum(1, dtype=torch.float64) for place in self.places]
+        return torch.stack(sums, 1).flatten()
+
+    def add_to(self, gram: Tensor) -> None:
+        """Add the products (C k, C k) of what the taps see, summed over positions."""
+        grid = gram.view(-1, len(self.places), gram.shape[0] // len(self.places), len(self.places))
+        number = {place: index for index, place in enumerate(self.places)}
+        for (here, there), sums in self._sums.items():
+            axis = _common(here, there)
+            if axis is not None:
+                sums.add_(self._sums[_back(here, axis), _back(there, axis)])
+            grid[:, number[here], :, number[there]] += sums
+            if here != there:
+                grid[:, number[there], :, number[here]] += sums.T
+
+    def sides(self, x: Tensor) -> list[int]:
+        """Those of the windows, which are the output's."""
+        shape = zip(x.shape[2:], self.kernel_size, self.dilation, strict=True)
+        return [side - step * (taps - 1) for side, taps, step in shape]
+
+    def _cut(
+        self, x: Tensor, sides: Sequence[int], place: Place, along: int | None = None, end: int = 0
+    ) -> Tensor:
+        """A tap's window (C, N positions); or the strip of it at an end, 0 or -1, of an axis."""
+        for axis, (tap, step) in enumerate(zip(place, self.dilation, strict=True)):
+            first, length = tap * step, sides[axis]
+            if axis == along:
+                first += (length - step) * -end
+                length = step
+            x = x.narrow(axis + 2, first, length)
+        return x.flatten(1)
+
+
+Place = tuple[int, ...]
+"""A tap by its place along each axis of the kernel."""
+
+
+def _common(here: Place, there: Place) -> int | None:
+    """The first axis along which both taps have one before them."""
+    return next((a for a, pair in enumerate(zip(here, there, strict=True)) if all(pair)), None)
+
+
+def _back(place: Place, axis: int) -> Place:
+    return (*place[:axis], place[axis] - 1, *place[axis + 1 :])
 
 
 def _add_gram(gram: Tensor, taps: Tensor) -> None:
