@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from render_samples import SMALL
+from torch import nn
 
 import pytest_dwsconv
+from pytest_dwsconv import rewrite
 from pytest_dwsconv.errors import MissingDependencyError, require, require_torch
 
 SENTENCE = (
@@ -182,3 +185,13 @@ def test_a_package_is_looked_for_under_the_name_of_its_module() -> None:
     require("a test", "pytest-dwsconv", "test")
     with pytest.raises(MissingDependencyError, match="a test needs the package no-such-package"):
         require("a test", "no-such-package", "test")
+
+
+@pytest.mark.parametrize("package", ["numpy", "scipy"])
+def test_a_budget_beside_a_pytorch_of_ones_own_needs_the_rest_of_the_extra(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if not installed
+    sentence = rf"needs the package {package}: pip install 'pytest-dwsconv\[torch\]'"
+    with pytest.raises(MissingDependencyError, match=sentence):
+        rewrite(nn.Conv2d(8, 16, 3), calibration=[torch.rand(4, 8, 6, 6)], budget="800")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pytest_dwsconv.errors import require_torch
+from pytest_dwsconv.errors import require, require_torch
 
 require_torch()
+require("timing a network", "numpy", "torch")
 
 from pytest_dwsconv.core.latency.comparison import (
     Comparison,
