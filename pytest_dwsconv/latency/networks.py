@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
@@ -29,7 +30,8 @@ def compare_networks(
     Args:
         first: usually the original.
         second: what is compared with it.
-        inputs: the tensors that both forwards take.
+        inputs: the tensors that both forwards take. One on the meta device stands for any values of
+            its shape and dtype.
         conditions: threads, memory format and runtime; by default those of this process.
         host: with LiteRT another host, as ``edgetpu.Host`` takes it: "ssh=pi@raspberrypi".
         seconds: how long the rounds may take. With PyTorch they end before where the ratio is
@@ -45,6 +47,7 @@ def compare_networks(
     given = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if not given or not all(isinstance(tensor, Tensor) for tensor in given):
         raise InputError("inputs must be a tensor, or several: those that both forwards take")
+    given = [_valued(tensor) for tensor in given]
     if conditions.is_litert:
         return _exported(first, second, given, conditions, host, seconds)
     if host:
@@ -56,6 +59,16 @@ def compare_networks(
         one, other = time_in_turns(calls, seconds)
     batch = given[0].shape[0] if given[0].ndim else 1
     return compare(one, other, conditions, batch)
+
+
+def _valued(tensor: Tensor) -> Tensor:
+    """The tensor, or on the meta device another of its kind: random, or of whole numbers zeros."""
+    if not tensor.is_meta:
+        return tensor
+    if not tensor.is_floating_point():
+        return torch.zeros_like(tensor, device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        return torch.rand_like(tensor, device="cpu")
 
 
 def _exported(

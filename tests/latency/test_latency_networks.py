@@ -58,6 +58,18 @@ def test_a_network_is_as_fast_as_itself_or_it_cannot_be_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("network", "dtype"), [(nn.ReLU(), torch.float32), (nn.Embedding(2, 2), torch.int64)]
+)
+def test_inputs_on_the_meta_device_stand_for_any_values(
+    network: nn.Module, dtype: torch.dtype
+) -> None:
+    before = torch.get_rng_state()
+    shape = torch.empty(2, 4, dtype=dtype, device="meta")
+    assert compare_networks(network, network, shape, seconds=0).batch == 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
     ("network", "inputs", "said"),
     [
         (nn.Linear(3, 3, device="meta"), torch.rand(1, 3), "Linear is on meta"),
