@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.rewriting.agreement import Agreement, measure_agreement
     from pytest_dwsconv.rewriting.application import apply_plan
     from pytest_dwsconv.rewriting.fx_pass import DepthwiseSeparablePass
-    from pytest_dwsconv.rewriting.result import RewriteResult
+    from pytest_dwsconv.rewriting.result import Acceptance, RewriteResult, Trial
     from pytest_dwsconv.rewriting.rewrite import rewrite
     from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
 
@@ -82,7 +82,7 @@ _HOMES = {
     "rewriting.agreement": ("Agreement", "measure_agreement"),
     "rewriting.fx_pass": ("DepthwiseSeparablePass",),
     "rewriting.application": ("apply_plan",),
-    "rewriting.result": ("RewriteResult",),
+    "rewriting.result": ("Acceptance", "RewriteResult", "Trial"),
     "rewriting.rewrite": ("rewrite",),
     "separable.modules": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
     "core.limits": ("LimitCheck",),
@@ -91,6 +91,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Acceptance",
     "Agreement",
     "Batches",
     "Budget",
@@ -134,6 +135,7 @@ __all__ = [
     "TargetError",
     "TracingError",
     "Trait",
+    "Trial",
     "Unit",
     "Verdict",
     "analyze",

@@ -78,25 +78,24 @@ class Outcome:
     quality: FitQuality | None = None
 
     def result(self, model: nn.Module, before: Report, after: Report) -> RewriteResult:
-        found = RewriteResult(
+        return RewriteResult(
             model,
             self.plan,
             before,
             after,
-            **{
-                name: getattr(self, name)
-                for name in (
-                    "errors",
-                    "calibration_errors",
-                    "held_out_errors",
-                    "renormalised",
-                    "quality",
-                )
-            },
+            self.errors,
+            self.calibration_errors,
+            self.held_out_errors,
+            self.renormalised,
+            self.quality,
         )
-        for warning in found.warnings:
-            warnings.warn(warning, FitWarning, stacklevel=3)
-        return found
+
+
+def told(result: RewriteResult) -> RewriteResult:
+    """The result, after its warnings were given to whoever called the function that calls this."""
+    for warning in result.warnings:
+        warnings.warn(warning, FitWarning, stacklevel=3)
+    return result
 
 
 def concluded(

@@ -20,6 +20,62 @@ from pytest_dwsconv.report import Report
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One plan of a search, fitted: the model's parameters with it, and what it was judged by.
+
+    Attributes:
+        params: parameters of the whole model.
+        output_error: see ``RewriteResult``.
+        agreement: see ``RewriteResult``.
+        evaluation: what ``evaluate`` gave, if that was passed.
+        kept: whether all that was asked for was kept.
+    """
+
+    params: int
+    output_error: float | None
+    agreement: float | None
+    evaluation: float | None
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """How the smallest plan was found that keeps what was asked for.
+
+    Attributes:
+        condition: what that was.
+        kept: whether any plan keeps it; if none does the original is returned.
+        evaluation_before: what ``evaluate`` gave for the original, if that was passed.
+        trials: the plans that were tried, in turn.
+    """
+
+    condition: str
+    kept: bool
+    evaluation_before: float | None
+    trials: tuple[Trial, ...]
+
+    def line(self) -> str:
+        """What a result says of it."""
+        tried = f"{len(self.trials)} plans tried"
+        if self.kept:
+            return f"the smallest plan that keeps {self.condition} ({tried})"
+        if not self.trials:
+            return f"the original: there is nothing to replace that keeps {self.condition}"
+        largest = max(self.trials, key=lambda trial: trial.params)
+        figures = {
+            "output error": largest.output_error,
+            "agreement": largest.agreement,
+            "evaluation": largest.evaluation,
+        }
+        told = [f"{name} {value:.4g}" for name, value in figures.items() if value is not None]
+        return (
+            f"the original, for no plan keeps {self.condition} ({tried}; the largest, of "
+            f"{largest.params:,} parameters, has {', '.join(told) or 'no figures'}): ask for less, "
+            "or pass more calibration data"
+        )
+
+
+@dataclass(frozen=True)
 class RewriteResult:
     """A rewritten model, the plan that was carried out, and the reports before and after.
 
@@ -39,6 +95,8 @@ class RewriteResult:
         renormalised: whether re-estimated statistics of batch normalisation were kept.
         quality: how the network as returned does on the batches held out; None without a fit, and
             where nothing was held out.
+        acceptance: how the smallest plan was found that keeps what was asked for; None where
+            nothing was.
     """
 
     model: nn.Module
@@ -50,6 +108,7 @@ class RewriteResult:
     held_out_errors: Mapping[str, float] = field(default_factory=dict)
     renormalised: bool = False
     quality: FitQuality | None = None
+    acceptance: Acceptance | None = None
 
     @property
     def output_error(self) -> float | None:
@@ -108,6 +167,7 @@ class RewriteResult:
             "held_out_errors": dict(self.held_out_errors),
             "renormalised": self.renormalised,
             "quality": quality,
+            "acceptance": asdict(self.acceptance) if self.acceptance else None,
             "warnings": list(self.warnings),
         }
 
@@ -122,6 +182,8 @@ class RewriteResult:
         before, after = self.report_before, self.report_after
         replaced = len(self.plan.entries)
         yield f"{before.model}: {replaced} of {len(before.findings)} convolutions replaced"
+        if self.acceptance is not None:
+            yield self.acceptance.line()
         yield from self._left_alone()
         yield _change("parameters of the model", before.params, after.params)
         if replaced:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +19,12 @@ from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.fit.calibration import Calibration, calibrate
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
-from pytest_dwsconv.fit.planning import Budgets
+from pytest_dwsconv.fit.layers.fitted import Fitted
+from pytest_dwsconv.fit.planning import Budgets, Option, estimate
 from pytest_dwsconv.fit.replay import rejected
 from pytest_dwsconv.fit.training.samples import PLAIN_PASSES
 from pytest_dwsconv.report import Report
+from pytest_dwsconv.rewriting.acceptance import Terms, check_alone, check_held_out, smallest
 from pytest_dwsconv.rewriting.application import (
     check_fits,
     convolution,
@@ -35,7 +39,7 @@ from pytest_dwsconv.rewriting.arguments import (
     checked_multiplier,
 )
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
-from pytest_dwsconv.rewriting.outcome import Outcome, Placement, concluded, normalisations
+from pytest_dwsconv.rewriting.outcome import Outcome, Placement, concluded, normalisations, told
 from pytest_dwsconv.rewriting.planning.goal import goal_of
 from pytest_dwsconv.rewriting.planning.planner import planned
 from pytest_dwsconv.rewriting.result import RewriteResult
@@ -67,12 +71,16 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     depth_multiplier: int = 1,
     order: Order | str = AUTO,
     form: Form | str | None = None,
-    init: str = "svd",
+    init: str | None = None,
     calibration: Iterable[Any] | None = None,
     refine: int = 20,
     budget: Budgets | None = None,
     target: str | None = None,
     objective: str | None = None,
+    max_error: float | str | None = None,
+    min_agreement: float | str | None = None,
+    accept: Callable[[RewriteResult], object] | None = None,
+    evaluate: Callable[[nn.Module], object] | None = None,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
     plan: Plan | None = None,
@@ -133,6 +141,16 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             plan is empty; ``report_before.evidence`` says why.
         objective: ``"latency"`` for the fastest network within the budget, instead of the least
             loss.
+        max_error: in place of ``budget``: the smallest plan is searched with which
+            ``output_error`` of the result is at most this, such as 0.05, and no output is as wrong
+            as its mean. The original is returned, with an empty plan, where none keeps it. Like the
+            three below it needs ``calibration``, and means ``init="fit"``. Of all that are given,
+            each has to be kept.
+        min_agreement: the same for ``agreement`` of the result, as 0.98, for networks with classes.
+        accept: a function of a result that tells whether to accept it.
+        evaluate: your own metric, a function of a model that gives a number, the higher the better.
+            It is judged in place of the error: ``max_error`` is by how much it may fall below what
+            the original has, in its own unit.
         select: shell-style patterns of the qualified names to replace; all by default.
         ignore: patterns of the names to leave alone. A pattern that no convolution matches is an
             error, here as there.
@@ -156,7 +174,10 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         TracingError: the forward fails on the inputs.
     """
     goal = goal_of(target, objective, budget)
-    forms = allowed_forms(order, form, all_forms=goal is not None)
+    terms = Terms.of(accept, max_error, min_agreement, evaluate)
+    check_alone(terms, init, depth_multiplier != 1, goal, plan)
+    forms = allowed_forms(order, form, all_forms=bool(terms) or goal is not None)
+    init = init or (FIT if terms else "svd")
     check_init(init, (*INITS, FIT))
     check_passes(refine)
     depth_multiplier = checked_multiplier(depth_multiplier, goal)
@@ -167,22 +188,30 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         select=patterns(select, "select"),
         ignore=patterns(ignore, "ignore"),
     )
+    if terms:
+        fitted_with = partial(
+            rewrite,
+            model,
+            input_size,
+            example_inputs=example_inputs,
+            init=FIT,
+            refine=refine,
+            subclasses=subclasses,
+            few_channels=few_channels,
+            verify=verify,
+        )
+        return told(_searched(model, terms, forms, policy, calibration, inplace, fitted_with))
     placement: Placement | None = None
     try:
         # reason: weights made under inference mode can never be trained
         with torch.inference_mode(False):
             batches = checked_batches(calibration, init, goal)
-            from_batches = input_size is None and example_inputs is None and bool(batches)
-            if from_batches:
-                # reason: the tracer lets a forward write into arrays that an object holds
-                example_inputs = tree_map(copied, batches[0])
-            check_verify(verify, has_inputs=input_size is not None or example_inputs is not None)
-            try:
+            has_inputs = input_size is not None or example_inputs is not None
+            check_verify(verify, has_inputs or bool(batches))
+            if batches and not has_inputs:
+                example_inputs, before = _analyzed(model, batches, policy)
+            else:
                 before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
-            except TracingError as error:
-                if from_batches:
-                    raise rejected(0, error) from error
-                raise
             check_hashable(model)
             check_patterns(policy, before)
             network = model if inplace else _own_copy(model, before, init)
@@ -199,9 +228,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
                 choices = _choices(network, before, depth_multiplier, forms, init, plan)
                 fit = _calibrated(network, choices, batches) if init == FIT and choices else None
                 fitted = fit.fitted if fit else {}
-                chosen = {name: possible[0] for name, possible in choices.items()}
-                chosen.update({name: one.entry for name, one in fitted.items()})
-                plan = Plan(tuple(chosen.values()))
+                plan = _plan_of(choices, fitted)
                 swaps, errors = replacements(network, plan, _start(init), inplace, fitted)
                 check_apart(network, model, inputs if verify and swaps else None)
                 check_runs_as_before(verify, network, swaps, plan, before, inputs)
@@ -212,11 +239,49 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
                     placement.model, input_size, example_inputs=example_inputs, policy=policy
                 )
                 _check_in_use(outcome.plan, before, after)
-            return outcome.result(placement.model, before, after)
+            return told(outcome.result(placement.model, before, after))
     except BaseException:  # until the very return: Ctrl-C comes at any time
         if placement is not None:
             placement.undo()
         raise
+
+
+def _analyzed(model: nn.Module, batches: Sequence[Any], policy: Policy) -> tuple[Any, Report]:
+    """The first calibration batch as inputs, and the report on the model with it."""
+    # reason: the tracer lets a forward write into arrays that an object holds
+    inputs = tree_map(copied, batches[0])
+    try:
+        return inputs, analyze(model, example_inputs=inputs, policy=policy)
+    except TracingError as error:
+        raise rejected(0, error) from error
+
+
+def _searched(
+    model: nn.Module,
+    terms: Terms,
+    forms: Sequence[Form],
+    policy: Policy,
+    calibration: Iterable[Any] | None,
+    inplace: bool,
+    fitted: Callable[..., RewriteResult],
+) -> RewriteResult:
+    """The smallest fitted network that keeps the terms; every plan is tried on a copy."""
+    with torch.inference_mode(False):
+        batches = checked_batches(calibration, FIT, None)
+        check_held_out(terms, batches)
+        _, before = _analyzed(model, batches, policy)
+        check_patterns(policy, before)
+        with autocast_off(model), buffers_as_found(model):
+            options = _options(model, before, batches, forms)
+
+    def tried(plan: Plan) -> RewriteResult:
+        return fitted(plan=plan, calibration=batches)
+
+    found = smallest(model, terms, before, options, tried)
+    if not inplace:
+        return found
+    again = fitted(plan=found.plan, calibration=batches, inplace=True)
+    return replace(again, report_before=before, acceptance=found.acceptance)
 
 
 def _own_copy(model: nn.Module, report: Report, init: str) -> nn.Module:
@@ -256,6 +321,20 @@ def _choices(
             entries = [choose(name, convolution(model, name).weight, entries, init)]
         found[name] = entries
     return found
+
+
+def _options(
+    model: nn.Module, report: Report, batches: list[Any], forms: Sequence[Form]
+) -> dict[str, list[Option]]:
+    with as_found(list(model.modules())):
+        return estimate(model, report.candidates, batches, forms)
+
+
+def _plan_of(choices: Mapping[str, Sequence[PlanEntry]], fitted: Mapping[str, Fitted]) -> Plan:
+    """What the fit has chosen; the first choice of a layer that was not fitted."""
+    chosen = {name: entries[0] for name, entries in choices.items()}
+    chosen.update({name: one.entry for name, one in fitted.items()})
+    return Plan(tuple(chosen.values()))
 
 
 def _calibrated(

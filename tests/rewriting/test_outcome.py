@@ -212,8 +212,9 @@ def test_the_error_is_never_above_that_of_the_nearest_kernels() -> None:
 
 def test_a_worthless_output_is_warned_of_by_name_with_what_would_help() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(16, 24, 3), nn.ReLU(), nn.Conv2d(24, 24, 3)).eval()
-    noise = [torch.randn(4, 16, 8, 8) for _ in range(3)]
+    first, second = (nn.Conv2d(channels, 24, 5, bias=False) for channels in (16, 24))
+    model = nn.Sequential(first, nn.Tanh(), second).eval()
+    noise = [torch.randn(4, 16, 12, 12) for _ in range(3)]
     with pytest.warns(
         FitWarning, match=r"^output has a relative error of .* on held-out data"
     ) as told:
