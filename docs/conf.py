@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES
 
+sys.path.insert(0, str(Path(__file__).parent))
+import reference_tables  # beside this file
+
 project = "pytest-dwsconv"
 author = "The pytest-dwsconv developers"
 release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 exclude_patterns = ["_build"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
@@ -30,7 +35,7 @@ nitpick_ignore_regex = [
         r"(collections|decimal|os|pathlib|typing|torch|nn|matplotlib|DataFrame|Axes|PathLike|Path)\b.*",
     ),
     # names that only annotations have
-    (r"py:.*", r"'above 0'|.*\._Data|AbsentKind|pytest_dwsconv\.tracing\.trace\.Trace"),
+    (r"py:.*", r"'above 0'|.*\._Data|AbsentKind|Counted|Layout"),
 ]
 
 
@@ -86,6 +91,7 @@ TABLES = {
     "codes": rule_sections,
     "forms": forms_table,
     "layers": layers,
+    **reference_tables.TABLES,
 }
 
 

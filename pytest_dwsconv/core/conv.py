@@ -297,12 +297,13 @@ def separable_cost(
 ) -> Cost | None:
     """Cost of the replacement of this form and size; None where the original's cost is not known.
 
-    | form | parameters (+ M when biased) | MACs |
-    |---|---|---|
-    | depthwise_first | r C k + r C M / G | o r C (k + M / G) |
-    | pointwise_first | r M C / G + r M k | i r M C / G + o r M k |
-    | bottleneck | Q (C / G + k + M / G) | i Q C / G + o Q (k + M / G) |
-    | grouped | C s k + C M / G | o C (s k + M / G) |
+    ::
+
+        form             parameters (+ M when biased)   MACs
+        depthwise_first  r C k + r C M / G              o r C (k + M / G)
+        pointwise_first  r M C / G + r M k              i r M C / G + o r M k
+        bottleneck       Q (C / G + k + M / G)          i Q C / G + o Q (k + M / G)
+        grouped          C s k + C M / G                o C (s k + M / G)
 
     What runs before the spatial part runs at the input's resolution.
 

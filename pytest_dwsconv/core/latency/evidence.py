@@ -96,7 +96,7 @@ class Evidence:
 
     @property
     def claim(self) -> str:
-        """The effect as a number where there is one: a ratio if measured, else milliseconds."""
+        """The effect as a number where there is one, as a ratio if measured, else milliseconds."""
         word: str = self.effect.value
         if self.before_ms is None or self.after_ms is None:
             return word
