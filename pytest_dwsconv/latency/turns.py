@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from math import ceil
+from random import Random
 from time import perf_counter
 
 import numpy as np
@@ -32,8 +33,8 @@ def time_in_turns(
     """Seconds of each function, called in turns.
 
     What else the machine does, its clock and its caches then affect all of them alike, and a round
-    can be compared function by function. Every second round goes through them backwards, and each
-    starts with another one. Rounds end when all ratios to the first are precise, or the time is up.
+    can be compared function by function. Each round has another order, and every second the reverse
+    of the one before. Rounds end when all ratios to the first are precise, or the time is up.
 
     Args:
         calls: the functions; the others are compared with the first.
@@ -77,8 +78,12 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def _order(count: int, number: int) -> list[int]:
-    """The functions of one round, by their places."""
-    places = [(place + number) % count for place in range(count)]
+    """The functions of one round, by their places.
+
+    By chance, or one would always find the caches as the same other left them.
+    """
+    places = list(range(count))
+    Random(number // 2).shuffle(places)
     return places[::-1] if number % 2 else places
 
 
