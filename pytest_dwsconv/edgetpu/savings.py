@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.core.plan import Plan, PlanEntry, plan_of
 from pytest_dwsconv.edgetpu.loads import CACHE_BYTES, Load, load_after, load_of, load_of_network
 from pytest_dwsconv.edgetpu.prediction import LatencyFeatures, bus_ms, predict_latency, rates_of
 from pytest_dwsconv.errors import InputError
@@ -79,28 +79,30 @@ def _mib(size: float) -> str:
     return f"{size / MIB:.1f} MiB"
 
 
-def chip_memory(report: ReportData, plan: Plan, host: str = HOST) -> ChipMemory:
-    """The Edge TPU's memory before and after a plan.
+def chip_memory(report: ReportData, plan: Plan | None = None, host: str = HOST) -> ChipMemory:
+    """The Edge TPU's memory before and after a plan, by default that of all candidates.
 
     Raises:
         InputError: the plan has a layer that the report has not, or nothing is known of the host.
     """
     rates_of(host)
+    total, changes = load_of_network(report), _changes(report, plan)
     layers = []
-    for change in _changes(report, plan.entries):
+    for change in changes:
         layers.append(LayerMemory(change.entry.name, change.before.taken, change.after.taken))
-    total = load_of_network(report)
-    return ChipMemory(total, _after(total, _changes(report, plan.entries)), tuple(layers), host)
+    return ChipMemory(total, _after(total, changes), tuple(layers), host)
 
 
-def predicted_evidence(report: ReportData, plan: Plan, host: str = HOST) -> dict[str, Evidence]:
+def predicted_evidence(
+    report: ReportData, plan: Plan | None = None, host: str = HOST
+) -> dict[str, Evidence]:
     """What the replacements of a plan do to the latency, by layer; ``""`` is all of them together.
 
     A layer's evidence is for the network with that layer alone replaced.
 
     Args:
         report: the network as it is, with its input shape and a batch of 1.
-        plan: the replacements.
+        plan: the replacements; by default those of all candidates that the report reckons with.
         host: as for ``predict_latency``.
 
     Raises:
@@ -109,7 +111,7 @@ def predicted_evidence(report: ReportData, plan: Plan, host: str = HOST) -> dict
     """
     before = LatencyFeatures.of(report)
     total = load_of_network(report)
-    changes = _changes(report, plan.entries)
+    changes = _changes(report, plan)
     found = {}
     for change in changes:
         found[change.entry.name] = _evidence(before, total, _after(total, [change]), host)
@@ -123,10 +125,11 @@ class _Change(NamedTuple):
     after: Load
 
 
-def _changes(report: ReportData, entries: Iterable[PlanEntry]) -> list[_Change]:
+def _changes(report: ReportData, plan: Plan | None) -> list[_Change]:
+    plan = plan_of(report, report.candidates) if plan is None else plan
     by_name = {finding.name: finding for finding in report.findings}
     found = []
-    for entry in entries:
+    for entry in plan.entries:
         if entry.name not in by_name:
             raise InputError(f"the plan is for another model: {report.model} has no {entry.name!r}")
         finding = by_name[entry.name]

@@ -123,3 +123,12 @@ def test_a_plan_for_another_model_is_refused() -> None:
     entry = PlanEntry.of("2", one.spec, Form.GROUPED, full_size(one.spec, Form.GROUPED) // 2)
     with pytest.raises(InputError, match="Sequential has no '2'"):
         chip_memory(report(2), Plan((entry,)))
+
+
+def test_without_a_plan_all_candidates_are_replaced_as_the_report_reckons() -> None:
+    found = report(3)
+    everything = plan(found, Form.DEPTHWISE_FIRST, 1, "012")
+    assert predicted_evidence(found) == predicted_evidence(found, everything)
+    known = found.with_evidence(predicted_evidence(found))
+    assert all(finding.evidence for finding in known.findings)
+    assert "2.9 MiB no longer stream" in " ".join(str(known).split())

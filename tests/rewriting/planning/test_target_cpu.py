@@ -66,6 +66,7 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
     def compare_networks(
         first: nn.Sequential, second: nn.Sequential, inputs: Sequence[Tensor], conditions: Any
     ) -> Comparison:
+        assert first(*inputs).shape == second(*inputs).shape
         if answers:
             return answers.pop(0)
         times = [OTHER_MS + sum(map(milliseconds, one)) for one in (first, second)]
