@@ -18,11 +18,10 @@ from torch import nn
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.fit.error_points import sensitivities
-from pytest_dwsconv.fit.held_out import HeldOutLayers, Reference
+from pytest_dwsconv.fit.held_out import HeldOutLayers, Nearest, Reference, nearest_kernels
 from pytest_dwsconv.fit.layers.choice import fit_layer
 from pytest_dwsconv.fit.layers.fitted import Fitted, relative_error
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
-from pytest_dwsconv.fit.nearest import Nearest, nearest_kernels
 from pytest_dwsconv.fit.observations import PairedRun, layers_of
 from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.replay import CalibrationData, Override

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
+from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.comparison import compared, outputs_of, seen, variation
 from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.observations import Layer, Observation
 from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override, arguments
 from pytest_dwsconv.fit.variation import ROUNDING, Variation
+from pytest_dwsconv.separable.replacement import choose, initial, replacement
 
+EVEN = 1e-4
+"""Relative errors that differ by less do so by rounding, as where both are exact."""
 FEW = 8
 """Samples below which their mean is that of chance."""
 LOST = 1.05
@@ -221,3 +225,32 @@ def own_variation(seen: Sequence[Observation]) -> Tensor:
         total += (own - own.mean(axes, keepdim=True)).double().square().sum().cpu()
     all_reduce(total)
     return total
+
+
+class Nearest(NamedTuple):
+    """By layer the choice whose kernel is nearest, and how all of them do on held-out batches."""
+
+    entries: Mapping[str, PlanEntry]
+    scores: Scores | None
+
+    def better_than(self, fitted: Scores | None) -> bool:
+        """Whether they err less at the output where the two err most."""
+        if self.scores is None or fitted is None:
+            return False
+        return self.scores.error + EVEN < fitted.error
+
+
+def nearest_kernels(
+    data: CalibrationData, held: Sequence[int], layers: Sequence[Layer], reference: Reference
+) -> Nearest:
+    entries: dict[str, PlanEntry] = {}
+    overrides: dict[int, Override] = {}
+    for layer in layers:
+        weight = layer.conv.weight
+        entry = entries[layer.name] = choose(layer.name, weight, layer.entries, "svd")
+        module = replacement(layer.conv, entry, initial(weight, entry, "svd")[0])
+        for call in layer.calls:
+            overrides.update(call.overrides(module.forward))
+    wanted = [one.outputs for one in reference.held_wanted]
+    pairs = [(data.outputs(index, overrides), w) for index, w in zip(held, wanted, strict=True)]
+    return Nearest(entries, scores(pairs, reference.varying))

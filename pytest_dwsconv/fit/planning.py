@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pytest_dwsconv.analysis.verdicts import replacement_cost
 from pytest_dwsconv.core import sizes
@@ -18,6 +17,7 @@ from pytest_dwsconv.core.budget import per_sample_of
 from pytest_dwsconv.core.conv import Cost, Form, cost
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
@@ -263,12 +263,13 @@ def estimate(
     weights = sensitivities(data, everything, [call for layer in layers for call in layer.calls])
     run = PairedRun(data, everything, layers)
     options = {}
-    with tqdm(layers, disable=None, unit="layer") as bar:
-        for layer in bar:
-            bar.set_description(f"weighing {layer.name}")
+    with Progress("weighing", len(layers), "layer") as progress:
+        for layer in layers:
+            progress.at(layer.name)
             problem = LayerProblem(layer, run.observe(layer, {}), output_weight(layer, weights))
             options[layer.name] = list(_options(layer, by_name[layer.name], problem))
             run.done(layer)
+            progress.advance()
     return options
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytest_dwsconv import FitWarning, RewriteResult, rewrite
-from pytest_dwsconv.fit.nearest import Nearest
+from pytest_dwsconv.fit.held_out import Nearest
 from pytest_dwsconv.fit.training import recovery
 
 

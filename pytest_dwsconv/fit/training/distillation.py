@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.comparison import (
     Seen,
@@ -355,18 +355,17 @@ def _train(
             training.load(checkpoint)
         ended = training.step >= training.steps or training.waited >= patience
         stream = () if ended else islice(batches, training.step, training.steps)
-        with tqdm(
-            stream, initial=training.step, total=training.steps, disable=None, unit="step"
-        ) as bar:
-            for batch in bar:
+        error: float | None = None
+        with Progress("distilling", training.steps, "step", training.step) as progress:
+            for batch in stream:
                 training.train(batch)
+                progress.advance(held_out=error)
                 if training.step % check_every and training.step < training.steps:
                     continue
                 training.check()
                 if checkpoint is not None:
                     training.save(checkpoint)
-                if training.history:
-                    bar.set_postfix(held_out=f"{training.history[training.step]:.4f}")
+                error = training.history.get(training.step)
                 if training.waited >= patience:
                     break
     finally:  # an interrupted training has the best weights to show, too
