@@ -96,8 +96,9 @@ def _quietest(measured: Callable[[], Measurement]) -> Measurement:
 
 
 def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Measurement:
+    types = (each.dtype for each in network.parameters() if each.is_floating_point())
     with torch.random.fork_rng(devices=[]):
-        image = torch.rand(shape)
+        image = torch.rand(shape, dtype=next(types, torch.float32))
     with ready([Run(network, [image]), reference()], current_conditions()) as calls:
         start = perf_counter()
         calls[0]()

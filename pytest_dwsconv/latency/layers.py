@@ -14,6 +14,7 @@ from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.jsonio import to_plain
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
 from pytest_dwsconv.core.plan import PlanEntry
+from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency.machine import this_machine
 from pytest_dwsconv.latency.runs import Run, current_conditions, ready
@@ -36,8 +37,9 @@ def time_layers(
 ) -> list[Comparison]:
     """Tell how many times as fast each replacement is as its convolution, on this CPU.
 
-    Only numbers and shapes count, so weights are random ones. Layers that differ in nothing but
-    their names are measured once. All replacements of a convolution are timed in turns with it.
+    Only numbers and shapes count, so weights are random ones, in float32. Layers that differ in
+    nothing but their names are measured once. All replacements of a convolution are timed in turns
+    with it.
     Results are kept in the user's cache folder, except those that are too noisy.
 
     Args:
@@ -66,10 +68,12 @@ def time_layers(
     for key, candidate in zip(keys, candidates, strict=True):
         if key not in known:
             groups.setdefault(_shape_key(candidate[0]), {})[key] = candidate
-    for group in groups.values():
-        measured = _measured(group, conditions, seconds)
-        known |= measured
-        store.add({key: found for key, found in measured.items() if _is_certain(found)})
+    with Progress("timing", len(groups), "convolution") as progress:
+        for group in groups.values():
+            measured = _measured(group, conditions, seconds)
+            known |= measured
+            store.add({key: found for key, found in measured.items() if _is_certain(found)})
+            progress.advance()
     return [known[key] for key in keys]
 
 
