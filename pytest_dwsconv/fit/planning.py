@@ -267,23 +267,43 @@ def estimate(
         for layer in layers:
             progress.at(layer.name)
             problem = LayerProblem(layer, run.observe(layer, {}), output_weight(layer, weights))
-            options[layer.name] = list(_options(layer, by_name[layer.name], problem))
+            options[layer.name] = _options(layer, by_name[layer.name], problem)
             run.done(layer)
             progress.advance()
     return options
 
 
-def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> Iterator[Option]:
+def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Option]:
     before = cost(finding.spec)
     assert before is not None
-    yield Option(None, 0.0, Cost(before.params, finding.macs))
+    found = [Option(None, 0.0, Cost(before.params, finding.macs))]
     own = problem.own()
     least = own.loss(problem.kernel)
     decompositions = {form: decompose(layer.conv.weight, layer.conv.groups, form) for form in Form}
-    for entry in dict.fromkeys(layer.entries):
+    # reason: pointwise first takes the longest to fit, so it is compared with all others
+    entries = sorted(
+        dict.fromkeys(layer.entries), key=lambda entry: entry.form is Form.POINTWISE_FIRST
+    )
+    for entry in entries:
+        if entry.form is Form.POINTWISE_FIRST and _hopeless(found):
+            break
         start = decompositions[entry.form].factors(entry.size)
         kernel = dense_kernel(fit(own, entry, start, ROUNDS), entry)
         loss = max(0.0, own.loss(kernel.reshape(problem.kernel.shape)) - least)
         after = replacement_cost(finding, entry.form, entry.size)
         assert after is not None
-        yield Option(entry, loss, after)
+        found.append(Option(entry, loss, after))
+    return found
+
+
+def _hopeless(found: Sequence[Option]) -> bool:
+    """Whether the last option is pointwise first, and another beats it in loss and in cost."""
+    last = found[-1]
+    if last.entry is None or last.entry.form is not Form.POINTWISE_FIRST:
+        return False
+    return any(
+        option.loss <= last.loss
+        and option.cost.params <= last.cost.params
+        and (option.cost.macs or 0) <= (last.cost.macs or 0)
+        for option in found[:-1]
+    )

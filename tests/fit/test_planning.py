@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_dwsconv.analysis.analyze import analyze
-from pytest_dwsconv.core.conv import Cost, Order, cost, separable_cost
+from pytest_dwsconv.core.conv import Cost, Form, Order, cost, separable_cost
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import DwsconvError, FormatError, InputError
-from pytest_dwsconv.fit.planning import LIMITS, Option, allocate, parse_budgets
+from pytest_dwsconv.fit import planning
+from pytest_dwsconv.fit.least_squares.problem import Problem
+from pytest_dwsconv.fit.least_squares.solution import fit as solve
+from pytest_dwsconv.fit.planning import LIMITS, Option, allocate, estimate, parse_budgets
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.rewrite import rewrite
+from pytest_dwsconv.separable.factorize import Factors
 
 
 def network() -> nn.Module:
@@ -211,3 +215,21 @@ def test_a_budget_of_macs_is_per_sample_whatever_the_batch(batch: int) -> None:
     assert len(allocate(found, options, {"macs": macs - 1}).entries) == 1
     with pytest.raises(InputError, match=f"input {batch} x 8 x 10 x 10 cannot be kept: .* leaves"):
         allocate(found, options, {"macs": 1})
+
+
+def test_pointwise_first_is_left_out_where_another_form_beats_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+
+    def fit(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Factors:
+        tried.append(entry)
+        return solve(problem, entry, start, rounds)
+
+    monkeypatch.setattr(planning, "fit", fit)
+    model = network()
+    findings = analyze(model, batches()[0].shape).candidates[:1]
+    options = estimate(model.eval(), findings, batches(), tuple(Form))
+    sizes = [entry.size for entry in tried if entry.form is Form.POINTWISE_FIRST]
+    assert len(sizes) < len([e for e in tried if e.form is Form.DEPTHWISE_FIRST])
+    assert {option.entry for option in options[findings[0].name]} == {None, *tried}

@@ -17,8 +17,8 @@ from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
 from pytest_dwsconv.separable.replacement import replacement
 
 CONTIGUOUS = torch.contiguous_format
-PROBE_ROUNDS, FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 4, 16, 6, 2
-HOPELESS = 1.5
+PROBE_ROUNDS, FIRST_ROUNDS, LATER_ROUNDS, RELAXATIONS = 2, 16, 6, 2
+HOPELESS = 1.25
 """Forms whose loss is so many times the least after ``PROBE_ROUNDS`` are not fitted further."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod, sqrt
 
 import torch
 from torch import Tensor
@@ -22,6 +23,12 @@ SOLVERS: dict[Form, Callable[..., Parts]] = {
 }
 
 
+LARGE, LEAST_ROUNDS = 1e8, 3
+"""Multiplications per step above which rounds are saved; of 128 channels and 3 x 3 taps it has so
+many. Refining all layers together brings most of what is left.
+"""
+
+
 def fit(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Factors:
     """Improve a replacement's weights by alternating least squares, until it gains nothing.
 
@@ -29,16 +36,26 @@ def fit(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Fact
         problem: the moments, float64, of all groups.
         entry: form, size and shape of the replacement.
         start: the weights to start from, in the layout of ``SeparableConvNd``.
-        rounds: how often every part is solved.
+        rounds: how often every part is solved; less often where a step takes long.
 
     Returns:
         Weights of the entry's shapes, in float64, all parts of each product of equal norm.
     """
+    rounds = _affordable(entry, rounds)
     fitted = [
         SOLVERS[entry.form](own, *parts, rounds)
         for own, parts in zip(problem.split(), _parts(start, entry), strict=True)
     ]
     return _factors([torch.stack(parts) for parts in zip(*fitted, strict=True)], entry)
+
+
+def _affordable(entry: PlanEntry, rounds: int) -> int:
+    if entry.form not in (Form.BOTTLENECK, Form.POINTWISE_FIRST):
+        return rounds  # reason: theirs need no product of a dense kernel with the moments
+    inputs = entry.in_channels // entry.groups * prod(entry.kernel_size)
+    work = entry.out_channels * inputs**2
+    share = min(1.0, sqrt(LARGE / work))
+    return max(min(rounds, LEAST_ROUNDS), round(rounds * share))
 
 
 def _parts(factors: Factors, entry: PlanEntry) -> list[Parts]:

@@ -10,7 +10,7 @@ from pytest_dwsconv.core.conv import ConvSpec, Form
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.least_squares import problem as module
 from pytest_dwsconv.fit.least_squares.problem import Parts, Problem, alternate
-from pytest_dwsconv.fit.least_squares.solution import fit
+from pytest_dwsconv.fit.least_squares.solution import LEAST_ROUNDS, _affordable, fit
 from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
 
 SIZES = [
@@ -137,3 +137,13 @@ def test_a_narrow_valley_is_descended_faster_than_by_steps_alone() -> None:
     for _ in range(60):
         alone, reached = step(alone)
     assert loss(alternate(step, start, loss(start), 60)) < 0.1 * reached
+
+
+def test_rounds_are_saved_where_a_step_takes_long() -> None:
+    rounds = {}
+    for channels in (32, 256):
+        spec = ConvSpec(2, channels, channels, (3, 3))
+        for form, size in ((Form.BOTTLENECK, 64), (Form.DEPTHWISE_FIRST, 1)):
+            rounds[channels, form] = _affordable(PlanEntry.of("conv", spec, form, size), 16)
+    assert rounds[32, Form.BOTTLENECK] == rounds[256, Form.DEPTHWISE_FIRST] == 16
+    assert LEAST_ROUNDS <= rounds[256, Form.BOTTLENECK] < 8
