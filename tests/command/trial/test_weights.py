@@ -5,66 +5,34 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from trained_file import (
+    COMMAND,
+    FILE,
+    WEIGHTS,
+    Output,
+    State,
+    check_alike,
+    loaded,
+    nearest,
+    trained,
+)
 
-from pytest_dwsconv import Plan, apply_plan, rewrite
+from pytest_dwsconv import rewrite
 from pytest_dwsconv.command.cli import main
 from pytest_dwsconv.command.trial.weights import read_checkpoint
-from pytest_dwsconv.core.conv import Form
-from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.targets import build_from_file
-
-FILE = """\
-from torch import nn
-
-
-class Block(nn.Sequential):
-    def __init__(self, inputs, outputs, groups=1):
-        conv = nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups, bias=groups == 1)
-        super().__init__(conv, nn.BatchNorm2d(outputs), nn.ReLU())
-
-
-class Net(nn.Sequential):
-    def __init__(self):
-        super().__init__(Block(8, 16), Block(16, 16, 16), Block(16, 32), nn.Conv2d(32, 4, 1))
-"""
-COMMAND = ["net.py", "--model", "Net", "--input-size", "2,8,12,12"]
-WEIGHTS = ["--weights", "in.pt", "--weights-out", "out.pt"]
-Output = pytest.CaptureFixture[str]
-State = Mapping[str, Tensor]
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None) -> nn.Module:
-    """A trained network; its file, net.py, is in the working folder."""
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(FILE)
-    torch.manual_seed(0)
-    network = build_from_file(Path("net.py"), "Net")
-    network(torch.randn(4, 8, 12, 12))  # statistics of batch normalisation
-    return network.eval()
-
-
-def nearest(model: nn.Module) -> nn.Module:
-    """The network whose kernels are nearest, in the order of the inserted class."""
-    return rewrite(model, order="depthwise_first").model.eval()
-
-
-def loaded(state: State) -> nn.Module:
-    network = build_from_file(Path("net.py"), "Net")
-    network.load_state_dict(state, strict=True)
-    return network.eval()
-
-
-def check_alike(network: nn.Module, expected: nn.Module) -> None:
-    x = torch.randn(2, 8, 12, 12)
-    torch.testing.assert_close(network(x), expected(x))
+    return trained()
 
 
 def test_a_converted_checkpoint_loads_strictly_and_has_the_nearest_kernels(
@@ -130,46 +98,6 @@ def test_weights_fitted_to_data_are_closer_than_the_nearest_kernels(
     assert difference < 0.8 * float((other.detach() - wanted).norm() / wanted.norm())
 
 
-def fit_within(network: nn.Module, budget: str, *more: str) -> int:
-    torch.save(network.state_dict(), "in.pt")
-    torch.save([torch.randn(32, 8, 12, 12) for _ in range(4)], "data.pt")
-    command = ["net.py", "--model", "Net", *WEIGHTS, "--fit", "data.pt", "--budget", budget]
-    return main([*command, *more])
-
-
-def test_a_budget_is_kept_by_the_multipliers_of_least_loss(
-    model: nn.Module, capsys: Output
-) -> None:
-    text = FILE.replace("Block(8, 16)", "\nnn.Conv2d(8, 16, 3, 1, 1),\nBlock(16, 16)")
-    Path("net.py").write_text(text)
-    network = build_from_file(Path("net.py"), "Net").eval()
-    assert fit_within(network, "3.4k", "--plan-out", "plan.json") == 0
-    plan = Plan.from_json(Path("plan.json").read_text())
-    multipliers = {entry.name: entry.depth_multiplier for entry in plan.entries}
-    assert multipliers.get("1.0") == multipliers.get("3.0"), "one call builds both"
-    assert len(set(multipliers.values())) > 1, "and another call gets another multiplier"
-    rewritten = loaded(torch.load("out.pt", weights_only=True))
-    assert 3_000 < sum(each.numel() for each in rewritten.parameters()) <= 3_400
-
-
-@pytest.mark.parametrize(
-    ("budget", "more", "message"),
-    [
-        ("1k", [], "replacing every candidate at its cheapest leaves "),
-        ("1M", [], "parameters, which --budget 1M allows: there is nothing to replace"),
-        ("5x", [], "is not a quantity: write"),
-        ("3k", ["--depth-multiplier", "2"], "leave out --plan and --depth-multiplier"),
-    ],
-)
-def test_a_budget_that_cannot_be_kept_is_a_sentence_and_nothing_is_written(
-    model: nn.Module, capsys: Output, budget: str, more: list[str], message: str
-) -> None:
-    assert fit_within(model, budget, *more) == 2
-    assert message in capsys.readouterr().err
-    assert Path("net.py").read_text() == FILE
-    assert not Path("out.pt").exists()
-
-
 LOADS = """
 
 def pretrained(path, optimizer):
@@ -193,89 +121,6 @@ def test_a_file_that_loads_weights_is_told_what_converts_them(
         "before or after\n"
     )
     assert (notice in capsys.readouterr().out) == is_told
-
-
-# A line for each call: Python 3.10 does not record which call of a line built what.
-PLAN_FILE = FILE.replace("Block(16, 32)", "\nnn.Conv2d(16, 32, 3, 1, 1),\nBlock(32, 32)").replace(
-    "Block(8, 16),", "nn.Conv2d(8, 16, 3, 1, 1), nn.BatchNorm2d(16),"
-)
-
-
-def plan_for(network: nn.Module, *names: str, multiplier: int = 2) -> Plan:
-    return rewrite(network, order="depthwise_first", depth_multiplier=multiplier, select=names).plan
-
-
-def test_a_plan_says_which_layers_and_is_written_as_carried_out(
-    model: nn.Module, capsys: Output
-) -> None:
-    Path("net.py").write_text(PLAN_FILE)
-    network = build_from_file(Path("net.py"), "Net").eval()
-    torch.save(network.state_dict(), "in.pt")
-    plan = plan_for(network, "3")
-    Path("plan.json").write_text(plan.to_json())
-    command = ["net.py", "--model", "Net", *WEIGHTS]
-    assert main([*command, "--plan", "plan.json", "--plan-out", "done.json"]) == 0
-    assert Plan.from_json(Path("done.json").read_text()) == plan
-    assert Path("net.py").read_text().count("DepthwiseSeparableConv2dX2(16") == 1
-    network = apply_plan(network, plan, init="svd")
-    check_alike(loaded(torch.load("out.pt", weights_only=True)), network)
-
-
-def test_each_call_gets_the_order_and_the_multiplier_of_its_layers(
-    model: nn.Module, capsys: Output
-) -> None:
-    Path("net.py").write_text(PLAN_FILE)
-    network = build_from_file(Path("net.py"), "Net").eval()
-    torch.save(network.state_dict(), "in.pt")
-    first = rewrite(network, order="pointwise_first", select=["0"]).plan
-    plan = Plan(first.entries + plan_for(network, "3", multiplier=3).entries)
-    Path("plan.json").write_text(plan.to_json())
-    command = ["net.py", "--model", "Net", "--input-size", "2,8,12,12", *WEIGHTS]
-    assert main([*command, "--plan", "plan.json", "--plan-out", "done.json"]) == 0
-    assert Plan.from_json(Path("done.json").read_text()) == plan
-    text = Path("net.py").read_text()
-    assert text.count("(PointwiseDepthwiseConv2d(8") == 1
-    assert text.count("\nDepthwiseSeparableConv2dX3(16") == 1
-    network = apply_plan(network, plan, init="svd")
-    check_alike(loaded(torch.load("out.pt", weights_only=True)), network)
-
-
-@pytest.mark.parametrize(
-    ("multipliers", "reason"),
-    [
-        ({"0.0": 1}, "its call also builds 2.0, which the plan leaves as it is"),
-        ({"0.0": 1, "2.0": 2}, "its call builds layers that the plan gives different orders"),
-    ],
-)
-def test_layers_of_a_call_that_the_plan_treats_differently_are_refused_with_the_reason(
-    model: nn.Module, capsys: Output, multipliers: dict[str, int], reason: str
-) -> None:
-    entries = [plan_for(model, name, multiplier=r).entries for name, r in multipliers.items()]
-    Path("plan.json").write_text(Plan(sum(entries, ())).to_json())
-    assert main(["net.py", "--model", "Net", "--plan", "plan.json"]) == 2
-    out, err = capsys.readouterr()
-    assert f"the plan's 0.0 is left as it is: {reason}" in out
-    assert "rewrite(model, plan=plan)" in err
-    assert Path("net.py").read_text() == FILE
-
-
-@pytest.mark.parametrize(
-    ("text", "arguments", "message"),
-    [
-        ("{", [], "--plan plan.json: not a plan"),
-        (Plan().to_json(), [], "replaces nothing"),
-        (None, ["--order", "pointwise_first"], "--plan has the order"),
-        (None, [], "the plan is for another model: this has no layer 'other'"),
-    ],
-)
-def test_a_plan_that_cannot_be_used_is_a_sentence(
-    model: nn.Module, capsys: Output, text: str | None, arguments: list[str], message: str
-) -> None:
-    entry = PlanEntry("other", Form.DEPTHWISE_FIRST, 1, 8, 8, (3, 3), 1, True)
-    Path("plan.json").write_text(Plan((entry,)).to_json() if text is None else text)
-    assert main(["net.py", "--model", "Net", "--plan", "plan.json", *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert Path("net.py").read_text() == FILE
 
 
 def averaged(state: State) -> dict[str, Tensor]:
