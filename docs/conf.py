@@ -18,7 +18,9 @@ import reference_tables  # beside this file
 
 project = "pytest-dwsconv"
 author = "The pytest-dwsconv developers"
+project_copyright = "the pytest-dwsconv developers, MIT licence"
 release = __version__
+smartquotes = False  # of an option's dashes they make one
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 exclude_patterns = ["_build"]

@@ -27,7 +27,7 @@ class Declared:
         return self
 
     def addoption(self, name: str, **given: Any) -> None:
-        value = given.get("metavar", "")
+        value = given.get("metavar") or "|".join(given.get("choices", ()))
         shown = f"{name}[={value}]" if given.get("nargs") == "?" else f"{name}={value}".strip("=")
         self.options.append((shown, given["help"]))
 

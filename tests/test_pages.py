@@ -1,9 +1,9 @@
 """Pages show what runs: code is that of an example's file, commands print what stands below them.
 
 A page that has commands to run names the folder of its example, as ``<!-- runs in: examples/NAME
--->``. They run in a copy of that folder, one after the other. In what they print, ``...`` stands
-for any lines, and numbers with a decimal point may differ, because sums round differently from
-machine to machine. ``<!-- needs: MODULE ... -->`` names what has to be
+-->``. They run in a copy of that folder, one after the other. In what they print to standard
+output, ``...`` stands for any lines, and numbers with a decimal point may differ, because sums
+round differently from machine to machine. ``<!-- needs: MODULE ... -->`` names what has to be
 installed besides.
 """
 
@@ -75,14 +75,15 @@ def test_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> N
             shell=True,
             cwd=folder,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             check=False,
         )
         as_shown = re.fullmatch(pattern_of(shown), done.stdout) if shown else not done.returncode
         if not as_shown:
-            pytest.fail(f"{command}\nprints\n{done.stdout}\nwhere the page shows\n{shown}")
+            pytest.fail(
+                f"{command}\nprints\n{done.stdout}\nwhere the page shows\n{shown}\n{done.stderr}"
+            )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ FORMS = {
     "json": "all there is, for other programs",
     "markdown": "tables for a job's summary or a comment",
     "github": "annotations of a GitHub Actions job",
-    "gitlab": "issues of GitLab's Code FitQuality",
+    "gitlab": "issues of GitLab's Code Quality",
     "sarif": "code scanning and editors",
     "csv": "a line per layer, for a spreadsheet",
     "html": "a page to sort and filter in a browser",

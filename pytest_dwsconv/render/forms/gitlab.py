@@ -1,4 +1,4 @@
-"""The reports of a run as issues of GitLab's Code FitQuality, which a merge request shows.
+"""The reports of a run as issues of GitLab's Code Quality, which a merge request shows.
 
 Limits exceeded and models that grew too much are major, what is not known is minor. Other changes,
 and candidates, are information.
