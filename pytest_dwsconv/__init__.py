@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Form,
         Kind,
         Order,
+        Part,
         Trait,
         cost,
         separable_cost,
@@ -53,11 +54,26 @@ if TYPE_CHECKING:
     from pytest_dwsconv.rewriting.result import Acceptance, RewriteResult, Trial
     from pytest_dwsconv.rewriting.rewrite import rewrite
     from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
+    from pytest_dwsconv.separable.transposed import (
+        SeparableConvTranspose1d,
+        SeparableConvTranspose2d,
+        SeparableConvTranspose3d,
+    )
 
 _HOMES = {
     "analysis.analyze": ("analyze",),
     "core.budget": ("Budget", "check_limits"),
-    "core.conv": ("ConvSpec", "Cost", "Form", "Kind", "Order", "Trait", "cost", "separable_cost"),
+    "core.conv": (
+        "ConvSpec",
+        "Cost",
+        "Form",
+        "Kind",
+        "Order",
+        "Part",
+        "Trait",
+        "cost",
+        "separable_cost",
+    ),
     "core.findings": ("Finding", "Layer", "Memory", "Origin", "ReportData"),
     "core.measurement": ("LatencyBackend", "LatencyLimit", "Measurement"),
     "core.plan": ("Plan", "PlanEntry"),
@@ -85,6 +101,11 @@ _HOMES = {
     "rewriting.result": ("Acceptance", "RewriteResult", "Trial"),
     "rewriting.rewrite": ("rewrite",),
     "separable.modules": ("SeparableConv1d", "SeparableConv2d", "SeparableConv3d"),
+    "separable.transposed": (
+        "SeparableConvTranspose1d",
+        "SeparableConvTranspose2d",
+        "SeparableConvTranspose3d",
+    ),
     "core.limits": ("LimitCheck",),
     "core.quantities": ("Unit",),
 }
@@ -121,6 +142,7 @@ __all__ = [
     "MissingDependencyError",
     "Order",
     "Origin",
+    "Part",
     "Plan",
     "PlanEntry",
     "Policy",
@@ -131,6 +153,9 @@ __all__ = [
     "SeparableConv1d",
     "SeparableConv2d",
     "SeparableConv3d",
+    "SeparableConvTranspose1d",
+    "SeparableConvTranspose2d",
+    "SeparableConvTranspose3d",
     "SourceError",
     "TargetError",
     "TracingError",

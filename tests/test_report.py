@@ -84,7 +84,7 @@ def test_what_is_no_report(text: str) -> None:
 def test_its_repr_is_one_line(report: Report) -> None:
     assert repr(report) == (
         f"<Report of Sequential: {report.params:,} params, {report.separable_params:,} with "
-        f"2 candidates separable ({report.saving:.2f}x)>"
+        f"3 candidates separable ({report.saving:.2f}x)>"
     )
 
 

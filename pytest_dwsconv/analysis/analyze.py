@@ -18,13 +18,19 @@ from pytest_dwsconv.core.findings import Memory, Origin
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.separable.modules import SeparableConv1d, SeparableConv2d, SeparableConv3d
+from pytest_dwsconv.separable.modules import SEPARABLE_CONVS
+from pytest_dwsconv.separable.transposed import SEPARABLE_TRANSPOSED
 from pytest_dwsconv.tracing import operators
 from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
 from pytest_dwsconv.tracing.peak import peak_activation_bytes
 from pytest_dwsconv.tracing.trace import ADVICE, Trace, trace
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, SeparableConv1d, SeparableConv2d, SeparableConv3d)
+_CONTAINERS: tuple[type[nn.Module], ...] = (
+    nn.Sequential,
+    nn.ModuleList,
+    *SEPARABLE_CONVS.values(),
+    *SEPARABLE_TRANSPOSED.values(),
+)
 _ARITHMETIC = frozenset("add sub mul truediv floordiv mod pow and or xor matmul".split())
 
 

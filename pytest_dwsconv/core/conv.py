@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pytest_dwsconv.core.jsonio import Positive
 from pytest_dwsconv.core.plaintext import quoted
@@ -175,7 +175,7 @@ class ConvSpec:
             return False
         patches = prod(self.kernel_size) > 1 and self.kernel_size == self.stride
         few = FEW_CHANNELS_OF_PATCHES if patches else FEW_CHANNELS
-        return 0 < inputs <= few and not self.transposed
+        return 0 < inputs <= few
 
     @property
     def input_positions(self) -> int | None:
@@ -203,6 +203,18 @@ def _numbers(spec: ConvSpec) -> tuple[int, int, int, int, int] | None:
         return None
     bias = spec.out_channels if spec.bias else 0
     return spec.in_channels, spec.out_channels, prod(spec.kernel_size), spec.groups, bias
+
+
+def transposed_sides(conv: Any, inputs: Sequence[int]) -> tuple[int, ...]:
+    """The sides of a transposed convolution's output, without output padding.
+
+    ``conv`` is a spec or a module: they have the same attributes.
+    """
+    sides = []
+    for axis, side in enumerate(inputs):
+        reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1 - 2 * conv.padding[axis]
+        sides.append((side - 1) * conv.stride[axis] + reach)
+    return tuple(sides)
 
 
 def cost(spec: ConvSpec) -> Cost | None:
@@ -305,7 +317,8 @@ def separable_cost(
         bottleneck       Q (C / G + k + M / G)          i Q C / G + o Q (k + M / G)
         grouped          C s k + C M / G                o C (s k + M / G)
 
-    What runs before the spatial part runs at the input's resolution.
+    What runs before the spatial part runs at the input's resolution, and so does the spatial part
+    itself, with o for i in its k, where the convolution is transposed.
 
     Raises:
         InputError: there is no replacement of this size (see ``parts``).
@@ -317,11 +330,13 @@ def separable_cost(
     inputs, outputs = spec.input_positions, spec.output_positions
     params, macs, positions = bias, 0, inputs
     for part in parts(channels, filters, groups, form, size):
-        if part.spatial:
+        if part.spatial and not spec.transposed:
             positions = outputs
         weights = prod(part.weight_shape(spec.kernel_size))
         params += weights
         macs += weights * (positions or 0)
+        if part.spatial:  # reason: a transposed one multiplies at its inputs
+            positions = outputs
     return Cost(params, None if inputs is None or outputs is None else macs)
 
 

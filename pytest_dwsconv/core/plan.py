@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from pytest_dwsconv.core.budget import excess, saved_of
 from pytest_dwsconv.core.conv import (
@@ -26,7 +26,7 @@ from pytest_dwsconv.core.conv import (
     separable_cost,
 )
 from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
-from pytest_dwsconv.core.jsonio import Document, Positive
+from pytest_dwsconv.core.jsonio import OMITTED, Document, Positive
 from pytest_dwsconv.core.limits import LimitCheck
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import is_whole
@@ -53,14 +53,17 @@ class PlanEntry:
     kernel_size: tuple[Positive, ...]
     groups: Positive
     bias: bool
+    transposed: bool = field(default=False, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         # reason: object.__setattr__ is the only way into a frozen dataclass
         object.__setattr__(self, "form", parse_form(self.form))
         if not isinstance(self.name, str):
             raise InputError(f"a layer's name must be text, not {quoted(self.name)}")
-        if not isinstance(self.bias, bool):
-            raise InputError(f"{self.name}: bias must be true or false, not {quoted(self.bias)}")
+        for flag in ("bias", "transposed"):
+            value = getattr(self, flag)
+            if not isinstance(value, bool):
+                raise InputError(f"{self.name}: {flag} must be true or false, not {quoted(value)}")
         if not 1 <= len(self.kernel_size) <= 3:
             raise InputError(
                 f"{self.name}: kernel_size must have 1 to 3 sides, not {quoted(self.kernel_size)}"
@@ -97,7 +100,17 @@ class PlanEntry:
         """The entry for a convolution; a size above the exact one is lowered to it."""
         channels, filters, kernel_size, groups, bias = _known(spec)
         size = min(size, full_size(spec, form))
-        return cls(name, Form(form), size, channels, filters, kernel_size, groups, bias)
+        return cls(
+            name,
+            Form(form),
+            size,
+            channels,
+            filters,
+            kernel_size,
+            groups,
+            bias,
+            spec.transposed,
+        )
 
     @property
     def order(self) -> Order | None:
@@ -124,6 +137,7 @@ class PlanEntry:
             kernel_size=self.kernel_size,
             groups=self.groups,
             bias=self.bias,
+            transposed=self.transposed,
         )
 
     @property
@@ -143,8 +157,9 @@ class PlanEntry:
                     f"the plan is for another model: {self.name} has {name} {found} here and "
                     f"{planned} in the plan"
                 )
-        if spec.transposed:
-            raise InputError(f"{self.name} is a transposed convolution, which cannot be replaced")
+        if spec.transposed is not self.transposed:
+            kind = "a transposed" if spec.transposed else "not a transposed"
+            raise InputError(f"the plan is for another model: {self.name} is {kind} convolution")
         if Trait.QUANTIZED in spec.traits:
             raise InputError(
                 f"{self.name} is quantized or prepared for it; apply the plan to the float model "
@@ -218,6 +233,7 @@ class _OrderedEntry:
     kernel_size: tuple[Positive, ...]
     groups: Positive
     bias: bool
+    transposed: bool = field(default=False, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         self.entry  # noqa: B018  # it refuses numbers that do not go together

@@ -42,7 +42,8 @@ _EXAMPLES: Mapping[str, tuple[str, str]] = {
     ),
     "DWS103": (
         "nn.ConvTranspose2d(64, 32, 2, stride=2)",
-        "Leave it, or write `nn.Upsample` and an `nn.Conv2d` in its place, which can be rewritten.",
+        "Let `rewrite` replace it in the live model, where it saves. In a file leave it, or write "
+        "`nn.Upsample` and an `nn.Conv2d` in its place, which can be rewritten.",
     ),
     "DWS104": (
         "nn.Conv2d(64, 128, 1)",

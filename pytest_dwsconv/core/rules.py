@@ -8,15 +8,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from math import prod
 
-from pytest_dwsconv.core.conv import (
-    ConvSpec,
-    Kind,
-    Order,
-    Trait,
-    cost,
-    parse_order,
-    separable_cost,
-)
+from pytest_dwsconv.core.conv import ConvSpec, Kind, Order, Trait, cost, parse_order, separable_cost
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
@@ -45,7 +37,7 @@ class Policy:
 
     ``select`` and ``ignore`` are shell-style patterns on qualified names (``layer3.*``); an empty
     ``select`` takes all. ``subclasses``, ``functional`` and ``few_channels`` let the judge look
-    past the rules about those.
+    past the rules about those; without ``transposed``, transposed convolutions are left alone.
     """
 
     depth_multiplier: int = 1
@@ -54,6 +46,7 @@ class Policy:
     subclasses: bool = False
     functional: bool = False
     few_channels: bool = False
+    transposed: bool = True
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
@@ -68,7 +61,7 @@ class Policy:
             raise InputError(
                 f"min_saving must be at least 1, not {quoted(self.min_saving)}: less is no saving"
             )
-        for flag in ("subclasses", "functional", "few_channels"):
+        for flag in ("subclasses", "functional", "few_channels", "transposed"):
             if not isinstance(getattr(self, flag), bool):
                 raise InputError(f"{flag} is True or False, not {quoted(getattr(self, flag))}")
         for field in ("select", "ignore"):
@@ -76,7 +69,9 @@ class Policy:
 
     def order_for(self, spec: ConvSpec) -> Order:
         """The order to reckon with: ``order``, but pointwise first where the inputs are few."""
-        if not self.few_channels and spec.has_few_inputs:
+        # reason: a pointwise part at the output's resolution may need more MACs than there were
+        enlarges = spec.transposed and prod(spec.stride or ()) > 1
+        if enlarges or (not self.few_channels and spec.has_few_inputs):
             return Order.POINTWISE_FIRST
         return self.order
 
@@ -160,11 +155,19 @@ def _few_inputs_save_nothing(spec: ConvSpec, policy: Policy) -> bool:
     return policy.order_for(spec) is not policy.order and _saves_nothing(spec, policy)
 
 
+def _stays_transposed(spec: ConvSpec, policy: Policy) -> bool:
+    if not policy.transposed or Trait.FUNCTIONAL in spec.traits:
+        return True
+    return spec.groups == spec.in_channels or _saves_nothing(spec, policy)
+
+
 def _explanation(spec: ConvSpec, policy: Policy) -> str:
     """What a candidate's reason says beside its kind."""
-    if policy.order_for(spec) is not policy.order:
+    if policy.order_for(spec) is policy.order:
+        return _assumption(spec, policy)
+    if spec.has_few_inputs:
         return ", pointwise first: with so few input channels depthwise first has too few maps"
-    return _assumption(spec, policy)
+    return ", pointwise first: its input has fewer positions than its output"
 
 
 def _assumption(spec: ConvSpec, policy: Policy) -> str:
@@ -235,9 +238,9 @@ RULES: tuple[Rule, ...] = (
         "DWS103",
         "transposed",
         _NO,
-        lambda spec, policy: spec.transposed,
-        "transposed convolutions are counted but not replaced",
-        _conv3x3(transposed=True),
+        lambda spec, policy: spec.transposed and _stays_transposed(spec, policy),
+        "a transposed convolution is replaced only as a live module, and where that saves",
+        _conv3x3(transposed=True, out_channels=1),
     ),
     Rule(
         "DWS203",

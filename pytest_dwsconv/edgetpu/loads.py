@@ -83,10 +83,13 @@ def load_after(finding: Finding, entry: PlanEntry) -> Load:
     parts = entry.parts
     for part in parts:
         params = part.in_channels * part.out_channels // part.groups
+        inputs = positions
         if part.spatial:
             params *= taps
             positions = spec.output_positions or 0
-        macs, written = params * positions, part.out_channels * positions
+        # reason: a transposed convolution multiplies at its inputs
+        macs = params * (inputs if spec.transposed else positions)
+        written = part.out_channels * positions
         params += part.out_channels if entry.bias and part is parts[-1] else 0
         total += Load(
             params,

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from pytest_dwsconv.core.conv import transposed_sides
 from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.fit.moments import all_reduce, wide
 from pytest_dwsconv.fit.replay import CalibrationData, Override, Replay, floating
@@ -100,6 +102,11 @@ def _call(graph: Replay, node: fx.Node, name: str, conv: Any) -> Call:
             f"{name} gets its input by keyword, where it cannot be followed; leave it out with "
             "ignore"
         )
+    if conv.transposed and not _usual_output(node, conv):
+        raise InputError(
+            f"{name} is called with an output_size, which a fit cannot follow; set output_padding, "
+            "or leave it out with ignore"
+        )
     scale = torch.ones(conv.out_channels, dtype=torch.float64, device="cpu")
     at, norm = node, None
     while (after := _linear_user(graph, at)) is not None:
@@ -117,6 +124,15 @@ def _call(graph: Replay, node: fx.Node, name: str, conv: Any) -> Call:
         norm=norm,
         padding=None if first is node else graph.place[first],
     )
+
+
+def _usual_output(node: fx.Node, conv: Any) -> bool:
+    """Whether a transposed convolution gives what its settings say, and not what a caller asks."""
+    assert isinstance(node.args[0], fx.Node)
+    rank = len(conv.kernel_size)
+    inputs, outputs = (each.meta["tensor_meta"].shape[-rank:] for each in (node.args[0], node))
+    usual = transposed_sides(conv, inputs)
+    return tuple(map(add, usual, conv.output_padding)) == tuple(outputs)
 
 
 def _padding(node: fx.Node, name: str) -> fx.Node | None:

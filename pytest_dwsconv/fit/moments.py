@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from pytest_dwsconv.separable.modules import CONVS
+from pytest_dwsconv.separable.modules import CONVS, standard_kernel
 
 Conv = Any
 """nn.Conv1d, 2d or 3d; PyTorch's stubs know no common type with all of their attributes."""
@@ -40,10 +40,45 @@ def all_reduce(*sums: Tensor) -> None:
             dist.all_reduce(tensor)
 
 
+class UnstridedConv:
+    """A transposed convolution as the convolution of stride 1 that it equals.
+
+    That runs over the input with zeros put between its positions and around them, and has the taps
+    turned around: ``weight`` is (M, C/G, *k).
+    """
+
+    def __init__(self, conv: Conv) -> None:
+        self.transposed_conv = conv
+        self.kernel_size, self.dilation, self.groups = conv.kernel_size, conv.dilation, conv.groups
+        self.stride = (1,) * len(conv.kernel_size)
+        self.out_channels = conv.out_channels
+        self.weight = turned(standard_kernel(conv).detach())
+
+    def stuffed(self, x: Tensor) -> Tensor:
+        """The input (N, C, *sides) with all the zeros that it needs."""
+        conv = self.transposed_conv
+        sides = [(side - 1) * step + 1 for side, step in zip(x.shape[2:], conv.stride, strict=True)]
+        wide = x.new_zeros(*x.shape[:2], *sides)
+        places = (slice(None), slice(None), *(slice(None, None, step) for step in conv.stride))
+        wide[places] = x
+        around: list[int] = []
+        for axis in reversed(range(len(sides))):
+            reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) - conv.padding[axis]
+            around += [reach, reach + conv.output_padding[axis]]
+        return F.pad(wide, around)  # reason: a padding beyond the reach of the taps cuts off
+
+
+def turned(kernel: Tensor) -> Tensor:
+    """A kernel, or the taps of a depthwise part, with the order of its taps reversed."""
+    return kernel.flip(tuple(range(2, kernel.dim())))
+
+
 def padded(x: Tensor, conv: Conv) -> Tensor:
     """``x`` as the convolution itself would pad it, a batch dimension added where it has none."""
     if x.dim() == len(conv.kernel_size) + 1:
         x = x.unsqueeze(0)
+    if isinstance(conv, UnstridedConv):
+        return conv.stuffed(x)
     mode, sides = conv.padding_mode, conv._reversed_padding_repeated_twice
     if mode == "zeros":
         mode, sides = "constant", _zeros_around(conv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.error_points import Call, calls
+from pytest_dwsconv.fit.moments import UnstridedConv, turned
 from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override
+from pytest_dwsconv.separable.factorize import Factors
 
 
 @dataclass
@@ -22,6 +25,17 @@ class Layer:
     conv: Any
     entries: Sequence[PlanEntry]
     calls: tuple[Call, ...]
+
+    @cached_property
+    def plain(self) -> Any:
+        """The convolution, or what a transposed one is as a convolution of stride 1."""
+        return UnstridedConv(self.conv) if self.conv.transposed else self.conv
+
+    def own_taps(self, factors: Factors) -> Factors:
+        """A replacement of ``plain`` as one of the convolution itself."""
+        if not self.conv.transposed:
+            return factors
+        return factors._replace(depthwise=turned(factors.depthwise))
 
     @property
     def movable(self) -> bool:

@@ -279,7 +279,7 @@ def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Opti
     found = [Option(None, 0.0, Cost(before.params, finding.macs))]
     own = problem.own()
     least = own.loss(problem.kernel)
-    decompositions = {form: decompose(layer.conv.weight, layer.conv.groups, form) for form in Form}
+    decompositions = {form: decompose(layer.plain.weight, layer.conv.groups, form) for form in Form}
     # reason: pointwise first takes the longest to fit, so it is compared with all others
     entries = sorted(
         dict.fromkeys(layer.entries), key=lambda entry: entry.form is Form.POINTWISE_FIRST

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_dwsconv.core.conv import ConvSpec
+from pytest_dwsconv.core.conv import ConvSpec, transposed_sides
 from pytest_dwsconv.core.jsonio import to_plain
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
 from pytest_dwsconv.core.plan import PlanEntry
@@ -20,7 +20,7 @@ from pytest_dwsconv.latency.machine import this_machine
 from pytest_dwsconv.latency.runs import Run, current_conditions, ready
 from pytest_dwsconv.latency.store import Store
 from pytest_dwsconv.latency.turns import compare, time_in_turns
-from pytest_dwsconv.separable.modules import CONVS
+from pytest_dwsconv.separable.modules import CONVS, TRANSPOSED
 from pytest_dwsconv.separable.replacement import initial, replacement
 
 AnyConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -88,7 +88,9 @@ def _key(spec: ConvSpec, entry: PlanEntry) -> str:
 
 
 def _shape_key(spec: ConvSpec) -> str:
-    return json.dumps(to_plain(replace(spec, output_shape=None, traits=())))
+    # reason: a transposed convolution may be asked for another output
+    output = spec.output_shape if spec.transposed else None
+    return json.dumps(to_plain(replace(spec, output_shape=output, traits=())))
 
 
 def _measured(
@@ -122,9 +124,23 @@ def _convolution(spec: ConvSpec) -> AnyConv:
     unknown = [name for name, value in settings.items() if value is None]
     if unknown or spec.in_channels is None or spec.out_channels is None or not spec.kernel_size:
         raise InputError("a convolution whose numbers are not known cannot be measured")
-    conv: type[Any] = CONVS[spec.rank]
+    if spec.transposed:
+        del settings["padding_mode"]  # reason: there are only zeros
+        conv: type[Any] = TRANSPOSED[spec.rank]
+        settings["output_padding"] = _output_padding(spec)
+    else:
+        conv = CONVS[spec.rank]
     made: AnyConv = conv(spec.in_channels, spec.out_channels, spec.kernel_size, **settings)
     return made
+
+
+def _output_padding(spec: ConvSpec) -> tuple[int, ...]:
+    """By what a transposed convolution's output is larger than its other settings say."""
+    if spec.input_shape is None or spec.output_shape is None:
+        return (0,) * spec.rank
+    sides = transposed_sides(spec, spec.input_shape[-spec.rank :])
+    found = spec.output_shape[-spec.rank :]
+    return tuple(side - usual for side, usual in zip(found, sides, strict=True))
 
 
 def _replaced(conv: AnyConv, entry: PlanEntry) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.rewriting.duplicate import check_own, duplicate
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.separable.exchange import held_by_functions, swap
-from pytest_dwsconv.separable.modules import SeparableConvNd
+from pytest_dwsconv.separable.modules import CONVS, TRANSPOSED, SeparableConvNd
 from pytest_dwsconv.separable.replacement import check_init, initial, replacement
 from pytest_dwsconv.tracing.inventory import check_hashable
 
@@ -130,7 +130,10 @@ def out_of_reach(name: str) -> InputError:
     )
 
 
-def convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+_CONVOLUTIONS = (*CONVS.values(), *TRANSPOSED.values())
+
+
+def convolution(model: nn.Module, name: str) -> Any:
     """The convolution of that name, with a weight and bias of its own, and of the usual shape.
 
     Raises:
@@ -141,7 +144,7 @@ def convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv3
         conv = model.get_submodule(name)
     except AttributeError as error:
         raise InputError(f"{type(model).__name__} has no layer {name!r}") from error
-    if not isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    if not isinstance(conv, _CONVOLUTIONS):
         raise InputError(
             f"{shown} is a {type(conv).__name__}, not a convolution that can be replaced"
         )
@@ -156,7 +159,9 @@ def convolution(model: nn.Module, name: str) -> nn.Conv1d | nn.Conv2d | nn.Conv3
             f"{shown} has no weight, so it cannot be replaced; take it out of the plan"
         )
     shape = tuple(conv.weight.shape)
-    usual = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+    ends = conv.out_channels, conv.in_channels
+    rows, columns = reversed(ends) if conv.transposed else ends
+    usual = (rows, columns // conv.groups, *conv.kernel_size)
     if shape != usual:
         raise InputError(
             f"the weight of {shown} is {shape}, not {usual}, so {type(conv).__name__} cannot be "

@@ -40,7 +40,7 @@ from pytest_dwsconv.rewriting.arguments import (
 )
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
 from pytest_dwsconv.rewriting.outcome import Outcome, Placement, concluded, normalisations, told
-from pytest_dwsconv.rewriting.planning.goal import goal_of
+from pytest_dwsconv.rewriting.planning.goal import EDGETPU, goal_of
 from pytest_dwsconv.rewriting.planning.planner import planned
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
@@ -185,6 +185,8 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     policy = Policy(
         subclasses=subclasses,
         few_channels=few_channels,
+        # reason: a TFLite file has no transposed convolution in groups
+        transposed=goal is None or goal.target != EDGETPU,
         select=patterns(select, "select"),
         ignore=patterns(ignore, "ignore"),
     )

@@ -77,6 +77,13 @@ def dense_kernel(factors: Factors, of: Replacement) -> Tensor:
     return kernel.reshape(-1, kernel.shape[-2], *sides)
 
 
+def swapped(kernel: Tensor, groups: int) -> Tensor:
+    """A standard kernel (M, C/G, *k) as transposed convolutions hold it, (C, M/G, *k), or back."""
+    rows, columns, *sides = kernel.shape
+    blocks = kernel.reshape(groups, rows // groups, columns, *sides)
+    return blocks.transpose(1, 2).reshape(groups * columns, rows // groups, *sides)
+
+
 class Decomposition:
     """A kernel's nearest replacements of one form, of any size; made by ``decompose``."""
 

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch does not list it
 
-from pytest_dwsconv.core.conv import ORDERS, Form, Order, parse_form, parse_order, parts
+from pytest_dwsconv.core.conv import ORDERS, Form, Order, parts
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
+from pytest_dwsconv.separable.arguments import check_groups, form_and_size, per_dimension
+from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel, swapped
 from pytest_dwsconv.separable.kernel import ComputedKernel
 
+TRANSPOSED: dict[int, type[nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
 CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     1: nn.Conv1d,
     2: nn.Conv2d,
@@ -23,12 +29,18 @@ CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
 """PyTorch's convolution of each rank; the parts are of these types."""
 
 
+def standard_kernel(conv: Any) -> Tensor:
+    """The kernel (M, C/G, *k) of a convolution, which a transposed one holds as (C, M/G, *k)."""
+    weight: Tensor = conv.weight
+    return swapped(weight, conv.groups) if conv.transposed else weight
+
+
 _SETTINGS = ("groups", "stride", "padding", "dilation", "padding_mode")
 _AGREED = ("stride", "padding", "dilation", "padding_mode", "_reversed_padding_repeated_twice")
 """Settings that the depthwise part obeys."""
 
 
-def _agreed_with_depthwise(name: str) -> Any:
+def agreed_with_depthwise(name: str) -> Any:
     """A setting that this module and its depthwise part each hold, and agree on at each forward.
 
     Code that walks over all modules and changes what it reads visits both, and must not change a
@@ -90,6 +102,8 @@ class SeparableConvNd(nn.Module):
         _written: tuple[str, ...]  # the settings written on this module since the last forward
 
     rank: ClassVar[int]
+    transposed: ClassVar[bool] = False
+    _agreed: ClassVar[tuple[str, ...]] = _AGREED
     __constants__: ClassVar[list[str]] = ["form", *_SETTINGS]
     # reason: TorchScript's compiler cannot take these properties; it has the settings as constants,
     # and a scripted module has no use for the dense kernel
@@ -123,36 +137,55 @@ class SeparableConvNd(nn.Module):
         size: int | None = None,
     ) -> None:
         super().__init__()
+        self.output_padding = (0,) * self.rank
+        if not isinstance(padding, str):
+            padding = per_dimension("padding", padding, self.rank, least=0)
+        self._make(
+            in_channels,
+            out_channels,
+            kernel_size,
+            groups,
+            bias,
+            form_and_size(form, size, order, depth_multiplier),
+            {
+                "stride": per_dimension("stride", stride, self.rank),
+                "padding": padding,
+                "dilation": per_dimension("dilation", dilation, self.rank),
+                "padding_mode": padding_mode,
+            },
+            {"device": device, "dtype": dtype},
+        )
+
+    def _make(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        groups: int,
+        bias: bool,
+        form_and_size: tuple[str, int],
+        spatial: dict[str, Any],
+        options: dict[str, Any],
+    ) -> None:
+        """Make the parts; ``spatial`` are settings of the spatial one, ``options`` of all."""
         self.in_channels = whole_number("in_channels", in_channels)
         self.out_channels = whole_number("out_channels", out_channels)
-        self.form, self.size = _form_and_size(form, size, order, depth_multiplier)
-        self.kernel_size = _sides("kernel_size", kernel_size, self.rank)
-        self.transposed = False
-        self.output_padding = (0,) * self.rank
+        self.form, self.size = form_and_size
+        self.kernel_size = per_dimension("kernel_size", kernel_size, self.rank)
         groups = whole_number("groups", groups)
-        _check_groups(self.in_channels, self.out_channels, groups)
-        if not isinstance(padding, str):
-            padding = _sides("padding", padding, self.rank, least=0)
-        spatial = {
-            "stride": _sides("stride", stride, self.rank),
-            "padding": padding,
-            "dilation": _sides("dilation", dilation, self.rank),
-            "padding_mode": padding_mode,
-        }
-        conv: Any = CONVS[self.rank]  # the stubs want a pair, a triple, ... and not any tuple
+        check_groups(self.in_channels, self.out_channels, groups)
+        # the stubs want a pair, a triple, ... and not any tuple
+        conv: Any = CONVS[self.rank]
+        spatial_conv: Any = TRANSPOSED[self.rank] if self.transposed else conv
         every = parts(self.in_channels, self.out_channels, groups, Form(self.form), self.size)
         for part in every:
+            settings = {**options, "groups": part.groups, "bias": bias and part is every[-1]}
+            channels = part.in_channels, part.out_channels
             try:
-                module = conv(
-                    part.in_channels,
-                    part.out_channels,
-                    self.kernel_size if part.spatial else 1,
-                    groups=part.groups,
-                    bias=bias and part is every[-1],
-                    device=device,
-                    dtype=dtype,
-                    **(spatial if part.spatial else {}),
-                )
+                if part.spatial:
+                    module = spatial_conv(*channels, self.kernel_size, **settings, **spatial)
+                else:
+                    module = conv(*channels, 1, **settings)
             except ValueError as error:
                 raise InputError(f"{type(self).__name__}: {error}") from error
             self.add_module(part.name, module)
@@ -174,21 +207,21 @@ class SeparableConvNd(nn.Module):
         output = self.pointwise(self.depthwise(input))
         return output  # noqa: RET504  # TorchScript takes no other type than a Tensor's
 
-    stride = _agreed_with_depthwise("stride")
-    padding = _agreed_with_depthwise("padding")
-    dilation = _agreed_with_depthwise("dilation")
-    padding_mode = _agreed_with_depthwise("padding_mode")
+    stride = agreed_with_depthwise("stride")
+    padding = agreed_with_depthwise("padding")
+    dilation = agreed_with_depthwise("dilation")
+    padding_mode = agreed_with_depthwise("padding_mode")
     # reason: modes other than zeros pad by this, whatever ``padding`` says
-    _reversed_padding_repeated_twice = _agreed_with_depthwise("_reversed_padding_repeated_twice")
+    _reversed_padding_repeated_twice = agreed_with_depthwise("_reversed_padding_repeated_twice")
 
     def _agree(self) -> None:
         """Take over what was set on the depthwise part alone."""
-        for name in _AGREED:
+        for name in self._agreed:
             self._check_agreed(name)
         if torch.compiler.is_compiling():
             return  # an export allows no assignments
         # reason: what a quantizer or a wrapper puts in the part's place may lack some
-        present = [name for name in _AGREED if hasattr(self.depthwise, name)]
+        present = [name for name in self._agreed if hasattr(self.depthwise, name)]
         agreed = {**self._own, **{name: getattr(self.depthwise, name) for name in present}}
         if self._own != agreed:
             self._own = agreed
@@ -252,12 +285,14 @@ class SeparableConvNd(nn.Module):
             InputError: what is assigned is not such a kernel, or cannot be factorised.
         """
         inner = None if self.pointwise_in is None else self.pointwise_in.weight
-        factors = Factors(self.depthwise.weight, self.pointwise.weight, inner)
-        return ComputedKernel.of(dense_kernel(factors, self))
+        factors = Factors(self._standard_taps(), self.pointwise.weight, inner)
+        return ComputedKernel.of(self._own_layout(dense_kernel(factors, self)))
 
     @weight.setter
     def weight(self, kernel: Tensor) -> None:
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        ends = self.out_channels, self.in_channels
+        rows, columns = reversed(ends) if self.transposed else ends
+        shape = (rows, columns // self.groups, *self.kernel_size)
         if not isinstance(kernel, Tensor) or tuple(kernel.shape) != shape:
             found = tuple(kernel.shape) if isinstance(kernel, Tensor) else kernel
             raise InputError(f"the weight must be a tensor of shape {shape}, not {found!r}")
@@ -269,13 +304,29 @@ class SeparableConvNd(nn.Module):
                 )
         if self.depthwise.weight.is_meta:
             raise InputError("the parts are on the meta device and cannot take a kernel's values")
-        factors = decompose(kernel, self.groups, Form(self.form)).factors(self.size)
-        for name, value in factors.by_part().items():
+        standard = self._own_layout(kernel)
+        factors = decompose(standard, self.groups, Form(self.form)).factors(self.size)
+        for name, value in self._in_own_layout(factors).items():
             weight: Any = self.get_submodule(name).weight
             with torch.no_grad():
                 weight.copy_(value)
             if isinstance(kernel, nn.Parameter):
                 weight.requires_grad_(kernel.requires_grad)
+
+    def _in_own_layout(self, factors: Factors) -> dict[str, Tensor]:
+        """The weights of the parts by name, as the parts hold them."""
+        found = dict(factors.by_part())
+        if self.transposed:
+            found["depthwise"] = swapped(factors.depthwise, self.depthwise.groups)
+        return found
+
+    def _standard_taps(self) -> Tensor:
+        taps = self.depthwise.weight
+        return swapped(taps, self.depthwise.groups) if self.transposed else taps
+
+    def _own_layout(self, kernel: Tensor) -> Tensor:
+        """The kernel of a standard convolution as one of this kind holds it, or back."""
+        return swapped(kernel, self.groups) if self.transposed else kernel
 
     @property
     def bias(self) -> Tensor | None:
@@ -338,37 +389,3 @@ SEPARABLE_CONVS: dict[int, type[SeparableConvNd]] = {
     3: SeparableConv3d,
 }
 """The replacement of each rank."""
-
-
-def _form_and_size(
-    form: Form | str | None, size: int | None, order: Order | str, depth_multiplier: int
-) -> tuple[str, int]:
-    """The form's word and the size, from either kind of arguments."""
-    multiplier = whole_number("depth_multiplier", depth_multiplier)
-    word = parse_order(order).value
-    if form is None:
-        if size is not None:
-            raise InputError("size goes with form: pass form, or depth_multiplier in place of size")
-        return word, multiplier
-    if multiplier != 1 or word != Order.DEPTHWISE_FIRST:
-        raise InputError("pass form and size, or order and depth_multiplier, not both")
-    chosen = parse_form(form)
-    if size is None and chosen not in ORDERS:
-        raise InputError(
-            f"form={chosen.value!r} needs its size (see pytest_dwsconv.core.conv.parts)"
-        )
-    return chosen.value, whole_number("size", 1 if size is None else size)
-
-
-def _sides(name: str, value: int | Sequence[int], rank: int, least: int = 1) -> tuple[int, ...]:
-    """One number per dimension, from one number or from as many as there are dimensions."""
-    sides = tuple(value) if isinstance(value, Sequence) else (value,) * rank
-    if len(sides) != rank:
-        raise InputError(f"{name} must be one number or {rank}, not {value!r}")
-    return tuple(whole_number(name, side, least) for side in sides)
-
-
-def _check_groups(in_channels: int, out_channels: int, groups: int) -> None:
-    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if channels % groups:
-            raise InputError(f"{name} ({channels}) must be divisible by groups ({groups})")

@@ -14,8 +14,9 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.core.rules import checked_patterns
 from pytest_dwsconv.core.sizes import equal_cost, forms_for, size_for
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.separable.factorize import Factors, decompose, fresh
-from pytest_dwsconv.separable.modules import SEPARABLE_CONVS, SeparableConvNd
+from pytest_dwsconv.separable.factorize import Factors, decompose, fresh, swapped
+from pytest_dwsconv.separable.modules import SeparableConvNd
+from pytest_dwsconv.separable.transposed import separable_class
 from pytest_dwsconv.tracing.operators import own_forward
 
 AUTO = "auto"
@@ -75,6 +76,11 @@ def possible(
     return [PlanEntry.of(name, spec, form, size) for form, size in found]
 
 
+def _standard(weight: Tensor, entry: PlanEntry) -> Tensor:
+    """The weight of an entry's convolution in the layout of standard kernels."""
+    return swapped(weight, entry.groups) if entry.transposed else weight
+
+
 def choose(name: str, weight: Tensor, entries: Sequence[PlanEntry], init: str) -> PlanEntry:
     """The one with the least weight error, then with the fewest parameters; the first if fresh.
 
@@ -103,12 +109,12 @@ def initial(weight: Tensor, entry: PlanEntry, init: str) -> tuple[Factors, float
     if init == "svd" and not weight.is_meta:
         return _factorised(weight, entry)
     with _naming(entry.name):
-        return fresh(weight, entry.groups, entry.form, entry.size), None
+        return fresh(_standard(weight, entry), entry.groups, entry.form, entry.size), None
 
 
 def _factorised(weight: Tensor, entry: PlanEntry) -> tuple[Factors, float]:
     with _naming(entry.name):
-        decomposition = decompose(weight, entry.groups, entry.form)
+        decomposition = decompose(_standard(weight, entry), entry.groups, entry.form)
     return decomposition.factors(entry.size), decomposition.error(entry.size)
 
 
@@ -138,7 +144,8 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
         )
     _check_names(entry.name, conv)
     source: Any = conv
-    new = SEPARABLE_CONVS[len(entry.kernel_size)](
+    settings: dict[str, Any] = {"output_padding": source.output_padding} if entry.transposed else {}
+    new = separable_class(len(entry.kernel_size), entry.transposed)(
         source.in_channels,
         source.out_channels,
         source.kernel_size,
@@ -150,6 +157,7 @@ def replacement(conv: nn.Module, entry: PlanEntry, factors: Factors) -> Separabl
         padding_mode=source.padding_mode,
         form=entry.form,
         size=entry.size,
+        **settings,
         device="meta",  # neither memory nor random numbers for weights that are set below
     )
     _set_parameters(new, factors, source.weight, source.bias)
@@ -175,7 +183,7 @@ def _set_parameters(
     new: SeparableConvNd, factors: Factors, weight: Tensor, bias: nn.Parameter | None
 ) -> None:
     layout = _memory_format(weight)
-    for name, value in factors.by_part().items():
+    for name, value in new._in_own_layout(factors).items():
         laid_out = value.contiguous(memory_format=layout)
         part: Any = new.get_submodule(name)
         part.weight = nn.Parameter(laid_out, requires_grad=weight.requires_grad)

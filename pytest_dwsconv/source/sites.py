@@ -300,7 +300,8 @@ def _most_promising(spec: ConvSpec) -> ConvSpec:
 
 def judge_inserted(spec: ConvSpec, policy: Policy) -> Judgement:
     """Judge by the rules, for a class that runs depthwise first; a guard decides the same."""
-    judgement = judge(spec, policy)
+    # reason: the class that is inserted is not a transposed convolution
+    judgement = judge(spec, replace(policy, transposed=False) if spec.transposed else policy)
     if judgement.code == CANDIDATE_CODE and policy.order_for(spec) is not policy.order:
         return _POINTWISE_FIRST
     return judgement

@@ -155,7 +155,7 @@ EXPECTED = [
     ("1", Kind.DEPTHWISE, "DWS105", (1, 8, 14, 14)),
     ("2", Kind.POINTWISE, "DWS104", (1, 8, 14, 14)),
     ("3", Kind.GROUPED, "DWS001", (1, 8, 16, 7)),
-    ("4", Kind.TRANSPOSED, "DWS103", (1, 6, 34, 16)),
+    ("4", Kind.TRANSPOSED, "DWS001", (1, 6, 34, 16)),
     ("5", Kind.STANDARD, "DWS106", (1, 6, 32, 14)),
     ("6", Kind.STANDARD, "DWS106", (1, 6, 30, 12)),
     ("7", Kind.STANDARD, "DWS108", (1, 4, 28, 10)),

@@ -120,7 +120,7 @@ class SharedNorm(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """A transposed convolution is left alone, and fitted around."""
+    """A transposed convolution is fitted too."""
 
     def __init__(self) -> None:
         super().__init__()

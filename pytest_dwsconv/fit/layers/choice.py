@@ -88,7 +88,7 @@ def fit_layer(
 
 
 def _nearest(layer: Layer, entry: PlanEntry) -> Factors:
-    return decompose(layer.conv.weight, entry.groups, entry.form).factors(entry.size)
+    return decompose(layer.plain.weight, entry.groups, entry.form).factors(entry.size)
 
 
 def _settled(of_layer: _LayerFit, start: Candidate, targets: Targets) -> Candidate:
@@ -110,7 +110,7 @@ def _fitted(problem: LayerProblem, entry: PlanEntry, factors: Factors, targets: 
         name: part.to(conv.weight.dtype).clone(memory_format=CONTIGUOUS)
         for name, part in factors.by_part().items()
     }
-    module = replacement(conv, entry, Factors(**own))
+    module = replacement(conv, entry, problem.layer.own_taps(Factors(**own)))
     offset = problem.offset(kernel, targets.mean)
     if offset is not None and conv.bias is not None:
         offset = offset - conv.bias.detach().double()

@@ -26,7 +26,7 @@ class LayerProblem:
     """
 
     def __init__(self, layer: Layer, seen: Sequence[Observation], weight: Tensor) -> None:
-        moments = Moments(layer.conv)
+        moments = Moments(layer.plain)
         for one in seen:
             moments.add(one.x)
         moments.finish()
@@ -47,7 +47,7 @@ class LayerProblem:
         self.ridge = torch.where(level > 0, level, 1.0)
         power += self.ridge
         self.kernel = (
-            layer.conv.weight.detach().double().reshape(layer.conv.groups, -1, self.gram.shape[1])
+            layer.plain.weight.detach().double().reshape(layer.conv.groups, -1, self.gram.shape[1])
         )
 
     def own(self) -> Problem:
@@ -58,7 +58,7 @@ class LayerProblem:
         self, seen: Sequence[Observation], wanted: Callable[[Observation], Tensor]
     ) -> Targets:
         """The moments of these targets."""
-        sums = Cross(self.layer.conv)
+        sums = Cross(self.layer.plain)
         for one in seen:
             sums.add(one.x, wanted(one))
         sums.finish(self.count)

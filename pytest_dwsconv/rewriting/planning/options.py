@@ -16,6 +16,7 @@ from pytest_dwsconv.fit.planning import Option
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import convolution
 from pytest_dwsconv.separable.factorize import decompose
+from pytest_dwsconv.separable.modules import standard_kernel
 
 Options = Mapping[str, Sequence[Option]]
 """By the name of each candidate; the first of each is to keep it."""
@@ -43,7 +44,7 @@ def options_by_weights(
     for finding in report.candidates:
         name, before = finding.name, cost(finding.spec)
         assert before is not None
-        weight = convolution(model, name).weight
+        weight = standard_kernel(convolution(model, name))
         if weight.is_meta:
             raise InputError(
                 f"{name}: the kernel is on the meta device and has no values to plan by; load the "
