@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.fit.error_points import NORMS
 from pytest_dwsconv.fit.moments import all_reduce, wide
-from pytest_dwsconv.fit.replay import arguments, floating
+from pytest_dwsconv.fit.refusals import floating
+from pytest_dwsconv.fit.replay import arguments
 from pytest_dwsconv.fit.variation import Variation
 from pytest_dwsconv.tracing.preserving import as_found
 from pytest_dwsconv.tracing.process_state import modes_as_found

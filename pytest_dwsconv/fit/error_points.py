@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from pytest_dwsconv.core.conv import transposed_sides
 from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.fit.moments import all_reduce, wide
-from pytest_dwsconv.fit.replay import CalibrationData, Override, Replay, floating
+from pytest_dwsconv.fit.refusals import floating
+from pytest_dwsconv.fit.replay import CalibrationData, Override, Replay
 from pytest_dwsconv.tracing.counting import CONVOLUTIONS
 from pytest_dwsconv.tracing.steps import OWNER
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.fit.comparison import buffers_as_found, compared, watching
-from pytest_dwsconv.fit.replay import floating, given
+from pytest_dwsconv.fit.refusals import floating
+from pytest_dwsconv.fit.replay import given
 from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.tracing.preserving import as_found
 

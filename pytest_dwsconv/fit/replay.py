@@ -19,9 +19,10 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from pytest_dwsconv.errors import DwsconvError, InputError, TracingError
+from pytest_dwsconv.fit.refusals import floating, path, rejected, same, why_not_repeated
 from pytest_dwsconv.fit.variation import Variation
 from pytest_dwsconv.tracing.preserving import copied
-from pytest_dwsconv.tracing.trace import ADVICE, Trace, trace
+from pytest_dwsconv.tracing.trace import Trace, trace
 
 Override = Callable[[Tensor], Tensor]
 """What a node computes instead, from its first argument."""
@@ -44,14 +45,6 @@ def given(batch: Any) -> Arguments:
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return (tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)), {}
-
-
-def rejected(index: int, error: TracingError) -> TracingError:
-    """The same of a batch, whose forward nobody chose inputs for."""
-    said = str(error).removesuffix(ADVICE).rstrip()
-    return TracingError(
-        f"calibration batch {index}: {said} Batches hold inputs of the forward, without labels."
-    )
 
 
 class Replay:
@@ -77,10 +70,6 @@ class Replay:
         }
         self.written: dict[int, list[int]] = {}
         """By the place of a node, the places of the values that it writes into."""
-
-    @property
-    def signature(self) -> list[tuple[str, str]]:
-        return [(node.op, str(node.target)) for node in self.nodes]
 
     def start(self, batch: Any) -> dict[int, Any]:
         """The values of the placeholders."""
@@ -270,8 +259,8 @@ class CalibrationData:
         try:
             found = Replay(trace(model, args, kwargs))
         except TracingError as error:
-            raise rejected(index, error) from error
-        if self.replays and found.signature != self.graph.signature:
+            raise rejected(self.batches[index], index, error) from error
+        if self.replays and path(found.nodes) != path(self.graph.nodes):
             raise InputError(
                 f"calibration batch {index} takes another path through the forward than batch 0; "
                 "give batches of one kind"
@@ -292,7 +281,7 @@ class CalibrationData:
             )
         self.varying.add("", expected)
         with self._repeated(model, index):
-            if not _same(expected, self.outputs(index, {})):
+            if not same(expected, self.outputs(index, {})):
                 raise RuntimeError("other outputs than the forward gives")
 
     @contextmanager
@@ -306,11 +295,13 @@ class CalibrationData:
         except DwsconvError:
             raise
         except Exception as error:
+            known = path(self.graph.nodes) if self.replays else None
+            args, kwargs = arguments(self.batches[index])
+            why = why_not_repeated(model, args, kwargs, known)
             raise InputError(
                 f"{type(model).__name__} cannot be run again from its recorded forward, so it "
-                f"cannot be fitted: calibration batch {index} gives something else then, as where "
-                "the forward takes another path, computes with numbers it has read, switches "
-                "autocast, or writes into memory past PyTorch; use init='svd'"
+                f"cannot be fitted: calibration batch {index} gives something else then, {why}; "
+                "use init='svd'"
             ) from error
 
     def outputs(self, index: int, overrides: Mapping[int, Override]) -> list[Tensor]:
@@ -319,15 +310,6 @@ class CalibrationData:
         values = replay.start(self.batches[index])
         replay.run(values, len(replay.nodes), overrides)
         return floating(values[len(replay.nodes) - 1])
-
-
-def _same(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
-    return len(expected) == len(found) and all(
-        a.shape == b.shape
-        and a.dtype == b.dtype
-        and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * _size(a), equal_nan=True)
-        for a, b in zip(expected, found, strict=True)
-    )
 
 
 def _ordered(batches: Sequence[Any]) -> Sequence[Any]:
@@ -353,15 +335,6 @@ def _kind(batch: Any) -> tuple[Any, ...]:
         else:
             kinds.append((type(leaf), repr(leaf)))
     return tuple(kinds)
-
-
-def floating(value: Any) -> list[Tensor]:
-    return [tensor for tensor in _tensors(value) if tensor.is_floating_point()]
-
-
-def _size(tensor: Tensor) -> float:
-    finite = tensor[torch.isfinite(tensor)]
-    return float(finite.double().square().mean().sqrt()) if finite.numel() else 0.0
 
 
 class BatchRun:

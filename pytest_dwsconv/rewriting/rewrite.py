@@ -21,7 +21,7 @@ from pytest_dwsconv.fit.calibration import Calibration, calibrate
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
 from pytest_dwsconv.fit.layers.fitted import Fitted
 from pytest_dwsconv.fit.planning import Budgets, Option, estimate
-from pytest_dwsconv.fit.replay import rejected
+from pytest_dwsconv.fit.refusals import rejected
 from pytest_dwsconv.fit.training.samples import PLAIN_PASSES
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.acceptance import Terms, check_alone, check_held_out, smallest
@@ -255,7 +255,7 @@ def _analyzed(model: nn.Module, batches: Sequence[Any], policy: Policy) -> tuple
     try:
         return inputs, analyze(model, example_inputs=inputs, policy=policy)
     except TracingError as error:
-        raise rejected(0, error) from error
+        raise rejected(batches[0], 0, error) from error
 
 
 def _searched(

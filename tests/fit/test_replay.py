@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -85,9 +86,26 @@ def test_a_path_chosen_by_an_argument_or_by_data_is_seen_on_whichever_batch_take
     ):
         fitted(ByArgument(), [(x, "b" if index == 3 else "a") for index, x in enumerate(images())])
     with pytest.raises(
-        InputError, match=r"^ByData cannot be run again .* calibration batch 5 gives something else"
+        InputError,
+        match=r"^ByData cannot be run again .* calibration batch 5 gives something else then, "
+        r"for a loop or a condition of the forward depends on the values of its inputs",
     ):
         fitted(ByData(), [x.abs() * (-1 if index == 5 else 1) for index, x in enumerate(images())])
+
+
+@pytest.mark.parametrize("draw", [torch.randn_like, F.dropout, lambda x: np.random.rand() * x])
+def test_a_forward_that_draws_random_numbers_is_said_to(draw: Callable[[Tensor], Tensor]) -> None:
+    class Noisy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + draw(x).mean()  # type: ignore[no-any-return, no-untyped-call]
+
+    with pytest.raises(InputError, match=r"for the forward draws random numbers, as by randn_like"):
+        fitted(Noisy(*two()), images())
+
+
+def test_arrays_in_batches_are_said_to_be_made_tensors() -> None:
+    with pytest.raises(TracingError, match=r"by torch\.from_numpy\(array\)\.$"):
+        fitted(nn.Sequential(*two()), [x.numpy() for x in images()])
 
 
 def test_numbers_among_the_arguments_may_change_from_batch_to_batch() -> None:
