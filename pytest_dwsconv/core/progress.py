@@ -78,7 +78,8 @@ class Progress:
     def _line(self, shown: dict[str, str]) -> str:
         since = monotonic() - self._begun
         left = since / (self.done - self._first) * (self.total - self.done)
-        of = f"{self.done} of {self.total} {self.unit}s"
+        plural = "es" if self.unit.endswith("s") else "s"
+        of = f"{self.done} of {self.total} {self.unit}{plural}"
         parts = [f"{self.stage} {self._item}".strip(), of]
         parts += [f"{name} {value}" for name, value in shown.items()]
         parts.append(f"about {left / MINUTE:.0f} min left")

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from math import isfinite
 from statistics import median
 from typing import Any
@@ -177,6 +178,10 @@ class RewriteResult:
 
     def __str__(self) -> str:
         return "\n".join(map(plain, self._lines()))
+
+    def _repr_html_(self) -> str:
+        """The same in a notebook."""
+        return f"<pre>{escape(str(self))}</pre>"
 
     def _lines(self) -> Iterator[str]:
         before, after = self.report_before, self.report_after

@@ -16,12 +16,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None, seconds: float) -> str:
+def shown(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None, seconds: float, unit: str = "layer"
+) -> str:
     """What four steps print that take so many seconds each."""
     now = [0.0]
     monkeypatch.setattr(progress, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys, "stderr", stream)
-    with Progress("fitting", 4, "layer") as bar:
+    with Progress("fitting", 4, unit) as bar:
         for layer in ("a", "b", "c", "d"):
             bar.at(layer)
             now[0] += seconds
@@ -40,6 +42,10 @@ def test_a_log_gets_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
         "fitting b, 2 of 4 layers, error 0.123, about 2 min left",
         "fitting d, 4 of 4 layers, error 0.123, about 0 min left",
     ]
+
+
+def test_passes_have_their_plural(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "1 of 4 passes" in shown(monkeypatch, io.StringIO(), 60, "pass")
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), None])

@@ -140,6 +140,25 @@ def test_an_output_does_not_get_worse_for_another_in_the_refinement() -> None:
     assert min(after[name] / before[name] for name in before) < 0.95
 
 
+class OneTensor(Detector):
+    """The same outputs in one tensor, where the boxes are thousands of times as large."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        found = super().forward(x)
+        return torch.cat([found["boxes"], found["scores"]], 1)
+
+
+def test_boxes_and_scores_in_one_tensor_are_fitted_as_those_in_two() -> None:
+    apart, data = trained(Detector), images(6)
+    together = OneTensor().eval()
+    together.load_state_dict(apart.state_dict())
+    found = fitted(together, data, refine=4)
+    wanted = fitted(apart, data, refine=4)
+    assert list(found.output_errors) == ["output[:, 0:4]", "output[:, 4:10]"]
+    pairs = zip(found.output_errors.values(), wanted.output_errors.values(), strict=True)
+    assert all(own == pytest.approx(other, rel=0.05) for own, other in pairs)
+
+
 def test_the_weights_of_the_best_passes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     weights: dict[bool, dict[int, Tensor]] = {}
 
@@ -240,6 +259,7 @@ def test_the_result_is_written_as_text_and_json() -> None:
     shown = str(result)
     assert f"relative error of the outputs, held-out data: {result.output_error:.3f}" in shown
     assert "by output: output['boxes'] " in shown
+    assert result._repr_html_().startswith("<pre>Detector: ")
 
 
 def test_nothing_is_told_of_a_network_that_nothing_was_held_out_for() -> None:
