@@ -19,16 +19,21 @@ from pytest_dwsconv.core.conv import (
 )
 
 
-def forms_for(forms: Sequence[Form], needed: Form | Order | None) -> tuple[Form, ...]:
-    """The forms for one convolution: those given, or the order that it needs.
+def forms_for(
+    forms: Sequence[Form], spec: ConvSpec, needed: Form | Order | None
+) -> tuple[Form, ...]:
+    """The forms for one convolution: those given, or what is left where it needs an order.
 
     With few input channels it needs ``pointwise_first``: forms that begin with a filter for each
     channel would make all its outputs mixtures of the same few maps. A bottleneck would not, so it
-    stays where it is asked for by name.
+    stays where it is asked for by name. A transposed convolution that enlarges its input needs a
+    pointwise part before, which a bottleneck has, too.
     """
     if needed is None or tuple(forms) == (Form.BOTTLENECK,):
         return tuple(forms)
-    return (Form(needed),)
+    if spec.has_few_inputs:
+        return (Form(needed),)
+    return tuple(form for form in forms if form in (needed, Form.BOTTLENECK)) or (Form(needed),)
 
 
 LARGEST_GROUP = 8

@@ -254,7 +254,9 @@ def estimate(
     entries = {
         name: [
             PlanEntry.of(name, finding.spec, *choice)
-            for choice in sizes.choices(finding.spec, sizes.forms_for(forms, finding.order))
+            for choice in sizes.choices(
+                finding.spec, sizes.forms_for(forms, finding.spec, finding.order)
+            )
         ]
         for name, finding in by_name.items()
     }

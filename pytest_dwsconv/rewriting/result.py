@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from pytest_dwsconv.core.conv import ORDERS
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import CANDIDATE_CODE
@@ -187,6 +188,9 @@ class RewriteResult:
         before, after = self.report_before, self.report_after
         replaced = len(self.plan.entries)
         yield f"{before.model}: {replaced} of {len(before.findings)} convolutions replaced"
+        forms = Counter(entry.form for entry in self.plan.entries)
+        if not forms.keys() <= {*ORDERS}:
+            yield "forms: " + ", ".join(f"{n} {form.value}" for form, n in forms.most_common())
         if self.acceptance is not None:
             yield self.acceptance.line()
         yield from self._left_alone()

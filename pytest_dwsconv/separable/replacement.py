@@ -68,7 +68,7 @@ def possible(
     is the order that it needs because it has few input channels: then the forms that would make all
     outputs mixtures of these are left out.
     """
-    forms, than = forms_for(forms, needed), Form(needed or Form.DEPTHWISE_FIRST)
+    forms, than = forms_for(forms, spec, needed), Form(needed or Form.DEPTHWISE_FIRST)
     if len(forms) == 1:
         size = size_for(spec, forms[0], depth_multiplier, than)
         return [PlanEntry.of(name, spec, forms[0], size)]

@@ -115,8 +115,24 @@ def test_a_bottleneck_of_few_inputs_gets_what_pointwise_first_costs() -> None:
     ],
 )
 def test_few_inputs_leave_few_forms(forms: tuple[Form, ...], found: tuple[Form, ...]) -> None:
-    assert forms_for(forms, Form.POINTWISE_FIRST) == found
-    assert forms_for(forms, None) == forms
+    stem = ConvSpec(2, 3, 64, (7, 7))
+    assert forms_for(forms, stem, Form.POINTWISE_FIRST) == found
+    assert forms_for(forms, stem, None) == forms
+
+
+@pytest.mark.parametrize(
+    ("forms", "found"),
+    [
+        (ALL, (Form.POINTWISE_FIRST, Form.BOTTLENECK)),
+        ((Form.DEPTHWISE_FIRST,), (Form.POINTWISE_FIRST,)),
+        ((Form.GROUPED,), (Form.POINTWISE_FIRST,)),
+    ],
+)
+def test_what_enlarges_its_input_begins_with_a_pointwise_part(
+    forms: tuple[Form, ...], found: tuple[Form, ...]
+) -> None:
+    up = ConvSpec(2, 64, 32, (4, 4), (2, 2), transposed=True)
+    assert forms_for(forms, up, Form.POINTWISE_FIRST) == found
 
 
 # -- under a budget

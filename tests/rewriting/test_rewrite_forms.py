@@ -53,6 +53,7 @@ def test_a_form_is_taken_by_its_name(net: Net, form: Form, init: str) -> None:
     assert result.plan.params_after < result.plan.params_before
     assert result.model(torch.randn(SIZE)).shape == (2, 48, 6, 6)
     assert not {f.name for f in result.report_after.candidates if "." in f.name}
+    assert f"{2 + (form is Form.BOTTLENECK)} {form.value}" in str(result)
     assert set(result.errors) == (set(found) if init == "svd" else set())
 
 

@@ -85,7 +85,7 @@ def _entries(
     for finding in report.candidates:
         name, spec = finding.name, finding.spec
         if goal.chooses_sizes:
-            sizes = choices(spec, forms_for(forms, finding.order))
+            sizes = choices(spec, forms_for(forms, spec, finding.order))
             found[name] = [PlanEntry.of(name, spec, form, size) for form, size in sizes]
         else:
             found[name] = possible(name, spec, forms, depth_multiplier, finding.order)
