@@ -1,0 +1,96 @@
+"""The choice among a layer's replacements, and how closely few samples tie them to the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_dwsconv.core.conv import ConvSpec, Form
+from pytest_dwsconv.core.plan import PlanEntry
+from pytest_dwsconv.fit.error_points import Call
+from pytest_dwsconv.fit.layers import choice
+from pytest_dwsconv.fit.layers.choice import fit_layer
+from pytest_dwsconv.fit.layers.problem import RIDGE, STRONGEST, LayerProblem
+from pytest_dwsconv.fit.least_squares.problem import Problem
+from pytest_dwsconv.fit.observations import Layer, Observation
+from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
+
+
+def layer_of(*entries: tuple[Form, int]) -> Layer:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 12, 3, padding=1)
+    call = Call(0, 2, 0, torch.ones(12, dtype=torch.float64), None, None)
+    spec = ConvSpec(2, 8, 12, (3, 3))
+    return Layer("conv", conv, [PlanEntry.of("conv", spec, *entry) for entry in entries], (call,))
+
+
+@torch.no_grad()
+def seen_by(layer: Layer, samples: int) -> list[Observation]:
+    x = torch.randn(samples, 8, 10, 10).cumsum(2)
+    target = layer.conv(x)
+    return [Observation(layer.calls[0], x, target, torch.zeros_like(target))]
+
+
+WEIGHTS = {0: torch.eye(12, dtype=torch.float64)}
+
+
+def test_a_layer_whose_fit_does_not_hold_gets_the_nearest_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def useless(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Factors:
+        return Factors(**{name: -part.double() for name, part in start.by_part().items()})
+
+    layer = layer_of((Form.BOTTLENECK, 9))
+    monkeypatch.setattr(choice, "fit", useless)
+    with torch.no_grad():
+        fitted = fit_layer(layer, seen_by(layer, 8), seen_by(layer, 4), WEIGHTS)
+    entry = layer.entries[0]
+    wanted = dense_kernel(decompose(layer.conv.weight, 1, entry.form).factors(9), entry)
+    torch.testing.assert_close(fitted.module.weight.detach(), wanted.detach())
+
+
+def test_the_form_is_chosen_by_what_is_judged_and_not_by_what_was_seen() -> None:
+    layer = layer_of((Form.DEPTHWISE_FIRST, 1), (Form.BOTTLENECK, 40))
+    seen = seen_by(layer, 8)
+    with torch.no_grad():
+        assert fit_layer(layer, seen, seen, WEIGHTS).entry.form is Form.BOTTLENECK
+        alone = {
+            entry.form: fit_layer(replace(layer, entries=[entry]), seen, seen, WEIGHTS)
+            for entry in layer.entries
+        }
+        # what the worse of the two gives is taken for the original's values
+        judged = [
+            one._replace(target=alone[Form.DEPTHWISE_FIRST](one.x)) for one in seen_by(layer, 8)
+        ]
+        assert fit_layer(layer, seen, judged, WEIGHTS).entry.form is Form.DEPTHWISE_FIRST
+
+
+def test_a_form_that_is_hopeless_after_few_rounds_is_fitted_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds: dict[Form, int] = dict.fromkeys(Form, 0)
+    solve = choice.__dict__["fit"]
+
+    def counted(problem: Problem, entry: PlanEntry, start: Factors, number: int) -> Factors:
+        rounds[entry.form] += number
+        found: Factors = solve(problem, entry, start, number)
+        return found
+
+    monkeypatch.setattr(choice, "fit", counted)
+    layer = layer_of((Form.POINTWISE_FIRST, 1), (Form.BOTTLENECK, 40))
+    seen = seen_by(layer, 8)
+    with torch.no_grad():
+        fit_layer(layer, seen, seen, WEIGHTS)
+    assert rounds[Form.POINTWISE_FIRST] == choice.PROBE_ROUNDS < rounds[Form.BOTTLENECK]
+
+
+@pytest.mark.parametrize(("samples", "share"), [(4, STRONGEST), (64, RIDGE / 64)])
+def test_few_samples_tie_a_fit_more_closely_to_the_kernel(samples: int, share: float) -> None:
+    layer = layer_of()
+    seen = seen_by(layer, samples)
+    problem = LayerProblem(layer, seen, WEIGHTS[0][None])
+    taps = nn.functional.unfold(seen[0].x.double(), 3, padding=1).transpose(0, 1).flatten(1)
+    assert float(problem.ridge) == pytest.approx(share * float(taps.var(1, correction=0).mean()))
