@@ -2,9 +2,9 @@
 
 A page that has commands to run names the folder of its example, as ``<!-- runs in: examples/NAME
 -->``. They run in a copy of that folder, one after the other. In what they print to standard
-output, ``...`` stands for any lines, and numbers with a decimal point may differ, because sums
-round differently from machine to machine. ``<!-- needs: MODULE ... -->`` names what has to be
-installed besides.
+output, ``...`` stands for any lines. Percentages and numbers with a decimal point may differ,
+because sums round differently from machine to machine. ``<!-- needs: MODULE ... -->`` names what
+has to be installed besides.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pattern_of(shown: str) -> str:
         if line == "...":
             lines.append(r"(?:.*\n)*?")
         else:
-            text = re.sub(r"\d+\\\.\d+", r"[\\d.]+", re.escape(line))
+            text = re.sub(r"\d+(\\\.\d+|(?=%))", r"[\\d.]+", re.escape(line))
             # reason: pytest pads the line that ends in its duration
             lines.append(re.sub("={4,}", "=+", text) + r"[ ]*\n")
     return "".join(lines)
@@ -90,6 +90,7 @@ def test_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> N
     ("shown", "printed", "same"),
     [
         ("accuracy 96.5%\n", "accuracy 95.1%\n", True),
+        ("58% right\n", "100% right\n", True),
         ("97,652 parameters\n", "97,653 parameters\n", False),
         ("first\n...\nlast\n", "first\n1\n2\nlast\n", True),
         ("first\n...\nlast\n", "first\n1\n2\n", False),
