@@ -20,13 +20,15 @@ project = "pytest-dwsconv"
 author = "The pytest-dwsconv developers"
 project_copyright = "the pytest-dwsconv developers, MIT licence"
 release = __version__
-smartquotes = False  # of an option's dashes they make one
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-autodoc_typehints = "description"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+suppress_warnings = ["ref.python"]  # two classes are called Layer
 autodoc_member_order = "bysource"
 nitpicky = True
 nitpick_ignore_regex = [
@@ -37,7 +39,7 @@ nitpick_ignore_regex = [
         r"(collections|decimal|os|pathlib|typing|torch|nn|matplotlib|DataFrame|Axes|PathLike|Path)\b.*",
     ),
     # names that only annotations have
-    (r"py:.*", r"'above 0'|.*\._Data|AbsentKind|Counted|Layout"),
+    (r"py:.*", r"'above 0'|.*\._Data|AbsentKind|Decimal|Positive|dict\[str|.*Counted|.*Layout"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from argparse import ArgumentParser
 from types import ModuleType
 from typing import Any
@@ -45,8 +46,12 @@ FIXTURES = {
 
 
 def defined(rows: list[tuple[str, str]]) -> str:
-    """A definition list."""
-    return "\n\n".join(f"`{name}`\n: {text}" for name, text in rows)
+    """A definition list; options in its text are code, so that their dashes stay two."""
+    found = []
+    for name, text in rows:
+        marked = re.sub("(--dws[a-z-]+)", r"`\1`", text)
+        found.append(f"`{name}`\n: {marked}")
+    return "\n\n".join(found)
 
 
 def options() -> str:

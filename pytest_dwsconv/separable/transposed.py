@@ -24,8 +24,8 @@ class SeparableConvTransposeNd(SeparableConvNd):
     Takes the arguments of ``nn.ConvTransposeNd`` at the same positions, then those of
     ``SeparableConvNd``. Its ``depthwise`` part is a transposed convolution, which has the stride,
     the padding, the dilation and the output padding; the forms, and all else, are those of
-    ``SeparableConvNd``. ``weight`` has the layout of ``nn.ConvTransposeNd``, (C, M / groups,
-    *kernel_size).
+    ``SeparableConvNd``. ``weight`` has the layout of ``nn.ConvTransposeNd``, ``(C, M / groups,
+    *kernel_size)``.
 
     Raises:
         InputError: an argument is out of range or does not fit the others.
