@@ -7,7 +7,7 @@ whether the result is kept.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf, isfinite
 from typing import Any, NamedTuple
@@ -86,8 +86,8 @@ def check_alone(terms: Terms, init: str | None, *choosing: object) -> None:
         )
     if any(choosing):
         raise InputError(
-            f"to keep {terms}, the smallest plan that does is searched: leave out plan, budget, "
-            "target and depth_multiplier"
+            f"to keep {terms}, the smallest plan that does is searched: leave out plan, budget "
+            "and depth_multiplier"
         )
 
 
@@ -103,7 +103,7 @@ def check_held_out(terms: Terms, batches: Sequence[Any]) -> None:
         )
 
 
-class _Rung(NamedTuple):
+class Rung(NamedTuple):
     """A plan, the parameters of the model with it, and the loss predicted of it."""
 
     plan: Plan
@@ -115,21 +115,20 @@ def smallest(
     model: nn.Module,
     terms: Terms,
     report: Report,
-    options: Mapping[str, Sequence[Option]],
+    rungs: Sequence[Rung],
     rewritten: Callable[[Plan], RewriteResult],
 ) -> RewriteResult:
-    """The result with the fewest parameters that keeps the terms; the original if none does.
+    """The first of these results that keeps the terms; the original if none does.
 
-    It is taken for granted that a plan of more parameters, chosen as the best for them, is better.
+    It is taken for granted that each plan is nearer to the original than those before it.
 
     Args:
         model: the original.
         terms: what to keep.
         report: the analysis of the original.
-        options: what can be done with each candidate.
+        rungs: plans from the smallest, or the fastest, on.
         rewritten: carries out a plan on a copy, fitted.
     """
-    rungs = _ladder(report, options)
     judge = _Judge(model, terms, rewritten)
     low, high = 0, len(rungs)
     best: RewriteResult | None = None
@@ -146,25 +145,35 @@ def smallest(
     return replace(best, report_before=report, acceptance=acceptance)
 
 
-def _ladder(report: Report, options: Mapping[str, Sequence[Option]]) -> list[_Rung]:
-    """The best plan for each budget, from the fewest parameters to the most."""
+def plans_by_size(report: Report, options: Mapping[str, Sequence[Option]]) -> list[Plan]:
+    """The best plan for each of some budgets, from the fewest parameters to the most."""
     if not options:
         return []
     (limited,) = budget_limits(report, options, {"params": report.params})
     saved = limited.limit - sum(map(min, limited.amounts))
     least = report.params - saved
-    losses = {option.entry: option.loss for each in options.values() for option in each}
-    rungs: dict[Plan, _Rung] = {}
+    plans: dict[Plan, int] = {}
     for step in range(BUDGETS):
         budget = int(least * (report.params / least) ** (step / BUDGETS))
         plan = allocate(report, options, {"params": max(budget, least)})
+        if plan.entries:
+            plans[plan] = plan.params_after - plan.params_before
+    return sorted(plans, key=lambda plan: plans[plan])
+
+
+def rungs_of(
+    report: Report, options: Mapping[str, Sequence[Option]], plans: Iterable[Plan]
+) -> list[Rung]:
+    """The plans with their parameters and losses, in their order."""
+    losses = {option.entry: option.loss for each in options.values() for option in each}
+    rungs = []
+    for plan in plans:
         params = report.params - plan.params_before + plan.params_after
-        rungs[plan] = _Rung(plan, params, sum(losses[entry] for entry in plan.entries))
-    found = [rung for rung in rungs.values() if rung.plan.entries]
-    return sorted(found, key=lambda rung: rung.params)
+        rungs.append(Rung(plan, params, sum(losses[entry] for entry in plan.entries)))
+    return rungs
 
 
-def _next(rungs: Sequence[_Rung], judge: _Judge, terms: Terms) -> int:
+def _next(rungs: Sequence[Rung], judge: _Judge, terms: Terms) -> int:
     """Which of these to try: the middle one, or that from which on the terms should be kept.
 
     Squared errors are as their predictions, to scale; the last one measured says to which.
@@ -196,7 +205,7 @@ class _Judge:
         self.scale: float | None = None
         """Squared error of the outputs over the loss that was predicted."""
 
-    def tried(self, rung: _Rung) -> RewriteResult:
+    def tried(self, rung: Rung) -> RewriteResult:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # of plans that are not returned
             result = self.rewritten(rung.plan)

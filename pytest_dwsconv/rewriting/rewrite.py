@@ -20,11 +20,18 @@ from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.fit.calibration import Calibration, calibrate
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
 from pytest_dwsconv.fit.layers.fitted import Fitted
-from pytest_dwsconv.fit.planning import Budgets, Option, estimate
+from pytest_dwsconv.fit.planning import Budgets
 from pytest_dwsconv.fit.refusals import rejected
 from pytest_dwsconv.fit.training.samples import PLAIN_PASSES
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rewriting.acceptance import Terms, check_alone, check_held_out, smallest
+from pytest_dwsconv.rewriting.acceptance import (
+    Terms,
+    check_alone,
+    check_held_out,
+    plans_by_size,
+    rungs_of,
+    smallest,
+)
 from pytest_dwsconv.rewriting.application import (
     check_fits,
     convolution,
@@ -41,7 +48,7 @@ from pytest_dwsconv.rewriting.arguments import (
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
 from pytest_dwsconv.rewriting.outcome import Outcome, Placement, concluded, normalisations, told
 from pytest_dwsconv.rewriting.planning.goal import EDGETPU, goal_of
-from pytest_dwsconv.rewriting.planning.planner import planned
+from pytest_dwsconv.rewriting.planning.planner import confirmed, estimated, planned, plans_by_time
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
     SHAPES,
@@ -140,7 +147,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             loses is taken to be its weight error. If the network is not faster with any plan, the
             plan is empty; ``report_before.evidence`` says why.
         objective: ``"latency"`` for the fastest network within the budget, instead of the least
-            loss.
+            loss. With ``max_error`` and the like a target means that anyway.
         max_error: in place of ``budget``: the smallest plan is searched with which
             ``output_error`` of the result is at most this, such as 0.05, and no output is as wrong
             as its mean. The original is returned, with an empty plan, where none keeps it. Like the
@@ -173,9 +180,9 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         FormatError: an amount of the budget is not written as one.
         TracingError: the forward fails on the inputs.
     """
-    goal = goal_of(target, objective, budget)
     terms = Terms.of(accept, max_error, min_agreement, evaluate)
-    check_alone(terms, init, depth_multiplier != 1, goal, plan)
+    goal = goal_of(target, objective, budget, has_terms=bool(terms))
+    check_alone(terms, init, depth_multiplier != 1, budget, plan)
     forms = allowed_forms(order, form, all_forms=bool(terms) or goal is not None)
     init = init or (FIT if terms else "svd")
     check_init(init, (*INITS, FIT))
@@ -202,7 +209,10 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             few_channels=few_channels,
             verify=verify,
         )
-        return told(_searched(model, terms, forms, policy, calibration, inplace, fitted_with))
+        given = input_size, example_inputs
+        return told(
+            _searched(model, terms, forms, policy, calibration, inplace, target, given, fitted_with)
+        )
     placement: Placement | None = None
     try:
         # reason: weights made under inference mode can never be trained
@@ -258,28 +268,49 @@ def _analyzed(model: nn.Module, batches: Sequence[Any], policy: Policy) -> tuple
         raise rejected(batches[0], 0, error) from error
 
 
-def _searched(
+def _searched(  # noqa: PLR0913, PLR0917  # what rewrite was given, as it is
     model: nn.Module,
     terms: Terms,
     forms: Sequence[Form],
     policy: Policy,
     calibration: Iterable[Any] | None,
     inplace: bool,
+    target: str | None,
+    given: tuple[Any, Any],
     fitted: Callable[..., RewriteResult],
 ) -> RewriteResult:
-    """The smallest fitted network that keeps the terms; every plan is tried on a copy."""
+    """The smallest, or fastest, fitted network that keeps the terms; each is tried on a copy.
+
+    ``given`` are a shape and example inputs.
+    """
     with torch.inference_mode(False):
         batches = checked_batches(calibration, FIT, None)
         check_held_out(terms, batches)
-        _, before = _analyzed(model, batches, policy)
+        example_inputs, before = _analyzed(model, batches, policy)
+        input_size = None
+        if target is not None and given != (None, None):
+            # reason: latencies are those of the inputs that are given, and not of a whole batch
+            input_size, example_inputs = given
+            before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
+        inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
         check_patterns(policy, before)
         with autocast_off(model), buffers_as_found(model):
-            options = _options(model, before, batches, forms)
+            options = estimated(model, before, forms, batches)
+            if target is None:
+                plans = plans_by_size(before, options)
+            else:
+                plans = plans_by_time(model, before, options, target, inputs)
 
     def tried(plan: Plan) -> RewriteResult:
         return fitted(plan=plan, calibration=batches)
 
-    found = smallest(model, terms, before, options, tried)
+    found = smallest(model, terms, before, rungs_of(before, options, plans), tried)
+    if target is not None:
+        plan, evidence = confirmed(model, before, found.plan, target, inputs)
+        before = before.with_evidence(evidence)
+        if plan != found.plan:
+            found = replace(tried(plan), acceptance=found.acceptance)
+        found = replace(found, report_before=before)
     if not inplace:
         return found
     again = fitted(plan=found.plan, calibration=batches, inplace=True)
@@ -323,13 +354,6 @@ def _choices(
             entries = [choose(name, convolution(model, name).weight, entries, init)]
         found[name] = entries
     return found
-
-
-def _options(
-    model: nn.Module, report: Report, batches: list[Any], forms: Sequence[Form]
-) -> dict[str, list[Option]]:
-    with as_found(list(model.modules())):
-        return estimate(model, report.candidates, batches, forms)
 
 
 def _plan_of(choices: Mapping[str, Sequence[PlanEntry]], fitted: Mapping[str, Fitted]) -> Plan:

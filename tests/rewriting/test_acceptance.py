@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv import InputError, Plan, RewriteResult, rewrite
 from pytest_dwsconv.fit import planning
-from pytest_dwsconv.rewriting import rewrite as rewriting
+from pytest_dwsconv.rewriting.planning import planner
 
 
 def images() -> list[Tensor]:
@@ -147,7 +147,7 @@ def test_what_each_choice_costs_is_weighed_once(monkeypatch: pytest.MonkeyPatch)
         weighed.append(args)
         return estimate(*args)
 
-    monkeypatch.setattr(rewriting, "estimate", counted)
+    monkeypatch.setattr(planner, "estimate", counted)
     search(network(), max_error=0.2)
     assert len(weighed) == 1
 
@@ -166,9 +166,8 @@ def nothing(model: nn.Module) -> None:
     ("options", "sentence"),
     [
         ({"max_error": 0.1, "budget": "1k"}, r"^to keep an output error of at most 0.1, the small"),
-        ({"max_error": 0.1, "depth_multiplier": 2}, "leave out plan, budget, target and depth"),
-        ({"max_error": 0.1, "target": "cpu"}, "leave out plan, budget, target and depth"),
-        ({"max_error": 0.1, "plan": Plan()}, "leave out plan, budget, target and depth"),
+        ({"max_error": 0.1, "depth_multiplier": 2}, "leave out plan, budget and depth"),
+        ({"max_error": 0.1, "plan": Plan()}, "leave out plan, budget and depth"),
         ({"max_error": 0.1, "init": "svd"}, "leave init='svd' out, or pass init='fit'"),
         ({"max_error": "much"}, r"^max_error 'much' is not a share"),
         ({"min_agreement": 98}, r"^min_agreement 98 is not a share"),

@@ -20,7 +20,7 @@ from pytest_dwsconv.latency.runs import current_conditions
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import apply_plan
 from pytest_dwsconv.rewriting.planning.goal import CPU, Goal
-from pytest_dwsconv.rewriting.planning.options import Options, TargetPlan
+from pytest_dwsconv.rewriting.planning.options import LADDER, Options, TargetPlan
 
 TRIES = 4
 """Plans that are measured whole, until one keeps a limit on the latency."""
@@ -42,6 +42,18 @@ def plan_for_cpu(
         InputError: a limit cannot be kept, or something cannot be measured.
     """
     return _Timed(model, report, options, goal, inputs).planned()
+
+
+def cpu_plans(
+    model: nn.Module, report: Report, options: Options, inputs: Sequence[Tensor]
+) -> list[Plan]:
+    """The plans of least loss, from the fastest to the slowest, by what the layers save.
+
+    Raises:
+        InputError: something cannot be measured.
+    """
+    goal = Goal(CPU, None, {}, fastest=False)
+    return _Timed(model, report, options, goal, inputs).plans()
 
 
 class _Choice(NamedTuple):
@@ -98,6 +110,24 @@ class _Timed:
             return self._without("nothing is replaced", whole)
         return self._with(plan, whole)
 
+    def plans(self) -> list[Plan]:
+        """The least loss for each of some times that are to be saved, from the most on."""
+        if not self.saved_ms:
+            return []
+        most = sum(map(max, self.saved_ms))
+        plans: dict[Plan, None] = {}
+        for step in range(LADDER):
+            # reason: rounding may take the first above what can be saved
+            places = self._saving(most * (1 - step / LADDER) - 1e-9)
+            if places is not None:
+                plans[plan_of_options(self.options, places)] = None
+        return [plan for plan in plans if plan.entries]
+
+    def _saving(self, ms: float) -> list[int] | None:
+        """The options of least loss that save as much by themselves; None if none do."""
+        less = [[-saved for saved in layer] for layer in self.saved_ms]
+        return least_loss(self.losses, [*self.budgets, Limited(less, -ms)])
+
     def _within(self, limit_ms: float) -> TargetPlan:
         """The least loss with which the whole network keeps the limit, as it is measured.
 
@@ -117,9 +147,7 @@ class _Timed:
             worth = whole.saved_ms / self._saved(places)
             if worth <= 0:
                 break
-            needed = (whole.first_ms - limit_ms) / worth
-            less = [[-ms for ms in layer] for layer in self.saved_ms]
-            found = least_loss(self.losses, [*self.budgets, Limited(less, -needed)])
+            found = self._saving((whole.first_ms - limit_ms) / worth)
             if found is None:
                 break
             places = found

@@ -14,7 +14,7 @@ from pytest_dwsconv.fit.allocation import Amounts, Limited, least_loss
 from pytest_dwsconv.fit.planning import budget_limits, check_reachable, plan_of_options
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.planning.goal import Goal
-from pytest_dwsconv.rewriting.planning.options import Options, TargetPlan
+from pytest_dwsconv.rewriting.planning.options import LADDER, Options, TargetPlan
 
 
 def plan_for_edgetpu(report: Report, options: Options, goal: Goal) -> TargetPlan:
@@ -45,6 +45,27 @@ def plan_for_edgetpu(report: Report, options: Options, goal: Goal) -> TargetPlan
     return TargetPlan(plan, evidence)
 
 
+def edgetpu_plans(report: Report, options: Options) -> list[Plan]:
+    """The plans of least loss, from the fastest to the slowest, by predicted latencies.
+
+    Raises:
+        InputError: the report has no MACs or is for a batch of several.
+    """
+    layers = _Layers(report, options, {})
+    fastest = layers.fastest()
+    if fastest is None:
+        return []
+    least, before = fastest[0], layers.as_it_is_ms
+    plans: dict[Plan, None] = {}
+    for step in range(LADDER):
+        # reason: rounding may take the first limit below what the fastest network takes
+        limit_ms = least * (before / least) ** (step / LADDER) + 1e-9
+        places = layers.within(limit_ms)
+        if places is not None:
+            plans[plan_of_options(options, places)] = None
+    return [plan for plan in plans if plan.entries]
+
+
 class _Layers:
     """The options of all layers with what they ask of the chip, by layer and option."""
 
@@ -66,9 +87,10 @@ class _Layers:
     def chosen(self, goal: Goal) -> list[int] | None:
         """The place of the option of each layer; None if no choice keeps all limits."""
         if goal.limit_ms is not None:
-            return self._within(goal.limit_ms)
+            return self.within(goal.limit_ms)
         if goal.fastest:
-            return self._fastest()
+            fastest = self.fastest()
+            return None if fastest is None else fastest[1]
         return least_loss(self.losses, [*self.budgets, self._fits]) or self._worth_it()
 
     @property
@@ -89,7 +111,20 @@ class _Layers:
         does_not_fit = Limited([[-size for size in layer] for layer in self.taken], -self.room)
         yield self._streaming_ms, self.other_ms - bus_ms(self.room), does_not_fit
 
-    def _within(self, limit_ms: float) -> list[int] | None:
+    @property
+    def as_it_is_ms(self) -> float:
+        """Milliseconds of an inference without replacements, as ``within`` reckons them."""
+        fits = sum(layer[0] for layer in self.taken) <= self.room
+        cases = list(self._cases())
+        times, rest, _ = cases[0] if fits else cases[1]
+        return rest + sum(layer[0] for layer in times)
+
+    def within(self, limit_ms: float) -> list[int] | None:
+        """The options of least loss that keep a limit; None if nothing does.
+
+        Where some parameters stream, all that is too much counts as streamed, with what the chip
+        rounds up: a little more than is predicted, so that the limit holds.
+        """
         found = []
         for times, rest, case in self._cases():
             limits = [*self.budgets, case, Limited(times, limit_ms - rest)]
@@ -97,12 +132,13 @@ class _Layers:
                 found.append((_sum(self.losses, places), places))
         return min(found)[1] if found else None
 
-    def _fastest(self) -> list[int] | None:
+    def fastest(self) -> tuple[float, list[int]] | None:
+        """The least milliseconds, and the options that take them; None if no budget is kept."""
         found = []
         for times, rest, case in self._cases():
             if (places := least_loss(times, [*self.budgets, case])) is not None:
                 found.append((rest + _sum(times, places), places))
-        return min(found)[1] if found else None
+        return min(found, default=None)
 
     def _worth_it(self) -> list[int] | None:
         """Where not all can fit: what saves time at no more loss than it costs on average.

@@ -41,8 +41,12 @@ class Goal:
         return self.target == EDGETPU or self.is_limited
 
 
-def goal_of(target: str | None, objective: str | None, budget: Budgets | None) -> Goal | None:
+def goal_of(
+    target: str | None, objective: str | None, budget: Budgets | None, has_terms: bool = False
+) -> Goal | None:
     """The goal of these arguments of a rewrite; None where there are none.
+
+    ``has_terms`` says whether others limit the loss.
 
     Raises:
         InputError: a target or an objective is not known, or one makes no sense without the other.
@@ -63,10 +67,10 @@ def goal_of(target: str | None, objective: str | None, budget: Budgets | None) -
         return None
     budgets = {} if budget is None else parse_budgets(budget)
     fastest = objective == LATENCY and limit_ms is None
-    if fastest and not budgets:
+    if fastest and not budgets and not has_terms:
         raise InputError(
             "objective='latency' needs a limit, or every layer would get what is fastest whatever "
-            "it costs: pass budget={'latency': '8ms'}, or a budget of something else"
+            "it costs: pass budget={'latency': '8ms'} or max_error=0.1, say"
         )
     return Goal(target, limit_ms, budgets, fastest)
 

@@ -29,6 +29,24 @@ class TargetPlan(NamedTuple):
     evidence: Mapping[str, Evidence]
 
 
+LADDER = 24
+"""Limits on a latency that plans are made for, from the fastest network to the original."""
+
+
+def options_of_plan(report: Report, plan: Plan) -> Options:
+    """To do with each layer of a plan what the plan says, or to keep it."""
+    by_name = {finding.name: finding for finding in report.findings}
+    found = {}
+    for entry in plan.entries:
+        finding = by_name[entry.name]
+        before, after = cost(finding.spec), replacement_cost(finding, entry.form, entry.size)
+        assert before is not None
+        assert after is not None
+        kept = Option(None, 0.0, Cost(before.params, finding.macs))
+        found[entry.name] = [kept, Option(entry, 0.0, after)]
+    return found
+
+
 def options_by_weights(
     model: nn.Module, report: Report, entries: Mapping[str, Sequence[PlanEntry]]
 ) -> Options:

@@ -8,16 +8,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import Form
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.sizes import choices, forms_for
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.planning import allocate, estimate
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rewriting.planning.cpu import plan_for_cpu
-from pytest_dwsconv.rewriting.planning.edgetpu import plan_for_edgetpu
+from pytest_dwsconv.rewriting.planning.cpu import cpu_plans, plan_for_cpu
+from pytest_dwsconv.rewriting.planning.edgetpu import edgetpu_plans, plan_for_edgetpu
 from pytest_dwsconv.rewriting.planning.goal import CPU, EDGETPU, Goal
-from pytest_dwsconv.rewriting.planning.options import Options, TargetPlan, options_by_weights
+from pytest_dwsconv.rewriting.planning.options import (
+    Options,
+    TargetPlan,
+    options_by_weights,
+    options_of_plan,
+)
 from pytest_dwsconv.separable.replacement import possible
 from pytest_dwsconv.tracing.preserving import as_found
 
@@ -48,10 +54,8 @@ def planned(
         as_it_is = predicted_evidence(report, Plan())
         if not goal.is_limited and not as_it_is[""].streamed_before:
             return TargetPlan(Plan(), as_it_is)
-    options: Options
     if batches and goal.chooses_sizes:
-        with as_found(list(model.modules())):
-            options = estimate(model, report.candidates, batches, forms)
+        options = estimated(model, report, forms, batches)
     else:
         entries = _entries(report, goal, forms, depth_multiplier)
         options = options_by_weights(model, report, entries)
@@ -60,6 +64,41 @@ def planned(
     if goal.target == CPU and inputs is not None:
         return plan_for_cpu(model, report, options, goal, inputs[0])
     return TargetPlan(allocate(report, options, goal.budgets), {})
+
+
+def estimated(
+    model: nn.Module, report: Report, forms: Sequence[Form], batches: Sequence[Any]
+) -> Options:
+    """What can be done with each candidate, with losses predicted from the batches."""
+    with as_found(list(model.modules())):
+        return estimate(model, report.candidates, batches, forms)
+
+
+def plans_by_time(
+    model: nn.Module, report: Report, options: Options, target: str, inputs: Arguments | None
+) -> list[Plan]:
+    """The plans of least loss for a target, from the fastest to the slowest.
+
+    Raises:
+        InputError: there are no inputs, or something cannot be measured.
+    """
+    _check_inputs(target, inputs)
+    if target == CPU and inputs is not None:
+        return cpu_plans(model, report, options, inputs[0])
+    return edgetpu_plans(report, options)
+
+
+def confirmed(
+    model: nn.Module, report: Report, plan: Plan, target: str, inputs: Arguments | None
+) -> TargetPlan:
+    """The plan with what is known of it, or an empty one if a network with it is not faster."""
+    if target == CPU and not plan.entries:
+        reason = "no network that is faster keeps what is asked of it"
+        return TargetPlan(plan, {"": Evidence(CPU, Source.MEASURED, Effect.NONE, reason=reason)})
+    if target == CPU and inputs is not None:
+        goal = Goal(CPU, None, {}, fastest=False)
+        return plan_for_cpu(model, report, options_of_plan(report, plan), goal, inputs[0])
+    return TargetPlan(plan, predicted_evidence(report, plan))
 
 
 def _check_inputs(target: str, inputs: Arguments | None) -> None:

@@ -180,6 +180,32 @@ def test_a_budget_is_kept_by_what_is_faster_alone() -> None:
         planned(budget={"params": "1k"})
 
 
+DATA = [torch.randn(16, *SHAPE[1:], generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest_dwsconv.errors.FitWarning")
+@pytest.mark.parametrize("slower", [False, True])
+def test_the_fastest_network_that_keeps_the_terms_is_searched(
+    whole: list[Comparison], slower: bool
+) -> None:
+    if slower:
+        whole.append(comparison(8, 9, Conditions(1)))
+    result = planned(accept=lambda _: True, calibration=DATA, refine=0)
+    assert sizes(result.plan) == ({} if slower else {"0": 1, "1": 1})
+    assert of_network(result).effect is (Effect.SLOWER if slower else Effect.FASTER)
+    assert result.acceptance is not None
+    assert len(result.acceptance.trials) <= 5
+
+
+@pytest.mark.usefixtures("whole")
+def test_where_no_network_keeps_the_terms_the_original_is_returned_and_that_is_said() -> None:
+    result = planned(accept=lambda _: False, calibration=DATA, refine=0)
+    assert result.plan == Plan()
+    assert str(of_network(result)) == (
+        "cpu: no gain (measured): no network that is faster keeps what is asked of it"
+    )
+
+
 @pytest.mark.usefixtures("whole")
 def test_the_memory_format_is_that_of_the_network() -> None:
     model: Any = network()

@@ -19,6 +19,7 @@ from pytest_dwsconv.fit.planning import Option
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.planning.edgetpu import plan_for_edgetpu
 from pytest_dwsconv.rewriting.planning.goal import Goal
+from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.rewrite import rewrite
 
 SHAPE = (1, 640, 2, 2)
@@ -159,6 +160,27 @@ def test_a_network_is_rewritten_until_nothing_streams(init: str) -> None:
     assert {f.name for f in result.report_before.findings if f.evidence} == {
         entry.name for entry in result.plan.entries
     }
+
+
+@pytest.mark.filterwarnings("ignore::pytest_dwsconv.errors.FitWarning")
+@pytest.mark.usefixtures("_small_chip")
+def test_the_fastest_network_that_keeps_the_terms_streams_least() -> None:
+    data: dict[str, Any] = {"form": "depthwise_first", "select": ["0"], "refine": 0}
+    batches = [torch.randn(16, *SMALL[1:]) for _ in range(2)]
+    found = []
+    for least in (0, 34_000):
+
+        def accept(result: RewriteResult, least: int = least) -> bool:
+            return result.report_after.params >= least
+
+        arguments: dict[str, Any] = {"target": "edgetpu", "accept": accept, "calibration": batches}
+        found.append(rewrite(network(4), SMALL, **arguments, **data))
+    fastest, slowest = found
+    before, after = (chip_memory(one.report_after, Plan()).before for one in (slowest, fastest))
+    assert fastest.plan.entries[0].size == 1
+    assert slowest.plan.entries[0].size > 1
+    assert 0 < after.off_chip < before.off_chip
+    assert fastest.report_before.evidence[0].effect is Effect.FASTER
 
 
 def test_a_batch_of_several_is_refused() -> None:
