@@ -11,7 +11,7 @@ expected (95 %). "claimed" is what ``rewrite`` says of its plan. Weights are ran
 yardstick's, whose file lies beside its module: they make no difference to the time. The last table
 has mobile networks beside the rewritten ones, as milliseconds.
 
-Smaller: ``--networks resnet18 --batches 1 --threads 1 --formats contiguous --seconds 2``.
+All of it may take two hours. Less: ``--networks resnet18 --batches 1 --threads 1 --formats contiguous --seconds 2``.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def timed(
     """The first beside itself and each of the others, all in turns."""
     image = torch.rand(shape)
     with ready([Run(network, [image]) for network in networks], conditions) as calls:
-        first, *others = time_in_turns(calls, seconds * len(calls), rounds=16)
+        first, *others = time_in_turns(calls, seconds * len(calls), rounds=12)
     return [compare(first, times, conditions, shape[0]) for times in (first, *others)]
 
 
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     formats = [each.value for each in MemoryFormat]
     parser.add_argument("--formats", nargs="+", choices=formats, default=formats)
-    parser.add_argument("--seconds", type=float, default=6.0, help="for each network of a row")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each network of a row")
     parser.add_argument("--yardstick", type=Path, help="a module with load(path of its weights)")
     parser.add_argument("--no-mobile", action="store_true", help="without the mobile networks")
     chosen = parser.parse_args()
