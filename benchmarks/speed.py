@@ -11,7 +11,9 @@ expected (95 %). "claimed" is what ``rewrite`` says of its plan. Weights are ran
 yardstick's, whose file lies beside its module: they make no difference to the time. The last table
 has mobile networks beside the rewritten ones, as milliseconds.
 
-All of it may take two hours. Less: ``--networks resnet18 --batches 1 --threads 1 --formats contiguous --seconds 2``.
+All of it may take two hours. For less::
+
+    python benchmarks/speed.py --networks resnet18 --batches 1 --threads 1 --formats contiguous
 """
 
 from __future__ import annotations
