@@ -12,6 +12,7 @@ from torch import nn
 
 from pytest_dwsconv import Budget, ConvSpec, Finding, Report, analyze
 from pytest_dwsconv.core.budget import check_limits
+from pytest_dwsconv.core.conv import Trait
 from pytest_dwsconv.core.findings import Layer, Memory, Origin
 from pytest_dwsconv.render import Reporters, render_report, render_run
 from pytest_dwsconv.render.forms.json import schema
@@ -48,6 +49,11 @@ REPORTS = {
 
 def test_the_schema_is_a_schema() -> None:
     Draft202012Validator.check_schema(schema())
+
+
+def test_the_schema_has_every_trait() -> None:
+    words = json.dumps(schema())
+    assert all(json.dumps(trait.value) in words for trait in Trait)
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
