@@ -319,7 +319,8 @@ def _judge_built(judgement: Judgement, built: Sequence[Judgement]) -> Judgement:
     against = [each for each in built if each.verdict is not Verdict.CANDIDATE]
     if not against:
         return Judgement(Verdict.CANDIDATE, CANDIDATE_CODE, built[0].reason)
-    first = against[0]
+    # reason: what a plan leaves out would else be told as a fault of another layer built here
+    first = min(against, key=lambda each: each.code != _SKIPPED)
     alike = sum(each.code == first.code for each in against)
     share = f"{alike} of the {len(built)} built here"
     if len(against) == len(built) or judgement.code == CANDIDATE_CODE:

@@ -169,7 +169,9 @@ class Flow:
     def _keys_from(self, start: Key, through_classes: bool) -> set[Key]:
         """Every key that one holds, directly or through others."""
         waiting = [start]
-        name = start.name if isinstance(start, Own) and start not in self._holds else start
+        name = start
+        if isinstance(start, Own) and not self._holds.get(start):
+            name = start.name
         if isinstance(name, str) and name not in self._holds:
             # the file sets no attribute of this written name: one with a computed name may be it
             waiting = self._computed(name)
@@ -186,8 +188,8 @@ class Flow:
     def _held_by(self, key: Key) -> set[Key]:
         if not isinstance(key, Own):
             return self._holds.get(key, set())
-        if key not in self._holds:
-            # its classes set none: a base class of another file may, or whoever has the object
+        if not self._holds.get(key):
+            # its classes set none, or None: another file's class may, or whoever has the object
             return {key.name}
         return self._holds[key] | self._shared.get(key.name, set())
 

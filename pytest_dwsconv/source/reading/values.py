@@ -196,7 +196,10 @@ class Values:
         while waiting:
             node = waiting.pop()
             for base in node.bases if isinstance(node, cst.ClassDef) else ():
-                inherited = self.class_named(base.value)
+                named = base.value
+                if isinstance(named, cst.Subscript):  # Base[int]
+                    named = named.value
+                inherited = self.class_named(named)
                 if inherited is not None and inherited not in found:
                     found.append(inherited)
                     waiting.append(inherited)
@@ -227,7 +230,8 @@ class Values:
         if isinstance(node, cst.Attribute) and node.attr.value == "_modules":
             yield from self._sources_of_parts(node.value)
         elif isinstance(node, (cst.Name, cst.Attribute)):
-            yield self.place(node)
+            if not (isinstance(node, cst.Name) and node.value == "None"):
+                yield self.place(node)
         elif isinstance(node, cst.Call):
             yield from self._sources_of_call(node)
         elif isinstance(node, cst.Subscript):

@@ -36,7 +36,9 @@ USER = block("User") + USE
         (USER + block("Other", body=f"setattr(self, 'conv', {CONV})"), [NO, NO]),
         (USER + f"OrderedDict([('conv', {CONV})])", [NO, NO]),
         (block("Other") + "def f(net):\n    net.conv.weight.data.zero_()", [NO]),
-        (block("A", body=f"self.conv = [{CONV}]") + USER.replace(CONV, "None"), [YES]),
+        (block("A") + USER.replace(CONV, "nn.Linear(8, 8)"), [YES]),
+        (block("A", "Base[int]") + USER.replace(CONV, "None"), [NO]),
+        (block("Base", body="self.conv = nn.Identity()") + USE + block("A", "Base[int]"), [NO]),
         (USER.replace(f"= {CONV}", f"= []\n        self.conv.append({CONV})"), [NO]),
     ],
 )  # fmt: skip
