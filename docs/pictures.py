@@ -76,14 +76,17 @@ def accuracy_by_parameters() -> None:
         "random": ("random weights", "#888888", "x"),
         "SVD, r": ("nearest kernels (SVD)", "#d95f02", "s"),
         "CP": ("CP decomposition", "#7570b3", "^"),
-        "fit": ("fitted on 1,024 images without labels", "#1b9e77", "o"),
+        "fit, ": ("fitted on 1,024 images without labels", "#1b9e77", "o"),
+        "fit, all forms": ("the same, all forms under a budget", "#e7298a", "D"),
     }
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for start, (label, colour, mark) in kinds.items():
         points = [
             (int(params.replace(",", "")), float(accuracy))
             for name, params, accuracy in rows
-            if name.startswith(start) and "distill" not in name
+            if max(filter(name.startswith, kinds), key=len, default="") == start
+            and "distill" not in name
+            and "on 32 images" not in name
         ]
         axes.scatter(*zip(*points, strict=True), c=colour, marker=mark, s=60, label=label)
     axes.set(xscale="log", xlabel="parameters", ylabel="accuracy, %", ylim=(0, 100))

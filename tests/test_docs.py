@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dwsconv import __all__
+
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = [
@@ -69,3 +71,11 @@ assert (report.macs, report.not_counted, report.origin) == (5 * 8 * 4, (), Origi
     script = tmp_path / "recipe.py"
     script.write_text(recipe + uses)
     subprocess.run([sys.executable, script], check=True)
+
+
+def test_each_public_name_is_on_the_page_of_the_library_once() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\.\. auto\w+:: (\S+)$", page, re.MULTILINE)
+    assert [name for name in set(described) if described.count(name) > 1] == []
+    missing = [name for name in __all__ if f"pytest_dwsconv.{name}" not in described]
+    assert missing == []
