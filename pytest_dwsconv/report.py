@@ -105,7 +105,8 @@ class Report(ReportData):
             depth: one row for each part of the model this many names deep (1: ``layer1``, 2:
                 ``layer1.0``), with the sums of its convolutions.
             columns: keys of the columns to show, such as ``["name", "macs", "macs_share",
-                "intensity"]``.
+                "intensity"]``; those of ``evidence`` are called by target and source, as in
+                ``"cpu_measured"``.
 
         Raises:
             InputError: there is no such column, ``depth`` is not a whole number from 1, or

@@ -20,6 +20,7 @@ from pytest_dwsconv.render.table import (
     Column,
     Total,
     count,
+    evidence_columns,
     integer,
     sums,
     tabulated,
@@ -69,17 +70,18 @@ ALL_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def column(key: str, asked_by: str) -> Column:
-    """The column with this key.
+def column(key: str, asked_by: str, evidence: Sequence[Column] = ()) -> Column:
+    """The column with this key; those of evidence are a report's own.
 
     Raises:
         InputError: there is none.
     """
-    for found in ALL_COLUMNS:
+    possible = (*ALL_COLUMNS, *evidence)
+    for found in possible:
         if found.key == key:
             return found
     raise InputError(
-        f"{asked_by}: there is no column {key!r}; take {', '.join(c.key for c in ALL_COLUMNS)}"
+        f"{asked_by}: there is no column {key!r}; take {', '.join(c.key for c in possible)}"
     )
 
 
@@ -190,7 +192,8 @@ def view(
     columns: Sequence[str] | None = None,
 ) -> str:
     """The table of ``Report.table``."""
-    shown = COLUMNS if columns is None else _columns(columns)
+    evidence = evidence_columns(report.findings)
+    shown = (*COLUMNS, *evidence) if columns is None else _columns(columns, evidence)
     wanted = View(sort, match, depth)
     if depth is None:
         rows = []
@@ -203,9 +206,9 @@ def view(
     return tabulated(TOTAL_COLUMNS, parts, TOTAL_COLUMNS)
 
 
-def _columns(keys: object) -> tuple[Column, ...]:
+def _columns(keys: object, evidence: Sequence[Column]) -> tuple[Column, ...]:
     if isinstance(keys, str) or not isinstance(keys, Sequence) or not keys:
         raise InputError(
             f"columns takes a list of at least one column such as ['name', 'macs'], not {keys!r}"
         )
-    return tuple(column(key, "columns") for key in keys)
+    return tuple(column(key, "columns", evidence) for key in keys)

@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 from render_samples import NASTY, SMALL
 
 from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render import FORMS, render_report
 from pytest_dwsconv.render.forms.json import schema
 from pytest_dwsconv.render.forms.junit import properties
@@ -42,6 +43,14 @@ def test_measured_and_predicted_are_columns_of_their_own() -> None:
     assert header.endswith(",reason,edgetpu_measured,edgetpu_predicted")
     endings = [row.rsplit(",", 2)[1:] for row in rows]
     assert endings == [["", ""], ["", "'-3.5 ms"], ["", ""], ["2x faster", ""]]
+
+
+def test_a_table_of_chosen_columns_may_have_it_and_is_not_sorted_by_it() -> None:
+    rows = REPORT.table(columns=["name", "edgetpu_predicted"]).split("\n")
+    assert ["body.conv1", "-3.5", "ms"] in [row.split() for row in rows]
+    assert "-3.5 ms" in REPORT.table()
+    with pytest.raises(InputError, match="sort: there is no column 'edgetpu_predicted'"):
+        REPORT.table(sort="edgetpu_predicted")
 
 
 @pytest.mark.parametrize("form", ["json", "sarif"])
