@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat, Runtime
 from pytest_dwsconv.errors import InputError, first_line
@@ -37,13 +38,14 @@ def ready(runs: Sequence[Run], conditions: Conditions) -> Iterator[list[Callable
     For another memory format than they have networks are copied.
 
     Raises:
-        InputError: a network is on another device than the CPU, it cannot be compiled or copied, or
-            its forward fails on the inputs.
+        InputError: a network is on another device than the CPU, it has no parameters yet, it is
+            scripted and in training mode, it cannot be compiled or copied, or its forward fails on
+            the inputs.
     """
     assert not conditions.is_litert  # or PyTorch's times would be called LiteRT's
     laid_out = []
     for network, inputs in runs:
-        _check_device(network)
+        _check_network(network)
         given = [_tensor_laid_out(tensor, conditions) for tensor in inputs]
         laid_out.append(Run(_laid_out(network, conditions), given))
     modules = dict.fromkeys(module for run in laid_out for module in run.network.modules())
@@ -58,8 +60,19 @@ def ready(runs: Sequence[Run], conditions: Conditions) -> Iterator[list[Callable
         yield [_call(run, conditions) for run in laid_out]
 
 
-def _check_device(network: nn.Module) -> None:
+def _check_network(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule) and module.training:
+            raise InputError(
+                f"{type(network).__name__} has a scripted part in training mode, which a forward "
+                "would change for good: call its eval() before"
+            )
     for parameter in network.parameters():
+        if is_lazy(parameter):
+            raise InputError(
+                f"{type(network).__name__} has parameters that are made in its first forward: run "
+                "it once"
+            )
         if parameter.device.type != "cpu":
             raise InputError(
                 f"{type(network).__name__} is on {parameter.device}, and what is measured is this "

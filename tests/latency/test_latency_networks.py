@@ -74,6 +74,7 @@ def test_inputs_on_the_meta_device_stand_for_any_values(
     [
         (nn.Linear(3, 3, device="meta"), torch.rand(1, 3), "Linear is on meta"),
         (nn.Linear(3, 3), torch.rand(1, 4), "Linear cannot be timed with PyTorch"),
+        (nn.LazyLinear(3), torch.rand(1, 4), "parameters that are made in its first forward"),
         (nn.Linear(3, 3), [], "inputs must be a tensor"),
         (nn.Linear(3, 3), (1, 3), "inputs must be a tensor"),
     ],
@@ -81,6 +82,15 @@ def test_inputs_on_the_meta_device_stand_for_any_values(
 def test_what_cannot_be_timed_is_refused(network: nn.Module, inputs: Tensor, said: str) -> None:
     with pytest.raises(InputError, match=said):
         compare_networks(network, network, inputs)
+
+
+def test_a_scripted_network_is_measured_in_evaluation_mode_only() -> None:
+    scripted = torch.jit.script(nn.BatchNorm2d(4))
+    with pytest.raises(InputError, match=r"scripted part in training mode, .*: call its eval\(\)"):
+        compare_networks(nn.ReLU(), scripted, X)
+    scripted.eval()
+    assert compare_networks(nn.ReLU(), scripted, X, seconds=0).rounds == 8
+    assert scripted.num_batches_tracked == 0
 
 
 def test_threads_are_a_whole_number() -> None:
