@@ -14,7 +14,7 @@ from torch import nn
 from pytest_dwsconv.analysis.verdicts import replacement_cost
 from pytest_dwsconv.core import sizes
 from pytest_dwsconv.core.budget import per_sample_of
-from pytest_dwsconv.core.conv import Cost, Form, cost
+from pytest_dwsconv.core.conv import ORDERS, Cost, Form, cost
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.progress import Progress
@@ -282,30 +282,24 @@ def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Opti
     own = problem.own()
     least = own.loss(problem.kernel)
     decompositions = {form: decompose(layer.plain.weight, layer.conv.groups, form) for form in Form}
-    # reason: pointwise first takes the longest to fit, so it is compared with all others
-    entries = sorted(
-        dict.fromkeys(layer.entries), key=lambda entry: entry.form is Form.POINTWISE_FIRST
-    )
-    for entry in entries:
-        if entry.form is Form.POINTWISE_FIRST and _hopeless(found):
-            break
+    hopeless: set[Form] = set()
+    # reason: the orders, at large multipliers, take the longest to fit and are the least use
+    for entry in sorted(dict.fromkeys(layer.entries), key=lambda entry: entry.form in ORDERS):
+        if entry.form in hopeless:
+            continue
         start = decompositions[entry.form].factors(entry.size)
         kernel = dense_kernel(fit(own, entry, start, ROUNDS), entry)
         loss = max(0.0, own.loss(kernel.reshape(problem.kernel.shape)) - least)
         after = replacement_cost(finding, entry.form, entry.size)
         assert after is not None
-        found.append(Option(entry, loss, after))
+        option = Option(entry, loss, after)
+        if entry.form in ORDERS and any(_as_good(other, option) for other in found):
+            hopeless.add(entry.form)
+        found.append(option)
     return found
 
 
-def _hopeless(found: Sequence[Option]) -> bool:
-    """Whether the last option is pointwise first, and another beats it in loss and in cost."""
-    last = found[-1]
-    if last.entry is None or last.entry.form is not Form.POINTWISE_FIRST:
-        return False
-    return any(
-        option.loss <= last.loss
-        and option.cost.params <= last.cost.params
-        and (option.cost.macs or 0) <= (last.cost.macs or 0)
-        for option in found[:-1]
-    )
+def _as_good(one: Option, other: Option) -> bool:
+    """Whether an option is neither worse nor costs more than another."""
+    macs = (one.cost.macs or 0) <= (other.cost.macs or 0)
+    return macs and one.loss <= other.loss and one.cost.params <= other.cost.params

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_dwsconv.analysis.analyze import analyze
-from pytest_dwsconv.core.conv import Cost, Form, Order, cost, separable_cost
+from pytest_dwsconv.core import sizes
+from pytest_dwsconv.core.conv import ORDERS, Cost, Form, Order, cost, separable_cost
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import DwsconvError, FormatError, InputError
 from pytest_dwsconv.fit import planning
@@ -217,7 +218,7 @@ def test_a_budget_of_macs_is_per_sample_whatever_the_batch(batch: int) -> None:
         allocate(found, options, {"macs": 1})
 
 
-def test_pointwise_first_is_left_out_where_another_form_beats_it(
+def test_larger_multipliers_of_an_order_are_left_out_once_another_form_beats_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = []
@@ -230,6 +231,10 @@ def test_pointwise_first_is_left_out_where_another_form_beats_it(
     model = network()
     findings = analyze(model, batches()[0].shape).candidates[:1]
     options = estimate(model.eval(), findings, batches(), tuple(Form))
-    sizes = [entry.size for entry in tried if entry.form is Form.POINTWISE_FIRST]
-    assert len(sizes) < len([e for e in tried if e.form is Form.DEPTHWISE_FIRST])
+    offered = sizes.choices(findings[0].spec, tuple(Form))
+    assert {form for form, _ in offered} == {entry.form for entry in tried}
+    assert len(tried) < len(offered)
+    assert {(entry.form, entry.size) for entry in tried if entry.form not in ORDERS} == {
+        choice for choice in offered if choice[0] not in ORDERS
+    }
     assert {option.entry for option in options[findings[0].name]} == {None, *tried}

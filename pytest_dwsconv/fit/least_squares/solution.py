@@ -23,7 +23,7 @@ SOLVERS: dict[Form, Callable[..., Parts]] = {
 }
 
 
-LARGE, LEAST_ROUNDS = 1e8, 3
+LARGE, LEAST_ROUNDS = 1e8, 2
 """Multiplications per step above which rounds are saved; of 128 channels and 3 x 3 taps it has so
 many. Refining all layers together brings most of what is left.
 """
