@@ -18,7 +18,7 @@ class Refinement:
     """What refining all layers together brought on the held-out outputs.
 
     Attributes:
-        passes: passes over the calibration data that were asked for.
+        passes: passes over the calibration data; of few samples more than were asked for.
         kept_passes: after how many of them the weights were best, which are kept; 0 where none
             were better than before.
         error_before: the largest relative error of an output before.

@@ -209,6 +209,7 @@ def test_passes_over_batches_that_cannot_be_mixed_see_them_as_they_are(
 ) -> None:
     data = [(x, torch.tensor(2.0)) for x in batches(4, 8, 8, 8)]
     model = Scaled().eval()
+    monkeypatch.setattr("pytest_dwsconv.fit.training.recovery.FEW_SAMPLES", 0)
     found = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()
     monkeypatch.setattr("pytest_dwsconv.fit.training.recovery.PLAIN_PASSES", 24)
     wanted = rewrite(model, init="fit", calibration=data, refine=24).model.state_dict()

@@ -132,6 +132,18 @@ def test_without_refinement_the_errors_of_layers_stay() -> None:
     assert result.refinement is None
 
 
+def test_few_samples_are_refined_gently_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = trained(Detector), images(3)
+    gently = fitted(model, data, refine=8).refinement
+    monkeypatch.setattr(recovery, "FEW_SAMPLES", 0)
+    roughly = fitted(model, data, refine=8).refinement
+    assert gently is not None
+    assert roughly is not None
+    assert gently.error_before == roughly.error_before
+    assert gently.error_after < 0.99 * roughly.error_after
+    assert (gently.passes, roughly.passes) == (4 + 8, 8)
+
+
 def test_an_output_does_not_get_worse_for_another_in_the_refinement() -> None:
     model, data = trained(Detector), images(6)
     before = fitted(model, data, refine=0).output_errors
@@ -163,7 +175,7 @@ def test_the_weights_of_the_best_passes_are_kept(monkeypatch: pytest.MonkeyPatch
     weights: dict[bool, dict[int, Tensor]] = {}
 
     def descend(model: nn.Module, reference: Any, tensors: list[Tensor], *rest: Any) -> None:
-        *_, passes, judge = rest
+        *_, passes, _rate, judge = rest
         with torch.no_grad():
             for number in range(1, passes + 1):
                 for own in tensors:
@@ -178,6 +190,7 @@ def test_the_weights_of_the_best_passes_are_kept(monkeypatch: pytest.MonkeyPatch
         real(model, reference, best, *rest)
 
     real = recovery._improve
+    monkeypatch.setattr(recovery, "FEW_SAMPLES", 0)
     monkeypatch.setattr(recovery, "_descend", descend)
     monkeypatch.setattr(recovery, "_improve", improve)
     result = fitted(classifier(), images(6), refine=20)
@@ -254,7 +267,7 @@ def test_the_result_is_written_as_text_and_json() -> None:
     stored = json.loads(result.to_json())
     assert stored == json.loads(json.dumps(result.to_dict()))
     assert stored["quality"]["output_errors"] == result.output_errors
-    assert stored["quality"]["refinement"]["passes"] == 4
+    assert stored["quality"]["refinement"]["passes"] == 2 + 4
     assert stored["plan"] == json.loads(result.plan.to_json())
     shown = str(result)
     assert f"relative error of the outputs, held-out data: {result.output_error:.3f}" in shown

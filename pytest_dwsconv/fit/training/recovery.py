@@ -32,11 +32,22 @@ from pytest_dwsconv.fit.held_out import Reference, Scores
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.quality import Refinement
 from pytest_dwsconv.fit.replay import arguments
-from pytest_dwsconv.fit.training.samples import PLAIN_PASSES, Mixer, Mixtures, Pieces, Source
+from pytest_dwsconv.fit.training.samples import (
+    PLAIN_PASSES,
+    Mixer,
+    Mixtures,
+    Pieces,
+    Source,
+    samples,
+)
 from pytest_dwsconv.fit.training.soap import SOAP
 from pytest_dwsconv.tracing.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
+FEW_SAMPLES, GENTLY = 256, 0.1
+"""So few samples are overfitted within some passes: first they are gone through at a part of the
+learning rate, which gains more from a few dozen, and less from some hundred.
+"""
 CHECKED = 4
 """Passes from one look at the held-out outputs to the next; the best weights are kept."""
 
@@ -92,11 +103,13 @@ def refine(
     them settle together. Only the replacements and the scales and shifts of batch normalisation
     move, its statistics do not.
 
-    After ``PLAIN_PASSES`` passes the network is overfitted to the samples. Those that follow mix
-    them and ask ``original``; where they cannot be mixed, they are gone through as they are. The
-    held-out outputs are looked at every few passes. The weights for which they are nearest to the
-    original's are kept, which may be those from before; activations, and outputs of batches that
-    were trained on, have no say.
+    Few samples are gone through twice, at first at a lower learning rate and half as often. After
+    ``PLAIN_PASSES`` passes the network is overfitted to the samples. Those that follow mix them and
+    ask ``original``; where they cannot be mixed, they are gone through as they are.
+
+    The held-out outputs are looked at every few passes. The weights for which they are nearest to
+    the original's are kept, which may be those from before; activations, and outputs of batches
+    that were trained on, have no say.
 
     Returns:
         What it brought; None where nothing can move or nothing is held out.
@@ -110,9 +123,12 @@ def refine(
         return None
     pieces = Pieces(reference.batches, reference.wanted)
     best = _Best(tensors, before)
+    if _samples(reference.batches) <= FEW_SAMPLES:
+        half = -(-min(passes, PLAIN_PASSES) // 2)
+        _improve(model, reference, best, half, pieces, "refining gently", GENTLY)
     if passes <= PLAIN_PASSES:
         _improve(model, reference, best, passes, pieces, "refining")
-        return best.told(passes, before)
+        return best.told(before)
     modules = list(original.modules())
     with buffers_as_found(original), as_found(modules), watching(original, reference.names) as see:
         mixtures = _mixtures(reference, partial(see, original))
@@ -120,7 +136,15 @@ def refine(
         _improve(model, reference, best, plain, pieces, "refining")
         if mixtures is not None:
             _improve(model, reference, best, passes - plain, mixtures, "refining on mixtures")
-    return best.told(passes, before)
+    return best.told(before)
+
+
+def _samples(batches: Sequence[Any]) -> int:
+    """Those of all processes; a batch whose samples cannot be told apart counts as one."""
+    counts = [samples(tree_leaves(batch)) or 1 for batch in batches]
+    total = torch.tensor(float(sum(counts)), device="cpu")
+    all_reduce(total)
+    return int(total)
 
 
 class _Best:
@@ -134,8 +158,8 @@ class _Best:
         if found is not None and found.better_than(self.scores):
             self.scores, self.passes, self.saved = found, self.gone, snapshot(self.tensors)
 
-    def told(self, passes: int, before: Scores) -> Refinement:
-        return Refinement(passes, self.passes, before.error, self.scores.error)
+    def told(self, before: Scores) -> Refinement:
+        return Refinement(self.gone, self.passes, before.error, self.scores.error)
 
 
 def _mixtures(reference: Reference, see: Callable[[Any], Seen]) -> Mixtures | None:
@@ -163,8 +187,12 @@ def _improve(
     passes: int,
     source: Source,
     stage: str,
+    rate: float = 1.0,
 ) -> None:
-    """Descend, and leave the model with the best weights met, which may be those it came with."""
+    """Descend at this part of the learning rate, and leave the model with the best weights met.
+
+    These may be those it came with.
+    """
     tensors = list(best.tensors.values())
     with (
         as_found(list(model.modules())),
@@ -178,7 +206,7 @@ def _improve(
                 best.look(reference.scores(model))
             progress.advance(error=best.scores.error)
 
-        _descend(model, reference, tensors, source, passes, judge)
+        _descend(model, reference, tensors, source, passes, rate, judge)
     restore(best.tensors, best.saved)
 
 
@@ -218,6 +246,7 @@ def _descend(
     tensors: list[Tensor],
     source: Source,
     passes: int,
+    rate: float,
     judge: Callable[[int], None],
 ) -> None:
     """Train for so many passes; ``judge`` is called after each with its number."""
@@ -227,7 +256,7 @@ def _descend(
     count = torch.tensor(float(own), device="cpu")
     all_reduce(count)
     steps = -(-int(count) // world)  # a pass, the same number in every process
-    optimiser = SOAP(tensors, lr=LEARNING_RATE, betas=BETAS)
+    optimiser = SOAP(tensors, lr=rate * LEARNING_RATE, betas=BETAS)
     schedule = warm_cosine(optimiser, passes * steps)
     lay_out: Callable[[Any], Any] | None = None
     with watching(model, reference.names) as see:
