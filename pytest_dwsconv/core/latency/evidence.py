@@ -86,7 +86,7 @@ class Evidence:
     def measured(cls, target: str, found: Comparison, reason: str = "") -> Evidence:
         """What a comparison of the original, first, with its replacement says."""
         if found.verdict is Speed.UNDECIDED:
-            noisy = f"too noisy to tell ({found.circumstances}); measure on an idle one"
+            noisy = f"times were too noisy ({found.circumstances}), measure on an idle machine"
             return cls.unknown(target, f"{noisy}; {reason}" if reason else noisy)
         before = found.first_ms
         after, low, high = (before / ratio for ratio in (found.ratio, found.high, found.low))
