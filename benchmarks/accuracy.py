@@ -148,7 +148,11 @@ def fashion_table(fashion: Fashion) -> None:
         "fit by layers, r = 2": {"init": "fit", "refine": 0, "depth_multiplier": 2},
         "fit, r = 2": {"init": "fit", "depth_multiplier": 2},
         "fit, r = 2, 100 passes": {"init": "fit", "depth_multiplier": 2, "refine": 100},
+        "fit, bottleneck of as many parameters": {"init": "fit", "form": "bottleneck"},
+        "fit by layers, planned at 57.4k": {"init": "fit", "refine": 0, "budget": 57_400},
+        "fit, planned at 57.4k": {"init": "fit", "budget": 57_400},
         "fit, planned at 100k": {"init": "fit", "budget": "100k"},
+        "fit, planned at 105.5k": {"init": "fit", "budget": 105_500},
     }
     for name, options in fits.items():
         rows.append(fashion.row(name, partial(fashion.rewritten, **options)))
@@ -158,6 +162,12 @@ def fashion_table(fashion: Fashion) -> None:
         )
     )
     rows.append(fashion.row("fit, r = 1, 400 steps", lambda: fashion.distilled(init="fit")))
+    rows.append(
+        fashion.row(
+            "fit, planned at 57.4k, 400 steps",
+            lambda: fashion.distilled(init="fit", budget=57_400),
+        )
+    )
     rows.append(_if_installed(fashion, "BSConv's replacer, r = 1", blueprint_replaced))
     rows.append(_if_installed(fashion, "CP (tensorly-torch), equal parameters", cp_factorised))
     print(tabulate(rows, HEADERS, intfmt=","))
