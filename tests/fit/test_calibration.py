@@ -289,6 +289,7 @@ def test_longer_refinements_of_unusual_networks(name: str, monkeypatch: pytest.M
     torch.manual_seed(0)
     model = make().eval()
     seen = []
+    monkeypatch.setattr("pytest_dwsconv.fit.training.recovery.FEW_SAMPLES", 0)
     monkeypatch.setattr(
         "pytest_dwsconv.fit.training.recovery._improve", lambda *args: seen.append(args[3:])
     )
