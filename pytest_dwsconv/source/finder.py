@@ -16,8 +16,10 @@ from pytest_dwsconv.source.callables import Callables
 from pytest_dwsconv.source.loops import changes_to_all
 from pytest_dwsconv.source.reading.calls import (
     CALLEES,
+    UNKNOWN_CHANNELS,
     Callee,
-    fewest_inputs,
+    FewestChannels,
+    fewest_channels,
     is_depthwise_by_spelling,
     specs_of_call,
     unknown_spec,
@@ -247,7 +249,7 @@ class _Finder:
                 traits.append(Trait.IGNORED)
             if proved is not None and proved.verdict is Verdict.CANNOT_TELL:
                 traits.append(Trait.LEFT_OPEN)
-            fewest = self._fewest_inputs(node, flow)
+            fewest = self._fewest_channels(node, flow)
             yield place.settled(traits, proved, silenced, fewest)
 
     def _fused(self, node: cst.CSTNode) -> Judgement | None:
@@ -263,12 +265,12 @@ class _Finder:
                 return fusion.judgement
         return None
 
-    def _fewest_inputs(self, node: cst.CSTNode, flow: Flow) -> int | None:
+    def _fewest_channels(self, node: cst.CSTNode, flow: Flow) -> FewestChannels:
         callee = self._callee(node.func) if isinstance(node, cst.Call) else None
         if callee is None:
-            return None
+            return UNKNOWN_CHANNELS
         given = cst.ensure_type(node, cst.Call).args
-        return fewest_inputs(given, callee, self._constants, flow.passed)
+        return fewest_channels(given, callee, self._constants, flow.passed)
 
     def _flow(self) -> Flow:
         """How the calls that make convolutions flow through the file."""

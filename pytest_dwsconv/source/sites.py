@@ -18,6 +18,7 @@ from pytest_dwsconv.core.rules import (
     judge,
     most_saving,
 )
+from pytest_dwsconv.source.reading.calls import UNKNOWN_CHANNELS, FewestChannels
 from pytest_dwsconv.source.reading.spans import Span
 
 Position = tuple[int, int | None]
@@ -80,7 +81,7 @@ class Place:
 
     ``specs`` has one for each of the values that the file gives its kernel size and groups.
     ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
-    rewrite replaces in ``span``, the call. ``fewest_inputs`` are those that its variable input
+    rewrite replaces in ``span``, the call. ``fewest`` are those that its variable
     channels are known to have; ``noqa`` are codes, or their beginnings, that a
     comment beside it silences. ``called_at`` is where the calls of a ``partial`` of it begin.
     """
@@ -94,7 +95,7 @@ class Place:
     type_name: str
     proved: Judgement | None = None
     noqa: tuple[str, ...] = ()
-    fewest_inputs: int | None = None
+    fewest: FewestChannels = UNKNOWN_CHANNELS
     called_at: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -115,11 +116,11 @@ class Place:
         traits: Sequence[Trait],
         proved: Judgement | None,
         noqa: tuple[str, ...],
-        fewest_inputs: int | None,
+        fewest: FewestChannels,
     ) -> Place:
         """With what the rest of the file says of it."""
         specs = tuple(replace(spec, traits=(*spec.traits, *traits)) for spec in self.specs)
-        return replace(self, specs=specs, proved=proved, noqa=noqa, fewest_inputs=fewest_inputs)
+        return replace(self, specs=specs, proved=proved, noqa=noqa, fewest=fewest)
 
 
 @dataclass(frozen=True)
@@ -269,9 +270,18 @@ def _why_guarded(
     if against:
         reason = judge_inserted(against[0], policy).reason
         return f"{reason} for {len(against)} of the {len(built)} built here"
-    default = replace(place.spec, in_channels=place.fewest_inputs)
-    if place.spec.in_channels is None and judge_inserted(default, policy).code == "DWS115":
-        return f"the input channels may be {place.fewest_inputs}, which are few"
+    return _why_variable_channels(place, policy)
+
+
+def _why_variable_channels(place: Place, policy: Policy) -> str | None:
+    """Why a candidate with variable channels may not be one with the fewest of them."""
+    inputs, outputs = place.fewest
+    of_few = replace(place.spec, in_channels=inputs)
+    if place.spec.in_channels is None and judge_inserted(of_few, policy).code == "DWS115":
+        return f"the input channels may be {inputs}, which are few"
+    to_few = replace(place.spec, out_channels=outputs)
+    if place.spec.out_channels is None and judge_inserted(to_few, policy).code == "DWS111":
+        return f"the output channels may be {outputs}, too few to save enough"
     return None
 
 

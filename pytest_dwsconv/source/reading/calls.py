@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
+from typing import NamedTuple
 
 import libcst as cst
 import libcst.matchers as m
@@ -85,18 +86,39 @@ def specs_of_call(given: Sequence[cst.Arg], callee: Callee, constants: Constants
     return found
 
 
-def fewest_inputs(
+class FewestChannels(NamedTuple):
+    """The fewest that a variable has at times; None where the file does not say."""
+
+    inputs: int | None
+    outputs: int | None
+
+
+UNKNOWN_CHANNELS = FewestChannels(None, None)
+
+
+def fewest_channels(
     given: Sequence[cst.Arg],
     callee: Callee,
     constants: Constants,
     passed: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
-) -> int | None:
-    """The fewest input channels that a variable has at times: ``in_chans=3``, ``conv(3, 64)``.
+) -> FewestChannels:
+    """Of variable channels the fewest: ``in_chans=3``, ``conv(3, 64)``, an option's default.
 
     ``passed`` gives what the file's calls pass to a parameter.
     """
     arguments, _ = _arguments(given, callee, constants)
-    waiting = [arguments["in_channels"]] if "in_channels" in arguments else []
+    fewest = []
+    for name in ("in_channels", "out_channels"):
+        waiting = [arguments[name]] if name in arguments else []
+        fewest.append(_fewest(waiting, constants, passed))
+    return FewestChannels(*fewest)
+
+
+def _fewest(
+    waiting: list[cst.BaseExpression],
+    constants: Constants,
+    passed: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
+) -> int | None:
     seen: set[cst.BaseExpression] = set()
     numbers = []
     while waiting:
