@@ -142,7 +142,8 @@ def _quality(
     names = fit.reference.output_names
     return FitQuality(
         dict(zip(names, map(sqrt, found.squares), strict=True)),
-        dict(zip(names, map(sqrt, found.of_means), strict=True)),
+        # reason: of an output that is constant, rounding may leave less than nothing
+        dict(zip(names, (sqrt(max(0.0, one)) for one in found.of_means), strict=True)),
         found.agreeing / found.samples if found.samples else None,
         found.samples,
         layer_errors,
