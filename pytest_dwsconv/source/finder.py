@@ -233,12 +233,13 @@ class _Finder:
             return
         flow = self._flow()
         uses, changes = self._judgements_by_use(flow) if flow.convolutions else ({}, {})
+        uses = {**self._fused(flow), **uses}
         skipped, noqa = skipped_lines(self._parsed), noqa_codes(self._parsed)
         for node, place in self._places.items():
             proved = place.proved
             for call in self._calls.get(node, [node]):
                 proved = proved or uses.get(call)
-            proved = proved or changes.get(place.spec.rank) or self._fused(node)
+            proved = proved or changes.get(place.spec.rank)
             traits: list[Trait] = []
             last, _ = self._parsed.place(self._parsed.span(node)[1])
             silenced: tuple[str, ...] = ()
@@ -252,18 +253,13 @@ class _Finder:
             fewest = self._fewest_channels(node, flow)
             yield place.settled(traits, proved, silenced, fewest)
 
-    def _fused(self, node: cst.CSTNode) -> Judgement | None:
-        """What another file does to the attribute of ``self`` that the call is assigned to."""
-        assign = self._parsed.parents[node]
-        target = assign.targets[0].target if isinstance(assign, cst.Assign) else None
-        owner = self._parsed.enclosing(node, cst.ClassDef)
-        if not (isinstance(target, cst.Attribute) and isinstance(owner, cst.ClassDef)):
-            return None
+    def _fused(self, flow: Flow) -> dict[cst.CSTNode, Judgement]:
+        """What other files do to attributes of objects, by the calls that may be these."""
+        found: dict[cst.CSTNode, Judgement] = {}
         for fusion in self._fusions:
-            is_meant = not fusion.classes or owner.name.value in fusion.classes
-            if is_meant and target.attr.value == fusion.attribute:
-                return fusion.judgement
-        return None
+            for call in flow.reach_attribute(fusion.attribute, fusion.classes).calls:
+                found.setdefault(call, fusion.judgement)
+        return found
 
     def _fewest_channels(self, node: cst.CSTNode, flow: Flow) -> FewestChannels:
         callee = self._callee(node.func) if isinstance(node, cst.Call) else None

@@ -93,3 +93,35 @@ def test_a_run_over_the_folder_names_the_line_and_the_files(
     assert "DWS110: line 8 of walk.py hands it to fuse_conv_and_bn, and line 6 uses its " in out
     assert "(in tools.py)" in out
     assert "1 convolution would be rewritten in 1 file" in out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "self.conv: nn.Module = nn.Conv2d(c1, c2, 3)",
+        "self.conv, self.act = nn.Conv2d(c1, c2, 3), nn.ReLU()",
+        "self.conv = nn.Conv2d(c1, c2, 3) if c1 > 8 else nn.Conv2d(c1, c2, 3)",
+        "self.conv = conv3x3(c1, c2)",
+        "self.conv = self.make(c1, c2)",
+        "conv = nn.Conv2d(c1, c2, 3)\n        self.conv = conv",
+        "self.add_module('conv', nn.Conv2d(c1, c2, 3))",
+    ],
+)
+@pytest.mark.parametrize("name", ["Block", "Base"])
+def test_what_is_fused_may_come_to_its_attribute_in_any_way(
+    tmp_path: Path, given: str, name: str
+) -> None:
+    """A class that inherits from the one that is asked for counts too."""
+    text = BLOCK.replace("self.conv = nn.Conv2d(c1, c2, 3)", given).replace("Block", name)
+    text = text.replace("        self.other = nn.Conv2d(c1, c2, 3)\n", "")
+    text += "\n    def make(self, c1, c2):\n        return nn.Conv2d(c1, c2, 3)\n" * (
+        "make" in given
+    )
+    text += "\n\ndef conv3x3(c1, c2):\n    return nn.Conv2d(c1, c2, 3)\n" * ("conv3x3" in given)
+    text += "\n\nclass Block(Base):\n    pass\n" * (name == "Base")
+    (tmp_path / "tools.py").write_text(FUSE)
+    walk = WALK.format(condition="isinstance(m, Block)", fuse="fuse_conv_and_bn", imports=IMPORTS)
+    (tmp_path / "walk.py").write_text(walk)
+    fusions = find_fusions(sorted(tmp_path.iterdir()))
+    sites = rewrite_text(text, path=tmp_path / "common.py", fusions=fusions).sites
+    assert {site.judgement.code for site in sites} == {"DWS110"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import libcst as cst
@@ -61,6 +61,11 @@ class Reach:
     resolved: bool
 
 
+def _together(reached: Sequence[Reach]) -> Reach:
+    calls = frozenset[cst.Call]().union(*(each.calls for each in reached))
+    return Reach(calls, any(each.resolved for each in reached))
+
+
 class Flow:
     """Flows of values in one file, whatever the order of its statements.
 
@@ -88,9 +93,12 @@ class Flow:
             return ()
         return self._passed.get(self._values.key(node), ())
 
-    def reach_attribute(self, name: str) -> Reach:
-        """What an attribute of this name may stand for."""
-        return self._reach_of(name, through_classes=False)
+    def reach_attribute(self, name: str, classes: Set[str] = frozenset()) -> Reach:
+        """What an attribute of this name may stand for, of objects of these classes or of any."""
+        keys: list[Key] = [name]
+        if classes:
+            keys = [Own(each, name) for each in self._values.families_named(classes)]
+        return _together([self._reach_of(each, through_classes=False) for each in keys])
 
     def reach_attributes(self, pattern: str) -> frozenset[cst.Call]:
         """What the attributes may stand for of which the names, written or computed, match."""
@@ -107,8 +115,7 @@ class Flow:
         Not ``through_classes``: without the parts that objects of the file's own classes hold.
         """
         reached = [self._reach_of(key, through_classes) for key in set(self._values.sources(node))]
-        calls = frozenset[cst.Call]().union(*(each.calls for each in reached))
-        return Reach(calls, any(each.resolved for each in reached))
+        return _together(reached)
 
     def handed(self, call: cst.Call) -> Iterator[tuple[cst.Arg, cst.Call]]:
         """The convolutions that a call is handed straight, if the file does not show what it runs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import NamedTuple, cast
 
@@ -140,6 +140,12 @@ class Values:
                 joined += members.get(base, [])
             members |= dict.fromkeys(joined, joined)
         return {of: joined[0] for of, joined in members.items()}
+
+    def families_named(self, names: Set[str]) -> set[cst.ClassDef]:
+        """What stands for the file's classes of these names, as ``Own`` has it."""
+        return {
+            self._families.get(of, of) for of in self._classes.values() if of.name.value in names
+        }
 
     def key(self, node: cst.Name | cst.Attribute) -> Key:
         if isinstance(node, cst.Attribute):
