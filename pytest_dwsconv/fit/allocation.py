@@ -31,6 +31,8 @@ def least_loss(losses: Amounts, limits: Sequence[Limited]) -> list[int] | None:
     Raises:
         MissingDependencyError: NumPy or SciPy is not installed.
     """
+    if not losses:  # reason: HiGHS takes no programme without variables
+        return [] if all(limited.limit >= 0 for limited in limits) else None
     for package in ("numpy", "scipy"):
         require("choosing replacements under a budget", package, "torch")
     import numpy as np

@@ -19,7 +19,7 @@ from pytest_dwsconv.latency import compare_networks, time_layers
 from pytest_dwsconv.latency.runs import current_conditions
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import apply_plan
-from pytest_dwsconv.rewriting.planning.goal import CPU, Goal
+from pytest_dwsconv.rewriting.planning.goal import CPU, Goal, milliseconds
 from pytest_dwsconv.rewriting.planning.options import LADDER, Options, TargetPlan
 
 TRIES = 4
@@ -91,10 +91,10 @@ class _Timed:
         self.saved_ms = [[one.saved_ms for one in choices] for choices in self.faster.values()]
 
     def planned(self) -> TargetPlan:
-        if not any(len(choices) > 1 for choices in self.faster.values()):
-            return self._without("no replacement of a single layer was measured faster")
         if self.goal.limit_ms is not None:
             return self._within(self.goal.limit_ms)
+        if not any(len(choices) > 1 for choices in self.faster.values()):
+            return self._without("no replacement of a single layer was measured faster")
         if self.goal.fastest:
             places = self._fastest()
         elif self.budgets:
@@ -107,6 +107,11 @@ class _Timed:
         # reason: whoever limits something else wants that kept, if it takes no time
         enough = (Speed.FASTER, Speed.SAME) if self.budgets else (Speed.FASTER,)
         if whole.verdict not in enough:
+            if not self._keeps_budgets:
+                raise InputError(
+                    "a network that keeps the budget is not known to be as fast as the original: "
+                    f"{whole}; raise the budget, or leave the target out"
+                )
             return self._without("nothing is replaced", whole)
         return self._with(plan, whole)
 
@@ -135,24 +140,25 @@ class _Timed:
         """
         places = self._fastest()
         plan, whole = self._compared(places)
-        if whole.first_ms <= limit_ms and not self.budgets:
-            return self._without(f"the original keeps {limit_ms:.3g} ms as it is")
+        if whole.first_ms <= limit_ms and self._keeps_budgets:
+            return self._without(f"the original keeps {milliseconds(limit_ms)} as it is")
         if whole.second_ms > limit_ms or whole.verdict is Speed.SLOWER:
             raise InputError(
-                f"the budget of {limit_ms:.3g} ms cannot be kept: {whole.second_ms:.3g} ms are "
-                f"measured with all that is faster, and {whole.first_ms:.3g} ms without"
+                f"the budget of {milliseconds(limit_ms)} cannot be kept: "
+                f"{milliseconds(whole.second_ms)} are measured with all that is faster, and "
+                f"{milliseconds(whole.first_ms)} without"
             )
         best = plan, whole
         for _ in range(TRIES):
-            worth = whole.saved_ms / self._saved(places)
-            if worth <= 0:
+            if whole.saved_ms <= 0:
                 break
+            worth = whole.saved_ms / self._saved(places)
             found = self._saving((whole.first_ms - limit_ms) / worth)
             if found is None:
                 break
             places = found
             plan, whole = self._compared(places)
-            if whole.second_ms <= limit_ms:
+            if whole.second_ms <= limit_ms and whole.verdict is not Speed.SLOWER:
                 best = plan, whole
                 break
         return self._with(*best)
@@ -161,9 +167,16 @@ class _Timed:
         return _checked(least_loss(self.losses, self.budgets))
 
     def _fastest(self) -> list[int]:
-        most = max(map(max, self.saved_ms))
+        most = max(map(max, self.saved_ms), default=0.0)
         taken = [[most - ms for ms in layer] for layer in self.saved_ms]
         return _checked(least_loss(taken, self.budgets))
+
+    @property
+    def _keeps_budgets(self) -> bool:
+        """Whether the original does."""
+        return all(
+            sum(kept for kept, *_ in budget.amounts) <= budget.limit for budget in self.budgets
+        )
 
     def _saved(self, places: Sequence[int]) -> float:
         return sum(layer[place] for layer, place in zip(self.saved_ms, places, strict=True))
@@ -209,7 +222,9 @@ def _checked(places: list[int] | None) -> list[int]:
 
 
 def _is_faster(choice: _Choice) -> bool:
-    return choice.comparison is not None and choice.comparison.verdict is Speed.FASTER
+    # reason: of noisy times the medians may say another thing than the rounds
+    is_faster = choice.comparison is not None and choice.comparison.verdict is Speed.FASTER
+    return is_faster and choice.saved_ms > 0
 
 
 def _timed(report: Report, options: Options, conditions: Conditions) -> dict[str, list[_Choice]]:

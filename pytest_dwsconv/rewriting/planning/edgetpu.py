@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from pytest_dwsconv.core.latency.evidence import Effect
 from pytest_dwsconv.core.plan import Plan
@@ -13,7 +14,7 @@ from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.allocation import Amounts, Limited, least_loss
 from pytest_dwsconv.fit.planning import budget_limits, check_reachable, plan_of_options
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.rewriting.planning.goal import Goal
+from pytest_dwsconv.rewriting.planning.goal import Goal, milliseconds
 from pytest_dwsconv.rewriting.planning.options import LADDER, Options, TargetPlan
 
 
@@ -31,18 +32,33 @@ def plan_for_edgetpu(report: Report, options: Options, goal: Goal) -> TargetPlan
         InputError: the report has no MACs or is for a batch of several, or a limit cannot be kept.
     """
     check_reachable(report, options, goal.budgets)
-    places = _Layers(report, options, goal.budgets).chosen(goal) if options else []
+    layers = _Layers(report, options, goal.budgets)
+    places = layers.chosen(goal)
     if places is None:
-        raise InputError(
-            "no choice of layers and sizes keeps all limits of the budget together, by what is "
-            "predicted for the Edge TPU; raise one of them"
-        )
+        raise InputError(_how_far(layers, goal))
     plan = plan_of_options(options, places)
     evidence = predicted_evidence(report, plan)
+    if goal.limit_ms is not None and not plan.entries:
+        kept = f"the original keeps {milliseconds(goal.limit_ms)} as it is"
+        return TargetPlan(plan, {"": replace(evidence[""], reason=kept)})
     # reason: whoever has a budget wants it kept, whether or not it gains time
     if evidence[""].effect is not Effect.FASTER and not goal.is_limited:
         return TargetPlan(Plan(), {"": evidence[""]})
     return TargetPlan(plan, evidence)
+
+
+def _how_far(layers: _Layers, goal: Goal) -> str:
+    """Why no plan was found."""
+    fastest = layers.fastest()
+    if goal.limit_ms is None or fastest is None or fastest[0] <= goal.limit_ms:
+        return (
+            "no choice of layers and sizes keeps all limits of the budget together, by what is "
+            "predicted for the Edge TPU; raise one of them"
+        )
+    return (
+        f"the budget of {milliseconds(goal.limit_ms)} cannot be kept: {milliseconds(fastest[0])} "
+        f"are predicted with what is fastest, and {milliseconds(layers.as_it_is_ms)} without"
+    )
 
 
 def edgetpu_plans(report: Report, options: Options) -> list[Plan]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_dwsconv.core.plaintext import quoted
-from pytest_dwsconv.core.quantities import Unit, parse_quantity
+from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.planning import Budgets, parse_budgets
 
@@ -80,3 +80,8 @@ def _milliseconds(value: object) -> float:
         return 1000 * parse_quantity(value, Unit.SECONDS)
     except FormatError as error:
         raise FormatError(f"the budget's latency {error}") from error
+
+
+def milliseconds(ms: float) -> str:
+    """As a limit is written, in the unit that suits it: ``8ms``, ``1.2s``."""
+    return humanize(ms / 1000, Unit.SECONDS)

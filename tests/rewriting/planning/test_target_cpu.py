@@ -156,13 +156,28 @@ def test_a_plan_that_saves_less_than_its_layers_is_planned_again(whole: list[Com
 def test_a_limit_that_the_original_keeps_replaces_nothing() -> None:
     result = planned(budget={"latency": "10.5ms"})
     assert result.plan == Plan()
-    assert of_network(result).reason == "the original keeps 10.5 ms as it is"
+    assert of_network(result).reason == "the original keeps 10.5ms as it is"
 
 
 @pytest.mark.usefixtures("whole")
 def test_a_limit_that_nothing_keeps_is_refused_with_what_was_measured() -> None:
-    with pytest.raises(InputError, match="5 ms cannot be kept: 6 ms are measured with all that is"):
+    with pytest.raises(InputError, match="5ms cannot be kept: 6ms are measured with all that is"):
         planned(budget={"latency": "5ms"})
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_limit_is_kept_or_refused_where_no_layer_is_faster() -> None:
+    with pytest.raises(InputError, match="5ms cannot be kept: 10ms are measured"):
+        planned(budget={"latency": "5ms"}, select=["2"])
+    result = planned(budget={"latency": "11s", "params": "1M"}, select=["2"])
+    assert of_network(result).reason == "the original keeps 11s as it is"
+
+
+def test_a_budget_that_only_a_slower_network_keeps_is_refused(whole: list[Comparison]) -> None:
+    whole += [comparison(8, 9, Conditions(1))] * 2
+    with pytest.raises(InputError, match=r"keeps the budget is not .* as fast .*: 1.12x slower"):
+        planned(budget={"params": "6k"})
+    assert planned(budget={"params": "1M"}, objective="latency").plan == Plan()
 
 
 @pytest.mark.usefixtures("whole")

@@ -83,8 +83,27 @@ def test_a_limit_is_kept_at_the_least_loss(limit_ms: float) -> None:
 
 def test_a_limit_below_all_plans_is_refused() -> None:
     found = report(3)
-    with pytest.raises(InputError, match="keeps all limits of the budget together, by what is pre"):
+    said = r"budget of 100us cannot be kept: 6.*us are predicted with what is fastest, and 1.*ms wi"
+    with pytest.raises(InputError, match=said):
         plan_for_edgetpu(found, options_of(found), Goal("edgetpu", 0.1, {}, fastest=False))
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_limit_that_the_original_keeps_replaces_nothing_and_that_is_said(layers: int) -> None:
+    found = report(layers)
+    goal = Goal("edgetpu", 8000.0, {}, fastest=False)
+    plan, evidence = plan_for_edgetpu(found, options_of(found), goal)
+    assert plan == Plan()
+    assert evidence[""].reason == "the original keeps 8s as it is"
+
+
+@pytest.mark.parametrize("target", ["cpu", "edgetpu"])
+def test_a_limit_holds_for_a_network_without_candidates(target: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1)).eval()
+    with pytest.raises(InputError, match="the budget of 1us cannot be kept"):
+        rewrite(model, (1, 3, 8, 8), target=target, budget={"latency": "1us"})
+    result = rewrite(model, (1, 3, 8, 8), target=target, budget={"latency": "800s"})
+    assert "the original keeps 800s as it is" in str(result)
 
 
 def test_the_fastest_within_a_budget_has_fewer_parameters_and_streams_least() -> None:
