@@ -108,3 +108,15 @@ def test_code_in_the_readme_is_that_of_the_files_it_names() -> None:
     for path, code in named:
         assert code in (ROOT / path).read_text(encoding="utf-8"), path
     assert len(named) == text.count("```python")
+
+
+def test_the_readme_leads_to_each_page_to_start_with_and_each_guide() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    trees = re.findall(r"^:caption: (\w+)\n:hidden:\n\n(.*?)^```$", index, re.MULTILINE | re.DOTALL)
+    pages = [
+        page for caption, tree in trees if caption in ("Start", "Guides") for page in tree.split()
+    ]
+    assert pages
+    _, _, after = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Read on\n")
+    listed = after.partition("\n## ")[0]
+    assert [page for page in pages if f"(docs/{page}.md)" not in listed] == []

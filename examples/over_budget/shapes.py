@@ -8,7 +8,7 @@ SIDE = 20
 
 
 def pictures(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noisy pictures, of shape (count, 1, 24, 24), and their classes."""
+    """Noisy pictures, of shape (count, 1, 20, 20), and their classes."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float) -> Tensor:
