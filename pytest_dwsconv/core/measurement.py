@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_dwsconv.core.jsonio import OMITTED, Document, Seconds
-from pytest_dwsconv.core.latency.comparison import BUSY
+from pytest_dwsconv.core.latency.comparison import BUSY, Conditions
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
@@ -38,7 +38,8 @@ class Measurement:
     for a CPU.
 
     ``reference`` are the seconds of a standard convolution, timed in turns with the model, on
-    targets that have one: it tells how fast the machine is, and whether it was busy.
+    targets that have one: it tells how fast the machine is, and whether it was busy. ``conditions``
+    are those of PyTorch on this machine's CPU, None elsewhere.
 
     Raises:
         InputError: ``samples`` are not numbers above 0, or there are none.
@@ -56,6 +57,7 @@ class Measurement:
     first_invoke: float
     samples: tuple[Seconds, ...]
     reference: tuple[Seconds, ...] = field(default=(), metadata=OMITTED)
+    conditions: Conditions | None = field(default=None, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         try:

@@ -15,7 +15,7 @@ from torch import nn
 from pytest_dwsconv.core.latency.comparison import Runtime
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.latency.machine import this_machine
-from pytest_dwsconv.latency.runs import Run, current_conditions, ready
+from pytest_dwsconv.latency.runs import Run, conditions_of, ready, torch_dtype
 from pytest_dwsconv.latency.turns import time_in_turns
 
 if TYPE_CHECKING:
@@ -96,10 +96,10 @@ def _quietest(measured: Callable[[], Measurement]) -> Measurement:
 
 
 def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Measurement:
-    types = (each.dtype for each in network.parameters() if each.is_floating_point())
+    conditions = conditions_of(network)
     with torch.random.fork_rng(devices=[]):
-        image = torch.rand(shape, dtype=next(types, torch.float32))
-    with ready([Run(network, [image]), reference()], current_conditions()) as calls:
+        image = torch.rand(shape, dtype=torch_dtype(conditions))
+    with ready([Run(network, [image]), reference()], conditions) as calls:
         start = perf_counter()
         calls[0]()
         first_invoke = perf_counter() - start
@@ -117,6 +117,7 @@ def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Mea
         first_invoke=first_invoke,
         samples=tuple(samples),
         reference=tuple(standard),
+        conditions=conditions,
     )
 
 

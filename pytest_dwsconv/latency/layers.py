@@ -17,7 +17,7 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency.machine import this_machine
-from pytest_dwsconv.latency.runs import Run, current_conditions, ready
+from pytest_dwsconv.latency.runs import Run, current_conditions, ready, torch_dtype
 from pytest_dwsconv.latency.store import Store
 from pytest_dwsconv.latency.turns import compare, time_in_turns
 from pytest_dwsconv.separable.modules import CONVS, TRANSPOSED
@@ -37,7 +37,7 @@ def time_layers(
 ) -> list[Comparison]:
     """Tell how many times as fast each replacement is as its convolution, on this CPU.
 
-    Only numbers and shapes count, so weights are random ones, in float32. Layers that differ in
+    Only numbers and shapes count, so weights are random ones. Layers that differ in
     nothing but their names are measured once. All replacements of a convolution are timed in turns
     with it.
     Results are kept in the user's cache folder, except those that are too noisy.
@@ -103,10 +103,12 @@ def _measured(
             "a convolution without an input shape cannot be measured: analyse the model with its "
             "input size"
         )
+    dtype = torch_dtype(conditions)
     with torch.random.fork_rng(devices=[]):
         conv = _convolution(spec)
         layers = [conv, *(_replaced(conv, entry) for _, entry in group.values())]
-        image = torch.randn(spec.input_shape)
+        layers = [layer.to(dtype) for layer in layers]
+        image = torch.randn(spec.input_shape, dtype=dtype)
     with ready([Run(layer, [image]) for layer in layers], conditions) as calls:
         original, *others = time_in_turns(calls, seconds * len(group))
     batch = spec.input_shape[0] if len(spec.input_shape) == spec.rank + 2 else 1

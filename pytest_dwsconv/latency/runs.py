@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat, Runtime
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.tracing.preserving import as_found
 
@@ -22,6 +24,39 @@ _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 def current_conditions() -> Conditions:
     """PyTorch as it is, without a compiler, on as many threads as it uses now."""
     return Conditions(torch.get_num_threads())
+
+
+def conditions_of(network: nn.Module) -> Conditions:
+    """Those of this process, in the memory format and the type that the network's kernels have."""
+    conditions = replace(current_conditions(), dtype=dtype_of(network))
+    for parameter in network.parameters():
+        laid_out = parameter.ndim == 4 and parameter.is_contiguous(
+            memory_format=torch.channels_last
+        )
+        if laid_out and not parameter.is_contiguous():
+            return replace(conditions, memory_format=MemoryFormat.CHANNELS_LAST)
+    return conditions
+
+
+def dtype_of(network: nn.Module) -> str:
+    """The type of a network's numbers, as PyTorch calls it."""
+    types = (each.dtype for each in network.parameters() if each.is_floating_point())
+    return str(next(types, torch.float32)).removeprefix("torch.")
+
+
+def torch_dtype(conditions: Conditions) -> torch.dtype:
+    """The type that conditions name.
+
+    Raises:
+        InputError: PyTorch has no such type of real numbers.
+    """
+    found = getattr(torch, conditions.dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(
+            f"PyTorch has no type {quoted(conditions.dtype)} of real numbers: give "
+            "dtype='bfloat16', say"
+        )
+    return found
 
 
 class Run(NamedTuple):

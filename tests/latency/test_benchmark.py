@@ -50,6 +50,22 @@ def test_where_the_machine_was_busy_it_is_measured_again_and_the_quietest_counts
     assert found.is_busy == (QUIET not in references[:counted])
 
 
+def test_a_network_is_measured_in_the_memory_format_it_has_and_that_is_said() -> None:
+    seen = set()
+
+    class Second(nn.Conv2d):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            seen.add(image.is_contiguous())
+            return super().forward(image)
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Second(4, 4, 3)).bfloat16()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = measure_network(network, (1, 3, 8, 8), seconds=0)
+    assert seen == {False}
+    assert str(found.conditions).endswith("channels_last, bfloat16")
+    assert Measurement.from_json(found.to_json()) == found
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_network_is_measured_in_its_own_type_and_stays_as_it_is(dtype: torch.dtype) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(dtype)

@@ -62,6 +62,16 @@ def test_replacements_of_one_convolution_are_timed_in_turns_with_it(
     assert [one.second_ms for one in found] == pytest.approx(expected)
 
 
+def test_layers_are_timed_in_the_type_of_the_conditions(timed: list[list[Run]]) -> None:
+    time_layers([(SPEC, entry())], CONDITIONS)
+    [found] = time_layers([(SPEC, entry())], replace(CONDITIONS, dtype="bfloat16"))
+    dtypes = [{tensor.dtype for tensor in group[1].network.parameters()} for group in timed]
+    assert dtypes == [{torch.float32}, {torch.bfloat16}]
+    assert "bfloat16" in str(found)
+    with pytest.raises(InputError, match="no type 'int8' of real numbers: give dtype='bfloat16'"):
+        time_layers([(SPEC, entry())], replace(CONDITIONS, dtype="int8"))
+
+
 @pytest.mark.parametrize(
     ("form", "sizes"),
     [

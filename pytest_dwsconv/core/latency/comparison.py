@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-from pytest_dwsconv.core.jsonio import Positive
+from pytest_dwsconv.core.jsonio import OMITTED, Positive
 from pytest_dwsconv.core.quantities import whole_number
 
 
@@ -29,7 +29,8 @@ class MemoryFormat(str, Enum):
 class Conditions:
     """What a latency on a CPU depends on, besides the machine, the model and its input.
 
-    With LiteRT images are always channels_last.
+    With LiteRT images are always channels_last. ``dtype`` is that of layers that are timed, as
+    PyTorch calls it; networks are timed in their own.
 
     Raises:
         InputError: ``threads`` is not a whole number from 1.
@@ -38,6 +39,7 @@ class Conditions:
     threads: Positive
     memory_format: MemoryFormat = MemoryFormat.CONTIGUOUS
     runtime: Runtime = Runtime.EAGER
+    dtype: str = field(default="float32", metadata=OMITTED)
 
     def __post_init__(self) -> None:
         whole_number("threads", self.threads)
@@ -50,7 +52,8 @@ class Conditions:
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.runtime.value}, {threads}, {self.memory_format.value}"
+        dtype = "" if self.dtype == "float32" else f", {self.dtype}"
+        return f"{self.runtime.value}, {threads}, {self.memory_format.value}{dtype}"
 
 
 class Speed(str, Enum):

@@ -38,5 +38,5 @@ def check_latency(
     from pytest_dwsconv.latency.remedy import remedy
 
     again = bool(config.getoption("dws_remeasure"))
-    found = remedy(report, check.actual, check.limit, remeasure=again)
+    found = remedy(report, check.actual, check.limit, measurement.conditions, remeasure=again)
     return replace(check, remedy=found)

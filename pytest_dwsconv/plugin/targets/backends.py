@@ -76,7 +76,7 @@ def _conditions(target: str, measurement: Measurement) -> str:
     import torch
 
     where = f"{target}: {measurement.device} of {measurement.machine}"
-    threads = f"{torch.get_num_threads()} threads"
+    threads = measurement.conditions or f"{torch.get_num_threads()} threads"
     return f"{where}, {measurement.runtime}, torch {torch.__version__}, {threads}"
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, MemoryFormat, Speed
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
 from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
 from pytest_dwsconv.fit.planning import Option, budget_limits, check_reachable, plan_of_options
 from pytest_dwsconv.latency import compare_networks, time_layers
-from pytest_dwsconv.latency.runs import current_conditions
+from pytest_dwsconv.latency.runs import conditions_of
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import apply_plan
 from pytest_dwsconv.rewriting.planning.goal import CPU, Goal, milliseconds
@@ -76,7 +75,7 @@ class _Timed:
         inputs: Sequence[Tensor],
     ) -> None:
         self.model, self.goal, self.inputs = model, goal, inputs
-        self.conditions = _conditions(model)
+        self.conditions = conditions_of(model)
         self.timed = _timed(report, options, self.conditions)
         self.faster: dict[str, list[_Choice]] = {}
         for name, choices in self.timed.items():
@@ -243,14 +242,3 @@ def _timed(report: Report, options: Options, conditions: Conditions) -> dict[str
             choices.append(_Choice(option, one, saved))
         found[name] = choices
     return found
-
-
-def _conditions(model: nn.Module) -> Conditions:
-    """Those of this process, in the memory format that the model's kernels have."""
-    for parameter in model.parameters():
-        laid_out = parameter.ndim == 4 and parameter.is_contiguous(
-            memory_format=torch.channels_last
-        )
-        if laid_out and not parameter.is_contiguous():
-            return replace(current_conditions(), memory_format=MemoryFormat.CHANNELS_LAST)
-    return current_conditions()

@@ -9,7 +9,7 @@ from inner_runs import NETS, run, run_reporting, written
 from torch import nn
 
 from pytest_dwsconv.core.conv import ConvSpec
-from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Runtime
+from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, MemoryFormat, Runtime
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
@@ -19,6 +19,9 @@ SAVED = {"stem": 1.0, "body": 4.0}
 """Milliseconds that replacing a convolution of ``Small`` saves."""
 BUDGET = "dws_budget(Small(), (1, 4, 12, 12), latency={}, target='cpu')"
 SOURCE = f"def test_it(dws_budget): {BUDGET}"
+
+
+CONDITIONS = Conditions(3, MemoryFormat.CHANNELS_LAST, dtype="bfloat16")
 
 
 class Cpu:
@@ -33,11 +36,16 @@ class Cpu:
         assert shape == (1, 4, 12, 12)
         name = type(network).__name__
         place = (name, "", "here", "cpu", "3.11", "torch", "", "", "")
-        return Measurement(*place, 0.1, self.samples, self.reference)
+        return Measurement(*place, 0.1, self.samples, self.reference, CONDITIONS)
 
     def time_layers(
-        self, candidates: Sequence[tuple[ConvSpec, PlanEntry]], *, remeasure: bool
+        self,
+        candidates: Sequence[tuple[ConvSpec, PlanEntry]],
+        conditions: Conditions,
+        *,
+        remeasure: bool,
     ) -> list[Comparison]:
+        assert conditions == CONDITIONS
         self.remeasured.append(remeasure)
         found = []
         for spec, entry in candidates:
