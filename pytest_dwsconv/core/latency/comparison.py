@@ -110,7 +110,10 @@ class Comparison:
     def __str__(self) -> str:
         """As in ``2.1x faster (2.03 to 2.18x; 8.10 to 3.86 ms; measured, PyTorch, ...)``."""
         times = f"{self.first_ms:.2f} to {self.second_ms:.2f} ms"
-        interval = f"{self.low:.2f} to {self.high:.2f}x"
+        low, high = self.low, self.high
+        if self.verdict is Speed.SLOWER:  # the claim says how many times as slow
+            low, high = 1 / high, 1 / low
+        interval = f"{low:.2f} to {high:.2f}x"
         noise = f"; the machine was busy, times spread by {self.spread:.0%}" if self.is_busy else ""
         return f"{self.claim} ({interval}; {times}; measured, {self.circumstances}{noise})"
 
