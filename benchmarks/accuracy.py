@@ -5,12 +5,14 @@ weights::
 
     python benchmarks/accuracy.py fashion --network fashion_resnet.py --weights fashion_resnet.pt
     python benchmarks/accuracy.py plans --network fashion_resnet.py --weights fashion_resnet.pt
+    python benchmarks/accuracy.py peers --network fashion_resnet.py --weights fashion_resnet.pt
 
     pip install facenet-pytorch scikit-image scikit-learn   # their weights and photographs
     python benchmarks/accuracy.py mtcnn
 
     pip install torchvision
     python benchmarks/accuracy.py svd
+    python benchmarks/accuracy.py resnet50   # what the fit of a large network costs
 
     python benchmarks/accuracy.py memory
 
@@ -36,6 +38,15 @@ from typing import Any
 import numpy as np
 import torch
 from analyze import extra_memory
+from factored import (
+    Form,
+    blueprint_replaced,
+    canonical,
+    decomposed,
+    groups,
+    tensorly_torch,
+    tucker,
+)
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,7 +61,7 @@ from pytest_dwsconv.tracing.preserving import as_found
 
 IMAGES = Path("/usr/share/datasets/fashion-mnist")
 CALIBRATION, TESTED, SHAPE = 1024, 4000, (1, 1, 28, 28)
-HEADERS, PLANS = ["", "parameters", "accuracy", "agreement", "on 6,000 more", "s"], 40
+HEADERS, PLANS = ["", "parameters", "accuracy", "agreement", "on 6,000 more", "CPU s"], 40
 STEM = ["stem.0"]
 """One input channel: separable at multiplier 1 it would be one filter, 24 times."""
 
@@ -91,9 +102,9 @@ class Fashion:
         self.more_wanted = outputs(self.network, self.more)
 
     def row(self, name: str, make: Callable[[], nn.Module]) -> list[Any]:
-        start = time.perf_counter()
+        start = time.process_time()
         model = make()
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         found = outputs(model, self.test)
         right = (found.argmax(1) == self.labels).float().mean().item()
         agree = [
@@ -115,27 +126,6 @@ class Fashion:
         pool = self.train[self.order[CALIBRATION:]]
         distill(student, self.network, pool.split(128), steps=400, learning_rate=1e-2)
         return student
-
-
-def cp_factorised(fashion: Fashion) -> nn.Module:
-    """tensorly-torch's CP factorisation of each 3 x 3 convolution, as large as multiplier 1."""
-    from tltorch import FactorizedConv  # type: ignore[import-not-found]  # not among our dependencies
-
-    model = copy.deepcopy(fashion.network)
-    for entry in rewrite(fashion.network, SHAPE, ignore=STEM, order="depthwise_first").plan.entries:
-        conv: Any = model.get_submodule(entry.name)
-        rank = entry.params_after // (
-            entry.in_channels + entry.out_channels + sum(entry.kernel_size)
-        )
-        options = {
-            "factorization": "cp",
-            "implementation": "reconstructed",
-            "decompose_weights": True,
-        }
-        new = FactorizedConv.from_conv(conv, rank=rank, **options)
-        parent, _, name = entry.name.rpartition(".")
-        setattr(model.get_submodule(parent), name, new)
-    return model
 
 
 def fashion_table(fashion: Fashion) -> None:
@@ -168,31 +158,41 @@ def fashion_table(fashion: Fashion) -> None:
             lambda: fashion.distilled(init="fit", budget=57_400),
         )
     )
-    rows.append(_if_installed(fashion, "BSConv's replacer, r = 1", blueprint_replaced))
-    rows.append(_if_installed(fashion, "CP (tensorly-torch), equal parameters", cp_factorised))
     print(tabulate(rows, HEADERS, intfmt=","))
 
 
-def blueprint_replaced(fashion: Fashion) -> nn.Module:
-    """The BSConv package's own replacer: blueprint convolutions with new random weights."""
-    from bsconv.pytorch import BSConvU_Replacer  # type: ignore[import-not-found]  # not among our dependencies
+def peers_table(fashion: Fashion) -> None:
+    """Other methods with as many parameters as the fit, on the same images."""
+    forms: dict[str, Callable[[nn.Conv2d, int], Form]] = {
+        "CP": canonical,
+        "Tucker-2": tucker,
+        "filter groups": groups,
+    }
+    rows = []
+    for multiplier in (1, 2):
+        options: dict[str, Any] = {"order": "depthwise_first", "depth_multiplier": multiplier}
+        entries = rewrite(fashion.network, SHAPE, ignore=STEM, **options).plan.entries
+        sizes = {entry.name: entry.params_after for entry in entries}
+        for name, form in forms.items():
+            for how, batches in (("nearest", []), ("by inputs", fashion.calibration)):
+                make = partial(decomposed, fashion.network, sizes, form, batches)
+                rows.append(fashion.row(f"{name}, {how}, as large as r = {multiplier}", make))
+        package = partial(tensorly_torch, fashion.network, sizes)
+        title = f"CP by tensorly-torch, as large as r = {multiplier}"
+        rows.append(_if_installed(fashion, title, package))
+    random_start = partial(fashion.distilled, init="fresh")
+    rows.append(fashion.row("random weights, r = 1, 400 steps", random_start))
+    replacer = partial(blueprint_replaced, fashion.network)
+    rows.append(_if_installed(fashion, "BSConv's replacer, r = 1", replacer))
+    print(tabulate(rows, HEADERS, intfmt=","))
 
-    replaced: nn.Module = BSConvU_Replacer().apply(copy.deepcopy(fashion.network))
-    return replaced
 
-
-def _if_installed(fashion: Fashion, name: str, make: Callable[[Fashion], nn.Module]) -> list[Any]:
+def _if_installed(fashion: Fashion, name: str, make: Callable[[], nn.Module]) -> list[Any]:
     try:
-        return fashion.row(name, lambda: make(fashion))
+        return fashion.row(name, make)
     except Exception as error:  # a peer that does not run is a result too
-        return [
-            name,
-            None,
-            f"did not run: {type(error).__name__}: {str(error)[:60]}",
-            None,
-            None,
-            None,
-        ]
+        reason = f"did not run: {type(error).__name__}: {str(error)[:60]}"
+        return [name, None, reason, None, None, None]
 
 
 def plans_table(fashion: Fashion) -> None:
@@ -246,8 +246,8 @@ def fitted_with(
 
 def crops(side: int, count: int, seed: int) -> Tensor:
     """Pieces of real photographs at several scales, as the cascade of MTCNN would hand them on."""
-    from skimage import data  # type: ignore[import-not-found]  # not among our dependencies
-    from sklearn.datasets import load_sample_images  # type: ignore[import-not-found]  # likewise
+    from skimage import data
+    from sklearn.datasets import load_sample_images  # type: ignore[import-not-found]  # not among our dependencies
 
     photographs = [data.astronaut(), data.coffee(), data.chelsea(), *load_sample_images().images]
     draw, pieces = random.Random(seed), []
@@ -318,6 +318,19 @@ def svd_table() -> None:
     print(tabulate(rows, ["network", "layers", "s, analysis included"]))
 
 
+def resnet50_row() -> None:
+    """CPU seconds and peak memory of the fit of ResNet-50, on 64 inputs of 224 x 224 pixels."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    network = models.resnet50(weights=None).eval()
+    batches = list(torch.randn(64, 3, 224, 224).split(8))
+    options: dict[str, Any] = {"init": "fit", "calibration": batches, "inplace": True}
+    start = time.process_time()
+    extra = extra_memory(lambda: rewrite(network, batches[0].shape, **options))
+    print(f"{time.process_time() - start:.0f} CPU s, {extra:.0f} MiB more at the peak")
+
+
 def memory_table() -> None:
     """Peak extra memory of the fit of one wide convolution, each in a process of its own."""
     rows = []
@@ -354,11 +367,15 @@ def memory_of(channels: int, side: int, order: str) -> None:
     print(f"{extra:.0f} {time.process_time() - start:.1f}")
 
 
+ALONE = {"mtcnn": mtcnn_table, "svd": svd_table, "resnet50": resnet50_row, "memory": memory_table}
+ON_FASHION = {"fashion": fashion_table, "plans": plans_table, "peers": peers_table}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="accuracy kept by depthwise separable rewrites, by method"
     )
-    parser.add_argument("table", choices=["fashion", "plans", "mtcnn", "svd", "memory"])
+    parser.add_argument("table", choices=[*ALONE, *ON_FASHION])
     parser.add_argument("--network", type=Path, help="a file with load(weights) -> network")
     parser.add_argument("--weights", type=Path)
     parser.add_argument(
@@ -368,13 +385,11 @@ def main() -> None:
     if arguments.conv:
         channels, side, order = arguments.conv
         return memory_of(int(channels), int(side), order)
-    alone = {"mtcnn": mtcnn_table, "svd": svd_table, "memory": memory_table}
-    if arguments.table in alone:
-        return alone[arguments.table]()
+    if arguments.table in ALONE:
+        return ALONE[arguments.table]()
     if arguments.network is None or arguments.weights is None:
         parser.error(f"{arguments.table} needs --network and --weights")
-    table = {"fashion": fashion_table, "plans": plans_table}[arguments.table]
-    return table(Fashion(arguments.network, arguments.weights))
+    return ON_FASHION[arguments.table](Fashion(arguments.network, arguments.weights))
 
 
 if __name__ == "__main__":
