@@ -156,7 +156,7 @@ def alternating(
 
 
 def moments_of(network: nn.Module, names: list[str], batches: list[Tensor]) -> dict[str, Tensor]:
-    """E[x x^T] of the C k inputs under an output position, by layer, in the original network."""
+    """Sums of x x^T over all output positions, x the C k inputs under one, in the original."""
     sums: dict[str, Tensor] = {}
 
     def add(name: str, conv: Any, inputs: tuple[Tensor, ...]) -> None:
