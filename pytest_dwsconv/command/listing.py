@@ -153,6 +153,13 @@ class Listing:
                 "pytest_dwsconv.rewrite"
             )
             self._say(plain(message))
+        if examination.rewrite.takes_all is not None and self._form != "json":
+            line, what = examination.rewrite.takes_all
+            message = (
+                f"{source.name}:{line}: {what}: check what it does to those of other files, of "
+                "which it misses depthwise.weight"
+            )
+            self._say(plain(message))
         self.changed += changed
         self.changed_files += bool(changed)
 

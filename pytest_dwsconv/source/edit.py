@@ -20,6 +20,9 @@ from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.checkpoints import first_load
 from pytest_dwsconv.source.finder import find_places
 from pytest_dwsconv.source.imports import edited, without_unused_imports
+from pytest_dwsconv.source.loops import changes_to_all
+from pytest_dwsconv.source.reading.calls import CALLEES
+from pytest_dwsconv.source.reading.names import Names
 from pytest_dwsconv.source.reading.spans import Span
 from pytest_dwsconv.source.reading.stack import with_large_stack
 from pytest_dwsconv.source.reading.syntax import Parsed, check_compiles, is_inserted
@@ -61,6 +64,8 @@ class Rewrite:
 
     ``configured`` is the first line that makes layers from a configuration, with what it calls.
     ``loads_at`` is the line of the old one where weights are loaded that fit no more, if any.
+    ``takes_all`` is the first line that takes something of every convolution, those of other files
+    too, which does not suit a replacement, with what it does; of files that nothing is replaced in.
     """
 
     text: str
@@ -68,6 +73,7 @@ class Rewrite:
     class_names: Mapping[_Wanted, str]
     configured: tuple[int, str] | None = None
     loads_at: int | None = None
+    takes_all: tuple[int, str] | None = None
 
     def replacement(self, site: SourceSite) -> str | None:
         """What is called in the new text at a candidate site; None at others."""
@@ -153,7 +159,7 @@ def _rewrite(
     sites = judge_places(places, policy, evidence, guarded_ranks)
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
-        return Rewrite(parsed.text, sites, {})
+        return Rewrite(parsed.text, sites, {}, takes_all=_takes_all(parsed))
     header = _Header(parsed, min(site.place.callee[0] for site in wanted), classes)
     guarded = {_wanted(site) for site in wanted if site.guarded}
     needed = sorted({_wanted(site) for site in wanted}, key=lambda each: class_name(*each))
@@ -164,6 +170,12 @@ def _rewrite(
     result = edited(parsed.text, without_unused_imports(parsed, edits))
     check_compiles(result)
     return Rewrite(result, sites, names, loads_at=first_load(parsed))
+
+
+def _takes_all(parsed: Parsed) -> tuple[int, str] | None:
+    changes = changes_to_all(parsed, Names(parsed, frozenset(CALLEES)))
+    lines = [(parsed.line(change.node), change.what) for change in changes]
+    return min(lines, default=None)
 
 
 def _edits(site: SourceSite, class_name: str) -> list[tuple[Span, str]]:

@@ -355,3 +355,22 @@ def test_the_first_line_that_makes_layers_from_a_configuration_is_told(
 ) -> None:
     assert rewrite_text(text).configured == expected
     assert rewrite_text(f"{text}\nimport torch\ntorch.nn.Conv2d(8, 64, 3)").configured == expected
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        ("decay.append(m.weight)", 4),
+        ("m.weight.requires_grad = False", 4),
+        ("nn.init.kaiming_normal_(m.weight)", None),
+        ("m.bias.data.zero_()", None),
+    ],
+)
+def test_what_takes_the_weight_of_convolutions_of_other_files_is_noted(
+    taken: str, expected: int | None
+) -> None:
+    loop = f"for m in net.modules():\n    if isinstance(m, nn.Conv2d):\n        {taken}\n"
+    noted = rewrite_text(f"from torch import nn\n{loop}").takes_all
+    assert (noted and noted[0]) == expected
+    rewritten = rewrite_text(f"from torch import nn\nnn.Conv2d(8, 64, 3)\n{loop}")
+    assert rewritten.takes_all is None or rewritten.sites[0].judgement.code == "DWS110"

@@ -125,3 +125,17 @@ def test_what_is_fused_may_come_to_its_attribute_in_any_way(
     fusions = find_fusions(sorted(tmp_path.iterdir()))
     sites = rewrite_text(text, path=tmp_path / "common.py", fusions=fusions).sites
     assert {site.judgement.code for site in sites} == {"DWS110"}
+
+
+def test_a_message_names_the_line_that_misses_the_filters_of_other_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.py").write_text(BLOCK)
+    (tmp_path / "optim.py").write_text(
+        "from torch import nn\n\n\ndef weights(net):\n    for m in net.modules():\n"
+        "        if isinstance(m, nn.Conv2d):\n            yield m.weight\n"
+    )
+    assert main([str(tmp_path), "--check"]) == 1
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'optim.py'}:7: takes the weight of every such convolution" in out
+    assert "of which it misses depthwise.weight\n" in out
