@@ -39,7 +39,8 @@ class Measurement:
 
     ``reference`` are the seconds of a standard convolution, timed in turns with the model, on
     targets that have one: it tells how fast the machine is, and whether it was busy. ``conditions``
-    are those of PyTorch on this machine's CPU, None elsewhere.
+    are those of PyTorch on this machine's CPU, None elsewhere. ``waited`` is the share of the
+    reference's time in which it did not run, as other programs had the cores; 0 where nobody knows.
 
     Raises:
         InputError: ``samples`` are not numbers above 0, or there are none.
@@ -58,6 +59,7 @@ class Measurement:
     samples: tuple[Seconds, ...]
     reference: tuple[Seconds, ...] = field(default=(), metadata=OMITTED)
     conditions: Conditions | None = field(default=None, metadata=OMITTED)
+    waited: float = field(default=0.0, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         try:
@@ -99,8 +101,16 @@ class Measurement:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the reference varied so much that something else must have been running."""
-        return self.reference_spread > BUSY
+        """Whether the reference was disturbed so much that something else must have been running.
+
+        Where that goes on all the time, the times are long, and need not vary.
+        """
+        return self.disturbance > BUSY
+
+    @property
+    def disturbance(self) -> float:
+        """The larger one of the reference's spread and its wait."""
+        return max(self.reference_spread, self.waited)
 
     @property
     def reference_spread(self) -> float:

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING
 
 import torch
@@ -91,8 +91,26 @@ def _quietest(measured: Callable[[], Measurement]) -> Measurement:
     for _ in range(ATTEMPTS - 1):
         if not quietest.is_busy:
             break
-        quietest = min(quietest, measured(), key=attrgetter("reference_spread"))
+        quietest = min(quietest, measured(), key=attrgetter("disturbance"))
     return quietest
+
+
+class _Watched:
+    """A function of which is known for how much of its time it had no core."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._seconds = self._ran = 0.0
+
+    def __call__(self) -> None:
+        start, ran = perf_counter(), thread_time()
+        self._call()
+        self._seconds += perf_counter() - start
+        self._ran += thread_time() - ran
+
+    @property
+    def waited(self) -> float:
+        return max(0.0, 1 - self._ran / self._seconds) if self._seconds else 0.0
 
 
 def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Measurement:
@@ -103,7 +121,8 @@ def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Mea
         start = perf_counter()
         calls[0]()
         first_invoke = perf_counter() - start
-        samples, standard = time_in_turns(calls, seconds, ROUNDS)
+        watched = _Watched(calls[1])
+        samples, standard = time_in_turns([calls[0], watched], seconds, ROUNDS)
     return Measurement(
         model=type(network).__name__,
         host="",
@@ -118,6 +137,7 @@ def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Mea
         samples=tuple(samples),
         reference=tuple(standard),
         conditions=conditions,
+        waited=watched.waited,
     )
 
 

@@ -50,6 +50,13 @@ def test_where_the_machine_was_busy_it_is_measured_again_and_the_quietest_counts
     assert found.is_busy == (QUIET not in references[:counted])
 
 
+def test_a_machine_that_is_evenly_busy_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "thread_time", lambda: 0.0)  # it never ran
+    found = measure_network(nn.ReLU(), (1, 3), seconds=0)
+    assert found.waited == 1
+    assert found.is_busy
+
+
 def test_a_network_is_measured_in_the_memory_format_it_has_and_that_is_said() -> None:
     seen = set()
 

@@ -30,7 +30,10 @@ def check_latency(
     if not check.exceeded or not measurement.reference:
         return check
     if measurement.is_busy:
-        spread = f"the reference convolution's times spread by {measurement.reference_spread:.0%}"
+        spread = (
+            f"the reference convolution's times spread by {measurement.reference_spread:.0%}, and "
+            f"for {measurement.waited:.0%} of them it had no core"
+        )
         why = f"this machine was too busy to measure it ({spread}), run the test on an idle one"
         return Unmeasured(latency.target, f"{unknown_latency(report, latency.target)}: {why}", True)
     if latency.target != "cpu":  # what replacements save there is not what they save here
