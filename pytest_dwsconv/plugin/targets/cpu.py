@@ -20,8 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dws-remeasure",
         action="store_true",
         default=None,
-        help="measure replacements of convolutions on this CPU again, whose latencies are known "
-        "from an earlier run",
+        help="measure replacements of convolutions again on this CPU, also those whose latency "
+        "is kept from an earlier run",
     )
 
 
