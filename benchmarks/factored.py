@@ -9,6 +9,8 @@ part, the last pointwise convolution, and of inner parts:
 - filter groups, a grouped convolution and a pointwise one: Peng, Tan, Li, Zhang, Xie and Pu,
   *Extreme Network Compression via Filter Group Approximation*, ECCV 2018.
 
+They follow what the papers' abstracts state; starts and steps are ours, and so is fitting filter
+groups to the inputs. The authors' own code may do better.
 Every layer is decomposed on its own, from inputs of the original network, and nothing is trained.
 """
 
