@@ -102,9 +102,13 @@ class _Within:
 
     def variation(self) -> float:
         """About the mean sample, without its bias; infinite where that says nothing."""
-        if self.total is None or self.count < FEW:
+        if self.total is None:
             return inf if self.count else 0.0
         around = self.squares - float(self.total.square().sum()) / self.count
+        if self.count > 1 and around <= ROUNDING * self.squares < inf:
+            return 0.0  # all alike, which is not by chance
+        if self.count < FEW:
+            return inf
         return around * self.count / (self.count - 1)
 
 

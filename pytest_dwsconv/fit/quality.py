@@ -94,7 +94,13 @@ class FitQuality:
         """
         for name, error in self.output_errors.items():
             mean = self.mean_errors.get(name, 1.0)
-            if error >= USELESS * mean > 0:
+            if error > 0 and mean == 0:
+                yield (
+                    f"{name} of the original is the same for every sample held out, so its error "
+                    "tells nothing of other inputs: pass calibration data that differ as those to "
+                    "come do"
+                )
+            elif error >= USELESS * mean > 0:
                 yield (
                     f"{name} has a relative error of {error:.2g} on held-out data, where its mean "
                     f"alone has {mean:.2g}: {', or '.join(self._remedies(plan, params))}"

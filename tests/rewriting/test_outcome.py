@@ -262,6 +262,14 @@ def test_a_worthless_output_is_warned_of_by_name_with_what_would_help() -> None:
     assert told[0].filename == __file__
 
 
+def test_calibration_samples_that_are_all_alike_are_warned_of() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 4))
+    sample = torch.randn(1, 8, 6, 6)
+    with pytest.warns(FitWarning, match=r"^output of the original is the same for every sample"):
+        rewrite(model, init="fit", calibration=[sample.expand(4, -1, -1, -1)] * 3, refine=0)
+
+
 def test_the_result_is_written_as_text_and_json() -> None:
     result = fitted(trained(Detector), images(6), refine=4)
     stored = json.loads(result.to_json())
