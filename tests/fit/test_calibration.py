@@ -586,6 +586,7 @@ def single(data: list[Any], **options: Any) -> RewriteResult:
     return rewrite(nn.Conv2d(8, 12, 3), init="fit", calibration=data, **options)
 
 
+@pytest.mark.filterwarnings("ignore::pytest_dwsconv.errors.FitWarning")
 @pytest.mark.parametrize("order", list(Order))
 @pytest.mark.parametrize(
     "kind", ["zeros", "constant", "one sample", "dead channel", "huge", "tiny"]
