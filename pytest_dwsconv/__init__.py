@@ -26,6 +26,14 @@ if TYPE_CHECKING:
         separable_cost,
     )
     from pytest_dwsconv.core.findings import Finding, Layer, Memory, Origin, ReportData
+    from pytest_dwsconv.core.latency.comparison import (
+        Comparison,
+        Conditions,
+        MemoryFormat,
+        Runtime,
+        Speed,
+    )
+    from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
     from pytest_dwsconv.core.limits import LimitCheck
     from pytest_dwsconv.core.measurement import LatencyBackend, LatencyLimit, Measurement
     from pytest_dwsconv.core.plan import Plan, PlanEntry
@@ -75,6 +83,8 @@ _HOMES = {
         "separable_cost",
     ),
     "core.findings": ("Finding", "Layer", "Memory", "Origin", "ReportData"),
+    "core.latency.comparison": ("Comparison", "Conditions", "MemoryFormat", "Runtime", "Speed"),
+    "core.latency.evidence": ("Effect", "Evidence", "Provenance"),
     "core.measurement": ("LatencyBackend", "LatencyLimit", "Measurement"),
     "core.plan": ("Plan", "PlanEntry"),
     "core.rules": ("Judgement", "Policy", "Verdict", "judge"),
@@ -117,13 +127,17 @@ __all__ = [
     "Batches",
     "Budget",
     "Budgets",
+    "Comparison",
     "CompilerError",
+    "Conditions",
     "ConvSpec",
     "Cost",
     "DepthwiseSeparablePass",
     "Distilled",
     "DwsconvError",
     "EdgeTpuWarning",
+    "Effect",
+    "Evidence",
     "ExportError",
     "Finding",
     "FitQuality",
@@ -139,6 +153,7 @@ __all__ = [
     "LimitCheck",
     "Measurement",
     "Memory",
+    "MemoryFormat",
     "MissingDependencyError",
     "Order",
     "Origin",
@@ -146,10 +161,12 @@ __all__ = [
     "Plan",
     "PlanEntry",
     "Policy",
+    "Provenance",
     "Refinement",
     "Report",
     "ReportData",
     "RewriteResult",
+    "Runtime",
     "SeparableConv1d",
     "SeparableConv2d",
     "SeparableConv3d",
@@ -157,6 +174,7 @@ __all__ = [
     "SeparableConvTranspose2d",
     "SeparableConvTranspose3d",
     "SourceError",
+    "Speed",
     "TargetError",
     "TracingError",
     "Trait",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError, EdgeTpuError
     from pytest_dwsconv.edgetpu.hosts import Host
+    from pytest_dwsconv.edgetpu.loads import Load
     from pytest_dwsconv.edgetpu.modelfile import (
         ModelFile,
         Operator,
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
     )
     from pytest_dwsconv.edgetpu.package import Package
     from pytest_dwsconv.edgetpu.prediction import LatencyFeatures, predict_latency
-    from pytest_dwsconv.edgetpu.savings import ChipMemory, chip_memory, predicted_evidence
+    from pytest_dwsconv.edgetpu.savings import (
+        ChipMemory,
+        LayerMemory,
+        chip_memory,
+        predicted_evidence,
+    )
     from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support, judge_model
 
 _HOMES = {
@@ -58,10 +64,11 @@ _HOMES = {
     ),
     "faults": ("EdgeTpuAbsentError", "EdgeTpuError"),
     "hosts": ("Host",),
+    "loads": ("Load",),
     "modelfile": ("ModelFile", "Operator", "Quantization", "Tensor", "read_model"),
     "package": ("Package",),
     "prediction": ("LatencyFeatures", "LatencyPrediction", "predict_latency"),
-    "savings": ("ChipMemory", "chip_memory", "predicted_evidence"),
+    "savings": ("ChipMemory", "LayerMemory", "chip_memory", "predicted_evidence"),
     "support": ("OperatorJudgement", "Status", "Support", "judge_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -80,6 +87,8 @@ __all__ = [
     "Int8Comparison",
     "LatencyFeatures",
     "LatencyPrediction",
+    "LayerMemory",
+    "Load",
     "ModelFile",
     "Operator",
     "OperatorCount",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan, PlanEntry, plan_of
 from pytest_dwsconv.edgetpu.loads import CACHE_BYTES, Load, load_after, load_of, load_of_network
@@ -161,7 +161,7 @@ def _evidence(features: LatencyFeatures, before: Load, after: Load, host: str) -
     effect = Effect.FASTER if low > 0 else Effect.SLOWER if high < 0 else Effect.NONE
     return Evidence(
         TARGET,
-        Source.PREDICTED,
+        Provenance.PREDICTED,
         effect,
         host,
         first.ms,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData
-from pytest_dwsconv.core.latency.evidence import Source
+from pytest_dwsconv.core.latency.evidence import Provenance
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 
@@ -115,7 +115,7 @@ def evidence_columns(findings: Iterable[Finding]) -> tuple[Column, ...]:
     return tuple(_evidence_column(*one) for one in sorted(known))
 
 
-def _evidence_column(target: str, source: Source) -> Column:
+def _evidence_column(target: str, source: Provenance) -> Column:
     def claim(finding: Finding) -> str | None:
         for one in finding.evidence:
             if (one.target, one.source) == (target, source):

@@ -8,7 +8,7 @@ from torch import nn
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.conv import Form, full_size
-from pytest_dwsconv.core.latency.evidence import Effect, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Provenance
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.edgetpu import LatencyFeatures, chip_memory, predict_latency, predicted_evidence
 from pytest_dwsconv.edgetpu.loads import CACHE_BYTES, Load, load_after, load_of, load_of_network
@@ -71,7 +71,7 @@ def test_a_layer_that_runs_twice_has_its_parameters_once_and_its_work_twice() ->
 def test_parameters_that_no_longer_stream_are_milliseconds_saved() -> None:
     found = report(3)
     evidence = predicted_evidence(found, plan(found, Form.DEPTHWISE_FIRST, 1, "0"))[""]
-    assert (evidence.effect, evidence.source) == (Effect.FASTER, Source.PREDICTED)
+    assert (evidence.effect, evidence.source) == (Effect.FASTER, Provenance.PREDICTED)
     assert evidence.streamed_before == load_of_network(found).off_chip > 2**20
     assert evidence.streamed_after == 0
     assert evidence.low_ms is not None

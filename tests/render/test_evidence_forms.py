@@ -9,15 +9,17 @@ import pytest
 from jsonschema import Draft202012Validator
 from render_samples import NASTY, SMALL
 
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render import FORMS, render_report
 from pytest_dwsconv.render.forms.json import schema
 from pytest_dwsconv.render.forms.junit import properties
 
-MEASURED = Evidence("cpu", Source.MEASURED, Effect.FASTER, "batch 1", 8.4, 4.0, 3.8, 4.1)
-PREDICTED = Evidence("edgetpu", Source.PREDICTED, Effect.FASTER, "rpi4_usb3", 20.0, 7.5, 4.0, 11.0)
-LAYER = Evidence("edgetpu", Source.PREDICTED, Effect.FASTER, "rpi4_usb3", 5.0, 1.5, 1.0, 2.0)
+MEASURED = Evidence("cpu", Provenance.MEASURED, Effect.FASTER, "batch 1", 8.4, 4.0, 3.8, 4.1)
+PREDICTED = Evidence(
+    "edgetpu", Provenance.PREDICTED, Effect.FASTER, "rpi4_usb3", 20.0, 7.5, 4.0, 11.0
+)
+LAYER = Evidence("edgetpu", Provenance.PREDICTED, Effect.FASTER, "rpi4_usb3", 5.0, 1.5, 1.0, 2.0)
 REPORT = SMALL.with_evidence({"": MEASURED, "body.conv1": LAYER}).with_evidence({"": PREDICTED})
 WITH_LAYERS = [form for form in FORMS if form not in ("github", "gitlab", "json", "sarif")]
 
@@ -38,7 +40,7 @@ def test_a_form_has_a_column_for_what_is_known_of_each_layer(form: str) -> None:
 
 
 def test_measured_and_predicted_are_columns_of_their_own() -> None:
-    measured = Evidence("edgetpu", Source.MEASURED, Effect.FASTER, "", 4.0, 2.0, 1.9, 2.1)
+    measured = Evidence("edgetpu", Provenance.MEASURED, Effect.FASTER, "", 4.0, 2.0, 1.9, 2.1)
     header, *rows = render_report("csv", REPORT.with_evidence({"body.conv2": measured})).split("\n")
     assert header.endswith(",reason,edgetpu_measured,edgetpu_predicted")
     endings = [row.rsplit(",", 2)[1:] for row in rows]

@@ -11,7 +11,7 @@ from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.errors import InputError
 
 
-class Source(str, Enum):
+class Provenance(str, Enum):
     """How something is known of a latency. What is known in two ways is never put together."""
 
     MEASURED = "measured"
@@ -56,7 +56,7 @@ class Evidence:
     """
 
     target: str
-    source: Source
+    source: Provenance
     effect: Effect
     conditions: str = ""
     before_ms: Seconds | None = None
@@ -71,7 +71,7 @@ class Evidence:
         times = (self.before_ms, self.after_ms, self.low_ms, self.high_ms)
         if None in times and any(time is not None for time in times):
             raise InputError(f"of the times on {quoted(self.target)} either all are known or none")
-        if (self.source is Source.UNKNOWN) != (self.effect is Effect.UNKNOWN):
+        if (self.source is Provenance.UNKNOWN) != (self.effect is Effect.UNKNOWN):
             raise InputError(
                 f"the effect on {quoted(self.target)} is {self.effect.value}, and it is "
                 f"{self.source.value}: what is unknown has no effect, and the other way round"
@@ -80,7 +80,7 @@ class Evidence:
     @classmethod
     def unknown(cls, target: str, reason: str) -> Evidence:
         """Nothing is known, and why."""
-        return cls(target, Source.UNKNOWN, Effect.UNKNOWN, reason=reason)
+        return cls(target, Provenance.UNKNOWN, Effect.UNKNOWN, reason=reason)
 
     @classmethod
     def measured(cls, target: str, found: Comparison, reason: str = "") -> Evidence:
@@ -92,7 +92,9 @@ class Evidence:
         after, low, high = (before / ratio for ratio in (found.ratio, found.high, found.low))
         effect = _EFFECTS[found.verdict]
         where = found.circumstances
-        return cls(target, Source.MEASURED, effect, where, before, after, low, high, reason=reason)
+        return cls(
+            target, Provenance.MEASURED, effect, where, before, after, low, high, reason=reason
+        )
 
     @property
     def claim(self) -> str:
@@ -100,7 +102,7 @@ class Evidence:
         word: str = self.effect.value
         if self.before_ms is None or self.after_ms is None:
             return word
-        if self.source is Source.MEASURED:
+        if self.source is Provenance.MEASURED:
             return self._ratio(self.before_ms / self.after_ms)
         # reason: a predicted ratio would claim to know the part that no replacement changes
         return word if self.effect is Effect.NONE else f"{self.after_ms - self.before_ms:+.1f} ms"
@@ -115,14 +117,14 @@ class Evidence:
     @property
     def brief(self) -> str:
         """The claim and how it is known, for the cell of a table."""
-        if self.source is Source.UNKNOWN:
+        if self.source is Provenance.UNKNOWN:
             return self.claim
         return f"{self.claim}, {self.source.value}"
 
     def __str__(self) -> str:
         """All of it on one line: ``cpu: 2.1x faster (measured, 2 threads, batch 1)``."""
         text = f"{self.target}: {self.claim}"
-        if self.source is not Source.UNKNOWN:
+        if self.source is not Provenance.UNKNOWN:
             known = filter(None, (self.source.value, self._interval(), self.conditions))
             text = f"{text} ({', '.join(known)})"
         return plain(f"{text}: {self.reason}" if self.reason else text)
@@ -132,7 +134,7 @@ class Evidence:
         before, low, high = self.before_ms, self.low_ms, self.high_ms
         if before is None or low is None or high is None:
             return ""
-        if self.source is Source.MEASURED or self.effect is Effect.NONE:
+        if self.source is Provenance.MEASURED or self.effect is Effect.NONE:
             return ""
         least, most = sorted((abs(before - low), abs(before - high)))
         return f"{least:.1f} to {most:.1f}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
@@ -196,7 +196,7 @@ class _Timed:
             known = Evidence.measured(CPU, whole, reason)
         else:
             conditions = str(self.conditions)
-            known = Evidence(CPU, Source.MEASURED, Effect.NONE, conditions, reason=reason)
+            known = Evidence(CPU, Provenance.MEASURED, Effect.NONE, conditions, reason=reason)
         return TargetPlan(Plan(), {**self._by_layer(Plan()), "": known})
 
     def _by_layer(self, plan: Plan) -> dict[str, Evidence]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import Form
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.sizes import choices, forms_for
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
@@ -94,7 +94,9 @@ def confirmed(
     """The plan with what is known of it, or an empty one if a network with it is not faster."""
     if target == CPU and not plan.entries:
         reason = "no network that is faster keeps what is asked of it"
-        return TargetPlan(plan, {"": Evidence(CPU, Source.MEASURED, Effect.NONE, reason=reason)})
+        return TargetPlan(
+            plan, {"": Evidence(CPU, Provenance.MEASURED, Effect.NONE, reason=reason)}
+        )
     if target == CPU and inputs is not None:
         goal = Goal(CPU, None, {}, fastest=False)
         return plan_for_cpu(model, report, options_of_plan(report, plan), goal, inputs[0])

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 from render_samples import SMALL
 
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.report import Report
 
 MIB = 2**20
-MEASURED = Evidence("cpu", Source.MEASURED, Effect.FASTER, "2 threads, batch 1", 8.4, 4.0, 3.8, 4.1)
+MEASURED = Evidence(
+    "cpu", Provenance.MEASURED, Effect.FASTER, "2 threads, batch 1", 8.4, 4.0, 3.8, 4.1
+)
 PREDICTED = Evidence(
     "edgetpu",
-    Source.PREDICTED,
+    Provenance.PREDICTED,
     Effect.FASTER,
     "rpi4_usb3",
     *(20.0, 7.7, 4.0, 10.8),
@@ -22,7 +24,7 @@ PREDICTED = Evidence(
     reason="3.1 MiB no longer stream",
 )
 FITS = Evidence(
-    "edgetpu", Source.PREDICTED, Effect.NONE, "rpi4_usb3", reason="all of it fits on the chip"
+    "edgetpu", Provenance.PREDICTED, Effect.NONE, "rpi4_usb3", reason="all of it fits on the chip"
 )
 
 
@@ -35,12 +37,12 @@ FITS = Evidence(
             "2.1x faster",
         ),
         (
-            Evidence("cpu", Source.MEASURED, Effect.SLOWER, "", 2.0, 4.0, 3.9, 4.1),
+            Evidence("cpu", Provenance.MEASURED, Effect.SLOWER, "", 2.0, 4.0, 3.9, 4.1),
             "cpu: 2x slower (measured)",
             "2x slower",
         ),
         (
-            Evidence("cpu", Source.MEASURED, Effect.NONE, "batch 1", 2.0, 2.01, 1.9, 2.1),
+            Evidence("cpu", Provenance.MEASURED, Effect.NONE, "batch 1", 2.0, 2.01, 1.9, 2.1),
             "cpu: no difference (measured, batch 1)",
             "no difference",
         ),
@@ -50,7 +52,7 @@ FITS = Evidence(
             "-12.3 ms",
         ),
         (
-            Evidence("edgetpu", Source.PREDICTED, Effect.SLOWER, "", 1.0, 3.0, 2.0, 5.0),
+            Evidence("edgetpu", Provenance.PREDICTED, Effect.SLOWER, "", 1.0, 3.0, 2.0, 5.0),
             "edgetpu: +2.0 ms (predicted, 1.0 to 4.0)",
             "+2.0 ms",
         ),
@@ -60,7 +62,9 @@ FITS = Evidence(
             "no gain",
         ),
         (
-            Evidence("edgetpu", Source.COMPILER, Effect.FASTER, reason="1 MiB no longer streams"),
+            Evidence(
+                "edgetpu", Provenance.COMPILER, Effect.FASTER, reason="1 MiB no longer streams"
+            ),
             "edgetpu: faster (reported by the compiler): 1 MiB no longer streams",
             "faster",
         ),
@@ -75,13 +79,14 @@ def test_evidence_says_what_is_known_and_how(evidence: Evidence, line: str, cell
 
 def test_times_are_known_together_or_not_at_all() -> None:
     with pytest.raises(InputError, match="either all are known or none"):
-        Evidence("cpu", Source.MEASURED, Effect.FASTER, before_ms=2.0)
+        Evidence("cpu", Provenance.MEASURED, Effect.FASTER, before_ms=2.0)
 
 
 @pytest.mark.parametrize(
-    ("source", "effect"), [(Source.UNKNOWN, Effect.FASTER), (Source.MEASURED, Effect.UNKNOWN)]
+    ("source", "effect"),
+    [(Provenance.UNKNOWN, Effect.FASTER), (Provenance.MEASURED, Effect.UNKNOWN)],
 )
-def test_what_is_unknown_has_no_effect(source: Source, effect: Effect) -> None:
+def test_what_is_unknown_has_no_effect(source: Provenance, effect: Effect) -> None:
     with pytest.raises(InputError, match="what is unknown has no effect"):
         Evidence("cpu", source, effect)
 
@@ -97,7 +102,7 @@ def test_a_report_keeps_its_evidence_in_json() -> None:
 
 
 def test_evidence_of_the_same_kind_is_replaced_and_others_stay() -> None:
-    slower = Evidence("cpu", Source.MEASURED, Effect.SLOWER, "", 1.0, 2.0, 2.0, 2.0)
+    slower = Evidence("cpu", Provenance.MEASURED, Effect.SLOWER, "", 1.0, 2.0, 2.0, 2.0)
     report = SMALL.with_evidence({"": MEASURED}).with_evidence({"": PREDICTED})
     assert report.with_evidence({"": slower}).evidence == (slower, PREDICTED)
 

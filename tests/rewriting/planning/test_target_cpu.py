@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, MemoryFormat
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Source
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.rewriting.planning import cpu
@@ -234,7 +234,7 @@ def test_a_network_is_measured_in_earnest_and_never_returned_slower() -> None:
     result = rewrite(model, (1, 96, 24, 24), target="cpu", order="depthwise_first")
     evidence = of_network(result)
     if result.plan.entries:
-        assert (evidence.source, evidence.effect) == (Source.MEASURED, Effect.FASTER)
+        assert (evidence.source, evidence.effect) == (Provenance.MEASURED, Effect.FASTER)
     else:
         assert evidence.effect is not Effect.FASTER or evidence.reason
     assert result.report_before.findings[0].evidence
