@@ -217,15 +217,15 @@ class RewriteResult:
     def _left_alone(self) -> Iterator[str]:
         """Why convolutions were not replaced: one line per reason, the most frequent first."""
         planned = {entry.name for entry in self.plan.entries}
-        reasons: Counter[tuple[str, str]] = Counter()
+        reasons: Counter[str] = Counter()
         for found in self.report_before.findings:
             if found.name in planned:
                 continue
             # reason: a budget or a given plan leaves candidates out, nothing else does
-            reason = "it is not in the plan" if found.code == CANDIDATE_CODE else found.reason
-            reasons[found.code, reason] += 1
-        for (code, reason), count in reasons.most_common():
-            yield f"not replaced: {count} ({code}: {reason})"
+            is_candidate = found.code == CANDIDATE_CODE
+            reasons["not in the plan" if is_candidate else f"{found.code}: {found.reason}"] += 1
+        for reason, count in reasons.most_common():
+            yield f"not replaced: {count} ({reason})"
 
 
 def _errors(what: str, errors: Mapping[str, float]) -> Iterator[str]:

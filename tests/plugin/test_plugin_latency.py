@@ -130,7 +130,7 @@ def test_fixture(dws_budget):
 
     def test_without_a_backend_it_is_unknown_and_says_so(self, pytester: pytest.Pytester) -> None:
         source = self.SOURCE.format(limit="1us", target="moon")
-        said = "*the latency of Small on moon is unknown: no plugin measures it"
+        said = "*the latency of Small on moon is unknown: no plugin measures it; write cpu, *"
         result = run(pytester, source, "-W", "default")
         result.assert_outcomes(passed=2, warnings=2)
         result.stdout.fnmatch_lines([said])
@@ -277,7 +277,9 @@ def test_rest(): Small(16)(IMAGE)
             (
                 "moon",
                 "Small()(IMAGE)",
-                "the latency of Small on moon is unknown: no plugin measures it",
+                "the latency of Small on moon is unknown: no plugin measures it; write cpu, "
+                "litert, litert_int8 or edgetpu, or measure it yourself by the hook "
+                "pytest_dwsconv_latency_backend",
             ),
             (
                 "absent",

@@ -44,7 +44,11 @@ def measure_latency(
         why = f"{unknown}: {skip.msg}{predicted_figures(config, subject.report, target)}"
         return Unmeasured(target, why, skipped=True)
     if backend is None:
-        return Unmeasured(target, f"{unknown}: no plugin measures it")
+        return Unmeasured(
+            target,
+            f"{unknown}: no plugin measures it; write cpu, litert, litert_int8 or edgetpu, or "
+            "measure it yourself by the hook pytest_dwsconv_latency_backend",
+        )
     if not callable(getattr(backend, "measure", None)):
         raise InputError(
             "pytest_dwsconv_latency_backend must return a backend, with a method measure, not "
