@@ -150,7 +150,7 @@ def _depthwise_first(policy: Policy) -> dict[str, str | int]:
     """What depends on the order, where r filters of each input channel come first."""
     r = policy.depth_multiplier
     times, each = (f"{r} * ", f"{r} filters") if r > 1 else ("", "a filter")
-    parts = "conv.in_channels * taps + size // taps"
+    parts = "conv.in_channels * taps + conv.weight.shape[:2].numel()"
     return {
         "what": "A depthwise, then a pointwise convolution",
         "weights": f"`depthwise.weight` has {each} for each input\n    channel; `weight`, of shape "
@@ -166,7 +166,7 @@ def _pointwise_first(policy: Policy) -> dict[str, str | int]:
     """The same where r mixtures for each output channel come first."""
     r = policy.depth_multiplier
     times = f"{r} * " if r > 1 else ""
-    parts = "conv.out_channels * taps + size // taps"
+    parts = "conv.out_channels * taps + conv.weight.shape[:2].numel()"
     return {
         "what": "A pointwise, then a depthwise convolution",
         "weights": f"`weight`, of shape ({times}out_channels,\n    in_channels / groups), mixes "

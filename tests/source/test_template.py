@@ -306,6 +306,12 @@ def test_the_guard_keeps_the_settings(
     assert (type(new) is not nn.Conv2d) == expected
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_kernel_without_taps_fails_no_sooner_than_the_original() -> None:
+    conv = nn.Conv2d(16, 16, 0)
+    assert type(inserted(2, Policy()).where_it_saves(conv)) is nn.Conv2d
+
+
 @pytest.mark.parametrize("order", list(Order))
 @pytest.mark.parametrize("multiplier", [1, 3])
 def test_biases_start_as_those_of_one_convolution(order: Order, multiplier: int) -> None:
