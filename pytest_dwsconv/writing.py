@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_dwsconv.core.interrupts import uninterrupted
+from pytest_dwsconv.interrupts import uninterrupted
 
 
 def replace_content(path: Path, data: bytes) -> None:

@@ -32,10 +32,10 @@ from pytest_dwsconv.configuration import (
     imported_classes,
 )
 from pytest_dwsconv.core.conv import Order
-from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import FormatError, InputError, SourceError
+from pytest_dwsconv.interrupts import uninterrupted
 from pytest_dwsconv.source.files import AccessError, write
 from pytest_dwsconv.source.sites import BuildEvidence
 

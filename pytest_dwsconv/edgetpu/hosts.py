@@ -16,7 +16,7 @@ from pytest_dwsconv.edgetpu.process import Finished, check_seconds, run_within
 from pytest_dwsconv.errors import InputError
 
 if TYPE_CHECKING:
-    from pytest_dwsconv.edgetpu.connection import Connection
+    from pytest_dwsconv.edgetpu.remote.connection import Connection
 
 KEYS = ("python", "ssh", "ssh_config", "check")
 SSH_OPTIONS = (
@@ -205,7 +205,7 @@ class Host:
                 "'pytest-dwsconv[measure]'"
             )
         self._check_python(self._probed())
-        from pytest_dwsconv.edgetpu.connection import Connection
+        from pytest_dwsconv.edgetpu.remote.connection import Connection
 
         try:
             self._connection = Connection(self.spec.execnet_spec, self._connect_limit)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Tensor
 from pytest_dwsconv.edgetpu.operators import DOCUMENTED, REFUSED, OperatorSupport, support_of
-from pytest_dwsconv.edgetpu.partition import Partition, partition
 from pytest_dwsconv.errors import InputError
 
 NEWEST_COMPILER = 16
@@ -139,8 +138,8 @@ def judge_model(model: ModelFile, *, compiler: int = NEWEST_COMPILER) -> Support
         raise InputError("compiler is the major version of the Edge TPU compiler, such as 16")
     alone = [_judge(operator, compiler) for operator in model.operators]
     # with every operator that is unknown mapped, and with none of them
-    most = partition(model.operators, [own.status is not Status.CPU for own in alone])
-    least = partition(model.operators, [own.status is Status.MAPS for own in alone])
+    most = _partition(model.operators, [own.status is not Status.CPU for own in alone])
+    least = _partition(model.operators, [own.status is Status.MAPS for own in alone])
     judgements = tuple(_placed(position, alone, most, least) for position in range(len(alone)))
     mapped = [
         operator
@@ -151,7 +150,7 @@ def judge_model(model: ModelFile, *, compiler: int = NEWEST_COMPILER) -> Support
 
 
 def _placed(
-    position: int, alone: list[OperatorJudgement], most: Partition, least: Partition
+    position: int, alone: list[OperatorJudgement], most: _Partition, least: _Partition
 ) -> OperatorJudgement:
     """The judgement on an operator at its place in the model, from those on each one alone."""
     own = alone[position]
@@ -263,3 +262,58 @@ def _caveat(mapped: list[Operator]) -> str:
         "refuses a file with activations that are too large, at a limit that is not published; "
         "then use a smaller input, or fewer channels early"
     )
+
+
+# ------------------------------------------------------------------- by data flow
+
+
+@dataclass(frozen=True)
+class _Partition:
+    """The positions of the operators that the compiler makes its one part of.
+
+    ``causes`` has, by position, the operator after which one stays on the CPU that could map.
+    """
+
+    mapped: frozenset[int]
+    causes: dict[int, int]
+
+
+def _partition(operators: Sequence[Operator], supported: Sequence[bool]) -> _Partition:
+    """The partition of operators in order of execution, of which some are supported.
+
+    By TFLite's rule (``PartitionGraphIntoIndependentNodeSubsets`` in ``graph_info.cc``): the first
+    operator decides whether the first subset is for the device or for the CPU. A subset takes each
+    operator of its kind whose inputs are there: inputs of the model, constants, and what this
+    subset and those before it compute. Of the subsets for the device the compiler maps the first.
+    """
+    needed = _needed(operators)
+    # what runs on the CPU before the part of the device: nothing, if the first operator can map
+    before: set[int] = set()
+    if supported and not supported[0]:
+        for position, sources in enumerate(needed):
+            if not supported[position] and sources <= before:
+                before.add(position)
+    mapped: set[int] = set()
+    causes: dict[int, int] = {}
+    for position, sources in enumerate(needed):
+        if not supported[position]:
+            continue
+        missing = sources - before - mapped
+        if missing:
+            # an operator that could map passes on what keeps it
+            causes[position] = min(causes.get(source, source) for source in missing)
+        else:
+            mapped.add(position)
+    return _Partition(frozenset(mapped), causes)
+
+
+def _needed(operators: Sequence[Operator]) -> list[set[int]]:
+    """The positions of the operators that compute the inputs of each."""
+    computed_by: dict[int, int] = {}  # by the identity of a tensor
+    needed = []
+    for position, operator in enumerate(operators):
+        sources = {computed_by[id(t)] for t in operator.inputs if id(t) in computed_by}
+        needed.append(sources)
+        for tensor in operator.outputs:
+            computed_by[id(tensor)] = position
+    return needed

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.fit.error_points import sensitivities
 from pytest_dwsconv.fit.held_out import HeldOutLayers, Nearest, Reference, nearest_kernels
 from pytest_dwsconv.fit.layers.choice import fit_layer
@@ -25,6 +24,7 @@ from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.observations import PairedRun, layers_of
 from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.replay import CalibrationData, Override
+from pytest_dwsconv.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from pytest_dwsconv.core.budget import per_sample_of
 from pytest_dwsconv.core.conv import ORDERS, Cost, Form, cost
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan, PlanEntry
-from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
@@ -27,6 +26,7 @@ from pytest_dwsconv.fit.least_squares.solution import fit
 from pytest_dwsconv.fit.observations import Layer, PairedRun, layers_of
 from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.replay import CalibrationData
+from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.separable.factorize import decompose, dense_kernel
 

@@ -14,12 +14,12 @@ from pytest_dwsconv.core.conv import ConvSpec, transposed_sides
 from pytest_dwsconv.core.jsonio import to_plain
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency.machine import this_machine
 from pytest_dwsconv.latency.runs import Run, current_conditions, ready, torch_dtype
 from pytest_dwsconv.latency.store import Store
 from pytest_dwsconv.latency.turns import compare, time_in_turns
+from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.separable.modules import CONVS, TRANSPOSED
 from pytest_dwsconv.separable.replacement import initial, replacement
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import FitWarning
 from pytest_dwsconv.fit.calibration import Calibration
 from pytest_dwsconv.fit.held_out import Scores
 from pytest_dwsconv.fit.quality import FitQuality, Refinement
 from pytest_dwsconv.fit.training.recovery import reestimate_normalisation, refine
+from pytest_dwsconv.interrupts import uninterrupted
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import replacements
 from pytest_dwsconv.rewriting.result import RewriteResult

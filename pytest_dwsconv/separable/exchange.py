@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from pytest_dwsconv.core.interrupts import uninterrupted
+from pytest_dwsconv.interrupts import uninterrupted
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 Exchange = Callable[[Any], Any]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.interrupts import uninterrupted
+from pytest_dwsconv.interrupts import uninterrupted
 from pytest_dwsconv.tracing.recorder import Recorder
 
 _LOCK = threading.RLock()

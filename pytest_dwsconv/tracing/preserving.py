@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_dwsconv.core.interrupts import interrupted, release_frames, uninterrupted
 from pytest_dwsconv.errors import InputError, first_line
+from pytest_dwsconv.interrupts import interrupted, release_frames, uninterrupted
 from pytest_dwsconv.tracing.process_state import Modes, RandomNumbers
 
 _HOLDERS = (list, dict, set, deque, tuple)

@@ -15,7 +15,7 @@ import torch
 from torch._C import _functorch as functorch
 from torch.utils import _python_dispatch as dispatch
 
-from pytest_dwsconv.core.interrupts import uninterrupted
+from pytest_dwsconv.interrupts import uninterrupted
 
 _C: Any = torch._C  # reason: torch leaves some of it without types
 DRAWS = frozenset(

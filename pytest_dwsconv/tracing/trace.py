@@ -21,8 +21,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pytest_dwsconv.core.findings import Origin
-from pytest_dwsconv.core.interrupts import interrupted
 from pytest_dwsconv.errors import TracingError
+from pytest_dwsconv.interrupts import interrupted
 from pytest_dwsconv.tracing.interception import seeing
 from pytest_dwsconv.tracing.inventory import Inventory
 from pytest_dwsconv.tracing.preserving import as_found

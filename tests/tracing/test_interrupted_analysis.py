@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv import analyze
-from pytest_dwsconv.core.interrupts import interrupted
 from pytest_dwsconv.errors import TracingError
+from pytest_dwsconv.interrupts import interrupted
 from pytest_dwsconv.tracing.peak import peak_activation_bytes
 from pytest_dwsconv.tracing.preserving import as_found
 from pytest_dwsconv.tracing.trace import trace

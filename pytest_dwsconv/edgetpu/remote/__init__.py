@@ -1,1 +1,1 @@
-"""What runs on the host of the device: its files are sent there as text, and need no other."""
+"""The host of the device: the connection to it, and what runs there, which is sent as text."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.interrupts import uninterrupted
 from pytest_dwsconv.errors import InputError, require
 from pytest_dwsconv.fit.moments import place_in_group
+from pytest_dwsconv.interrupts import uninterrupted
 
 START_ANEW = "remove it to start anew, or pass another path"
 

@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.comparison import (
     Seen,
@@ -41,6 +40,7 @@ from pytest_dwsconv.fit.training.checkpoint import START_ANEW, Checkpoint, finge
 from pytest_dwsconv.fit.training.recovery import trainable, warm_cosine
 from pytest_dwsconv.fit.training.soap import SOAP
 from pytest_dwsconv.fit.variation import Variation
+from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.tracing.preserving import as_found
 
 Batches = Iterable[Any]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pytest_dwsconv.core.progress import Progress
 from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.fit.comparison import (
     Seen,
@@ -41,6 +40,7 @@ from pytest_dwsconv.fit.training.samples import (
     samples,
 )
 from pytest_dwsconv.fit.training.soap import SOAP
+from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.tracing.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)

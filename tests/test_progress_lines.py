@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from pytest_dwsconv.core import progress
-from pytest_dwsconv.core.progress import Progress
+from pytest_dwsconv import progress
+from pytest_dwsconv.progress import Progress
 
 
 class Terminal(io.StringIO):

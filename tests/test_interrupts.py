@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dwsconv.core.interrupts import uninterrupted
+from pytest_dwsconv.interrupts import uninterrupted
 
 
 def interrupt() -> None:
