@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from pytest_dwsconv.core import progress
+from pytest_dwsconv import progress
 
 _FEW = 20
 """So many files are done before anybody asks how long it takes."""
