@@ -47,24 +47,20 @@ def seeing(recorder: Recorder) -> Iterator[AbstractContextManager[None]]:
             sys.setrecursionlimit(limit)
 
 
-def _module_calls(recorder: Recorder, original: Any) -> Any:
-    def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != recorder.thread:
-            if id(module) in recorder.inventory.names:
-                recorder.elsewhere = recorder.inventory.names[id(module)][0]
-            return original(module, *args, **kwargs)
-        return recorder.call_module(original, module, args, kwargs)
+def _calls(record: Callable[..., Any]) -> Callable[[Recorder, Any], Any]:
+    """Have calls recorded by this method of the recorder, in its thread."""
 
-    return call
+    def seen(recorder: Recorder, original: Any) -> Any:
+        def call(called: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == recorder.thread:
+                return record(recorder, original, called, args, kwargs)
+            if id(called) in recorder.inventory.names:
+                recorder.elsewhere = recorder.inventory.names[id(called)][0]
+            return original(called, *args, **kwargs)
 
+        return call
 
-def _scripted_calls(recorder: Recorder, original: Any) -> Any:
-    def call(function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != recorder.thread:
-            return original(function, *args, **kwargs)
-        return recorder.call_scripted(original, function, args, kwargs)
-
-    return call
+    return seen
 
 
 def _new_parameters(recorder: Recorder, original: Any) -> Any:
@@ -75,15 +71,6 @@ def _new_parameters(recorder: Recorder, original: Any) -> Any:
         return parameter
 
     return staticmethod(new)
-
-
-def _set_calls(recorder: Recorder, original: Any) -> Any:
-    def set_(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != recorder.thread:
-            return original(tensor, *args, **kwargs)
-        return recorder.call_set(original, tensor, args, kwargs)
-
-    return set_
 
 
 def _writes_of_part(name: str) -> Callable[[Recorder, Any], Any]:
@@ -110,10 +97,10 @@ class _Part(property):
 
 
 _UNSEEN: Sequence[tuple[Any, str, Callable[[Recorder, Any], Any]]] = (
-    (nn.Module, "_call_impl", _module_calls),
-    (torch.jit.ScriptFunction, "__call__", _scripted_calls),
+    (nn.Module, "_call_impl", _calls(Recorder.call_module)),
+    (torch.jit.ScriptFunction, "__call__", _calls(Recorder.call_scripted)),
     (nn.Parameter, "__new__", _new_parameters),
-    (Tensor, "set_", _set_calls),
+    (Tensor, "set_", _calls(Recorder.call_set)),
     (Tensor, "real", _writes_of_part("real")),
     (Tensor, "imag", _writes_of_part("imag")),
 )

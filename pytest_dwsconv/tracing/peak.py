@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.tracing import operators
@@ -133,7 +134,7 @@ class _Ledger:
                     *map(self.held.get, step.reads),
                     *(self._new(size, time) for size in sharing.sizes),
                 ]
-                return _mapped(sharing.results, _Number, memories.__getitem__)
+                return tree_map_only(_Number, memories.__getitem__, sharing.results)
         return self.held[step.reads[0]] if shares else self._own(step, time)
 
     def _ask(self, step: Step) -> _Sharing:
@@ -143,13 +144,13 @@ class _Ledger:
         arguments = (step.args, dict(step.kwargs))
         key = (
             step.target,
-            repr(_mapped(arguments, Step, lambda read: f"read {reads.index(read)}")),
+            repr(tree_map_only(Step, lambda read: f"read {reads.index(read)}", arguments)),
             *layouts,
         )
         if key not in self.asked:
             call = self.modules[step.target].forward if step.op == "call_module" else step.target
             tensors = [layout.tensor() for layout in layouts]
-            args, kwargs = _mapped(arguments, Step, lambda read: tensors[reads.index(read)])
+            args, kwargs = tree_map_only(Step, lambda read: tensors[reads.index(read)], arguments)
             recurrent = getattr(call, "__name__", "") in operators.RECURRENT
             out = operators.recurrent_output(args) if recurrent else None
             with modes_as_found(), torch.no_grad(), warnings.catch_warnings():
@@ -180,7 +181,8 @@ def _sharing(out: Any, tensors: list[Tensor]) -> _Sharing:
         return numbers[storage._cdata]
 
     return _Sharing(
-        _mapped(out, Tensor, number), [storage.nbytes() for storage in storages[len(tensors) :]]
+        tree_map_only(Tensor, number, out),
+        [storage.nbytes() for storage in storages[len(tensors) :]],
     )
 
 
@@ -215,15 +217,3 @@ def _converts_nothing(step: Step) -> bool:
     return (
         name in _CONVERSIONS and not step.kwargs.get("copy") and step.layout == step.reads[0].layout
     )
-
-
-def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """``value`` with every object of that kind in its lists, tuples and dictionaries mapped."""
-    if isinstance(value, kind):
-        return function(value)
-    if isinstance(value, (tuple, list)):
-        items = [_mapped(item, kind, function) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, dict):
-        return {key: _mapped(item, kind, function) for key, item in value.items()}
-    return value

@@ -37,66 +37,50 @@ _PATIENCE = 0.05
 """Seconds in which a thread that draws all the time surely draws again, on a busy machine too."""
 
 
-class TorchNumbers:
-    """The states of PyTorch's generators of random numbers, as they are now."""
+class Numbers:
+    """The state of a generator of random numbers, as it is now."""
 
-    def __init__(self) -> None:
-        self._seed = torch.initial_seed()
-        self._states = self._read()
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
+        self._read, self._write = read, write
+        self._state = read()
 
-    def _read(self) -> list[torch.Tensor]:
-        # reason: to ask for the states of a device that nobody uses would start it
-        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        return [torch.get_rng_state(), *devices]
+    def now(self) -> Numbers:
+        return Numbers(self._read, self._write)
 
     def moved(self) -> bool:
-        return not all(map(torch.equal, self._states, self._read()))
-
-    def seeded(self) -> bool:
-        """Whether somebody has set a seed since, or a state that came of another seed."""
-        return torch.initial_seed() != self._seed
+        return not _equal(self._state, self._read())
 
     def put_back(self) -> None:
-        for index, (state, now) in enumerate(zip(self._states, self._read(), strict=False)):
-            if torch.equal(state, now):
-                continue
-            if index == 0:
-                torch.set_rng_state(state)
-            else:
-                torch.cuda.set_rng_state(state, index - 1)
+        self._write(self._state)
 
 
-class PythonNumbers:
-    """The state of the generator behind Python's ``random``, as it is now."""
-
-    def __init__(self) -> None:
-        self._state = random.getstate()
-
-    def moved(self) -> bool:
-        return random.getstate() != self._state
-
-    def put_back(self) -> None:
-        random.setstate(self._state)
+def torch_numbers() -> Numbers:
+    """PyTorch's generators, of the CPU and of the devices that are in use."""
+    return Numbers(_torch_states, _set_torch_states)
 
 
-class NumPyNumbers:
-    """The state of the generator behind ``numpy.random``, as it is now."""
+def _torch_states() -> list[torch.Tensor]:
+    # reason: to ask for the states of a device that nobody uses would start it
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *devices]
 
-    def __init__(self) -> None:
-        self._random = sys.modules["numpy.random"]
-        self._state = self._random.get_state(legacy=False)
 
-    def moved(self) -> bool:
-        return not _equal(self._state, self._random.get_state(legacy=False))
-
-    def put_back(self) -> None:
-        self._random.set_state(self._state)
+def _set_torch_states(states: list[torch.Tensor]) -> None:
+    for index, (state, now) in enumerate(zip(states, _torch_states(), strict=False)):
+        if torch.equal(state, now):
+            continue
+        if index == 0:
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, index - 1)
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two states of NumPy's are equal: dictionaries of numbers and arrays."""
+    """Whether two states are equal: dictionaries and lists of numbers, arrays and tensors."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):  # of devices, of which some may have come into use between
+        return all(map(_equal, one, other))
     same = one == other
     return bool(same.all()) if hasattr(same, "all") else bool(same)
 
@@ -109,10 +93,11 @@ class RandomNumbers:
     """
 
     def __init__(self) -> None:
-        self._torch = TorchNumbers()
-        self._others: list[TorchNumbers | PythonNumbers | NumPyNumbers] = [PythonNumbers()]
-        if "numpy.random" in sys.modules:
-            self._others.append(NumPyNumbers())
+        self._seed = torch.initial_seed()
+        self._torch = torch_numbers()
+        self._others = [Numbers(random.getstate, random.setstate)]
+        if numpy := sys.modules.get("numpy.random"):
+            self._others.append(Numbers(partial(numpy.get_state, legacy=False), numpy.set_state))
 
     def put_back(self, forward_drew: bool | None = None) -> None:
         """Put back what the forward moved; what goes on moving is taken to be another thread's.
@@ -121,21 +106,21 @@ class RandomNumbers:
             forward_drew: whether it drew from PyTorch's generators, if somebody watched.
         """
         # a forward that sets a seed is not seen to draw, for that is not an operator
-        drew_nothing = forward_drew is False and not self._torch.seeded()
+        drew_nothing = forward_drew is False and torch.initial_seed() == self._seed
         if drew_nothing and threading.active_count() > 1:
-            moved = self._others
+            generators = self._others
         else:
-            moved = [self._torch, *self._others]
-        for numbers in moved:
-            if numbers.moved() and not _moves_elsewhere(type(numbers)):
+            generators = [self._torch, *self._others]
+        for numbers in generators:
+            if numbers.moved() and not _moves_elsewhere(numbers):
                 numbers.put_back()
 
 
-def _moves_elsewhere(now: Callable[[], TorchNumbers | PythonNumbers | NumPyNumbers]) -> bool:
+def _moves_elsewhere(numbers: Numbers) -> bool:
     """Whether a generator moves while this thread leaves it alone."""
     if threading.active_count() == 1:
         return False
-    before = now()
+    before = numbers.now()
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         time.sleep(0.001)

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from pytest_dwsconv.tracing import operators
 from pytest_dwsconv.tracing.counting import Counted
 from pytest_dwsconv.tracing.inventory import Inventory
-from pytest_dwsconv.tracing.process_state import DRAWS, TorchNumbers
+from pytest_dwsconv.tracing.process_state import DRAWS, torch_numbers
 from pytest_dwsconv.tracing.shapes import devices, on_meta, run, transformed
 from pytest_dwsconv.tracing.standins import StandIns
 from pytest_dwsconv.tracing.steps import Layout, Step
@@ -95,7 +95,7 @@ class Recorder(StandIns, TorchFunctionMode):
             if _writes(name) and given and isinstance(given[0], Tensor) and not given[0].is_meta:
                 raise _ValueNeededError(f"{name} of values into a tensor whose values are known")
             given, given_kwargs = on_meta(given, given_kwargs)
-        numbers = TorchNumbers() if name.rstrip("_") in DRAWS else None
+        numbers = torch_numbers() if name.rstrip("_") in DRAWS else None
         out, counted = run(
             func,
             name,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import TensorMetadata
+from torch.utils._pytree import tree_map_only
 
 from pytest_dwsconv.tracing.counting import CONVOLUTIONS, MACS, UNCOUNTED, Counted
 
@@ -88,21 +89,11 @@ def as_graph(steps: Iterable[Step]) -> fx.Graph:
     graph = fx.Graph()
     nodes: dict[Step, fx.Node] = {}
     for step in steps:
-        args, kwargs = _with_nodes(step.args, nodes), _with_nodes(dict(step.kwargs), nodes)
+        arguments = (step.args, dict(step.kwargs))
+        args, kwargs = tree_map_only(Step, nodes.__getitem__, arguments)
         node = nodes[step] = graph.create_node(step.op, step.target, args, kwargs)
         node.meta.update(_meta(step))
     return graph
-
-
-def _with_nodes(value: Any, nodes: Mapping[Step, fx.Node]) -> Any:
-    if isinstance(value, Step):
-        return nodes[value]
-    if isinstance(value, (tuple, list)):
-        plain = tuple if isinstance(value, tuple) else list
-        return plain(_with_nodes(item, nodes) for item in value)
-    if isinstance(value, dict):
-        return {key: _with_nodes(item, nodes) for key, item in value.items()}
-    return value
 
 
 def _meta(step: Step) -> dict[str, Any]:

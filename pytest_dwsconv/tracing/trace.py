@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from types import NoneType
 from typing import Any
 
@@ -60,15 +61,9 @@ class Trace:
         """The recorded forward as a module that runs: good for inputs of the recorded shapes."""
         names = {step.target for step in self.steps if step.op in ("get_attr", "call_module")}
         attributes: dict[str, Any] = {
-            name: _get(self.inventory.root, name) for name in names - self.constants.keys()
+            name: attrgetter(name)(self.inventory.root) for name in names - self.constants.keys()
         }
         return fx.GraphModule({**attributes, **self.constants}, self.graph)
-
-
-def _get(module: Any, name: str) -> Any:
-    for part in name.split(".") if name else ():
-        module = getattr(module, part)
-    return module
 
 
 def trace(
