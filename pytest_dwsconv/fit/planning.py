@@ -288,7 +288,7 @@ def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Opti
         if entry.form in hopeless:
             continue
         start = decompositions[entry.form].factors(entry.size)
-        kernel = dense_kernel(fit(own, entry, start, ROUNDS), entry)
+        kernel = dense_kernel(fit(own, entry, start, ROUNDS), entry.form, entry.size, entry.groups)
         loss = max(0.0, own.loss(kernel.reshape(problem.kernel.shape)) - least)
         after = replacement_cost(finding, entry.form, entry.size)
         assert after is not None

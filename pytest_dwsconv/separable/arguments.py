@@ -29,17 +29,10 @@ def form_and_size(
     return chosen.value, whole_number("size", 1 if size is None else size)
 
 
-def per_dimension(
-    name: str, value: int | Sequence[int], rank: int, least: int = 1
-) -> tuple[int, ...]:
+def per_dimension(name: str, value: int | Sequence[int] | str, rank: int) -> tuple[int, ...]:
     """One number per dimension, from one number or from as many as there are dimensions."""
+    least = 0 if name.endswith("padding") else 1
     sides = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(sides) != rank:
         raise InputError(f"{name} must be one number or {rank}, not {value!r}")
     return tuple(whole_number(name, side, least) for side in sides)
-
-
-def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
-    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if channels % groups:
-            raise InputError(f"{name} ({channels}) must be divisible by groups ({groups})")

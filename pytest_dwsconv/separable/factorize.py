@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from math import inf, prod, sqrt
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,18 +36,7 @@ class Factors(NamedTuple):
         return {name: weight for name, weight in self._asdict().items() if weight is not None}
 
 
-class Replacement(Protocol):
-    """What the kernel of a replacement depends on besides weights: a plan's entry, or a module."""
-
-    @property
-    def form(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def groups(self) -> int: ...
-
-
-def dense_kernel(factors: Factors, of: Replacement) -> Tensor:
+def dense_kernel(factors: Factors, form: Form | str, size: int, groups: int) -> Tensor:
     """The kernel (M, C / groups, *k) of the standard convolution that the parts amount to.
 
     - depthwise_first: W[m, c, t] = sum_j P[m, c r + j] D[c r + j, t], c within the group of m.
@@ -56,8 +45,7 @@ def dense_kernel(factors: Factors, of: Replacement) -> Tensor:
     - grouped: W[m, c, t] = sum_u P[m, u] S[u, c, t], u in the s channels around c.
     """
     depthwise, pointwise = factors.depthwise, factors.pointwise
-    sides, groups = depthwise.shape[2:], of.groups
-    form = Form(of.form)
+    sides, form = depthwise.shape[2:], Form(form)
     if form is Form.POINTWISE_FIRST:
         channels = pointwise.reshape(depthwise.shape[0], depthwise.shape[1], -1)
         kernel = torch.einsum("mrc,mrt->mct", channels, depthwise.flatten(2))
@@ -70,9 +58,8 @@ def dense_kernel(factors: Factors, of: Replacement) -> Tensor:
         kernel = torch.einsum("gmq,gqct->gmct", outer, products)
     else:  # blocks of input channels, and of the maps that are made of them
         inputs = depthwise.shape[1]
-        outputs = of.size
-        outer = pointwise.reshape(groups, pointwise.shape[0] // groups, -1, outputs)
-        taps = depthwise.reshape(groups, -1, outputs, inputs, depthwise[0, 0].numel())
+        outer = pointwise.reshape(groups, pointwise.shape[0] // groups, -1, size)
+        taps = depthwise.reshape(groups, -1, size, inputs, depthwise[0, 0].numel())
         kernel = torch.einsum("gmbu,gbuct->gmbct", outer, taps).flatten(2, 3)
     return kernel.reshape(-1, kernel.shape[-2], *sides)
 
@@ -130,8 +117,7 @@ class Decomposition:
         return size if self._form is Form.GROUPED else 1
 
     def _products_of(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
-        slices = _slices(self._kernel, self._groups, self._form, block)
-        return _products(slices)
+        return _products(_slices(self._kernel, self._groups, self._form, block))
 
     def _bottleneck_of(self, size: int) -> Bottleneck:
         filters, channels = self._kernel.shape[:2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch does n
 from pytest_dwsconv.core.conv import ORDERS, Form, Order, parts
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.separable.arguments import check_groups, form_and_size, per_dimension
+from pytest_dwsconv.separable.arguments import form_and_size, per_dimension
 from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel, swapped
 from pytest_dwsconv.separable.kernel import ComputedKernel
 
@@ -104,6 +104,8 @@ class SeparableConvNd(nn.Module):
     rank: ClassVar[int]
     transposed: ClassVar[bool] = False
     _agreed: ClassVar[tuple[str, ...]] = _AGREED
+    _words: ClassVar[tuple[str, ...]] = ("padding", "padding_mode")
+    """Settings that may be words."""
     __constants__: ClassVar[list[str]] = ["form", *_SETTINGS]
     # reason: TorchScript's compiler cannot take these properties; it has the settings as constants,
     # and a scripted module has no use for the dense kernel
@@ -138,23 +140,15 @@ class SeparableConvNd(nn.Module):
     ) -> None:
         super().__init__()
         self.output_padding = (0,) * self.rank
-        if not isinstance(padding, str):
-            padding = per_dimension("padding", padding, self.rank, least=0)
-        self._make(
-            in_channels,
-            out_channels,
-            kernel_size,
-            groups,
-            bias,
-            form_and_size(form, size, order, depth_multiplier),
-            {
-                "stride": per_dimension("stride", stride, self.rank),
-                "padding": padding,
-                "dilation": per_dimension("dilation", dilation, self.rank),
-                "padding_mode": padding_mode,
-            },
-            {"device": device, "dtype": dtype},
-        )
+        self.form, self.size = form_and_size(form, size, order, depth_multiplier)
+        spatial = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "padding_mode": padding_mode,
+        }
+        options = {"device": device, "dtype": dtype}
+        self._make(in_channels, out_channels, kernel_size, groups, bias, spatial, options)
 
     def _make(
         self,
@@ -163,29 +157,35 @@ class SeparableConvNd(nn.Module):
         kernel_size: int | Sequence[int],
         groups: int,
         bias: bool,
-        form_and_size: tuple[str, int],
-        spatial: dict[str, Any],
+        spatial: Mapping[str, int | Sequence[int] | str],
         options: dict[str, Any],
     ) -> None:
         """Make the parts; ``spatial`` are settings of the spatial one, ``options`` of all."""
         self.in_channels = whole_number("in_channels", in_channels)
         self.out_channels = whole_number("out_channels", out_channels)
-        self.form, self.size = form_and_size
         self.kernel_size = per_dimension("kernel_size", kernel_size, self.rank)
         groups = whole_number("groups", groups)
-        check_groups(self.in_channels, self.out_channels, groups)
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) % groups:
+                raise InputError(
+                    f"{name} ({getattr(self, name)}) must be divisible by groups ({groups})"
+                )
+        settings: dict[str, Any] = {}
+        for name, value in spatial.items():
+            is_word = isinstance(value, str) and name in self._words
+            settings[name] = value if is_word else per_dimension(name, value, self.rank)
         # the stubs want a pair, a triple, ... and not any tuple
         conv: Any = CONVS[self.rank]
         spatial_conv: Any = TRANSPOSED[self.rank] if self.transposed else conv
         every = parts(self.in_channels, self.out_channels, groups, Form(self.form), self.size)
         for part in every:
-            settings = {**options, "groups": part.groups, "bias": bias and part is every[-1]}
+            own = {**options, "groups": part.groups, "bias": bias and part is every[-1]}
             channels = part.in_channels, part.out_channels
             try:
                 if part.spatial:
-                    module = spatial_conv(*channels, self.kernel_size, **settings, **spatial)
+                    module = spatial_conv(*channels, self.kernel_size, **own, **settings)
                 else:
-                    module = conv(*channels, 1, **settings)
+                    module = conv(*channels, 1, **own)
             except ValueError as error:
                 raise InputError(f"{type(self).__name__}: {error}") from error
             self.add_module(part.name, module)
@@ -286,7 +286,8 @@ class SeparableConvNd(nn.Module):
         """
         inner = None if self.pointwise_in is None else self.pointwise_in.weight
         factors = Factors(self._standard_taps(), self.pointwise.weight, inner)
-        return ComputedKernel.of(self._own_layout(dense_kernel(factors, self)))
+        kernel = dense_kernel(factors, self.form, self.size, self.groups)
+        return ComputedKernel.of(self._own_layout(kernel))
 
     @weight.setter
     def weight(self, kernel: Tensor) -> None:

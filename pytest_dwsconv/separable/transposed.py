@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch does not list it
 
 from pytest_dwsconv.core.conv import Form, Order
-from pytest_dwsconv.separable.arguments import form_and_size, per_dimension
+from pytest_dwsconv.separable.arguments import form_and_size
 from pytest_dwsconv.separable.modules import (
     SEPARABLE_CONVS,
     SeparableConvNd,
@@ -33,6 +33,7 @@ class SeparableConvTransposeNd(SeparableConvNd):
 
     transposed: ClassVar[bool] = True
     _agreed: ClassVar[tuple[str, ...]] = (*SeparableConvNd._agreed, "output_padding")
+    _words: ClassVar[tuple[str, ...]] = ("padding_mode",)
     __constants__: ClassVar[list[str]] = [*SeparableConvNd.__constants__, "output_padding"]
     __jit_unused_properties__: ClassVar[list[str]] = [
         *SeparableConvNd.__jit_unused_properties__,
@@ -60,22 +61,16 @@ class SeparableConvTransposeNd(SeparableConvNd):
         size: int | None = None,
     ) -> None:
         super(SeparableConvNd, self).__init__()
-        self._make(
-            in_channels,
-            out_channels,
-            kernel_size,
-            groups,
-            bias,
-            form_and_size(form, size, order, depth_multiplier),
-            {
-                "stride": per_dimension("stride", stride, self.rank),
-                "padding": per_dimension("padding", padding, self.rank, least=0),
-                "output_padding": per_dimension("output_padding", output_padding, self.rank, 0),
-                "dilation": per_dimension("dilation", dilation, self.rank),
-                "padding_mode": padding_mode,
-            },
-            {"device": device, "dtype": dtype},
-        )
+        self.form, self.size = form_and_size(form, size, order, depth_multiplier)
+        spatial = {
+            "stride": stride,
+            "padding": padding,
+            "output_padding": output_padding,
+            "dilation": dilation,
+            "padding_mode": padding_mode,
+        }
+        options = {"device": device, "dtype": dtype}
+        self._make(in_channels, out_channels, kernel_size, groups, bias, spatial, options)
 
     output_padding = agreed_with_depthwise("output_padding")
 

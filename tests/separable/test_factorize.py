@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -39,14 +38,8 @@ def rebuilt(weight: Tensor, groups: int, order: Form, multiplier: int) -> Tensor
     return product(factors, groups, order, multiplier)
 
 
-class Of(NamedTuple):
-    form: Form
-    size: int
-    groups: int
-
-
 def product(factors: Factors, groups: int, form: Form, size: int) -> Tensor:
-    return dense_kernel(factors, Of(form, size, groups))
+    return dense_kernel(factors, form, size, groups)
 
 
 def full(weight: Tensor, groups: int, order: Form) -> int:

@@ -103,7 +103,8 @@ def _settled(of_layer: _LayerFit, start: Candidate, targets: Targets) -> Candida
 
 def _fitted(problem: LayerProblem, entry: PlanEntry, factors: Factors, targets: Targets) -> Fitted:
     conv = problem.layer.conv
-    kernel = dense_kernel(factors, entry).reshape(problem.kernel.shape).double()
+    kernel = dense_kernel(factors, entry.form, entry.size, entry.groups)
+    kernel = kernel.reshape(problem.kernel.shape).double()
     # reason: a 1 x 1 kernel passes for contiguous with any strides, by which a convolution chooses
     # the layout of its outputs; a forward may use ``view`` on them
     own = {

@@ -48,7 +48,9 @@ def test_a_layer_whose_fit_does_not_hold_gets_the_nearest_kernel(
     with torch.no_grad():
         fitted = fit_layer(layer, seen_by(layer, 8), seen_by(layer, 4), WEIGHTS)
     entry = layer.entries[0]
-    wanted = dense_kernel(decompose(layer.conv.weight, 1, entry.form).factors(9), entry)
+    wanted = dense_kernel(
+        decompose(layer.conv.weight, 1, entry.form).factors(9), entry.form, entry.size, entry.groups
+    )
     torch.testing.assert_close(fitted.module.weight.detach(), wanted.detach())
 
 

@@ -49,7 +49,7 @@ def start_of(problem: Problem, entry: PlanEntry) -> Factors:
 
 
 def kernel_of(factors: Factors, entry: PlanEntry) -> Tensor:
-    found = dense_kernel(factors, entry)
+    found = dense_kernel(factors, entry.form, entry.size, entry.groups)
     return found.reshape(entry.groups, entry.out_channels // entry.groups, -1)
 
 
