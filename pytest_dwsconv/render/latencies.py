@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.core.jsonio import to_plain
 from pytest_dwsconv.core.measurement import Measurement, NotMeasured, milliseconds
-from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.render.table import Column, written
 
 Measurements = Mapping[Measurement | NotMeasured, set[str]]
 """What was measured, or predicted instead, with the node ids of the tests that asked for it."""
 
 NO_MEASUREMENTS: Measurements = MappingProxyType({})
 
-HEADERS = (
-    "Measured latency of",
-    "Median",
-    "p90",
-    "p99",
-    "Spread",
-    "First invoke",
-    "Device",
-    "Machine",
-    "Runtime",
-    "Clock",
+_MEASURED = (
+    Column("model", "Measured latency of", attrgetter("model")),
+    Column("median", "Median", attrgetter("median"), milliseconds),
+    Column("p90", "p90", attrgetter("p90"), milliseconds),
+    Column("p99", "p99", attrgetter("p99"), milliseconds),
+    Column("spread", "Spread", attrgetter("spread"), "{:.1%}".format),
+    Column("first_invoke", "First invoke", attrgetter("first_invoke"), milliseconds),
+    Column("device", "Device", attrgetter("device")),
+    Column("machine", "Machine", attrgetter("machine")),
+    Column("runtime", "Runtime", attrgetter("runtime")),
+    Column("clock", "Clock", attrgetter("clock")),
 )
-PREDICTED_HEADERS = (
-    "Latency not measured of",
-    "Predicted",
-    "Between",
-    "Host",
-    "What takes the time",
-    "Why it was not measured",
+_PREDICTED = (
+    Column("model", "Latency not measured of", attrgetter("model")),
+    Column("ms", "Predicted", attrgetter("prediction.ms"), "{:.3f} ms".format),
+    Column(
+        "interval",
+        "Between",
+        lambda one: f"{one.prediction.low:.3f} and {one.prediction.high:.3f} ms",
+    ),
+    Column("host", "Host", attrgetter("prediction.host")),
+    Column("reason", "What takes the time", attrgetter("prediction.reason")),
+    Column("why", "Why it was not measured", attrgetter("why")),
 )
 
 
@@ -41,33 +46,36 @@ class LatencyTable(NamedTuple):
     """A heading, and a row per latency, each with one cell per header."""
 
     title: str
-    headers: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    headers: list[str]
+    rows: list[list[str]]
 
 
 def tables(latencies: Measurements) -> list[LatencyTable]:
     """The latencies that were measured, and those that were predicted in their place."""
     measured, predicted = by_kind(latencies)
     found = [
-        LatencyTable("Measured latency", HEADERS, [cells(one) for one in measured]),
-        LatencyTable(
-            "Predicted latency", PREDICTED_HEADERS, [_predicted(one) for one in predicted]
-        ),
+        _table("Measured latency", _MEASURED, measured),
+        _table("Predicted latency", _PREDICTED, predicted),
     ]
     return [table for table in found if table.rows]
 
 
-def json_rows(latencies: Measurements) -> list[dict[str, Any]]:
-    measured, _ = by_kind(latencies)
-    return [
-        {"tests": sorted(tests), "measurement": measurement.to_dict()}
-        for measurement, tests in measured.items()
-    ]
+def _table(title: str, columns: Sequence[Column], latencies: Iterable[object]) -> LatencyTable:
+    return LatencyTable(title, [one.label for one in columns], written(columns, latencies))
 
 
-def json_predictions(latencies: Measurements) -> list[dict[str, Any]]:
-    _, predicted = by_kind(latencies)
-    return [{"tests": sorted(tests), **to_plain(one)} for one, tests in predicted.items()]
+def json_rows(latencies: Measurements) -> dict[str, list[dict[str, Any]]]:
+    """The same as plain data."""
+    measured, predicted = by_kind(latencies)
+    return {
+        "measured": [
+            {"tests": sorted(tests), "measurement": one.to_dict()}
+            for one, tests in measured.items()
+        ],
+        "predicted": [
+            {"tests": sorted(tests), **to_plain(one)} for one, tests in predicted.items()
+        ],
+    }
 
 
 def by_kind(
@@ -93,30 +101,3 @@ def _place(row: tuple[Measurement | NotMeasured, set[str]]) -> tuple[list[str], 
     if isinstance(latency, Measurement):
         return sorted(tests), latency.model, [*latency.samples]
     return sorted(tests), latency.model, [latency.prediction.ms]
-
-
-def cells(measurement: Measurement) -> tuple[str, ...]:
-    """One per header."""
-    times = (measurement.median, measurement.p90, measurement.p99)
-    return (
-        plain(measurement.model),
-        *map(milliseconds, times),
-        f"{measurement.spread:.1%}",
-        milliseconds(measurement.first_invoke),
-        plain(measurement.device),
-        plain(measurement.machine),
-        plain(measurement.runtime),
-        plain(measurement.clock),
-    )
-
-
-def _predicted(one: NotMeasured) -> tuple[str, ...]:
-    prediction = one.prediction
-    return (
-        plain(one.model),
-        f"{prediction.ms:.3f} ms",
-        f"{prediction.low:.3f} and {prediction.high:.3f} ms",
-        plain(prediction.host),
-        plain(prediction.reason),
-        plain(one.why),
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pytest_dwsconv.core.findings import Finding, Layer, ReportData
@@ -13,11 +15,14 @@ from pytest_dwsconv.render.sentences import evidence, heading, not_counted, reas
 from pytest_dwsconv.render.table import (
     COLUMNS,
     TOTAL_COLUMNS,
+    Column,
     Total,
     evidence_columns,
     integer,
+    quantity,
     tabulated,
     totals,
+    written,
 )
 from pytest_dwsconv.render.view import ALL_COLUMNS
 
@@ -32,14 +37,15 @@ def table(report: ReportData) -> str:
     lines.append(f"<caption>{escape(heading(report))}</caption>")
     lines.append("<thead><tr>")
     columns = (*COLUMNS, *evidence_columns(report.findings))
-    for column in columns:
-        lines.append(f"<th{numeric if column.numeric else ''}>{escape(column.label)}</th>")
+    styles = [numeric if column.numeric else "" for column in columns]
+    for style, column in zip(styles, columns, strict=True):
+        lines.append(f"<th{style}>{escape(column.label)}</th>")
     lines.append("</tr></thead><tbody>")
-    for finding in report.findings:
+    for row in written(columns, report.findings):
         lines.append("<tr>")
-        for column in columns:
-            cell = escape(column.text(finding))
-            lines.append(f"<td{numeric if column.numeric else ''}>{cell}</td>")
+        lines += [
+            f"<td{style}>{escape(text)}</td>" for style, text in zip(styles, row, strict=True)
+        ]
         lines.append("</tr>")
     lines.append("</tbody><tfoot>")
     for total in totals(report):
@@ -61,15 +67,13 @@ def table(report: ReportData) -> str:
 
 def to_dataframe(report: ReportData, layers: str) -> DataFrame:
     """What ``Report.to_dataframe`` says."""
-    rows: list[dict[str, object]]
+    columns: tuple[Column, ...]
+    rows: Sequence[Finding | Layer]
     if layers == "convolutions":
-        rows = list(map(_convolution, report.findings))
-        columns = [*(column.key for column in ALL_COLUMNS), "reason"]
-        whole = [column.key for column in ALL_COLUMNS if column.show is integer]
+        columns = (*ALL_COLUMNS, Column("reason", "", attrgetter("reason")))
+        rows = report.findings
     elif layers == "all":
-        rows = list(map(_layer, _layers(report)))
-        columns = ["name", "type", "output", "params", "macs", "calls"]
-        whole = ["params", "macs", "calls"]
+        columns, rows = _LAYER_COLUMNS, _layers(report)
     else:
         raise InputError(f"layers is 'convolutions' or 'all', not {quoted(layers)}")
     try:
@@ -79,24 +83,21 @@ def to_dataframe(report: ReportData, layers: str) -> DataFrame:
             "to_dataframe needs pandas, which is not installed: pip install pandas, or take the "
             "rows of report.findings"
         ) from error
+    values = [{column.key: column.value(row) for column in columns} for row in rows]
     # reason: with a row in which a number is missing, pandas would make floats of whole numbers
-    return DataFrame(rows, columns=columns).astype(dict.fromkeys(whole, "Int64"))
+    whole = [column.key for column in columns if column.show is integer]
+    found = DataFrame(values, columns=[column.key for column in columns])
+    return found.astype(dict.fromkeys(whole, "Int64"))
 
 
-def _convolution(finding: Finding) -> dict[str, object]:
-    values: dict[str, object] = {column.key: column.value(finding) for column in ALL_COLUMNS}
-    return {**values, "reason": finding.reason}
-
-
-def _layer(layer: Layer) -> dict[str, object]:
-    return {
-        "name": layer.name,
-        "type": layer.type_name,
-        "output": layer.output_shape,
-        "params": layer.params,
-        "macs": layer.macs,
-        "calls": layer.calls,
-    }
+_LAYER_COLUMNS = (
+    Column("name", "", attrgetter("name")),
+    Column("type", "", attrgetter("type_name")),
+    Column("output", "", attrgetter("output_shape")),
+    quantity("params"),
+    quantity("macs"),
+    quantity("calls"),
+)
 
 
 def _layers(report: ReportData) -> tuple[Layer, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.suite.architectures import Architecture
 from pytest_dwsconv.render.sentences import given, listed
-from pytest_dwsconv.render.table import Column, count, integer, ratio
+from pytest_dwsconv.render.table import Column, count, quantity, ratio
 
 MOST_NAMES = 5
 """How many classes the sentence about models without convolutions lists."""
@@ -29,26 +30,13 @@ def _budget(found: Architecture) -> str | None:
 
 
 OVERVIEW_COLUMNS: tuple[Column, ...] = (
-    Column("name", "model", lambda found: found.name),
-    Column("params", "params", lambda found: found.report.params, integer, numeric=True),
-    Column("macs", "MACs", lambda found: found.report.macs, integer, numeric=True, dispensable=1),
-    Column(
-        "candidates",
-        "candidates",
-        lambda found: len(found.report.candidates),
-        integer,
-        numeric=True,
-    ),
-    Column("saving", "saving", lambda found: found.report.saving, ratio, numeric=True),
+    Column("name", "model", attrgetter("name")),
+    quantity("params", value=attrgetter("report.params")),
+    quantity("macs", "MACs", attrgetter("report.macs"), dispensable=1),
+    quantity("candidates", value=lambda found: len(found.report.candidates)),
+    quantity("saving", value=attrgetter("report.saving"), show=ratio),
     Column("budget", "budget", _budget, missing="no budget"),
-    Column(
-        "tests",
-        "tests",
-        lambda found: len(found.reporters.tests),
-        integer,
-        numeric=True,
-        dispensable=2,
-    ),
+    quantity("tests", value=lambda found: len(found.reporters.tests), dispensable=2),
     Column("input", "input", _inputs, dispensable=3),
 )
 """Of an architecture, as ``table.COLUMNS`` are of a convolution."""

@@ -10,13 +10,12 @@ from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import whole_number
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import InputError, require
-from pytest_dwsconv.render.table import count, ratio
+from pytest_dwsconv.render.table import MEASURES, count, ratio
 from pytest_dwsconv.render.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NOUNS = {"params": "parameters", "macs": "MACs"}
 ROOM = 200
 """For how many layers a figure is made high enough to name them."""
 LINE = 0.18
@@ -70,7 +69,7 @@ def plot(
     ax.margins(y=0.01)
     ax.invert_yaxis()
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.set_xlabel(NOUNS[measure])
+    ax.set_xlabel(MEASURES[measure])
     ax.set_title(_title(report, len(findings)), parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
     if findings:
@@ -82,8 +81,8 @@ def _shown(
     report: ReportData, measure: str, sort: str | None, top: int | None
 ) -> Sequence[Finding]:
     """The convolutions to draw, in their order."""
-    if measure not in NOUNS:
-        raise InputError(f"measure {measure!r} cannot be plotted: it is {' or '.join(NOUNS)}")
+    if measure not in MEASURES:
+        raise InputError(f"measure {measure!r} cannot be plotted: it is {' or '.join(MEASURES)}")
     if measure == "macs" and report.macs is None:
         raise InputError(
             f"no MACs were counted for {plain(report.model)}: "

@@ -92,10 +92,8 @@ def most_saving(report: ReportData) -> str:
     """The candidates that save most, by name; empty if there is no candidate."""
     if not report.candidates:
         return ""
-    ordered = sorted(report.candidates, key=saved_params, reverse=True)[:LARGEST]
-    names = ", ".join(plain(finding.name) for finding in ordered)
-    more = len(report.candidates) - len(ordered)
-    return f"Most is saved by {names}" + (f" and {more:,} more" if more else "")
+    ordered = sorted(report.candidates, key=saved_params, reverse=True)
+    return f"Most is saved by {listed([plain(one.name) for one in ordered], LARGEST)}"
 
 
 def no_convolutions(report: ReportData, name: str = "") -> str:

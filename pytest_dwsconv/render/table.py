@@ -6,6 +6,7 @@ One more row in ``COLUMNS`` makes a quantity of a finding visible in all of them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData
@@ -52,6 +53,28 @@ class Column(NamedTuple):
         return "-" if value is None else self.show(value)
 
 
+def quantity(
+    key: str,
+    label: str = "",
+    value: Callable[[Any], Any] | None = None,
+    show: Callable[[Any], str] = integer,
+    missing: str = "not known",
+    dispensable: int = 0,
+) -> Column:
+    """A column of numbers: by default the attribute ``key`` of a row, under the same words."""
+    label, value = label or key.replace("_", " "), value or attrgetter(key)
+    return Column(key, label, value, show, True, missing, dispensable)
+
+
+def written(columns: Sequence[Column], rows: Iterable[object]) -> list[list[str]]:
+    """The cells of these rows."""
+    return [[column.text(row) for column in columns] for row in rows]
+
+
+MEASURES = {"params": "parameters", "macs": "MACs"}
+"""What is compared before and after, by the attributes of a finding."""
+
+
 def label(finding: Finding) -> str:
     """What stands in the column of verdicts: the rule's code, or the word for a candidate.
 
@@ -73,39 +96,18 @@ def _output(finding: Finding) -> tuple[int, ...] | None:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("name", "layer", lambda finding: finding.name),
-    Column("type", "type", lambda finding: finding.type_name, dispensable=6),
-    Column("kernel", "kernel", lambda finding: finding.spec.kernel_size, sides, dispensable=3),
-    Column("output", "output", _output, sides, numeric=True, dispensable=4),
-    Column("params", "params", lambda finding: finding.params, integer, numeric=True),
-    Column("macs", "MACs", lambda finding: finding.macs, integer, numeric=True, dispensable=1),
+    Column("name", "layer", attrgetter("name")),
+    Column("type", "type", attrgetter("type_name"), dispensable=6),
+    Column("kernel", "kernel", attrgetter("spec.kernel_size"), sides, dispensable=3),
+    quantity("output", value=_output, show=sides, dispensable=4),
+    quantity("params"),
+    quantity("macs", "MACs", dispensable=1),
     Column("verdict", "verdict", label),
-    Column(
-        "separable_params",
-        "separable params",
-        lambda finding: finding.separable_params,
-        integer,
-        numeric=True,
-        missing="not replaced",
-        dispensable=2,
+    quantity("separable_params", missing="not replaced", dispensable=2),
+    quantity(
+        "separable_macs", "separable MACs", missing="not known or not replaced", dispensable=5
     ),
-    Column(
-        "separable_macs",
-        "separable MACs",
-        lambda finding: finding.separable_macs,
-        integer,
-        numeric=True,
-        missing="not known or not replaced",
-        dispensable=5,
-    ),
-    Column(
-        "saving",
-        "saving",
-        lambda finding: finding.saving,
-        ratio,
-        numeric=True,
-        missing="not replaced",
-    ),
+    quantity("saving", show=ratio, missing="not replaced"),
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData
@@ -21,51 +22,26 @@ from pytest_dwsconv.render.table import (
     Total,
     count,
     evidence_columns,
-    integer,
+    quantity,
     sums,
     tabulated,
+    written,
 )
 
 TOP = 10
 """How many models of a run are shown in detail unless somebody chooses another number."""
 
 
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def _per_byte(intensity: float) -> str:
-    return f"{intensity:.1f}"
-
-
 ALL_COLUMNS: tuple[Column, ...] = (
     *COLUMNS,
-    Column("code", "code", lambda finding: finding.code),
-    Column("calls", "calls", lambda finding: finding.calls, integer, numeric=True),
-    Column(
-        "params_share", "params share", lambda finding: finding.params_share, _percent, numeric=True
-    ),
-    Column("macs_share", "MACs share", lambda finding: finding.macs_share, _percent, numeric=True),
-    Column(
-        "input_bytes", "input bytes", lambda finding: finding.input_bytes, integer, numeric=True
-    ),
-    Column(
-        "output_bytes", "output bytes", lambda finding: finding.output_bytes, integer, numeric=True
-    ),
-    Column(
-        "intensity",
-        "MACs/byte",
-        lambda finding: finding.arithmetic_intensity,
-        _per_byte,
-        numeric=True,
-    ),
-    Column(
-        "separable_intensity",
-        "separable MACs/byte",
-        lambda finding: finding.separable_intensity,
-        _per_byte,
-        numeric=True,
-    ),
+    Column("code", "code", attrgetter("code")),
+    quantity("calls"),
+    quantity("params_share", show="{:.1%}".format),
+    quantity("macs_share", "MACs share", show="{:.1%}".format),
+    quantity("input_bytes"),
+    quantity("output_bytes"),
+    quantity("intensity", "MACs/byte", attrgetter("arithmetic_intensity"), "{:.1f}".format),
+    quantity("separable_intensity", "separable MACs/byte", show="{:.1f}".format),
     Column("followed_by", "followed by", lambda finding: ", ".join(finding.followed_by) or None),
 )
 
@@ -121,9 +97,7 @@ class View:
 
     @property
     def _sorted_by(self) -> Column | None:
-        if self.sort is None:
-            return None
-        return column(self.sort, "sort")
+        return None if self.sort is None else column(self.sort, "sort")
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -196,10 +170,7 @@ def view(
     shown = (*COLUMNS, *evidence) if columns is None else _columns(columns, evidence)
     wanted = View(sort, match, depth)
     if depth is None:
-        rows = []
-        for finding in wanted.rows(report.findings):
-            rows.append([column.text(finding) for column in shown])
-        return tabulated(shown, rows, shown)
+        return tabulated(shown, written(shown, wanted.rows(report.findings)), shown)
     if columns is not None:
         raise InputError("a table by depth has columns of its own; leave columns out")
     parts = [row.texts() for row in wanted.parts(report.findings)]

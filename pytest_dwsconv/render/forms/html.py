@@ -8,7 +8,7 @@ or script run, so an untrusted name cannot bring its own.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from math import prod
@@ -18,7 +18,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.findings import Finding, ReportData
-from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.quantities import humanize
 from pytest_dwsconv.core.rules import Verdict
@@ -41,6 +40,7 @@ from pytest_dwsconv.render.sentences import (
 )
 from pytest_dwsconv.render.table import (
     COLUMNS,
+    MEASURES,
     Column,
     count,
     evidence_columns,
@@ -65,7 +65,7 @@ def render_run(results: Results, style: Style) -> str:
     css, script = _text("page.css"), _text("page.js")
     # reason: a page has room for the details of every model, and an index to find them by
     overview = Overview.of(results.architectures, None)
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "plain": plain, "humanize": humanize}
     return environment.get_template("page.html").render(
         version=__version__,
         latencies=tables(results.measured),
@@ -119,6 +119,10 @@ def _model(number: int, found: Architecture) -> dict[str, Any]:
     others = other_inputs(found, None)
     occurring = {finding.verdict for finding in report.findings}
     columns = (*COLUMNS, *evidence_columns(report.findings))
+    largest = {
+        key: max((getattr(finding, key) or 0 for finding in report.findings), default=0)
+        for key in MEASURES
+    }
     return {
         "id": f"model-{number}",
         "name": plain(found.name),
@@ -127,9 +131,9 @@ def _model(number: int, found: Architecture) -> dict[str, Any]:
         "index": [_cell(column, found) for column in OVERVIEW_COLUMNS],
         "circumstances": circumstances(report),
         "figures": _figures(report),
-        "limits": [_limit(check) for check in reporters.checks],
+        "limits": [(one, max(one.actual, one.limit) or 1) for one in reporters.checks],
         "columns": columns,
-        "rows": _rows(report.findings, columns),
+        "rows": [_row(finding, columns, largest) for finding in report.findings],
         "convolutions": count(len(report.findings), "convolution"),
         "verdicts": [verdict.value for verdict in Verdict if verdict in occurring],
         "totals": [(total.label, total.written()) for total in totals(report)],
@@ -139,9 +143,7 @@ def _model(number: int, found: Architecture) -> dict[str, Any]:
         "memory": memory_rows(report.memory) if report.memory else [],
         "not_counted": not_counted(report),
         "reporters": [plain(name) for name in reporters.names],
-        "measures": [
-            measure for measure in _MEASURES if any(measure.before(f) for f in report.findings)
-        ],
+        "measures": {key: noun for key, noun in MEASURES.items() if largest[key]},
     }
 
 
@@ -186,60 +188,14 @@ def _figure(noun: str, before: int, after: int) -> Figure:
     )
 
 
-class Limit(NamedTuple):
-    """A limit as the page shows it; the bar ends at the larger of the two numbers."""
-
-    noun: str
-    exceeded: bool
-    actual: str
-    limit: str
-    actual_share: float
-    limit_share: float
-    violation: str
-
-
-def _limit(check: AnyCheck) -> Limit:
-    largest = max(check.actual, check.limit) or 1
-    return Limit(
-        plain(check.noun),
-        check.exceeded,
-        humanize(check.actual, check.unit),
-        humanize(check.limit, check.unit),
-        100 * check.actual / largest,
-        100 * check.limit / largest,
-        str(check) if check.exceeded else "",
-    )
-
-
-class Measure(NamedTuple):
-    """What the bars of a row can show."""
-
-    key: str
-    noun: str
-
-    def before(self, finding: Finding) -> int:
-        value: int | None = getattr(finding, self.key)
-        return value or 0
-
-    def after(self, finding: Finding) -> int:
-        """What it is once every candidate is replaced."""
-        value: int | None = getattr(finding, f"separable_{self.key}")
-        return self.before(finding) if value is None else value
-
-
-_MEASURES = (Measure("params", "parameters"), Measure("macs", "MACs"))
-
-
-def _rows(findings: Sequence[Finding], columns: Sequence[Column]) -> list[dict[str, Any]]:
-    # reason: the largest of each measure has a bar of full length; 1 where all are 0
-    scales = {
-        measure: max((measure.before(finding) for finding in findings), default=0) or 1
-        for measure in _MEASURES
-    }
-    return [_row(finding, scales, columns) for finding in findings]
-
-
-def _row(finding: Finding, scales: dict[Measure, int], columns: Sequence[Column]) -> dict[str, Any]:
+def _row(finding: Finding, columns: Sequence[Column], largest: Mapping[str, int]) -> dict[str, Any]:
+    """``largest`` are the values that have a bar of full length."""
+    bars = []
+    for key, scale in largest.items():
+        before = getattr(finding, key) or 0
+        after = getattr(finding, f"separable_{key}")
+        both = before, before if after is None else after
+        bars.append((key, *(f"{100 * value / (scale or 1):.2f}%" for value in both)))
     return {
         "verdict": finding.verdict.value,
         "label": plain(label(finding)),
@@ -248,19 +204,8 @@ def _row(finding: Finding, scales: dict[Measure, int], columns: Sequence[Column]
             map(plain, (finding.name, *finding.aliases, finding.type_name, finding.reason))
         ),
         "cells": [_cell(column, finding) for column in columns],
-        "bars": [
-            (
-                measure.key,
-                _percent(measure.before(finding), scale),
-                _percent(measure.after(finding), scale),
-            )
-            for measure, scale in scales.items()
-        ],
+        "bars": bars,
     }
-
-
-def _percent(value: int, whole: int) -> str:
-    return f"{100 * value / whole:.2f}%"
 
 
 class Cell(NamedTuple):

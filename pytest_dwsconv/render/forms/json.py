@@ -13,7 +13,7 @@ from pytest_dwsconv.core.limits import AnyCheck
 from pytest_dwsconv.core.plaintext import plain_json
 from pytest_dwsconv.core.suite.architectures import Architecture
 from pytest_dwsconv.render import Results
-from pytest_dwsconv.render.latencies import json_predictions, json_rows
+from pytest_dwsconv.render.latencies import json_rows
 from pytest_dwsconv.render.view import Style
 
 SCHEMA_VERSION = 1
@@ -46,8 +46,7 @@ def render_run(results: Results, style: Style) -> str:
         "schema_version": SCHEMA_VERSION,
         "models": models,
         "architectures": [_architecture(found, places) for found in results.architectures],
-        "measured": json_rows(results.measured),
-        "predicted": json_predictions(results.measured),
+        **json_rows(results.measured),
         "changes": to_plain(results.outcome.changes),
         "unknown": list(results.outcome.unknown),
     }

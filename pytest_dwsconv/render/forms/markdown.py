@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.suite.architectures import Architecture, Reporters
 from pytest_dwsconv.core.suite.changes import Changes
@@ -35,6 +34,7 @@ from pytest_dwsconv.render.table import (
     count,
     evidence_columns,
     totals,
+    written,
 )
 from pytest_dwsconv.render.view import Style
 
@@ -113,13 +113,12 @@ def _changes(changes: Changes) -> list[str]:
     """What models cost before and after, with their layers folded."""
     blocks = ["## Model costs before and after", escape(changes.summary())]
     if rows := change_rows(changes):
-        blocks.append(_table(CHANGE_COLUMNS, [list(map(escape, row)) for row in rows]))
+        blocks.append(_table(CHANGE_COLUMNS, rows))
     sections = ["\n\n".join(blocks) + "\n"]
     for model in changes.shown:
         if model.layers:
-            cells = [list(map(escape, row)) for row in layer_rows(model)]
-            title = f"Layers of {escape(model.name)}"
-            sections.append(_folded(title, _table(LAYER_COLUMNS, cells)) + "\n")
+            table = _table(LAYER_COLUMNS, layer_rows(model))
+            sections.append(_folded(f"Layers of {escape(model.name)}", table) + "\n")
     return sections
 
 
@@ -128,20 +127,14 @@ def _models(architectures: Sequence[Architecture], style: Style) -> list[str]:
     overview = Overview.of(architectures, style.view.top)
     sections = []
     if len(overview.rows) > 1:
-        sections.append(_overview(overview.rows))
+        table = _table(OVERVIEW_COLUMNS, written(OVERVIEW_COLUMNS, overview.rows))
+        sections.append(f"{table}\n")
     if overview.bare:
         sections.append(f"{escape(overview.without_convolutions())}\n")
     sections += [_model(found) for found in overview.detailed]
     if overview.without_details:
         sections.append(f"{escape(overview.without_details)}\n")
     return sections
-
-
-def _overview(found: Sequence[Architecture]) -> str:
-    rows = []
-    for one in found:
-        rows.append([escape(column.text(one)) for column in OVERVIEW_COLUMNS])
-    return f"{_table(OVERVIEW_COLUMNS, rows)}\n"
 
 
 def _latencies(table: LatencyTable) -> str:
@@ -169,8 +162,10 @@ def _model(found: Architecture) -> str:
     blocks = [f"### {escape(found.name)}", escape(circumstances(report)), _limits(reporters)]
     blocks.append(_list(map(escape, evidence(report))))
     if report.findings:
-        layers = count(len(report.findings), "convolution")
-        blocks += [_totals(report), _folded(layers, _layers(report.findings))]
+        columns = (*COLUMNS, *evidence_columns(report.findings))
+        blocks.append(_table(TOTAL_COLUMNS, [row.texts() for row in totals(report)]))
+        table = _table(columns, written(columns, report.findings), code)
+        blocks.append(_folded(count(len(report.findings), "convolution"), table))
     else:
         blocks.append(escape(no_convolutions(report)))
     blocks += [_notes(found), _reporters(reporters.names)]
@@ -185,24 +180,17 @@ def _limits(reporters: Reporters) -> str:
     return "\n".join(lines)
 
 
-def _totals(report: ReportData) -> str:
-    rows = [list(map(escape, row.texts())) for row in totals(report)]
-    return _table(TOTAL_COLUMNS, rows)
-
-
-def _layers(findings: Sequence[Finding]) -> str:
-    columns = (*COLUMNS, *evidence_columns(findings))
-    rows = []
-    for finding in findings:
-        name, *cells = (column.text(finding) for column in columns)
-        rows.append([code(name), *map(escape, cells)])
-    return _table(columns, rows)
-
-
-def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
-    labels = [escape(column.label) for column in columns]
+def _table(
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    first: Callable[[str], str] = escape,
+) -> str:
+    """The table of these rows; ``first`` is how the cells of the first column are written."""
     rules = ["---:" if column.numeric else "---" for column in columns]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [labels, rules, *rows])
+    lines = [[escape(column.label) for column in columns], rules]
+    for cell, *others in rows:
+        lines.append([first(cell), *map(escape, others)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _notes(found: Architecture) -> str:

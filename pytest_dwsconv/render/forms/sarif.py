@@ -19,7 +19,7 @@ from pytest_dwsconv.core.rulebook import RULEBOOK
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
 from pytest_dwsconv.core.suite.architectures import Architecture, Place, Reporters
 from pytest_dwsconv.render import Results
-from pytest_dwsconv.render.latencies import json_predictions, json_rows
+from pytest_dwsconv.render.latencies import json_rows
 from pytest_dwsconv.render.table import COLUMNS, ratio
 from pytest_dwsconv.render.view import Style
 
@@ -56,10 +56,7 @@ def render_run(results: Results, style: Style) -> str:
         "results": rows,
     }
     if results.measured:
-        one["properties"] = {
-            "measured": json_rows(results.measured),
-            "predicted": json_predictions(results.measured),
-        }
+        one["properties"] = json_rows(results.measured)
     known = [one for one in results.architectures if one.report.evidence]
     if known:
         evidence = {found.name: to_plain(found.report.evidence) for found in known}

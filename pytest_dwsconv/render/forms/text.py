@@ -15,7 +15,7 @@ from pytest_dwsconv.core.suite.changes import Changes
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.changes import CHANGE_COLUMNS, LAYER_COLUMNS, layer_rows
 from pytest_dwsconv.render.changes import rows as change_rows
-from pytest_dwsconv.render.latencies import HEADERS, Measurements, by_kind, cells
+from pytest_dwsconv.render.latencies import Measurements, by_kind, tables
 from pytest_dwsconv.render.overview import MOST_NAMES, OVERVIEW_COLUMNS, Overview
 from pytest_dwsconv.render.sentences import (
     MOST_INPUTS,
@@ -39,6 +39,7 @@ from pytest_dwsconv.render.table import (
     label,
     tabulated,
     totals,
+    written,
 )
 from pytest_dwsconv.render.view import Style
 
@@ -86,7 +87,8 @@ def _latencies(latencies: Measurements, style: Style) -> Iterator[str]:
     if measured:
         from tabulate import tabulate
 
-        yield tabulate(map(cells, measured), HEADERS, disable_numparse=True)
+        table = tables(latencies)[0]
+        yield tabulate(table.rows, table.headers, disable_numparse=True)
     if predicted:
         yield _lines(map(str, predicted), style)
 
@@ -129,7 +131,7 @@ def _quiet(overview: Overview, style: Style) -> Iterator[str]:
 
 
 def _overview(rows: Sequence[Architecture], style: Style) -> str:
-    cells = [[column.text(found) for column in OVERVIEW_COLUMNS] for found in rows]
+    cells = written(OVERVIEW_COLUMNS, rows)
     if style.width is not None:
         for row in cells:
             row[0] = _shortened(row[0], max(style.width // 2, LEAST_NAME))
@@ -206,7 +208,7 @@ def largest(report: ReportData, count: int = 5) -> str:
 
 def _layers(findings: Sequence[Finding], style: Style) -> str:
     columns = (*style.view.columns, *evidence_columns(findings))
-    rows = [[column.text(finding) for column in columns] for finding in findings]
+    rows = written(columns, findings)
     shown = _fitting(columns, rows, style)
     verdict = next(index for index, column in enumerate(columns) if column.value is label)
     for row, finding in zip(rows, findings, strict=True):
