@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pytest_dwsconv.core.conv import ConvSpec, Kind, Order
 from pytest_dwsconv.core.jsonio import OMITTED, Document, Positive
-from pytest_dwsconv.core.latency.evidence import Evidence
+from pytest_dwsconv.core.latency.evidence import Evidence, Provenance
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError, InputError
@@ -199,6 +199,7 @@ class ReportData:
         """The report with what is known of a latency, one per name of a layer.
 
         The name ``""`` is the whole network. Evidence of the same target and source is replaced.
+        What is unknown goes where something is known of its target.
 
         Raises:
             InputError: a name is not that of a convolution of the report.
@@ -244,6 +245,9 @@ class ReportData:
 
 def _with(known: tuple[Evidence, ...], new: Evidence) -> tuple[Evidence, ...]:
     others = [one for one in known if (one.target, one.source) != (new.target, new.source)]
+    if new.source is Provenance.UNKNOWN and any(one.target == new.target for one in others):
+        return known
+    others = [one for one in others if (one.target, one.source) != (new.target, Provenance.UNKNOWN)]
     return tuple(sorted([*others, new], key=lambda one: (one.target, one.source.value)))
 
 

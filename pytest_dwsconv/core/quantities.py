@@ -69,6 +69,13 @@ _ACCEPTED = {
 _QUANTITY = re.compile(r"(\d+(?:_\d+)*(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
 
 
+def mebibytes(size: float) -> str:
+    """Bytes as in ``3.1 MiB``; below a tenth of one as in ``40 KiB``."""
+    if 0 < size < 2**20 / 10:
+        return f"{size / 2**10:.0f} KiB" if size >= 2**10 else f"{size:.0f} B"
+    return f"{size / 2**20:.1f} MiB"
+
+
 def parse_quantity(value: object, unit: Unit = Unit.COUNT) -> float:
     """The number in ``value``: a count, bytes or seconds.
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ChipMemory,
         LayerMemory,
         chip_memory,
+        compiler_evidence,
         predicted_evidence,
     )
     from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support, judge_model
@@ -68,7 +69,13 @@ _HOMES = {
     "modelfile": ("ModelFile", "Operator", "Quantization", "Tensor", "read_model"),
     "package": ("Package",),
     "prediction": ("LatencyFeatures", "LatencyPrediction", "predict_latency"),
-    "savings": ("ChipMemory", "LayerMemory", "chip_memory", "predicted_evidence"),
+    "savings": (
+        "ChipMemory",
+        "LayerMemory",
+        "chip_memory",
+        "compiler_evidence",
+        "predicted_evidence",
+    ),
     "support": ("OperatorJudgement", "Status", "Support", "judge_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -103,6 +110,7 @@ __all__ = [
     "compare_int8",
     "compile_model",
     "compile_segments",
+    "compiler_evidence",
     "export_float",
     "export_int8",
     "int8_accuracy",

@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields
 
 from pytest_dwsconv.core.conv import Kind
 from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.latency.evidence import CPU, EDGETPU
 from pytest_dwsconv.core.measurement import LatencyPrediction
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.edgetpu.loads import Load, load_of_network, rounding
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, Operator, Tensor
 from pytest_dwsconv.edgetpu.support import Status, judge_model
@@ -41,6 +43,7 @@ class HostRates:
     fastest_ms: float
 
 
+HOST = "rpi4_usb3"
 HOSTS = {
     # the rate was measured: 3.22 to 3.29 on four published models
     "rpi4_usb3": HostRates(0.59, 3.25, 0.55, 0.58),
@@ -120,7 +123,7 @@ class LatencyFeatures:
         return _of_compiled(source) if source.compiled else _of_file(source)
 
 
-def predict_latency(features: LatencyFeatures, host: str = "rpi4_usb3") -> LatencyPrediction:
+def predict_latency(features: LatencyFeatures, host: str = HOST) -> LatencyPrediction:
     """Predict the latency of a model on the Edge TPU of a kind of host.
 
     Args:
@@ -168,7 +171,7 @@ def chip_ms(load: Load) -> float:
     return MS_PER_GMAC * load.macs / 1e9 + activations
 
 
-def bus_ms(size: float, host: str = "rpi4_usb3") -> float:
+def bus_ms(size: float, host: str = HOST) -> float:
     """Milliseconds that so many bytes take over the bus."""
     return rates_of(host).bus_ms_per_mib * size / _MIB
 
@@ -184,6 +187,25 @@ def rates_of(host: str) -> HostRates:
         known = f"{', '.join(others)} or {last}"
         raise InputError(f"{host!r:.80} is not a host with known rates; give {known}")
     return HOSTS[host]
+
+
+def host_of(target: object, host: str = HOST) -> str | None:
+    """The kind of host of a target that reports and plans are made for; None for the CPU.
+
+    Args:
+        target: ``"cpu"``, ``"edgetpu"``, or ``"edgetpu:HOST"`` with one of ``HOSTS``.
+        host: that of ``"edgetpu"`` alone.
+
+    Raises:
+        InputError: it is another target, or nothing is known of the host.
+    """
+    name, colon, kind = target.partition(":") if isinstance(target, str) else ("", "", "")
+    if target == CPU:
+        return None
+    if name != EDGETPU:
+        raise InputError(f"target must be 'cpu' or 'edgetpu', not {quoted(target)}")
+    rates_of(kind if colon else host)
+    return kind if colon else host
 
 
 def _interval(features: LatencyFeatures) -> tuple[float, str]:
@@ -317,6 +339,12 @@ def _of_report(report: ReportData) -> LatencyFeatures:
         )
     macs = dict.fromkeys(Kind, 0)
     for finding in report.findings:
+        # reason: int8 files have no operator for it
+        if finding.spec.rank == 3 and finding.calls:
+            raise InputError(
+                f"{finding.name or report.model} is a 3-d convolution, which the Edge TPU does not "
+                "have; measure the network on another target"
+            )
         macs[finding.kind] += finding.macs or 0
     load = load_of_network(report)
     other = sum(macs.values()) - macs[Kind.POINTWISE] - macs[Kind.DEPTHWISE]

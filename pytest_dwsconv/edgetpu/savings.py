@@ -7,20 +7,31 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
+from pytest_dwsconv.core.latency.evidence import EDGETPU, Effect, Evidence, Provenance
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan, PlanEntry, plan_of
+from pytest_dwsconv.core.quantities import mebibytes
+from pytest_dwsconv.edgetpu.compiler import Compilation, CompilerReport
 from pytest_dwsconv.edgetpu.loads import CACHE_BYTES, Load, load_after, load_of, load_of_network
-from pytest_dwsconv.edgetpu.prediction import LatencyFeatures, bus_ms, predict_latency, rates_of
+from pytest_dwsconv.edgetpu.modelfile import ModelFile
+from pytest_dwsconv.edgetpu.prediction import (
+    HOST,
+    LatencyFeatures,
+    bus_ms,
+    predict_latency,
+    rates_of,
+)
 from pytest_dwsconv.errors import InputError
 
 MIB = 2**20
-TARGET = "edgetpu"
-HOST = "rpi4_usb3"
+
 
 # Between variants of one network, of which at least 0.25 MiB more of the one stream, the measured
 # difference is 0.75 to 1.17 times the predicted one: ``benchmarks/edgetpu_latency.py`` prints it.
 _LEAST, _MOST = 0.75, 4 / 3
+
+Compiled = Compilation | CompilerReport | ModelFile
+"""What tells how much streams of a compiled network."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +70,10 @@ class ChipMemory:
     def __str__(self) -> str:
         from tabulate import tabulate
 
-        rows = [[plain(one.name), *map(_mib, (one.before, one.after))] for one in self.layers]
+        rows = [[plain(one.name), *map(mebibytes, (one.before, one.after))] for one in self.layers]
         for name, part in (("on the chip", "on_chip"), ("streamed", "off_chip")):
             sizes = (getattr(load, part) for load in (self.before, self.after))
-            rows.append([name, *map(_mib, sizes)])
+            rows.append([name, *map(mebibytes, sizes)])
         table = tabulate(rows, ["", "before", "after"], disable_numparse=True)
         return f"{table}\n\n{self.outlook}"
 
@@ -71,12 +82,8 @@ class ChipMemory:
         """What a further MiB less would buy."""
         if not self.after.off_chip:
             free = CACHE_BYTES - self.after.taken
-            return f"A further MiB less buys nothing: all fits, {_mib(free)} are free"
-        return f"A further MiB less saves {self.next_mib_ms:.1f} ms (predicted, {self.host})"
-
-
-def _mib(size: float) -> str:
-    return f"{size / MIB:.1f} MiB"
+            return f"A further MiB less buys nothing: all fits, {mebibytes(free)} are free"
+        return f"A further MiB less saves {self.next_mib_ms:.2g} ms (predicted, {self.host})"
 
 
 def chip_memory(report: ReportData, plan: Plan | None = None, host: str = HOST) -> ChipMemory:
@@ -115,7 +122,10 @@ def predicted_evidence(
     found = {}
     for change in changes:
         found[change.entry.name] = _evidence(before, total, _after(total, [change]), host)
-    found[""] = _evidence(before, total, _after(total, changes), host)
+    whole = ChipMemory(total, _after(total, changes), (), host)
+    streams = whole.after.off_chip
+    outlook = f"; a further MiB less saves {whole.next_mib_ms:.2g} ms" if streams else ""
+    found[""] = _evidence(before, total, whole.after, host, outlook)
     return found
 
 
@@ -143,7 +153,9 @@ def _after(total: Load, changes: Iterable[_Change]) -> Load:
     return total
 
 
-def _evidence(features: LatencyFeatures, before: Load, after: Load, host: str) -> Evidence:
+def _evidence(
+    features: LatencyFeatures, before: Load, after: Load, host: str, outlook: str = ""
+) -> Evidence:
     """The change of latency. What the chip itself takes may save nothing, or twice as much."""
     changed = replace(
         features,
@@ -160,7 +172,7 @@ def _evidence(features: LatencyFeatures, before: Load, after: Load, host: str) -
     low, high = least + min(0.0, 2 * chip), most + max(0.0, 2 * chip)
     effect = Effect.FASTER if low > 0 else Effect.SLOWER if high < 0 else Effect.NONE
     return Evidence(
-        TARGET,
+        EDGETPU,
         Provenance.PREDICTED,
         effect,
         host,
@@ -170,7 +182,7 @@ def _evidence(features: LatencyFeatures, before: Load, after: Load, host: str) -
         first.ms - low,
         before.off_chip,
         after.off_chip,
-        _reason(before, after),
+        f"{_reason(before, after)}{outlook}",
     )
 
 
@@ -178,8 +190,66 @@ def _reason(before: Load, after: Load) -> str:
     stopped = before.off_chip - after.off_chip
     if not before.off_chip and not after.off_chip:
         return "all parameters fit on the chip already"
+    if before == after:
+        return f"nothing is replaced, {mebibytes(after.off_chip)} stream"
     if stopped <= 0:
-        return f"{_mib(after.off_chip)} stream, and no less than before"
+        return f"{mebibytes(after.off_chip)} stream, and no less than before"
     if not after.off_chip:
-        return f"{_mib(stopped)} no longer stream, all parameters fit on the chip"
-    return f"{_mib(stopped)} no longer stream, {_mib(after.off_chip)} still do"
+        return f"{mebibytes(stopped)} no longer stream, all parameters fit on the chip"
+    return f"{mebibytes(stopped)} no longer stream, {mebibytes(after.off_chip)} still do"
+
+
+def compiler_evidence(before: Compiled, after: Compiled) -> dict[str, Evidence]:
+    """What the compiler reports to stream of a network and of its rewrite; ``""`` is its only key.
+
+    It tells no time, and nothing of single layers.
+
+    Args:
+        before: what ``compile_model`` returns for the network, its report, or what ``read_model``
+            returns for the compiled file.
+        after: the same for the rewritten network.
+
+    Raises:
+        InputError: one of them does not tell what streams.
+    """
+    first, second = _as_compiled(before), _as_compiled(after)
+    if second.on_cpu > first.on_cpu:
+        left = f"{second.on_cpu} operators on the CPU, {first.on_cpu} before"
+        reason = f"the compiler leaves {left}, and does not tell what they take"
+        return {"": Evidence.unknown(EDGETPU, reason)}
+    effect, reason = Effect.NONE, f"{mebibytes(second.streamed)} stream, as before"
+    if second.streamed != first.streamed:
+        effect = Effect.FASTER if second.streamed < first.streamed else Effect.SLOWER
+        reason = f"{mebibytes(second.streamed)} still stream"
+    if not second.streamed:
+        already = "" if first.streamed else " already"
+        reason = f"all parameters fit on the chip{already}"
+    found = Evidence(
+        EDGETPU,
+        Provenance.COMPILER,
+        effect,
+        streamed_before=first.streamed,
+        streamed_after=second.streamed,
+        reason=reason,
+    )
+    return {"": found}
+
+
+class _AsCompiled(NamedTuple):
+    streamed: int
+    """Bytes of parameters at every inference."""
+    on_cpu: int
+    """Operators that stay there."""
+
+
+def _as_compiled(source: Compiled) -> _AsCompiled:
+    if isinstance(source, Compilation):
+        source = source.file
+    if isinstance(source, ModelFile) and source.compiled:
+        return _AsCompiled(source.parameters_streamed, len(source.on_cpu))
+    if isinstance(source, CompilerReport) and source.off_chip_used is not None:
+        return _AsCompiled(source.off_chip_used, sum(row.count for row in source.on_cpu))
+    raise InputError(
+        f"{type(source).__name__} does not tell what streams: give what compile_model returns, or "
+        "read_model for a compiled file"
+    )

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.inputs import forward_arguments
 from pytest_dwsconv.core.conv import Form, Order
+from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import TracingError
@@ -47,7 +48,7 @@ from pytest_dwsconv.rewriting.arguments import (
 )
 from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
 from pytest_dwsconv.rewriting.outcome import Outcome, Placement, concluded, normalisations, told
-from pytest_dwsconv.rewriting.planning.goal import EDGETPU, goal_of
+from pytest_dwsconv.rewriting.planning.goal import Goal, goal_of
 from pytest_dwsconv.rewriting.planning.planner import confirmed, estimated, planned, plans_by_time
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
@@ -142,10 +143,12 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             replaced, by which form and of which size is chosen so that the loss predicted
             from ``calibration`` is least.
         target: the machine that it is to be faster on: ``"cpu"``, this one, where only what was
-            measured faster is replaced, or ``"edgetpu"``, by predictions. A budget may then have a
-            ``latency``, such as ``"8ms"``, and needs no calibration: without it what a replacement
-            loses is taken to be its weight error. If the network is not faster with any plan, the
-            plan is empty; ``report_before.evidence`` says why.
+            measured faster is replaced, or ``"edgetpu"``, by predictions. These are for a
+            Raspberry Pi 4; ``"edgetpu:desktop_usb3"`` and ``"edgetpu:dev_board_pcie"`` name
+            other hosts. A budget may then have a ``latency``, such as ``"8ms"``, and needs no
+            calibration: without it what a replacement loses is taken to be its weight error. If the
+            network is not faster with any plan, the plan is empty; ``report_before.evidence`` says
+            why.
         objective: ``"latency"`` for the fastest network within the budget, instead of the least
             loss. With ``max_error`` and the like a target means that anyway.
         max_error: in place of ``budget``: the smallest plan is searched with which
@@ -211,7 +214,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         )
         given = input_size, example_inputs
         return told(
-            _searched(model, terms, forms, policy, calibration, inplace, target, given, fitted_with)
+            _searched(model, terms, forms, policy, calibration, inplace, goal, given, fitted_with)
         )
     placement: Placement | None = None
     try:
@@ -275,7 +278,7 @@ def _searched(  # noqa: PLR0913, PLR0917  # what rewrite was given, as it is
     policy: Policy,
     calibration: Iterable[Any] | None,
     inplace: bool,
-    target: str | None,
+    goal: Goal | None,
     given: tuple[Any, Any],
     fitted: Callable[..., RewriteResult],
 ) -> RewriteResult:
@@ -288,7 +291,7 @@ def _searched(  # noqa: PLR0913, PLR0917  # what rewrite was given, as it is
         check_held_out(terms, batches)
         example_inputs, before = _analyzed(model, batches, policy)
         input_size = None
-        if target is not None and given != (None, None):
+        if goal is not None and given != (None, None):
             # reason: latencies are those of the inputs that are given, and not of a whole batch
             input_size, example_inputs = given
             before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
@@ -296,17 +299,17 @@ def _searched(  # noqa: PLR0913, PLR0917  # what rewrite was given, as it is
         check_patterns(policy, before)
         with autocast_off(model), buffers_as_found(model):
             options = estimated(model, before, forms, batches)
-            if target is None:
+            if goal is None:
                 plans = plans_by_size(before, options)
             else:
-                plans = plans_by_time(model, before, options, target, inputs)
+                plans = plans_by_time(model, before, options, goal, inputs)
 
     def tried(plan: Plan) -> RewriteResult:
         return fitted(plan=plan, calibration=batches)
 
     found = smallest(model, terms, before, rungs_of(before, options, plans), tried)
-    if target is not None:
-        plan, evidence = confirmed(model, before, found.plan, target, inputs)
+    if goal is not None:
+        plan, evidence = confirmed(model, before, found.plan, goal, inputs)
         before = before.with_evidence(evidence)
         if plan != found.plan:
             found = replace(tried(plan), acceptance=found.acceptance)

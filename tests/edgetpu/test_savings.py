@@ -8,9 +8,17 @@ from torch import nn
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.conv import Form, full_size
-from pytest_dwsconv.core.latency.evidence import Effect, Provenance
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import Plan, PlanEntry
-from pytest_dwsconv.edgetpu import LatencyFeatures, chip_memory, predict_latency, predicted_evidence
+from pytest_dwsconv.edgetpu import (
+    CompilerReport,
+    LatencyFeatures,
+    OperatorCount,
+    chip_memory,
+    compiler_evidence,
+    predict_latency,
+    predicted_evidence,
+)
 from pytest_dwsconv.edgetpu.loads import CACHE_BYTES, Load, load_after, load_of, load_of_network
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.report import Report
@@ -98,7 +106,84 @@ def test_a_network_that_fits_gains_nothing() -> None:
 def test_some_may_still_stream() -> None:
     found = report(5)
     evidence = predicted_evidence(found, plan(found, Form.DEPTHWISE_FIRST, 1, "0"))
-    assert str(evidence[""]).endswith("3.1 MiB no longer stream, 6.8 MiB still do")
+    assert str(evidence[""]).endswith(
+        "3.1 MiB no longer stream, 6.8 MiB still do; a further MiB less saves 3.2 ms"
+    )
+    assert str(evidence["0"]).endswith("3.1 MiB no longer stream, 6.8 MiB still do")
+
+
+@pytest.mark.parametrize("host", ["desktop_usb3", "dev_board_pcie"])
+def test_another_host_sends_what_streams_at_its_own_rate(host: str) -> None:
+    usual, other = (predicted_evidence(report(5), host=one)[""] for one in ("rpi4_usb3", host))
+    assert (other.conditions, other.streamed_after) == (host, usual.streamed_after)
+    saved = [(one.before_ms or 0) - (one.after_ms or 0) for one in (usual, other)]
+    assert saved[1] < saved[0]
+    assert usual.reason.endswith("all parameters fit on the chip")
+
+
+def test_a_network_without_candidates_streams_as_before() -> None:
+    evidence = predicted_evidence(report(3), Plan())[""]
+    assert evidence.claim == "no gain"
+    assert evidence.reason == (
+        "nothing is replaced, 2.9 MiB stream; a further MiB less saves 3.2 ms"
+    )
+
+
+def test_a_small_change_is_not_told_as_zero() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(network(3), nn.Conv2d(640, 16, 1), nn.Conv2d(16, 64, 3))
+    evidence = predicted_evidence(analyze(model, SHAPE))["2"]
+    assert evidence.claim == "-0.02 ms"
+    assert "(predicted, 0.02 to 0.03, rpi4_usb3): 8 KiB no longer stream" in str(evidence)
+
+
+def test_a_network_with_3d_convolutions_is_not_predicted() -> None:
+    found = analyze(nn.Conv3d(8, 8, 3), (1, 8, 4, 4, 4))
+    with pytest.raises(InputError, match="Conv3d is a 3-d convolution, which the Edge"):
+        predicted_evidence(found)
+
+
+def compiled(off_chip: int | None, on_cpu: int = 0) -> CompilerReport:
+    rows = (OperatorCount("MEAN", on_cpu, "Operation not supported"),)
+    return CompilerReport("16.0", 0, 0, off_chip, 1, 9, rows)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (3 * 2**20, 0, "-3.0 MiB streamed (REPORTED): all parameters fit on the chip"),
+        (3 * 2**20, 2**20, "-2.0 MiB streamed (REPORTED): 1.0 MiB still stream"),
+        (2**20, 2**20, "no gain (REPORTED): 1.0 MiB stream, as before"),
+        (0, 0, "no gain (REPORTED): all parameters fit on the chip already"),
+        (0, 30 * 2**10, "+30 KiB streamed (REPORTED): 30 KiB still stream"),
+    ],
+)
+def test_what_the_compiler_reports_to_stream_is_evidence(
+    before: int, after: int, line: str
+) -> None:
+    found = compiler_evidence(compiled(before), compiled(after))
+    said = line.replace("REPORTED", "reported by the compiler")
+    assert str(found[""]) == f"edgetpu: {said}"
+    both = report(3).with_evidence(found).with_evidence(predicted_evidence(report(3)))
+    assert [one.source for one in both.evidence] == [Provenance.PREDICTED, Provenance.COMPILER]
+
+
+def test_operators_that_move_to_the_cpu_leave_open_what_is_gained() -> None:
+    found = compiler_evidence(compiled(2**20, 1), compiled(0, 3))[""]
+    assert found == Evidence.unknown(
+        "edgetpu",
+        "the compiler leaves 3 operators on the CPU, 1 before, and does not tell what they take",
+    )
+
+
+def test_a_compiled_file_tells_what_streams_and_others_are_refused() -> None:
+    pytest.importorskip("tflite", exc_type=ImportError)
+    from tflite_files import COMPILED, PLAIN
+
+    assert compiler_evidence(COMPILED, COMPILED)[""].streamed_after == 128
+    for other in (PLAIN, compiled(None)):
+        with pytest.raises(InputError, match="does not tell what streams: give what compile_model"):
+            compiler_evidence(COMPILED, other)
 
 
 def test_the_memory_is_told_by_layer_and_in_total_with_what_a_further_mib_buys() -> None:

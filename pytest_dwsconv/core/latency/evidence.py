@@ -8,7 +8,11 @@ from enum import Enum
 from pytest_dwsconv.core.jsonio import Seconds
 from pytest_dwsconv.core.latency.comparison import Comparison, Speed
 from pytest_dwsconv.core.plaintext import plain, quoted
+from pytest_dwsconv.core.quantities import mebibytes
 from pytest_dwsconv.errors import InputError
+
+CPU, EDGETPU = "cpu", "edgetpu"
+"""The targets that the package itself knows something of."""
 
 
 class Provenance(str, Enum):
@@ -98,14 +102,29 @@ class Evidence:
 
     @property
     def claim(self) -> str:
-        """The effect as a number where there is one, as a ratio if measured, else milliseconds."""
+        """The effect as a number where there is one.
+
+        That is a ratio if it was measured, milliseconds if predicted, and bytes that stream if the
+        compiler reports them.
+        """
         word: str = self.effect.value
+        streamed = (self.streamed_before, self.streamed_after)
+        if self.source is Provenance.COMPILER and None not in streamed:
+            return self._streaming()
         if self.before_ms is None or self.after_ms is None:
             return word
         if self.source is Provenance.MEASURED:
             return self._ratio(self.before_ms / self.after_ms)
+        if self.effect is Effect.NONE:
+            return word
         # reason: a predicted ratio would claim to know the part that no replacement changes
-        return word if self.effect is Effect.NONE else f"{self.after_ms - self.before_ms:+.1f} ms"
+        return f"{_ms(self.after_ms - self.before_ms, '+')} ms"
+
+    def _streaming(self) -> str:
+        change = (self.streamed_after or 0) - (self.streamed_before or 0)
+        if not change:
+            return Effect.NONE.value
+        return f"{'-' if change < 0 else '+'}{mebibytes(abs(change))} streamed"
 
     def _ratio(self, ratio: float) -> str:
         if self.effect is Effect.FASTER:
@@ -113,13 +132,6 @@ class Evidence:
         if self.effect is Effect.SLOWER:
             return f"{1 / ratio:.3g}x slower"
         return "no difference"
-
-    @property
-    def brief(self) -> str:
-        """The claim and how it is known, for the cell of a table."""
-        if self.source is Provenance.UNKNOWN:
-            return self.claim
-        return f"{self.claim}, {self.source.value}"
 
     def __str__(self) -> str:
         """All of it on one line: ``cpu: 2.1x faster (measured, 2 threads, batch 1)``."""
@@ -137,4 +149,9 @@ class Evidence:
         if self.source is Provenance.MEASURED or self.effect is Effect.NONE:
             return ""
         least, most = sorted((abs(before - low), abs(before - high)))
-        return f"{least:.1f} to {most:.1f}"
+        return f"{_ms(least)} to {_ms(most)}"
+
+
+def _ms(ms: float, sign: str = "-") -> str:
+    # reason: one decimal of a small network's milliseconds is 0.0
+    return f"{ms:{sign}.1f}" if abs(ms) >= 0.1 or not ms else f"{ms:{sign}.1g}"

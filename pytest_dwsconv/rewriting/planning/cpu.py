@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
+from pytest_dwsconv.core.latency.evidence import CPU, Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
@@ -18,7 +18,7 @@ from pytest_dwsconv.latency import compare_networks, time_layers
 from pytest_dwsconv.latency.runs import conditions_of
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import apply_plan
-from pytest_dwsconv.rewriting.planning.goal import CPU, Goal, milliseconds
+from pytest_dwsconv.rewriting.planning.goal import Goal, milliseconds
 from pytest_dwsconv.rewriting.planning.options import LADDER, Options, TargetPlan
 
 TRIES = 4

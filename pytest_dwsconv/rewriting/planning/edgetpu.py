@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pytest_dwsconv.core.latency.evidence import Effect
 from pytest_dwsconv.core.plan import Plan
@@ -32,18 +33,18 @@ def plan_for_edgetpu(report: Report, options: Options, goal: Goal) -> TargetPlan
         InputError: the report has no MACs or is for a batch of several, or a limit cannot be kept.
     """
     check_reachable(report, options, goal.budgets)
-    layers = _Layers(report, options, goal.budgets)
+    layers = _Layers(report, options, goal.budgets, goal.host)
     places = layers.chosen(goal)
     if places is None:
         raise InputError(_how_far(layers, goal))
     plan = plan_of_options(options, places)
-    evidence = predicted_evidence(report, plan)
+    evidence = predicted_evidence(report, plan, goal.host)
     if goal.limit_ms is not None and not plan.entries:
         kept = f"the original keeps {milliseconds(goal.limit_ms)} as it is"
         return TargetPlan(plan, {"": replace(evidence[""], reason=kept)})
     # reason: whoever has a budget wants it kept, whether or not it gains time
     if evidence[""].effect is not Effect.FASTER and not goal.is_limited:
-        return TargetPlan(Plan(), {"": evidence[""]})
+        return TargetPlan(Plan(), predicted_evidence(report, Plan(), goal.host))
     return TargetPlan(plan, evidence)
 
 
@@ -61,13 +62,13 @@ def _how_far(layers: _Layers, goal: Goal) -> str:
     )
 
 
-def edgetpu_plans(report: Report, options: Options) -> list[Plan]:
+def edgetpu_plans(report: Report, options: Options, host: str) -> list[Plan]:
     """The plans of least loss, from the fastest to the slowest, by predicted latencies.
 
     Raises:
         InputError: the report has no MACs or is for a batch of several.
     """
-    layers = _Layers(report, options, {})
+    layers = _Layers(report, options, {}, host)
     fastest = layers.fastest()
     if fastest is None:
         return []
@@ -85,7 +86,10 @@ def edgetpu_plans(report: Report, options: Options) -> list[Plan]:
 class _Layers:
     """The options of all layers with what they ask of the chip, by layer and option."""
 
-    def __init__(self, report: Report, options: Options, budgets: Mapping[str, float]) -> None:
+    def __init__(
+        self, report: Report, options: Options, budgets: Mapping[str, float], host: str
+    ) -> None:
+        self._bus_ms = partial(bus_ms, host=host)
         self.losses = [[option.loss for option in layer] for layer in options.values()]
         self.budgets = budget_limits(report, options, budgets)
         loads = _loads(report, options)
@@ -96,8 +100,8 @@ class _Layers:
             others -= kept
         self.room = CACHE_BYTES - others.taken
         """Bytes on the chip for the candidates; below 0 if the other layers do not fit."""
-        ms = predict_latency(LatencyFeatures.of(report)).ms
-        self.other_ms = ms - chip_ms(total) - bus_ms(total.off_chip) + chip_ms(others)
+        ms = predict_latency(LatencyFeatures.of(report), host).ms
+        self.other_ms = ms - chip_ms(total) - self._bus_ms(total.off_chip) + chip_ms(others)
         """Milliseconds of an inference without the candidates and without what streams."""
 
     def chosen(self, goal: Goal) -> list[int] | None:
@@ -118,14 +122,14 @@ class _Layers:
         """Milliseconds of each option in a network of which some parameters stream anyway."""
         found = []
         for chip, taken in zip(self.chip_ms, self.taken, strict=True):
-            found.append([ms + bus_ms(size) for ms, size in zip(chip, taken, strict=True)])
+            found.append([ms + self._bus_ms(size) for ms, size in zip(chip, taken, strict=True)])
         return found
 
     def _cases(self) -> Iterator[tuple[Amounts, float, Limited]]:
         """All parameters fit, or some stream: the options' times, what else it takes, and when."""
         yield self.chip_ms, self.other_ms, self._fits
         does_not_fit = Limited([[-size for size in layer] for layer in self.taken], -self.room)
-        yield self._streaming_ms, self.other_ms - bus_ms(self.room), does_not_fit
+        yield self._streaming_ms, self.other_ms - self._bus_ms(self.room), does_not_fit
 
     @property
     def as_it_is_ms(self) -> float:

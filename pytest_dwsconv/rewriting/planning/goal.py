@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
+from pytest_dwsconv.edgetpu.prediction import HOST, host_of
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.planning import Budgets, parse_budgets
 
-CPU, EDGETPU = "cpu", "edgetpu"
 LATENCY = "latency"
 
 
@@ -23,12 +24,14 @@ class Goal:
         limit_ms: milliseconds of one inference at most; None for no limit.
         budgets: the other limits on the whole model, as ``parse_budgets`` returns them.
         fastest: whether the latency is what is to be least, and not the loss.
+        host: the kind of host of an Edge TPU.
     """
 
     target: str | None
     limit_ms: float | None
     budgets: Mapping[str, float]
     fastest: bool
+    host: str = HOST
 
     @property
     def is_limited(self) -> bool:
@@ -52,8 +55,7 @@ def goal_of(
         InputError: a target or an objective is not known, or one makes no sense without the other.
         FormatError: a limit is not a quantity.
     """
-    if target not in (None, CPU, EDGETPU):
-        raise InputError(f"target must be 'cpu' or 'edgetpu', not {quoted(target)}")
+    host = None if target is None else host_of(target)
     if objective not in (None, LATENCY):
         raise InputError(f"objective must be 'latency', not {quoted(objective)}")
     limit_ms = None
@@ -72,6 +74,8 @@ def goal_of(
             "objective='latency' needs a limit, or every layer would get what is fastest whatever "
             "it costs: pass budget={'latency': '8ms'} or max_error=0.1, say"
         )
+    if host is not None:
+        return Goal(EDGETPU, limit_ms, budgets, fastest, host)
     return Goal(target, limit_ms, budgets, fastest)
 
 

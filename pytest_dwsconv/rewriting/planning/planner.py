@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import Form
-from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
+from pytest_dwsconv.core.latency.evidence import CPU, EDGETPU, Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.sizes import choices, forms_for
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
@@ -17,7 +17,7 @@ from pytest_dwsconv.fit.planning import allocate, estimate
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.planning.cpu import cpu_plans, plan_for_cpu
 from pytest_dwsconv.rewriting.planning.edgetpu import edgetpu_plans, plan_for_edgetpu
-from pytest_dwsconv.rewriting.planning.goal import CPU, EDGETPU, Goal
+from pytest_dwsconv.rewriting.planning.goal import Goal
 from pytest_dwsconv.rewriting.planning.options import (
     Options,
     TargetPlan,
@@ -49,9 +49,9 @@ def planned(
         InputError: a target has no input, something cannot be measured, or a limit cannot be kept.
     """
     if goal.target is not None:
-        _check_inputs(goal.target, inputs)
+        _check_inputs(goal, inputs)
     if goal.target == EDGETPU:
-        as_it_is = predicted_evidence(report, Plan())
+        as_it_is = predicted_evidence(report, Plan(), goal.host)
         if not goal.is_limited and not as_it_is[""].streamed_before:
             return TargetPlan(Plan(), as_it_is)
     if batches and goal.chooses_sizes:
@@ -75,41 +75,41 @@ def estimated(
 
 
 def plans_by_time(
-    model: nn.Module, report: Report, options: Options, target: str, inputs: Arguments | None
+    model: nn.Module, report: Report, options: Options, goal: Goal, inputs: Arguments | None
 ) -> list[Plan]:
     """The plans of least loss for a target, from the fastest to the slowest.
 
     Raises:
         InputError: there are no inputs, or something cannot be measured.
     """
-    _check_inputs(target, inputs)
-    if target == CPU and inputs is not None:
+    _check_inputs(goal, inputs)
+    if goal.target == CPU and inputs is not None:
         return cpu_plans(model, report, options, inputs[0])
-    return edgetpu_plans(report, options)
+    return edgetpu_plans(report, options, goal.host)
 
 
 def confirmed(
-    model: nn.Module, report: Report, plan: Plan, target: str, inputs: Arguments | None
+    model: nn.Module, report: Report, plan: Plan, goal: Goal, inputs: Arguments | None
 ) -> TargetPlan:
     """The plan with what is known of it, or an empty one if a network with it is not faster."""
-    if target == CPU and not plan.entries:
+    if goal.target == CPU and not plan.entries:
         reason = "no network that is faster keeps what is asked of it"
         return TargetPlan(
             plan, {"": Evidence(CPU, Provenance.MEASURED, Effect.NONE, reason=reason)}
         )
-    if target == CPU and inputs is not None:
+    if goal.target == CPU and inputs is not None:
         goal = Goal(CPU, None, {}, fastest=False)
         return plan_for_cpu(model, report, options_of_plan(report, plan), goal, inputs[0])
-    return TargetPlan(plan, predicted_evidence(report, plan))
+    return TargetPlan(plan, predicted_evidence(report, plan, goal.host))
 
 
-def _check_inputs(target: str, inputs: Arguments | None) -> None:
+def _check_inputs(goal: Goal, inputs: Arguments | None) -> None:
     if inputs is None:
         raise InputError(
-            f"target={target!r} needs an input: give its shape, as in (1, 3, 224, 224)"
+            f"target={goal.target!r} needs an input: give its shape, as in (1, 3, 224, 224)"
         )
     args, kwargs = inputs
-    if target == CPU and (kwargs or not all(isinstance(one, Tensor) for one in args)):
+    if goal.target == CPU and (kwargs or not all(isinstance(one, Tensor) for one in args)):
         raise InputError(
             "target='cpu' times networks whose forward takes tensors by their places: wrap it in a "
             "module that does"

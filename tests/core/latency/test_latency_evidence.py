@@ -91,6 +91,15 @@ def test_what_is_unknown_has_no_effect(source: Provenance, effect: Effect) -> No
         Evidence("cpu", source, effect)
 
 
+def test_what_is_unknown_is_gone_once_something_is_known() -> None:
+    unknown = Evidence.unknown("cpu", "nobody measured it")
+    reports = [SMALL.with_evidence({"": one}) for one in (unknown, MEASURED)]
+    assert reports[0].evidence == (unknown,)
+    assert reports[0].with_evidence({"": PREDICTED}).evidence == (unknown, PREDICTED)
+    assert reports[0].with_evidence({"": MEASURED}).evidence == (MEASURED,)
+    assert reports[1].with_evidence({"": unknown}).evidence == (MEASURED,)
+
+
 def test_a_report_keeps_its_evidence_in_json() -> None:
     report = SMALL.with_evidence({"": MEASURED, "body.conv1": PREDICTED})
     again = Report.from_json(report.to_json())

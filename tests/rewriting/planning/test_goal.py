@@ -20,6 +20,7 @@ from pytest_dwsconv.rewriting.rewrite import rewrite
         ({"budget": "10k"}, Goal(None, None, {"params": 10_000}, fastest=False)),
         ({"target": "cpu"}, Goal("cpu", None, {}, fastest=False)),
         ({"target": "edgetpu", "budget": {"latency": "8ms"}}, Goal("edgetpu", 8, {}, False)),
+        ({"target": "edgetpu:desktop_usb3"}, Goal("edgetpu", None, {}, False, "desktop_usb3")),
         (
             {"target": "cpu", "objective": "latency", "budget": {"params": "1k"}},
             Goal("cpu", None, {"params": 1000}, fastest=True),
@@ -39,6 +40,9 @@ def test_the_arguments_become_a_goal(arguments: dict[str, Any], goal: Goal | Non
     ("arguments", "message"),
     [
         ({"target": "gpu"}, "target must be 'cpu' or 'edgetpu', not 'gpu'"),
+        ({"target": "cpu:0"}, "target must be 'cpu' or 'edgetpu', not 'cpu:0'"),
+        ({"target": "edgetpu:"}, "'' is not a host with known rates; give rpi4_usb3, desktop_usb3"),
+        ({"target": 7}, "target must be 'cpu' or 'edgetpu', not 7"),
         ({"target": "cpu", "objective": "macs"}, "objective must be 'latency', not 'macs'"),
         ({"objective": "latency"}, "an objective is one of a target: pass target='cpu'"),
         ({"budget": {"latency": "8ms"}}, "a budget's latency is one of a target"),

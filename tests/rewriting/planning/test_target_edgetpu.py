@@ -202,6 +202,33 @@ def test_the_fastest_network_that_keeps_the_terms_streams_least() -> None:
     assert fastest.report_before.evidence[0].effect is Effect.FASTER
 
 
+@pytest.mark.filterwarnings("ignore::pytest_dwsconv.errors.FitWarning")
+@pytest.mark.usefixtures("_small_chip")
+@pytest.mark.parametrize("search", [False, True])
+def test_a_plan_for_another_host_is_predicted_for_that_host(search: bool) -> None:
+    terms: dict[str, Any] = {}
+    if search:
+        batches = [torch.randn(16, *SMALL[1:]) for _ in range(2)]
+        terms = {"accept": bool, "calibration": batches, "refine": 0, "select": ["0"]}
+    target, form = "edgetpu:dev_board_pcie", "depthwise_first"
+    result = rewrite(network(4), SMALL, target=target, form=form, **terms)
+    assert result.plan.entries
+    (evidence,) = result.report_before.evidence
+    expected = predicted_evidence(result.report_before, result.plan, "dev_board_pcie")[""]
+    assert evidence == expected
+    assert "dev_board_pcie" in str(result)
+
+
+def test_a_limit_is_kept_by_what_is_predicted_for_the_host() -> None:
+    found, entries = report(4), []
+    for host in ("rpi4_usb3", "desktop_usb3"):
+        goal = Goal("edgetpu", 15.0, {}, fastest=False, host=host)
+        plan, evidence = plan_for_edgetpu(found, options_of(found), goal)
+        assert (evidence[""].after_ms or 0) <= 15.0
+        entries.append(len(plan.entries))
+    assert entries[1] < entries[0]
+
+
 def test_a_batch_of_several_is_refused() -> None:
     with pytest.raises(InputError, match="the Edge TPU takes 1; analyse it with a batch of 1"):
         rewrite(network(1), (2, *SMALL[1:]), target="edgetpu")
