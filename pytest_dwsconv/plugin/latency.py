@@ -7,8 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_dwsconv.core.limits import LatencyCheck
-from pytest_dwsconv.core.measurement import LatencyLimit, Measurement, NotMeasured
+from pytest_dwsconv.core.measurement import Measurement, NotMeasured
 
 if TYPE_CHECKING:
     import pytest
@@ -26,10 +25,6 @@ class Latency:
     target: str
     conditions: str
     measurement: Measurement
-
-    def check(self, limit: LatencyLimit) -> LatencyCheck:
-        """How it stands to a limit."""
-        return LatencyCheck(self.target, limit, self.measurement)
 
 
 @dataclass(frozen=True)

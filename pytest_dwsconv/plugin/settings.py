@@ -193,11 +193,7 @@ class Allowed(NamedTuple):
     limits: Limits
     latencies: dict[str, LatencyLimit]
 
-    @property
-    def budget(self) -> Budget | None:
-        return _budget(self.limits) if any(self.limits.values()) else None
-
-    def singly(self) -> Iterator[Budget]:
+    def budgets(self) -> Iterator[Budget]:
         """A budget for each of the limits."""
         for layers, limits in self.limits.items():
             for name, limit in limits.items():

@@ -25,8 +25,7 @@ from pytest_dwsconv.plugin.latency import (
     unknown_latency,
 )
 from pytest_dwsconv.plugin.limits.budgets import check_budget
-from pytest_dwsconv.plugin.limits.checks import Checks
-from pytest_dwsconv.plugin.limits.results import CheckResult
+from pytest_dwsconv.plugin.limits.checks import CheckResult, Checks
 from pytest_dwsconv.plugin.outputs import Output
 from pytest_dwsconv.plugin.record import Subject
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
@@ -191,12 +190,7 @@ class Summary:
     def _finish(self, exitstatus: int) -> None:
         """Check the run if it has done what it was to do, and write its reports in any case."""
         if exitstatus in _COMPLETE:
-            checked = self._checks.run(self._run, self._latencies)
-            self._result.faults += checked.faults
-            self._result.unknown += checked.unknown
-            self._result.notices += checked.notices
-            self._result.unwritten += checked.unwritten
-            self._result.changes = checked.changes
+            self._checks.run(self._run, self._latencies, self._result)
             self._result.notices += self._without_effect()
             if not self._run and not self._measured:
                 self._result.notices += _without_torch()

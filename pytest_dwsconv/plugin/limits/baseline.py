@@ -21,7 +21,7 @@ from pytest_dwsconv.writing import replace_content
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
-    from pytest_dwsconv.plugin.limits.results import CheckResult
+    from pytest_dwsconv.plugin.limits.checks import CheckResult
     from pytest_dwsconv.render import SuiteRun
 
 PLACE = Path(".dwsconv") / "baseline.json"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dwsconv.core.limits import doubts
+from pytest_dwsconv.core.limits import LatencyCheck, LimitCheck, doubts
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.plugin.latency import Latency, Unmeasured, predict
-from pytest_dwsconv.plugin.limits.latencies import check_latency
+from pytest_dwsconv.plugin.latency import Latency, Unmeasured, predict, unknown_latency
 from pytest_dwsconv.plugin.record import Subject, record_of
 from pytest_dwsconv.plugin.settings import strict
 from pytest_dwsconv.plugin.targets.backends import measure_latency
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.budget import Budget
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.limits import AnyCheck
+    from pytest_dwsconv.core.measurement import LatencyLimit
     from pytest_dwsconv.report import Report
 
 
@@ -92,6 +92,36 @@ def check_budget(hook: Any, config: pytest.Config, subject: Subject, budget: Bud
     return BudgetCheck((*limits, judged), outcome)
 
 
+def check_latency(
+    config: pytest.Config, report: ReportData, latency: Latency, limit: LatencyLimit
+) -> LatencyCheck | Unmeasured:
+    """How a model stands to a limit; over it, with the replacements that would bring it under.
+
+    What kept a limit on a busy machine keeps it on an idle one. What did not is not known.
+
+    Raises:
+        InputError: the limit is relative, and the target has nothing that it could be relative to.
+    """
+    check = LatencyCheck(latency.target, limit, latency.measurement)
+    measurement = latency.measurement
+    if not check.exceeded or not measurement.reference:
+        return check
+    if measurement.is_busy:
+        spread = (
+            f"the reference convolution's times spread by {measurement.reference_spread:.0%}, and "
+            f"for {measurement.waited:.0%} of them it had no core"
+        )
+        why = f"this machine was too busy to measure it ({spread}), run the test on an idle one"
+        return Unmeasured(latency.target, f"{unknown_latency(report, latency.target)}: {why}", True)
+    if latency.target != "cpu":  # what replacements save there is not what they save here
+        return check
+    from pytest_dwsconv.latency.remedy import remedy
+
+    again = bool(config.getoption("dws_remeasure"))
+    found = remedy(report, check.actual, check.limit, measurement.conditions, remeasure=again)
+    return replace(check, remedy=found)
+
+
 def check_known_limits(
     config: pytest.Config, report: ReportData, budget: Budget
 ) -> tuple[AnyCheck, ...]:
@@ -113,7 +143,6 @@ def check_known_limits(
 
 def sections(report: Report, limits: Sequence[AnyCheck]) -> Iterator[tuple[str, str]]:
     """The largest convolutions of a model, and the replacements that bring it within its budget."""
-    from pytest_dwsconv.core.limits import LimitCheck
     from pytest_dwsconv.core.plan import enough
     from pytest_dwsconv.render.forms.text import largest, layers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,18 +12,32 @@ from pytest_dwsconv.core.limits import doubts, slack
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.plugin.latency import Unmeasured
 from pytest_dwsconv.plugin.limits.baseline import BaselineCheck
-from pytest_dwsconv.plugin.limits.budgets import check_known_limits
-from pytest_dwsconv.plugin.limits.latencies import check_latency
-from pytest_dwsconv.plugin.limits.results import CheckResult
+from pytest_dwsconv.plugin.limits.budgets import check_known_limits, check_latency
 from pytest_dwsconv.plugin.settings import allowed, budget_rules, is_whole, without_effect
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.limits import AnyCheck, LatencyCheck
     from pytest_dwsconv.core.measurement import LatencyLimit
+    from pytest_dwsconv.core.suite.changes import Changes
     from pytest_dwsconv.plugin.latency import KnownLatencies
-    from pytest_dwsconv.plugin.settings import Allowed
     from pytest_dwsconv.render import Reporters, SuiteRun
+
+
+@dataclass
+class CheckResult:
+    """What the checks say at the end of a run.
+
+    ``faults`` fail it, ``unknown`` does if it is strict, and ``notices`` are only shown.
+    ``unwritten`` ends it with the exit code of a usage error, once its tests are reported.
+    ``changes`` are what the models cost beside the baseline, if there is one.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
+    changes: Changes | None = None
 
 
 class Checks:
@@ -41,15 +55,14 @@ class Checks:
         self._verbosity = config.get_verbosity()
         self._baseline = BaselineCheck(config, self._table)
 
-    def run(self, run: SuiteRun, latencies: KnownLatencies) -> CheckResult:
+    def run(self, run: SuiteRun, latencies: KnownLatencies, found: CheckResult) -> None:
         """Check every model of the run; its limits join what is shown of it."""
         from pytest_dwsconv.core.suite.architectures import architectures, in_order
 
-        found = CheckResult()
         held: dict[ReportData, Reporters] = {}
         for report in in_order(run):
             users = run[report]
-            limits = self._check_limits(report, users, latencies, found)
+            limits = list(self._check_limits(report, users, latencies, found))
             users.checks += [limit for limit in limits if limit not in users.checks]
             held[report] = replace(users, checks=limits)
             found.notices += doubts(limits)
@@ -61,28 +74,26 @@ class Checks:
             found.notices += without_effect(run, self._table)
             found.notices += slack(users.checks for users in in_order(run).values())
         self._baseline.run(run, latencies.medians(), found)
-        return found
 
     def _check_limits(
         self, report: ReportData, users: Reporters, latencies: KnownLatencies, found: CheckResult
-    ) -> list[AnyCheck]:
-        """How a model stands to the table; what cannot be told is added to ``found``."""
+    ) -> Iterator[AnyCheck]:
+        """How a model stands to the table; what cannot be told is added to ``found``.
+
+        Each limit is checked by itself: what cannot be told of one says nothing of the others.
+        """
         own = allowed(report, users, self._table)
-        limits: list[AnyCheck] = []
-        try:
-            if own.budget is not None:
-                limits += check_known_limits(self._config, report, own.budget)
-        except InputError:  # reason: what cannot be told of one limit says nothing of the others
-            limits += self._check_singly(report, own, found)
+        for budget in own.budgets():
+            try:
+                yield from check_known_limits(self._config, report, budget)
+            except InputError as error:
+                _add(found.unknown, str(error))
         for target, limit in own.latencies.items():
             for latency in self._check_latencies(report, target, limit, latencies):
                 if isinstance(latency, Unmeasured):
-                    sentences = found.faults if latency.required else found.unknown
-                    if latency.sentence not in sentences:  # several models may have the same one
-                        sentences.append(latency.sentence)
+                    _add(found.faults if latency.required else found.unknown, latency.sentence)
                 else:
-                    limits.append(latency)
-        return limits
+                    yield latency
 
     def _check_latencies(
         self, report: ReportData, target: str, limit: LatencyLimit, latencies: KnownLatencies
@@ -97,12 +108,8 @@ class Checks:
             except InputError as error:  # reason: it says nothing of the other limits
                 yield Unmeasured(target, str(error))
 
-    def _check_singly(
-        self, report: ReportData, own: Allowed, found: CheckResult
-    ) -> Iterator[AnyCheck]:
-        for budget in own.singly():
-            try:
-                yield from check_known_limits(self._config, report, budget)
-            except InputError as error:
-                if str(error) not in found.unknown:  # of the model and of its layers it is the same
-                    found.unknown.append(str(error))
+
+def _add(sentences: list[str], sentence: str) -> None:
+    """Several models, or a model and its layers, may have the same one."""
+    if sentence not in sentences:
+        sentences.append(sentence)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.errors import DwsconvError, InputError, require_torch
+from pytest_dwsconv.errors import InputError, require_torch
 from pytest_dwsconv.plugin.fixtures import dws_agreement
 from pytest_dwsconv.plugin.isolation import inner_calls
-
-if TYPE_CHECKING:
-    from pytest_dwsconv.core.limits import AgreementLimits
+from pytest_dwsconv.plugin.markers.arguments import in_one_sentence, said_by_markers
 
 
 def check_agreement_marker(item: pytest.Item) -> None:
     """Fail a test whose markers cannot be read, or that lacks what they name."""
-    with _in_one_sentence():
+    with in_one_sentence():
         require_torch()
-        _, names = _of_markers(item)
+        _, names = said_by_markers(item, dws_agreement)
         for role, name in zip(("student", "teacher", "batches"), names, strict=True):
             if name not in getattr(item, "fixturenames", ()):
                 raise InputError(
@@ -35,35 +29,10 @@ def enforce_agreement(item: pytest.Item) -> None:
     """Hold the models among the arguments of a test that has passed to its markers."""
     from pytest_dwsconv.rewriting.agreement import measure_agreement, shortfall
 
-    with _in_one_sentence(), inner_calls():
-        limits, names = _of_markers(item)
+    with in_one_sentence(), inner_calls():
+        limits, names = said_by_markers(item, dws_agreement)
         values: dict[str, Any] = getattr(item, "funcargs", {})
         student, teacher, batches = (values[name] for name in names)
         missed = shortfall(measure_agreement(student, teacher, batches), limits)
     if missed:
         pytest.fail(missed, pytrace=False)
-
-
-@contextmanager
-def _in_one_sentence() -> Iterator[None]:
-    """Turn an error that is the user's to mend into a failure without a traceback."""
-    try:
-        yield
-    except DwsconvError as error:
-        raise pytest.fail.Exception(plain(str(error)), pytrace=False) from None
-
-
-def _of_markers(item: pytest.Item) -> tuple[AgreementLimits, tuple[str, str, str]]:
-    """What the markers of a test say together; the closest wins where two set one argument."""
-    arguments: dict[str, Any] = {}
-    for mark in reversed(list(item.iter_markers("dws_agreement"))):
-        if mark.args:
-            raise InputError(f"dws_agreement takes keyword arguments only, not {mark.args[0]!r}")
-        arguments |= mark.kwargs
-    accepted = signature(dws_agreement).parameters
-    unknown = [name for name in arguments if name not in accepted]
-    if unknown:
-        raise InputError(
-            f"dws_agreement has no argument {unknown[0]!r}: it takes {', '.join(accepted)}"
-        )
-    return dws_agreement(**arguments)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.errors import DwsconvError, require_torch
+from pytest_dwsconv.errors import require_torch
 from pytest_dwsconv.plugin.fixtures import ReportFixture, dws_budget
 from pytest_dwsconv.plugin.limits.budgets import assert_budget
+from pytest_dwsconv.plugin.markers.arguments import in_one_sentence, said_by_markers
 from pytest_dwsconv.plugin.noticing.callers import unwrapped
 from pytest_dwsconv.plugin.noticing.holders import held_models
 from pytest_dwsconv.plugin.noticing.noticer import CalledReport, Noticer
@@ -31,29 +32,11 @@ _RETURNED = pytest.StashKey[Any]()
 """The model that the test returned last, if it did."""
 
 
-def _limits_of_markers(item: pytest.Item) -> tuple[Budget, Shapes]:
-    """What the markers of a test say together; the closest wins where two set one argument."""
-    arguments: dict[str, Any] = {}
-    for mark in reversed(list(item.iter_markers("dws_budget"))):
-        if mark.args:
-            raise pytest.UsageError(
-                f"dws_budget takes keyword arguments only, not {mark.args[0]!r}"
-            )
-        arguments |= mark.kwargs
-    accepted = signature(dws_budget).parameters
-    unknown = [name for name in arguments if name not in accepted]
-    if unknown:
-        raise pytest.UsageError(
-            f"dws_budget has no argument {unknown[0]!r}: it takes {', '.join(accepted)}"
-        )
-    return dws_budget(**arguments)
-
-
 def check_marker(item: pytest.Item) -> None:
     """Fail a test whose markers cannot be read, before its fixtures are made."""
-    with _in_one_sentence():
+    with in_one_sentence():
         require_torch()
-        _limits_of_markers(item)
+        said_by_markers(item, dws_budget)
 
 
 @contextmanager
@@ -61,8 +44,8 @@ def enforce_marker(item: pytest.Item) -> Iterator[None]:
     """Hold the models of the test that runs in the block to its markers."""
     with Noticer.of(item.config).watching(item) as logs, _keep_returned(item):
         yield
-    with _in_one_sentence(), ExitStack() as stack:
-        budget, shapes = _limits_of_markers(item)
+    with in_one_sentence(), ExitStack() as stack:
+        budget, shapes = said_by_markers(item, dws_budget)
         subjects = _subjects(item, shapes, logs, stack)
         for those, limits in _with_their_layers(subjects, budget):
             assert_budget(item, those, limits, pytrace=False)
@@ -108,15 +91,6 @@ def _without_model(item: pytest.Item, value: object) -> object:
         return value
     item.stash[_RETURNED] = value
     return None
-
-
-@contextmanager
-def _in_one_sentence() -> Iterator[None]:
-    """Turn an error that is the user's to mend into a failure without a traceback."""
-    try:
-        yield
-    except (DwsconvError, pytest.UsageError) as error:
-        raise pytest.fail.Exception(plain(str(error)), pytrace=False) from None
 
 
 def _subjects(
