@@ -8,6 +8,7 @@ from math import prod
 
 from pytest_dwsconv.analysis.sites import Site
 from pytest_dwsconv.core.conv import (
+    ORDERS,
     ConvSpec,
     Cost,
     Form,
@@ -85,34 +86,32 @@ def _over_calls(
 def rejudged(
     report: Report,
     judge_finding: Callable[[Finding], Judgement],
-    policy_of: Callable[[Finding], Policy] | None = None,
+    replacement_of: Callable[[Finding], tuple[Form, int]] | None = None,
 ) -> Report:
     """The report with the verdicts that ``judge_finding`` gives.
 
-    A convolution that becomes a candidate gets the cost of its replacement, whose order and
-    multiplier ``policy_of`` gives if they are not the report's.
+    A convolution that becomes a candidate gets the cost of its replacement, whose form and size
+    ``replacement_of`` gives if they are not the report's order and multiplier.
     """
 
     def again(finding: Finding) -> Finding:
         new = judge_finding(finding)
-        old = finding.order or report.order, report.depth_multiplier
-        order, multiplier = old
-        if policy_of is not None:
-            policy = policy_of(finding)
-            order, multiplier = policy.order, policy.depth_multiplier
+        old = Form(finding.order or report.order), report.depth_multiplier
+        form, size = old if replacement_of is None else replacement_of(finding)
         is_same = new == Judgement(finding.verdict, finding.code, finding.reason)
-        if is_same and (order, multiplier) == old:
+        if is_same and (form, size) == old:
             return finding
         after = intensity_after = None
         if new.verdict is Verdict.CANDIDATE:
-            after = replacement_cost(finding, order, multiplier)
+            after = replacement_cost(finding, form, size)
             intensity_after = _separable_intensity(
-                separable_cost(finding.spec, order, multiplier),
+                separable_cost(finding.spec, form, size),
                 finding.spec,
-                order,
-                multiplier,
+                form,
+                size,
                 _element_size(finding),
             )
+        order = Order(form) if form in ORDERS else report.order
         return replace(
             finding,
             verdict=new.verdict,
@@ -150,13 +149,13 @@ def _element_size(finding: Finding) -> int | None:
 def _separable_intensity(
     after: Cost | None,
     spec: ConvSpec,
-    order: Order,
-    depth_multiplier: int,
+    form: Form | Order,
+    size: int,
     element_size: int | None,
 ) -> float | None:
     if after is None:
         return None
-    moved = separable_traffic(spec, after.params, order, depth_multiplier)
+    moved = separable_traffic(spec, after.params, form, size)
     return _intensity(after, moved, element_size)
 
 

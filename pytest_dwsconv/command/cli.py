@@ -175,7 +175,7 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
         "--budget",
         metavar="N",
         help="in place of a multiplier, with --fit: parameters that the model may have, as in 5M; "
-        "which layers are replaced, at which multipliers, is chosen for the least predicted loss",
+        "which layers are replaced, by which forms, is chosen for the least predicted loss",
     )
     group.add_argument(
         "--depth-multiplier",
@@ -187,8 +187,8 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--order",
         choices=[order.value for order in Order],
-        default=Order.DEPTHWISE_FIRST.value,
-        help=f"which part runs first; {Order.DEPTHWISE_FIRST.value} if not given",
+        help=f"which part runs first; {Order.DEPTHWISE_FIRST.value} if not given, but any form "
+        "with --budget",
     )
 
 

@@ -31,7 +31,7 @@ from pytest_dwsconv.configuration import (
     checked_codes,
     imported_classes,
 )
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import Form, Order
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import FormatError, InputError, SourceError
@@ -41,9 +41,6 @@ from pytest_dwsconv.source.sites import BuildEvidence
 
 if TYPE_CHECKING:
     from pytest_dwsconv.command.trial.model import Trial
-
-
-_PLAIN = (1, Order.DEPTHWISE_FIRST.value)
 
 
 class Run:
@@ -128,7 +125,7 @@ class Run:
                 config,
                 guards=not options.no_guards,
                 depth_multiplier=options.depth_multiplier,
-                order=Order(options.order),
+                order=Order(options.order or Order.DEPTHWISE_FIRST),
             )
             inputs.append(replace(each, config=config))
         if options.output == "":
@@ -163,14 +160,15 @@ class Run:
         if options.budget is not None:
             sites = examine(inputs[0], trial.model.evidence).rewrite.sites
             weights, data = file_path(options.weights), file_path(options.fit)
-            trial.limit_to_budget(sites, options.budget, weights, data)
+            forms = tuple(Form) if options.order is None else (Form(options.order),)
+            trial.limit_to_budget(sites, options.budget, weights, data, forms)
         return trial
 
     def _check_weights(self, inputs: Sequence[Input]) -> None:
         """Raise InputError where the options on a checkpoint do not go together."""
         options = self._options
         given, target = options.weights, options.weights_out
-        plain_class = (options.depth_multiplier, options.order) == _PLAIN
+        plain_class = options.depth_multiplier == 1 and options.order is None
         faults = {
             "--depth-multiplier and --order are for a model: name it with --model": (
                 options.model is None and not plain_class

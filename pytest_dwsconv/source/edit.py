@@ -15,6 +15,7 @@ import libcst.matchers as m
 from libcst.metadata import QualifiedNameSource
 
 from pytest_dwsconv.configuration import ImportedClass
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.checkpoints import first_load
@@ -27,7 +28,13 @@ from pytest_dwsconv.source.reading.spans import Span
 from pytest_dwsconv.source.reading.stack import with_large_stack
 from pytest_dwsconv.source.reading.syntax import Parsed, check_compiles, is_inserted
 from pytest_dwsconv.source.sites import BuildEvidence, Fusion, SourceSite, judge_places
-from pytest_dwsconv.source.template import GUARD, class_name, class_text
+from pytest_dwsconv.source.template import (
+    GUARD,
+    Inserted,
+    class_name,
+    class_of_other_size,
+    class_text,
+)
 from pytest_dwsconv.source.typechecks import ALL_RANKS
 
 _MENTION = re.compile(r"\b(?:(?:Lazy)?Conv(?:Transpose)?|conv(?:_transpose)?)[123]d\b")
@@ -50,12 +57,12 @@ _GUARD_METHOD = m.FunctionDef(name=m.Name(GUARD))
 _BLOCKS = m.If() | m.Try() | m.TryStar() | m.With()
 
 
-_Wanted = tuple[int, Policy]
-"""A class by its dimensions, and the policy that has its order and multiplier."""
+_Wanted = tuple[int, Inserted]
+"""A class by its dimensions and its form."""
 
 
 def _wanted(site: SourceSite) -> _Wanted:
-    return site.place.spec.rank, site.policy
+    return site.place.spec.rank, site.inserted
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def rewrite_text(
     """Replace the callee at every candidate site. A second rewrite of the result changes nothing.
 
     ``classes``, by dimensions, are imported; for other dimensions a class is inserted, one for each
-    order and multiplier that the policy or the plan of the ``evidence`` has. With ``guards``, an
+    form and size that the policy or the plan of the ``evidence`` has. With ``guards``, an
     inserted class decides when the code runs what the arguments leave open. With the ``path`` of
     the file, functions and classes of the project's other files are looked up; ``fusions`` are
     what those do to this one's objects.
@@ -160,10 +167,12 @@ def _rewrite(
     wanted = [site for site in sites if site.is_candidate]
     if not wanted:
         return Rewrite(parsed.text, sites, {}, takes_all=_takes_all(parsed))
-    header = _Header(parsed, min(site.place.callee[0] for site in wanted), classes)
+    header = _Header(parsed, min(site.place.callee[0] for site in wanted), classes, policy)
     guarded = {_wanted(site) for site in wanted if site.guarded}
-    needed = sorted({_wanted(site) for site in wanted}, key=lambda each: class_name(*each))
-    names = {each: header.class_name(*each, each in guarded) for each in needed}
+    names = {
+        each: header.class_name(*each, each in guarded)
+        for each in sorted({_wanted(site) for site in wanted})
+    }
     edits = [header.insertion(names)]
     for site in wanted:
         edits += _edits(site, names[_wanted(site)])
@@ -193,9 +202,11 @@ class _Header:
         parsed: Parsed,
         first_use: int,
         classes: Mapping[int, ImportedClass],
+        policy: Policy,
     ) -> None:
         self._parsed = parsed
         self._classes = classes
+        self._policy = policy
         *above, (self._end, _) = parsed.statements_until(first_use)
         self._starts = [start for start, _ in above]
         self._statements = [statement for _, statement in above]
@@ -204,17 +215,22 @@ class _Header:
         self._own: dict[str, bool] = {}  # inserted classes, and whether they have a guard
         for statement in self._statements:
             if isinstance(statement, cst.ClassDef) and _is_convolution(statement):
-                self._own[statement.name.value] = bool(m.findall(statement, _GUARD_METHOD))
+                self._own[statement.name.value] = self._decides(statement)
         self._guarded: set[str] = set()
 
-    def class_name(self, rank: int, policy: Policy, guarded: bool) -> str:
+    def _decides(self, of: cst.ClassDef) -> bool:
+        """Whether an inserted class, or that of another size which it is of, has a guard."""
+        inherited = any(self._own.get(self._parsed.code(base.value), False) for base in of.bases)
+        return inherited or bool(m.findall(of, _GUARD_METHOD))
+
+    def class_name(self, rank: int, inserted: Inserted, guarded: bool) -> str:
         """The name of a class inserted earlier, else the first one that nothing in the file has.
 
         If ``guarded``, the class has to decide when the code runs.
         """
         if rank in self._classes:
             return self._imported_name(*self._classes[rank])
-        for name in _numbered(class_name(rank, policy)):
+        for name in _numbered(class_name(rank, inserted)):
             is_usable = name in self._own and (self._own[name] or not guarded)
             if is_usable or name not in self._taken:
                 break
@@ -256,13 +272,28 @@ class _Header:
     def _missing(self, class_names: Mapping[_Wanted, str]) -> tuple[str, str]:
         """The imports, and the classes, that the names still need."""
         imports = classes = import_of_torch = ""
-        for (rank, policy), name in class_names.items():
+        bases: dict[tuple[int, Form], str] = {}
+        guarded = {
+            (rank, inserted.form)
+            for (rank, inserted), name in class_names.items()
+            if name in self._guarded
+        }
+        for (rank, inserted), name in class_names.items():
             if rank in self._classes:
                 imports += self._import_of(*self._classes[rank], name)
-            elif name not in self._own:
-                torch, nn, import_of_torch = self._spellings()
-                text = class_text(rank, name, torch, nn, policy, name in self._guarded)
-                classes += f"\n\n{text}"
+                continue
+            if name in self._own:
+                continue
+            torch, nn, import_of_torch = self._spellings()
+            kind = rank, inserted.form
+            if kind in bases:
+                text = class_of_other_size(name, bases[kind], inserted.size)
+            else:
+                guard = self._policy if kind in guarded else None
+                text = class_text(rank, name, torch, nn, inserted, guard)
+            if inserted.is_sized:
+                bases.setdefault(kind, name)
+            classes += f"\n\n{text}"
         return import_of_torch + imports, classes
 
     def _after_docstring(self) -> Span | None:

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from typing import NamedTuple
 
-from pytest_dwsconv.core.conv import ConvSpec, Cost, Trait, cost, separable_cost
+from pytest_dwsconv.core.conv import (
+    ORDERS,
+    ConvSpec,
+    Cost,
+    Form,
+    Order,
+    Trait,
+    cost,
+    separable_cost,
+)
 from pytest_dwsconv.core.rules import (
     CANDIDATE_CODE,
     RULES,
@@ -18,21 +28,20 @@ from pytest_dwsconv.core.rules import (
     judge,
     most_saving,
 )
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.source.reading.calls import UNKNOWN_CHANNELS, FewestChannels
 from pytest_dwsconv.source.reading.spans import Span
+from pytest_dwsconv.source.template import PLAIN, Inserted
 
 Position = tuple[int, int | None]
 """Line and column of a call, from 1; the column is None if the interpreter does not record it."""
 
 
 class BuildEvidence(NamedTuple):
-    """What the call at each position built, and what a plan, if there is one, makes of that.
-
-    A policy has the order and the multiplier.
-    """
+    """What the call at each position built, and what a plan, if there is one, makes of that."""
 
     built: Mapping[Position, Sequence[ConvSpec]] = {}
-    planned: Mapping[Position, Set[Policy]] = {}
+    planned: Mapping[Position, Set[Inserted]] = {}
 
 
 _SKIPPED = "DWS101"
@@ -71,7 +80,7 @@ SHARED_LINE = by_rule(
 
 
 _SEVERAL_PLANNED = by_rule(
-    _SKIPPED, "its call builds layers that the plan gives different orders or multipliers"
+    _SKIPPED, "its call builds layers that the plan gives different forms or sizes"
 )
 
 
@@ -135,6 +144,7 @@ class SourceSite:
     guarded: bool = False
     replaced: tuple[ConvSpec, ...] = ()
     policy: Policy = Policy()
+    inserted: Inserted = PLAIN
 
     @property
     def is_candidate(self) -> bool:
@@ -157,9 +167,8 @@ class SourceSite:
         if self.guarded and not self.replaced:
             return None
         specs = self.replaced or (self.place.spec,)
-        order, multiplier = self.policy.order, self.policy.depth_multiplier
         before = _total_params(specs, cost)
-        after = _total_params(specs, lambda spec: separable_cost(spec, order, multiplier))
+        after = _total_params(specs, lambda spec: separable_cost(spec, *self.inserted))
         if before is None or after is None:
             return most_saving(self.place.spec, self.policy), False
         return before / after, True
@@ -206,41 +215,45 @@ def judge_places(
     """Judge each place, with what was built there if that is known.
 
     With as many dimensions as ``guarded_ranks`` have, what the arguments leave open is decided when
-    the code runs. The policy holds where no other is planned.
+    the code runs. The policy has the form where no other is planned.
     """
     calls = by_position(places)
     built: dict[Place, list[ConvSpec]] = defaultdict(list)
-    policies: dict[Place, set[Policy]] = defaultdict(set)
+    planned: dict[Place, set[Inserted]] = defaultdict(set)
     for position, place in calls.items():
         built[place] += evidence.built.get(position, ())
-        policies[place] |= evidence.planned.get(position, set())
+        planned[place] |= evidence.planned.get(position, set())
     unclear = {line for line, column in evidence.built if column is None} & shared_lines(places)
     sites = []
     for place in places:
         known = place
         if any(line in unclear for line, _ in place.builds_at):
             known = replace(place, proved=SHARED_LINE)
-        elif len(policies[place]) > 1:
+        elif len(planned[place]) > 1:
             known = replace(place, proved=_SEVERAL_PLANNED)
-        its_policy = policies[place].pop() if len(policies[place]) == 1 else policy
+        inserted = planned[place].pop() if len(planned[place]) == 1 else Inserted.of(policy)
         guards = place.spec.rank in guarded_ranks
-        site = _judge_site(known, its_policy, built[place], guards)
-        sites.append(replace(site, policy=its_policy))
+        judged = partial(judge_inserted, policy=policy, inserted=inserted)
+        site = _judge_site(known, judged, built[place], guards)
+        sites.append(replace(site, policy=policy, inserted=inserted))
     return tuple(sites)
 
 
+_Judge = Callable[[ConvSpec], Judgement]
+
+
 def _judge_site(
-    place: Place, policy: Policy, built: Sequence[ConvSpec], guards: bool
+    place: Place, judged: _Judge, built: Sequence[ConvSpec], guards: bool
 ) -> SourceSite:
     """Judge by the rules, then by what the file's text proves, then by what a run built here."""
-    judgement = _judge_alternatives([judge_inserted(each, policy) for each in place.specs])
+    judgement = _judge_alternatives([judged(each) for each in place.specs])
     if judgement.code not in _OPEN:
         return SourceSite(place, judgement)
     if place.proved is not None:
         return SourceSite(place, place.proved)
     if guards and place.span is not None:
-        reason = _why_guarded(place, policy, judgement, built)
-        guarded = [judge_inserted(each, policy) for each in built or [_most_promising(place.spec)]]
+        reason = _why_guarded(place, judged, judgement, built)
+        guarded = [judged(each) for each in built or [_most_promising(place.spec)]]
         taken = [each.verdict is Verdict.CANDIDATE for each in guarded]
         if reason and any(taken) and {each.code for each in guarded} <= _LEFT_BY_GUARDS:
             judgement = Judgement(
@@ -250,12 +263,12 @@ def _judge_site(
                 place, judgement, guarded=True, replaced=tuple(compress(built, taken))
             )
     if built:
-        judgement = _judge_built(judgement, [judge_inserted(each, policy) for each in built])
+        judgement = _judge_built(judgement, [judged(each) for each in built])
     return SourceSite(place, judgement, replaced=tuple(built))
 
 
 def _why_guarded(
-    place: Place, policy: Policy, judgement: Judgement, built: Sequence[ConvSpec]
+    place: Place, judged: _Judge, judgement: Judgement, built: Sequence[ConvSpec]
 ) -> str | None:
     """Why it is better decided when the code runs, if it is."""
     if judgement.code in _BY_ARGUMENTS:
@@ -264,23 +277,21 @@ def _why_guarded(
         return "with one of the values that the file gives here it would stay as it is"
     if judgement.code != CANDIDATE_CODE:
         return None
-    against = [
-        each for each in built if judge_inserted(each, policy).verdict is not Verdict.CANDIDATE
-    ]
+    against = [each for each in built if judged(each).verdict is not Verdict.CANDIDATE]
     if against:
-        reason = judge_inserted(against[0], policy).reason
+        reason = judged(against[0]).reason
         return f"{reason} for {len(against)} of the {len(built)} built here"
-    return _why_variable_channels(place, policy)
+    return _why_variable_channels(place, judged)
 
 
-def _why_variable_channels(place: Place, policy: Policy) -> str | None:
+def _why_variable_channels(place: Place, judged: _Judge) -> str | None:
     """Why a candidate with variable channels may not be one with the fewest of them."""
     inputs, outputs = place.fewest
     of_few = replace(place.spec, in_channels=inputs)
-    if place.spec.in_channels is None and judge_inserted(of_few, policy).code == "DWS115":
+    if place.spec.in_channels is None and judged(of_few).code == "DWS115":
         return f"the input channels may be {inputs}, which are few"
     to_few = replace(place.spec, out_channels=outputs)
-    if place.spec.out_channels is None and judge_inserted(to_few, policy).code == "DWS111":
+    if place.spec.out_channels is None and judged(to_few).code == "DWS111":
         return f"the output channels may be {outputs}, too few to save enough"
     return None
 
@@ -308,13 +319,40 @@ def _most_promising(spec: ConvSpec) -> ConvSpec:
     return replace(spec, kernel_size=kernel_size, groups=spec.groups or 1, traits=traits)
 
 
-def judge_inserted(spec: ConvSpec, policy: Policy) -> Judgement:
-    """Judge by the rules, for a class that runs depthwise first; a guard decides the same."""
+def judge_inserted(spec: ConvSpec, policy: Policy, inserted: Inserted | None = None) -> Judgement:
+    """Judge by the rules, for the class that is inserted; a guard decides the same.
+
+    Without another, it has the order and the multiplier of the policy.
+    """
+    form, size = inserted or Inserted.of(policy)
+    if inserted is not None:
+        # reason: the rules reckon with an order; a bottleneck may mix few inputs as pointwise first
+        nearest = Order.DEPTHWISE_FIRST if form is Form.GROUPED else Order.POINTWISE_FIRST
+        order, multiplier = (Order(form), size) if form in ORDERS else (nearest, 1)
+        policy = replace(policy, order=order, depth_multiplier=multiplier)
     # reason: the class that is inserted is not a transposed convolution
     judgement = judge(spec, replace(policy, transposed=False) if spec.transposed else policy)
     if judgement.code == CANDIDATE_CODE and policy.order_for(spec) is not policy.order:
         return _POINTWISE_FIRST
-    return judgement
+    if form in ORDERS or judgement.code not in (CANDIDATE_CODE, "DWS111"):
+        return judgement
+    saving = _saving(spec, form, size)
+    if saving is None:
+        return judgement
+    if saving > policy.min_saving:
+        return Judgement(Verdict.CANDIDATE, CANDIDATE_CODE, f"{spec.kind.value} convolution")
+    return by_rule("DWS111")
+
+
+def _saving(spec: ConvSpec, form: Form, size: int) -> float | None:
+    """Parameters before over those after; None where a number is not known."""
+    try:
+        before, after = cost(spec), separable_cost(spec, form, size)
+    except InputError:
+        return 0.0  # reason: there is no such size for its groups, so a guard keeps it
+    if before is None or after is None:
+        return None
+    return before.params / max(1, after.params)
 
 
 _POINTWISE_FIRST = by_rule(

@@ -145,7 +145,7 @@ GUARD = "DepthwiseSeparableConv2d.where_it_saves"
 )
 def test_what_is_decided_when_it_runs_stands_around_the_call(before: str, after: str) -> None:
     result = rewrite(f"{HEADER}x = {before}\n")
-    guarded = class_text(2, "DepthwiseSeparableConv2d", "torch", "nn", guarded=True)
+    guarded = class_text(2, "DepthwiseSeparableConv2d", "torch", "nn", guard=Policy())
     assert result == f"{HEADER}\n\n{guarded}\n\nx = {after}\n"
 
 

@@ -16,19 +16,36 @@ from torch import nn
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
-from pytest_dwsconv.core.conv import ConvSpec, Order, separable_cost
+from pytest_dwsconv.core.conv import ConvSpec, Form, separable_cost
 from pytest_dwsconv.core.rules import Policy, Verdict
 from pytest_dwsconv.separable import SeparableConv2d
 from pytest_dwsconv.source.sites import judge_inserted
-from pytest_dwsconv.source.template import class_name, class_text
+from pytest_dwsconv.source.template import (
+    PLAIN,
+    Inserted,
+    class_name,
+    class_of_other_size,
+    class_text,
+)
+from pytest_dwsconv.targets import build_from_file
 
 CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def inserted(rank: int, guard: Policy | None = None) -> Any:
-    name = f"DepthwiseSeparableConv{rank}d"
+FORMS = [
+    Inserted(Form.DEPTHWISE_FIRST, 1),
+    Inserted(Form.DEPTHWISE_FIRST, 3),
+    Inserted(Form.POINTWISE_FIRST, 1),
+    Inserted(Form.POINTWISE_FIRST, 3),
+    Inserted(Form.BOTTLENECK, 6),
+    Inserted(Form.GROUPED, 2),
+]
+
+
+def inserted(rank: int, guard: Policy | None = None, kind: Inserted = PLAIN) -> Any:
+    name = class_name(rank, kind)
     namespace: dict[str, Any] = {"torch": torch, "nn": nn, "__name__": __name__}
-    text = class_text(rank, name, "torch", "nn", guard or Policy(), guard is not None)
+    text = class_text(rank, name, "torch", "nn", kind, guard)
     exec(text, namespace)
     return namespace[name]
 
@@ -214,9 +231,14 @@ def test_what_the_convolution_rejects_it_rejects(arguments: tuple[Any, ...]) -> 
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-def test_its_output_varies_as_that_of_the_convolution(groups: int) -> None:
+@pytest.mark.parametrize(
+    "kind", [PLAIN, Inserted(Form.BOTTLENECK, 64), Inserted(Form.GROUPED, 8)], ids=str
+)
+def test_its_output_varies_as_that_of_the_convolution(groups: int, kind: Inserted) -> None:
     torch.manual_seed(0)
-    new, old = pair(2, 256, 512, 3, groups=groups, bias=False)
+    arguments: dict[str, Any] = {"groups": groups, "bias": False}
+    new = inserted(2, kind=kind)(256, 512, 3, **arguments)
+    old = nn.Conv2d(256, 512, 3, **arguments)
     x = torch.randn(4, 256, 12, 12)
     assert new(x).std().item() == pytest.approx(old(x).std().item(), rel=0.15)
 
@@ -312,18 +334,17 @@ def test_a_kernel_without_taps_fails_no_sooner_than_the_original() -> None:
     assert type(inserted(2, Policy()).where_it_saves(conv)) is nn.Conv2d
 
 
-@pytest.mark.parametrize("order", list(Order))
-@pytest.mark.parametrize("multiplier", [1, 3])
-def test_biases_start_as_those_of_one_convolution(order: Order, multiplier: int) -> None:
+@pytest.mark.parametrize("kind", FORMS, ids=str)
+def test_biases_start_as_those_of_one_convolution(kind: Inserted) -> None:
     torch.manual_seed(0)
-    new = inserted(2, Policy(order=order, depth_multiplier=multiplier))(8, 512, 3, groups=2)
+    new = inserted(2, kind=kind)(8, 512, 3, groups=2)
     bound = (8 / 2 * 9) ** -0.5
     assert 0.95 * bound < new.bias.abs().max().item() <= bound
 
 
 @pytest.mark.parametrize("policy", [None, Policy()])
 def test_old_pythons_and_type_checkers_can_read_it(policy: Policy | None) -> None:
-    text = class_text(2, "Separable", "torch", "nn", policy or Policy(), policy is not None)
+    text = class_text(2, "Separable", "torch", "nn", guard=policy)
     tree = ast.parse(text, feature_version=(3, 8))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
@@ -341,13 +362,12 @@ def test_it_copies_pickles_and_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(exported(x), new(x))
 
 
-def test_it_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = f"import torch\nfrom torch import nn\n\n\n{class_text(2, 'Separable', 'torch', 'nn')}"
-    (tmp_path / "scripted_separable.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    import scripted_separable  # type: ignore[import-not-found]  # written above
-
-    new, x = scripted_separable.Separable(4, 8, 3), torch.randn(1, 4, 6, 6)
+@pytest.mark.parametrize("kind", FORMS, ids=str)
+def test_it_scripts(kind: Inserted, tmp_path: Path) -> None:
+    text = class_text(2, "Separable", "torch", "nn", kind)
+    (tmp_path / "net.py").write_text(f"import torch\nfrom torch import nn\n\n\n{text}")
+    new = build_from_file(tmp_path / "net.py", "Separable(4, 8, 3)")
+    x = torch.randn(1, 4, 6, 6)
     torch.testing.assert_close(torch.jit.script(new)(x), new(x))
 
 
@@ -366,8 +386,7 @@ def check_formatted(text: str, folder: Path) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == ""
 
 
-@pytest.mark.parametrize("order", list(Order))
-@pytest.mark.parametrize("multiplier", [1, 3])
+@pytest.mark.parametrize("kind", FORMS, ids=str)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -376,40 +395,37 @@ def check_formatted(text: str, folder: Path) -> None:
         {"padding": 1, "padding_mode": "circular"},
     ],
 )
-def test_each_order_and_multiplier_computes_what_the_live_replacement_does(
-    order: Order, multiplier: int, arguments: dict[str, Any]
+def test_each_form_computes_what_the_live_replacement_does(
+    kind: Inserted, arguments: dict[str, Any]
 ) -> None:
-    policy = Policy(order=order, depth_multiplier=multiplier)
-    name = class_name(2, policy)
-    namespace: dict[str, Any] = {"torch": torch, "nn": nn, "__name__": __name__}
-    exec(class_text(2, name, "torch", "nn", policy), namespace)
-    new = namespace[name](8, 6, 3, **arguments)
-    live = SeparableConv2d(8, 6, 3, depth_multiplier=multiplier, order=order, **arguments)
+    new = inserted(2, kind=kind)(8, 6, 3, **arguments)
+    live = SeparableConv2d(8, 6, 3, form=kind.form, size=kind.size, **arguments)
     with torch.no_grad():
         live.depthwise.weight.copy_(new.depthwise.weight)
         live.pointwise.weight.copy_(new.weight[:, :, None, None])
+        if live.pointwise_in is not None:
+            live.pointwise_in.weight.copy_(new.pointwise_in.weight[:, :, None, None])
         if new.bias is not None and live.bias is not None:
             live.bias.copy_(new.bias)
     x = torch.randn(2, 8, 9, 9)
     torch.testing.assert_close(new(x), live(x))
 
 
-@pytest.mark.parametrize("order", list(Order))
-@pytest.mark.parametrize("multiplier", [1, 2, 3])
-@pytest.mark.parametrize(("inputs", "outputs"), [(8, 4), (8, 32), (64, 12), (2, 64)])
-def test_each_order_and_multiplier_is_taken_where_it_saves(
-    order: Order, multiplier: int, inputs: int, outputs: int
+@pytest.mark.parametrize("kind", FORMS, ids=str)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 4), (8, 32), (64, 12), (4, 64), (12, 12)])
+def test_each_form_is_taken_where_it_saves(
+    kind: Inserted, inputs: int, outputs: int, groups: int
 ) -> None:
-    policy = Policy(order=order, depth_multiplier=multiplier)
-    kind, conv = inserted(2, policy), nn.Conv2d(inputs, outputs, 3)
-    expected = judge_inserted(module_spec(conv), policy).verdict is Verdict.CANDIDATE
-    assert isinstance(kind.where_it_saves(conv), kind) == expected
+    new, conv = inserted(2, Policy(), kind), nn.Conv2d(inputs, outputs, 3, groups=groups)
+    expected = judge_inserted(module_spec(conv), Policy(), kind).verdict is Verdict.CANDIDATE
+    assert isinstance(new.where_it_saves(conv), new) == expected
 
 
-@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("kind", FORMS, ids=str)
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_formatters_leave_every_variant_as_it_is(order: Order, rank: int, tmp_path: Path) -> None:
-    policy = Policy(order=order, depth_multiplier=2)
-    check_formatted(
-        class_text(rank, class_name(rank, policy), "torch", "nn", policy, True), tmp_path
-    )
+def test_formatters_leave_every_form_as_it_is(kind: Inserted, rank: int, tmp_path: Path) -> None:
+    name = class_name(rank, kind)
+    text = class_text(rank, name, "torch", "nn", kind, Policy())
+    check_formatted(f"{text}\n\n{class_of_other_size('Other', name, 5)}", tmp_path)
+    assert max(map(len, text.splitlines())) <= 88

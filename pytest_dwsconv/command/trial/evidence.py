@@ -20,7 +20,7 @@ from torch.nn.modules import conv
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.analysis.verdicts import rejudged
-from pytest_dwsconv.core.conv import ConvSpec, Trait
+from pytest_dwsconv.core.conv import ConvSpec, Form, Trait
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
@@ -37,6 +37,7 @@ from pytest_dwsconv.source.sites import (
     judge_inserted,
     shared_lines,
 )
+from pytest_dwsconv.source.template import Inserted
 from pytest_dwsconv.targets import build_by_import, text_of
 from pytest_dwsconv.tracing.inventory import Inventory, without_compiler
 from pytest_dwsconv.tracing.operators import CONVOLUTIONS
@@ -64,20 +65,15 @@ class FileModel:
             InputError: the plan is for another model.
         """
         found = {finding.name: finding.spec for finding in self.report.findings}
-        planned: dict[Position, set[Policy]] = defaultdict(set)
+        planned: dict[Position, set[Inserted]] = defaultdict(set)
         names = set()
         for entry in plan.entries:
             if entry.name not in found:
                 raise InputError(f"the plan is for another model: this has no layer {entry.name!r}")
             entry.check(found[entry.name])
-            # reason: the class that a file gets has the two orders alone
-            if entry.order is None or entry.depth_multiplier is None:
-                continue
             names.add(entry.name)
             if entry.name in self.built_at:
-                planned[self.built_at[entry.name]].add(
-                    replace(self.policy, order=entry.order, depth_multiplier=entry.depth_multiplier)
-                )
+                planned[self.built_at[entry.name]].add(Inserted(entry.form, entry.size))
         left_out = []
         all_built = {position: [*specs] for position, specs in self.evidence.built.items()}
         for name, position in self.built_at.items():
@@ -86,7 +82,9 @@ class FileModel:
                 continue
             spec, built = found[name], all_built[position]
             # reason: what is no candidate does not keep a call from being decided when it runs
-            judged = [judge_inserted(spec, each) for each in planned[position] or {self.policy}]
+            judged = [
+                judge_inserted(spec, self.policy, each) for each in planned[position] or [None]
+            ]
             if any(each.verdict is Verdict.CANDIDATE for each in judged):
                 built[built.index(spec)] = replace(spec, traits=(*spec.traits, Trait.IGNORED))
                 left_out.append(name)
@@ -118,18 +116,18 @@ class FileModel:
             own = Judgement(finding.verdict, finding.code, finding.reason)
             site = site_of(finding)
             if site is not None and site.guarded:
-                return judge_inserted(finding.spec, site.policy)
+                return judge_inserted(finding.spec, site.policy, site.inserted)
             ours = _BUILT_ELSEWHERE if site is None else site.judgement
             if self.built_at.get(finding.name) in unclear:
                 ours = SHARED_LINE
             # if neither is a candidate, the model's own reason is the closer one
             return ours if Verdict.CANDIDATE in (own.verdict, ours.verdict) else own
 
-        def policy_of(finding: Finding) -> Policy:
+        def replacement_of(finding: Finding) -> tuple[Form, int]:
             site = site_of(finding)
-            return self.policy if site is None else site.policy
+            return Inserted.of(self.policy) if site is None else site.inserted
 
-        return rejudged(self.report, judge_finding, policy_of)
+        return rejudged(self.report, judge_finding, replacement_of)
 
 
 _BUILT_ELSEWHERE = by_rule("DWS201", "no call of its class in this file builds it")

@@ -18,6 +18,7 @@ from pytest_dwsconv.command.trial.proof import (
     plan_within,
     prove,
 )
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.plan import Plan, plan_of
 from pytest_dwsconv.core.rules import Policy
@@ -57,9 +58,14 @@ class Trial:
         self.model = self.model.limited_to(plan)
 
     def limit_to_budget(
-        self, sites: Sequence[SourceSite], budget: str, given: Path, data: Path
+        self,
+        sites: Sequence[SourceSite],
+        budget: str,
+        given: Path,
+        data: Path,
+        forms: Sequence[Form],
     ) -> None:
-        """Plan which calls to replace, and how, so that the model keeps a budget of parameters.
+        """Plan which calls to replace, and by which of the forms, so that a budget is kept.
 
         Raises:
             TargetError, InputError, FormatError: the checkpoint or the data do not suit the model,
@@ -68,7 +74,7 @@ class Trial:
         report = self.model.report_after_rewrite(sites)
         alike = self.model.together(sites)
         child = Child(self._path, self._say, LONGEST)
-        arguments = self._path, self._name, report, alike, budget, given, data
+        arguments = self._path, self._name, report, alike, budget, given, data, forms
         plan: Plan = child.call(plan_within, *arguments)
         if not plan.entries:
             raise InputError(
@@ -101,9 +107,7 @@ class Trial:
             if entry.name not in left:
                 continue
             reason = reasons[entry.name]
-            if entry.order is None:
-                reason = f"the class that a file gets does not have the form {entry.form.value}"
-            elif self.model.built_at.get(entry.name) in beside:
+            if self.model.built_at.get(entry.name) in beside:
                 other = beside[self.model.built_at[entry.name]]
                 reason = f"its call also builds {plain(other)}, which the plan leaves as it is"
             self._say(f"the plan's {plain(entry.name)} is left as it is: {reason}")

@@ -105,11 +105,18 @@ def convert(path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conve
 
 
 def plan_within(
-    path: Path, name: str, report: Report, alike: Groups, budget: str, given: Path, data: Path
+    path: Path,
+    name: str,
+    report: Report,
+    alike: Groups,
+    budget: str,
+    given: Path,
+    data: Path,
+    forms: Sequence[Form],
 ) -> Plan:
     """Which of the report's candidates to replace, and how, for the least predicted loss.
 
-    All of a group are replaced alike, in the order of the report.
+    All of a group are replaced alike.
 
     Raises:
         TargetError, InputError, FormatError, TracingError: the model cannot be built or run, the
@@ -120,7 +127,7 @@ def plan_within(
     # reason: of raw and averaged weights, either tells which layers can be spared
     state_dicts(content, model, str(given))[0].load_into(model, str(given))
     with as_found(list(model.modules())):
-        options = estimate(model, report.candidates, read_batches(data), [Form(report.order)])
+        options = estimate(model, report.candidates, read_batches(data), forms)
     return allocate(report, options, parse_budgets(budget), alike)
 
 

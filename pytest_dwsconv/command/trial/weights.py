@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pytest_dwsconv.core.conv import Order
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import InputError, first_line
@@ -24,6 +24,9 @@ from pytest_dwsconv.source.template import POINTWISE_FIRST
 _SAFE = ".safetensors"
 _DEPTH = 3
 """How many mappings deep a state dict may lie, as in ``{"ema": {"state_dict": ...}}``."""
+
+_BEFORE = ("depthwise", "pointwise_in")
+"""What an inserted class may have beside its own weight."""
 
 _LONGEST = 300
 _BATCH = 32
@@ -71,18 +74,16 @@ class StateDict:
         ``model`` has this state dict loaded, and ``rewritten`` is what the plan makes of it.
         """
         old, new = model.state_dict(), _as_inserted(rewritten, plan)
-        filters_of = {}
-        for key in new:
-            if key not in old:
-                filters_of[f"{key.removesuffix('depthwise.weight')}weight"] = key
         result: OrderedDict[str, Any] = OrderedDict()
         for key, value in self.entries.items():
             name = key.removeprefix(self.prefix)
             if not key.startswith(self.prefix) or name not in new:
                 result[key] = value
                 continue
-            if name in filters_of:
-                result[f"{self.prefix}{filters_of[name]}"] = new[filters_of[name]].to(value.dtype)
+            for part in _BEFORE:
+                its_weight = f"{name.removesuffix('weight')}{part}.weight"
+                if its_weight in new and its_weight not in old:
+                    result[f"{self.prefix}{its_weight}"] = new[its_weight].to(value.dtype)
             is_same = new[name].shape == old[name].shape and torch.equal(new[name], old[name])
             # reason: a value in double precision would come back rounded to the model's
             result[key] = value if is_same else new[name].to(value.dtype)
@@ -106,12 +107,9 @@ class StateDict:
             kernel = result.get(f"{start}weight")
             if not isinstance(kernel, Tensor) or kernel.ndim != filters.ndim:
                 raise InputError(f"{file}: {start}weight is not the kernel of a convolution")
-            order, multiplier = Order.DEPTHWISE_FIRST, filters.shape[0] // module.in_channels
-            if getattr(module, POINTWISE_FIRST, False):
-                order, multiplier = Order.POINTWISE_FIRST, filters.shape[1]
-            parts = decompose(kernel, module.groups, order).factors(multiplier)
-            result[f"{start}weight"] = parts.pointwise.flatten(1)
-            result[f"{start}depthwise.weight"] = parts.depthwise
+            form, size = _form_of(module, filters)
+            factors = decompose(kernel, module.groups, form).factors(size)
+            result |= _inserted(start, factors.by_part())
             some = True
         if not some:
             raise InputError("nothing of this model is rewritten, so its weights fit as they are")
@@ -120,10 +118,31 @@ class StateDict:
         return result
 
 
+def _form_of(inserted: _ConvNd, filters: Tensor) -> tuple[Form, int]:
+    """The form and the size of an inserted class, by its weights."""
+    if hasattr(inserted, "pointwise_in"):
+        return Form.BOTTLENECK, filters.shape[0]
+    if hasattr(inserted, POINTWISE_FIRST):
+        return Form.POINTWISE_FIRST, filters.shape[1]
+    if filters.shape[1] > 1:
+        return Form.GROUPED, filters.shape[1]
+    return Form.DEPTHWISE_FIRST, filters.shape[0] // inserted.in_channels
+
+
+def _inserted(start: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What an inserted class has for the weights of the parts: its own have two dimensions."""
+    entries = {f"{start}weight": weights["pointwise"].flatten(1)}
+    for part in _BEFORE:
+        if part in weights:
+            weight = weights[part]
+            entries[f"{start}{part}.weight"] = weight if part == "depthwise" else weight.flatten(1)
+    return entries
+
+
 def _as_inserted(rewritten: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """The state dict of a rewritten model under the names, and in the shapes, of a rewritten file.
 
-    There a convolution has ``depthwise.weight``, a ``weight`` of two dimensions, and the bias.
+    There a convolution has a ``weight``, the bias, and the weights of the parts that run before.
     """
     state = rewritten.state_dict()
     replaced = {id(rewritten.get_submodule(entry.name)) for entry in plan.entries}
@@ -131,11 +150,13 @@ def _as_inserted(rewritten: nn.Module, plan: Plan) -> dict[str, Tensor]:
         if id(module) not in replaced:
             continue
         start = f"{name}." if name else ""
-        mix = state.pop(f"{start}pointwise.weight")
-        state[f"{start}weight"] = mix.flatten(1)
-        for part in ("depthwise", "pointwise"):
+        weights = {}
+        for part in ("pointwise", *_BEFORE):
+            if f"{start}{part}.weight" in state:
+                weights[part] = state.pop(f"{start}{part}.weight")
             if f"{start}{part}.bias" in state:
                 state[f"{start}bias"] = state.pop(f"{start}{part}.bias")
+        state |= _inserted(start, weights)
     return dict(state)
 
 

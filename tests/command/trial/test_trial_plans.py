@@ -10,9 +10,11 @@ from torch import nn
 from trained_file import FILE, WEIGHTS, Output, check_alike, loaded, trained
 
 from pytest_dwsconv import Plan, apply_plan, rewrite
+from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.command.cli import main
 from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import PlanEntry
+from pytest_dwsconv.source.edit import rewrite_text
 from pytest_dwsconv.targets import build_from_file
 
 
@@ -71,7 +73,7 @@ def test_each_call_gets_the_order_and_the_multiplier_of_its_layers(
     ("multipliers", "reason"),
     [
         ({"0.0": 1}, "its call also builds 2.0, which the plan leaves as it is"),
-        ({"0.0": 1, "2.0": 2}, "its call builds layers that the plan gives different orders"),
+        ({"0.0": 1, "2.0": 2}, "its call builds layers that the plan gives different forms"),
     ],
 )
 def test_layers_of_a_call_that_the_plan_treats_differently_are_refused_with_the_reason(
@@ -118,7 +120,8 @@ def test_a_budget_is_kept_by_the_multipliers_of_least_loss(
     text = FILE.replace("Block(8, 16)", "\nnn.Conv2d(8, 16, 3, 1, 1),\nBlock(16, 16)")
     Path("net.py").write_text(text)
     network = build_from_file(Path("net.py"), "Net").eval()
-    assert fit_within(network, "3.4k", "--plan-out", "plan.json") == 0
+    order = ["--order", "depthwise_first"]
+    assert fit_within(network, "3.4k", "--plan-out", "plan.json", *order) == 0
     plan = Plan.from_json(Path("plan.json").read_text())
     multipliers = {entry.name: entry.depth_multiplier for entry in plan.entries}
     assert multipliers.get("1.0") == multipliers.get("3.0"), "one call builds both"
@@ -130,7 +133,7 @@ def test_a_budget_is_kept_by_the_multipliers_of_least_loss(
 @pytest.mark.parametrize(
     ("budget", "more", "message"),
     [
-        ("1k", [], "replacing every candidate at its cheapest leaves "),
+        ("500", [], "replacing every candidate at its cheapest leaves "),
         ("1M", [], "parameters, which --budget 1M allows: there is nothing to replace"),
         ("5x", [], "is not a quantity: write"),
         ("3k", ["--depth-multiplier", "2"], "leave out --plan and --depth-multiplier"),
@@ -145,15 +148,77 @@ def test_a_budget_that_cannot_be_kept_is_a_sentence_and_nothing_is_written(
     assert not Path("out.pt").exists()
 
 
-@pytest.mark.parametrize(("form", "size"), [(Form.GROUPED, 2), (Form.BOTTLENECK, 8)])
-def test_a_form_that_the_inserted_class_does_not_have_is_refused_by_its_name(
-    model: nn.Module, capsys: Output, form: Form, size: int
+SETTINGS = """\
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.Conv2d(16, 32, 3, padding="same", dilation=2, groups=2, bias=False),
+            nn.Conv2d(32, 32, 3, 1, 2, padding_mode="circular",),
+            nn.Conv2d(32, 32, (3,) * 2),
+        )
+"""
+
+
+def check_carried_out(plan: Plan, x: torch.Tensor) -> str:
+    """Rewrite net.py by the plan; its model computes what the live replacements do."""
+    network = build_from_file(Path("net.py"), "Net").eval()
+    torch.save(network.state_dict(), "in.pt")
+    Path("plan.json").write_text(plan.to_json())
+    assert main(["net.py", "--model", "Net", *WEIGHTS, "--plan", "plan.json"]) == 0
+    found = loaded(torch.load("out.pt", weights_only=True))
+    expected = apply_plan(network, plan, init="svd")
+    torch.testing.assert_close(found(x), expected(x), rtol=1e-5, atol=1e-5)
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    assert all(isinstance(each, kinds) for each in found.children()), (
+        "each is one convolution still"
+    )
+    return Path("net.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("form", "rank"),
+    [*((form, 2) for form in Form), (Form.BOTTLENECK, 1), (Form.BOTTLENECK, 3), (Form.GROUPED, 3)],
+)
+def test_the_inserted_class_computes_what_the_live_replacement_does(
+    model: nn.Module, form: Form, rank: int
 ) -> None:
-    entry = PlanEntry("0.0", form, size, 8, 16, (3, 3), 1, True)
-    Path("plan.json").write_text(Plan((entry,)).to_json())
-    assert main(["net.py", "--model", "Net", "--plan", "plan.json"]) == 2
-    out, err = capsys.readouterr()
-    reason = f"the class that a file gets does not have the form {form.value}"
-    assert f"the plan's 0.0 is left as it is: {reason}" in out
-    assert "rewrite(model, plan=plan)" in err
-    assert Path("net.py").read_text() == FILE
+    Path("net.py").write_text(SETTINGS.replace("2d", f"{rank}d").replace("* 2", f"* {rank}"))
+    network = build_from_file(Path("net.py"), "Net").eval()
+    plan = rewrite(network, form=form, depth_multiplier=2).plan
+    assert len(plan.entries) >= 3
+    check_carried_out(plan, torch.randn(2, 8, *(12,) * rank))
+
+
+def test_a_class_is_written_once_for_a_form_and_is_inherited_for_its_other_sizes(
+    model: nn.Module,
+) -> None:
+    Path("net.py").write_text(SETTINGS)
+    network = build_from_file(Path("net.py"), "Net")
+    choices = [
+        (Form.BOTTLENECK, 8),
+        (Form.BOTTLENECK, 24),
+        (Form.GROUPED, 4),
+        (Form.POINTWISE_FIRST, 2),
+    ]
+    convs = [module_spec(each) for each in network.children()]
+    entries = [
+        PlanEntry.of(str(number), spec, *choice)
+        for number, (spec, choice) in enumerate(zip(convs, choices, strict=True))
+    ]
+    text = check_carried_out(Plan(tuple(entries)), torch.randn(2, 8, 12, 12))
+    assert "class BottleneckConv2dQ8(nn.Conv2d):" in text
+    assert "class BottleneckConv2dQ24(BottleneckConv2dQ8):" in text
+    assert text.count("def forward") == 3
+    assert "BottleneckConv2dQ24(16, 32, 3, padding=" in text
+    assert rewrite_text(text).text == text
+
+
+def test_a_budget_is_kept_by_any_form(model: nn.Module, capsys: Output) -> None:
+    assert fit_within(model, "1k", "--plan-out", "plan.json") == 0
+    plan = Plan.from_json(Path("plan.json").read_text())
+    assert {each.form for each in plan.entries} == {Form.BOTTLENECK}, "no order has so few"
+    assert "class BottleneckConv2dQ" in Path("net.py").read_text()
