@@ -8,13 +8,13 @@ finite and from 0, for nothing that is stored can be negative; ``Positive`` and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from math import inf
 from types import MappingProxyType, NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import LARGEST, is_whole
@@ -154,7 +154,7 @@ def from_plain(hint: Any, data: object, kind: str) -> Any:
         raise FormatError(f"not a {kind}: {mismatch}") from mismatch.__cause__
 
 
-# --------------------------------------------------------------------------- one reader per type
+# --------------------------------------------------------------------------- by type
 
 
 class _MismatchError(Exception):
@@ -166,182 +166,131 @@ class _MismatchError(Exception):
         """By how many keys an object is another than the one that was read."""
         self.path: tuple[str, ...] = ()
 
-    def under(self, step: str) -> _MismatchError:
-        self.path = (step, *self.path)
-        return self
-
     def __str__(self) -> str:
         place = "".join(self.path).removeprefix(".")
         return f"{place}: {self.problem}" if place else self.problem
 
 
-def _whole_from(least: int) -> _Reader:
-    def read(data: object) -> int:
-        if not is_whole(data, least):
-            raise _MismatchError(f"{quoted(data)} is not a whole number from {least}")
-        if data > LARGEST:
-            raise _MismatchError(f"{quoted(data)} is too large")
-        return data
-
-    return read
-
-
-def _number_from(above: float) -> _Reader:
-    wanted = "above 0" if above == 0 else "from 0"
-
-    def read(data: object) -> float:
-        if isinstance(data, bool) or not isinstance(data, (int, float)) or not above < data < inf:
-            raise _MismatchError(f"{quoted(data)} is not a finite number {wanted}")
-        if data > LARGEST:
-            raise _MismatchError(f"{quoted(data)} is too large")
-        return data
-
-    return read
+@cache
+def _reader(hint: Any) -> _Reader:
+    """The function that makes a value of this type of plain data."""
+    if hint in _SCALARS:
+        return partial(_scalar, *_SCALARS[hint])
+    if is_dataclass(hint):
+        return partial(_object, hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is None:
+        return partial(_word, {word.value: word for word in hint})
+    if origin in (Union, UnionType):
+        return partial(_one_of, list(map(_reader, arguments)))
+    if issubclass(origin, Mapping):
+        return partial(_mapping, _reader(arguments[1]))
+    readers = [_reader(member) for member in arguments if member is not Ellipsis]
+    return partial(_list, readers, arguments[-1] is Ellipsis)
 
 
-_NOUNS = {str: "text", bool: "true or false", NoneType: "null"}
-
-
-def _instance_of(kind: type) -> _Reader:
-    def read(data: object) -> Any:
-        if not isinstance(data, kind):
-            raise _MismatchError(f"{quoted(data)} is not {_NOUNS[kind]}")
-        return data
-
-    return read
-
-
-_SCALARS: dict[Any, _Reader] = {
-    int: _whole_from(0),
-    Positive: _whole_from(1),
-    float: _number_from(above=-1),
-    Seconds: _number_from(above=0),
-    **{kind: _instance_of(kind) for kind in _NOUNS},
+_NUMBER = (int, float)
+_SCALARS: dict[Any, tuple[Any, str, float | None]] = {
+    int: (int, "a whole number from 0", -1),
+    Positive: (int, "a whole number from 1", 0),
+    float: (_NUMBER, "a finite number from 0", -1),
+    Seconds: (_NUMBER, "a finite number above 0", 0),
+    str: (str, "text", None),
+    bool: (bool, "true or false", None),
+    NoneType: (NoneType, "null", None),
 }
+"""The types of each, what it is in words, and what a number is above."""
+
+
+def _scalar(kinds: Any, wanted: str, above: float | None, data: Any) -> Any:
+    fits = isinstance(data, kinds)
+    if fits and above is not None:
+        fits = not isinstance(data, bool) and above < data < inf
+    if not fits:
+        raise _MismatchError(f"{quoted(data)} is not {wanted}")
+    if above is not None and data > LARGEST:
+        raise _MismatchError(f"{quoted(data)} is too large")
+    return data
+
+
+def _word(by_value: Mapping[str, Enum], data: object) -> Enum:
+    if not isinstance(data, str) or data not in by_value:
+        raise _MismatchError(f"{quoted(data)} is not {' or '.join(map(repr, by_value))}")
+    return by_value[data]
+
+
+def _list(readers: Sequence[_Reader], any_length: bool, data: object) -> tuple[Any, ...]:
+    if not isinstance(data, (list, tuple)):
+        raise _MismatchError(f"{quoted(data)} is not a list")
+    if any_length:
+        readers = [*readers] * len(data)
+    if len(data) != len(readers):
+        raise _MismatchError(f"{quoted(data)} is not a list of {len(readers)}")
+    return tuple(_each("[{}]".format, readers, dict(enumerate(data))))
+
+
+def _mapping(reader: _Reader, data: object) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise _MismatchError(f"{quoted(data)} is not an object")
+    for key in data:
+        if not isinstance(key, str):
+            raise _MismatchError(f"the key {quoted(key)} is not text")
+    values = _each(lambda key: f"[{quoted(key)}]", [reader] * len(data), data)
+    return dict(zip(data, values, strict=True))
+
+
+def _each(
+    way: Callable[[Any], str], readers: Iterable[_Reader], data: Mapping[Any, object]
+) -> list[Any]:
+    """What the readers make of all items; ``way`` says how to get to the one of a key."""
+    values = []
+    for reader, (key, item) in zip(readers, data.items(), strict=True):
+        try:
+            values.append(reader(item))
+        except _MismatchError as mismatch:
+            mismatch.path = (way(key), *mismatch.path)
+            raise
+    return values
+
+
+def _one_of(readers: Sequence[_Reader], data: object) -> Any:
+    """As the first that can read it; else the complaint of the one that it resembles most."""
+    mismatches = []
+    for reader in readers:
+        try:
+            return reader(data)
+        except _MismatchError as mismatch:
+            mismatches.append(mismatch)
+    value = quoted(data)
+    inside = [one for one in mismatches if one.path or not one.problem.startswith(value)]
+    if inside:
+        raise max(inside, key=lambda mismatch: (-mismatch.misfit, len(mismatch.path)))
+    problems = [mismatch.problem.removeprefix(value) for mismatch in mismatches]
+    raise _MismatchError(f"{value}{' and'.join(problems)}")
 
 
 @cache
-def _reader(hint: Any) -> _Reader:
-    """The function that makes a value of this type of plain data, or raises ``_MismatchError``."""
-    if hint in _SCALARS:
-        return _SCALARS[hint]
-    if is_dataclass(hint):
-        return _object(cast("type[Any]", hint))
-    origin = get_origin(hint)
-    return _word_of(hint) if origin is None else _combined(origin, get_args(hint))
-
-
-def _combined(origin: Any, arguments: tuple[Any, ...]) -> _Reader:
-    if origin in (Union, UnionType):
-        return _one_of([_reader(member) for member in arguments])
-    if issubclass(origin, Mapping):
-        return _mapping_to(_reader(arguments[1]))
-    if arguments[-1] is Ellipsis:
-        return _list_of(_reader(arguments[0]))
-    return _row_of([_reader(member) for member in arguments])
-
-
-def _word_of(words: type[Enum]) -> _Reader:
-    by_value = {word.value: word for word in words}
-
-    def read(data: object) -> Enum:
-        if not isinstance(data, str) or data not in by_value:
-            raise _MismatchError(f"{quoted(data)} is not {' or '.join(map(repr, by_value))}")
-        return by_value[data]
-
-    return read
-
-
-def _list_of(read_item: _Reader) -> _Reader:
-    def read(data: object) -> tuple[Any, ...]:
-        if not isinstance(data, (list, tuple)):
-            raise _MismatchError(f"{quoted(data)} is not a list")
-        return _items([read_item] * len(data), data)
-
-    return read
-
-
-def _row_of(readers: list[_Reader]) -> _Reader:
-    def read(data: object) -> tuple[Any, ...]:
-        if not isinstance(data, (list, tuple)) or len(data) != len(readers):
-            raise _MismatchError(f"{quoted(data)} is not a list of {len(readers)}")
-        return _items(readers, data)
-
-    return read
-
-
-def _items(readers: Sequence[_Reader], data: Sequence[object]) -> tuple[Any, ...]:
-    items = []
-    for number, (read_item, item) in enumerate(zip(readers, data, strict=True)):
-        try:
-            items.append(read_item(item))
-        except _MismatchError as mismatch:
-            raise mismatch.under(f"[{number}]") from mismatch.__cause__
-    return tuple(items)
-
-
-def _mapping_to(read_value: _Reader) -> _Reader:
-    def read(data: object) -> dict[str, Any]:
-        if not isinstance(data, Mapping):
-            raise _MismatchError(f"{quoted(data)} is not an object")
-        found = {}
-        for key, value in data.items():
-            if not isinstance(key, str):
-                raise _MismatchError(f"the key {quoted(key)} is not text")
-            try:
-                found[key] = read_value(value)
-            except _MismatchError as mismatch:
-                raise mismatch.under(f"[{quoted(key)}]") from mismatch.__cause__
-        return found
-
-    return read
-
-
-def _one_of(readers: list[_Reader]) -> _Reader:
-    """The first that can read it; else the complaint of the one that it resembles most."""
-
-    def read(data: object) -> Any:
-        mismatches = []
-        for read_member in readers:
-            try:
-                return read_member(data)
-            except _MismatchError as mismatch:
-                mismatches.append(mismatch)
-        value = quoted(data)
-        inside = [one for one in mismatches if one.path or not one.problem.startswith(value)]
-        if inside:
-            raise max(inside, key=lambda mismatch: (-mismatch.misfit, len(mismatch.path)))
-        problems = [mismatch.problem.removeprefix(value) for mismatch in mismatches]
-        raise _MismatchError(f"{value}{' and'.join(problems)}")
-
-    return read
-
-
-def _object(cls: type[Any]) -> _Reader:
+def _fields_of(cls: Any) -> tuple[dict[str, _Reader], list[str]]:
+    """The readers of its fields by name, and which of them JSON has to have."""
     hints = get_type_hints(cls, include_extras=True)
-    readers = {field.name: _reader(hints[field.name]) for field in fields(cls)}
     needed = [field.name for field in fields(cls) if "omitted" not in field.metadata]
+    return {field.name: _reader(hints[field.name]) for field in fields(cls)}, needed
 
-    def read(data: object) -> Any:
-        if not isinstance(data, Mapping):
-            raise _MismatchError(f"{quoted(data)} is not an object")
-        missing = [name for name in needed if name not in data]
-        unknown = [quoted(key) for key in data if key not in readers]
-        misfit = len(missing) + len(unknown)
-        if missing:
-            raise _MismatchError(f"it lacks {', '.join(missing)}", misfit)
-        if unknown:
-            shown = ", ".join(unknown[:5])
-            raise _MismatchError(f"it has keys that this release does not know: {shown}", misfit)
-        values = {}
-        for name, value in data.items():
-            try:
-                values[name] = readers[name](value)
-            except _MismatchError as mismatch:
-                raise mismatch.under(f".{name}") from mismatch.__cause__
-        try:
-            return cls(**values)
-        except InputError as error:  # reason: what a class asks of its fields together
-            raise _MismatchError(str(error)) from error
 
-    return read
+def _object(cls: Any, data: object) -> Any:
+    if not isinstance(data, Mapping):
+        raise _MismatchError(f"{quoted(data)} is not an object")
+    readers, needed = _fields_of(cls)
+    missing = [name for name in needed if name not in data]
+    unknown = [quoted(key) for key in data if key not in readers]
+    misfit = len(missing) + len(unknown)
+    if missing:
+        raise _MismatchError(f"it lacks {', '.join(missing)}", misfit)
+    if unknown:
+        shown = ", ".join(unknown[:5])
+        raise _MismatchError(f"it has keys that this release does not know: {shown}", misfit)
+    values = _each(".{}".format, [readers[name] for name in data], data)
+    try:
+        return cls(**dict(zip(data, values, strict=True)))
+    except InputError as error:  # reason: what a class asks of its fields together
+        raise _MismatchError(str(error)) from error
