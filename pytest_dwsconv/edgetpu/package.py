@@ -59,14 +59,10 @@ def read_package(custom_options: bytes) -> Package:
         parameters_streamed=sum(len(executable.text(6)) for executable in running),
         input_bytes=sum(_layer_bytes(executable, 8) for executable in running),
         output_bytes=sum(_layer_bytes(executable, 9) for executable in running),
-        instruction_bytes=sum(map(_instruction_bytes, running)),
+        instruction_bytes=sum(len(part.text(0)) for one in running for part in one.tables(5)),
     )
 
 
 def _layer_bytes(executable: Table, field: int) -> int:
     """The sizes of the layers, inputs or outputs, that a field of an executable lists."""
     return sum(layer.signed(1, 4) for layer in executable.tables(field))
-
-
-def _instruction_bytes(executable: Table) -> int:
-    return sum(len(stream.text(0)) for stream in executable.tables(5))

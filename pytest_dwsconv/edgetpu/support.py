@@ -165,13 +165,10 @@ def _placed(
     if own.status is Status.UNKNOWN:
         return own
     # it is mapped in one partition only, so that an unknown operator decides which one there is
-    cause = alone[least.causes.get(position, _first_unknown(alone))]
+    first = next(i for i, one in enumerate(alone) if one.status is Status.UNKNOWN)
+    cause = alone[least.causes.get(position, first)]
     reason = f"after {cause.operator} ({cause.layer}), which is unknown"
     return replace(own, status=Status.UNKNOWN, reason=reason, follows=True)
-
-
-def _first_unknown(alone: list[OperatorJudgement]) -> int:
-    return next(i for i, own in enumerate(alone) if own.status is Status.UNKNOWN)
 
 
 def _judge(operator: Operator, compiler: int) -> OperatorJudgement:

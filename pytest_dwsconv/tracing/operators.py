@@ -101,10 +101,6 @@ def _linear(module: Any, x: Tensor) -> Shape | None:
     return (*x.shape[:-1], weight.shape[0])
 
 
-def _same(module: Any, x: Tensor) -> Shape:
-    return x.shape
-
-
 def _batch_norm(rank: int) -> Callable[[Any, Tensor], Shape | None]:
     def shape(module: Any, x: Tensor) -> Shape | None:
         shape = x.shape
@@ -167,7 +163,7 @@ _ELEMENTWISE_MODULES = (
 LEAVES: dict[type[nn.Module], Callable[[Any, Tensor], Shape | None]] = {
     **dict.fromkeys(CONV_MODULES, _conv),
     **dict.fromkeys(TRANSPOSED_MODULES, lambda module, x: None),
-    **dict.fromkeys(_ELEMENTWISE_MODULES, _same),
+    **dict.fromkeys(_ELEMENTWISE_MODULES, lambda module, x: x.shape),
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm(1),
     nn.BatchNorm2d: _batch_norm(2),

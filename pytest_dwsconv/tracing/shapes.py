@@ -14,6 +14,8 @@ from pytest_dwsconv.tracing import memo, operators
 from pytest_dwsconv.tracing.counting import AtenCounter, Counted
 from pytest_dwsconv.tracing.operators import META
 
+_Answer = Callable[[Any, Any, Any], Tensor | None]
+
 
 def run(
     func: Any,
@@ -127,18 +129,19 @@ def _arithmetic_result(a: Tensor, b: Any, shape: torch.Size) -> Tensor | None:
     return torch.empty(shape, dtype=a.dtype, device=META) if plain else None
 
 
-def _binds(args: Any, kwargs: Any, *names: str) -> bool:
-    """Whether the arguments are a first one and some of these, each once."""
-    free = names[max(len(args) - 1, 0) :]
-    return 1 <= len(args) <= 1 + len(names) and all(name in free for name in kwargs)
+def _bound(answer: Callable[..., Tensor | None], *names: str) -> _Answer:
+    """The answer where the arguments are a first one and some of these, each once."""
 
+    def quick(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+        free = names[max(len(args) - 1, 0) :]
+        fits = 1 <= len(args) <= 1 + len(names) and all(name in free for name in kwargs)
+        return answer(*args, **kwargs) if fits else None
 
-def _quick_reduction(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """Of a contiguous floating-point tensor, over one side, several or all."""
-    return _reduced(*args, **kwargs) if _binds(args, kwargs, "dim", "keepdim") else None
+    return quick
 
 
 def _reduced(x: Any, dim: Any = None, keepdim: Any = False) -> Tensor | None:
+    """Of a contiguous floating-point tensor, over one side, several or all."""
     if not _is_plain(x) or type(keepdim) is not bool:
         return None
     over = set(range(x.dim())) if dim is None or dim in ((), []) else _sides(dim, x.dim())
@@ -153,12 +156,8 @@ def _reduced(x: Any, dim: Any = None, keepdim: Any = False) -> Tensor | None:
     return torch.empty(shape, dtype=x.dtype, device=META)
 
 
-def _quick_join(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """Of floating-point tensors of one dtype and rank, whose shapes differ in that side alone."""
-    return _joined(*args, **kwargs) if _binds(args, kwargs, "dim") else None
-
-
 def _joined(tensors: Any, dim: Any = 0) -> Tensor | None:
+    """Of floating-point tensors of one dtype and rank, whose shapes differ in that side alone."""
     side = _side_to_join(tensors, dim, new=0)
     if side is None:
         return None
@@ -171,12 +170,8 @@ def _joined(tensors: Any, dim: Any = 0) -> Tensor | None:
     return torch.empty((*before, joined, *after), dtype=first.dtype, device=META)
 
 
-def _quick_stack(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """Of floating-point tensors of one dtype and shape."""
-    return _stacked(*args, **kwargs) if _binds(args, kwargs, "dim") else None
-
-
 def _stacked(tensors: Any, dim: Any = 0) -> Tensor | None:
+    """Of floating-point tensors of one dtype and shape."""
     side = _side_to_join(tensors, dim, new=1)
     if side is None or len({(one.dtype, one.shape) for one in tensors}) > 1:
         return None
@@ -213,12 +208,12 @@ def _sides(dim: Any, rank: int) -> set[int] | None:
     return sides if len(sides) == len(dims) else None
 
 
-_ANSWERS: dict[Any, Callable[[Any, Any, Any], Tensor | None]] = {
+_ANSWERS: dict[Any, _Answer] = {
     **dict.fromkeys(operators.SAME_SHAPE, _quick_same_shape),
     **dict.fromkeys(operators.BROADCAST, _quick_arithmetic),
-    **dict.fromkeys(operators.REDUCTIONS, _quick_reduction),
-    **dict.fromkeys(operators.JOINS, _quick_join),
-    **dict.fromkeys(operators.STACKS, _quick_stack),
+    **dict.fromkeys(operators.REDUCTIONS, _bound(_reduced, "dim", "keepdim")),
+    **dict.fromkeys(operators.JOINS, _bound(_joined, "dim")),
+    **dict.fromkeys(operators.STACKS, _bound(_stacked, "dim")),
 }
 
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.edgetpu.export.exporter import (
+    channels_last,
     check_installed,
     checked_samples,
     export_int8,
@@ -163,7 +164,7 @@ def int8_accuracy(model: nn.Module, content: bytes, inputs: Tensor) -> Int8Accur
     near = outputs = 0
     for sample in inputs.detach().to("cpu", torch.float32).split(1):
         expected = _outputs(network, sample, name)
-        found = runtime.run(_channels_last(sample).numpy())
+        found = runtime.run(channels_last(sample).contiguous().numpy())
         if [one.shape for one in expected] != [one.integers.shape for one in found]:
             raise InputError(f"the file does not have the outputs of {name}; export it again")
         for reference, output in zip(expected, found, strict=True):
@@ -173,10 +174,6 @@ def int8_accuracy(model: nn.Module, content: bytes, inputs: Tensor) -> Int8Accur
             outputs += reference.size
     error = math.sqrt(differences / (total or 1))
     return Int8Accuracy(name, len(inputs), error, near / outputs, runtime.ranges())
-
-
-def _channels_last(sample: Tensor) -> Tensor:
-    return sample.permute(0, 2, 3, 1).contiguous() if sample.ndim == 4 else sample
 
 
 def _outputs(network: nn.Module, sample: Tensor, name: str) -> list[Any]:
@@ -190,7 +187,7 @@ def _outputs(network: nn.Module, sample: Tensor, name: str) -> list[Any]:
             "shape it was exported with"
         ) from error
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return [_channels_last(tensor).double().numpy() for tensor in tensors]
+    return [channels_last(tensor).double().numpy() for tensor in tensors]
 
 
 class _Scale(NamedTuple):
@@ -246,20 +243,17 @@ class _File:
         integers = _Scale.of(self._source).integers(values)
         self._runtime.set_tensor(self._source["index"], integers.astype(np.int8))
         self._runtime.invoke()
-        self._observe()
+        for layer, place in self._depthwise:
+            used = self._runtime.get_tensor(place).astype(int)
+            used = used.reshape(-1, used.shape[-1])
+            low, high = used.min(0), used.max(0)
+            self._lowest[layer] = np.minimum(low, self._lowest.get(layer, low))
+            self._highest[layer] = np.maximum(high, self._highest.get(layer, high))
         found = []
         for target in self._targets:
             integers = self._runtime.get_tensor(target["index"]).astype(np.float64)
             found.append(_Output(integers, _Scale.of(target)))
         return found
-
-    def _observe(self) -> None:
-        for layer, place in self._depthwise:
-            values = self._runtime.get_tensor(place).astype(int)
-            values = values.reshape(-1, values.shape[-1])
-            low, high = values.min(0), values.max(0)
-            self._lowest[layer] = np.minimum(low, self._lowest.get(layer, low))
-            self._highest[layer] = np.maximum(high, self._highest.get(layer, high))
 
     def ranges(self) -> tuple[ChannelRanges, ...]:
         found = []

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 from torch.export.unflatten import InterpreterModule
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from pytest_dwsconv.edgetpu.export.exporter import (
     FLOAT,
@@ -23,6 +23,7 @@ from pytest_dwsconv.edgetpu.export.exporter import (
     REFUSAL,
     RESULT,
     SAMPLES,
+    channels_last,
 )
 from pytest_dwsconv.edgetpu.export.repairs import repair
 from pytest_dwsconv.errors import ExportError, first_line
@@ -50,11 +51,7 @@ class ChannelsLast(nn.Module):
 
     def forward(self, images: Tensor) -> object:
         outputs = self.network(images.permute(0, 3, 1, 2) if images.ndim == 4 else images)
-        return tree_map(_to_channels_last, outputs)
-
-
-def _to_channels_last(value: object) -> object:
-    return value.permute(0, 2, 3, 1) if isinstance(value, Tensor) and value.ndim == 4 else value
+        return tree_map_only(Tensor, channels_last, outputs)
 
 
 def convert(folder: Path, kind: str = INT8) -> bytes:
@@ -64,10 +61,13 @@ def convert(folder: Path, kind: str = INT8) -> bytes:
         ExportError: one of the steps failed; says which and why.
     """
     samples = torch.load(folder / SAMPLES, weights_only=True)
-    samples = samples.permute(0, 2, 3, 1).contiguous() if samples.ndim == 4 else samples
+    samples = channels_last(samples).contiguous()
     program = torch.export.load(folder / PROGRAM)
     try:
-        plain = _floating(ChannelsLast(_network(program, kind)).eval(), samples[:1])
+        import litert_torch
+
+        network = ChannelsLast(_network(program, kind)).eval()
+        plain: bytes = litert_torch.convert(network, (samples[:1],)).model_content()
     except Exception as error:  # a converter of many layers, each with errors of its own
         raise ExportError(f"litert-torch failed: {first_line(error)}; {_FIND_IT}") from error
     if kind == FLOAT:
@@ -164,13 +164,6 @@ def _last_layers(program: torch.export.ExportedProgram) -> list[str]:
     outputs = [node for node in program.graph.output_node().args[0] if isinstance(node, fx.Node)]
     stacks = [node.meta.get("nn_module_stack") or {"": ("", None)} for node in outputs]
     return [list(stack.values())[-1][0] for stack in stacks]
-
-
-def _floating(network: nn.Module, sample: Tensor) -> bytes:
-    import litert_torch
-
-    content: bytes = litert_torch.convert(network, (sample,)).model_content()
-    return content
 
 
 def _quantized(plain: bytes, samples: Tensor) -> bytes:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pytest_dwsconv.edgetpu.modelfile import read_model
-from pytest_dwsconv.edgetpu.process import Finished, check_seconds, last_line, run_within, shown
+from pytest_dwsconv.edgetpu.process import check_seconds, last_line, run_within, shown
 from pytest_dwsconv.edgetpu.support import judge_model
 from pytest_dwsconv.errors import EdgeTpuWarning, ExportError, InputError, first_line, require
 from pytest_dwsconv.tracing.preserving import as_found
@@ -68,7 +68,10 @@ def export_int8(
     """
     _check(model, timeout)
     content = _exported(model, checked_samples(shape, calibration), timeout, INT8)
-    _warn(type(model).__name__, content)
+    complaints = judge_model(read_model(content)).complaints
+    if complaints:
+        name = type(model).__name__
+        warnings.warn(f"{name}: {'; '.join(complaints)}", EdgeTpuWarning, stacklevel=2)
     return content
 
 
@@ -143,6 +146,11 @@ def _check_values(model: nn.Module) -> None:
             raise InputError(f"{name} of {type(model).__name__} is not finite; it has no int8 form")
 
 
+def channels_last(tensor: Tensor) -> Tensor:
+    """A batch of images as TFLite has it; other tensors as they are."""
+    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+
+
 def check_installed() -> None:
     for package in _NEEDED:
         require("exporting to TFLite", package, "export")
@@ -191,11 +199,12 @@ def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float, 
     _save(model, samples, folder)
     command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.export.converter", str(folder), kind]
     finished = run_within(timeout, command, folder)
-    if finished.status != 0:
-        raise ExportError(
-            f"{type(model).__name__} cannot be exported: {_reason(finished, folder / REFUSAL)}"
-        )
-    return (folder / RESULT).read_bytes()
+    if finished.status == 0:
+        return (folder / RESULT).read_bytes()
+    reason = f"the converter failed ({finished.ending}): {last_line(finished.stderr)}"
+    if (folder / REFUSAL).is_file():
+        reason = (folder / REFUSAL).read_text(encoding="utf-8")
+    raise ExportError(f"{type(model).__name__} cannot be exported: {reason}")
 
 
 def _save(model: nn.Module, samples: Tensor, folder: Path) -> None:
@@ -245,15 +254,3 @@ def float_copy(model: nn.Module) -> nn.Module:
         raise InputError(
             f"{type(model).__name__} cannot be copied ({reason}); move it to the CPU in float32"
         ) from error
-
-
-def _reason(finished: Finished, refusal: Path) -> str:
-    if refusal.is_file():
-        return refusal.read_text(encoding="utf-8")
-    return f"the converter failed ({finished.ending}): {last_line(finished.stderr)}"
-
-
-def _warn(name: str, content: bytes) -> None:
-    complaints = judge_model(read_model(content)).complaints
-    if complaints:
-        warnings.warn(f"{name}: {'; '.join(complaints)}", EdgeTpuWarning, stacklevel=3)

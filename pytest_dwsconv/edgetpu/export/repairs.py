@@ -72,7 +72,10 @@ def repair(quantized: bytes, plain: bytes, last_layers: Sequence[str]) -> bytes:
         _bias(model, target, source, original)
     _drop_unused(model)
     _name_outputs(model, last_layers)
-    content = _packed(model)
+    model.buffers = [_InlineBuffer(buffer.data) for buffer in model.buffers]
+    builder = flatbuffers.Builder(2**20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    content = bytes(builder.Output())
     _check(read_model(content))
     return content
 
@@ -123,13 +126,6 @@ class _InlineBuffer:
         if content:
             schema.BufferAddData(builder, vector)
         return schema.BufferEnd(builder)
-
-
-def _packed(model: Any) -> bytes:
-    model.buffers = [_InlineBuffer(buffer.data) for buffer in model.buffers]
-    builder = flatbuffers.Builder(2**20)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 def _pad(model: Any, operator: Any) -> None:
