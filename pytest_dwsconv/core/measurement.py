@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _DOCUMENT = Document("measurement", 1, "measure again")
-_FIGURES = ("obtained", "unit", "median", "p90", "p99", "spread")
+_FIGURES = ("median", "p90", "p99", "spread")
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,8 @@ class Measurement:
 
     def _figures(self) -> dict[str, Any]:
         """What readers of the JSON should not have to work out."""
-        return {
-            "obtained": "measured",
-            "unit": "s",
-            "median": self.median,
-            "p90": self.p90,
-            "p99": self.p99,
-            "spread": self.spread,
-        }
+        figures = {name: getattr(self, name) for name in _FIGURES}
+        return {"obtained": "measured", "unit": "s", **figures}
 
     def to_json(self, indent: int | None = 2) -> str:
         return json.dumps(self.to_dict(), indent=indent)
@@ -149,7 +143,7 @@ class Measurement:
         Raises:
             FormatError: ``data`` is of another schema version, or not a measurement.
         """
-        found = _DOCUMENT.from_dict(data, cls, _FIGURES)
+        found = _DOCUMENT.from_dict(data, cls, ("obtained", "unit", *_FIGURES))
         for key, expected in found._figures().items():
             if data.get(key, expected) != expected:
                 raise FormatError(
@@ -260,18 +254,13 @@ class LatencyLimit:
 
     @property
     def _share(self) -> float:
-        value = self.tolerance
-        try:
-            share = (
-                float(value.strip().removesuffix("%")) / 100
-                if isinstance(value, str)
-                else float(value)
-            )
-        except (TypeError, ValueError, OverflowError):
-            share = -1
-        if not 0 <= share < math.inf or (
-            isinstance(value, str) and not value.strip().endswith("%")
-        ):
+        value, share = self.tolerance, -1.0
+        with suppress(TypeError, ValueError, OverflowError):
+            if not isinstance(value, str):
+                share = float(value)
+            elif value.strip().endswith("%"):
+                share = float(value.strip().removesuffix("%")) / 100
+        if not 0 <= share < math.inf:
             raise FormatError(
                 f"{quoted(value)} is not a tolerance: write a share from 0, as in '30%' or 0.3"
             )

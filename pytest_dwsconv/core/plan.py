@@ -6,9 +6,10 @@ And which replacements are enough for a budget.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import Any
 
 from pytest_dwsconv.core.budget import excess, saved_of
 from pytest_dwsconv.core.conv import (
@@ -33,6 +34,8 @@ from pytest_dwsconv.core.quantities import is_whole
 from pytest_dwsconv.errors import FormatError, InputError
 
 _DOCUMENT = Document("plan", 1, "make the plan again")
+_NUMBERS = ("in_channels", "out_channels", "kernel_size", "groups", "bias")
+"""What tells which convolution is meant."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +100,14 @@ class PlanEntry:
 
     @classmethod
     def of(cls, name: str, spec: ConvSpec, form: Form | Order, size: int) -> PlanEntry:
-        """The entry for a convolution; a size above the exact one is lowered to it."""
-        channels, filters, kernel_size, groups, bias = _known(spec)
+        """The entry for a convolution; a size above the exact one is lowered to it.
+
+        Raises:
+            InputError: a number of the convolution is not known.
+        """
         size = min(size, full_size(spec, form))
-        return cls(
-            name,
-            Form(form),
-            size,
-            channels,
-            filters,
-            kernel_size,
-            groups,
-            bias,
-            spec.transposed,
-        )
+        own: dict[str, Any] = {each: getattr(spec, each) for each in (*_NUMBERS, "transposed")}
+        return cls(name, Form(form), size, **own)
 
     @property
     def order(self) -> Order | None:
@@ -150,7 +147,7 @@ class PlanEntry:
 
     def check(self, spec: ConvSpec) -> None:
         """Raise InputError unless the convolution found under this name is the one meant."""
-        for name in ("in_channels", "out_channels", "kernel_size", "groups", "bias"):
+        for name in _NUMBERS:
             planned, found = getattr(self, name), getattr(spec, name)
             if planned != found:
                 raise InputError(
@@ -178,16 +175,11 @@ class Plan:
     entries: tuple[PlanEntry, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "entries", tuple(sorted(self.entries, key=lambda entry: entry.name))
-        )
-        twice = [
-            name
-            for name, count in Counter(entry.name for entry in self.entries).items()
-            if count > 1
-        ]
-        if twice:
-            raise InputError(f"{twice[0]} occurs twice in the plan")
+        entries = sorted(self.entries, key=lambda entry: entry.name)
+        object.__setattr__(self, "entries", tuple(entries))
+        for one, other in pairwise(entries):
+            if one.name == other.name:
+                raise InputError(f"{one.name} occurs twice in the plan")
 
     @property
     def params_before(self) -> int:
@@ -317,23 +309,13 @@ def _without_superfluous(
 
 def plan_of(report: ReportData, replaced: Sequence[Finding]) -> Plan:
     """The replacements that a report reckons with, of these of its candidates."""
-    return Plan(
-        tuple(
-            PlanEntry.of(
-                found.name, found.spec, found.order or report.order, report.depth_multiplier
-            )
-            for found in replaced
-        )
-    )
+    entries = []
+    for found in replaced:
+        form = found.order or report.order
+        entries.append(PlanEntry.of(found.name, found.spec, form, report.depth_multiplier))
+    return Plan(tuple(entries))
 
 
 def _params(found: Cost | None) -> int:
     assert found is not None  # an entry holds every number that a cost needs
     return found.params
-
-
-def _known(spec: ConvSpec) -> tuple[int, int, tuple[int, ...], int, bool]:
-    numbers = (spec.in_channels, spec.out_channels, spec.kernel_size, spec.groups, spec.bias)
-    if None in numbers:
-        raise InputError("a convolution whose numbers are not known cannot be planned")
-    return numbers  # type: ignore[return-value]  # None was ruled out above

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.edgetpu.modelfile import ModelFile, content_of, read_model
-from pytest_dwsconv.edgetpu.process import Finished, check_seconds, last_line, run_within, shown
+from pytest_dwsconv.edgetpu.process import Finished, check_seconds, last_line, run_within
 from pytest_dwsconv.errors import CompilerError, FormatError, InputError
 
 _PROGRAM = "edgetpu_compiler"
@@ -150,7 +151,7 @@ def compile_segments(
     """
     if not isinstance(count, int) or not 2 <= count <= _MOST_SEGMENTS:
         raise InputError(
-            f"{shown(count)} is not a number of segments: give 2 to {_MOST_SEGMENTS}, or use "
+            f"{quoted(count)} is not a number of segments: give 2 to {_MOST_SEGMENTS}, or use "
             "compile_model"
         )
     names = [f"model_segment_{number}_of_{count}_edgetpu.tflite" for number in range(count)]
@@ -200,7 +201,7 @@ def _check_options(options: Sequence[str]) -> None:
     # a NUL cannot be in a command
     if not words or not all(isinstance(word, str) and "\0" not in word for word in options):
         raise InputError(
-            f"options is {shown(options)}; give a list with each word by itself, as in "
+            f"options is {quoted(options)}; give a list with each word by itself, as in "
             "['--search_delegate']"
         )
     for option in options:

@@ -93,6 +93,10 @@ class Operator:
     custom: bool = False
     options: Mapping[str, int] = field(default_factory=dict)
 
+    def input(self, place: int) -> Tensor | None:
+        """The input at a place; None where there is none."""
+        return self.inputs[place] if place < len(self.inputs) else None
+
     @property
     def layer(self) -> str:
         """The PyTorch layer it came from if the file names it, else the first output's name."""

@@ -44,7 +44,7 @@ def _no_activation(operator: Operator) -> str:
 
 def _equal_dilation(operator: Operator) -> str:
     down, across = operator.options.get("dilation_h", 1), operator.options.get("dilation_w", 1)
-    weight = operator.inputs[1] if len(operator.inputs) > 1 else None
+    weight = operator.input(1)
     if weight is not None and len(weight.shape) == 4 and 1 in weight.shape[1:3]:
         return ""  # a dilation has no effect where the kernel is 1 wide, and compiler 16 knows it
     return "" if across == down else f"its dilation differs in x and y ({across} and {down})"
@@ -71,7 +71,7 @@ def _no_batch_padding(operator: Operator) -> str:
 
 
 def _flat_alpha(operator: Operator) -> str:
-    alpha = operator.inputs[1] if len(operator.inputs) > 1 else None
+    alpha = operator.input(1)
     if alpha is None or all(side == 1 for side in alpha.shape[:-1]):
         return ""
     return "its alpha has more than one dimension"
@@ -94,9 +94,8 @@ def _small_softmax(operator: Operator) -> str:
 
 
 def _unit_strides(operator: Operator) -> str:
-    strides = operator.inputs[3] if len(operator.inputs) > 3 else None
-    known = strides.values if strides is not None else None
-    if known is None or all(stride == 1 for stride in known):
+    strides = operator.input(3)
+    if strides is None or strides.values is None or all(one == 1 for one in strides.values):
         return ""
     return "its strides are not all 1, which compiler 15 refused and 16 may map"
 
@@ -127,7 +126,7 @@ def _doubled(operator: Operator) -> str:
 
 def _sides(operator: Operator) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Height and width of what an operator works on, and of what it computes."""
-    data = operator.inputs[0] if operator.inputs else None
+    data = operator.input(0)
     before = data.shape if data is not None else ()
     return before[1:3], operator.outputs[0].shape[1:3] if operator.outputs else ()
 
@@ -148,9 +147,9 @@ def _unconfirmed(operator: Operator) -> str:
 
 def _first_and_values(operator: Operator) -> tuple[Tensor, tuple[int, ...] | None]:
     """The data that an operator works on, and the integers that say how, where they are known."""
-    second = operator.inputs[1] if len(operator.inputs) > 1 else None
-    data = operator.inputs[0] if operator.inputs else None
-    return data or operator.outputs[0], second.values if second is not None else None
+    second = operator.input(1)
+    values = None if second is None else second.values
+    return operator.input(0) or operator.outputs[0], values
 
 
 _ANY = OperatorSupport()
@@ -216,16 +215,11 @@ def support_of(operator: Operator) -> OperatorSupport | None:
     """What is known of this operator, None if it is not among those that may map."""
     if operator.custom:
         return None
-    if operator.name == "FULLY_CONNECTED" and _has_scale_per_channel(operator):
+    weight = operator.input(1)
+    scales = None if weight is None else weight.quantization
+    if operator.name == "FULLY_CONNECTED" and scales is not None and scales.per_channel:
         return SUPPORTED[PER_CHANNEL]
     return SUPPORTED.get(operator.name)
-
-
-def _has_scale_per_channel(operator: Operator) -> bool:
-    weight = operator.inputs[1] if len(operator.inputs) > 1 else None
-    return (
-        weight is not None and weight.quantization is not None and weight.quantization.per_channel
-    )
 
 
 REFUSED = frozenset(

@@ -76,14 +76,14 @@ class LatencyFeatures:
 
     params_bytes: float
     off_chip_bytes: float
-    standard_macs: float
-    pointwise_macs: float
-    depthwise_macs: float
-    linear_macs: float
-    activation_bytes: float
-    input_bytes: float
-    output_bytes: float
-    layers: int
+    standard_macs: float = 0
+    pointwise_macs: float = 0
+    depthwise_macs: float = 0
+    linear_macs: float = 0
+    activation_bytes: float = 0
+    input_bytes: float = 0
+    output_bytes: float = 0
+    layers: int = 0
     instruction_bytes: float | None = None
     concatenations: int | None = None
     on_cpu: int = 0
@@ -139,13 +139,12 @@ def predict_latency(features: LatencyFeatures, host: str = HOST) -> LatencyPredi
         )
     rates = rates_of(host)
     sent = features.off_chip_bytes + features.input_bytes
-    instructions = features.instruction_bytes or 0
     received = _OUTPUT_RATE * features.output_bytes
-    bus = rates.bus_ms_per_mib * (sent + instructions + received) / _MIB
+    bus = bus_ms(sent + (features.instruction_bytes or 0) + received, host)
     macs = MS_PER_GMAC * features.macs / 1e9
     activations = MS_PER_ACTIVATION_MIB * features.activation_bytes / _MIB
     ms = rates.floor_ms + bus + macs + activations
-    lower_bound = rates.least_ms + rates.bus_ms_per_mib * sent / _MIB
+    lower_bound = rates.least_ms + bus_ms(sent, host)
     factor, why = _interval(features)
     unknown = "" if features.output_bytes else "; its outputs are not known, and count as 0 bytes"
     if ms * factor < rates.fastest_ms:
@@ -223,14 +222,8 @@ def _of_compiled(file: ModelFile) -> LatencyFeatures:
     return LatencyFeatures(
         params_bytes=file.parameters_cached + file.parameters_streamed,
         off_chip_bytes=file.parameters_streamed,
-        standard_macs=0,
-        pointwise_macs=0,
-        depthwise_macs=0,
-        linear_macs=0,
-        activation_bytes=0,
         input_bytes=file.input_bytes,
         output_bytes=file.output_bytes,
-        layers=0,
         instruction_bytes=file.instruction_bytes,
         on_cpu=len(file.on_cpu),
     )
@@ -298,7 +291,7 @@ def _elements(tensor: Tensor) -> int:
 
 def _kind(operator: Operator) -> Kind | str | None:
     """The kind of a convolution, "linear" for a fully connected layer, None for the others."""
-    weight = operator.inputs[1] if len(operator.inputs) > 1 else None
+    weight = operator.input(1)
     if weight is None or not operator.outputs:
         return None
     if operator.name == "FULLY_CONNECTED":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.errors import InputError
 
 
@@ -98,16 +99,8 @@ def check_seconds(seconds: float, name: str, what: str) -> None:
     if isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST:
         return
     raise InputError(
-        f"{name} is {shown(seconds)}; give the seconds that {what}, at most {LONGEST:,}"
+        f"{name} is {quoted(seconds)}; give the seconds that {what}, at most {LONGEST:,}"
     )
-
-
-def shown(value: object) -> str:
-    """A value in an error message: the beginning of what Python prints for it."""
-    try:
-        return f"{value!r:.80}"
-    except ValueError:  # Python does not print integers of more than 4,300 digits
-        return "a number of thousands of digits"
 
 
 def kill_all(process: subprocess.Popen[Any]) -> None:

@@ -285,7 +285,10 @@ class SeparableConvNd(nn.Module):
             InputError: what is assigned is not such a kernel, or cannot be factorised.
         """
         inner = None if self.pointwise_in is None else self.pointwise_in.weight
-        factors = Factors(self._standard_taps(), self.pointwise.weight, inner)
+        taps = self.depthwise.weight
+        if self.transposed:
+            taps = swapped(taps, self.depthwise.groups)
+        factors = Factors(taps, self.pointwise.weight, inner)
         kernel = dense_kernel(factors, self.form, self.size, self.groups)
         return ComputedKernel.of(self._own_layout(kernel))
 
@@ -320,10 +323,6 @@ class SeparableConvNd(nn.Module):
         if self.transposed:
             found["depthwise"] = swapped(factors.depthwise, self.depthwise.groups)
         return found
-
-    def _standard_taps(self) -> Tensor:
-        taps = self.depthwise.weight
-        return swapped(taps, self.depthwise.groups) if self.transposed else taps
 
     def _own_layout(self, kernel: Tensor) -> Tensor:
         """The kernel of a standard convolution as one of this kind holds it, or back."""

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.edgetpu.modelfile import read_model
-from pytest_dwsconv.edgetpu.process import check_seconds, last_line, run_within, shown
+from pytest_dwsconv.edgetpu.process import check_seconds, last_line, run_within
 from pytest_dwsconv.edgetpu.support import judge_model
 from pytest_dwsconv.errors import EdgeTpuWarning, ExportError, InputError, first_line, require
 from pytest_dwsconv.tracing.preserving import as_found
@@ -121,7 +122,7 @@ def _sides(shape: Sequence[int]) -> tuple[int, ...]:
         sides = ()
     if len(sides) < 2 or min(sides) < 1:
         raise InputError(
-            f"{shown(shape)} is not an input shape; give whole numbers such as (1, 3, 224, 224)"
+            f"{quoted(shape)} is not an input shape; give whole numbers such as (1, 3, 224, 224)"
         )
     if math.prod(sides) > _MOST_ELEMENTS:
         raise InputError(
