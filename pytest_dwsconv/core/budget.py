@@ -57,12 +57,13 @@ class Budget:
         is_predicted = self.latency_predicted is not None
         if is_predicted:
             _number("latency_predicted", self.latency_predicted, Unit.SECONDS)
+        if (self.latency is None) != (self.target is None):
+            missing = "latency='5ms'" if self.latency is None else "target='cpu'"
+            raise InputError(
+                f"a budget's latency and target go together: give {missing}, say, as well"
+            )
         if not bounds_of(self) and self.latency_limit is None and not is_predicted:
             raise InputError(f"a budget without a limit checks nothing: give any of {_accepted()}")
-        if (self.latency is None) != (self.target is None):
-            raise InputError(
-                "a budget's latency and target go together, as in latency='5ms', target='edgetpu'"
-            )
 
     @property
     def latency_limit(self) -> LatencyLimit | None:

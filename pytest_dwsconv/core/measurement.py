@@ -39,7 +39,7 @@ class Measurement:
 
     ``reference`` are the seconds of a standard convolution, timed in turns with the model, on
     targets that have one: it tells how fast the machine is, and whether it was busy. ``conditions``
-    are those of PyTorch on this machine's CPU, None elsewhere. ``waited`` is the share of the
+    are those on this machine's CPU, None elsewhere. ``waited`` is the share of the
     reference's time in which it did not run, as other programs had the cores; 0 where nobody knows.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from time import perf_counter, thread_time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pytest_dwsconv.core.latency.comparison import Runtime
+from pytest_dwsconv.core.latency.comparison import Conditions, Runtime
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.latency.machine import this_machine
 from pytest_dwsconv.latency.runs import Run, conditions_of, ready, torch_dtype
@@ -27,7 +28,11 @@ ATTEMPTS = 3
 
 
 def measure_network(
-    network: nn.Module, shape: tuple[int, ...], *, seconds: float = 2.0
+    network: nn.Module,
+    shape: tuple[int, ...],
+    runtime: Runtime = Runtime.EAGER,
+    *,
+    seconds: float = 2.0,
 ) -> Measurement:
     """How long a network takes on this CPU with PyTorch, on the threads that it uses now.
 
@@ -37,12 +42,15 @@ def measure_network(
     Args:
         network: what to measure, in evaluation mode.
         shape: that of its one input.
+        runtime: PyTorch as it is, or with its compiler.
         seconds: how long an attempt may take.
 
     Raises:
-        InputError: the network is not on the CPU, or its forward fails on such an input.
+        InputError: the network is not on the CPU, it cannot be compiled, or its forward fails on
+            such an input.
     """
-    return _quietest(partial(_measured, network, shape, seconds))
+    conditions = replace(conditions_of(network), runtime=runtime)
+    return _quietest(partial(_measured, network, shape, conditions, seconds))
 
 
 def measure_exported(
@@ -70,9 +78,8 @@ def measure_exported(
     from pytest_dwsconv.edgetpu.hosts import Host
     from pytest_dwsconv.latency.litert import exported
 
-    standard, image = reference()
-    files = [exported(network, shape, runtime)]
-    files.append(exported(standard, tuple(image[0].shape), runtime))
+    given = Run(network, [torch.empty(shape, device="meta")])
+    files = exported([given, reference()], runtime)
     with Host(host) as there:
         return _quietest(
             partial(_measured_there, there, files, type(network).__name__, runtime, seconds)
@@ -113,8 +120,9 @@ class _Watched:
         return max(0.0, 1 - self._ran / self._seconds) if self._seconds else 0.0
 
 
-def _measured(network: nn.Module, shape: tuple[int, ...], seconds: float) -> Measurement:
-    conditions = conditions_of(network)
+def _measured(
+    network: nn.Module, shape: tuple[int, ...], conditions: Conditions, seconds: float
+) -> Measurement:
     with torch.random.fork_rng(devices=[]):
         image = torch.rand(shape, dtype=torch_dtype(conditions))
     with ready([Run(network, [image]), reference()], conditions) as calls:
@@ -161,4 +169,6 @@ def _measured_there(
         first_invoke=timed.first_invokes[0],
         samples=samples,
         reference=standard,
+        # reason: elsewhere no replacement can be measured under them
+        conditions=None if host.spec.text else Conditions(timed.threads, runtime=runtime),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,11 @@ from pytest_dwsconv.separable.replacement import initial, replacement
 AnyConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Candidate = tuple[ConvSpec, PlanEntry]
 """A convolution with its input shape, and a replacement of it."""
+_Group = dict[str, Candidate]
+"""One convolution with several replacements, by what each comparison is kept as."""
+
+TOGETHER = 4
+"""Convolutions that are exported in one process, which takes seconds to begin."""
 
 
 def time_layers(
@@ -37,7 +42,8 @@ def time_layers(
 ) -> list[Comparison]:
     """Tell how many times as fast each replacement is as its convolution, on this CPU.
 
-    Only numbers and shapes count, so weights are random ones. Layers that differ in
+    With LiteRT each is exported, which takes about a second, and for every few convolutions some
+    more. Only numbers and shapes count, so weights are random ones. Layers that differ in
     nothing but their names are measured once. All replacements of a convolution are timed in turns
     with it.
     Results are kept in the user's cache folder, except those that are too noisy.
@@ -52,28 +58,27 @@ def time_layers(
         A comparison for each candidate, in their order; its ``second_ms`` is the replacement's.
 
     Raises:
-        InputError: a convolution has no input shape, an entry is for another convolution, or the
-            conditions are LiteRT's.
+        InputError: a convolution has no input shape, or an entry is for another convolution.
+        ExportError: a layer cannot be exported.
+        EdgeTpuError: exported layers cannot be run.
+        MissingDependencyError: LiteRT needs a package that is not installed.
     """
     conditions = conditions or current_conditions()
-    if conditions.is_litert:
-        raise InputError(
-            "layers are timed with PyTorch: compare whole networks for LiteRT, with "
-            "compare_networks"
-        )
     keys = [_key(spec, entry) for spec, entry in candidates]
-    store = Store(this_machine(), conditions)
+    store = Store(this_machine(conditions.runtime), conditions)
     known = {} if remeasure else store.read()
-    groups: dict[str, dict[str, Candidate]] = {}
+    groups: dict[str, _Group] = {}
     for key, candidate in zip(keys, candidates, strict=True):
         if key not in known:
             groups.setdefault(_shape_key(candidate[0]), {})[key] = candidate
     with Progress("timing", len(groups), "convolution") as progress:
-        for group in groups.values():
-            measured = _measured(group, conditions, seconds)
-            known |= measured
-            store.add({key: found for key, found in measured.items() if _is_certain(found)})
-            progress.advance()
+        waiting = list(groups.values())
+        while waiting:
+            together, waiting = waiting[:TOGETHER], waiting[TOGETHER:]
+            for measured in _measured(together, conditions, seconds):
+                known |= measured
+                store.add({key: found for key, found in measured.items() if _is_certain(found)})
+                progress.advance()
     return [known[key] for key in keys]
 
 
@@ -94,9 +99,38 @@ def _shape_key(spec: ConvSpec) -> str:
 
 
 def _measured(
-    group: dict[str, Candidate], conditions: Conditions, seconds: float
-) -> dict[str, Comparison]:
-    """Comparisons of one convolution with several replacements."""
+    groups: Sequence[_Group], conditions: Conditions, seconds: float
+) -> Iterator[dict[str, Comparison]]:
+    """Comparisons of convolutions, each with several replacements."""
+    made = [_runs(group, conditions) for group in groups]
+    for group, runs, times in zip(groups, made, _times(made, conditions, seconds), strict=True):
+        original, *others = times
+        spec, _ = next(iter(group.values()))
+        [image] = runs[0].inputs
+        batch = image.shape[0] if image.ndim == spec.rank + 2 else 1
+        found = {}
+        for key, other in zip(group, others, strict=True):
+            found[key] = compare(original, other, conditions, batch)
+        yield found
+
+
+def _times(
+    made: Sequence[Sequence[Run]], conditions: Conditions, seconds: float
+) -> Iterator[Sequence[Sequence[float]]]:
+    if conditions.is_litert:
+        from pytest_dwsconv.latency.litert import time_exported
+
+        for timed in time_exported(made, conditions, seconds):
+            yield timed.turns
+        return
+    for runs in made:
+        with ready(runs, conditions) as calls:
+            times = time_in_turns(calls, seconds * (len(calls) - 1))
+        yield times
+
+
+def _runs(group: _Group, conditions: Conditions) -> list[Run]:
+    """A convolution and its replacements, with a random input."""
     spec, _ = next(iter(group.values()))
     if spec.input_shape is None:
         raise InputError(
@@ -107,15 +141,8 @@ def _measured(
     with torch.random.fork_rng(devices=[]):
         conv = _convolution(spec)
         layers = [conv, *(_replaced(conv, entry) for _, entry in group.values())]
-        layers = [layer.to(dtype) for layer in layers]
         image = torch.randn(spec.input_shape, dtype=dtype)
-    with ready([Run(layer, [image]) for layer in layers], conditions) as calls:
-        original, *others = time_in_turns(calls, seconds * len(group))
-    batch = spec.input_shape[0] if len(spec.input_shape) == spec.rank + 2 else 1
-    found = {}
-    for key, times in zip(group, others, strict=True):
-        found[key] = compare(original, times, conditions, batch)
-    return found
+    return [Run(layer.to(dtype), [image]) for layer in layers]
 
 
 _SETTINGS = ("stride", "padding", "dilation", "groups", "bias", "padding_mode")

@@ -2,55 +2,56 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-
-from torch import nn
+from itertools import islice
 
 from pytest_dwsconv.core.latency.comparison import Conditions, Runtime
 from pytest_dwsconv.edgetpu.device import Turns, measure_in_turns
-from pytest_dwsconv.edgetpu.export import export_float, export_int8
+from pytest_dwsconv.edgetpu.export.exporter import export_for_timing
 from pytest_dwsconv.edgetpu.hosts import Host
-from pytest_dwsconv.errors import EdgeTpuWarning
+from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.latency.runs import Run
 
 
-def time_exported(
-    networks: Sequence[nn.Module],
-    shape: tuple[int, ...],
-    conditions: Conditions,
-    host: str = "",
-    seconds: float = 10.0,
-) -> Turns:
-    """Export networks and time them in turns on the CPU of a host.
+def exported(runs: Sequence[Run], runtime: Runtime) -> list[bytes]:
+    """The ``.tflite`` files of networks that take one input, with batch size 1.
 
     In int8, weights and activations are quantised on noise, which makes no difference to the time.
 
+    Raises:
+        InputError: an input cannot be used.
+        ExportError: a network cannot be exported.
+        MissingDependencyError: a package of the extra ``export`` is not installed.
+    """
+    networks = []
+    for network, inputs in runs:
+        if len(inputs) != 1:
+            raise InputError("an export takes one input: give one tensor")
+        networks.append((network, inputs[0].shape))
+    return export_for_timing(networks, int8=runtime is Runtime.LITERT_INT8)
+
+
+def time_exported(
+    groups: Sequence[Sequence[Run]], conditions: Conditions, seconds: float, host: str = ""
+) -> list[Turns]:
+    """Export networks and time those of each group in turns on the CPU of a host.
+
     Args:
-        networks: networks of one input; they are left as found.
-        shape: that of the input, with batch size 1.
+        groups: networks to compare with each other.
         conditions: the runtime, and its threads.
+        seconds: how long to go on with each network, for at least 8 rounds.
         host: as ``edgetpu.Host`` takes it: "" is this host, "ssh=pi@raspberrypi" another.
-        seconds: how long to go on, for at least 8 rounds.
 
     Raises:
-        InputError: the shape or the host cannot be used.
+        InputError: an input or the host cannot be used.
         ExportError: a network cannot be exported.
         EdgeTpuError: they cannot be measured there; ``kind`` says why.
         MissingDependencyError: a package of the extras ``export`` or ``measure`` is not installed.
     """
-    files = [exported(network, shape, conditions.runtime) for network in networks]
+    files = iter(exported([run for group in groups for run in group], conditions.runtime))
+    timed = []
     with Host(host) as there:
-        return measure_in_turns(there, files, conditions.threads, seconds)
-
-
-def exported(network: nn.Module, shape: tuple[int, ...], runtime: Runtime) -> bytes:
-    """The ``.tflite`` file of a network.
-
-    Raises:
-        InputError, ExportError, MissingDependencyError: as ``time_exported`` does.
-    """
-    export = export_int8 if runtime is Runtime.LITERT_INT8 else export_float
-    with warnings.catch_warnings():
-        # reason: what an Edge TPU would not take does not matter to a CPU
-        warnings.simplefilter("ignore", EdgeTpuWarning)
-        return export(network, shape)
+        for group in groups:
+            own = list(islice(files, len(group)))
+            timed.append(measure_in_turns(there, own, conditions.threads, seconds * len(group)))
+    return timed

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 
 import torch
 
 from pytest_dwsconv.core.jsonio import Positive
+from pytest_dwsconv.core.latency.comparison import Runtime
 from pytest_dwsconv.edgetpu.remote.worker import processor
+from pytest_dwsconv.errors import require
+
+_LITERT = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch")
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,19 @@ class Machine:
 
 
 @cache
-def this_machine() -> Machine:
-    """The machine this process runs on, with the cores that it may use."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return Machine(processor(), usable_cores(), f"torch {torch.__version__}, {capability}")
+def this_machine(runtime: Runtime = Runtime.EAGER) -> Machine:
+    """The machine this process runs on, with the cores that it may use, and what runs networks.
+
+    Raises:
+        MissingDependencyError: LiteRT is not installed.
+    """
+    if runtime.is_litert:
+        for name in _LITERT:
+            require("timing with LiteRT", name, "export")
+        versions = ", ".join(f"{name} {version(name)}" for name in _LITERT)
+    else:
+        versions = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    return Machine(processor(), usable_cores(), versions)
 
 
 def usable_cores() -> int:

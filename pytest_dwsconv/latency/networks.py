@@ -49,17 +49,21 @@ def compare_networks(
     if not given or not all(isinstance(tensor, Tensor) for tensor in given):
         raise InputError("inputs must be a tensor, or several: those that both forwards take")
     given = [_valued(tensor) for tensor in given]
+    runs = [Run(network, given) for network in (first, second)]
     if conditions.is_litert:
-        return _exported(first, second, given, conditions, host, seconds)
+        from pytest_dwsconv.latency.litert import time_exported
+
+        [timed] = time_exported([runs], conditions, seconds / len(runs), host)
+        first_times, second_times = timed.turns
+        return compare(first_times, second_times, conditions, given[0].shape[0])
     if host:
         raise InputError(
             "PyTorch is timed on this host only: leave host out, or give conditions with LiteRT"
         )
-    runs = [Run(network, given) for network in (first, second)]
     with ready(runs, conditions) as calls:
-        one, other = time_in_turns(calls, seconds)
+        one, other, again = time_in_turns([*calls, calls[0]], seconds)
     batch = given[0].shape[0] if given[0].ndim else 1
-    return compare(one, other, conditions, batch)
+    return compare(one, other, conditions, batch, again)
 
 
 def _valued(tensor: Tensor) -> Tensor:
@@ -70,21 +74,3 @@ def _valued(tensor: Tensor) -> Tensor:
         return torch.zeros_like(tensor, device="cpu")
     with torch.random.fork_rng(devices=[]):
         return torch.rand_like(tensor, device="cpu")
-
-
-def _exported(
-    first: nn.Module,
-    second: nn.Module,
-    inputs: Sequence[Tensor],
-    conditions: Conditions,
-    host: str,
-    seconds: float,
-) -> Comparison:
-    from pytest_dwsconv.latency.litert import time_exported
-
-    if len(inputs) != 1:
-        raise InputError("an export takes one input: give one tensor")
-    shape = tuple(inputs[0].shape)
-    timed = time_exported([first, second], shape, conditions, host, seconds)
-    one, other = timed.turns
-    return compare(one, other, conditions, shape[0])

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_map
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.inputs import forward_arguments
 from pytest_dwsconv.core.conv import Form, Order
-from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.rules import Policy
 from pytest_dwsconv.errors import TracingError
@@ -142,13 +141,13 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             ``size`` (bytes in float32) and ``int8`` (bytes with weights in int8). Which layers are
             replaced, by which form and of which size is chosen so that the loss predicted
             from ``calibration`` is least.
-        target: the machine that it is to be faster on: ``"cpu"``, this one, where only what was
-            measured faster is replaced, or ``"edgetpu"``, by predictions. These are for a
-            Raspberry Pi 4; ``"edgetpu:desktop_usb3"`` and ``"edgetpu:dev_board_pcie"`` name
-            other hosts. A budget may then have a ``latency``, such as ``"8ms"``, and needs no
-            calibration: without it what a replacement loses is taken to be its weight error. If the
-            network is not faster with any plan, the plan is empty; ``report_before.evidence`` says
-            why.
+        target: what it is to be faster on: ``"cpu"``, ``"torch_compile"``, ``"litert"`` or
+            ``"litert_int8"``, which run it on this machine's CPU, where only what was measured
+            faster is replaced, or ``"edgetpu"``, by predictions. These are for a Raspberry Pi 4;
+            ``"edgetpu:desktop_usb3"`` and ``"edgetpu:dev_board_pcie"`` name other hosts. A budget
+            may then have a ``latency``, such as ``"8ms"``, and needs no calibration: without it
+            what a replacement loses is taken to be its weight error. If the network is not faster
+            with any plan, the plan is empty; ``report_before.evidence`` says why.
         objective: ``"latency"`` for the fastest network within the budget, instead of the least
             loss. With ``max_error`` and the like a target means that anyway.
         max_error: in place of ``budget``: the smallest plan is searched with which
@@ -196,7 +195,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         subclasses=subclasses,
         few_channels=few_channels,
         # reason: a TFLite file has no transposed convolution in groups
-        transposed=goal is None or goal.target != EDGETPU,
+        transposed=goal is None or not goal.is_exported,
         select=patterns(select, "select"),
         ignore=patterns(ignore, "ignore"),
     )

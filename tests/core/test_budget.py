@@ -426,9 +426,10 @@ def test_a_violation_is_plain_data() -> None:
         ),
         (
             {"latency": "5ms"},
-            "a budget's latency and target go together, as in latency='5ms', target='edgetpu'",
+            "a budget's latency and target go together: give target='cpu', say, as well",
         ),
-        ({"params": 1, "target": "cpu"}, "a budget's latency and target go together"),
+        ({"params": 1, "target": "cpu"}, "a budget's latency and target go together: give laten"),
+        ({"target": "cpu"}, "a budget's latency and target go together: give latency='5ms', say, "),
         (
             {"latency": "5M", "target": "cpu"},
             "the budget's latency '5M' is not a quantity: write a number from 0 with",

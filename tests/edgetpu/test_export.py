@@ -170,7 +170,7 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
         ),
         ("exit 3", r"the converter failed \(exit code 3\): it printed nothing"),
         (
-            "printf 'SIN has no int8 form' > refusal.txt; exit 1",
+            "printf 'SIN has no int8 form' > 0/refusal.txt; exit 1",
             "Network cannot be exported: SIN has no int8 form",
         ),
         ("exit 0", "Network cannot be exported: .*No such file.*model.tflite.*; check the space"),

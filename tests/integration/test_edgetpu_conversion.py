@@ -297,3 +297,14 @@ def test_a_float_file_computes_the_same_and_keeps_groups() -> None:
     found = runtime.get_tensor(runtime.get_output_details()[0]["index"])
     expected = network(image).permute(0, 2, 3, 1).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("target", ["litert", "litert_int8"])
+def test_layers_and_the_whole_network_are_timed_for_a_plan(target: str) -> None:
+    model = nn.Sequential(conv(32, 32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 24 * 24, 4)).eval()
+    result = rewrite(model, (1, 32, 24, 24), target=target)
+    [whole] = result.report_before.evidence
+    [layer] = result.report_before.candidates[0].evidence
+    assert (whole.target, layer.target) == (target, target)
+    assert layer.before_ms or layer.reason

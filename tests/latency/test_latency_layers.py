@@ -108,7 +108,7 @@ def test_another_machine_is_measured_anew(
     timed: list[list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time_layers([(SPEC, entry())], CONDITIONS)
-    monkeypatch.setattr(layers, "this_machine", lambda: Machine("another", 8, "torch 9"))
+    monkeypatch.setattr(layers, "this_machine", lambda _: Machine("another", 8, "torch 9"))
     time_layers([(SPEC, entry())], CONDITIONS)
     assert len(timed) == 2
 

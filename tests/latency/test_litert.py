@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ from standin import fails
 from standin_runtime import python_with, write_runtime
 from torch import nn
 
+from pytest_dwsconv.core.conv import ConvSpec, Form
 from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat, Runtime
+from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.edgetpu.device import measure_in_turns
 from pytest_dwsconv.edgetpu.hosts import Host
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.latency import compare_networks, litert, time_layers
+from pytest_dwsconv.latency import compare_networks, layers, litert, time_layers
 from pytest_dwsconv.latency.benchmark import measure_exported
+from pytest_dwsconv.latency.machine import Machine
 
 CONDITIONS = Conditions(2, runtime=Runtime.LITERT)
 X = torch.rand(1, 3, 8, 8)
@@ -34,11 +38,11 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[Runtime]:
     """What networks were exported for."""
     found: list[Runtime] = []
 
-    def exported(network: nn.Module, shape: tuple[int, ...], runtime: Runtime) -> bytes:
-        found.append(runtime)
-        return b"broken" if isinstance(network, nn.Linear) else b"model"
+    def export(networks: Sequence[tuple[nn.Module, tuple[int, ...]]], *, int8: bool) -> list[bytes]:
+        found.append(Runtime.LITERT_INT8 if int8 else Runtime.LITERT)
+        return [b"broken" if isinstance(one, nn.Linear) else b"model" for one, _ in networks]
 
-    monkeypatch.setattr(litert, "exported", exported)
+    monkeypatch.setattr(litert, "export_for_timing", export)
     return found
 
 
@@ -49,7 +53,7 @@ def test_exported_networks_are_compared(
     conditions = Conditions(2, runtime=runtime)
     one, other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 5)
     found = compare_networks(one, other, X, conditions, host=python, seconds=0)
-    assert exports == [runtime, runtime]
+    assert exports == [runtime]
     assert found.rounds == 8
     assert found.first_ms > 0.1
     assert f"{runtime.value}, 2 threads, channels_last, batch 1" in str(found)
@@ -99,6 +103,21 @@ def test_what_cannot_be_is_refused(arguments: dict[str, object], said: str) -> N
         compare_networks(nn.ReLU(), nn.ReLU(), **arguments)  # type: ignore[arg-type]
 
 
-def test_layers_are_not_timed_there() -> None:
-    with pytest.raises(InputError, match="layers are timed with PyTorch"):
-        time_layers([], CONDITIONS)
+@pytest.mark.usefixtures("own_cache")
+def test_convolutions_are_exported_several_at_once_and_kept(
+    python: str, exports: list[Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "this_machine", lambda _: Machine("here", 1, "LiteRT 1"))
+    monkeypatch.setattr(litert, "Host", lambda _: Host(python))
+    candidates = []
+    for outputs in range(16, 16 + layers.TOGETHER + 1):
+        spec = ConvSpec(
+            *(2, 8, outputs, (3, 3), (1, 1), (1, 1), (1, 1), 1, True, "zeros"),
+            input_shape=(1, 8, 6, 6),
+        )
+        candidates.append((spec, PlanEntry.of("a", spec, Form.DEPTHWISE_FIRST, 1)))
+    found = time_layers(candidates, CONDITIONS, seconds=0)
+    assert len(exports) == 2
+    assert {each.conditions for each in found} == {CONDITIONS}
+    time_layers(candidates, CONDITIONS, seconds=0)
+    assert len(exports) < 4

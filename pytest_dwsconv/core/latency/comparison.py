@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -17,6 +18,19 @@ class Runtime(str, Enum):
     LITERT = "LiteRT float"
     LITERT_INT8 = "LiteRT int8"
 
+    @property
+    def is_litert(self) -> bool:
+        return self in (Runtime.LITERT, Runtime.LITERT_INT8)
+
+
+RUNTIMES = {
+    "cpu": Runtime.EAGER,
+    "torch_compile": Runtime.COMPILED,
+    "litert": Runtime.LITERT,
+    "litert_int8": Runtime.LITERT_INT8,
+}
+"""What runs networks on the targets whose latencies are measured."""
+
 
 class MemoryFormat(str, Enum):
     """How images lie in memory: channel by channel, or pixel by pixel."""
@@ -29,8 +43,8 @@ class MemoryFormat(str, Enum):
 class Conditions:
     """What a latency on a CPU depends on, besides the machine, the model and its input.
 
-    With LiteRT images are always channels_last. ``dtype`` is that of layers that are timed, as
-    PyTorch calls it; networks are timed in their own.
+    With LiteRT images are always channels_last, and networks are exported from float32. ``dtype``
+    is that of layers that are timed, as PyTorch calls it; networks are timed in their own.
 
     Raises:
         InputError: ``threads`` is not a whole number from 1.
@@ -45,10 +59,11 @@ class Conditions:
         whole_number("threads", self.threads)
         if self.is_litert:
             object.__setattr__(self, "memory_format", MemoryFormat.CHANNELS_LAST)
+            object.__setattr__(self, "dtype", "float32")
 
     @property
     def is_litert(self) -> bool:
-        return self.runtime in (Runtime.LITERT, Runtime.LITERT_INT8)
+        return self.runtime.is_litert
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
@@ -73,7 +88,7 @@ class Comparison:
     time over the second's. It is expected between ``low`` and ``high`` (95 %, by bootstrap).
     ``first_ms`` and ``second_ms`` are medians. ``spread`` is the larger one of the two distances
     from the 10th to the 90th percentile, as a share of the median. ``batch`` is the size of the
-    batch.
+    batch. ``control`` is the ratio of the first to itself, where it was timed twice in each round.
     """
 
     first_ms: float
@@ -85,6 +100,7 @@ class Comparison:
     rounds: Positive
     conditions: Conditions
     batch: Positive
+    control: float | None = field(default=None, metadata=OMITTED)
 
     @property
     def verdict(self) -> Speed:
@@ -101,7 +117,11 @@ class Comparison:
     @property
     def is_busy(self) -> bool:
         """Whether times varied so much that something else must have been running."""
-        return self.spread > BUSY
+        return self.spread > BUSY or self._differs_from_itself
+
+    @property
+    def _differs_from_itself(self) -> bool:
+        return self.control is not None and abs(math.log(self.control)) > math.log(NOTICEABLE)
 
     @property
     def saved_ms(self) -> float:
@@ -115,6 +135,8 @@ class Comparison:
             low, high = 1 / high, 1 / low
         interval = f"{low:.2f} to {high:.2f}x"
         noise = f"; the machine was busy, times spread by {self.spread:.0%}" if self.is_busy else ""
+        if self._differs_from_itself:
+            noise = f"{noise} and the first was {self.control:.2f}x as fast as itself"
         return f"{self.claim} ({interval}; {times}; measured, {self.circumstances}{noise})"
 
     @property

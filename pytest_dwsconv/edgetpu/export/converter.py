@@ -1,4 +1,4 @@
-"""The process in which a recorded forward becomes a TFLite file: ``python -m ... FOLDER KIND``.
+"""The process in which a recorded forward becomes a TFLite file: ``python -m ... KIND FOLDER...``.
 
 It is a process of its own because the converter may crash or hang, takes seconds to import, and
 prints.
@@ -190,15 +190,16 @@ def _quantized(plain: bytes, samples: Tensor) -> bytes:
     )
 
 
-def main(folder: Path, kind: str) -> int:
+def main(kind: str, *folders: str) -> int:
     os.environ["LITERT_TORCH_SHOW_PROGRESS"] = "n"
-    try:
-        (folder / RESULT).write_bytes(convert(folder, kind))
-    except ExportError as error:
-        (folder / REFUSAL).write_text(str(error), encoding="utf-8")
-        return 1
+    for folder in map(Path, folders):
+        try:
+            (folder / RESULT).write_bytes(convert(folder, kind))
+        except ExportError as error:
+            (folder / REFUSAL).write_text(str(error), encoding="utf-8")
+            return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(*sys.argv[1:]))

@@ -24,7 +24,7 @@ from pytest_dwsconv.errors import EdgeTpuWarning, ExportError, InputError, first
 from pytest_dwsconv.tracing.preserving import as_found
 
 PROGRAM, SAMPLES, RESULT, REFUSAL = "program.pt2", "samples.pt", "model.tflite", "refusal.txt"
-"""What passes between this process and the one that converts, in their folder."""
+"""What passes between this process and the one that converts, in a folder for each network."""
 
 INT8, FLOAT = "int8", "float"
 """Which file is made; said to that process."""
@@ -68,7 +68,7 @@ def export_int8(
             ``judge_model`` says, with every cause.
     """
     _check(model, timeout)
-    content = _exported(model, checked_samples(shape, calibration), timeout, INT8)
+    [content] = _exported([(model, checked_samples(shape, calibration))], timeout, INT8)
     complaints = judge_model(read_model(content)).complaints
     if complaints:
         name = type(model).__name__
@@ -87,16 +87,40 @@ def export_float(model: nn.Module, shape: Sequence[int], *, timeout: float = 600
         MissingDependencyError: the packages of the extra ``export`` are not installed.
     """
     _check(model, timeout)
-    return _exported(model, checked_samples(shape, None), timeout, FLOAT)
+    [content] = _exported([(model, checked_samples(shape, None))], timeout, FLOAT)
+    return content
 
 
-def _exported(model: nn.Module, samples: Tensor, timeout: float, kind: str) -> bytes:
-    _check_values(model)
+def export_for_timing(
+    networks: Sequence[tuple[nn.Module, Sequence[int]]], *, int8: bool, timeout: float = 600
+) -> list[bytes]:
+    """Export networks, each with its input shape, in one process; in int8 calibrated on noise.
+
+    That process takes seconds to begin, and then less than that for a layer. Each network may take
+    as long as ``timeout`` on average.
+
+    Raises:
+        InputError, ExportError, MissingDependencyError: as ``export_int8`` does.
+    """
+    recorded = []
+    for network, shape in networks:
+        _check(network, timeout)
+        recorded.append((network, checked_samples(shape, None)))
+    return _exported(recorded, timeout * len(recorded), INT8 if int8 else FLOAT)
+
+
+_Given = tuple[nn.Module, Tensor]
+"""A network, and samples of its input."""
+
+
+def _exported(given: Sequence[_Given], timeout: float, kind: str) -> list[bytes]:
+    for model, _ in given:
+        _check_values(model)
     check_installed()
-    name = type(model).__name__
+    name = type(given[0][0]).__name__
     try:
         with tempfile.TemporaryDirectory(prefix="dwsconv-export-") as folder:
-            return _converted(model, samples, Path(folder), timeout, kind)
+            return _converted(given, Path(folder), timeout, kind)
     except TimeoutError as error:
         raise ExportError(
             f"exporting {name} was stopped: {error}; give it a longer timeout"
@@ -196,16 +220,22 @@ def _input(batch: object, shape: tuple[int, ...]) -> Tensor:
     return batch.detach().to("cpu", torch.float32)
 
 
-def _converted(model: nn.Module, samples: Tensor, folder: Path, timeout: float, kind: str) -> bytes:
-    _save(model, samples, folder)
-    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.export.converter", str(folder), kind]
-    finished = run_within(timeout, command, folder)
+def _converted(given: Sequence[_Given], folder: Path, timeout: float, kind: str) -> list[bytes]:
+    folders = []
+    for number, (model, samples) in enumerate(given):
+        own = folder / str(number)
+        own.mkdir()
+        _save(model, samples, own)
+        folders.append(own)
+    command = [sys.executable, "-m", "pytest_dwsconv.edgetpu.export.converter", kind]
+    finished = run_within(timeout, [*command, *map(str, folders)], folder)
     if finished.status == 0:
-        return (folder / RESULT).read_bytes()
+        return [(own / RESULT).read_bytes() for own in folders]
+    failed = next(place for place, own in enumerate(folders) if not (own / RESULT).exists())
     reason = f"the converter failed ({finished.ending}): {last_line(finished.stderr)}"
-    if (folder / REFUSAL).is_file():
-        reason = (folder / REFUSAL).read_text(encoding="utf-8")
-    raise ExportError(f"{type(model).__name__} cannot be exported: {reason}")
+    if (folders[failed] / REFUSAL).is_file():
+        reason = (folders[failed] / REFUSAL).read_text(encoding="utf-8")
+    raise ExportError(f"{type(given[failed][0]).__name__} cannot be exported: {reason}")
 
 
 def _save(model: nn.Module, samples: Tensor, folder: Path) -> None:

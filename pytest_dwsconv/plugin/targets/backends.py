@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dwsconv.core.latency.comparison import RUNTIMES
 from pytest_dwsconv.errors import InputError, first_line
 from pytest_dwsconv.plugin.isolation import (
     TEST_ENDINGS,
@@ -46,8 +47,8 @@ def measure_latency(
     if backend is None:
         return Unmeasured(
             target,
-            f"{unknown}: no plugin measures it; write cpu, litert, litert_int8 or edgetpu, or "
-            "measure it yourself by the hook pytest_dwsconv_latency_backend",
+            f"{unknown}: no plugin measures it; write {', '.join(RUNTIMES)} or edgetpu, or measure "
+            "it yourself by the hook pytest_dwsconv_latency_backend",
         )
     if not callable(getattr(backend, "measure", None)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The targets ``cpu``, ``litert`` and ``litert_int8``: processors, with PyTorch or with LiteRT."""
+"""The targets that are processors, with PyTorch or with LiteRT."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_dwsconv.core.latency.comparison import RUNTIMES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,53 +27,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-class ThisCpu:
-    """Measures modules with PyTorch on this machine's processor."""
+class Cpu:
+    """Measures modules on a processor: this machine's, or with LiteRT that of a host."""
 
-    def measure(
-        self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
-    ) -> Measurement:
-        from pytest_dwsconv.latency.benchmark import measure_network
-
-        return measure_network(*_module(model, shape))
-
-
-class LitertCpu:
-    """Measures modules with LiteRT on the processor of the host of ``--dws-edgetpu-host``."""
-
-    def __init__(self, host: str, runtime: Runtime) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime, host: str) -> None:
         self._runtime = runtime
+        self._host = host
 
     def measure(
         self, model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
     ) -> Measurement:
         from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
-        from pytest_dwsconv.latency.benchmark import measure_exported
+        from pytest_dwsconv.errors import InputError
+        from pytest_dwsconv.latency.benchmark import measure_exported, measure_network
 
+        if isinstance(model, (bytes, str, PathLike)) or shape is None:
+            raise InputError("a latency on a CPU takes a module and its input shape")
+        if not self._runtime.is_litert:
+            return measure_network(model, shape, self._runtime)
         try:
-            return measure_exported(*_module(model, shape), self._runtime, self._host)
+            return measure_exported(model, shape, self._runtime, self._host)
         except EdgeTpuAbsentError as error:
             pytest.skip(str(error))
 
 
-def _module(
-    model: nn.Module | bytes | str | PathLike[str], shape: tuple[int, ...] | None
-) -> tuple[nn.Module, tuple[int, ...]]:
-    from pytest_dwsconv.errors import InputError
-
-    if isinstance(model, (bytes, str, PathLike)) or shape is None:
-        raise InputError("a latency on a CPU takes a module and its input shape")
-    return model, shape
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_dwsconv_latency_backend(config: pytest.Config, target: str) -> LatencyBackend | None:
-    if target == "cpu":
-        return ThisCpu()
-    if target not in ("litert", "litert_int8"):
+    if target not in RUNTIMES:
         return None
-    from pytest_dwsconv.core.latency.comparison import Runtime
-
     host = str(config.getoption("dws_edgetpu_host") or config.getini("dws_edgetpu_host") or "")
-    return LitertCpu(host, Runtime.LITERT if target == "litert" else Runtime.LITERT_INT8)
+    return Cpu(RUNTIMES[target], host)

@@ -1,16 +1,18 @@
-"""A plan for this CPU: what was measured faster, and the whole network beside the original."""
+"""A plan for this CPU and what runs networks on it: by what was measured faster."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, Speed
-from pytest_dwsconv.core.latency.evidence import CPU, Effect, Evidence, Provenance
-from pytest_dwsconv.core.plan import Plan
+from pytest_dwsconv.core.conv import ORDERS, Form
+from pytest_dwsconv.core.latency.comparison import RUNTIMES, Comparison, Conditions, Speed
+from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
+from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.allocation import Limited, least_loss
 from pytest_dwsconv.fit.planning import Option, budget_limits, check_reachable, plan_of_options
@@ -28,7 +30,7 @@ TRIES = 4
 def plan_for_cpu(
     model: nn.Module, report: Report, options: Options, goal: Goal, inputs: Sequence[Tensor]
 ) -> TargetPlan:
-    """The replacements that make a network faster on this CPU.
+    """The replacements that make a network faster on this CPU, with the runtime of the target.
 
     Each replacement is timed in turns with its convolution, at its shape, and what is not faster is
     left out. Then the whole network is timed in turns with the original; unless it is faster, the
@@ -44,14 +46,14 @@ def plan_for_cpu(
 
 
 def cpu_plans(
-    model: nn.Module, report: Report, options: Options, inputs: Sequence[Tensor]
+    model: nn.Module, report: Report, options: Options, target: str, inputs: Sequence[Tensor]
 ) -> list[Plan]:
     """The plans of least loss, from the fastest to the slowest, by what the layers save.
 
     Raises:
         InputError: something cannot be measured.
     """
-    goal = Goal(CPU, None, {}, fastest=False)
+    goal = Goal(target, None, {}, fastest=False)
     return _Timed(model, report, options, goal, inputs).plans()
 
 
@@ -61,6 +63,10 @@ class _Choice(NamedTuple):
     option: Option
     comparison: Comparison | None
     saved_ms: float
+
+
+_Asked = tuple[str, Option, PlanEntry]
+"""An option of the layer of this name."""
 
 
 class _Timed:
@@ -74,8 +80,9 @@ class _Timed:
         goal: Goal,
         inputs: Sequence[Tensor],
     ) -> None:
-        self.model, self.goal, self.inputs = model, goal, inputs
-        self.conditions = conditions_of(model)
+        assert goal.target is not None
+        self.model, self.goal, self.inputs, self.target = model, goal, inputs, goal.target
+        self.conditions = replace(conditions_of(model), runtime=RUNTIMES[goal.target])
         self.timed = _timed(report, options, self.conditions)
         self.faster: dict[str, list[_Choice]] = {}
         for name, choices in self.timed.items():
@@ -188,15 +195,17 @@ class _Timed:
         return plan, compare_networks(self.model, replaced, self.inputs, self.conditions)
 
     def _with(self, plan: Plan, whole: Comparison) -> TargetPlan:
-        return TargetPlan(plan, {**self._by_layer(plan), "": Evidence.measured(CPU, whole)})
+        return TargetPlan(plan, {**self._by_layer(plan), "": Evidence.measured(self.target, whole)})
 
     def _without(self, reason: str, whole: Comparison | None = None) -> TargetPlan:
         """Nothing is replaced, for this reason."""
         if whole is not None:
-            known = Evidence.measured(CPU, whole, reason)
+            known = Evidence.measured(self.target, whole, reason)
         else:
             conditions = str(self.conditions)
-            known = Evidence(CPU, Provenance.MEASURED, Effect.NONE, conditions, reason=reason)
+            known = Evidence(
+                self.target, Provenance.MEASURED, Effect.NONE, conditions, reason=reason
+            )
         return TargetPlan(Plan(), {**self._by_layer(Plan()), "": known})
 
     def _by_layer(self, plan: Plan) -> dict[str, Evidence]:
@@ -207,7 +216,7 @@ class _Timed:
             done = [each for each in others if each.option.entry == planned.get(name)]
             shown = max(done or others, key=lambda one: one.saved_ms, default=None)
             if shown is not None and shown.comparison is not None:
-                found[name] = Evidence.measured(CPU, shown.comparison)
+                found[name] = Evidence.measured(self.target, shown.comparison)
         return found
 
 
@@ -227,18 +236,35 @@ def _is_faster(choice: _Choice) -> bool:
 
 
 def _timed(report: Report, options: Options, conditions: Conditions) -> dict[str, list[_Choice]]:
-    """All options with their times; a layer that runs several times saves as often."""
+    """The options with their times; a layer that runs several times saves as often.
+
+    A larger depth multiplier takes longer. Beyond one that is not faster none is measured.
+    """
     findings = {finding.name: finding for finding in report.findings}
-    asked = []
-    for name, layer in options.items():
-        asked += [(findings[name].spec, each.entry) for each in layer if each.entry is not None]
-    comparisons = iter(time_layers(asked, conditions))
-    found = {}
-    for name, layer in options.items():
-        choices = []
-        for option in layer:
-            one = None if option.entry is None else next(comparisons)
-            saved = 0.0 if one is None else one.saved_ms * findings[name].calls
-            choices.append(_Choice(option, one, saved))
-        found[name] = choices
+    found = {name: [_Choice(kept, None, 0.0)] for name, (kept, *_) in options.items()}
+    beaten: set[tuple[str, Form]] = set()
+    for stage in _stages(options):
+        asked = [
+            (name, option, entry)
+            for name, option, entry in stage
+            if (name, entry.form) not in beaten
+        ]
+        pairs = [(findings[name].spec, entry) for name, _, entry in asked]
+        for (name, option, entry), one in zip(asked, time_layers(pairs, conditions), strict=True):
+            choice = _Choice(option, one, one.saved_ms * findings[name].calls)
+            found[name].append(choice)
+            if entry.form in ORDERS and not _is_faster(choice):
+                beaten.add((name, entry.form))
     return found
+
+
+def _stages(options: Options) -> list[list[_Asked]]:
+    """What is measured first, and what only after that: multipliers from 3, 5, 9 and 17 on."""
+    stages: dict[int, list[_Asked]] = {}
+    for name, layer in options.items():
+        for option in layer:
+            entry = option.entry
+            if entry is not None:
+                doublings = (entry.size - 1).bit_length() if entry.form in ORDERS else 0
+                stages.setdefault(max(1, doublings), []).append((name, option, entry))
+    return [stages[stage] for stage in sorted(stages)]

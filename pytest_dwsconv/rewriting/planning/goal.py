@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pytest_dwsconv.core.latency.comparison import RUNTIMES
 from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
@@ -20,7 +21,7 @@ class Goal:
     """What the network may take, and where.
 
     Attributes:
-        target: ``"cpu"``, ``"edgetpu"``, or None where the machine plays no part.
+        target: one of ``RUNTIMES``, ``"edgetpu"``, or None where the machine plays no part.
         limit_ms: milliseconds of one inference at most; None for no limit.
         budgets: the other limits on the whole model, as ``parse_budgets`` returns them.
         fastest: whether the latency is what is to be least, and not the loss.
@@ -32,6 +33,11 @@ class Goal:
     budgets: Mapping[str, float]
     fastest: bool
     host: str = HOST
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether what runs there is a TFLite file."""
+        return self.target == EDGETPU or is_litert(self.target)
 
     @property
     def is_limited(self) -> bool:
@@ -55,7 +61,10 @@ def goal_of(
         InputError: a target or an objective is not known, or one makes no sense without the other.
         FormatError: a limit is not a quantity.
     """
-    host = None if target is None else host_of(target)
+    if not (target in (None, *RUNTIMES) or str(target).partition(":")[0] == EDGETPU):
+        known = ", ".join(map(repr, RUNTIMES))
+        raise InputError(f"target must be {known} or {EDGETPU!r}, not {quoted(target)}")
+    host = None if target in (None, *RUNTIMES) else host_of(target)
     if objective not in (None, LATENCY):
         raise InputError(f"objective must be 'latency', not {quoted(objective)}")
     limit_ms = None
@@ -77,6 +86,10 @@ def goal_of(
     if host is not None:
         return Goal(EDGETPU, limit_ms, budgets, fastest, host)
     return Goal(target, limit_ms, budgets, fastest)
+
+
+def is_litert(target: str | None) -> bool:
+    return target in RUNTIMES and RUNTIMES[target].is_litert
 
 
 def _milliseconds(value: object) -> float:

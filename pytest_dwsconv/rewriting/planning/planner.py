@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import Form
-from pytest_dwsconv.core.latency.evidence import CPU, EDGETPU, Effect, Evidence, Provenance
+from pytest_dwsconv.core.latency.comparison import RUNTIMES
+from pytest_dwsconv.core.latency.evidence import EDGETPU, Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.sizes import choices, forms_for
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
@@ -17,7 +18,7 @@ from pytest_dwsconv.fit.planning import allocate, estimate
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.planning.cpu import cpu_plans, plan_for_cpu
 from pytest_dwsconv.rewriting.planning.edgetpu import edgetpu_plans, plan_for_edgetpu
-from pytest_dwsconv.rewriting.planning.goal import Goal
+from pytest_dwsconv.rewriting.planning.goal import Goal, is_litert
 from pytest_dwsconv.rewriting.planning.options import (
     Options,
     TargetPlan,
@@ -42,8 +43,8 @@ def planned(
 ) -> TargetPlan:
     """What to replace, and by what, for a goal.
 
-    Losses are predicted from the batches, or else are weight errors. For this CPU without a limit
-    each layer gets one of the forms at ``depth_multiplier``, or at equal cost.
+    Losses are predicted from the batches, or else are weight errors. Where times are measured,
+    without a limit, each layer gets one of the forms at ``depth_multiplier``, or at equal cost.
 
     Raises:
         InputError: a target has no input, something cannot be measured, or a limit cannot be kept.
@@ -61,7 +62,7 @@ def planned(
         options = options_by_weights(model, report, entries)
     if goal.target == EDGETPU:
         return plan_for_edgetpu(report, options, goal)
-    if goal.target == CPU and inputs is not None:
+    if goal.target is not None and inputs is not None:
         return plan_for_cpu(model, report, options, goal, inputs[0])
     return TargetPlan(allocate(report, options, goal.budgets), {})
 
@@ -83,8 +84,8 @@ def plans_by_time(
         InputError: there are no inputs, or something cannot be measured.
     """
     _check_inputs(goal, inputs)
-    if goal.target == CPU and inputs is not None:
-        return cpu_plans(model, report, options, inputs[0])
+    if goal.target in RUNTIMES and inputs is not None:
+        return cpu_plans(model, report, options, goal.target, inputs[0])
     return edgetpu_plans(report, options, goal.host)
 
 
@@ -92,13 +93,13 @@ def confirmed(
     model: nn.Module, report: Report, plan: Plan, goal: Goal, inputs: Arguments | None
 ) -> TargetPlan:
     """The plan with what is known of it, or an empty one if a network with it is not faster."""
-    if goal.target == CPU and not plan.entries:
+    if goal.target in RUNTIMES and not plan.entries:
         reason = "no network that is faster keeps what is asked of it"
         return TargetPlan(
-            plan, {"": Evidence(CPU, Provenance.MEASURED, Effect.NONE, reason=reason)}
+            plan, {"": Evidence(goal.target, Provenance.MEASURED, Effect.NONE, reason=reason)}
         )
-    if goal.target == CPU and inputs is not None:
-        goal = Goal(CPU, None, {}, fastest=False)
+    if goal.target in RUNTIMES and inputs is not None:
+        goal = Goal(goal.target, None, {}, fastest=False)
         return plan_for_cpu(model, report, options_of_plan(report, plan), goal, inputs[0])
     return TargetPlan(plan, predicted_evidence(report, plan, goal.host))
 
@@ -109,10 +110,16 @@ def _check_inputs(goal: Goal, inputs: Arguments | None) -> None:
             f"target={goal.target!r} needs an input: give its shape, as in (1, 3, 224, 224)"
         )
     args, kwargs = inputs
-    if goal.target == CPU and (kwargs or not all(isinstance(one, Tensor) for one in args)):
+    is_measured = goal.target in RUNTIMES
+    if is_measured and (kwargs or not all(isinstance(one, Tensor) for one in args)):
         raise InputError(
-            "target='cpu' times networks whose forward takes tensors by their places: wrap it in a "
-            "module that does"
+            f"target={goal.target!r} times networks whose forward takes tensors by their places: "
+            "wrap it in a module that does"
+        )
+    if is_litert(goal.target) and (len(args) != 1 or args[0].shape[:1] != (1,)):
+        raise InputError(
+            f"target={goal.target!r} exports networks, which takes one input of batch size 1: give "
+            "its shape, as in (1, 3, 224, 224)"
         )
 
 

@@ -116,7 +116,7 @@ class TestMarker:
             ),
             (
                 "latency='5ms'",
-                "a budget's latency and target go together, as in latency='5ms', target='edgetpu'",
+                "a budget's latency and target go together: give target='cpu', say, as well",
             ),
         ],
     )
@@ -339,7 +339,7 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
             ),
             (
                 "dws_models=nets:Small latency=1ms",
-                "dws_models *: a budget's latency and target go together, *",
+                "dws_models *: a budget's latency and target go together: *",
             ),
             (
                 "dws_budgets=params=5k",
@@ -357,7 +357,7 @@ def test_it(side): Small()(torch.ones(1, 4, side, side))
             ),
             (
                 "dws_budgets=* latency=5ms",
-                "dws_budgets *: a budget's latency and target go together, *",
+                "dws_budgets *: a budget's latency and target go together: *",
             ),
             (
                 "dws_budgets=* latency=5 target=x",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import ConvSpec
-from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, MemoryFormat
+from pytest_dwsconv.core.latency.comparison import RUNTIMES, Comparison, Conditions, MemoryFormat
 from pytest_dwsconv.core.latency.evidence import Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import InputError
@@ -219,6 +219,50 @@ def test_where_no_network_keeps_the_terms_the_original_is_returned_and_that_is_s
     assert str(of_network(result)) == (
         "cpu: no gain (measured): no network that is faster keeps what is asked of it"
     )
+
+
+@pytest.mark.usefixtures("whole")
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_every_runtime_is_a_target_that_the_evidence_names(target: str) -> None:
+    result = rewrite(network(), SHAPE, target=target, order="depthwise_first")
+    assert sizes(result.plan) == {"0": 1, "1": 1}
+    known = [of_network(result), *(one.evidence[0] for one in result.report_before.findings)]
+    assert {one.target for one in known} == {target}
+    assert RUNTIMES[target].value in of_network(result).conditions
+    if RUNTIMES[target].is_litert:
+        assert MemoryFormat.CHANNELS_LAST.value in of_network(result).conditions
+
+
+@pytest.mark.parametrize("inputs", [(2, *SHAPE[1:]), (SHAPE, SHAPE)])
+def test_networks_that_are_exported_take_one_input_of_batch_size_1(inputs: Any) -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network()
+
+        def forward(self, *images: Tensor) -> Any:
+            return self.network(sum(images))
+
+    with pytest.raises(InputError, match="takes one input of batch size 1: give its shape"):
+        rewrite(Sum(), inputs, target="litert")
+
+
+def test_beyond_a_multiplier_that_is_not_faster_no_larger_one_is_measured(
+    whole: list[Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    time_layers: Any = vars(cpu)["time_layers"]
+
+    def watched(candidates: Sequence[tuple[ConvSpec, PlanEntry]], conditions: Any) -> Any:
+        asked.extend((entry.name, entry.size) for _, entry in candidates)
+        return time_layers(candidates, conditions)
+
+    monkeypatch.setattr(cpu, "time_layers", watched)
+    monkeypatch.setitem(PAIR_MS, 8, 1.75)
+    planned(budget={"params": "1M"})
+    assert {size for name, size in asked if name == "1"} == {1, 2, 3, 4, 5}
+    assert {size for name, size in asked if name == "0"} == {1, 2, 3, 4}
+    assert {size for name, size in asked if name == "2"} == {1, 2}
 
 
 @pytest.mark.usefixtures("whole")
