@@ -19,7 +19,7 @@ from inspect import signature
 from itertools import count
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.errors import InputError, TargetError, first_line, require_torch
@@ -65,48 +65,33 @@ def _found_file(name: str, folders: Iterable[Path]) -> Path:
     return next((folder / name for folder in folders if (folder / name).is_file()), Path(name))
 
 
-class _Registry(NamedTuple):
-    """Where a library keeps its models by name."""
-
-    module: str
-    builder: Callable[[ModuleType, str], Callable[..., object]]
-    """A function that builds the model of this name without weights, which are a download."""
+_REGISTRIES = {"timm": "timm", "torchvision": "torchvision.models"}
+"""The modules in which libraries have their models by name."""
 
 
-def _timm_builder(timm: ModuleType, name: str) -> Callable[..., object]:
-    return partial(timm.create_model, name, pretrained=False)
+def _builder(library: ModuleType, name: str) -> Callable[..., object]:
+    """What builds this model of a registry without weights, which are a download."""
+    if library.__name__ == "timm":
+        return partial(library.create_model, name, pretrained=False)
+    builder: Callable[..., object] = library.get_model_builder(name)
+    if "weights_backbone" in signature(builder).parameters:
+        # reason: a detector takes no weights by default, but its backbone does
+        return partial(builder, weights_backbone=None)
+    return builder
 
 
-def _torchvision_builder(models: ModuleType, name: str) -> Callable[..., object]:
-    builder: Callable[..., object] = models.get_model_builder(name)
-    # reason: a detector takes no weights by default, but its backbone does
-    without = (
-        {"weights_backbone": None} if "weights_backbone" in signature(builder).parameters else {}
-    )
-    return partial(builder, **without)
-
-
-_REGISTRIES = {
-    "timm": _Registry("timm", _timm_builder),
-    "torchvision": _Registry("torchvision.models", _torchvision_builder),
-}
-
-
-def _build_registered(registry: _Registry, path: str, target: str) -> nn.Module:
-    library = _import(registry.module, target)
-    name, parenthesis, rest = path.strip().partition("(")
+def _build_registered(registry: str, path: str, target: str) -> nn.Module:
+    library = _import(registry, target)
+    name = path.strip().partition("(")[0]
     known = library.list_models()
     # reason: timm names the weights after a dot
     if name not in known and name.partition(".")[0] not in known:
-        close = get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see its list_models()"
+        hint = _hint(name, known, "see its list_models()")
         raise TargetError(
-            f"model {quoted(target)} cannot be built, {registry.module} has no model "
-            f"{plain(name)}: {hint}"
+            f"model {quoted(target)} cannot be built, {registry} has no model {plain(name)}: {hint}"
         )
-    # reason: the name of a model need not be one that Python can parse
-    args, kwargs = _arguments(f"factory({rest}", "factory", target) if parenthesis else ((), {})
-    return _checked(_call(registry.builder(library, name), target, args, kwargs), target)
+    args, kwargs = _arguments(path, target)
+    return _checked(_call(_builder(library, name), target, args, kwargs), target)
 
 
 def build_from_file(path: Path, name: str) -> nn.Module:
@@ -119,11 +104,19 @@ def build_from_file(path: Path, name: str) -> nn.Module:
         TargetError: the file cannot be read or executed, or ``name`` gives no model; the cause is
             chained.
     """
-    folders, package = _home(path, text_of(path))
+    text = text_of(path)
+    folders, package = _home(path, text)
     module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{path.stem.replace('.', '_')}"])
+    loader = _TextLoader(module_name, path, text)
+    spec = spec_from_file_location(module_name, path, loader=loader)
+    assert spec is not None  # reason: only a location without a loader gives None
+    module = module_from_spec(spec)
     with _importable(*folders):
+        sys.modules[module_name] = module
         try:
-            return _build(_execute(path, module_name), name, f"{path}:{name}")
+            with _executing(path):
+                loader.exec_module(module)
+            return _build(module, name, f"{path}:{name}")
         except BaseException:
             sys.modules.pop(module_name, None)
             raise
@@ -145,17 +138,15 @@ def build_by_import(path: Path, name: str, text: bytes) -> nn.Module:
     root = module_name.partition(".")[0]
     if root in sys.modules or (not package and root in sys.stdlib_module_names):
         module_name = ".".join([*package, f"_dwsconv_{next(_serial)}_{root}"])
-    finder = _Finder(module_name, path, text)
+    finder = _Finder(_TextLoader(module_name, path, text))
     # reason: torch.jit.script reads the source of what it compiles
     lines = text.decode(errors="replace").splitlines(keepends=True)
     linecache.cache[str(path)] = len(text), None, lines, str(path)
     sys.meta_path.insert(0, finder)
     try:
         with _importable(*folders, Path.cwd()):
-            try:
+            with _executing(path):
                 module = import_module(module_name)
-            except (Exception, SystemExit) as error:
-                raise _not_executed(path, error) from error
             return _build(module, name, f"{path}:{name}")
     finally:
         sys.meta_path.remove(finder)
@@ -163,28 +154,25 @@ def build_by_import(path: Path, name: str, text: bytes) -> nn.Module:
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module, whose file is taken to hold another text."""
+    """Finds the one module that a loader is for."""
 
-    def __init__(self, name: str, path: Path, text: bytes) -> None:
-        self._name = name
-        self._path = path
-        self._text = text
+    def __init__(self, loader: _TextLoader) -> None:
+        self._loader = loader
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
-        if fullname != self._name:
+        if fullname != self._loader.name:
             return None
-        is_package = self._path.stem == "__init__"
-        return spec_from_file_location(
-            fullname,
-            self._path,
-            loader=_TextLoader(fullname, str(self._path), self._text),
-            submodule_search_locations=[str(self._path.parent)] if is_package else None,
-        )
+        return spec_from_file_location(fullname, self._loader.path, loader=self._loader)
 
 
 class _TextLoader(SourceFileLoader):
-    def __init__(self, fullname: str, path: str, text: bytes) -> None:
-        super().__init__(fullname, path)
+    """Loads a module from its text.
+
+    No byte code is read or written, so an edit within the same second counts.
+    """
+
+    def __init__(self, name: str, path: Path, text: bytes) -> None:
+        super().__init__(name, str(path))
         self._text = text
 
     def get_code(self, fullname: str) -> CodeType:
@@ -265,25 +253,6 @@ def _import(module_name: str, target: str) -> ModuleType:
         raise TargetError(f"model {quoted(target)} cannot be built, {problem}") from error
 
 
-def _execute(path: Path, module_name: str) -> ModuleType:
-    """Run a file as a module.
-
-    No byte code is read or written, so an edit within the same second counts.
-    """
-    spec = spec_from_file_location(
-        module_name, path, loader=SourceFileLoader(module_name, str(path))
-    )
-    assert spec is not None  # reason: only a location without a loader gives None
-    module = module_from_spec(spec)
-    text = text_of(path)
-    try:
-        sys.modules[module_name] = module
-        exec(compile(text, str(path), "exec"), vars(module))
-    except (Exception, SystemExit) as error:
-        raise _not_executed(path, error) from error
-    return module
-
-
 def text_of(path: Path) -> bytes:
     """What a file holds.
 
@@ -298,20 +267,25 @@ def text_of(path: Path) -> bytes:
         raise TargetError(f"file {path} cannot be read: {error.strerror or error}") from error
 
 
-def _not_executed(path: Path, error: BaseException) -> TargetError:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        missing = plain(error.name)
-        problem = f"it needs the module {missing}: install it, or run from the folder that holds it"
-    else:
-        problem = f"it raised {first_line(error)}"
-    return TargetError(f"file {path} cannot be executed, {problem}")
+@contextmanager
+def _executing(path: Path) -> Iterator[None]:
+    """Turn what the code of a file raises into a sentence."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            needed = f"it needs the module {plain(error.name)}"
+            problem = f"{needed}: install it, or run from the folder that holds it"
+        else:
+            problem = f"it raised {first_line(error)}"
+        raise TargetError(f"file {path} cannot be executed, {problem}") from error
 
 
 def _build(module: ModuleType, path: str, target: str) -> nn.Module:
     from torch import nn
 
     name, parenthesis, _ = path.strip().partition("(")
-    args, kwargs = _arguments(path.strip(), name, target) if parenthesis else ((), {})
+    args, kwargs = _arguments(path, target)
     found = _resolve(module, name, target)
     if isinstance(found, nn.Module) and not parenthesis:
         return found
@@ -336,23 +310,27 @@ def _resolve(module: ModuleType, path: str, target: str) -> object:
             found = getattr(found, part)
         except AttributeError as error:
             public = [name for name in dir(found) if not name.startswith("_")]
-            close = get_close_matches(part, public, n=3)
-            hint = (
-                f"did you mean {' or '.join(close)}?"
-                if close
-                else "name a model, a class or a function"
-            )
+            hint = _hint(part, public, "name a model, a class or a function")
             raise TargetError(
                 f"model {quoted(target)} cannot be built, there is no {plain(part)} there: {hint}"
             ) from error
     return found
 
 
-def _arguments(path: str, name: str, target: str) -> tuple[tuple[object, ...], dict[str, object]]:
-    """The literals between the parentheses of ``factory(10, width=2)``."""
+def _hint(name: str, known: Iterable[str], otherwise: str) -> str:
+    close = get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
+def _arguments(path: str, target: str) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The literals between the parentheses of ``factory(10, width=2)``, if there are any."""
+    _, parenthesis, rest = path.strip().partition("(")
+    if not parenthesis:
+        return (), {}
     try:
-        call = ast.parse(path, mode="eval").body
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == name:
+        # reason: the name of a model need not be one that Python can parse
+        call = ast.parse(f"factory({rest}", mode="eval").body
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "factory":
             args = tuple(ast.literal_eval(argument) for argument in call.args)
             kwargs = {
                 keyword.arg: ast.literal_eval(keyword.value)

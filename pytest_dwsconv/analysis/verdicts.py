@@ -37,10 +37,9 @@ def finding_of(site: Site, policy: Policy, model_params: int, model_macs: int | 
     macs = None if site.origin is Origin.ATTRIBUTES else site.macs
     after = intensity_after = None
     if judgement.verdict is Verdict.CANDIDATE:
-        one = separable_cost(spec, order, policy.depth_multiplier)
-        after = _over_calls(one, site, spec, order, policy.depth_multiplier)
+        after = _over_calls(site, spec, order, policy.depth_multiplier)
         intensity_after = _separable_intensity(
-            one, spec, order, policy.depth_multiplier, site.element_size
+            spec, order, policy.depth_multiplier, site.element_size
         )
     return Finding(
         name=site.name,
@@ -67,10 +66,9 @@ def finding_of(site: Site, policy: Policy, model_params: int, model_macs: int | 
     )
 
 
-def _over_calls(
-    first: Cost | None, site: Site, spec: ConvSpec, order: Order, depth_multiplier: int
-) -> Cost | None:
-    """Cost of the replacement, its MACs summed over the calls, of which one costs ``first``."""
+def _over_calls(site: Site, spec: ConvSpec, order: Order, depth_multiplier: int) -> Cost | None:
+    """Cost of the replacement, its MACs summed over the calls."""
+    first = separable_cost(spec, order, depth_multiplier)
     if first is None or site.origin is Origin.ATTRIBUTES:
         return first
     macs = 0
@@ -104,13 +102,7 @@ def rejudged(
         after = intensity_after = None
         if new.verdict is Verdict.CANDIDATE:
             after = replacement_cost(finding, form, size)
-            intensity_after = _separable_intensity(
-                separable_cost(finding.spec, form, size),
-                finding.spec,
-                form,
-                size,
-                _element_size(finding),
-            )
+            intensity_after = _separable_intensity(finding.spec, form, size, _element_size(finding))
         order = Order(form) if form in ORDERS else report.order
         return replace(
             finding,
@@ -147,12 +139,9 @@ def _element_size(finding: Finding) -> int | None:
 
 
 def _separable_intensity(
-    after: Cost | None,
-    spec: ConvSpec,
-    form: Form | Order,
-    size: int,
-    element_size: int | None,
+    spec: ConvSpec, form: Form | Order, size: int, element_size: int | None
 ) -> float | None:
+    after = separable_cost(spec, form, size)
     if after is None:
         return None
     moved = separable_traffic(spec, after.params, form, size)

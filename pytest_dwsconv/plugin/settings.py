@@ -64,8 +64,7 @@ def named_models(config: pytest.Config) -> list[NamedModel]:
 
 
 def _named(line: str, shapes: Shapes) -> NamedModel:
-    match = _LINE.fullmatch(line)
-    target, words = (match[1], match[2].split()) if match else (line, [])
+    target, words = _words(line)
     sizes = [word for word in words if _SIZE.fullmatch(word)]
     with usage_errors(f"dws_models {line!r}: "):
         limits = _limits(word for word in words if word not in sizes)
@@ -77,6 +76,12 @@ def _named(line: str, shapes: Shapes) -> NamedModel:
     with usage_errors(f"dws_models {line!r}: "):
         own = parse_input_size(sizes[0]) if sizes else shapes
         return NamedModel(target, own, _budget(limits) if limits else None)
+
+
+def _words(line: str) -> tuple[str, list[str]]:
+    """A target or a pattern, and the words after it."""
+    match = _LINE.fullmatch(line)
+    return (match[1], match[2].split()) if match else (line, [])
 
 
 class TargetLimit(NamedTuple):
@@ -133,8 +138,7 @@ def budget_rules(config: pytest.Config) -> list[BudgetRule]:
 
 
 def _rule(line: str) -> BudgetRule:
-    match = _LINE.fullmatch(line)
-    pattern, words = (match[1], match[2].split()) if match else (line, [])
+    pattern, words = _words(line)
     if "." in pattern and not re.search(r"[/:(]|\.py", pattern):
         # reason: no class has a dot in its name, but most layers do
         pattern, words = "*", [pattern, *words]
@@ -147,12 +151,12 @@ def _rule(line: str) -> BudgetRule:
     with usage_errors(f"dws_budgets {line!r}: "):
         increase = _increase(limits.get("", {}).pop("increase", None))
         budget = None if increase and not any(limits.values()) else _budget(limits)
-    limit = None if budget is None else budget.latency_limit
-    if budget is None or limit is None:
-        return BudgetRule(pattern, limits, None, increase)
-    for name in ("latency", "target", "percentile", "tolerance"):
-        limits[""].pop(name, None)
-    return BudgetRule(pattern, limits, TargetLimit(str(budget.target), limit), increase)
+    latency = None
+    if budget is not None and budget.latency_limit is not None:
+        latency = TargetLimit(str(budget.target), budget.latency_limit)
+        for name in ("latency", "target", "percentile", "tolerance"):
+            limits[""].pop(name, None)
+    return BudgetRule(pattern, limits, latency, increase)
 
 
 def _increase(text: str | None) -> Tolerance | None:
@@ -179,8 +183,8 @@ def tolerated(
         table: the lines of ``dws_budgets``.
         default: what holds where none of them is for the model.
     """
-    tests = [user for user in users if "::" in user]
-    targets = [user for user in users if "::" not in user]
+    tests = {user for user in users if "::" in user}
+    targets = set(users) - tests
     for rule in reversed(table):
         if rule.increase is not None and rule.is_for(model, targets, tests):
             return rule.increase

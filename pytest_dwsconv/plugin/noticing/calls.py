@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.errors import first_line
-from pytest_dwsconv.plugin.isolation import Snapshot
+from pytest_dwsconv.plugin.isolation import Layout, Snapshot
 from pytest_dwsconv.plugin.noticing.callers import (
     Arguments,
     Entry,
@@ -25,7 +25,6 @@ from pytest_dwsconv.plugin.noticing.callers import (
 )
 from pytest_dwsconv.plugin.noticing.fingerprint import (
     SettingRow,
-    Shaped,
     changeable_settings,
     flat_layouts,
     shaped,
@@ -63,14 +62,15 @@ class FirstCall:
         """The arguments with tensors on the meta device; None if they are not known."""
 
         def on_meta(value: Any) -> Any:
-            if not isinstance(value, Shaped):
+            if not isinstance(value, Layout):
                 return value
+            assert value.shape is not None  # ``shaped`` keeps no other
             return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
         if self._arguments is None:
             return None
         args, kwargs = tree_map(
-            on_meta, tuple(self._arguments), is_leaf=lambda value: isinstance(value, Shaped)
+            on_meta, tuple(self._arguments), is_leaf=lambda value: isinstance(value, Layout)
         )
         return signature(lambda *args, **kwargs: None).bind(*args, **kwargs)
 
@@ -79,7 +79,7 @@ class Call(NamedTuple):
     """A call of a module that is being made, and of the model that it stands for.
 
     ``own`` are the layouts of the module's own arguments, the others are the model's.
-    ``arguments`` have a ``Shaped`` for each tensor, and are None if they are not known. ``layouts``
+    ``arguments`` have a ``Layout`` for each tensor, and are None if they are not known. ``layouts``
     are these where there are only tensors and plain values. ``before`` are settings before the
     call, if this test has not called the model as it is now.
     """

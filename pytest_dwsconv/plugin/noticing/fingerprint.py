@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
-from pytest_dwsconv.plugin.isolation import layout
+from pytest_dwsconv.plugin.isolation import Layout, layout
 
 Setting = tuple[str, str]
 """A module by its name, and an attribute of it."""
@@ -30,28 +30,21 @@ _MOST_PARTS = 1_000
 """Of one setting: a few attributes lead to everything there is, like that of a trainer."""
 
 
-class Shaped(NamedTuple):
-    """What is kept of a tensor."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-
 _PYTHONS = {type(None), bool, int, float, complex, str, bytes}
-_TORCHS = {Shaped, torch.dtype, torch.device, torch.memory_format, torch.layout}
+_TORCHS = {Layout, torch.dtype, torch.device, torch.memory_format, torch.layout}
 PLAIN = _PYTHONS | _TORCHS | {CodeType, BuiltinFunctionType, ModuleType}
 """Types whose values are compared as they are."""
 
 
 def shaped(value: Any) -> Any:
-    """``value`` with a ``Shaped`` in the place of each tensor.
+    """``value`` with a ``Layout`` in the place of each tensor.
 
     Whoever watches operators does not see this.
     """
 
     def kept(leaf: Any) -> Any:
         whole = isinstance(leaf, Tensor) and not leaf.is_nested and not is_lazy(leaf)
-        return Shaped(tuple(leaf.shape), leaf.dtype) if whole else leaf
+        return layout(leaf) if whole else leaf
 
     with torch._C.DisableTorchFunction():
         return tree_map(kept, value)
@@ -108,26 +101,21 @@ def architecture(model: nn.Module) -> Architecture:
     buffers, and which of these are shared) and the modules' settings: attributes and hooks.
     """
     modules = dict(model.named_modules())
-    names = {id(module): name for name, module in modules.items()}
     with torch._C.DisableTorchFunction():
-        rows = _described(modules, names, _is_setting)
-        return Architecture(_structure(modules, names), frozenset(rows))
+        rows = _described(modules, _is_setting)
+        return Architecture(_structure(modules), frozenset(rows))
 
 
 def changeable_settings(model: nn.Module) -> frozenset[SettingRow]:
     """Those settings whose values may become others while they stay the same objects."""
-    modules = dict(model.named_modules())
-    names = {id(module): name for name, module in modules.items()}
     with torch._C.DisableTorchFunction():
-        return frozenset(_described(modules, names, _is_changeable))
+        return frozenset(_described(dict(model.named_modules()), _is_changeable))
 
 
 def _described(
-    modules: Mapping[str, nn.Module],
-    names: Mapping[int, str],
-    is_wanted: Callable[[str, Any], bool],
+    modules: Mapping[str, nn.Module], is_wanted: Callable[[str, Any], bool]
 ) -> Iterator[SettingRow]:
-    describer = _Describer(names)
+    describer = _Describer(_names(modules))
     for name, module in modules.items():
         for attribute, value in vars(module).items():
             if is_wanted(attribute, value):
@@ -151,12 +139,16 @@ def torchs_own() -> frozenset[str]:
     return frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 
 
-def _structure(modules: Mapping[str, nn.Module], names: Mapping[int, str]) -> tuple[object, ...]:
+def _names(modules: Mapping[str, nn.Module]) -> dict[int, str]:
+    return {id(module): name for name, module in modules.items()}
+
+
+def _structure(modules: Mapping[str, nn.Module]) -> tuple[object, ...]:
     """Types, children and tensors of modules.
 
     Classes are kept by weak references: one that a test defines may hold the test's variables.
     """
-    numbers: dict[int, int] = {}
+    names, numbers = _names(modules), dict[int, int]()
     return tuple(
         (
             name,
@@ -223,8 +215,7 @@ class _Describer:
         """Another module is compared by its structure."""
         if id(module) in self._names:
             return self._names[id(module)]
-        modules = dict(module.named_modules())
-        return _structure(modules, {id(inner): name for name, inner in modules.items()})
+        return _structure(dict(module.named_modules()))
 
 
 def _items(value: Any) -> Any:
