@@ -103,7 +103,7 @@ class CompilerError(DwsconvError, RuntimeError):
 
 
 class FitWarning(UserWarning):
-    """An output of a fitted network is as wrong as its mean alone would be."""
+    """An output of a fitted network is as wrong as its mean would be, or little is known of it."""
 
 
 class EdgeTpuWarning(UserWarning):

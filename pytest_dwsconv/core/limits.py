@@ -258,8 +258,10 @@ class AgreementLimits(NamedTuple):
                 'dws_agreement without a limit checks nothing: give min_top1, as in "98%", or '
                 "max_error, as in 0.05"
             )
-        top1 = None if min_top1 is None else parse_share("min_top1", min_top1)
-        return cls(top1, None if max_error is None else parse_share("max_error", max_error))
+        top1 = None if min_top1 is None else parse_share("min_top1", min_top1, "98%")
+        if max_error is not None:
+            max_error = parse_share("max_error", max_error, "5%")
+        return cls(top1, max_error)
 
 
 def _singular(noun: str) -> str:

@@ -155,8 +155,10 @@ def told_apart(value: float, limit: float | None) -> tuple[str, str]:
     return written
 
 
-def parse_share(name: str, value: object) -> float:
+def parse_share(name: str, value: object, example: str) -> float:
     """The share in ``value``, from 0 to 1: as a number, or in percent, as in ``98%``.
+
+    ``example`` is one in percent, as what ``name`` usually is.
 
     Raises:
         InputError: ``value`` is not a share.
@@ -168,5 +170,8 @@ def parse_share(name: str, value: object) -> float:
     elif not isinstance(value, bool) and isinstance(value, Real):
         share = float(value)
     if not 0 <= share <= 1:
-        raise InputError(f'{name} {quoted(value)} is not a share: write it as in "98%" or 0.98')
+        plain = f"{float(example.rstrip('%')) / 100:g}"
+        raise InputError(
+            f'{name} {quoted(value)} is not a share: write it as in "{example}" or {plain}'
+        )
     return share

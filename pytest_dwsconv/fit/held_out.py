@@ -8,20 +8,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import keystr, tree_flatten_with_path
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.comparison import compared, outputs_of, seen, variation
 from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.observations import Layer, Observation
+from pytest_dwsconv.fit.quality import FEW
 from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override, arguments
 from pytest_dwsconv.fit.variation import ROUNDING, Variation
 from pytest_dwsconv.separable.replacement import choose, initial, replacement
 
 EVEN = 1e-4
 """Relative errors that differ by less do so by rounding, as where both are exact."""
-FEW = 8
-"""Samples below which their mean is that of chance."""
 LOST = 1.05
 """No output may have so many times its error for the gain of others."""
 
@@ -157,6 +156,20 @@ def output_names(model: nn.Module, batch: Any, varying: Variation) -> list[str]:
     ]
 
 
+def samples(leaves: Sequence[Any]) -> int | None:
+    """The first dimension that all have in common; None where there is none."""
+    sizes = {leaf.shape[0] if isinstance(leaf, Tensor) and leaf.dim() else None for leaf in leaves}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def samples_of(batches: Sequence[Any]) -> int:
+    """Those of all processes; a batch whose samples cannot be told apart counts as one."""
+    counts = [samples(tree_leaves(batch)) or 1 for batch in batches]
+    total = torch.tensor(float(sum(counts)), device="cpu")
+    all_reduce(total)
+    return int(total)
+
+
 class Reference:
     """What the original gives for the calibration batches, noted before its layers are replaced."""
 
@@ -169,6 +182,7 @@ class Reference:
     ) -> None:
         self.names, self.replaced = compared(model, replaced), replaced
         self.batches, self.held_out = batches, held_out
+        self.held_out_samples = samples_of(held_out)
         self.wanted = seen(model, self.names, batches)
         self.held_wanted = seen(model, self.names, held_out)
         self.varying = variation((*self.wanted, *self.held_wanted))

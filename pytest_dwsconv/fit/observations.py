@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.error_points import Call, calls
 from pytest_dwsconv.fit.moments import UnstridedConv, turned
 from pytest_dwsconv.fit.replay import BatchRun, CalibrationData, Override
-from pytest_dwsconv.separable.factorize import Factors
+from pytest_dwsconv.separable.factorize import Decomposition, Factors, decompose
+from pytest_dwsconv.separable.replacement import naming
 
 
 @dataclass
@@ -30,6 +32,15 @@ class Layer:
     def plain(self) -> Any:
         """The convolution, or what a transposed one is as a convolution of stride 1."""
         return UnstridedConv(self.conv) if self.conv.transposed else self.conv
+
+    def nearest(self, form: Form) -> Decomposition:
+        """Of the kernel, by size.
+
+        Raises:
+            InputError: it cannot be factorised.
+        """
+        with naming(self.name):
+            return decompose(self.plain.weight, self.conv.groups, form)
 
     def own_taps(self, factors: Factors) -> Factors:
         """A replacement of ``plain`` as one of the convolution itself."""

@@ -28,7 +28,7 @@ from pytest_dwsconv.fit.preconditions import check_calibration
 from pytest_dwsconv.fit.replay import CalibrationData
 from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.report import Report
-from pytest_dwsconv.separable.factorize import decompose, dense_kernel
+from pytest_dwsconv.separable.factorize import dense_kernel
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Opti
     found = [Option(None, 0.0, Cost(before.params, finding.macs))]
     own = problem.own()
     least = own.loss(problem.kernel)
-    decompositions = {form: decompose(layer.plain.weight, layer.conv.groups, form) for form in Form}
+    decompositions = {form: layer.nearest(form) for form in Form}
     hopeless: set[Form] = set()
     # reason: the orders, at large multipliers, take the longest to fit and are the least use
     for entry in sorted(dict.fromkeys(layer.entries), key=lambda entry: entry.form in ORDERS):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 
@@ -11,6 +12,8 @@ USELESS = 0.9
 """From this share of the error of its mean on an output is hardly better than that."""
 SHOWN = 3
 """Layers that a warning names."""
+FEW = 8
+"""Samples below which their errors, and their mean, are those of chance."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,54 @@ class Refinement:
         return self.kept_passes > 0
 
 
+class Remedies(NamedTuple):
+    """What would help a fit; each surface words it in its own terms.
+
+    Attributes:
+        batches: which calibration batches.
+        params: parameters of the whole model to allow, where it needs more.
+        multiplier: the depth multiplier that has them; None where the layers have several.
+        layers: those with the largest errors, to be left out.
+    """
+
+    batches: str
+    params: int | None = None
+    multiplier: int | None = None
+    layers: Sequence[str] = ()
+
+    def for_python(self) -> str:
+        """By the arguments of ``rewrite``."""
+        found = [f"pass {self.batches} as calibration"]
+        if self.multiplier is not None:
+            found.append(f"depth_multiplier={self.multiplier} or budget={self.params}")
+        elif self.params is not None:
+            found.append(f"a budget of more than {self.params:,} parameters")
+        if self.layers:
+            found.append(f"leave out the worst layers, ignore={list(self.layers)!r}")
+        return ", or ".join(found)
+
+    def for_command(self) -> str:
+        """By the options of ``dwsconv-rewrite``."""
+        found = [f"give --fit {self.batches}"]
+        if self.multiplier is not None:
+            found.append(f"--depth-multiplier {self.multiplier} or --budget {self.params}")
+        elif self.params is not None:
+            found.append(f"a --budget of more than {self.params} parameters")
+        if self.layers:
+            skipped = ", ".join(self.layers)
+            found.append(f"leave out the worst layers by '# dws: skip' on their lines: {skipped}")
+        return ", or ".join(found)
+
+
+class Fault(NamedTuple):
+    """What is wrong with a fitted network, and what would help."""
+
+    fact: str
+    remedies: Remedies
+    worthless: bool = True
+    """Whether an output is, or tells nothing; else only the figures are."""
+
+
 @dataclass(frozen=True)
 class FitQuality:
     """How the network that a fit returns does on the batches held out.
@@ -49,6 +100,7 @@ class FitQuality:
         agreement: the share of samples for which both networks give the highest score to the same
             class; None where they give anything but one tensor of class scores.
         samples: how many samples ``agreement`` is of.
+        held_out: how many samples were held out, in all processes.
         layer_errors: by layer, the relative error where the next nonlinearity reads it.
         refinement: what refining brought; None where nothing was refined.
         nearest_error: the largest error of an output with the nearest kernels, those of
@@ -64,6 +116,7 @@ class FitQuality:
     refinement: Refinement | None = None
     nearest_error: float | None = None
     nearest: bool = False
+    held_out: int = 0
 
     @property
     def output_error(self) -> float:
@@ -87,39 +140,46 @@ class FitQuality:
         elif self.refinement is not None:
             yield _refined(self.refinement)
 
-    def warnings(self, plan: Plan, params: int) -> Iterator[str]:
-        """A sentence for each output that is worthless, with what would help.
+    def faults(self, plan: Plan, params: int) -> Iterator[Fault]:
+        """Each output that is worthless, and figures of too few samples.
 
         ``params`` are those of the network that has them.
         """
+        if 0 < self.held_out < FEW:
+            yield Fault(
+                f"the errors are those of the {self.held_out} samples held out, which may be "
+                "chance",
+                Remedies(
+                    "eight batches or more of eight samples, of which every eighth is held out"
+                ),
+                worthless=False,
+            )
         for name, error in self.output_errors.items():
             mean = self.mean_errors.get(name, 1.0)
             if error > 0 and mean == 0:
-                yield (
+                yield Fault(
                     f"{name} of the original is the same for every sample held out, so its error "
-                    "tells nothing of other inputs: pass calibration data that differ as those to "
-                    "come do"
+                    "tells nothing of other inputs",
+                    Remedies("batches that differ as those to come do"),
                 )
             elif error >= USELESS * mean > 0:
-                yield (
+                yield Fault(
                     f"{name} has a relative error of {error:.2g} on held-out data, where its mean "
-                    f"alone has {mean:.2g}: {', or '.join(self._remedies(plan, params))}"
+                    f"alone has {mean:.2g}",
+                    self._remedies(plan, params),
                 )
 
-    def _remedies(self, plan: Plan, params: int) -> Iterator[str]:
-        yield "pass more calibration data"
+    def _remedies(self, plan: Plan, params: int) -> Remedies:
         multipliers = [entry.depth_multiplier or 0 for entry in plan.entries]
         larger = 2 * max(multipliers, default=0)
-        if all(multipliers) and larger:
-            for entry in plan.entries:
-                wider = PlanEntry.of(entry.name, entry.spec, entry.form, larger)
-                params += wider.params_after - entry.params_after
-            yield f"a larger model, as depth_multiplier={larger} or budget={params} would give"
-        else:
-            yield f"a budget of more than {params:,} parameters"
         worst = sorted(self.layer_errors, key=lambda name: self.layer_errors[name])[::-1][:SHOWN]
-        if len(plan.entries) > 1 and worst:
-            yield f"leave out the layers with the largest errors, ignore={worst!r}"
+        layers = worst if len(plan.entries) > 1 else []
+        if not all(multipliers) or not larger:
+            return Remedies("more batches", params, None, layers)
+        for entry in plan.entries:
+            wider = PlanEntry.of(entry.name, entry.spec, entry.form, larger)
+            params += wider.params_after - entry.params_after
+        return Remedies("more batches", params, larger, layers)
 
 
 def _refined(found: Refinement) -> str:

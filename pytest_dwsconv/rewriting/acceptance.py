@@ -49,9 +49,10 @@ class Terms(NamedTuple):
             if given is not None and not callable(given):
                 raise InputError(f"{name} must be a function, not {given!r}")
         if min_agreement is not None:
-            min_agreement = parse_share("min_agreement", min_agreement)
+            min_agreement = parse_share("min_agreement", min_agreement, "98%")
         if evaluate is None:
-            max_error = None if max_error is None else parse_share("max_error", max_error)
+            if max_error is not None:
+                max_error = parse_share("max_error", max_error, "5%")
         elif isinstance(max_error, bool) or not isinstance(max_error, (int, float)):
             raise InputError(
                 "evaluate needs max_error: by how much its value may fall below that of the "
@@ -226,7 +227,8 @@ class _Judge:
         elif terms.max_error is not None:
             error = result.output_error
             # reason: where outputs hardly depend on the input, a small error may tell nothing of it
-            verdicts.append(error is not None and error <= terms.max_error and not result.warnings)
+            worthless = any(fault.worthless for fault in result.faults)
+            verdicts.append(error is not None and error <= terms.max_error and not worthless)
         if terms.min_agreement is not None:
             if result.agreement is None:
                 raise InputError(

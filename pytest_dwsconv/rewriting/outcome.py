@@ -150,4 +150,5 @@ def _quality(
         refinement,
         nearest.error,
         nearest=found is nearest,
+        held_out=fit.reference.held_out_samples,
     )

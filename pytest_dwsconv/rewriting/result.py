@@ -17,7 +17,7 @@ from pytest_dwsconv.core.conv import ORDERS
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import CANDIDATE_CODE
-from pytest_dwsconv.fit.quality import FitQuality, Refinement
+from pytest_dwsconv.fit.quality import Fault, FitQuality, Refinement
 from pytest_dwsconv.report import Report
 
 
@@ -150,10 +150,15 @@ class RewriteResult:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each output that is as wrong as its mean alone, with what would help."""
+        """A sentence for each of the ``faults``, with what would help."""
+        return tuple(f"{one.fact}: {one.remedies.for_python()}" for one in self.faults)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Outputs that are as wrong as their mean alone, and figures of too few samples."""
         if self.quality is None:
             return ()
-        return tuple(self.quality.warnings(self.plan, self.report_after.params))
+        return tuple(self.quality.faults(self.plan, self.report_after.params))
 
     def to_dict(self) -> dict[str, Any]:
         """All but the model, as plain data for JSON."""

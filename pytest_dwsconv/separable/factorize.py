@@ -180,7 +180,9 @@ def decompose(weight: Tensor, groups: int, form: Form | Order) -> Decomposition:
     kernel = weight.detach().to(device="cpu", dtype=torch.float64)
     peak = kernel.abs().max()
     if not torch.isfinite(peak):
-        raise InputError("the kernel holds NaN or infinite values and cannot be factorised")
+        raise InputError(
+            "the kernel holds NaN or infinite values and cannot be factorised: load finite weights"
+        )
     # reason: in units of its largest entry, no kernel over- or underflows
     peak = torch.where(peak > 0, peak, 1.0)
     return Decomposition(kernel / peak, peak, weight, groups, Form(form))

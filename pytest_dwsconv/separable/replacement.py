@@ -108,18 +108,19 @@ def initial(weight: Tensor, entry: PlanEntry, init: str) -> tuple[Factors, float
     """
     if init == "svd" and not weight.is_meta:
         return _factorised(weight, entry)
-    with _naming(entry.name):
+    with naming(entry.name):
         return fresh(_standard(weight, entry), entry.groups, entry.form, entry.size), None
 
 
 def _factorised(weight: Tensor, entry: PlanEntry) -> tuple[Factors, float]:
-    with _naming(entry.name):
+    with naming(entry.name):
         decomposition = decompose(_standard(weight, entry), entry.groups, entry.form)
     return decomposition.factors(entry.size), decomposition.error(entry.size)
 
 
 @contextmanager
-def _naming(layer: str) -> Iterator[None]:
+def naming(layer: str) -> Iterator[None]:
+    """Name the layer in an InputError of the block, and how to leave it out."""
     try:
         yield
     except InputError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from pytest_dwsconv.command.trial.weights import (
 )
 from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import Plan
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.errors import FitWarning, InputError
 from pytest_dwsconv.fit.planning import allocate, estimate, parse_budgets
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import apply_plan
@@ -94,7 +95,7 @@ def convert(path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conve
         if batches is None:
             rewritten = apply_plan(model, plan, init="svd")
         else:
-            rewritten = rewrite(model, plan=plan, init="fit", calibration=batches).model
+            rewritten = _fitted(model, plan, batches)
         entries = found.converted(model, rewritten, plan)
         content = with_state_dict(content, found.place, entries)
         if inputs is not None:
@@ -102,6 +103,16 @@ def convert(path: Path, name: str, shapes: Shapes, plan: Plan, conversion: Conve
     write_checkpoint(content, conversion.target)
     torch.save((inputs, references), conversion.folder / _OUTPUTS)
     return left_out
+
+
+def _fitted(model: nn.Module, plan: Plan, batches: Sequence[Any]) -> nn.Module:
+    with catch_warnings():
+        # reason: its advice is in terms of Python
+        simplefilter("ignore", FitWarning)
+        found = rewrite(model, plan=plan, init="fit", calibration=batches)
+    for fault in found.faults:
+        print(f"warning: {fault.fact}: {fault.remedies.for_command()}")
+    return found.model
 
 
 def plan_within(

@@ -13,7 +13,7 @@ from pytest_dwsconv.fit.layers.fitted import Fitted, relative_error, weighted_lo
 from pytest_dwsconv.fit.layers.problem import LayerProblem, Targets, output_weight
 from pytest_dwsconv.fit.least_squares.solution import fit
 from pytest_dwsconv.fit.observations import Layer, Observation
-from pytest_dwsconv.separable.factorize import Factors, decompose, dense_kernel
+from pytest_dwsconv.separable.factorize import Factors, dense_kernel
 from pytest_dwsconv.separable.replacement import replacement
 
 CONTIGUOUS = torch.contiguous_format
@@ -76,7 +76,8 @@ def fit_layer(
     of_layer = _LayerFit(layer, seen, judged, weights)
     targets = of_layer.targets()
     nearest = [
-        of_layer.candidate(entry, _nearest(layer, entry), targets) for entry in layer.entries
+        of_layer.candidate(entry, layer.nearest(entry.form).factors(entry.size), targets)
+        for entry in layer.entries
     ]
     found = [of_layer.improved(candidate, targets, PROBE_ROUNDS) for candidate in nearest]
     least = min(candidate.loss for candidate in found)
@@ -85,10 +86,6 @@ def fit_layer(
     best = min([*settled, *nearest], key=lambda candidate: candidate.loss).fitted
     best.error = relative_error(seen, best)
     return best
-
-
-def _nearest(layer: Layer, entry: PlanEntry) -> Factors:
-    return decompose(layer.plain.weight, entry.groups, entry.form).factors(entry.size)
 
 
 def _settled(of_layer: _LayerFit, start: Candidate, targets: Targets) -> Candidate:

@@ -27,7 +27,7 @@ from pytest_dwsconv.fit.comparison import (
     watching,
 )
 from pytest_dwsconv.fit.error_points import NORMS
-from pytest_dwsconv.fit.held_out import Reference, Scores
+from pytest_dwsconv.fit.held_out import Reference, Scores, samples_of
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.quality import Refinement
 from pytest_dwsconv.fit.replay import arguments
@@ -37,7 +37,6 @@ from pytest_dwsconv.fit.training.samples import (
     Mixtures,
     Pieces,
     Source,
-    samples,
 )
 from pytest_dwsconv.fit.training.soap import SOAP
 from pytest_dwsconv.progress import Progress
@@ -123,7 +122,7 @@ def refine(
         return None
     pieces = Pieces(reference.batches, reference.wanted)
     best = _Best(tensors, before)
-    if _samples(reference.batches) <= FEW_SAMPLES:
+    if samples_of(reference.batches) <= FEW_SAMPLES:
         half = -(-min(passes, PLAIN_PASSES) // 2)
         _improve(model, reference, best, half, pieces, "refining gently", GENTLY)
     if passes <= PLAIN_PASSES:
@@ -137,14 +136,6 @@ def refine(
         if mixtures is not None:
             _improve(model, reference, best, passes - plain, mixtures, "refining on mixtures")
     return best.told(before)
-
-
-def _samples(batches: Sequence[Any]) -> int:
-    """Those of all processes; a batch whose samples cannot be told apart counts as one."""
-    counts = [samples(tree_leaves(batch)) or 1 for batch in batches]
-    total = torch.tensor(float(sum(counts)), device="cpu")
-    all_reduce(total)
-    return int(total)
 
 
 class _Best:

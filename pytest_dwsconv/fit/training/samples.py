@@ -17,6 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.comparison import Seen
+from pytest_dwsconv.fit.held_out import samples
 
 STEP = 32
 """Samples that a step takes at most: many small steps gain more from few data than few large ones.
@@ -82,12 +83,6 @@ def pieces(batch: Any, wanted: Seen) -> list[tuple[Any, Seen]]:
         return [(batch, wanted)]
     cut = zip(*(leaf.split(STEP) for leaf in leaves), strict=True)
     return [tree_unflatten(list(part), form) for part in cut]
-
-
-def samples(leaves: Sequence[Any]) -> int | None:
-    """The first dimension that all have in common; None where there is none."""
-    sizes = {leaf.shape[0] if isinstance(leaf, Tensor) and leaf.dim() else None for leaf in leaves}
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 class Mixtures(NamedTuple):
