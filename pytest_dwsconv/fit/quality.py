@@ -145,15 +145,6 @@ class FitQuality:
 
         ``params`` are those of the network that has them.
         """
-        if 0 < self.held_out < FEW:
-            yield Fault(
-                f"the errors are those of the {self.held_out} samples held out, which may be "
-                "chance",
-                Remedies(
-                    "eight batches or more of eight samples, of which every eighth is held out"
-                ),
-                worthless=False,
-            )
         for name, error in self.output_errors.items():
             mean = self.mean_errors.get(name, 1.0)
             if error > 0 and mean == 0:
@@ -168,6 +159,14 @@ class FitQuality:
                     f"alone has {mean:.2g}",
                     self._remedies(plan, params),
                 )
+        if 0 < self.held_out < FEW:
+            yield Fault(
+                f"the errors are those of {self.held_out} samples held out, which may be chance",
+                Remedies(
+                    "eight batches or more of eight samples, of which every eighth is held out"
+                ),
+                worthless=False,
+            )
 
     def _remedies(self, plan: Plan, params: int) -> Remedies:
         multipliers = [entry.depth_multiplier or 0 for entry in plan.entries]

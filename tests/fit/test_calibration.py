@@ -659,6 +659,17 @@ def test_what_cannot_be_used(options: dict[str, Any], message: str) -> None:
         rewrite(nn.Conv2d(8, 12, 3), **options)
 
 
+@pytest.mark.parametrize("options", [{"init": "fit"}, {"budget": "1k"}])
+def test_a_kernel_without_finite_values_is_named_with_the_next_step(
+    options: dict[str, Any],
+) -> None:
+    model = nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3))
+    nn.init.constant_(model[2].weight, float("nan"))
+    step = "2: the kernel holds NaN or infinite values .*: load finite weights; leave it out with"
+    with pytest.raises(InputError, match=step):
+        rewrite(model, calibration=batches(4, 8, 8, 8), **options)
+
+
 @pytest.mark.parametrize("refine", [-1, 2.0, True, "40", None])
 def test_passes_that_are_no_number_of_them_are_refused_before_any_work(refine: Any) -> None:
     data = iter(batches(4, 8, 8, 8))

@@ -246,7 +246,7 @@ def test_a_worthless_output_is_warned_of_by_name_with_what_would_help() -> None:
     torch.manual_seed(0)
     first, second = (nn.Conv2d(channels, 24, 5, bias=False) for channels in (16, 24))
     model = nn.Sequential(first, nn.Tanh(), second).eval()
-    noise = [torch.randn(4, 16, 12, 12) for _ in range(3)]
+    noise = [torch.randn(8, 16, 12, 12) for _ in range(3)]
     with pytest.warns(
         FitWarning, match=r"^output has a relative error of .* on held-out data"
     ) as told:
@@ -254,12 +254,30 @@ def test_a_worthless_output_is_warned_of_by_name_with_what_would_help() -> None:
     text = str(told[0].message)
     assert result.warnings == (text,)
     assert f"warning: {text}" in str(result)
-    assert "more calibration data" in text
+    assert "pass more batches as calibration" in text
     larger = rewrite(model, depth_multiplier=2)
     assert f"depth_multiplier=2 or budget={larger.report_after.params}" in text
     worst = max(result.refined_errors, key=lambda name: result.refined_errors[name])
     assert f"ignore=['{worst}'" in text
     assert told[0].filename == __file__
+    (fault,) = result.faults
+    options = fault.remedies.for_command()
+    assert f"--depth-multiplier 2 or --budget {larger.report_after.params}" in options
+    assert worst in options
+    assert "ignore=" not in options
+
+
+@pytest.mark.parametrize(("samples", "told"), [(1, True), (7, True), (8, False)])
+def test_figures_of_few_held_out_samples_are_warned_of_once(samples: int, told: bool) -> None:
+    batches = [batch[:samples] for batch in images(2)]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        result = rewrite(classifier(), init="fit", calibration=batches, refine=0)
+    sentences = [str(one.message) for one in found if one.category is FitWarning]
+    few = [text for text in sentences if "held out, which may be chance" in text]
+    assert bool(few) == told == any(not fault.worthless for fault in result.faults)
+    assert len(few) <= 1
+    assert all("pass eight batches or more of eight samples" in text for text in few)
 
 
 def test_calibration_samples_that_are_all_alike_are_warned_of() -> None:
