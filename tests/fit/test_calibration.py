@@ -663,8 +663,9 @@ def test_what_cannot_be_used(options: dict[str, Any], message: str) -> None:
 def test_a_kernel_without_finite_values_is_named_with_the_next_step(
     options: dict[str, Any],
 ) -> None:
-    model = nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3))
-    nn.init.constant_(model[2].weight, float("nan"))
+    last = nn.Conv2d(12, 12, 3)
+    nn.init.constant_(last.weight, float("nan"))
+    model = nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU(), last)
     step = "2: the kernel holds NaN or infinite values .*: load finite weights; leave it out with"
     with pytest.raises(InputError, match=step):
         rewrite(model, calibration=batches(4, 8, 8, 8), **options)
