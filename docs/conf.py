@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import tomllib
 
@@ -107,5 +108,21 @@ def fill_in_tables(app: Any, docname: str, source: list[str]) -> None:
             source[0] = source[0].replace(f"{{{{ {name} }}}}", table())
 
 
+def pack_examples(app: Any) -> None:
+    """An archive of each folder of examples, for those who installed the package without its source."""
+    examples, packed = (
+        Path(__file__).parents[1] / "examples",
+        Path(app.srcdir, "_build", "examples"),
+    )
+    packed.mkdir(parents=True, exist_ok=True)
+    for folder in filter(Path.is_dir, examples.iterdir()):
+        with ZipFile(packed / f"{folder.name}.zip", "w") as archive:
+            for path in sorted(folder.rglob("*")):
+                name = path.relative_to(examples)
+                if path.is_file() and "cache" not in str(name):  # of pytest and of Python
+                    archive.write(path, name)
+
+
 def setup(app: Any) -> None:
+    app.connect("builder-inited", pack_examples)
     app.connect("source-read", fill_in_tables)

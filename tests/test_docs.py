@@ -40,6 +40,14 @@ def test_the_workflow_runs_each_part_of_the_script() -> None:
     assert workflow["jobs"]["checks"]["strategy"]["matrix"]["part"] == parts.split()
 
 
+def test_each_benchmark_makes_a_table_of_a_page() -> None:
+    listed = (ROOT / "benchmarks" / "tables.py").read_text(encoding="utf-8")
+    tables = re.findall(r'Table\(\s*f?"([\w/.-]+)",\s*f?"(\w+\.py)', listed)
+    assert [page for page, _ in tables if not (ROOT / "docs" / page).exists()] == []
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    assert {script for _, script in tables} == scripts - {"tables.py", "factored.py"}
+
+
 def test_every_environment_of_tox_is_in_the_guide() -> None:
     sections = re.findall(r"^\[testenv:(\w+)\]$", (ROOT / "tox.ini").read_text(), re.MULTILINE)
     guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
