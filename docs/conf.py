@@ -109,11 +109,9 @@ def fill_in_tables(app: Any, docname: str, source: list[str]) -> None:
 
 
 def pack_examples(app: Any) -> None:
-    """An archive of each folder of examples, for those who installed the package without its source."""
-    examples, packed = (
-        Path(__file__).parents[1] / "examples",
-        Path(app.srcdir, "_build", "examples"),
-    )
+    """An archive of each folder of examples, for those who have no checkout."""
+    examples = Path(__file__).parents[1] / "examples"
+    packed = Path(app.srcdir, "_build", "examples")
     packed.mkdir(parents=True, exist_ok=True)
     for folder in filter(Path.is_dir, examples.iterdir()):
         with ZipFile(packed / f"{folder.name}.zip", "w") as archive:

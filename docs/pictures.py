@@ -98,6 +98,41 @@ def accuracy_by_parameters() -> None:
     figure.savefig(PICTURES / "accuracy.png", dpi=120)
 
 
+def measured_speed() -> None:
+    """The table of measured networks in ``docs/targets.md``: before, all replaced, and planned."""
+    page = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
+    table = page.partition("| network | threads, memory format |")[2].partition("\n\n")[0]
+    networks: list[list[list[str]]] = []
+    for line in table.splitlines()[2:]:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if name:
+            networks.append([])
+        networks[-1].append(cells)
+    titles = ("ResNet-18", "a small residual network")
+    columns = {"all replaced, multiplier 1": 2, "planned for this CPU": 4}
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axes, title, rows in zip(panels, titles, networks, strict=True):
+        before = [float(row[1].removesuffix(" ms")) for row in rows]
+        series = {"original": before}
+        for label, column in columns.items():
+            ratios = [row[column].replace("unchanged", "1") for row in rows]
+            series[label] = [ms / float(ratio) for ms, ratio in zip(before, ratios, strict=True)]
+        for place, (label, values) in enumerate(series.items()):
+            bars = axes.bar(
+                [row + 0.27 * (place - 1) for row in range(len(rows))],
+                values,
+                width=0.25,
+                color=("#888888", "#d95f02", "#1b9e77")[place],
+                label=label,
+            )
+            axes.bar_label(bars, fmt="%.1f", fontsize=7)
+        names = [row[0].replace(", ", "\n") for row in rows]
+        axes.set_xticks(range(len(rows)), names, fontsize=8)
+        axes.set(title=title, xlabel="threads, memory format", ylabel="ms per image")
+    panels[0].legend()
+    figure.savefig(PICTURES / "speed.png", dpi=120)
+
+
 def predicted_by_published(latencies: Path) -> None:
     """Each published latency, and what is predicted for it with its interval."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -131,6 +166,7 @@ def main() -> None:
         the_page(report, Path(folder))
         the_table(report, Path(folder))
     accuracy_by_parameters()
+    measured_speed()
     for name in sys.argv[1:]:
         predicted_by_published(Path(name))
 
