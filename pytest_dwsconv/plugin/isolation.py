@@ -83,11 +83,6 @@ def inner_calls() -> Iterator[None]:
         THREAD.inner = before
 
 
-def calls_are_inner() -> bool:
-    """Whether this thread is inside ``inner_calls``."""
-    return THREAD.inner
-
-
 # --------------------------------------------------------------------------- models
 
 

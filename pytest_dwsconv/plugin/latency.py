@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -120,11 +121,11 @@ class KnownLatencies:
             }
         return found
 
-    def on(self, report: ReportData, target: str) -> list[Latency] | Unmeasured:
-        """The latencies of a model on a target, or why they are not known."""
+    def on(self, report: ReportData, target: str) -> Sequence[Latency | Unmeasured]:
+        """The latencies of a model on a target, or else why they are not known."""
         known = self._measured.get(report, {}).values()
         if found := [latency for latency in known if latency.target == target]:
             return found
         unknown = unknown_latency(report, target)
         nobody = f"{unknown}: no test or target had the model at hand to measure it"
-        return self._unmeasured.get(report, {}).get(target, Unmeasured(target, nobody))
+        return [self._unmeasured.get(report, {}).get(target, Unmeasured(target, nobody))]

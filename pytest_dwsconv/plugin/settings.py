@@ -191,33 +191,26 @@ def tolerated(
     return default
 
 
-class Allowed(NamedTuple):
-    """What a model may cost: limits on what its report tells, and a latency for each target."""
+def allowed(
+    report: ReportData, users: Reporters, table: Sequence[BudgetRule]
+) -> tuple[list[Budget], dict[str, LatencyLimit]]:
+    """A budget for each limit of a model, and the latency that it may have on each target.
 
-    limits: Limits
-    latencies: dict[str, LatencyLimit]
-
-    def budgets(self) -> Iterator[Budget]:
-        """A budget for each of the limits."""
-        for layers, limits in self.limits.items():
-            for name, limit in limits.items():
-                yield _budget({layers: {name: limit}})
-
-
-def allowed(report: ReportData, users: Reporters, table: Sequence[BudgetRule]) -> Allowed:
-    """The limits of a model; of lines that set the same limit for it the last wins.
-
-    Those on layers that it does not have are left out.
+    Of lines that set the same limit for it the last wins. Limits on layers that it does not have
+    are left out.
     """
-    found = Allowed({}, {})
+    limits: dict[tuple[str, str], str] = {}
+    latencies: dict[str, LatencyLimit] = {}
     for rule in table:
-        if rule.is_for(report.model, users.targets, users.tests):
-            for layers, limits in rule.limits.items():
-                if layers_of(report, layers) or not layers:
-                    found.limits.setdefault(layers, {}).update(limits)
-            if rule.latency is not None:
-                found.latencies[rule.latency.target] = rule.latency.limit
-    return found
+        if not rule.is_for(report.model, users.targets, users.tests):
+            continue
+        for layers, own in rule.limits.items():
+            if not layers or layers_of(report, layers):
+                limits |= {(layers, name): limit for name, limit in own.items()}
+        if rule.latency is not None:
+            latencies[rule.latency.target] = rule.latency.limit
+    budgets = [_budget({layers: {name: limit}}) for (layers, name), limit in limits.items()]
+    return budgets, latencies
 
 
 def without_effect(run: SuiteRun, table: Sequence[BudgetRule]) -> Iterator[str]:

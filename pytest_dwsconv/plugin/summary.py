@@ -18,12 +18,7 @@ from pytest_dwsconv.core.suite.architectures import Place
 from pytest_dwsconv.core.suite.changes import Outcome
 from pytest_dwsconv.errors import DwsconvError, MissingDependencyError, first_line, require_torch
 from pytest_dwsconv.plugin.isolation import TEST_ENDINGS
-from pytest_dwsconv.plugin.latency import (
-    KnownLatencies,
-    Latency,
-    Unmeasured,
-    unknown_latency,
-)
+from pytest_dwsconv.plugin.latency import KnownLatencies, Latency, Unmeasured, unknown_latency
 from pytest_dwsconv.plugin.limits.budgets import check_budget
 from pytest_dwsconv.plugin.limits.checks import CheckResult, Checks
 from pytest_dwsconv.plugin.outputs import Output
@@ -261,15 +256,11 @@ class Summary:
         for form, path in self._written:
             terminalreporter.write_sep("-", f"dwsconv {form} report: {plain(str(path))}")
         most = None if self._config.get_verbosity() > 0 else _MOST_TESTS
-        notices = _with_tests(self._notices, "In", most)
-        _section(terminalreporter, "notices", notices + self._result.notices)
         severity = {"red" if self._strict else "yellow": True}
-        _section(
-            terminalreporter,
-            "not known",
-            _with_tests(self._failures, "Called by", most) + self._result.unknown,
-            **severity,
-        )
+        notices = _with_tests(self._notices, "In", most) + self._result.notices
+        unknown = _with_tests(self._failures, "Called by", most) + self._result.unknown
+        _section(terminalreporter, "notices", notices)
+        _section(terminalreporter, "not known", unknown, **severity)
         _section(terminalreporter, "over budget", self._result.faults, red=True)
         _section(terminalreporter, "not written", self._result.unwritten, red=True)
 

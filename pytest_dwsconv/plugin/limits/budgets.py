@@ -84,8 +84,6 @@ def check_budget(hook: Any, config: pytest.Config, subject: Subject, budget: Bud
     if budget.latency_limit is None:
         return BudgetCheck(limits)
     outcome = measure_latency(hook, config, subject, str(budget.target))
-    if isinstance(outcome, Unmeasured):
-        return BudgetCheck(limits, outcome)
     judged = check_latency(config, subject.report, outcome, budget.latency_limit)
     if isinstance(judged, Unmeasured):
         return BudgetCheck(limits, judged)
@@ -93,7 +91,7 @@ def check_budget(hook: Any, config: pytest.Config, subject: Subject, budget: Bud
 
 
 def check_latency(
-    config: pytest.Config, report: ReportData, latency: Latency, limit: LatencyLimit
+    config: pytest.Config, report: ReportData, latency: Latency | Unmeasured, limit: LatencyLimit
 ) -> LatencyCheck | Unmeasured:
     """How a model stands to a limit; over it, with the replacements that would bring it under.
 
@@ -102,6 +100,8 @@ def check_latency(
     Raises:
         InputError: the limit is relative, and the target has nothing that it could be relative to.
     """
+    if isinstance(latency, Unmeasured):
+        return latency
     check = LatencyCheck(latency.target, limit, latency.measurement)
     measurement = latency.measurement
     if not check.exceeded or not measurement.reference:

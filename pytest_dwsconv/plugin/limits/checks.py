@@ -17,8 +17,7 @@ from pytest_dwsconv.plugin.settings import allowed, budget_rules, is_whole, with
 
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
-    from pytest_dwsconv.core.limits import AnyCheck, LatencyCheck
-    from pytest_dwsconv.core.measurement import LatencyLimit
+    from pytest_dwsconv.core.limits import AnyCheck
     from pytest_dwsconv.core.suite.changes import Changes
     from pytest_dwsconv.plugin.latency import KnownLatencies
     from pytest_dwsconv.render import Reporters, SuiteRun
@@ -82,31 +81,22 @@ class Checks:
 
         Each limit is checked by itself: what cannot be told of one says nothing of the others.
         """
-        own = allowed(report, users, self._table)
-        for budget in own.budgets():
+        budgets, limited = allowed(report, users, self._table)
+        for budget in budgets:
             try:
                 yield from check_known_limits(self._config, report, budget)
             except InputError as error:
                 _add(found.unknown, str(error))
-        for target, limit in own.latencies.items():
-            for latency in self._check_latencies(report, target, limit, latencies):
-                if isinstance(latency, Unmeasured):
-                    _add(found.faults if latency.required else found.unknown, latency.sentence)
+        for target, limit in limited.items():
+            for latency in latencies.on(report, target):
+                try:
+                    check = check_latency(self._config, report, latency, limit)
+                except InputError as error:
+                    check = Unmeasured(target, str(error))
+                if isinstance(check, Unmeasured):
+                    _add(found.faults if check.required else found.unknown, check.sentence)
                 else:
-                    yield latency
-
-    def _check_latencies(
-        self, report: ReportData, target: str, limit: LatencyLimit, latencies: KnownLatencies
-    ) -> Iterator[LatencyCheck | Unmeasured]:
-        known = latencies.on(report, target)
-        if isinstance(known, Unmeasured):
-            yield known
-            return
-        for latency in known:
-            try:
-                yield check_latency(self._config, report, latency, limit)
-            except InputError as error:  # reason: it says nothing of the other limits
-                yield Unmeasured(target, str(error))
+                    yield check
 
 
 def _add(sentences: list[str], sentence: str) -> None:

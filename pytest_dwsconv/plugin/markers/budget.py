@@ -105,7 +105,10 @@ def _subjects(
         return reported
     arguments, returned = _values(item)
     analyze = ReportFixture(item)
-    called, unknown = _called(item, logs)
+    called: list[CalledReport] = []
+    unknown: list[str] = []
+    if logs:
+        called, unknown = Noticer.of(item.config).reports(item, logs[0])
     subjects = []
     for model in held_models([*arguments.values(), returned]):
         own = [each for each in called if each.call.model() is unwrapped(model)]
@@ -150,11 +153,6 @@ def _with_their_layers(
         without_layers = {**vars(budget), "layers": None, "target": None}
         if own or any(value is not None for value in without_layers.values()):
             yield [subject], replace(budget, layers=own or None)
-
-
-def _called(item: pytest.Item, logs: Sequence[CallLog]) -> tuple[list[CalledReport], list[str]]:
-    """The reports of what the test has called, and why others are not known."""
-    return Noticer.of(item.config).reports(item, logs[0]) if logs else ([], [])
 
 
 def _tell(item: pytest.Item, unknown: Sequence[str]) -> None:

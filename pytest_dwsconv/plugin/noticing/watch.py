@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pytest_dwsconv.plugin.isolation import THREAD, calls_are_inner
+from pytest_dwsconv.plugin.isolation import THREAD
 from pytest_dwsconv.plugin.noticing.callers import Arguments
 from pytest_dwsconv.plugin.noticing.import_hooks import Awaited, Compilations
 
@@ -84,7 +84,7 @@ class Watch:
 
     def _compiling(self) -> None:
         """Note a compiled function: the compiler runs the models inside it without calling them."""
-        if not calls_are_inner() and (log := self.log()) is not None:
+        if not THREAD.inner and (log := self.log()) is not None:
             log.notice(_COMPILED)
 
     def _install(self, home: Any) -> None:  # noqa: C901  # a function more is a frame more
