@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from pytest_dwsconv.analysis.inputs import advice_on_shapes, forward_arguments
 from pytest_dwsconv.analysis.layers import layers_of
 from pytest_dwsconv.analysis.sites import find_sites, operator_name
+from pytest_dwsconv.analysis.targets import with_target
 from pytest_dwsconv.analysis.verdicts import finding_of
 from pytest_dwsconv.core.findings import Memory, Origin
 from pytest_dwsconv.core.rules import Policy
@@ -40,6 +41,7 @@ def analyze(
     *,
     example_inputs: Any = None,
     policy: Policy = Policy(),
+    target: str | Sequence[str] | None = None,
 ) -> Report:
     """Report what each convolution of ``model`` is and costs, and what a separable one would save.
 
@@ -55,11 +57,14 @@ def analyze(
             mapping of keyword arguments, or both kinds as ``inspect.BoundArguments``. Their values
             are used only by a model that needs data; ``()`` is a forward without inputs.
         policy: the replacement to reckon with, and what to leave alone.
+        target: the machine, or several, for which the report tells what the replacements gain:
+            ``"edgetpu"``, predicted, where ``"edgetpu:desktop_usb3"`` names another host than a
+            Raspberry Pi 4, or ``"cpu"``, measured on this machine, layer by layer.
 
     Without inputs the report has everything but shapes and MACs.
 
     Raises:
-        InputError: ``model`` or an input is not what it must be.
+        InputError: ``model``, an input or a target is not what it must be.
         TracingError: the forward fails on these inputs.
     """
     if not isinstance(policy, Policy):
@@ -71,7 +76,7 @@ def analyze(
     params = sum(parameter.numel() for parameter in parameters)
     macs = None if recorded is None else _macs(recorded)
     sites = find_sites(inventory, recorded)
-    return Report(
+    report = Report(
         model=type(inventory.root).__name__,
         findings=tuple(finding_of(site, policy, params, macs) for site in sites),
         params=params,
@@ -86,6 +91,16 @@ def analyze(
         output_elements=None if recorded is None else recorded.output_elements,
         all_layers=layers_of(inventory, recorded),
     )
+    return report if target is None else _with_targets(report, model, target)
+
+
+def _with_targets(report: Report, model: nn.Module, targets: str | Sequence[str]) -> Report:
+    for target in [targets] if isinstance(targets, str) else targets:
+        # reason: timing needs NumPy, and is rarely asked for
+        from pytest_dwsconv.latency.runs import conditions_of
+
+        (report,) = with_target([report], target, conditions=conditions_of(model))
+    return report
 
 
 def _checked(model: Any) -> Inventory:

@@ -59,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         help="the input shape; several inputs are separated by ;. Without it no MACs are counted",
     )
     parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="MACHINE",
+        help="tell what the replacements gain there: edgetpu or edgetpu:HOST, predicted, or cpu, "
+        "measured on this machine; may be repeated",
+    )
+    parser.add_argument(
         "--format", choices=FORMS, default="text", help="the form of the report (%(default)s)"
     )
     parser.add_argument(
@@ -73,7 +81,7 @@ def _report(options: argparse.Namespace) -> None:
             f"{options.format} goes to a file: name it, as in --output report.{options.format}"
         )
     with redirect_stdout(sys.stderr):  # reason: the model's code may print
-        run = _run(options.targets, options.input_size)
+        run = _run(options)
     if options.output:
         _write(options.format, run, Path(options.output))
         return
@@ -83,14 +91,15 @@ def _report(options: argparse.Namespace) -> None:
     write_stdout(f"{text}\n".encode(errors="backslashreplace"))
 
 
-def _run(targets: Sequence[str], input_size: str | None) -> SuiteRun:
+def _run(options: argparse.Namespace) -> SuiteRun:
     from pytest_dwsconv.analysis.analyze import analyze
     from pytest_dwsconv.targets import load_target, parse_input_size
 
-    shapes = None if input_size is None else parse_input_size(input_size)
+    size = options.input_size
+    shapes = None if size is None else parse_input_size(size)
     run: dict[ReportData, Reporters] = {}
-    for target in targets:
-        report = analyze(load_target(target), shapes)
+    for target in options.targets:
+        report = analyze(load_target(target), shapes, target=options.target)
         run.setdefault(report, Reporters()).targets.add(target)
     return run
 

@@ -133,6 +133,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "(default: 10)",
     )
     group.addoption(
+        "--dws-target",
+        action="append",
+        metavar="MACHINE",
+        help="show what replacements gain there: edgetpu or edgetpu:HOST, predicted, or cpu, "
+        "measured on this machine at the end of the run; several separated by commas",
+    )
+    group.addoption(
         "--dws-strict",
         action="store_true",
         default=None,
@@ -186,6 +193,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("dws_match", "as --dws-match, one per line", type="linelist")
     parser.addini("dws_depth", "as --dws-depth")
     parser.addini("dws_top", "as --dws-top")
+    parser.addini("dws_target", "as --dws-target, one per line", type="linelist")
     parser.addini("dws_fail_on_increase", "as --dws-fail-on-increase, a number", default="")
     parser.addini("dws_baseline", "as --dws-baseline", default="")
     parser.addini("dws_strict", "as --dws-strict", type="bool", default=False)
@@ -321,8 +329,8 @@ def _has_named_budgets(config: pytest.Config) -> bool:
 def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
     """The reports asked for on the command line, or else in the ini file, and their folder.
 
-    Naming a model on the command line, or saying how many are to be shown, asks for text where no
-    form is asked for, and saying how text is to be shown does so in any case.
+    Naming a model or a target on the command line, or saying how many models are to be shown, asks
+    for text where no form is asked for, and saying how text is to be shown does so in any case.
     """
     given = config.getoption("dws_report")
     folder = config.invocation_params.dir
@@ -334,7 +342,7 @@ def _wanted(config: pytest.Config) -> tuple[list[str], Path]:
 
         wanted = lines(config, "dws_report")
         folder = config.rootpath
-    elif config.getoption("dws_model") or config.getoption("dws_top"):
+    elif any(map(config.getoption, ("dws_model", "dws_top", "dws_target"))):
         wanted = ["text"]
     shown = any(map(config.getoption, VIEW_OPTIONS))
     if shown and not any(value.partition(":")[0] == "text" for value in wanted):

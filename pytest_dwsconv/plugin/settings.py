@@ -329,6 +329,25 @@ def view(config: pytest.Config) -> View:
         )
 
 
+def targets(config: pytest.Config) -> list[str]:
+    """The machines for which reports tell what replacements gain.
+
+    Raises:
+        pytest.UsageError: one is not known, or the same one is named twice.
+    """
+    from pytest_dwsconv.edgetpu.prediction import host_of
+
+    given = config.getoption("dws_target") or lines(config, "dws_target")
+    found = [word.strip() for words in given for word in words.split(",") if word.strip()]
+    with usage_errors("dws-target: "):
+        for target in found:
+            host_of(target)
+    names = [target.partition(":")[0] for target in found]
+    if len(names) > len(set(names)):
+        raise pytest.UsageError("dws-target: a report is for one host of a target; name each once")
+    return found
+
+
 def _setting(config: pytest.Config, name: str) -> Any:
     """An option, or else its key in the ini file."""
     given = config.getoption(name)

@@ -14,7 +14,7 @@ from pytest_dwsconv.core.forms import VIEW_OPTIONS
 from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import matches
-from pytest_dwsconv.core.suite.architectures import Place
+from pytest_dwsconv.core.suite.architectures import Place, architectures
 from pytest_dwsconv.core.suite.changes import Outcome
 from pytest_dwsconv.errors import DwsconvError, MissingDependencyError, first_line, require_torch
 from pytest_dwsconv.plugin.isolation import TEST_ENDINGS
@@ -24,7 +24,14 @@ from pytest_dwsconv.plugin.limits.checks import CheckResult, Checks
 from pytest_dwsconv.plugin.outputs import Output
 from pytest_dwsconv.plugin.record import Subject
 from pytest_dwsconv.plugin.reports import analyze_under_hooks
-from pytest_dwsconv.plugin.settings import NamedModel, named_models, strict, usage_errors, view
+from pytest_dwsconv.plugin.settings import (
+    NamedModel,
+    named_models,
+    strict,
+    targets,
+    usage_errors,
+    view,
+)
 from pytest_dwsconv.plugin.targets.backends import LATENCIES
 
 if TYPE_CHECKING:
@@ -61,6 +68,7 @@ class Summary:
         self._latencies = KnownLatencies()
         self._strict = strict(config)
         self._models = named_models(config)
+        self._targets = targets(config)
         self._folder = _folder_in_repository(config.rootpath)
         self._checks = Checks(config)
         self._result = CheckResult()
@@ -185,6 +193,7 @@ class Summary:
     def _finish(self, exitstatus: int) -> None:
         """Check the run if it has done what it was to do, and write its reports in any case."""
         if exitstatus in _COMPLETE:
+            self._add_evidence()
             self._checks.run(self._run, self._latencies, self._result)
             self._result.notices += self._without_effect()
             if not self._run and not self._measured:
@@ -193,6 +202,25 @@ class Summary:
             if output.path is not None:
                 self._write(output.form, output.path)
         self._add_properties()
+
+    def _add_evidence(self) -> None:
+        """Tell of the reports that are shown what replacements gain on the targets."""
+        if not (self._targets and self._outputs and self._run):
+            return
+        from pytest_dwsconv.analysis.targets import with_target
+
+        config = self._config
+        shown = [found.report for found in architectures(self._run)]
+        for target in self._targets:
+            shown = with_target(
+                shown,
+                target,
+                host=config.getini("dws_prediction_host"),
+                remeasure=bool(config.getoption("dws_remeasure")),
+            )
+        # reason: evidence plays no part in whether two reports are equal
+        for report in shown:
+            self._run[report] = self._run.pop(report)
 
     def _add_properties(self) -> None:
         """Join a JUnit file with what the whole run found."""
