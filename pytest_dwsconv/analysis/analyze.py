@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from pytest_dwsconv.analysis.inputs import advice_on_shapes, forward_arguments
 from pytest_dwsconv.analysis.layers import layers_of
 from pytest_dwsconv.analysis.sites import find_sites, operator_name
-from pytest_dwsconv.analysis.targets import with_target
+from pytest_dwsconv.analysis.targets import with_targets
 from pytest_dwsconv.analysis.verdicts import finding_of
 from pytest_dwsconv.core.findings import Memory, Origin
 from pytest_dwsconv.core.rules import Policy
@@ -91,16 +91,7 @@ def analyze(
         output_elements=None if recorded is None else recorded.output_elements,
         all_layers=layers_of(inventory, recorded),
     )
-    return report if target is None else _with_targets(report, model, target)
-
-
-def _with_targets(report: Report, model: nn.Module, targets: str | Sequence[str]) -> Report:
-    for target in [targets] if isinstance(targets, str) else targets:
-        # reason: timing needs NumPy, and is rarely asked for
-        from pytest_dwsconv.latency.runs import conditions_of
-
-        (report,) = with_target([report], target, conditions=conditions_of(model))
-    return report
+    return report if target is None else with_targets(report, model, target)
 
 
 def _checked(model: Any) -> Inventory:

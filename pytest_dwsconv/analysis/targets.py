@@ -15,9 +15,25 @@ from pytest_dwsconv.edgetpu.savings import predicted_evidence
 from pytest_dwsconv.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pytest_dwsconv.latency import Conditions
 
 _Data = TypeVar("_Data", bound=ReportData)
+
+
+def with_targets(report: _Data, model: nn.Module, targets: str | Sequence[str]) -> _Data:
+    """The report with what is known on one target or several, as its model is run on the CPU.
+
+    Raises:
+        InputError: as for ``with_target``.
+    """
+    # reason: timing needs NumPy, and is rarely asked for
+    from pytest_dwsconv.latency.runs import conditions_of
+
+    for target in [targets] if isinstance(targets, str) else targets:
+        (report,) = with_target([report], target, conditions=conditions_of(model))
+    return report
 
 
 def with_target(

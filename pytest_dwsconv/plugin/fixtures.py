@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +34,7 @@ class ReportFixture:
         *,
         example_inputs: Any = None,
         policy: Policy | None = None,
+        target: str | Sequence[str] | None = None,
     ) -> Report:
         __tracebackhide__ = True
         from pytest_dwsconv.errors import DwsconvError
@@ -41,7 +42,7 @@ class ReportFixture:
         from pytest_dwsconv.plugin.targets.backends import LATENCIES
 
         item = self._item
-        options: dict[str, Any] = {"example_inputs": example_inputs}
+        options: dict[str, Any] = {"example_inputs": example_inputs, "target": target}
         if policy is not None:
             options["policy"] = policy
         try:

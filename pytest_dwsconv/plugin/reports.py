@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
 
 
 def analyze_under_hooks(
-    hook: Any, config: pytest.Config, model: nn.Module, shapes: Shapes, **options: Any
+    hook: Any,
+    config: pytest.Config,
+    model: nn.Module,
+    shapes: Shapes,
+    target: str | Sequence[str] | None = None,
+    **options: Any,
 ) -> Report:
     """The report of a model, with what the hook ``pytest_dwsconv_judge`` makes of its verdicts.
 
     Without a policy it is judged by that of ``[tool.dwsconv]``.
     """
     from pytest_dwsconv.analysis.analyze import analyze
+    from pytest_dwsconv.analysis.targets import with_targets
     from pytest_dwsconv.analysis.verdicts import rejudged
 
     def judged(finding: Finding) -> Judgement:
@@ -39,4 +46,8 @@ def analyze_under_hooks(
     options.setdefault("policy", project_policy(config))
     with inner_calls(), uncovered():
         report = analyze(model, shapes, **options)
-    return rejudged(report, judged)
+    report = rejudged(report, judged)
+    if target is None:
+        return report
+    with inner_calls(), uncovered():
+        return with_targets(report, model, target)

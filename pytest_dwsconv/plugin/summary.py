@@ -155,6 +155,9 @@ class Summary:
     def _add(self, report: Report, *, target: str = "", nodeid: str = "") -> None:
         from pytest_dwsconv.render import Reporters
 
+        if report.evidence and report in self._run:
+            # reason: the report that equals it may have come without evidence
+            self._run[report] = self._run.pop(report)
         users = self._run.setdefault(report, Reporters())
         if target:
             users.targets.add(target)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from pytest_dwsconv.core.conv import ORDERS
+from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import CANDIDATE_CODE
@@ -207,7 +208,7 @@ class RewriteResult:
             shapes = " and ".join(" x ".join(map(str, shape)) for shape in before.input_shapes)
             inputs = f" (input {shapes})" if shapes else ""
             yield _change(f"MACs of the model{inputs}", before.macs, after.macs)
-        yield from map(str, before.evidence)
+        yield from self._evidence()
         yield from _errors("relative weight error", self.errors)
         yield from _errors("relative output error, calibration data", self.calibration_errors)
         yield from _errors("relative output error, held-out data", self.held_out_errors)
@@ -218,6 +219,12 @@ class RewriteResult:
             yield f"warning: {warning}"
         if self.calibration_errors and not self.held_out_errors:
             yield "nothing was held out to judge by, so nothing was refined: pass several batches"
+
+    def _evidence(self) -> Iterator[str]:
+        known = self.report_before.evidence
+        yield from map(str, known)
+        if self.plan.entries and any(one.target == EDGETPU for one in known):
+            yield "not in these figures is what int8 loses: edgetpu.compare_int8 measures it"
 
     def _left_alone(self) -> Iterator[str]:
         """Why convolutions were not replaced: one line per reason, the most frequent first."""

@@ -42,6 +42,12 @@ def test_a_model_is_reported_in_every_form_without_a_test(folder: Path, form: st
     assert "4,640" in text or "4640" in text or "5,088" in text
 
 
+def test_a_report_tells_what_is_gained_on_a_target(capsys: Output) -> None:
+    arguments = ["net.py:Net(width=16)", "--input-size=1,3,8,8", "--target=edgetpu:desktop_usb3"]
+    assert main(arguments) == 0
+    assert "edgetpu: no gain (predicted, desktop_usb3): all param" in capsys.readouterr().out
+
+
 def test_standard_output_has_the_report_alone(folder: Path) -> None:
     command = [sys.executable, "-m", "pytest_dwsconv", "report", "net.py:Net", "--format=json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -70,6 +76,7 @@ def test_several_models_are_one_report(folder: Path) -> None:
         (["net"], "model 'net' is not written module:factory"),
         (["net.py:Net", "--input-size=3"], "Net rejected inputs of shape (3,)"),
         (["net.py:Net", "--input-size=a"], "input size 'a' is not a shape"),
+        (["net.py:Net", "--target=gpu"], "target must be 'cpu' or 'edgetpu', not 'gpu'"),
         (["net.py:Net", "--format=html"], "html goes to a file: name it, as in --output"),
         (["net.py:Net", "--output=no/out"], "--output no/out cannot be written: No such file"),
     ],

@@ -88,6 +88,36 @@ def test_layers_are_measured_on_this_machine_at_the_end(
     assert [(one["source"], one["before_ms"]) for one in first] == [("measured", ms)] * 2
 
 
+@pytest.mark.parametrize("targets", ["None, 'edgetpu'", "'edgetpu', None"])
+def test_a_test_that_asks_for_a_target_itself_has_it_shown(
+    pytester: pytest.Pytester, targets: str
+) -> None:
+    source = f"""
+@pytest.mark.parametrize("target", [{targets}])
+def test_it(dws_report, target):
+    assert bool(dws_report(Small(), (1, 4, 12, 12), target=target).evidence) == bool(target)
+"""
+    run_reporting(pytester, source).assert_outcomes(passed=2)
+    assert [one["source"] for one in told(pytester)] == ["predicted"]
+
+
+def test_what_a_hook_takes_out_is_not_told_of(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        from pytest_dwsconv import Judgement, Verdict
+        def pytest_dwsconv_judge(finding):
+            if finding.name == "body":
+                return Judgement(Verdict.INELIGIBLE, "X1", "kept")
+        """
+    )
+    source = """
+def test_it(dws_report):
+    report = dws_report(Small(), (1, 4, 12, 12), target="edgetpu")
+    assert [bool(one.evidence) for one in report.findings] == [True, False, False]
+"""
+    run(pytester, source).assert_outcomes(passed=1)
+
+
 def test_what_cannot_be_predicted_is_unknown_and_fails_nothing(pytester: pytest.Pytester) -> None:
     run_reporting(pytester, TEST.format(batch=8), "--dws-target=edgetpu").assert_outcomes(passed=1)
     (evidence,) = told(pytester)

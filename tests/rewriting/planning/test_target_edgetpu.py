@@ -176,6 +176,7 @@ def test_a_network_is_rewritten_until_nothing_streams(init: str) -> None:
     evidence = result.report_before.evidence[0]
     assert evidence.effect is Effect.FASTER
     assert str(evidence) in str(result)
+    assert "edgetpu.compare_int8 measures it" in str(result)
     assert {f.name for f in result.report_before.findings if f.evidence} == {
         entry.name for entry in result.plan.entries
     }
