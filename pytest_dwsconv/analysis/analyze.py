@@ -59,7 +59,8 @@ def analyze(
         policy: the replacement to reckon with, and what to leave alone.
         target: the machine, or several, for which the report tells what the replacements gain:
             ``"edgetpu"``, predicted, where ``"edgetpu:desktop_usb3"`` names another host than a
-            Raspberry Pi 4, or ``"cpu"``, measured on this machine, layer by layer.
+            Raspberry Pi 4, or ``"cpu"``, ``"torch_compile"``, ``"litert"`` or ``"litert_int8"``,
+            measured on this machine, layer by layer.
 
     Without inputs the report has everything but shapes and MACs.
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_dwsconv.core.findings import Finding, ReportData
-from pytest_dwsconv.core.latency.comparison import Comparison, Speed
-from pytest_dwsconv.core.latency.evidence import CPU, EDGETPU, Effect, Evidence, Provenance
+from pytest_dwsconv.core.latency.comparison import RUNTIMES, Comparison, Conditions, Speed
+from pytest_dwsconv.core.latency.evidence import EDGETPU, Effect, Evidence, Provenance
 from pytest_dwsconv.core.plan import plan_of
 from pytest_dwsconv.edgetpu.prediction import HOST, host_of
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.errors import DwsconvError, InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_dwsconv.latency import Conditions
-
 _Data = TypeVar("_Data", bound=ReportData)
+_Timed = dict[str, Comparison | str]
+"""By layer what was measured, or why it was not."""
 
 
 def with_targets(report: _Data, model: nn.Module, targets: str | Sequence[str]) -> _Data:
-    """The report with what is known on one target or several, as its model is run on the CPU.
+    """The report with what is known on one target or several, for its model as it is.
 
     Raises:
         InputError: as for ``with_target``.
@@ -46,14 +47,15 @@ def with_target(
 ) -> list[_Data]:
     """The reports with evidence of what replacing their candidates does on a target.
 
-    On the CPU the replacements of all reports are timed as ``time_layers`` does, each beside its
+    On a CPU the replacements of all reports are timed as ``time_layers`` does, each beside its
     convolution. No network is timed, because a report has no model to run.
 
     Args:
         reports: what ``analyze`` returned.
-        target: ``"cpu"``, ``"edgetpu"``, or ``"edgetpu:HOST"``.
+        target: one of ``RUNTIMES``, ``"edgetpu"``, or ``"edgetpu:HOST"``.
         host: the kind of host of ``"edgetpu"`` alone.
-        conditions: of the CPU; by default those of this process, for networks in float32.
+        conditions: of the CPU; by default those of this process, for networks in float32. The
+            runtime is that of the target.
         remeasure: time again what is kept from an earlier time.
 
     Raises:
@@ -62,23 +64,10 @@ def with_target(
     kind = host_of(target, host)
     if kind is not None:
         return [report.with_evidence(_predicted(report, kind)) for report in reports]
-    from pytest_dwsconv.latency import time_layers
-
-    asked = []
-    for report in reports:
-        for finding, entry in zip(
-            report.candidates, plan_of(report, report.candidates).entries, strict=True
-        ):
-            if not _obstacle(finding, conditions):
-                asked.append((finding.spec, entry))
-    comparisons = iter(time_layers(asked, conditions, remeasure=remeasure))
+    times = _times(reports, target, conditions, remeasure)
     found = []
-    for report in reports:
-        timed = {}
-        for finding in report.candidates:
-            if not _obstacle(finding, conditions):
-                timed[finding.name] = next(comparisons)
-        found.append(report.with_evidence(_measured(report, timed, conditions)))
+    for report, timed in zip(reports, times, strict=True):
+        found.append(report.with_evidence(_measured(report, target, timed)))
     return found
 
 
@@ -89,39 +78,73 @@ def _predicted(report: ReportData, host: str) -> dict[str, Evidence]:
         return {"": Evidence.unknown(EDGETPU, str(error))}
 
 
-def _obstacle(finding: Finding, conditions: Conditions | None) -> str:
+def _times(
+    reports: Sequence[ReportData], target: str, conditions: Conditions | None, remeasure: bool
+) -> list[_Timed]:
+    """For each report its candidates, measured together with those of the others."""
+    from pytest_dwsconv.latency import time_layers
+    from pytest_dwsconv.latency.runs import current_conditions
+
+    runtime = replace(conditions or current_conditions(), runtime=RUNTIMES[target])
+    asked, places = [], []
+    times: list[_Timed] = []
+    for report in reports:
+        timed: _Timed = {}
+        entries = plan_of(report, report.candidates).entries
+        for finding, entry in zip(report.candidates, entries, strict=True):
+            timed[finding.name] = _obstacle(finding, runtime, any_type=conditions is not None)
+            if not timed[finding.name]:
+                asked.append((finding.spec, entry))
+                places.append((timed, finding.name))
+        times.append(timed)
+    found: Sequence[Comparison | str]
+    try:
+        found = time_layers(asked, runtime, remeasure=remeasure)
+    except DwsconvError as error:
+        # reason: what is not installed, say, is no reason to have no report
+        found = [str(error)] * len(asked)
+    for (timed, name), one in zip(places, found, strict=True):
+        timed[name] = one
+    return times
+
+
+def _obstacle(finding: Finding, conditions: Conditions, *, any_type: bool) -> str:
     """Why a candidate cannot be timed; empty if it can."""
     shape = finding.spec.input_shape
     if shape is None:
         return "it did not run; analyse the model with an input shape"
     # reason: a report tells how many bytes a number has, and two types have two
-    if conditions is None and finding.input_bytes != 4 * prod(shape):
+    if not any_type and finding.input_bytes != 4 * prod(shape):
         return "it is not in float32; pass the model to analyze(target='cpu')"
+    if conditions.is_litert and shape[0] != 1:
+        return "LiteRT runs a batch of 1; analyse the model with one"
     return ""
 
 
-def _measured(
-    report: ReportData, timed: Mapping[str, Comparison], conditions: Conditions | None
-) -> dict[str, Evidence]:
+def _measured(report: ReportData, target: str, timed: _Timed) -> dict[str, Evidence]:
     """By layer what was measured, and ``""`` for how much that says of the network."""
     found = {}
-    for finding in report.candidates:
-        if finding.name in timed:
-            found[finding.name] = Evidence.measured(CPU, timed[finding.name])
+    for name, one in timed.items():
+        if isinstance(one, Comparison):
+            found[name] = Evidence.measured(target, one)
         else:
-            found[finding.name] = Evidence.unknown(CPU, _obstacle(finding, conditions))
+            found[name] = Evidence.unknown(target, one)
     # reason: a model that is one convolution has no name, and its evidence is that of the whole
-    found.setdefault("", _network(report, timed))
+    found.setdefault("", _network(target, list(timed.values())))
     return found
 
 
-def _network(report: ReportData, timed: Mapping[str, Comparison]) -> Evidence:
-    faster = sum(one.verdict is Speed.FASTER for one in timed.values())
-    if not report.candidates:
-        return Evidence(CPU, Provenance.MEASURED, Effect.NONE, reason="there is nothing to replace")
-    if not faster and len(timed) == len(report.candidates):
-        where = next(iter(timed.values())).circumstances
+def _network(target: str, layers: Sequence[Comparison | str]) -> Evidence:
+    if not layers:
+        nothing = "there is nothing to replace"
+        return Evidence(target, Provenance.MEASURED, Effect.NONE, reason=nothing)
+    timed = [one for one in layers if isinstance(one, Comparison)]
+    if not timed:
+        return Evidence.unknown(target, str(layers[0]))
+    faster = sum(one.verdict is Speed.FASTER for one in timed)
+    if not faster and len(timed) == len(layers):
         none = "no replacement of a single layer was measured faster"
-        return Evidence(CPU, Provenance.MEASURED, Effect.NONE, where, reason=none)
-    layers = f"{faster} of {len(report.candidates)} layers by themselves are measured faster"
-    return Evidence.unknown(CPU, f"{layers}; rewrite(target='cpu') measures the network")
+        where = timed[0].circumstances
+        return Evidence(target, Provenance.MEASURED, Effect.NONE, where, reason=none)
+    said = f"{faster} of {len(layers)} layers by themselves are measured faster"
+    return Evidence.unknown(target, f"{said}; rewrite(target={target!r}) measures the network")

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="MACHINE",
         help="tell what the replacements gain there: edgetpu or edgetpu:HOST, predicted, or cpu, "
-        "measured on this machine; may be repeated",
+        "torch_compile, litert or litert_int8, measured on this machine; may be repeated",
     )
     parser.add_argument(
         "--format", choices=FORMS, default="text", help="the form of the report (%(default)s)"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields
 
 from pytest_dwsconv.core.conv import Kind
 from pytest_dwsconv.core.findings import ReportData
-from pytest_dwsconv.core.latency.evidence import CPU, EDGETPU
+from pytest_dwsconv.core.latency.comparison import RUNTIMES
+from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.measurement import LatencyPrediction
 from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.edgetpu.loads import Load, load_of_network, rounding
@@ -189,20 +190,21 @@ def rates_of(host: str) -> HostRates:
 
 
 def host_of(target: object, host: str = HOST) -> str | None:
-    """The kind of host of a target that reports and plans are made for; None for the CPU.
+    """The kind of host of an Edge TPU that reports and plans are made for; None for a CPU.
 
     Args:
-        target: ``"cpu"``, ``"edgetpu"``, or ``"edgetpu:HOST"`` with one of ``HOSTS``.
+        target: one of ``RUNTIMES``, ``"edgetpu"``, or ``"edgetpu:HOST"`` with one of ``HOSTS``.
         host: that of ``"edgetpu"`` alone.
 
     Raises:
         InputError: it is another target, or nothing is known of the host.
     """
-    name, colon, kind = target.partition(":") if isinstance(target, str) else ("", "", "")
-    if target == CPU:
+    if isinstance(target, str) and target in RUNTIMES:
         return None
+    name, colon, kind = str(target).partition(":")
     if name != EDGETPU:
-        raise InputError(f"target must be 'cpu' or 'edgetpu', not {quoted(target)}")
+        known = ", ".join(map(repr, RUNTIMES))
+        raise InputError(f"target must be {known} or {EDGETPU!r}, not {quoted(target)}")
     rates_of(kind if colon else host)
     return kind if colon else host
 

@@ -137,7 +137,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         metavar="MACHINE",
         help="show what replacements gain there: edgetpu or edgetpu:HOST, predicted, or cpu, "
-        "measured on this machine at the end of the run; several separated by commas",
+        "torch_compile, litert or litert_int8, measured on this machine at the end of the run; "
+        "several separated by commas",
     )
     group.addoption(
         "--dws-strict",

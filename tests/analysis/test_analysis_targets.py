@@ -121,6 +121,28 @@ def test_reports_are_measured_together_and_what_cannot_be_is_unknown(
     assert all(one.evidence[0].source is Provenance.UNKNOWN for one in others)
 
 
+def test_exported_layers_take_a_batch_of_1_and_what_fails_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise InputError("it is not installed")
+
+    monkeypatch.setattr(latency, "time_layers", missing)
+    reports = [analyze(network(), (batch, *SHAPE[1:])) for batch in (1, 2)]
+    one, two = with_target(reports, "litert_int8")
+    assert [str(each) for each in (*one.evidence, *two.evidence)] == [
+        "litert_int8: unknown: it is not installed",
+        "litert_int8: unknown: LiteRT runs a batch of 1; analyse the model with one",
+    ]
+
+
+def test_the_runtime_is_that_of_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = timing(monkeypatch, 2.0, 2.0)
+    analyze(network(), SHAPE, target="torch_compile")
+    assert timed.conditions is not None
+    assert timed.conditions.runtime is latency.Runtime.COMPILED
+
+
 def test_a_model_that_is_one_convolution_has_its_measurement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -134,7 +156,7 @@ def test_where_nothing_can_be_replaced_nothing_is_gained() -> None:
     assert [one.effect for one in report.evidence] == [Effect.NONE, Effect.NONE]
 
 
-@pytest.mark.parametrize("target", ["gpu", "edgetpu:pi", ["cpu", "gpu"], "", [3]])
+@pytest.mark.parametrize("target", ["gpu", "edgetpu:pi", ["cpu", "gpu"], "", [3], [["cpu"]]])
 def test_a_target_that_is_not_known_is_refused(target: Any) -> None:
-    with pytest.raises(InputError, match=r"target must be 'cpu' or 'edgetpu'|is not a host with"):
+    with pytest.raises(InputError, match=r"target must be 'cpu', .* not|is not a host with"):
         analyze(nn.Conv2d(3, 8, 1), (1, 3, 4, 4), target=target)

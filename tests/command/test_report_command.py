@@ -76,7 +76,10 @@ def test_several_models_are_one_report(folder: Path) -> None:
         (["net"], "model 'net' is not written module:factory"),
         (["net.py:Net", "--input-size=3"], "Net rejected inputs of shape (3,)"),
         (["net.py:Net", "--input-size=a"], "input size 'a' is not a shape"),
-        (["net.py:Net", "--target=gpu"], "target must be 'cpu' or 'edgetpu', not 'gpu'"),
+        (
+            ["net.py:Net", "--target=gpu"],
+            "target must be 'cpu', 'torch_compile', 'litert', 'litert_int8' or 'edgetpu', not",
+        ),
         (["net.py:Net", "--format=html"], "html goes to a file: name it, as in --output"),
         (["net.py:Net", "--output=no/out"], "--output no/out cannot be written: No such file"),
     ],

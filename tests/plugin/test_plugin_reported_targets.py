@@ -137,7 +137,10 @@ def test_evidence_on_one_side_is_no_change_to_a_baseline(pytester: pytest.Pytest
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("gpu", "dws-target: target must be 'cpu' or 'edgetpu', not 'gpu'"),
+        (
+            "gpu",
+            "dws-target: target must be 'cpu', * or 'edgetpu', not 'gpu'",
+        ),
         ("edgetpu:pi", "dws-target: 'pi' is not a host with known rates; give rpi4_usb3, *"),
         ("cpu,edgetpu,edgetpu:desktop_usb3", "dws-target: a report is for one host of a target; *"),
     ],

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dwsconv.core.latency.comparison import RUNTIMES
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -53,6 +51,8 @@ class Cpu:
 
 @pytest.hookimpl(trylast=True)
 def pytest_dwsconv_latency_backend(config: pytest.Config, target: str) -> LatencyBackend | None:
+    from pytest_dwsconv.core.latency.comparison import RUNTIMES
+
     if target not in RUNTIMES:
         return None
     host = str(config.getoption("dws_edgetpu_host") or config.getini("dws_edgetpu_host") or "")
