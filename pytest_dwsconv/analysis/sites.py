@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -15,19 +15,13 @@ from pytest_dwsconv.core.conv import ConvSpec, Trait, cost
 from pytest_dwsconv.core.findings import Origin
 from pytest_dwsconv.separable.modules import SeparableConvNd
 from pytest_dwsconv.tracing import operators
-from pytest_dwsconv.tracing.counting import ConvCall, Counted
+from pytest_dwsconv.tracing.counting import Counted
 from pytest_dwsconv.tracing.inventory import Inventory
 from pytest_dwsconv.tracing.steps import Step
 from pytest_dwsconv.tracing.trace import Trace
 
 _QUANTIZED_PACKAGES = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat")
 _INT = frozenset({int})
-
-
-class _ModuleCall(NamedTuple):
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    macs: int
 
 
 @dataclass
@@ -45,15 +39,17 @@ class Site:
     element_size: int | None = None
     followed_by: tuple[str, ...] = ()
 
-    def called(self, call: ConvCall | _ModuleCall, step: Step, recorded: Trace) -> None:
+    def called(self, call: ConvSpec, macs: int, step: Step, recorded: Trace) -> None:
         """Note one more call, which ``step`` made."""
+        assert call.input_shape is not None
+        assert call.output_shape is not None
         if not self.calls:
             self.element_size = None if step.layout is None else step.layout.dtype.itemsize
             self.followed_by = tuple(_followers(step, recorded.inventory))
-        if self.spec.bias is None and isinstance(call, ConvCall):
+        if self.spec.bias is None:
             self.spec = replace(self.spec, bias=call.bias)
         self.calls.append((call.input_shape, call.output_shape))
-        self.macs += call.macs
+        self.macs += macs
         self.origin = recorded.origin
 
     def add_trait(self, trait: Trait) -> None:
@@ -201,20 +197,21 @@ class _CalledSites:
             assert step.counted is not None
             yield self._noted(own, step, step.counted.macs)
         elif own is not None and _runs_quantized(step, own):
-            step.counted = Counted(_quantized_macs(step, own.spec))
+            step.counted = Counted(_macs(own.spec.shaped(_shape(step.reads[0]), _shape(step))))
             yield self._noted(own, step, step.counted.macs)
         for index, call in enumerate(() if step.counted is None else step.counted.convolutions):
             site = self._of_call(step, call)
             # one convolution, which PyTorch takes apart into three
             if index and Trait.COMPLEX in site.spec.traits:
-                site.macs += call.macs
+                site.macs += _macs(call)
             else:
-                site.called(_with_own_input(call, step, site), step, self._recorded)
+                own_call = _with_own_input(call, step, site)
+                site.called(own_call, _macs(call), step, self._recorded)
             yield site
 
     def _noted(self, site: Site, step: Step, macs: int) -> Site:
-        call = _ModuleCall(_shape(step.reads[0]), _shape(step), macs)
-        site.called(call, step, self._recorded)
+        call = site.spec.shaped(_shape(step.reads[0]), _shape(step))
+        site.called(call, macs, step, self._recorded)
         return site
 
     def _mark_read_elsewhere(self, step: Step) -> None:
@@ -223,7 +220,7 @@ class _CalledSites:
         if owner in self.sites and any(user.owner != owner for user in step.users):
             self.sites[owner].add_trait(Trait.READ_ELSEWHERE)
 
-    def _of_call(self, step: Step, call: ConvCall) -> Site:
+    def _of_call(self, step: Step, call: ConvSpec) -> Site:
         """The module that made this call or whose weight it reads, else a site of its own."""
         weight = step.kwargs.get("weight", step.args[1] if len(step.args) > 1 else None)
         if isinstance(weight, Step):
@@ -244,7 +241,7 @@ class _CalledSites:
         name = self._name_of(step)
         return self._site(name, name, step, call, _NO_PARAMETER)
 
-    def _of_unregistered(self, step: Step, call: ConvCall, read: str, weight: nn.Parameter) -> Site:
+    def _of_unregistered(self, step: Step, call: ConvSpec, read: str, weight: nn.Parameter) -> Site:
         """The site of a convolution whose module, or weight, the model uses without registering."""
         if read in self.sites:
             return self.sites[read]
@@ -258,11 +255,12 @@ class _CalledSites:
         return site
 
     def _site(
-        self, key: str, name: str, step: Step, call: ConvCall, traits: tuple[Trait, ...]
+        self, key: str, name: str, step: Step, call: ConvSpec, traits: tuple[Trait, ...]
     ) -> Site:
         if key not in self.sites:
             type_name = getattr(step.target, "__name__", "function")
-            spec = _call_spec(call, (Trait.FUNCTIONAL, *traits))
+            traits = (Trait.FUNCTIONAL, *traits)
+            spec = replace(call, traits=traits, input_shape=None, output_shape=None)
             self.sites[key] = Site(name, type_name, spec, Origin.META)
         return self.sites[key]
 
@@ -270,13 +268,13 @@ class _CalledSites:
         return f"{step.owner}.{self._recorded.node(step).name}".lstrip(".")
 
 
-def _with_own_input(call: ConvCall, step: Step, site: Site) -> ConvCall:
+def _with_own_input(call: ConvSpec, step: Step, site: Site) -> ConvSpec:
     """The call with the input of the module, which pads it first in modes other than zeros."""
     if site.spec.padding_mode in ("zeros", None) or step.owner != site.name or not step.reads:
         return call
     padded = step.reads[0]
     is_padding = getattr(padded.target, "__name__", "") == "pad" and padded.owner == site.name
-    return call._replace(input_shape=_shape(padded.reads[0])) if is_padding else call
+    return replace(call, input_shape=_shape(padded.reads[0])) if is_padding else call
 
 
 _NO_PARAMETER = (Trait.NO_PARAMETER,)
@@ -303,28 +301,9 @@ def _runs_quantized(step: Step, site: Site) -> bool:
     return str(getattr(step.target, "__name__", "")).startswith("conv")
 
 
-def _quantized_macs(step: Step, spec: ConvSpec) -> int:
-    one = cost(spec.shaped(_shape(step.reads[0]), _shape(step)))
+def _macs(call: ConvSpec) -> int:
+    one = cost(call)
     return 0 if one is None else one.macs or 0
-
-
-def _call_spec(call: ConvCall, traits: tuple[Trait, ...]) -> ConvSpec:
-    outputs, inputs = call.weight_shape[0], call.weight_shape[1] * call.groups
-    if call.transposed:
-        outputs, inputs = call.weight_shape[1] * call.groups, call.weight_shape[0]
-    return ConvSpec(
-        rank=len(call.stride),
-        in_channels=int(inputs),
-        out_channels=int(outputs),
-        kernel_size=call.weight_shape[2:],
-        stride=_sides(call.stride, len(call.stride)),
-        padding=_sides(call.padding, len(call.stride)),
-        dilation=_sides(call.dilation, len(call.stride)),
-        groups=int(call.groups),
-        bias=call.bias,
-        transposed=call.transposed,
-        traits=traits,
-    )
 
 
 def _shape(step: Step) -> tuple[int, ...]:

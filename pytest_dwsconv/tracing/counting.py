@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pytest_dwsconv.core.conv import ConvSpec
 from pytest_dwsconv.tracing import operators
 
 MACS = "macs"
@@ -20,27 +21,7 @@ MACS = "macs"
 UNCOUNTED = "uncounted"
 """Key in ``node.meta``: operators inside a composite one that are not counted, by name."""
 CONVOLUTIONS = "convolutions"
-"""Key in ``node.meta``: the ``ConvCall`` of each convolution that a function ran."""
-
-
-class ConvCall(NamedTuple):
-    """One convolution run by a function: shapes of whole tensors, settings one entry per side."""
-
-    input_shape: tuple[int, ...]
-    weight_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    bias: bool
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    transposed: bool
-
-    @property
-    def macs(self) -> int:
-        return operators.conv_macs(
-            self.weight_shape, self.input_shape, self.output_shape, self.transposed
-        )
+"""Key in ``node.meta``: the ``ConvSpec``, with shapes, of each convolution that a function ran."""
 
 
 class Counted(NamedTuple):
@@ -48,7 +29,7 @@ class Counted(NamedTuple):
 
     macs: int
     uncounted: Mapping[str, int] = MappingProxyType({})
-    convolutions: Sequence[ConvCall] = ()
+    convolutions: Sequence[ConvSpec] = ()
 
 
 class AtenCounter(TorchDispatchMode):
@@ -59,7 +40,7 @@ class AtenCounter(TorchDispatchMode):
         self.macs = 0
         self.counted = False
         self.uncounted: Counter[str] = Counter()
-        self.convolutions: list[ConvCall] = []
+        self.convolutions: list[ConvSpec] = []
 
     def found(self) -> Counted | None:
         """What the operator that ran under this counter holds; None if nothing in it is counted."""
@@ -96,20 +77,26 @@ class AtenCounter(TorchDispatchMode):
         return out
 
 
-def _conv_call(args: Sequence[Any], out: Tensor) -> ConvCall:
+def _conv_call(args: Sequence[Any], out: Tensor) -> ConvSpec:
     """What ``aten.convolution`` was called with."""
     x, weight, bias, stride, padding, dilation, transposed, _, groups = args
-    rank = weight.dim() - 2
-    return ConvCall(
-        input_shape=tuple(x.shape),
-        weight_shape=tuple(weight.shape),
-        output_shape=tuple(out.shape),
-        bias=bias is not None,
+    outputs, inputs, *kernel = weight.shape
+    if transposed:
+        outputs, inputs = inputs, outputs
+    rank = len(kernel)
+    return ConvSpec(
+        rank=rank,
+        in_channels=inputs if transposed else inputs * groups,
+        out_channels=outputs * groups if transposed else outputs,
+        kernel_size=tuple(kernel),
         stride=operators.per_side(tuple(stride), rank),
         padding=operators.per_side(tuple(padding), rank),
         dilation=operators.per_side(tuple(dilation), rank),
         groups=groups,
+        bias=bias is not None,
         transposed=transposed,
+        input_shape=tuple(x.shape),
+        output_shape=tuple(out.shape),
     )
 
 
