@@ -11,7 +11,7 @@ import tomllib
 
 from pytest_dwsconv import __version__
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
-from pytest_dwsconv.core.rulebook import RULEBOOK
+from pytest_dwsconv.core.rules import RULEBOOK
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES
 
 sys.path.insert(0, str(Path(__file__).parent))

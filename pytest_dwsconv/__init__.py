@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from pytest_dwsconv.core.limits import LimitCheck
     from pytest_dwsconv.core.measurement import LatencyBackend, LatencyLimit, Measurement
     from pytest_dwsconv.core.plan import Plan, PlanEntry
+    from pytest_dwsconv.core.policy import Policy
     from pytest_dwsconv.core.quantities import Unit
-    from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
+    from pytest_dwsconv.core.rules import Judgement, Verdict, judge
     from pytest_dwsconv.errors import (
         CompilerError,
         DwsconvError,
@@ -87,7 +88,8 @@ _HOMES = {
     "core.latency.evidence": ("Effect", "Evidence", "Provenance"),
     "core.measurement": ("LatencyBackend", "LatencyLimit", "Measurement"),
     "core.plan": ("Plan", "PlanEntry"),
-    "core.rules": ("Judgement", "Policy", "Verdict", "judge"),
+    "core.policy": ("Policy",),
+    "core.rules": ("Judgement", "Verdict", "judge"),
     "errors": (
         "CompilerError",
         "DwsconvError",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.core.plaintext import quoted
-from pytest_dwsconv.core.rulebook import RULEBOOK
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
+from pytest_dwsconv.core.rules import RULEBOOK
 from pytest_dwsconv.errors import InputError
 
 if TYPE_CHECKING:

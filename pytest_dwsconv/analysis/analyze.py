@@ -16,7 +16,7 @@ from pytest_dwsconv.analysis.sites import find_sites, operator_name
 from pytest_dwsconv.analysis.targets import with_targets
 from pytest_dwsconv.analysis.verdicts import finding_of
 from pytest_dwsconv.core.findings import Memory, Origin
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.errors import InputError, TracingError
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.separable.modules import SEPARABLE_CONVS

@@ -20,7 +20,8 @@ from pytest_dwsconv.core.conv import (
     traffic,
 )
 from pytest_dwsconv.core.findings import Finding, Origin
-from pytest_dwsconv.core.rules import Judgement, Policy, Verdict, judge
+from pytest_dwsconv.core.policy import Policy
+from pytest_dwsconv.core.rules import Judgement, Verdict, judge
 from pytest_dwsconv.report import Report
 
 

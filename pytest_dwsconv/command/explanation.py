@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from pytest_dwsconv.core.rulebook import RULEBOOK
+from pytest_dwsconv.core.rules import RULEBOOK
 from pytest_dwsconv.errors import InputError
 
 _CODE = re.compile(r"(?i)[a-z]+\d+")

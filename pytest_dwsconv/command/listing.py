@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pytest_dwsconv.command.examination import Examination
 from pytest_dwsconv.command.inputs import Input
 from pytest_dwsconv.core.plaintext import plain, plain_json
-from pytest_dwsconv.core.rulebook import RULEBOOK
+from pytest_dwsconv.core.rules import RULEBOOK
 from pytest_dwsconv.render.forms.github import command
 from pytest_dwsconv.render.table import count
 from pytest_dwsconv.source.sites import SourceSite

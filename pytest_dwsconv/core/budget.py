@@ -11,8 +11,9 @@ from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
 from pytest_dwsconv.core.limits import LimitCheck
 from pytest_dwsconv.core.measurement import LatencyLimit
 from pytest_dwsconv.core.plaintext import quoted
+from pytest_dwsconv.core.policy import matches
 from pytest_dwsconv.core.quantities import Unit, parse_quantity
-from pytest_dwsconv.core.rules import Verdict, matches
+from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.errors import FormatError, InputError
 
 LayerLimits = Mapping[str, Mapping[str, "float | str | None"]]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from fnmatch import fnmatchcase
 from math import prod
 
-from pytest_dwsconv.core.conv import ConvSpec, Kind, Order, Trait, cost, parse_order, separable_cost
-from pytest_dwsconv.core.plaintext import quoted
-from pytest_dwsconv.core.quantities import whole_number
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.core.conv import ConvSpec, Kind, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.policy import Policy
 
 
 class Verdict(str, Enum):
@@ -29,84 +26,6 @@ class Judgement:
     verdict: Verdict
     code: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the judge is asked for: the replacement to reckon with, and what to leave alone.
-
-    ``select`` and ``ignore`` are shell-style patterns on qualified names (``layer3.*``); an empty
-    ``select`` takes all. ``subclasses``, ``functional`` and ``few_channels`` let the judge look
-    past the rules about those; without ``transposed``, transposed convolutions are left alone.
-    """
-
-    depth_multiplier: int = 1
-    order: Order = Order.DEPTHWISE_FIRST
-    min_saving: float = 1.0
-    subclasses: bool = False
-    functional: bool = False
-    few_channels: bool = False
-    transposed: bool = True
-    select: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the settings; an order may be given by its word, as for ``rewrite``."""
-        # reason: object.__setattr__ is the only way into a frozen dataclass
-        multiplier = whole_number("depth_multiplier", self.depth_multiplier)
-        object.__setattr__(self, "depth_multiplier", multiplier)
-        object.__setattr__(self, "order", parse_order(self.order))
-        number = isinstance(self.min_saving, (int, float))
-        if not number or isinstance(self.min_saving, bool) or not self.min_saving >= 1:
-            raise InputError(
-                f"min_saving must be at least 1, not {quoted(self.min_saving)}: less is no saving"
-            )
-        for flag in ("subclasses", "functional", "few_channels", "transposed"):
-            if not isinstance(getattr(self, flag), bool):
-                raise InputError(f"{flag} is True or False, not {quoted(getattr(self, flag))}")
-        for field in ("select", "ignore"):
-            object.__setattr__(self, field, checked_patterns(getattr(self, field), field))
-
-    def order_for(self, spec: ConvSpec) -> Order:
-        """The order to reckon with: ``order``, but pointwise first where the inputs are few."""
-        # reason: a pointwise part at the output's resolution may need more MACs than there were
-        enlarges = spec.transposed and prod(spec.stride or ()) > 1
-        if enlarges or (not self.few_channels and spec.has_few_inputs):
-            return Order.POINTWISE_FIRST
-        return self.order
-
-    def leaves_out(self, *names: str) -> bool:
-        """Whether the patterns leave out a convolution known by any of these names."""
-        if self.select and not matches(names, self.select):
-            return True
-        return bool(self.ignore) and matches(names, self.ignore)
-
-
-def checked_patterns(given: object, asked_by: str) -> tuple[str, ...]:
-    """Shell-style patterns as a tuple.
-
-    Raises:
-        InputError: they are not a list of strings.
-    """
-    if isinstance(given, str):
-        raise InputError(f"{asked_by} takes a list of patterns, not one string: [{quoted(given)}]")
-    if not isinstance(given, Iterable):
-        raise InputError(
-            f"{asked_by} takes a list of patterns such as ['layer3.*'], not {quoted(given)}"
-        )
-    patterns = tuple(given)
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise InputError(
-                f"{asked_by} takes a list of patterns such as ['layer3.*'], "
-                f"and {quoted(pattern)} is not a string"
-            )
-    return patterns
-
-
-def matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
-    """Whether one of the names is like one of the shell-style patterns."""
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def most_saving(spec: ConvSpec, policy: Policy = Policy()) -> float:
@@ -132,7 +51,11 @@ def most_saving(spec: ConvSpec, policy: Policy = Policy()) -> float:
 
 @dataclass(frozen=True)
 class Rule:
-    """One row: where ``applies`` holds, the verdict is settled and no later row is asked."""
+    """One row: where ``applies`` holds, the verdict is settled and no later row is asked.
+
+    ``applies_to`` is a convolution, and ``example`` Python, that the rule settles under the default
+    policy; ``advice`` says what to do.
+    """
 
     code: str
     title: str
@@ -140,7 +63,13 @@ class Rule:
     applies: Callable[[ConvSpec, Policy], bool]
     reason: str
     applies_to: ConvSpec
-    """An example that the rule settles under the default policy."""
+    example: str
+    advice: str
+
+    @property
+    def command(self) -> str:
+        """What tells all of this on any machine that has the package."""
+        return f"dwsconv-rewrite explain {self.code}"
 
 
 def _trait(trait: Trait) -> Callable[[ConvSpec, Policy], bool]:
@@ -188,6 +117,7 @@ def _conv3x3(*traits: Trait, **changes: object) -> ConvSpec:
     return ConvSpec(rank=2, traits=traits, **arguments)  # type: ignore[arg-type]  # a table row spelled short
 
 
+CANDIDATE_CODE = "DWS001"
 _NO, _UNSURE = Verdict.INELIGIBLE, Verdict.CANNOT_TELL
 
 RULES: tuple[Rule, ...] = (
@@ -198,6 +128,9 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.IGNORED),
         "left out by select, ignore, a plan or a skip comment",
         _conv3x3(Trait.IGNORED),
+        "nn.Conv2d(64, 128, 3)  # dws: skip",
+        "Nothing, if it is to stay as it is. Else take out the comment, or the pattern in "
+        "`select` or `ignore` that leaves it out.",
     ),
     Rule(
         "DWS201",
@@ -208,6 +141,9 @@ RULES: tuple[Rule, ...] = (
         _conv3x3(
             Trait.REFERENCE, in_channels=None, out_channels=None, kernel_size=None, groups=None
         ),
+        "partial(nn.Conv2d, kernel_size=size)",
+        "Call the class where it is needed, or name a model that the file builds, with `--model`. "
+        "`rewrite` on the live model sees what was built, however it came about.",
     ),
     Rule(
         "DWS202",
@@ -216,6 +152,9 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.UNPACKED_ARGUMENTS),
         "arguments are unpacked with * or **, so kernel and groups cannot be read here",
         _conv3x3(Trait.UNPACKED_ARGUMENTS, kernel_size=None, groups=None),
+        "nn.Conv2d(64, 128, **options)",
+        "Without `--no-guards` the inserted class decides this when the code runs. Or write the "
+        "kernel size and the groups into the call, or name a model with `--model`.",
     ),
     Rule(
         "DWS102",
@@ -225,6 +164,8 @@ RULES: tuple[Rule, ...] = (
         "it is quantized, or has a qconfig to become so; rewrite the float model, then prepare and "
         "quantize it",
         _conv3x3(Trait.QUANTIZED),
+        "torch.ao.nn.quantized.Conv2d(64, 128, 3)",
+        "Rewrite the float model first, then prepare and quantize that.",
     ),
     Rule(
         "DWS113",
@@ -233,6 +174,8 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.COMPLEX),
         "complex weights are counted but not replaced",
         _conv3x3(Trait.COMPLEX),
+        "nn.Conv2d(64, 128, 3, dtype=torch.complex64)",
+        "Leave it: complex weights are counted, not replaced.",
     ),
     Rule(
         "DWS103",
@@ -241,6 +184,9 @@ RULES: tuple[Rule, ...] = (
         lambda spec, policy: spec.transposed and _stays_transposed(spec, policy),
         "a transposed convolution is replaced only as a live module, and where that saves",
         _conv3x3(transposed=True, out_channels=1),
+        "nn.ConvTranspose2d(64, 32, 2, stride=2)",
+        "Let `rewrite` replace it in the live model, where it saves. In a file leave it, or write "
+        "`nn.Upsample` and an `nn.Conv2d` in its place, which can be rewritten.",
     ),
     Rule(
         "DWS203",
@@ -249,6 +195,10 @@ RULES: tuple[Rule, ...] = (
         lambda spec, policy: spec.kernel_size is None,
         "the kernel size is not a constant here",
         _conv3x3(kernel_size=None),
+        "nn.Conv2d(64, 128, kernel_size)",
+        "Without `--no-guards` the inserted class decides this when the code runs. Or write the "
+        "number into the call, or a constant of the file. Where it differs from call to call, "
+        "name a model that the file builds, with `--model`, or use `rewrite` on the live model.",
     ),
     Rule(
         "DWS104",
@@ -257,6 +207,8 @@ RULES: tuple[Rule, ...] = (
         lambda spec, policy: spec.kind is Kind.POINTWISE,
         "a 1 x 1 kernel has nothing to separate",
         _conv3x3(kernel_size=(1, 1)),
+        "nn.Conv2d(64, 128, 1)",
+        "Leave it: it is what the pointwise half of a separable convolution is.",
     ),
     Rule(
         "DWS204",
@@ -265,6 +217,10 @@ RULES: tuple[Rule, ...] = (
         lambda spec, policy: spec.kind is Kind.UNKNOWN,
         "groups is not a constant here, so this may be depthwise already",
         _conv3x3(groups=None),
+        "nn.Conv2d(64, 128, 3, groups=groups)",
+        "Without `--no-guards` the inserted class decides this when the code runs. Or leave "
+        "`groups` out where it is always 1, or name a model with `--model`, which shows what each "
+        "call builds.",
     ),
     Rule(
         "DWS105",
@@ -273,6 +229,8 @@ RULES: tuple[Rule, ...] = (
         lambda spec, policy: spec.kind is Kind.DEPTHWISE,
         "it is depthwise already",
         _conv3x3(groups=64),
+        "nn.Conv2d(64, 64, 3, groups=64)",
+        "Leave it: it is depthwise already.",
     ),
     Rule(
         "DWS106",
@@ -282,6 +240,9 @@ RULES: tuple[Rule, ...] = (
         "it is a subclass or has its own forward, which may do more than convolve; ask for "
         "subclasses to include one",
         _conv3x3(Trait.SUBCLASS),
+        "nn.LazyConv2d(64, 3)",
+        "Write the plain class if nothing is lost by that. In a live model, `rewrite(..., "
+        "subclasses=True)` includes subclasses that only convolve.",
     ),
     Rule(
         "DWS114",
@@ -291,6 +252,8 @@ RULES: tuple[Rule, ...] = (
         "its module is not registered, so no optimizer sees its weight and no state_dict holds it; "
         "keep the module in an nn.ModuleList or nn.ModuleDict, or as an attribute",
         _conv3x3(Trait.FUNCTIONAL, Trait.NO_PARAMETER, Trait.UNREGISTERED),
+        "self.convs = [nn.Conv2d(64, 64, 3)]  # a plain list",
+        "Keep the module in an `nn.ModuleList` or `nn.ModuleDict`, or as an attribute.",
     ),
     Rule(
         "DWS112",
@@ -299,6 +262,8 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.NO_PARAMETER),
         "its weight is a buffer, a constant or computed, and no parameter that could be replaced",
         _conv3x3(Trait.FUNCTIONAL, Trait.NO_PARAMETER),
+        "self.register_buffer('kernel', torch.ones(8, 8, 3, 3))",
+        "Leave it if the weight is not to be learned; else make it an `nn.Parameter`.",
     ),
     Rule(
         "DWS107",
@@ -307,6 +272,8 @@ RULES: tuple[Rule, ...] = (
         lambda spec, policy: Trait.FUNCTIONAL in spec.traits and not policy.functional,
         "it is a function call with a weight of its own: only DepthwiseSeparablePass replaces it",
         _conv3x3(Trait.FUNCTIONAL),
+        "nn.functional.conv2d(x, self.weight)",
+        "Use a module such as `nn.Conv2d`, or `DepthwiseSeparablePass` on a `torch.fx` graph.",
     ),
     Rule(
         "DWS108",
@@ -315,6 +282,9 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.REPARAMETRIZED),
         "its weight is computed from other parameters; remove the parametrization to include it",
         _conv3x3(Trait.REPARAMETRIZED),
+        "nn.utils.spectral_norm(nn.Conv2d(64, 64, 3))",
+        "Take the reparametrization out first, with `remove_spectral_norm`, "
+        "`remove_parametrizations` or `prune.remove`, or leave the convolution as it is.",
     ),
     Rule(
         "DWS109",
@@ -323,6 +293,8 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.TIED),
         "another module holds the same weight or bias, and a replacement would untie them",
         _conv3x3(Trait.TIED),
+        "self.decoder.weight = self.encoder.weight",
+        "Leave both, or give each a weight of its own.",
     ),
     Rule(
         "DWS110",
@@ -331,6 +303,9 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.READ_ELSEWHERE),
         "the forward reads its weight outside the module, and a replacement has no such weight",
         _conv3x3(Trait.READ_ELSEWHERE),
+        "self.conv = nn.Conv2d(64, 64, 3)\nnn.init.zeros_(self.conv.weight)",
+        "Use the module as a whole, `self.conv(x)`. An initialisation by name can go into a "
+        "function for `apply`; a `weight` that the forward reads cannot be replaced.",
     ),
     Rule(
         "DWS205",
@@ -339,6 +314,9 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.LEFT_OPEN),
         "the file leaves open whether it has to stay as it is",
         _conv3x3(Trait.LEFT_OPEN),
+        "zero_module(nn.Conv2d(64, 64, 3))  # the function is imported",
+        "The reason names the line that leaves it open. Change that line, or replace the "
+        "convolution by hand if you know that it may be.",
     ),
     Rule(
         "DWS115",
@@ -349,6 +327,10 @@ RULES: tuple[Rule, ...] = (
         "maps, and pointwise first saves nothing, or no more than min_saving asks for; "
         "few_channels lifts this rule",
         _conv3x3(in_channels=1),
+        "nn.Conv2d(3, 64, 3)",
+        "Leave the first layer of a network: it costs little. `few-channels = true` in "
+        "`[tool.dwsconv]`, or `few_channels=True`, lifts the rule; `rewrite` on the live model "
+        "puts the pointwise part first.",
     ),
     Rule(
         "DWS111",
@@ -357,6 +339,8 @@ RULES: tuple[Rule, ...] = (
         _saves_nothing,
         "the depthwise separable form would save nothing, or no more than min_saving asks for",
         _conv3x3(out_channels=1),
+        "nn.Conv2d(64, 1, 3)",
+        "Leave it. If it is `min-saving` (`min_saving`) that asks for more, lower that.",
     ),
     Rule(
         "DWS116",
@@ -365,16 +349,32 @@ RULES: tuple[Rule, ...] = (
         _trait(Trait.PART),
         "it is a part of a separable convolution already",
         _conv3x3(Trait.PART, groups=8),
+        "SeparableConv2d(64, 64, 3, form='grouped', size=8)  # its depthwise part",
+        "Leave it: to make it smaller, rewrite the original with a smaller size or another form.",
     ),
 )
 """Asked from the top; the first row that applies settles the verdict."""
+
+CANDIDATE = Rule(
+    CANDIDATE_CODE,
+    "could be depthwise separable",
+    Verdict.CANDIDATE,
+    lambda spec, policy: True,
+    "a standard or grouped convolution that saves",
+    _conv3x3(),
+    "nn.Conv2d(64, 128, 3, padding=1)",
+    "Let `dwsconv-rewrite` replace it in the file, or `rewrite` in the live model, which keeps "
+    "what it has learned. To keep it as it is, end its line in `# noqa: DWS001`.",
+)
+"""What no other row applies to."""
+
+RULEBOOK = {rule.code: rule for rule in (CANDIDATE, *sorted(RULES, key=lambda rule: rule.code))}
+"""By code, in their order: for ``explain``, the documentation, and SARIF."""
 
 _WITHOUT_TRAITS = tuple(rule for rule in RULES if not rule.applies_to.traits)
 """The rows to ask about a convolution without traits: where the example has one, the row is about
 it.
 """
-
-CANDIDATE_CODE = "DWS001"
 
 
 def judge(spec: ConvSpec, policy: Policy = Policy()) -> Judgement:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_dwsconv.core.budget import Budget, LayerLimits
     from pytest_dwsconv.core.limits import AgreementLimits
-    from pytest_dwsconv.core.rules import Policy
+    from pytest_dwsconv.core.policy import Policy
     from pytest_dwsconv.errors import DwsconvError
     from pytest_dwsconv.plugin.settings import Shapes
     from pytest_dwsconv.report import Report

@@ -22,7 +22,7 @@ from pytest_dwsconv.targets import parse_input_size
 if TYPE_CHECKING:
     from pytest_dwsconv.core.findings import ReportData
     from pytest_dwsconv.core.measurement import LatencyLimit
-    from pytest_dwsconv.core.rules import Policy
+    from pytest_dwsconv.core.policy import Policy
     from pytest_dwsconv.render import Reporters, SuiteRun, View
 
     Shapes = Sequence[int] | Sequence[Sequence[int]] | None

@@ -13,7 +13,7 @@ import pytest
 from pytest_dwsconv.core.forms import VIEW_OPTIONS
 from pytest_dwsconv.core.limits import doubts
 from pytest_dwsconv.core.plaintext import plain
-from pytest_dwsconv.core.rules import matches
+from pytest_dwsconv.core.policy import matches
 from pytest_dwsconv.core.suite.architectures import Place, architectures
 from pytest_dwsconv.core.suite.changes import Outcome
 from pytest_dwsconv.errors import DwsconvError, MissingDependencyError, first_line, require_torch

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.plaintext import plain
+from pytest_dwsconv.core.policy import checked_patterns, matches
 from pytest_dwsconv.core.quantities import whole_number
-from pytest_dwsconv.core.rules import checked_patterns, matches
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.render.table import (
     COLUMNS,

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pytest_dwsconv.core.plan import Plan
+from pytest_dwsconv.core.policy import Policy, matches
 from pytest_dwsconv.core.quantities import is_whole
-from pytest_dwsconv.core.rules import Policy, matches
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.preconditions import check_batches
 from pytest_dwsconv.report import Report

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import ConvSpec, Form, Order, Trait
-from pytest_dwsconv.core.rules import Policy, Verdict, judge
+from pytest_dwsconv.core.policy import Policy
+from pytest_dwsconv.core.rules import Verdict, judge
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.separable.modules import CONVS

@@ -15,7 +15,7 @@ from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.inputs import forward_arguments
 from pytest_dwsconv.core.conv import Form, Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.fit.calibration import Calibration, calibrate
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.core.conv import ORDERS, ConvSpec, Form, Order, parse_form, parse_order
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.core.rules import checked_patterns
+from pytest_dwsconv.core.policy import checked_patterns
 from pytest_dwsconv.core.sizes import equal_cost, forms_for, size_for
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.separable.factorize import Factors, decompose, fresh, swapped

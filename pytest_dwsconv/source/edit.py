@@ -16,7 +16,7 @@ from libcst.metadata import QualifiedNameSource
 
 from pytest_dwsconv.configuration import ImportedClass
 from pytest_dwsconv.core.conv import Form
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.checkpoints import first_load
 from pytest_dwsconv.source.finder import find_places

@@ -19,15 +19,8 @@ from pytest_dwsconv.core.conv import (
     cost,
     separable_cost,
 )
-from pytest_dwsconv.core.rules import (
-    CANDIDATE_CODE,
-    RULES,
-    Judgement,
-    Policy,
-    Verdict,
-    judge,
-    most_saving,
-)
+from pytest_dwsconv.core.policy import Policy
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Judgement, Verdict, judge, most_saving
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.source.reading.calls import UNKNOWN_CHANNELS, FewestChannels
 from pytest_dwsconv.source.reading.spans import Span

@@ -6,7 +6,7 @@ from string import Template
 from typing import NamedTuple
 
 from pytest_dwsconv.core.conv import FEW_CHANNELS, FEW_CHANNELS_OF_PATCHES, Form
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.source.reading.syntax import MARK
 
 GUARD = "where_it_saves"

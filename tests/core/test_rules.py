@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_dwsconv.core.conv import ConvSpec, Order, Trait, cost, separable_cost
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.core.rules import (
     CANDIDATE_CODE,
+    RULEBOOK,
     RULES,
-    Policy,
     Rule,
     Verdict,
     judge,
     most_saving,
 )
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.source.edit import rewrite_text
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
@@ -268,3 +271,26 @@ def test_what_falls_short_of_the_minimum_is_not_said_to_save_nothing() -> None:
     judgement = judge(spec, Policy(min_saving=3))
     assert judgement.code == "DWS115"
     assert "or no more than min_saving asks for" in judgement.reason
+
+
+ONLY_IN_A_MODEL = {"DWS116", "DWS102", "DWS109", "DWS112", "DWS113", "DWS114"}
+"""Settled by what a model holds; in a file's text there is nothing to see."""
+
+
+def test_there_is_one_entry_for_each_code_in_their_order() -> None:
+    codes = sorted(rule.code for rule in RULES)
+    assert list(RULEBOOK) == [CANDIDATE_CODE, *codes]
+
+
+@pytest.mark.parametrize("code", sorted(RULEBOOK.keys() - ONLY_IN_A_MODEL))
+def test_the_example_gets_its_code(code: str) -> None:
+    imports = "import torch\nfrom functools import partial\nfrom torch import nn\n"
+    sites = rewrite_text(f"{imports}\n{RULEBOOK[code].example}\n", guards=False).sites
+    assert [site.judgement.code for site in sites] == [code]
+
+
+@pytest.mark.parametrize("code", sorted(RULEBOOK))
+def test_every_entry_is_python_and_sentences(code: str) -> None:
+    entry = RULEBOOK[code]
+    ast.parse(entry.example)
+    assert entry.advice.endswith(".")

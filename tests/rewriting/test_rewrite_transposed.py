@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import Plan
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.rewriting.application import apply_plan
 from pytest_dwsconv.rewriting.planning.options import options_by_weights

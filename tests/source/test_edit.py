@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.edit import rewrite_text
 from pytest_dwsconv.source.reading.syntax import MARK

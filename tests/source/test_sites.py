@@ -9,7 +9,7 @@ from textwrap import dedent
 import pytest
 
 from pytest_dwsconv.core.conv import ConvSpec
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.errors import SourceError
 from pytest_dwsconv.source.edit import Rewrite, rewrite_text
 from pytest_dwsconv.source.reading import stack

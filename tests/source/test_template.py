@@ -17,7 +17,8 @@ from torch import nn
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.analysis.sites import module_spec
 from pytest_dwsconv.core.conv import ConvSpec, Form, separable_cost
-from pytest_dwsconv.core.rules import Policy, Verdict
+from pytest_dwsconv.core.policy import Policy
+from pytest_dwsconv.core.rules import Verdict
 from pytest_dwsconv.separable import SeparableConv2d
 from pytest_dwsconv.source.sites import judge_inserted
 from pytest_dwsconv.source.template import (

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dwsconv import analyze
 from pytest_dwsconv.core.findings import Origin
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.errors import TracingError
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.tracing.trace import trace

@@ -23,7 +23,8 @@ from pytest_dwsconv.analysis.verdicts import rejudged
 from pytest_dwsconv.core.conv import ConvSpec, Form, Trait
 from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan
-from pytest_dwsconv.core.rules import Judgement, Policy, Verdict
+from pytest_dwsconv.core.policy import Policy
+from pytest_dwsconv.core.rules import Judgement, Verdict
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.source.sites import (

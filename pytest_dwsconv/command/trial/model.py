@@ -21,7 +21,7 @@ from pytest_dwsconv.command.trial.proof import (
 from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plaintext import plain, quoted
 from pytest_dwsconv.core.plan import Plan, plan_of
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.edgetpu.process import LONGEST
 from pytest_dwsconv.errors import InputError, TargetError
 from pytest_dwsconv.report import Report

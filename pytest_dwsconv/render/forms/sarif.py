@@ -15,8 +15,7 @@ from pytest_dwsconv._version import __version__
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.jsonio import to_plain
 from pytest_dwsconv.core.plaintext import plain, plain_json
-from pytest_dwsconv.core.rulebook import RULEBOOK
-from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Verdict
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULEBOOK, RULES, Verdict
 from pytest_dwsconv.core.suite.architectures import Architecture, Place, Reporters
 from pytest_dwsconv.render import Results
 from pytest_dwsconv.render.latencies import json_rows
