@@ -11,8 +11,7 @@ import tomllib
 
 from pytest_dwsconv import __version__
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
-from pytest_dwsconv.core.rules import RULEBOOK
-from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES
+from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULEBOOK, RULES
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference_tables  # beside this file
