@@ -203,6 +203,16 @@ def test_a_file_shadows_nothing_and_is_executed_afresh(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_executed_as_python_executes_it(tmp_path: Path) -> None:
+    path = tmp_path / "annotated.py"
+    path.write_text(
+        "from torch import nn\n"
+        "def build(width: int = 2): return nn.Conv1d(width, 1, 1)\n"
+        "model = build() if build.__annotations__['width'] is int else None"
+    )
+    assert isinstance(build_from_file(path, "model"), nn.Conv1d)
+
+
 def test_a_file_imports_its_neighbours(tmp_path: Path) -> None:
     package = tmp_path / "net_package" / "models"
     package.mkdir(parents=True)

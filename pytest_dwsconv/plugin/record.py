@@ -58,18 +58,15 @@ class TestRecord:
         unsent = self.unsent
         made = [subject.report for subject in self.subjects]
         others = [report for report, _ in unsent.checks if report not in made]
-        checks = []
-        for report, limits in unsent.checks:
-            checks.append((with_digest(report)[0], [to_plain(limit) for limit in limits]))
         return {
             "reports": [*map(with_digest, unsent.reports + others), *unsent.noticed],
-            "measurements": [to_plain(measurement) for measurement in unsent.measurements],
+            "measurements": to_plain(unsent.measurements),
             "failures": unsent.failures,
             "notices": unsent.notices,
             "ignored": unsent.ignored,
-            "checks": checks,
+            "checks": [(with_digest(report)[0], to_plain(own)) for report, own in unsent.checks],
             "latencies": [
-                (with_digest(report)[0], to_plain(outcome)) for report, outcome in unsent.latencies
+                (with_digest(report)[0], to_plain(one)) for report, one in unsent.latencies
             ],
         }
 

@@ -30,7 +30,7 @@ from pytest_dwsconv.plugin.noticing.fingerprint import (
     shaped,
     summary,
 )
-from pytest_dwsconv.plugin.noticing.places import Places
+from pytest_dwsconv.plugin.noticing.places import Place
 from pytest_dwsconv.plugin.noticing.seen import Kind, SeenModel
 
 _NOT_RECORDED = (
@@ -114,7 +114,8 @@ class CallLog:
         """What models of a class are to be measured on."""
         self._models: dict[int, SeenModel] = {}
         """Those called, by identity."""
-        self._places = Places()
+        self._places: dict[tuple[int, int, int], Place] = {}
+        """By module, code and instruction."""
         self._lock = threading.Lock()
 
     def begin(self, module: nn.Module, arguments: Arguments, caller: FrameType) -> Call | None:
@@ -136,7 +137,8 @@ class CallLog:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType
     ) -> bool:
         """Whether a call tells nothing new; no mode that watches tensors may be on."""
-        return self._places.is_known(module, args, kwargs, caller)
+        place = self._places.get((id(module), id(caller.f_code), caller.f_lasti))
+        return place is not None and place.is_repeated(module, args, kwargs, caller)
 
     def notice(self, sentence: str) -> None:
         with self._lock:
@@ -166,7 +168,7 @@ class CallLog:
             layouts = None if kept is None else flat_layouts(*kept)
         if entry is not None and seen.is_at_work(id(module)):
             if own is not None and (kept is None or layouts in seen.layouts):
-                self._places.add(module, own, caller, seen, entry)
+                self._add_place(module, own, caller, seen, entry)
                 return None
         elif seen.is_changed(model):
             self._renew(seen, model)
@@ -185,7 +187,7 @@ class CallLog:
         called = seen.learn(call.model, call.before)
         with self._lock:
             if call.own is not None:
-                self._places.add(call.module, call.own, caller, seen, call.entry)
+                self._add_place(call.module, call.own, caller, seen, call.entry)
             if not call.is_new:
                 return
             kind = Kind(called, summary(call.arguments), self._targets(seen.name))
@@ -196,6 +198,19 @@ class CallLog:
                 self.notices.remove(seen.unrecorded)  # its MACs are known after all
             if kind not in self.firsts:
                 self._add(call, kind)
+
+    def _add_place(
+        self,
+        module: nn.Module,
+        layouts: tuple[Any, ...],
+        caller: FrameType,
+        seen: SeenModel,
+        entry: Entry | None,
+    ) -> None:
+        """Keep a place until the module is freed."""
+        key = id(module), id(caller.f_code), caller.f_lasti
+        called = ref(module, partial(self._places.pop, key))
+        self._places[key] = Place(called, layouts, caller, seen, entry)
 
     def _renew(self, seen: SeenModel, model: nn.Module) -> None:
         """Keep what was called before the model was changed, as long as that is not too much."""
