@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from pytest_dwsconv.core.findings import Finding, ReportData, saved_params
+from pytest_dwsconv.core.findings import Finding, ReportData, inputs_of, saved_params
 from pytest_dwsconv.core.limits import LimitCheck
 from pytest_dwsconv.core.measurement import LatencyLimit
 from pytest_dwsconv.core.plaintext import quoted
@@ -311,7 +311,7 @@ def per_sample_of(report: ReportData) -> str:
     """Of which input a figure per sample is, as a phrase to follow the figure's noun."""
     if not report.input_shapes:
         return ""
-    shapes = " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)
+    shapes = inputs_of(report)
     if report.batch_size is None:
         return f" for input {shapes}, in which no batch size is seen"
     if report.batch_size == 1:

@@ -251,6 +251,11 @@ def _with(known: tuple[Evidence, ...], new: Evidence) -> tuple[Evidence, ...]:
     return tuple(sorted([*others, new], key=lambda one: (one.target, one.source.value)))
 
 
+def inputs_of(report: ReportData) -> str:
+    """The shapes of the inputs, as in ``1 x 3 x 224 x 224``; empty where there are none."""
+    return " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)
+
+
 def saved_params(finding: Finding) -> int:
     """Parameters that replacing this convolution takes off; 0 where it is not a candidate."""
     return (

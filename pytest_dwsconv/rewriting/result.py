@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from pytest_dwsconv.core.conv import ORDERS
+from pytest_dwsconv.core.findings import inputs_of
 from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
@@ -205,7 +206,7 @@ class RewriteResult:
             what = "parameters of the replaced layers"
             yield _change(what, self.plan.params_before, self.plan.params_after)
         if before.macs is not None and after.macs is not None:
-            shapes = " and ".join(" x ".join(map(str, shape)) for shape in before.input_shapes)
+            shapes = inputs_of(before)
             inputs = f" (input {shapes})" if shapes else ""
             yield _change(f"MACs of the model{inputs}", before.macs, after.macs)
         yield from self._evidence()

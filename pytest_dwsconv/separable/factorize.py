@@ -108,9 +108,11 @@ class Decomposition:
             raise InputError(f"{noun} must be from 1 to {full} here, not {size}")
         shapes = part_shapes(self._weight, self._groups, self._form, size)
         found = self._cubes(size) if self._form is Form.BOTTLENECK else self._truncated(size)
-        return Factors(
-            **{name: self._like_weight(found[name].reshape(shapes[name])) for name in shapes}
-        )
+        weights = {}
+        for name, shape in shapes.items():
+            part = found[name].reshape(shape)
+            weights[name] = part.to(self._weight.device, self._weight.dtype).contiguous()
+        return Factors(**weights)
 
     def _block(self, size: int) -> int:
         """The channels in one slice."""
@@ -147,9 +149,6 @@ class Decomposition:
             pointwise = left.reshape(self._groups, -1, *left.shape[1:]).transpose(1, 2)
         scale = self._peak.sqrt()
         return {"pointwise": pointwise * scale, "depthwise": right * scale}
-
-    def _like_weight(self, part: Tensor) -> Tensor:
-        return part.to(device=self._weight.device, dtype=self._weight.dtype).contiguous()
 
 
 def part_shapes(weight: Tensor, groups: int, form: Form, size: int) -> dict[str, tuple[int, ...]]:

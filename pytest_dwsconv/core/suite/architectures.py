@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pytest_dwsconv.core.budget import per_sample_of
 from pytest_dwsconv.core.conv import Trait
-from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.findings import Finding, ReportData, inputs_of
 from pytest_dwsconv.core.limits import AnyCheck, PredictionCheck
 from pytest_dwsconv.core.plaintext import plain
 
@@ -273,11 +273,7 @@ def _function(nodeid: str) -> str:
 
 
 def _inputs(alike: Sequence[Architecture]) -> list[str]:
-    return [f"input {_shapes(one.report)}" if one.report.input_shapes else "" for one in alike]
-
-
-def _shapes(report: ReportData) -> str:
-    return " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)
+    return [f"input {inputs_of(one.report)}" if one.report.input_shapes else "" for one in alike]
 
 
 def _numbered(model: str, alike: Sequence[Architecture]) -> list[Architecture]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pytest_dwsconv.core.findings import ReportData
+from pytest_dwsconv.core.findings import ReportData, inputs_of
 from pytest_dwsconv.core.jsonio import OMITTED, Seconds
 from pytest_dwsconv.core.suite.architectures import Architecture
 
@@ -101,10 +101,10 @@ def _current(model: Architecture, latencies: Mapping[ReportData, Mapping[str, fl
         latency,
         users[0] if users else "",
         len(report.candidates),
-        _input(report),
+        inputs_of(report),
         layers={finding.name: Layer(finding.params, finding.macs) for finding in report.findings},
     )
-    macs = {_input(one): one.macs for one in model.reports}
+    macs = {inputs_of(one): one.macs for one in model.reports}
     return Current(report.model, report.model, users, entry, macs)
 
 
@@ -116,10 +116,6 @@ def _smallest(reports: Sequence[ReportData]) -> ReportData:
     return min(
         reports, key=lambda one: (one.macs is None, one.macs or 0, one.input_shapes, repr(one))
     )
-
-
-def _input(report: ReportData) -> str:
-    return " and ".join(" x ".join(map(str, shape)) for shape in report.input_shapes)
 
 
 def unused_name(name: str, taken: Collection[str]) -> str:
