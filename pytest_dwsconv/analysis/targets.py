@@ -112,7 +112,7 @@ def _obstacle(finding: Finding, conditions: Conditions, *, any_type: bool) -> st
     """Why a candidate cannot be timed; empty if it can."""
     shape = finding.spec.input_shape
     if shape is None:
-        return "it did not run; analyse the model with an input shape"
+        return "it did not run; analyse the model with an input that reaches it"
     # reason: a report tells how many bytes a number has, and two types have two
     if not any_type and finding.input_bytes != 4 * prod(shape):
         return "it is not in float32; pass the model to analyze(target='cpu')"

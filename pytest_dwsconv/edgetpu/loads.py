@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from pytest_dwsconv.core.conv import cost
-from pytest_dwsconv.core.findings import Finding, ReportData
+from pytest_dwsconv.core.conv import Trait, cost
+from pytest_dwsconv.core.findings import Finding, Origin, ReportData
 from pytest_dwsconv.core.plan import PlanEntry
 
 CACHE_BYTES = int(7.65 * 2**20)
@@ -63,8 +63,15 @@ def rounding(params: int, channels: int) -> int:
     return params * (-channels % _CHANNELS) // channels if channels else 0
 
 
+def is_exported(finding: Finding) -> bool:
+    """Whether a file of the network has it; a head that is for training alone does not run."""
+    return finding.origin is not Origin.NOT_EXECUTED
+
+
 def load_of(finding: Finding) -> Load:
     """What a convolution asks for as it is."""
+    if not is_exported(finding):
+        return Load()
     params = finding.params or 0
     written = prod(finding.output_shape or (0,)) * max(1, finding.calls)
     return Load(
@@ -74,6 +81,8 @@ def load_of(finding: Finding) -> Load:
 
 def load_after(finding: Finding, entry: PlanEntry) -> Load:
     """What its replacement asks for. The shapes are those of the first call, as in its cost."""
+    if not is_exported(finding):
+        return Load()
     spec, total = finding.spec, Load()
     taps = prod(entry.kernel_size)
     before = cost(spec)
@@ -102,7 +111,10 @@ def load_after(finding: Finding, entry: PlanEntry) -> Load:
 
 def load_of_network(report: ReportData) -> Load:
     """What all layers ask for together. Of a layer that is no convolution nothing is rounded."""
-    total = Load()
+    total, params = Load(), report.params
     for finding in report.findings:
         total += load_of(finding)
-    return Load(report.params, total.rounding, report.macs or 0, total.activations)
+        # reason: another layer may run with the weight that they share
+        if not is_exported(finding) and Trait.TIED not in finding.spec.traits:
+            params -= finding.params or 0
+    return Load(params, total.rounding, report.macs or 0, total.activations)

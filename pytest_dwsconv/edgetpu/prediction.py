@@ -337,8 +337,8 @@ def _of_report(report: ReportData) -> LatencyFeatures:
         # reason: int8 files have no operator for it
         if finding.spec.rank == 3 and finding.calls:
             raise InputError(
-                f"{finding.name or report.model} is a 3-d convolution, which the Edge TPU does not "
-                "have; measure the network on another target"
+                f"layer {finding.name or report.model} is a 3-d convolution, which the Edge TPU "
+                "does not have; measure the network on another target"
             )
         macs[finding.kind] += finding.macs or 0
     load = load_of_network(report)

@@ -12,7 +12,14 @@ from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan, PlanEntry, plan_of
 from pytest_dwsconv.core.quantities import mebibytes
 from pytest_dwsconv.edgetpu.compiler import Compilation, CompilerReport
-from pytest_dwsconv.edgetpu.loads import CACHE_BYTES, Load, load_after, load_of, load_of_network
+from pytest_dwsconv.edgetpu.loads import (
+    CACHE_BYTES,
+    Load,
+    is_exported,
+    load_after,
+    load_of,
+    load_of_network,
+)
 from pytest_dwsconv.edgetpu.modelfile import ModelFile
 from pytest_dwsconv.edgetpu.prediction import (
     HOST,
@@ -105,6 +112,8 @@ def predicted_evidence(
 ) -> dict[str, Evidence]:
     """What the replacements of a plan do to the latency, by layer; ``""`` is all of them together.
 
+    Layers that do not run are in no file, and are left out.
+
     A layer's evidence is for the network with that layer alone replaced.
 
     Args:
@@ -143,7 +152,8 @@ def _changes(report: ReportData, plan: Plan | None) -> list[_Change]:
         if entry.name not in by_name:
             raise InputError(f"the plan is for another model: {report.model} has no {entry.name!r}")
         finding = by_name[entry.name]
-        found.append(_Change(entry, load_of(finding), load_after(finding, entry)))
+        if is_exported(finding):
+            found.append(_Change(entry, load_of(finding), load_after(finding, entry)))
     return found
 
 

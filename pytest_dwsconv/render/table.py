@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from pytest_dwsconv.core.findings import Finding, ReportData
-from pytest_dwsconv.core.latency.evidence import Provenance
+from pytest_dwsconv.core.latency.evidence import Evidence, Provenance
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.rules import Verdict
 
@@ -47,6 +47,8 @@ class Column(NamedTuple):
     """What None means, in words."""
     dispensable: int = 0
     """In a narrow terminal the column with the highest number is left out first, 0 never."""
+    order: Callable[[Any], Any] | None = None
+    """What a page sorts it by where that is not the value."""
 
     def text(self, row: object) -> str:
         value = self.value(row)
@@ -119,13 +121,17 @@ def evidence_columns(findings: Iterable[Finding]) -> tuple[Column, ...]:
 
 def _evidence_column(target: str, source: Provenance) -> Column:
     def claim(finding: Finding) -> str | None:
-        for one in finding.evidence:
-            if (one.target, one.source) == (target, source):
-                return one.claim
-        return None
+        return next((one.claim for one in known(finding)), None)
+
+    def gain(finding: Finding) -> float | str | None:
+        gains = (one.gain for one in known(finding))
+        return next((one for one in gains if one is not None), claim(finding))
+
+    def known(finding: Finding) -> list[Evidence]:
+        return [one for one in finding.evidence if (one.target, one.source) == (target, source)]
 
     key = plain(f"{target}_{source.name.lower()}")
-    return Column(key, plain(f"{target} {source.value}"), claim, dispensable=1)
+    return Column(key, plain(f"{target} {source.value}"), claim, dispensable=1, order=gain)
 
 
 class Total(NamedTuple):

@@ -115,7 +115,7 @@ def test_reports_are_measured_together_and_what_cannot_be_is_unknown(
     assert first.candidates[0].evidence[0].effect is Effect.FASTER
     reasons = {one.evidence[0].reason for each in others for one in each.candidates}
     assert reasons == {
-        "it did not run; analyse the model with an input shape",
+        "it did not run; analyse the model with an input that reaches it",
         "it is not in float32; pass the model to analyze(target='cpu')",
     }
     assert all(one.evidence[0].source is Provenance.UNKNOWN for one in others)

@@ -103,6 +103,27 @@ def test_a_network_that_fits_gains_nothing() -> None:
     assert "all parameters fit on the chip already" in str(evidence[""])
 
 
+class WithHead(nn.Module):
+    """A network with a convolution that runs in training only, as that of Inception."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = network(3), nn.Conv2d(640, 640, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head(x) if self.training else x
+
+
+def test_a_layer_that_does_not_run_is_in_no_file() -> None:
+    with torch.device("meta"):
+        found = analyze(WithHead(), SHAPE)
+    evidence = predicted_evidence(found)
+    assert evidence.keys() == {"body.0", "body.1", "body.2", ""}
+    assert evidence[""] == predicted_evidence(report(3))[""]
+    assert chip_memory(found).before == load_of_network(report(3))
+
+
 def test_some_may_still_stream() -> None:
     found = report(5)
     evidence = predicted_evidence(found, plan(found, Form.DEPTHWISE_FIRST, 1, "0"))
@@ -139,7 +160,7 @@ def test_a_small_change_is_not_told_as_zero() -> None:
 
 def test_a_network_with_3d_convolutions_is_not_predicted() -> None:
     found = analyze(nn.Conv3d(8, 8, 3), (1, 8, 4, 4, 4))
-    with pytest.raises(InputError, match="Conv3d is a 3-d convolution, which the Edge"):
+    with pytest.raises(InputError, match="layer Conv3d is a 3-d convolution, which the Edge"):
         predicted_evidence(found)
 
 

@@ -55,6 +55,15 @@ def test_a_table_of_chosen_columns_may_have_it_and_is_not_sorted_by_it() -> None
         REPORT.table(sort="edgetpu_predicted")
 
 
+def test_a_page_sorts_what_is_known_in_one_way_by_its_number() -> None:
+    slower = Evidence("cpu", Provenance.MEASURED, Effect.SLOWER, "", 2.0, 5.0, 4.9, 5.1)
+    unknown = Evidence.unknown("cpu", "nobody measured it")
+    page = render_report("html", REPORT.with_evidence({"stem": slower, "body.conv1": unknown}))
+    assert '<td data-value="0.4">2.5x slower</td>' in page
+    assert '<td data-value="3.5">-3.5 ms</td>' in page
+    assert "<td>unknown</td>" in page
+
+
 @pytest.mark.parametrize("form", ["json", "sarif"])
 def test_machines_read_it_as_data(form: str) -> None:
     found = json.loads(render_report(form, REPORT))

@@ -101,37 +101,33 @@ class Evidence:
         )
 
     @property
-    def claim(self) -> str:
-        """The effect as a number where there is one.
+    def gain(self) -> float | None:
+        """How much is gained, to sort evidence of one target and one source by; None if not known.
 
-        That is a ratio if it was measured, milliseconds if predicted, and bytes that stream if the
-        compiler reports them.
+        That is a ratio if it was measured, milliseconds if predicted, and bytes that no longer
+        stream if the compiler reports them.
         """
-        word: str = self.effect.value
-        streamed = (self.streamed_before, self.streamed_after)
-        if self.source is Provenance.COMPILER and None not in streamed:
-            return self._streaming()
-        if self.before_ms is None or self.after_ms is None:
+        before, after = self.before_ms, self.after_ms
+        if self.source is Provenance.COMPILER:
+            before, after = self.streamed_before, self.streamed_after
+        if before is None or after is None:
+            return None
+        # reason: a predicted ratio would claim to know the part that no replacement changes
+        return before / after if self.source is Provenance.MEASURED else before - after
+
+    @property
+    def claim(self) -> str:
+        """The effect, as the number that is gained where there is one."""
+        gain, word = self.gain, self.effect.value
+        if gain is None:
             return word
         if self.source is Provenance.MEASURED:
-            return self._ratio(self.before_ms / self.after_ms)
+            return _ratio(gain, self.effect)
         if self.effect is Effect.NONE:
             return word
-        # reason: a predicted ratio would claim to know the part that no replacement changes
-        return f"{_ms(self.after_ms - self.before_ms, '+')} ms"
-
-    def _streaming(self) -> str:
-        change = (self.streamed_after or 0) - (self.streamed_before or 0)
-        if not change:
-            return Effect.NONE.value
-        return f"{'-' if change < 0 else '+'}{mebibytes(abs(change))} streamed"
-
-    def _ratio(self, ratio: float) -> str:
-        if self.effect is Effect.FASTER:
-            return f"{ratio:.3g}x faster"
-        if self.effect is Effect.SLOWER:
-            return f"{1 / ratio:.3g}x slower"
-        return "no difference"
+        if self.source is Provenance.COMPILER:
+            return f"{'-' if gain > 0 else '+'}{mebibytes(abs(gain))} streamed"
+        return f"{_ms(-gain, '+')} ms"
 
     def __str__(self) -> str:
         """All of it on one line: ``cpu: 2.1x faster (measured, 2 threads, batch 1)``."""
@@ -150,6 +146,14 @@ class Evidence:
             return ""
         least, most = sorted((abs(before - low), abs(before - high)))
         return f"{_ms(least)} to {_ms(most)}"
+
+
+def _ratio(ratio: float, effect: Effect) -> str:
+    if effect is Effect.FASTER:
+        return f"{ratio:.3g}x faster"
+    if effect is Effect.SLOWER:
+        return f"{1 / ratio:.3g}x slower"
+    return "no difference"
 
 
 def _ms(ms: float, sign: str = "-") -> str:

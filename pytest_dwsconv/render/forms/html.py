@@ -217,7 +217,7 @@ class Cell(NamedTuple):
 
 
 def _cell(column: Column, row: Finding | Architecture) -> Cell:
-    value = column.value(row)
+    value = (column.order or column.value)(row)
     if isinstance(value, tuple):
         value = prod(value)
     elif isinstance(value, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,7 @@ from pytest_dwsconv.core.conv import Cost, Form
 from pytest_dwsconv.core.latency.evidence import Effect
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.edgetpu import chip_memory, predicted_evidence
-from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.errors import FitWarning, InputError
 from pytest_dwsconv.fit.planning import Option
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.planning.edgetpu import plan_for_edgetpu
@@ -228,6 +229,28 @@ def test_a_limit_is_kept_by_what_is_predicted_for_the_host() -> None:
         assert (evidence[""].after_ms or 0) <= 15.0
         entries.append(len(plan.entries))
     assert entries[1] < entries[0]
+
+
+class WithHead(nn.Module):
+    """A network with a convolution that runs in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = network(3), nn.Conv2d(32, 32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head(x) if self.training else x
+
+
+@pytest.mark.usefixtures("_small_chip")
+@pytest.mark.parametrize(("target", "select"), [("edgetpu", "*"), ("cpu", "head")])
+def test_a_layer_that_does_not_run_is_left_as_it_is(target: str, select: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        result = rewrite(WithHead().eval(), SMALL, target=target, select=[select])
+    assert "head" not in {entry.name for entry in result.plan.entries}
+    assert bool(result.plan.entries) == (target == "edgetpu")
 
 
 def test_a_batch_of_several_is_refused() -> None:
