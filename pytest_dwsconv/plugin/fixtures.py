@@ -75,31 +75,25 @@ class BudgetFixture:
     ) -> Report:
         __tracebackhide__ = True
         from pytest_dwsconv.core.budget import Budget
-        from pytest_dwsconv.errors import DwsconvError
+        from pytest_dwsconv.errors import DwsconvError, InputError
         from pytest_dwsconv.plugin.limits.budgets import assert_budget
+        from pytest_dwsconv.report import Report
 
         try:
             budget = Budget.of(limits)
-            subject = self._subject(model, input_size, example_inputs)
+            if not isinstance(model, Report):
+                report = self._analyze(model, input_size, example_inputs=example_inputs)
+                subject = Subject(report, model)
+            elif input_size is None and example_inputs is None:
+                subject = Subject(model, None)
+            else:
+                raise InputError(
+                    "dws_budget takes inputs for a model only: a report has those it was made with"
+                )
             assert_budget(self._item, [subject], budget, pytrace=True)
         except DwsconvError as error:
             raise _users_error(error) from None
         return subject.report
-
-    def _subject(
-        self, model: nn.Module | Report, input_size: Shapes, example_inputs: Any
-    ) -> Subject:
-        from pytest_dwsconv.errors import InputError
-        from pytest_dwsconv.report import Report
-
-        if not isinstance(model, Report):
-            report = self._analyze(model, input_size, example_inputs=example_inputs)
-            return Subject(report, model)
-        if input_size is None and example_inputs is None:
-            return Subject(model, None)
-        raise InputError(
-            "dws_budget takes inputs for a model only: a report has those it was made with"
-        )
 
 
 class AgreementFixture:

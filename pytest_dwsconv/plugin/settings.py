@@ -177,11 +177,7 @@ def tolerated(
 ) -> Tolerance:
     """By how much a model may grow: as the last line for it says, or else ``default``.
 
-    Args:
-        model: the class.
-        users: the tests and targets that reported it.
-        table: the lines of ``dws_budgets``.
-        default: what holds where none of them is for the model.
+    ``users`` are the tests and targets that reported it.
     """
     tests = {user for user in users if "::" in user}
     targets = set(users) - tests

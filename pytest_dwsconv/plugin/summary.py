@@ -84,8 +84,11 @@ class Summary:
                 self._add_named(named)
 
     def _add_named(self, named: NamedModel) -> None:
+        from pytest_dwsconv.targets import load_target
+
         config = self._config
-        subject = _analyze_named(config, named)
+        model = load_target(named.target, (config.rootpath, config.invocation_params.dir))
+        subject = Subject(analyze_under_hooks(config.hook, config, model, named.shapes), model)
         self._add(subject.report, target=named.target)
         if named.budget is not None:
             with usage_errors(f"dws_models {named.target!r}: "):
@@ -356,10 +359,3 @@ def _with_tests(
         f"{sentence}\n{where} {listed(sorted(tests), most)}"
         for sentence, tests in sorted(sentences.items())
     ]
-
-
-def _analyze_named(config: pytest.Config, named: NamedModel) -> Subject:
-    from pytest_dwsconv.targets import load_target
-
-    model = load_target(named.target, (config.rootpath, config.invocation_params.dir))
-    return Subject(analyze_under_hooks(config.hook, config, model, named.shapes), model)

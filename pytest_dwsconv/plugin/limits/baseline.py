@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,7 @@ class BaselineCheck:
 
         models = current(architectures(run), latencies)
         targets = {target for reporters in run.values() for target in reporters.targets}
-
-        def is_gone(reporter: str) -> bool:
-            return self._extent.is_gone(reporter, targets)
-
+        is_gone = partial(self._extent.is_gone, targets=targets)
         if self._update:
             self._write(self._baseline, models, is_gone, found)
         else:
