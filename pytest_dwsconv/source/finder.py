@@ -266,7 +266,7 @@ class _Finder:
         if callee is None:
             return UNKNOWN_CHANNELS
         given = cst.ensure_type(node, cst.Call).args
-        return fewest_channels(given, callee, self._constants, flow.passed)
+        return fewest_channels(given, callee, self._constants, flow.given)
 
     def _flow(self) -> Flow:
         """How the calls that make convolutions flow through the file."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import libcst as cst
+import libcst.matchers as m
 
 from pytest_dwsconv.core.rules import Judgement
 from pytest_dwsconv.errors import SourceError
@@ -19,8 +20,19 @@ from pytest_dwsconv.source.reading.syntax import Parsed, below
 from pytest_dwsconv.source.sites import Fusion, by_rule
 from pytest_dwsconv.source.typechecks import members, type_check
 
-_FUSES = re.compile(r"^[ \t]*(?!self\.)(\w+)\.(\w+)[ \t]*=[ \t]*[\w.]+\(\s*\1\.\2\b", re.MULTILINE)
-"""``m.conv = fuse_conv_and_bn(m.conv, m.bn)``, as detectors have it in a walk over all modules."""
+_FUSES = re.compile(
+    r"^[ \t]*(?!self\.)(\w+)\.(\w+)[ \t]*=[ \t]*[\w.]+\(\s*\1\.\2\b"
+    r"""|\bsetattr\(\s*(\w+),\s*["'](\w+)["'],\s*[\w.]+\(\s*\3\.\4\b""",
+    re.MULTILINE,
+)
+"""``m.conv = fuse_conv_and_bn(m.conv, m.bn)``, as detectors have it in a walk over all modules.
+
+Or ``setattr(m, "conv", fuse_conv_and_bn(m.conv, m.bn))``.
+"""
+
+_SETS = m.Call(
+    func=m.Name("setattr"), args=[m.Arg(m.Name()), m.Arg(m.SimpleString()), m.Arg(m.Call())]
+)
 
 
 def find_fusions(files: Iterable[Path]) -> tuple[Fusion, ...]:
@@ -44,16 +56,27 @@ class _Fusions:
         self._callables = Callables(file, judge_last)
 
     def search(self) -> Iterator[Fusion]:
-        for assign in self._parsed.nodes(cst.Assign):
-            target, call = assign.targets[0].target, assign.value
-            if not (isinstance(target, cst.Attribute) and isinstance(call, cst.Call)):
-                continue
+        for call in self._parsed.nodes(cst.Call):
             for argument in call.args:
-                if argument.value.deep_equals(target) and isinstance(target.value, cst.Name):
-                    judgement = self._judgement(call, argument)
-                    if judgement is not None:
-                        classes = frozenset(self._classes(target.value))
-                        yield Fusion(target.attr.value, classes, judgement)
+                given = argument.value
+                if not (isinstance(given, cst.Attribute) and isinstance(given.value, cst.Name)):
+                    continue
+                judgement = self._judgement(call, argument) if self._returns(call, given) else None
+                if judgement is not None:
+                    classes = frozenset(self._classes(given.value))
+                    yield Fusion(given.attr.value, classes, judgement)
+
+    def _returns(self, call: cst.Call, given: cst.Attribute) -> bool:
+        """Whether the result of a call takes the place of an attribute that it is given."""
+        user = self._parsed.parents[call]
+        if isinstance(user, cst.Assign):
+            return user.targets[0].target.deep_equals(given)
+        setter = self._parsed.parents.get(user)
+        if not (isinstance(setter, cst.Call) and m.matches(setter, _SETS)):
+            return False
+        owner, name = (each.value for each in setter.args[:2])
+        written = cst.ensure_type(name, cst.SimpleString).evaluated_value
+        return owner.deep_equals(given.value) and written == given.attr.value
 
     def _judgement(self, call: cst.Call, handed: cst.Arg) -> Judgement | None:
         """What stands against handing a convolution to this call, if anything does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 import libcst as cst
 
@@ -39,9 +40,9 @@ def without_unused_imports(parsed: Parsed, edits: Sequence[Edit]) -> list[Edit]:
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:
-    """The text after all edits, which do not overlap."""
+    """The text after all edits, which do not overlap; of those at one place the first is first."""
     pieces, done = [], 0
-    for (start, end), replacement in sorted(edits):
+    for (start, end), replacement in sorted(edits, key=itemgetter(0)):
         pieces += [text[done:start], replacement]
         done = end
     return "".join([*pieces, text[done:]])

@@ -280,12 +280,16 @@ def _why_guarded(
 def _why_variable_channels(place: Place, judged: _Judge) -> str | None:
     """Why a candidate with variable channels may not be one with the fewest of them."""
     inputs, outputs = place.fewest
-    of_few = replace(place.spec, in_channels=inputs)
-    if place.spec.in_channels is None and judged(of_few).code == "DWS115":
-        return f"the input channels may be {inputs}, which are few"
-    to_few = replace(place.spec, out_channels=outputs)
-    if place.spec.out_channels is None and judged(to_few).code == "DWS111":
-        return f"the output channels may be {outputs}, too few to save enough"
+    if place.spec.in_channels is None:
+        if inputs is None:
+            return "the input channels are not known here, and may be few"
+        if judged(replace(place.spec, in_channels=inputs)).code == "DWS115":
+            return f"the input channels may be {inputs}, which are few"
+    if place.spec.out_channels is None:
+        if outputs is None:
+            return "the output channels are not known here, and may be too few to save enough"
+        if judged(replace(place.spec, out_channels=outputs)).code == "DWS111":
+            return f"the output channels may be {outputs}, too few to save enough"
     return None
 
 

@@ -79,6 +79,24 @@ def test_what_another_file_fuses_is_left_alone(
     assert codes(tmp_path, walk) == [expected, "DWS001"]
 
 
+@pytest.mark.parametrize(
+    ("put_back", "expected"),
+    [
+        ('setattr(m, "conv", {})', "DWS110"),
+        ('setattr(m, "name", {})', "DWS001"),
+        ("x.conv = {}", "DWS001"),
+        ("{}", "DWS001"),
+    ],
+)
+def test_what_is_put_back_by_name_is_left_alone_too(
+    tmp_path: Path, put_back: str, expected: str
+) -> None:
+    walk = WALK.format(condition="m.bn", fuse="fuse_conv_and_bn", imports=IMPORTS)
+    fused = "fuse_conv_and_bn(m.conv, m.bn)"
+    walk = walk.replace(f"m.conv = {fused}", put_back.format(fused))
+    assert codes(tmp_path, walk) == [expected, "DWS001"]
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_run_over_the_folder_names_the_line_and_the_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: str

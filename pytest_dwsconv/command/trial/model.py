@@ -185,7 +185,8 @@ class Trial:
         amount = f"{proof.params:,} parameters"
         if proof.macs is not None:
             amount += f" and {proof.macs:,} MACs"
-        self._say(f"{self._path}: rewritten, it builds a model of {amount}, as predicted")
+        begins = "rewritten, it builds" if report.candidates else "left as it is, it builds"
+        self._say(f"{self._path}: {begins} a model of {amount}, as predicted")
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def specs_of_call(given: Sequence[cst.Arg], callee: Callee, constants: Constants
 
 
 class FewestChannels(NamedTuple):
-    """The fewest that a variable has at times; None where the file does not say."""
+    """The fewest that variables have; None where the file does not say all that they may have."""
 
     inputs: int | None
     outputs: int | None
@@ -100,25 +100,25 @@ def fewest_channels(
     given: Sequence[cst.Arg],
     callee: Callee,
     constants: Constants,
-    passed: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
+    given_to: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
 ) -> FewestChannels:
-    """Of variable channels the fewest: ``in_chans=3``, ``conv(3, 64)``, an option's default.
+    """Of variable channels the fewest: ``in_chans=3``, ``conv(3, 64)``.
 
-    ``passed`` gives what the file's calls pass to a parameter.
+    ``given_to`` says all that a variable is given, and nothing if that is not known.
     """
     arguments, _ = _arguments(given, callee, constants)
     fewest = []
     for name in ("in_channels", "out_channels"):
-        waiting = [arguments[name]] if name in arguments else []
-        fewest.append(_fewest(waiting, constants, passed))
+        fewest.append(_fewest(arguments.get(name), constants, given_to))
     return FewestChannels(*fewest)
 
 
 def _fewest(
-    waiting: list[cst.BaseExpression],
+    node: cst.BaseExpression | None,
     constants: Constants,
-    passed: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
+    given_to: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
 ) -> int | None:
+    waiting = [] if node is None else [node]
     seen: set[cst.BaseExpression] = set()
     numbers = []
     while waiting:
@@ -129,10 +129,14 @@ def _fewest(
         try:
             number = _number(constants.value(node), least=1)
         except NotConstantError:
-            waiting += [*constants.assigned(node), *passed(node)]
+            sources = given_to(node)
+            if not sources:
+                return None
+            waiting += sources
             continue
-        if number is not None:
-            numbers.append(number)
+        if number is None:
+            return None
+        numbers.append(number)
     return min(numbers, default=None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -48,7 +47,6 @@ class Constants:
         self._changed = frozenset(_changed_containers(parsed))
         self._attributes = _attributes(parsed)
         self._loops = dict(_loop_values(parsed))
-        self._options = _option_defaults(parsed)
 
     def value(self, node: cst.BaseExpression, depth: int = _DEPTH) -> object:
         """The value of a literal, of whole-number arithmetic, or of a name that only is such.
@@ -94,19 +92,6 @@ class Constants:
         for value in values:
             found += self.alternatives(value, depth - 1)
         return found
-
-    def assigned(self, node: cst.BaseExpression) -> list[cst.BaseExpression]:
-        """What a variable is given at times: a default, one of its assignments.
-
-        A default is that of a parameter, or of a command line's option: ``opt.channels``.
-        """
-        if isinstance(node, cst.Name):
-            return self._names.values(node)
-        if isinstance(node, cst.Attribute):
-            bound = self._attributes.get(node.attr.value, [])
-            values = [each.value for each in bound if each is not None]
-            return values + self._options.get(node.attr.value, [])
-        return []
 
     def elements(self, node: cst.BaseExpression) -> list[cst.BaseExpression] | None:
         """The expressions in a tuple or list; None if they are not written in the file."""
@@ -212,27 +197,6 @@ def _loop_values(parsed: Parsed) -> Iterator[tuple[cst.CSTNode, cst.BaseExpressi
     for loop in loops:
         if isinstance(loop.target, cst.Name):
             yield loop.target, loop.iter
-
-
-def _option_defaults(parsed: Parsed) -> Mapping[str, list[cst.BaseExpression]]:
-    """The defaults of the options that ``parser.add_argument`` declares, by their attributes."""
-    found: dict[str, list[cst.BaseExpression]] = defaultdict(list)
-    for call in parsed.nodes(cst.Call):
-        if not m.matches(call.func, m.Attribute(attr=m.Name("add_argument"))):
-            continue
-        named = {each.keyword.value: each.value for each in call.args if each.keyword}
-        flags = [each.value for each in call.args if not each.keyword]
-        texts = [
-            str(each.evaluated_value)
-            for each in [named.get("dest"), *flags]
-            if isinstance(each, cst.SimpleString)
-        ]
-        # reason: argparse takes dest, else the first long option, else the first of all
-        long = [text for text in texts if not re.match("-[^-]", text)]
-        for text in (long or texts)[:1]:
-            if "default" in named:
-                found[text.lstrip("-").replace("-", "_")].append(named["default"])
-    return found
 
 
 class _Bound(NamedTuple):
