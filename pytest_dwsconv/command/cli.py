@@ -32,8 +32,10 @@ a standard stream cannot be used; 130 interrupted; 141 what read the output stop
 A line that ends in '# dws: skip' is left alone, with '# noqa: DWS001' without a word. Settings are
 read from [tool.dwsconv] in pyproject.toml. dwsconv-rewrite explain CODE says what a code means."""
 
-_INTERRUPTED, _BROKEN_PIPE = 130, 141
-"""What the shell reports for a command ended by Ctrl-C, and for one that wrote to a closed pipe."""
+_BY_SIGNAL = 128
+"""What the shell adds to the number of the signal that ended a command."""
+_BROKEN_PIPE = _BY_SIGNAL + 13
+"""What it reports for one that wrote to a closed pipe."""
 
 
 def entry(command: Callable[[], int] | None = None) -> NoReturn:
@@ -47,16 +49,17 @@ def entry(command: Callable[[], int] | None = None) -> NoReturn:
         status = (command or main)()
     except BrokenPipeError:
         status = _BROKEN_PIPE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         # pressed once more, it ends the process without a word
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         complain("interrupted")
-        status = _INTERRUPTED
+        number: int = error.args[0] if error.args else signal.SIGINT
+        status = _BY_SIGNAL + number
     except Exception:
         traceback.print_exc()
         complain("this is a fault of the command itself; please report it")
         status = 2
-    if status in (2, _INTERRUPTED, _BROKEN_PIPE):
+    if status == 2 or status > _BY_SIGNAL:
         drop_unwritten()
     raise SystemExit(status)
 

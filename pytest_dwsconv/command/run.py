@@ -154,7 +154,7 @@ class Run:
 
         shapes = None if options.input_size is None else parse_input_size(options.input_size)
         policy = inputs[0].config.policy
-        trial = Trial(path, options.model, shapes, policy, self._say)
+        trial = Trial(path, options.model, shapes, policy, self._say, options.quiet)
         if self._plan is not None:
             trial.limit_to(self._plan)
         if options.budget is not None:

@@ -47,12 +47,17 @@ def ending(status: int) -> str:
 
 
 def run_within(
-    seconds: float, command: Sequence[str | Path], folder: Path | None = None
+    seconds: float,
+    command: Sequence[str | Path],
+    folder: Path | None = None,
+    *,
+    shows_errors: bool = False,
 ) -> Finished:
     """Run ``command``, and kill it if it is not done in time.
 
     What it started and left running is killed too. It runs in ``folder`` if one is given. Its
-    temporary files go there as well, so that they are gone with the folder however it ends.
+    temporary files go there as well, so that they are gone with the folder however it ends. If it
+    ``shows_errors``, its standard error is that of this process, as for progress, and not kept.
 
     Raises:
         TimeoutError: it was killed.
@@ -64,7 +69,7 @@ def run_within(
         env={**os.environ, "TMPDIR": str(folder)} if folder is not None else None,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=None if shows_errors else subprocess.PIPE,
         text=True,
         errors="replace",
         start_new_session=True,
@@ -77,7 +82,7 @@ def run_within(
         kill_all(process)
         if process.returncode is None:
             process.communicate()
-    return Finished(process.returncode, stdout, stderr)
+    return Finished(process.returncode, stdout, stderr or "")
 
 
 def last_line(text: str) -> str:

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,10 @@ from typing import Any
 import libcst
 import pytest
 
-from pytest_dwsconv.command.cli import main
+from pytest_dwsconv.command.cli import entry, main
+from pytest_dwsconv.command.interrupts import Interrupts
+from pytest_dwsconv.command.trial.child import Child
+from pytest_dwsconv.interrupts import uninterrupted
 
 BEFORE = "from torch import nn\n\nconv = nn.Conv2d(32, 64, 3)\n"
 Output = pytest.CaptureFixture[str]
@@ -184,3 +188,37 @@ def test_at_any_moment_every_file_is_old_or_new(folder: Path, number: signal.Sig
         # before the command itself has begun, Python ends it in its own way
         assert process.returncode in (130, -signal.SIGINT) or len(listed) == 3
         assert "fault of the command" not in err
+
+
+def test_a_run_that_is_asked_to_end_leaves_no_folder_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(child: Child, folder: str) -> None:
+        assert Path(folder).parent == tmp_path / "temporary"
+        signal.raise_signal(signal.SIGTERM)
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(Child, "_run", end)
+    (tmp_path / "net.py").write_text(BEFORE)
+    monkeypatch.setattr(sys, "argv", ["dwsconv-rewrite", str(tmp_path / "net.py"), "--model", "N"])
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not list((tmp_path / "temporary").iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_request_to_end_waits_where_ctrl_c_does() -> None:
+    done = []
+
+    def work() -> None:
+        with Interrupts(), uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("all")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["all"]

@@ -25,12 +25,22 @@ _SERVE = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve(
 
 
 class Child:
-    """Runs jobs on one file, each in a new process; ``show`` gets what that prints."""
+    """Runs jobs on one file, each in a new process; ``show`` gets what that prints.
 
-    def __init__(self, path: Path, show: Callable[[str], None], seconds: float = SECONDS) -> None:
+    One that ``tells_progress`` has this process's standard error.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        show: Callable[[str], None],
+        seconds: float = SECONDS,
+        tells_progress: bool = False,
+    ) -> None:
         self._path = path
         self._show = show
         self._seconds = seconds
+        self._tells_progress = tells_progress
 
     def call(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``job`` gives, a function of a module, for arguments that can be pickled.
@@ -64,7 +74,8 @@ class Child:
             for name, value in sys._xoptions.items()
         ]
         try:
-            return run_within(self._seconds, [sys.executable, *options, "-c", code])
+            command = [sys.executable, *options, "-c", code]
+            return run_within(self._seconds, command, shows_errors=self._tells_progress)
         except TimeoutError as error:
             raise TargetError(
                 f"running {quoted(str(self._path))} was {error}: does it train, or wait for "

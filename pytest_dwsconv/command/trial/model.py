@@ -42,12 +42,14 @@ class Trial:
         shapes: Shapes,
         policy: Policy,
         say: Callable[[str], None],
+        quiet: bool = False,
     ) -> None:
         self._path = path
         self._name = name
         self._shapes = shapes
         self._say = say
         self._child = Child(path, say)
+        self._long_child = Child(path, say, LONGEST, tells_progress=not quiet)
         self._wanted: Plan | None = None
         self._needs_all = False
         self.model: FileModel = self._child.call(model_of_file, path, name, shapes, policy)
@@ -73,9 +75,8 @@ class Trial:
         """
         report = self.model.report_after_rewrite(sites)
         alike = self.model.together(sites)
-        child = Child(self._path, self._say, LONGEST)
         arguments = self._path, self._name, report, alike, budget, given, data, forms
-        plan: Plan = child.call(plan_within, *arguments)
+        plan: Plan = self._long_child.call(plan_within, *arguments)
         if not plan.entries:
             raise InputError(
                 f"the model has {report.params:,} parameters, which --budget {budget} allows: "
@@ -144,7 +145,7 @@ class Trial:
         plan = self.plan(report)
         with _folder_beside(target) as folder:
             conversion = Conversion(given, folder / f"weights{target.suffix}", folder, data)
-            child = self._child if data is None else Child(self._path, self._say, LONGEST)
+            child = self._child if data is None else self._long_child
             left_out = child.call(convert, self._path, self._name, self._shapes, plan, conversion)
             proof = self._prove(text, conversion)
             self._compare(report, proof)
