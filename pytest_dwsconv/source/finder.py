@@ -16,10 +16,7 @@ from pytest_dwsconv.source.callables import Callables
 from pytest_dwsconv.source.loops import changes_to_all
 from pytest_dwsconv.source.reading.calls import (
     CALLEES,
-    UNKNOWN_CHANNELS,
     Callee,
-    FewestChannels,
-    fewest_channels,
     is_depthwise_by_spelling,
     specs_of_call,
     unknown_spec,
@@ -250,8 +247,7 @@ class _Finder:
                 traits.append(Trait.IGNORED)
             if proved is not None and proved.verdict is Verdict.CANNOT_TELL:
                 traits.append(Trait.LEFT_OPEN)
-            fewest = self._fewest_channels(node, flow)
-            yield place.settled(traits, proved, silenced, fewest)
+            yield place.settled(traits, proved, silenced)
 
     def _fused(self, flow: Flow) -> dict[cst.CSTNode, Judgement]:
         """What other files do to attributes of objects, by the calls that may be these."""
@@ -260,13 +256,6 @@ class _Finder:
             for call in flow.reach_attribute(fusion.attribute, fusion.classes).calls:
                 found.setdefault(call, fusion.judgement)
         return found
-
-    def _fewest_channels(self, node: cst.CSTNode, flow: Flow) -> FewestChannels:
-        callee = self._callee(node.func) if isinstance(node, cst.Call) else None
-        if callee is None:
-            return UNKNOWN_CHANNELS
-        given = cst.ensure_type(node, cst.Call).args
-        return fewest_channels(given, callee, self._constants, flow.given)
 
     def _flow(self) -> Flow:
         """How the calls that make convolutions flow through the file."""

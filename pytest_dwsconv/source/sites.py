@@ -22,7 +22,6 @@ from pytest_dwsconv.core.conv import (
 from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.core.rules import CANDIDATE_CODE, RULES, Judgement, Verdict, judge, most_saving
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.source.reading.calls import UNKNOWN_CHANNELS, FewestChannels
 from pytest_dwsconv.source.reading.spans import Span
 from pytest_dwsconv.source.template import PLAIN, Inserted
 
@@ -83,8 +82,7 @@ class Place:
 
     ``specs`` has one for each of the values that the file gives its kernel size and groups.
     ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
-    rewrite replaces in ``span``, the call. ``fewest`` are those that its variable
-    channels are known to have; ``noqa`` are codes, or their beginnings, that a
+    rewrite replaces in ``span``, the call. ``noqa`` are codes, or their beginnings, that a
     comment beside it silences. ``called_at`` is where the calls of a ``partial`` of it begin.
     """
 
@@ -97,7 +95,6 @@ class Place:
     type_name: str
     proved: Judgement | None = None
     noqa: tuple[str, ...] = ()
-    fewest: FewestChannels = UNKNOWN_CHANNELS
     called_at: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -118,11 +115,10 @@ class Place:
         traits: Sequence[Trait],
         proved: Judgement | None,
         noqa: tuple[str, ...],
-        fewest: FewestChannels,
     ) -> Place:
         """With what the rest of the file says of it."""
         specs = tuple(replace(spec, traits=(*spec.traits, *traits)) for spec in self.specs)
-        return replace(self, specs=specs, proved=proved, noqa=noqa, fewest=fewest)
+        return replace(self, specs=specs, proved=proved, noqa=noqa)
 
 
 @dataclass(frozen=True)
@@ -155,15 +151,16 @@ class SourceSite:
     def saving(self) -> tuple[float, bool] | None:
         """Parameters of original over replacement, and whether that is exact or an upper bound.
 
-        None where it is decided when the code runs, and no run was seen.
+        None where the kernel or the groups are known when the code runs, and no run was seen.
         """
-        if self.guarded and not self.replaced:
+        spec = self.place.spec
+        if not self.replaced and (None in (spec.kernel_size, spec.groups) or self.place.specs[1:]):
             return None
-        specs = self.replaced or (self.place.spec,)
+        specs = self.replaced or (spec,)
         before = _total_params(specs, cost)
         after = _total_params(specs, lambda spec: separable_cost(spec, *self.inserted))
         if before is None or after is None:
-            return most_saving(self.place.spec, self.policy), False
+            return most_saving(spec, self.policy), False
         return before / after, True
 
 
@@ -274,22 +271,8 @@ def _why_guarded(
     if against:
         reason = judged(against[0]).reason
         return f"{reason} for {len(against)} of the {len(built)} built here"
-    return _why_variable_channels(place, judged)
-
-
-def _why_variable_channels(place: Place, judged: _Judge) -> str | None:
-    """Why a candidate with variable channels may not be one with the fewest of them."""
-    inputs, outputs = place.fewest
-    if place.spec.in_channels is None:
-        if inputs is None:
-            return "the input channels are not known here, and may be few"
-        if judged(replace(place.spec, in_channels=inputs)).code == "DWS115":
-            return f"the input channels may be {inputs}, which are few"
-    if place.spec.out_channels is None:
-        if outputs is None:
-            return "the output channels are not known here, and may be too few to save enough"
-        if judged(replace(place.spec, out_channels=outputs)).code == "DWS111":
-            return f"the output channels may be {outputs}, too few to save enough"
+    if None in (place.spec.in_channels, place.spec.out_channels):
+        return "its channels are not constants here, and may be too few"
     return None
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
-from typing import NamedTuple
 
 import libcst as cst
 import libcst.matchers as m
@@ -84,60 +83,6 @@ def specs_of_call(given: Sequence[cst.Arg], callee: Callee, constants: Constants
         reader = _Reader(constants, some, callee.rank, complete)
         found.append(reader.spec(callee, traits))
     return found
-
-
-class FewestChannels(NamedTuple):
-    """The fewest that variables have; None where the file does not say all that they may have."""
-
-    inputs: int | None
-    outputs: int | None
-
-
-UNKNOWN_CHANNELS = FewestChannels(None, None)
-
-
-def fewest_channels(
-    given: Sequence[cst.Arg],
-    callee: Callee,
-    constants: Constants,
-    given_to: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
-) -> FewestChannels:
-    """Of variable channels the fewest: ``in_chans=3``, ``conv(3, 64)``.
-
-    ``given_to`` says all that a variable is given, and nothing if that is not known.
-    """
-    arguments, _ = _arguments(given, callee, constants)
-    fewest = []
-    for name in ("in_channels", "out_channels"):
-        fewest.append(_fewest(arguments.get(name), constants, given_to))
-    return FewestChannels(*fewest)
-
-
-def _fewest(
-    node: cst.BaseExpression | None,
-    constants: Constants,
-    given_to: Callable[[cst.BaseExpression], Sequence[cst.BaseExpression]],
-) -> int | None:
-    waiting = [] if node is None else [node]
-    seen: set[cst.BaseExpression] = set()
-    numbers = []
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        try:
-            number = _number(constants.value(node), least=1)
-        except NotConstantError:
-            sources = given_to(node)
-            if not sources:
-                return None
-            waiting += sources
-            continue
-        if number is None:
-            return None
-        numbers.append(number)
-    return min(numbers, default=None)
 
 
 def _choices(

@@ -76,7 +76,6 @@ class Flow:
 
     def __init__(self, parsed: Parsed, names: Names, convolutions: frozenset[cst.Call]) -> None:
         self._parsed = parsed
-        self._names = names
         self._values = Values(parsed, names, convolutions)
         self.convolutions = convolutions
         self._holds: dict[Key, set[Key]] = defaultdict(set)
@@ -87,13 +86,6 @@ class Flow:
             self._note(node)
 
     # -- what is asked
-
-    def given(self, node: cst.BaseExpression) -> Sequence[cst.BaseExpression]:
-        """All that a variable is given, by assignments, a default, calls; nothing if not known."""
-        assigned = self._names.values(node) if isinstance(node, cst.Name) else None
-        if not isinstance(node, cst.Name) or assigned is None:
-            return ()
-        return (*assigned, *self._passed.get(self._values.key(node), ()))
 
     def reach_attribute(self, name: str, classes: Set[str] = frozenset()) -> Reach:
         """What an attribute of this name may stand for, of objects of these classes or of any."""
@@ -345,7 +337,8 @@ class Flow:
                 takers = [positional[number]]
             for name in takers:
                 self._add(self._values.key(name), argument.value)
-                self._passed[self._values.key(name)].append(argument.value)
+            if len(takers) == 1:
+                self._passed[self._values.key(takers[0])].append(argument.value)
 
 
 _SELF_OR_SUPER = m.Name("self") | m.Call(func=m.Name("super"))

@@ -186,19 +186,6 @@ class Names:
         node = self.bound_once(name)
         return None if node is None else self._values.get(node)
 
-    def values(self, name: cst.Name) -> list[cst.BaseExpression] | None:
-        """The expressions assigned to a name, or a parameter's default; None if it has others."""
-        found = []
-        scope = self._scopes.get(name)
-        for assignment in scope[name.value] if scope is not None else ():
-            node: cst.CSTNode = getattr(assignment, "node", name)
-            value = node.default if isinstance(node, cst.Param) else self._values.get(node)
-            if value is not None:
-                found.append(value)
-            elif not isinstance(node, cst.Param):
-                return None
-        return found
-
     def bound_once(self, name: cst.Name) -> cst.CSTNode | None:
         """The node that binds a name, if nothing else does."""
         scope = self._scopes.get(name)
