@@ -22,9 +22,9 @@ _REPARAMETRIZE = re.compile(
     r"|torch\.nn\.utils\.prune\.\w+"
 )
 _REPARAMETRIZER = re.compile(
-    r"(?i)(weight|spectral)_?norm|orthogonal|register_parametrization|prune"
+    r"(?i)(.*\.)?((weight|spectral)_?norm|orthogonal|register_parametrization|prune)"
 )
-"""What files call those functions, torch's or their own."""
+"""What others call those functions."""
 
 _FUSE = re.compile(
     r"torch\.nn\.utils\.(fusion\.)?fuse_\w+"
@@ -93,8 +93,6 @@ class _Uses:
         self.judgements: dict[cst.CSTNode, Judgement] = {}
 
     def search(self) -> None:
-        named = self._parsed.nodes(cst.ImportAlias, cst.Name)
-        mentioned = any(self._mentions_reparametrizer(node) for node in named)
         for node in self._parsed.nodes(*_SEARCHED):
             if isinstance(node, cst.Attribute):
                 self._look_at_attribute(node)
@@ -102,8 +100,7 @@ class _Uses:
                 self._look_at_call(node)
                 if not self._is_harmless(node):
                     self._look_at_unknown_call(node)
-                    if mentioned and not self._is_shown(node.func):
-                        self._look_at_wrapper(node)
+                    self._look_at_reparametrizer_of_others(node)
             elif isinstance(node, cst.Comparison):
                 self._look_at_type_check(node)
             if not isinstance(node, cst.Attribute):
@@ -304,11 +301,6 @@ class _Uses:
 
     # -- reparametrizations
 
-    def _mentions_reparametrizer(self, node: cst.CSTNode) -> bool:
-        if isinstance(node, cst.ImportAlias):
-            return _REPARAMETRIZER.fullmatch(node.evaluated_name.rpartition(".")[2]) is not None
-        return isinstance(node, cst.Name) and _REPARAMETRIZER.fullmatch(node.value) is not None
-
     def _look_at_reparametrizer(self, node: cst.Call) -> None:
         what = "computes its weight from other parameters; take that out to include it"
         if self._note(node.args[0].value, "DWS108", node, what):
@@ -335,21 +327,12 @@ class _Uses:
                 what = f"{hands}, and {reason} (in {outcome.file.name})"
                 self._against(convolution, by_rule(code, what))
 
-    def _look_at_wrapper(self, node: cst.Call) -> None:
-        """In a file with reparametrizations, any function that is not known may be one."""
-        judgement = by_rule(
-            "DWS205",
-            f"{self._line(node)} hands it to {self._parsed.code(node.func)}, which may compute its "
-            "weight from other parameters",
-        )
-        for argument in node.args:
-            for call in self._flow.reach(argument.value, through_classes=False).calls:
-                self._against(call, judgement)
-
-    def _is_shown(self, callee: cst.BaseExpression) -> bool:
-        """Whether the file defines a function or class of this name, and nothing else of it."""
-        bound = self._names.bound_once(callee) if isinstance(callee, cst.Name) else None
-        return isinstance(bound, (cst.FunctionDef, cst.ClassDef))
+    def _look_at_reparametrizer_of_others(self, node: cst.Call) -> None:
+        """``spectral_norm(self.conv)``, imported from another package than torch."""
+        if _REPARAMETRIZER.fullmatch(self._parsed.code(node.func)) and not self._flow.shows(node):
+            what = "hands it to a function that may compute its weight from other parameters"
+            for argument in node.args:
+                self._note(argument.value, "DWS205", node, what, through_classes=False)
 
     def _is_harmless(self, node: cst.Call) -> bool:
         if node in self._flow.convolutions:

@@ -75,8 +75,8 @@ def test_a_file_is_rewritten_in_place_and_says_so(model: Path, capsys: Output) -
         "model.py:9:13: nn.Conv2d(64, 128, 3) -> DepthwiseSeparableConv2d, standard convolution, "
         "saves 8.3x",
         "model.py:11:13: nn.Conv1d(width, width, 5) -> DepthwiseSeparableConv1d.where_it_saves, "
-        "its channels are not constants here, and may be too few: decided when it runs, saves at most "
-        "5.0x",
+        "its channels are not constants here, and may be too few: decided when it runs, saves at "
+        "most 5.0x",
         "3 convolutions rewritten in 1 file, 1 left alone, 1 of them pointwise (listed with "
         "--verbose)",
     ]

@@ -116,11 +116,15 @@ class Flow:
 
         Those are written in its arguments, or come to the parameters of the function around it.
         """
-        if self._values.defines(call.func):
+        if self.shows(call):
             return
         for argument in call.args:
             for each in self._handed_in(call, argument.value):
                 yield argument, each
+
+    def shows(self, call: cst.Call) -> bool:
+        """Whether the file shows what a call runs."""
+        return self._values.defines(call.func)
 
     def _handed_in(self, call: cst.Call, value: cst.BaseExpression) -> Iterator[cst.Call]:
         if self._is_replaced(call, value):
