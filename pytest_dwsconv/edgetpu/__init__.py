@@ -46,39 +46,21 @@ if TYPE_CHECKING:
     from pytest_dwsconv.edgetpu.support import OperatorJudgement, Status, Support, judge_model
 
 _HOMES = {
-    "compiler": (
-        "Compilation",
-        "CompilerReport",
-        "OperatorCount",
-        "compile_model",
-        "compile_segments",
-    ),
-    "device": ("Device", "EdgeTpu", "Procedure", "measure"),
-    "export": (
-        "ChannelRanges",
-        "Int8Comparison",
-        "Int8Accuracy",
-        "compare_int8",
-        "export_float",
-        "export_int8",
-        "int8_accuracy",
-    ),
-    "faults": ("EdgeTpuAbsentError", "EdgeTpuError"),
-    "hosts": ("Host",),
-    "loads": ("Load",),
-    "modelfile": ("ModelFile", "Operator", "Quantization", "Tensor", "read_model"),
-    "package": ("Package",),
-    "prediction": ("LatencyFeatures", "LatencyPrediction", "predict_latency"),
-    "savings": (
-        "ChipMemory",
-        "LayerMemory",
-        "chip_memory",
-        "compiler_evidence",
-        "predicted_evidence",
-    ),
-    "support": ("OperatorJudgement", "Status", "Support", "judge_model"),
+    "compiler": "Compilation CompilerReport OperatorCount compile_model compile_segments",
+    "device": "Device EdgeTpu Procedure measure",
+    "export": "ChannelRanges Int8Accuracy Int8Comparison compare_int8 export_float export_int8 "
+    "int8_accuracy",
+    "faults": "EdgeTpuAbsentError EdgeTpuError",
+    "hosts": "Host",
+    "loads": "Load",
+    "modelfile": "ModelFile Operator Quantization Tensor read_model",
+    "package": "Package",
+    "prediction": "LatencyFeatures LatencyPrediction predict_latency",
+    "savings": "ChipMemory LayerMemory chip_memory compiler_evidence predicted_evidence",
+    "support": "OperatorJudgement Status Support judge_model",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+"""The names that each file has."""
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "ChannelRanges",

@@ -111,8 +111,12 @@ class Operator:
         parameters = [tensor for tensor in self.inputs if tensor is not None and tensor.constant]
         # reason: a fused tensor is named after all its layers, the last one first
         which = -1 if any(len(tensor.shape) > 1 for tensor in parameters) else 0
-        layers = (_layer(tensor.name, which) for tensor in (*self.outputs, *parameters))
-        return next(filter(None, layers), "")
+        for tensor in (*self.outputs, *parameters):
+            name = tensor.name.rstrip(";").split(";;")[which]
+            parts = re.findall(rf"{LAYER_MARK}([^/;]+)", name)
+            if parts:
+                return ".".join(parts)
+        return ""
 
     @property
     def activations(self) -> tuple[Tensor, ...]:
@@ -377,8 +381,3 @@ def _names(enumeration: str) -> dict[int, str]:
 
     values = vars(getattr(tflite, enumeration)).items()
     return {number: name for name, number in values if isinstance(number, int)}
-
-
-def _layer(tensor: str, which: int) -> str:
-    """The layer that ``export_int8`` has put into the name of a tensor; nothing in other names."""
-    return ".".join(re.findall(rf"{LAYER_MARK}([^/;]+)", tensor.rstrip(";").split(";;")[which]))
