@@ -5,35 +5,49 @@ Run it on a machine that does nothing else, in an environment with torchvision::
     pip install torchvision bsconv ultralytics   # what is missing is left out, and said so
     python benchmarks/speed.py --yardstick fashion_resnet.py
 
-Every network of a row is timed in turns with the original, so that a busy moment affects all of
-them. A ratio says how many times as fast as the original it is, with the interval in which it is
-expected (95 %). "claimed" is what ``rewrite`` says of its plan. Weights are random, but for the
-yardstick's, whose file lies beside its module: they make no difference to the time. The last table
-has mobile networks beside the rewritten ones, as milliseconds.
-
-All of it may take two hours. For less::
+It prints tables in Markdown, and how far it is on stderr. All of it takes about half an hour on
+two cores. For less::
 
     python benchmarks/speed.py --networks resnet18 --batches 1 --threads 1 --formats contiguous
+
+Each network is timed in turns with all that is made of it, so that a busy moment affects all of
+them. A figure says how many times as fast as the original something is, with the interval in which
+that is expected (95 %). Rounds end when all are known to 5 %, or ``--seconds`` for each are over
+and there were six. "Claimed" is what ``rewrite`` says of its plan. Beside the planned networks with
+no more parameters than multiplier 2 has stands how many times as fast as that they are. Weights are
+random, but for the yardstick's, whose file lies beside its module: they make no difference to the
+time. What is measured of layers is kept in a folder for this run alone. Predictions for the Edge
+TPU are compared with published figures in ``edgetpu_latency.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from pytest_dwsconv import analyze, rewrite
+from pytest_dwsconv import RewriteResult, analyze, rewrite
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions, MemoryFormat
 from pytest_dwsconv.errors import DwsconvError
+from pytest_dwsconv.latency import time_layers
 from pytest_dwsconv.latency.machine import this_machine
 from pytest_dwsconv.latency.runs import Run, ready
 from pytest_dwsconv.latency.turns import compare, time_in_turns
+from pytest_dwsconv.separable.replacement import possible
 
 TORCHVISION: dict[str, dict[str, Any]] = {
     "resnet18": {},
@@ -43,16 +57,84 @@ TORCHVISION: dict[str, dict[str, Any]] = {
 }
 NETWORKS = (*TORCHVISION, "yardstick", "yolov8n")
 MOBILE = ("mobilenet_v2", "mobilenetv1_w1_bsconvu", "mobilenetv2_w1_bsconvs_p1d6")
+BESIDE_MOBILE = "resnet18"
 SIDES = {"yardstick": (1, 28, 28), "yolov8n": (3, 640, 640)}
 IMAGE = (3, 224, 224)
+FORMS = tuple(form for form in Form if form is not Form.BOTTLENECK)
+"""What is tried without calibration data."""
+
+HERE = ["batch", "threads", "memory format"]
+TITLES = [
+    *("network", *HERE, "original", "all, r = 1", "all, r = 2", "planned", "claimed"),
+    *("planned within the parameters of r = 2", "beside r = 2", "spread"),
+]
 
 
-class Variant(NamedTuple):
-    """A network to time: what it is called in the table, and what is claimed of it."""
+class Times:
+    """Where the time goes, by network and stage."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def spent(self, network: str, stage: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.seconds[network, stage] += perf_counter() - start
+
+    def table(self) -> None:
+        names, stages = (list(dict.fromkeys(each)) for each in zip(*self.seconds, strict=True))
+        heading("Where the time went, in seconds", ["network", *stages, "all"])
+        for name in names:
+            own = [self.seconds[name, stage] for stage in stages]
+            row(name, *(f"{seconds:.0f}" for seconds in (*own, sum(own))))
+        print(f"\nAll of it took {sum(self.seconds.values()) / 60:.1f} minutes.")
+
+
+class Uniform(NamedTuple):
+    """A network, and all its candidates replaced at the multipliers 1 and 2."""
+
+    network: nn.Module
+    once: nn.Module
+    twice: nn.Module
+    twice_params: int
+
+
+class Row(NamedTuple):
+    """A network under certain conditions: what was planned, and each beside the original.
+
+    Of what cannot be planned there is the reason. ``seconds`` were spent on measuring the layers,
+    the first time and once they were known.
+    """
 
     name: str
-    network: nn.Module
-    claimed: str = ""
+    here: list[str]
+    seconds: tuple[float, float]
+    plans: dict[str, RewriteResult | str]
+    found: dict[str, Comparison]
+
+    def cells(self) -> list[str]:
+        original, twice = self.found["original"], self.found["twice"]
+        free, equal = self.plans["planned"], self.found.get("equal")
+        claim = "" if isinstance(free, str) else str(free.report_before.evidence[0].claim)
+        return [
+            *(self.name, *self.here, f"{original.first_ms:.1f} ms"),
+            *(self.cell("once"), self.cell("twice"), self.cell("planned"), claim),
+            *(self.cell("equal"), f"{equal.ratio / twice.ratio:.2f}" if equal else ""),
+            f"{original.spread:.0%}{' busy' if original.is_busy else ''}",
+        ]
+
+    def cell(self, label: str) -> str:
+        plan, one = self.plans.get(label), self.found.get(label)
+        if isinstance(plan, str):
+            return "cannot be kept"
+        if one is None or (plan is not None and not plan.plan.entries):
+            return "unchanged"
+        return f"{one.ratio:.2f} ({one.low:.2f} to {one.high:.2f})"
+
+    def mobile_cells(self, names: Sequence[str]) -> list[str]:
+        found = [self.found.get(name) for name in names]
+        return [*self.here, *(f"{one.second_ms:.1f} ms" if one else "" for one in found)]
 
 
 def load(name: str, yardstick: Path | None) -> nn.Module:
@@ -92,77 +174,107 @@ def _yardstick(path: Path | None) -> nn.Module:
     return network
 
 
-def variants(network: nn.Module, shape: tuple[int, ...]) -> Iterator[Variant]:
-    """The original first; a plan that cannot be made is left out, with the reason on stderr."""
-    yield Variant("original", network)
-    yield Variant("all, r=1", rewrite(network, shape).model)
-    twice = rewrite(network, shape, depth_multiplier=2)
-    yield Variant("all, r=2", twice.model)
-    equal = {"params": analyze(twice.model, shape).params}
-    for name, arguments in (
-        ("planned", {}),
-        ("planned, r=2's parameters", {"objective": "latency", "budget": equal}),
-    ):
+def loaded(names: Sequence[str], yardstick: Path | None) -> dict[str, nn.Module]:
+    """The networks that can be made here."""
+    found = {}
+    for name in names:
         try:
-            result = rewrite(network, shape, target="cpu", form="auto", **arguments)
-        except DwsconvError as error:
-            print(f"{type(network).__name__}, {name}: {error}", file=sys.stderr)
-            continue
-        claimed = "; ".join(str(one) for one in result.report_before.evidence)
-        yield Variant(f"{name}: {len(result.plan.entries)} layers", result.model, claimed)
+            found[name] = load(name, yardstick)
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return found
+
+
+def uniform(network: nn.Module, shape: tuple[int, ...]) -> Uniform:
+    once, twice = (rewrite(network, shape, depth_multiplier=size).model for size in (1, 2))
+    return Uniform(network, once, twice, analyze(twice, shape).params)
+
+
+def measure_candidates(network: nn.Module, shape: tuple[int, ...], conditions: Conditions) -> float:
+    """Seconds to measure what ``rewrite(target="cpu")`` asks of the layers, as far as not known."""
+    pairs = []
+    for finding in analyze(network, shape).candidates:
+        entries = possible(finding.name, finding.spec, FORMS, 1, finding.order)
+        pairs += [(finding.spec, entry) for entry in entries]
+    start = perf_counter()
+    time_layers(pairs, conditions)
+    return perf_counter() - start
+
+
+def planned(network: nn.Module, shape: tuple[int, ...], **arguments: Any) -> RewriteResult | str:
+    """A planned network, or why there is none."""
+    try:
+        return rewrite(network, shape, target="cpu", form="auto", **arguments)
+    except DwsconvError as error:
+        return str(error)
 
 
 def timed(
-    networks: list[nn.Module], shape: tuple[int, ...], conditions: Conditions, seconds: float
+    networks: Sequence[nn.Module], shape: tuple[int, ...], conditions: Conditions, seconds: float
 ) -> list[Comparison]:
-    """The first beside itself and each of the others, all in turns."""
+    """Each beside the first, all in turns; the first itself is timed twice in each round."""
     image = torch.rand(shape)
     with ready([Run(network, [image]) for network in networks], conditions) as calls:
-        first, *others = time_in_turns(calls, seconds * len(calls), rounds=12)
-    return [compare(first, times, conditions, shape[0]) for times in (first, *others)]
+        first, *others, again = time_in_turns([*calls, calls[0]], seconds * len(calls))
+    return [compare(first, times, conditions, shape[0], again) for times in (first, *others)]
 
 
-def rows(
-    name: str, network: nn.Module, shape: tuple[int, ...], conditions: Conditions, seconds: float
-) -> Iterator[list[str]]:
-    """One per variant."""
-    found = list(variants(network, shape))
-    comparisons = timed([one.network for one in found], shape, conditions, seconds)
-    for variant, comparison in zip(found, comparisons, strict=True):
-        yield [
-            name,
-            variant.name,
-            f"{sum(p.numel() for p in variant.network.parameters()):,}",
-            f"{comparison.second_ms:.2f}",
-            f"{comparison.ratio:.2f} ({comparison.low:.2f} to {comparison.high:.2f})",
-            comparison.verdict.value if variant.name != "original" else "",
-            f"{comparison.spread:.0%}",
-            variant.claimed,
-        ]
+def row_of(
+    name: str,
+    made: Uniform,
+    beside: dict[str, nn.Module],
+    conditions: Conditions,
+    batch: int,
+    seconds: float,
+    times: Times,
+) -> Row:
+    shape = (batch, *SIDES.get(name, IMAGE))
+    with times.spent(name, "candidates"):
+        first, again = (measure_candidates(made.network, shape, conditions) for _ in range(2))
+    note(f"{name}, {conditions}, batch {batch}: layers in {first:.1f} s, again {again:.1f} s")
+    with times.spent(name, "plans"):
+        limit = {"params": made.twice_params}
+        plans = {
+            "planned": planned(made.network, shape),
+            "equal": planned(made.network, shape, objective="latency", budget=limit),
+        }
+    networks = {"original": made.network, "once": made.once, "twice": made.twice}
+    for label, result in plans.items():
+        if isinstance(result, str):
+            note(f"{name}, {label}: {result}")
+        else:
+            networks[label] = result.model
+    networks |= beside
+    with times.spent(name, "networks"):
+        comparisons = timed([*networks.values()], shape, conditions, seconds)
+    here = [str(batch), str(conditions.threads), conditions.memory_format.value]
+    return Row(name, here, (first, again), plans, dict(zip(networks, comparisons, strict=True)))
 
 
-def mobile_rows(
-    shape: tuple[int, ...], conditions: Conditions, seconds: float
-) -> Iterator[list[str]]:
-    """Networks that were made for small machines, beside ResNet-18 and its replacements."""
-    names, networks = [], []
-    for name in ("resnet18", *MOBILE):
-        try:
-            networks.append(load(name, None))
-            names.append(name)
-        except ImportError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    if not networks:
-        return
-    for variant in variants(networks[0], shape):
-        if variant.name != "original":
-            names.append(f"{names[0]}, {variant.name}")
-            networks.append(variant.network)
-    for name, network, found in zip(
-        names, networks, timed(networks, shape, conditions, seconds), strict=True
-    ):
-        params = f"{sum(p.numel() for p in network.parameters()):,}"
-        yield [name, params, f"{found.second_ms:.2f}", f"{found.ratio:.2f}", f"{found.spread:.0%}"]
+def summary(rows: Sequence[Row]) -> None:
+    """The worst of what is to hold of all rows."""
+    heading("In short", ["", "", "where"])
+    kept = []
+    for each in rows:
+        free, found = each.plans["planned"], each.found
+        where = f"{each.name}, {', '.join(each.here)}"
+        for when, seconds in zip(("", " again"), each.seconds, strict=True):
+            kept.append((f"seconds for the layers of {each.name}{when}", seconds, seconds, where))
+        if isinstance(free, str) or not free.plan.entries:
+            continue
+        [evidence] = free.report_before.evidence
+        if evidence.before_ms and evidence.after_ms:
+            off = evidence.before_ms / evidence.after_ms / found["planned"].ratio
+            kept.append(("claimed over measured, furthest from 1", max(off, 1 / off), off, where))
+        kept.append(("planned, slowest", -found["planned"].ratio, found["planned"].ratio, where))
+        if "equal" in found:
+            beside = found["equal"].ratio / found["twice"].ratio
+            kept.append(
+                ("planned within the parameters of r = 2, beside it, least", -beside, beside, where)
+            )
+    for title in dict.fromkeys(title for title, *_ in kept):
+        _, _, figure, where = max(each for each in kept if each[0] == title)
+        row(title, f"{figure:.2f}", where)
 
 
 def main() -> None:
@@ -172,46 +284,52 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     formats = [each.value for each in MemoryFormat]
     parser.add_argument("--formats", nargs="+", choices=formats, default=formats)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each network of a row")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each network of a row")
     parser.add_argument("--yardstick", type=Path, help="a module with load(path of its weights)")
-    parser.add_argument("--no-mobile", action="store_true", help="without the mobile networks")
     chosen = parser.parse_args()
-    print(f"On {this_machine()}.")
-    for threads in chosen.threads:
-        torch.set_num_threads(threads)
-        for memory_format in map(MemoryFormat, chosen.formats):
-            for batch in chosen.batches:
-                _print(chosen, Conditions(threads, memory_format), batch)
+    with TemporaryDirectory() as folder:
+        # reason: or layers that are known would not be measured for the first time
+        os.environ["XDG_CACHE_HOME"] = folder
+        _print(chosen)
 
 
-def _print(chosen: argparse.Namespace, conditions: Conditions, batch: int) -> None:
-    print(f"\n## {conditions}, batch {batch}\n")
-    _table("network", "variant", "parameters", "ms", "times as fast", "", "spread", "claimed")
-    for name in chosen.networks:
-        try:
-            network = load(name, chosen.yardstick)
-        except ImportError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-            continue
-        if conditions.memory_format is MemoryFormat.CHANNELS_LAST:
-            network = network.to(memory_format=torch.channels_last)
-        shape = (batch, *SIDES.get(name, IMAGE))
-        for row in rows(name, network, shape, conditions, chosen.seconds):
-            _row(*row)
-    if not chosen.no_mobile:
-        print()
-        _table("network", "parameters", "ms", "times as fast as ResNet-18", "spread")
-        for row in mobile_rows((batch, *IMAGE), conditions, chosen.seconds):
-            _row(*row)
+def _print(chosen: argparse.Namespace) -> None:
+    times, rows = Times(), []
+    heading(f"Times as fast as the original, on {this_machine()}", TITLES)
+    for name, network in loaded(chosen.networks, chosen.yardstick).items():
+        with times.spent(name, "replaced"):
+            made = uniform(network, (1, *SIDES.get(name, IMAGE)))
+        beside = loaded(MOBILE, None) if name == BESIDE_MOBILE else {}
+        for batch, threads, each in product(chosen.batches, chosen.threads, chosen.formats):
+            torch.set_num_threads(threads)
+            conditions = Conditions(threads, MemoryFormat(each))
+            if conditions.memory_format is MemoryFormat.CHANNELS_LAST:
+                laid_out = deepcopy(network).to(memory_format=torch.channels_last)
+            else:
+                laid_out = network
+            own = made._replace(network=laid_out)
+            rows.append(row_of(name, own, beside, conditions, batch, chosen.seconds, times))
+            row(*rows[-1].cells())
+    heading("Beside mobile networks", [*HERE, BESIDE_MOBILE, "planned", *MOBILE])
+    for each in rows:
+        if each.name == BESIDE_MOBILE:
+            row(*each.mobile_cells(["original", "planned", *MOBILE]))
+    summary(rows)
+    times.table()
 
 
-def _table(*titles: str) -> None:
-    _row(*titles)
-    _row(*("---" for _ in titles))
+def heading(title: str, titles: Sequence[str]) -> None:
+    print(f"\n## {title}\n")
+    row(*titles)
+    row(*("---" for _ in titles))
 
 
-def _row(*cells: str) -> None:
+def row(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class _Timed:
         assert goal.target is not None
         self.model, self.goal, self.inputs, self.target = model, goal, inputs, goal.target
         self.conditions = replace(conditions_of(model), runtime=RUNTIMES[goal.target])
-        self.timed = _timed(report, options, self.conditions)
+        self.timed = _timed(report, options, self.conditions, goal.fastest)
         self.faster: dict[str, list[_Choice]] = {}
         for name, choices in self.timed.items():
             kept, *others = choices
@@ -235,10 +235,13 @@ def _is_faster(choice: _Choice) -> bool:
     return is_faster and choice.saved_ms > 0
 
 
-def _timed(report: Report, options: Options, conditions: Conditions) -> dict[str, list[_Choice]]:
+def _timed(
+    report: Report, options: Options, conditions: Conditions, is_fastest_wanted: bool
+) -> dict[str, list[_Choice]]:
     """The options with their times; a layer that runs several times saves as often.
 
-    A larger depth multiplier takes longer. Beyond one that is not faster none is measured.
+    A larger depth multiplier takes longer, and more of everything that a budget limits. Beyond one
+    that is not faster none is measured, and where the fastest network is wanted the least alone.
     """
     findings = {finding.name: finding for finding in report.findings}
     found = {name: [_Choice(kept, None, 0.0)] for name, (kept, *_) in options.items()}
@@ -254,18 +257,18 @@ def _timed(report: Report, options: Options, conditions: Conditions) -> dict[str
         for (name, option, entry), one in zip(asked, time_layers(pairs, conditions), strict=True):
             choice = _Choice(option, one, one.saved_ms * findings[name].calls)
             found[name].append(choice)
-            if entry.form in ORDERS and not _is_faster(choice):
+            if entry.form in ORDERS and (is_fastest_wanted or not _is_faster(choice)):
                 beaten.add((name, entry.form))
     return found
 
 
 def _stages(options: Options) -> list[list[_Asked]]:
-    """What is measured first, and what only after that: multipliers from 3, 5, 9 and 17 on."""
+    """What is measured first, and what only after that: multipliers from 2, 3, 5, 9 and 17 on."""
     stages: dict[int, list[_Asked]] = {}
     for name, layer in options.items():
         for option in layer:
             entry = option.entry
             if entry is not None:
                 doublings = (entry.size - 1).bit_length() if entry.form in ORDERS else 0
-                stages.setdefault(max(1, doublings), []).append((name, option, entry))
+                stages.setdefault(doublings, []).append((name, option, entry))
     return [stages[stage] for stage in sorted(stages)]

@@ -262,7 +262,10 @@ def test_beyond_a_multiplier_that_is_not_faster_no_larger_one_is_measured(
     planned(budget={"params": "1M"})
     assert {size for name, size in asked if name == "1"} == {1, 2, 3, 4, 5}
     assert {size for name, size in asked if name == "0"} == {1, 2, 3, 4}
-    assert {size for name, size in asked if name == "2"} == {1, 2}
+    assert {size for name, size in asked if name == "2"} == {1}
+    asked.clear()
+    planned(budget={"params": "1M"}, objective="latency")
+    assert {size for _, size in asked} == {1}
 
 
 @pytest.mark.usefixtures("whole")
