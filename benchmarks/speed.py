@@ -5,19 +5,18 @@ Run it on a machine that does nothing else, in an environment with torchvision::
     pip install torchvision bsconv ultralytics   # what is missing is left out, and said so
     python benchmarks/speed.py --yardstick fashion_resnet.py
 
-It prints tables in Markdown, and how far it is on stderr. All of it takes about half an hour on
-two cores. For less::
+It prints the tables of ``docs/targets.md``, and how far it is on stderr. All of it takes about half
+an hour on two cores. For less::
 
     python benchmarks/speed.py --networks resnet18 --batches 1 --threads 1 --formats contiguous
 
 Each network is timed in turns with all that is made of it, so that a busy moment affects all of
-them. A figure says how many times as fast as the original something is, with the interval in which
-that is expected (95 %). Rounds end when all are known to 5 %, or ``--seconds`` for each are over
-and there were six. "Claimed" is what ``rewrite`` says of its plan. Beside the planned networks with
-no more parameters than multiplier 2 has stands how many times as fast as that they are. Weights are
-random, but for the yardstick's, whose file lies beside its module: they make no difference to the
-time. What is measured of layers is kept in a folder for this run alone. Predictions for the Edge
-TPU are compared with published figures in ``edgetpu_latency.py``.
+them. A figure says how many times as fast as the original something is, and half the interval in
+which that is expected (95 %). Rounds end when all are known to 5 %, or ``--seconds`` for each are
+over and there were six. "Claimed" is what ``rewrite`` says of its plan. Weights are random, but for
+the small network's, whose file lies beside its module: they make no difference to the time. What is
+measured of layers is kept for this run alone. Predictions for the Edge TPU are compared with
+published figures by ``edgetpu_latency.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -49,24 +48,30 @@ from pytest_dwsconv.latency.runs import Run, ready
 from pytest_dwsconv.latency.turns import compare, time_in_turns
 from pytest_dwsconv.separable.replacement import possible
 
-TORCHVISION: dict[str, dict[str, Any]] = {
-    "resnet18": {},
-    "resnet50": {},
-    "vgg16": {},
-    "googlenet": {"aux_logits": False, "init_weights": False},
+NETWORKS = {
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "vgg16": "VGG-16",
+    "googlenet": "GoogLeNet",
+    "yardstick": "the small network of [the fit](fitting.md#measured)",
+    "yolov8n": "YOLOv8n",
 }
-NETWORKS = (*TORCHVISION, "yardstick", "yolov8n")
-MOBILE = ("mobilenet_v2", "mobilenetv1_w1_bsconvu", "mobilenetv2_w1_bsconvs_p1d6")
+"""What tables call them."""
+ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": {"aux_logits": False, "init_weights": False}}
 BESIDE_MOBILE = "resnet18"
+MOBILE = {
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenetv1_w1_bsconvu": "MobileNetV1 with BSConv-U",
+    "mobilenetv2_w1_bsconvs_p1d6": "MobileNetV2 with BSConv-S",
+}
 SIDES = {"yardstick": (1, 28, 28), "yolov8n": (3, 640, 640)}
 IMAGE = (3, 224, 224)
 FORMS = tuple(form for form in Form if form is not Form.BOTTLENECK)
 """What is tried without calibration data."""
-
-HERE = ["batch", "threads", "memory format"]
+HERE = "threads, memory format"
 TITLES = [
-    *("network", *HERE, "original", "all, r = 1", "all, r = 2", "planned", "claimed"),
-    *("planned within the parameters of r = 2", "beside r = 2", "spread"),
+    *("network", HERE, "original", "all, r = 1", "all, r = 2", "planned", "claimed"),
+    "planned within the parameters of r = 2",
 ]
 
 
@@ -74,7 +79,7 @@ class Times:
     """Where the time goes, by network and stage."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[tuple[str, str]] = Counter()
+        self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
 
     @contextmanager
     def spent(self, network: str, stage: str) -> Iterator[None]:
@@ -108,33 +113,49 @@ class Row(NamedTuple):
     """
 
     name: str
-    here: list[str]
+    conditions: Conditions
+    batch: int
     seconds: tuple[float, float]
     plans: dict[str, RewriteResult | str]
     found: dict[str, Comparison]
 
-    def cells(self) -> list[str]:
-        original, twice = self.found["original"], self.found["twice"]
-        free, equal = self.plans["planned"], self.found.get("equal")
-        claim = "" if isinstance(free, str) else str(free.report_before.evidence[0].claim)
-        return [
-            *(self.name, *self.here, f"{original.first_ms:.1f} ms"),
-            *(self.cell("once"), self.cell("twice"), self.cell("planned"), claim),
-            *(self.cell("equal"), f"{equal.ratio / twice.ratio:.2f}" if equal else ""),
-            f"{original.spread:.0%}{' busy' if original.is_busy else ''}",
-        ]
+    @property
+    def here(self) -> str:
+        return f"{self.conditions.threads}, {self.conditions.memory_format.value}"
 
-    def cell(self, label: str) -> str:
-        plan, one = self.plans.get(label), self.found.get(label)
+    @property
+    def is_replaced(self) -> bool:
+        free = self.plans["planned"]
+        return not isinstance(free, str) and bool(free.plan.entries)
+
+    @property
+    def claimed(self) -> float | None:
+        """How many times as fast the rewrite says that its network is."""
+        free = self.plans["planned"]
+        if isinstance(free, str) or not free.plan.entries:
+            return None
+        [known] = free.report_before.evidence
+        return known.before_ms / known.after_ms if known.before_ms and known.after_ms else None
+
+    def cells(self) -> list[str]:
+        labels = ("once", "twice", "planned", "equal")
+        *before, equal = map(self._cell, labels)
+        claimed = f"{self.claimed:.2f}" if self.claimed else ""
+        original = f"{self.found['original'].first_ms:.1f} ms"
+        return [NETWORKS[self.name], self.here, original, *before, claimed, equal]
+
+    def _cell(self, label: str) -> str:
+        plan = self.plans.get(label)
         if isinstance(plan, str):
             return "cannot be kept"
-        if one is None or (plan is not None and not plan.plan.entries):
+        if plan is not None and not plan.plan.entries:
             return "unchanged"
-        return f"{one.ratio:.2f} ({one.low:.2f} to {one.high:.2f})"
+        one = self.found[label]
+        return f"{one.ratio:.2f} ± {(one.high - one.low) / 2:.2f}"
 
     def mobile_cells(self, names: Sequence[str]) -> list[str]:
         found = [self.found.get(name) for name in names]
-        return [*self.here, *(f"{one.second_ms:.1f} ms" if one else "" for one in found)]
+        return [self.here, *(f"{one.second_ms:.1f} ms" if one else "" for one in found)]
 
 
 def load(name: str, yardstick: Path | None) -> nn.Module:
@@ -158,7 +179,7 @@ def load(name: str, yardstick: Path | None) -> nn.Module:
         return mobile.eval()
     import torchvision
 
-    made: nn.Module = torchvision.models.get_model(name, weights=None, **TORCHVISION.get(name, {}))
+    made: nn.Module = torchvision.models.get_model(name, weights=None, **ARGUMENTS.get(name, {}))
     return made.eval()
 
 
@@ -229,16 +250,20 @@ def row_of(
     times: Times,
 ) -> Row:
     shape = (batch, *SIDES.get(name, IMAGE))
+    network = made.network
+    if conditions.memory_format is MemoryFormat.CHANNELS_LAST:
+        network = deepcopy(network)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with times.spent(name, "candidates"):
-        first, again = (measure_candidates(made.network, shape, conditions) for _ in range(2))
+        first, again = (measure_candidates(network, shape, conditions) for _ in range(2))
     note(f"{name}, {conditions}, batch {batch}: layers in {first:.1f} s, again {again:.1f} s")
     with times.spent(name, "plans"):
         limit = {"params": made.twice_params}
         plans = {
-            "planned": planned(made.network, shape),
-            "equal": planned(made.network, shape, objective="latency", budget=limit),
+            "planned": planned(network, shape),
+            "equal": planned(network, shape, objective="latency", budget=limit),
         }
-    networks = {"original": made.network, "once": made.once, "twice": made.twice}
+    networks = {"original": network, "once": made.once, "twice": made.twice}
     for label, result in plans.items():
         if isinstance(result, str):
             note(f"{name}, {label}: {result}")
@@ -247,39 +272,54 @@ def row_of(
     networks |= beside
     with times.spent(name, "networks"):
         comparisons = timed([*networks.values()], shape, conditions, seconds)
-    here = [str(batch), str(conditions.threads), conditions.memory_format.value]
-    return Row(name, here, (first, again), plans, dict(zip(networks, comparisons, strict=True)))
+    return Row(
+        name,
+        conditions,
+        batch,
+        (first, again),
+        plans,
+        dict(zip(networks, comparisons, strict=True)),
+    )
 
 
 def summary(rows: Sequence[Row]) -> None:
     """The worst of what is to hold of all rows."""
-    heading("In short", ["", "", "where"])
-    kept = []
+    kept: list[tuple[str, float, float, str]] = []
     for each in rows:
-        free, found = each.plans["planned"], each.found
-        where = f"{each.name}, {', '.join(each.here)}"
+        found, where = each.found, f"{each.name}, {each.here}, batch {each.batch}"
         for when, seconds in zip(("", " again"), each.seconds, strict=True):
-            kept.append((f"seconds for the layers of {each.name}{when}", seconds, seconds, where))
-        if isinstance(free, str) or not free.plan.entries:
-            continue
-        [evidence] = free.report_before.evidence
-        if evidence.before_ms and evidence.after_ms:
-            off = evidence.before_ms / evidence.after_ms / found["planned"].ratio
-            kept.append(("claimed over measured, furthest from 1", max(off, 1 / off), off, where))
-        kept.append(("planned, slowest", -found["planned"].ratio, found["planned"].ratio, where))
+            kept.append(
+                (f"seconds to measure the layers of {each.name}{when}", seconds, seconds, where)
+            )
+        if each.is_replaced:
+            ratio = found["planned"].ratio
+            kept.append(("planned, slowest", -ratio, ratio, where))
+            if each.claimed:
+                off = each.claimed / ratio
+                kept.append(
+                    ("claimed over measured, furthest from 1", max(off, 1 / off), off, where)
+                )
         if "equal" in found:
             beside = found["equal"].ratio / found["twice"].ratio
             kept.append(
-                ("planned within the parameters of r = 2, beside it, least", -beside, beside, where)
+                (
+                    "planned within the parameters of r = 2 beside it, slowest",
+                    -beside,
+                    beside,
+                    where,
+                )
             )
+    heading("In short", ["", "", "where"])
     for title in dict.fromkeys(title for title, *_ in kept):
         _, _, figure, where = max(each for each in kept if each[0] == title)
         row(title, f"{figure:.2f}", where)
+    busy = sum(each.found["original"].is_busy for each in rows)
+    print(f"\nThe machine was busy in {busy} of {len(rows)} rows.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     formats = [each.value for each in MemoryFormat]
@@ -295,25 +335,29 @@ def main() -> None:
 
 def _print(chosen: argparse.Namespace) -> None:
     times, rows = Times(), []
-    heading(f"Times as fast as the original, on {this_machine()}", TITLES)
+    made = {}
     for name, network in loaded(chosen.networks, chosen.yardstick).items():
         with times.spent(name, "replaced"):
-            made = uniform(network, (1, *SIDES.get(name, IMAGE)))
-        beside = loaded(MOBILE, None) if name == BESIDE_MOBILE else {}
-        for batch, threads, each in product(chosen.batches, chosen.threads, chosen.formats):
-            torch.set_num_threads(threads)
-            conditions = Conditions(threads, MemoryFormat(each))
-            if conditions.memory_format is MemoryFormat.CHANNELS_LAST:
-                laid_out = deepcopy(network).to(memory_format=torch.channels_last)
-            else:
-                laid_out = network
-            own = made._replace(network=laid_out)
-            rows.append(row_of(name, own, beside, conditions, batch, chosen.seconds, times))
-            row(*rows[-1].cells())
-    heading("Beside mobile networks", [*HERE, BESIDE_MOBILE, "planned", *MOBILE])
-    for each in rows:
-        if each.name == BESIDE_MOBILE:
-            row(*each.mobile_cells(["original", "planned", *MOBILE]))
+            made[name] = uniform(network, (1, *SIDES.get(name, IMAGE)))
+    mobile = loaded([*MOBILE], None) if BESIDE_MOBILE in made else {}
+    print(f"On {this_machine()}.")
+    for batch in chosen.batches:
+        heading(f"Times as fast as the original, batch {batch}", TITLES)
+        for name, own in made.items():
+            beside = mobile if name == BESIDE_MOBILE else {}
+            for threads, each in product(chosen.threads, map(MemoryFormat, chosen.formats)):
+                torch.set_num_threads(threads)
+                conditions = Conditions(threads, each)
+                rows.append(row_of(name, own, beside, conditions, batch, chosen.seconds, times))
+                row(*rows[-1].cells())
+    for batch in chosen.batches:
+        heading(
+            f"Beside mobile networks, batch {batch}",
+            [HERE, NETWORKS[BESIDE_MOBILE], "planned", *MOBILE.values()],
+        )
+        for one in rows:
+            if (one.name, one.batch) == (BESIDE_MOBILE, batch):
+                row(*one.mobile_cells(["original", "planned", *MOBILE]))
     summary(rows)
     times.table()
 

@@ -51,7 +51,7 @@ TABLES = {
     "nearest": Table("fitting.md", "accuracy.py svd", "torchvision"),
     "resnet50": Table("fitting.md", "accuracy.py resnet50", "torchvision"),
     "speed": Table(
-        "targets.md", "speed.py --yardstick fashion_resnet.py", "torchvision, two hours"
+        "targets.md", "speed.py --yardstick fashion_resnet.py", "torchvision, half an hour"
     ),
     "predictions": Table("edgetpu.md", "edgetpu_latency.py latency_features.csv", "the latencies"),
     "judgements": Table("edgetpu.md", "edgetpu_judge.py models", "pairs of files"),

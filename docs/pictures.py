@@ -102,20 +102,19 @@ def measured_speed() -> None:
     """The table of measured networks in ``docs/targets.md``: before, all replaced, and planned."""
     page = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
     table = page.partition("| network | threads, memory format |")[2].partition("\n\n")[0]
-    networks: list[list[list[str]]] = []
+    networks: dict[str, list[list[str]]] = {}
     for line in table.splitlines()[2:]:
         name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        if name:
-            networks.append([])
-        networks[-1].append(cells)
-    titles = ("ResNet-18", "a small residual network")
+        networks.setdefault(name.partition(" of ")[0], []).append(cells)
+    titles = ("ResNet-18", "the small network")
     columns = {"all replaced, multiplier 1": 2, "planned for this CPU": 4}
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for axes, title, rows in zip(panels, titles, networks, strict=True):
+    for axes, title in zip(panels, titles, strict=True):
+        rows = networks[title]
         before = [float(row[1].removesuffix(" ms")) for row in rows]
         series = {"original": before}
         for label, column in columns.items():
-            ratios = [row[column].replace("unchanged", "1") for row in rows]
+            ratios = [row[column].replace("unchanged", "1").partition(" ")[0] for row in rows]
             series[label] = [ms / float(ratio) for ms, ratio in zip(before, ratios, strict=True)]
         for place, (label, values) in enumerate(series.items()):
             bars = axes.bar(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from time import perf_counter, thread_time
@@ -49,7 +48,7 @@ def measure_network(
         InputError: the network is not on the CPU, it cannot be compiled, or its forward fails on
             such an input.
     """
-    conditions = replace(conditions_of(network), runtime=runtime)
+    conditions = conditions_of(network, runtime)
     return _quietest(partial(_measured, network, shape, conditions, seconds))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pytest_dwsconv.core.latency.comparison import Comparison, Conditions
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.latency.runs import Run, current_conditions, dtype_of, ready
+from pytest_dwsconv.latency.runs import Run, current_conditions, dtype_of, ready, runtime_of
 from pytest_dwsconv.latency.turns import compare, time_in_turns
 
 
@@ -44,7 +44,9 @@ def compare_networks(
         EdgeTpuError: networks cannot be measured on the host; ``kind`` says why.
         MissingDependencyError: LiteRT needs a package that is not installed.
     """
-    conditions = replace(conditions or current_conditions(), dtype=dtype_of(first))
+    conditions = conditions or current_conditions()
+    runtime = runtime_of(first, conditions.runtime)
+    conditions = replace(conditions, runtime=runtime, dtype=dtype_of(first))
     given = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if not given or not all(isinstance(tensor, Tensor) for tensor in given):
         raise InputError("inputs must be a tensor, or several: those that both forwards take")

@@ -26,9 +26,11 @@ def current_conditions() -> Conditions:
     return Conditions(torch.get_num_threads())
 
 
-def conditions_of(network: nn.Module) -> Conditions:
+def conditions_of(network: nn.Module, runtime: Runtime = Runtime.EAGER) -> Conditions:
     """Those of this process, in the memory format and the type that the network's kernels have."""
-    conditions = replace(current_conditions(), dtype=dtype_of(network))
+    conditions = Conditions(
+        torch.get_num_threads(), runtime=runtime_of(network, runtime), dtype=dtype_of(network)
+    )
     for parameter in network.parameters():
         laid_out = parameter.ndim == 4 and parameter.is_contiguous(
             memory_format=torch.channels_last
@@ -36,6 +38,12 @@ def conditions_of(network: nn.Module) -> Conditions:
         if laid_out and not parameter.is_contiguous():
             return replace(conditions, memory_format=MemoryFormat.CHANNELS_LAST)
     return conditions
+
+
+def runtime_of(network: nn.Module, runtime: Runtime) -> Runtime:
+    """What runs a network: the compiler, not PyTorch as it is, where the network is compiled."""
+    is_compiled = hasattr(network, "_orig_mod") or network._compiled_call_impl is not None
+    return Runtime.COMPILED if is_compiled and runtime is Runtime.EAGER else runtime
 
 
 def dtype_of(network: nn.Module) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from pytest_dwsconv.core.latency.comparison import Conditions, MemoryFormat, Runtime, Speed
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.latency import compare_networks
+from pytest_dwsconv.latency.runs import conditions_of
 
 
 class Seen(nn.Module):
@@ -111,3 +114,13 @@ def test_a_compiled_network_is_compiled() -> None:
         pytest.skip(str(error))
     assert counters["stats"]["unique_graphs"] == 2
     assert "torch.compile, 1 thread" in str(found)
+
+
+def test_a_compiled_network_is_never_called_one_that_is_not() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    assert conditions_of(network).runtime is Runtime.EAGER
+    assert conditions_of(network, Runtime.LITERT).runtime is Runtime.LITERT
+    compiled: Any = torch.compile(network)
+    assert conditions_of(compiled).runtime is Runtime.COMPILED
+    network.compile()
+    assert conditions_of(network).runtime is Runtime.COMPILED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -82,7 +81,7 @@ class _Timed:
     ) -> None:
         assert goal.target is not None
         self.model, self.goal, self.inputs, self.target = model, goal, inputs, goal.target
-        self.conditions = replace(conditions_of(model), runtime=RUNTIMES[goal.target])
+        self.conditions = conditions_of(model, RUNTIMES[goal.target])
         self.timed = _timed(report, options, self.conditions, goal.fastest)
         self.faster: dict[str, list[_Choice]] = {}
         for name, choices in self.timed.items():
