@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from math import floor
+from math import exp, floor, log
 from typing import Any
 
 import torch
@@ -281,22 +281,70 @@ def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Opti
     found = [Option(None, 0.0, Cost(before.params, finding.macs))]
     own = problem.own()
     least = own.loss(problem.kernel)
-    decompositions = {form: layer.nearest(form) for form in Form}
-    hopeless: set[Form] = set()
     # reason: the orders, at large multipliers, take the longest to fit and are the least use
-    for entry in sorted(dict.fromkeys(layer.entries), key=lambda entry: entry.form in ORDERS):
-        if entry.form in hopeless:
-            continue
-        start = decompositions[entry.form].factors(entry.size)
-        kernel = dense_kernel(fit(own, entry, start, ROUNDS), entry.form, entry.size, entry.groups)
-        loss = max(0.0, own.loss(kernel.reshape(problem.kernel.shape)) - least)
-        after = replacement_cost(finding, entry.form, entry.size)
-        assert after is not None
-        option = Option(entry, loss, after)
-        if entry.form in ORDERS and any(_as_good(other, option) for other in found):
-            hopeless.add(entry.form)
-        found.append(option)
+    for form in sorted({entry.form for entry in layer.entries}, key=lambda form: form in ORDERS):
+        entries = {entry.size: entry for entry in layer.entries if entry.form == form}
+        decomposition = layer.nearest(form)
+        fitted: dict[int, Option] = {}
+        for size in _spread(entries):
+            entry = entries[size]
+            factors = fit(own, entry, decomposition.factors(size), ROUNDS)
+            kernel = dense_kernel(factors, form, size, entry.groups).reshape(problem.kernel.shape)
+            loss = max(0.0, own.loss(kernel) - least)
+            fitted[size] = Option(entry, loss, _cost_of(finding, entry))
+            if form in ORDERS and any(_as_good(other, fitted[size]) for other in found):
+                break  # reason: larger ones are no use either
+        between = [size for size in entries if min(fitted) < size < max(fitted)]
+        losses = _interpolated({size: option.loss for size, option in fitted.items()}, between)
+        options = {
+            size: Option(entries[size], loss, _cost_of(finding, entries[size]))
+            for size, loss in zip(between, losses, strict=True)
+        }
+        options.update(fitted)
+        found += [options[size] for size in sorted(options)]
     return found
+
+
+def _cost_of(finding: Finding, entry: PlanEntry) -> Cost:
+    after = replacement_cost(finding, entry.form, entry.size)
+    assert after is not None
+    return after
+
+
+FITTED_SIZES = 5
+"""Of each form, from the smallest to the largest. The losses of sizes between them are interpolated
+in logarithms, which is off by 8 % at the most frequent, as much as four rounds leave by chance.
+"""
+
+
+def _spread(sizes: Iterable[int]) -> list[int]:
+    """At most ``FITTED_SIZES`` of the sizes, rising, in steps as even as can be by ratio."""
+    ordered = sorted(sizes)
+    first, last = ordered[0], ordered[-1]
+    chosen = set()
+    for step in range(FITTED_SIZES):
+        wanted = first * (last / first) ** (step / (FITTED_SIZES - 1))
+        chosen.add(min(ordered, key=lambda size: max(size / wanted, wanted / size)))
+    return sorted(chosen)
+
+
+def _interpolated(losses: Mapping[int, float], between: Sequence[int]) -> list[float]:
+    """The losses of sizes between those of known losses, by monotone cubics of the logarithms."""
+    if not between:
+        return []
+    from scipy.interpolate import PchipInterpolator
+
+    known = sorted(losses.items())
+    # reason: nothing has a logarithm where a form is exact
+    least = TINY * max(losses.values()) or TINY
+    curve = PchipInterpolator(
+        [log(size) for size, _ in known], [log(max(loss, least)) for _, loss in known]
+    )
+    return [exp(curve(log(size))) for size in between]
+
+
+TINY = 1e-12
+"""Of the largest loss of a form: less is rounding."""
 
 
 def _as_good(one: Option, other: Option) -> bool:

@@ -233,8 +233,33 @@ def test_larger_multipliers_of_an_order_are_left_out_once_another_form_beats_it(
     options = estimate(model.eval(), findings, batches(), tuple(Form))
     offered = sizes.choices(findings[0].spec, tuple(Form))
     assert {form for form, _ in offered} == {entry.form for entry in tried}
-    assert len(tried) < len(offered)
-    assert {(entry.form, entry.size) for entry in tried if entry.form not in ORDERS} == {
+    given = [option.entry for option in options[findings[0].name] if option.entry is not None]
+    assert len(given) < len(offered)
+    assert {(entry.form, entry.size) for entry in given if entry.form not in ORDERS} == {
         choice for choice in offered if choice[0] not in ORDERS
     }
-    assert {option.entry for option in options[findings[0].name]} == {None, *tried}
+
+
+def test_losses_of_sizes_between_those_that_are_fitted_are_interpolated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = network().eval()
+    findings = analyze(model, batches()[0].shape).candidates[:1]
+
+    def losses() -> list[float]:
+        (options,) = estimate(model, findings, batches(), [Form.BOTTLENECK]).values()
+        return [option.loss for option in options[1:]]
+
+    interpolated = losses()
+    monkeypatch.setattr(planning, "FITTED_SIZES", len(interpolated))
+    fitted = losses()
+    assert interpolated == sorted(interpolated, reverse=True)
+    assert interpolated != fitted
+    pairs = zip(interpolated, fitted, strict=True)
+    assert all(0.5 * own < loss < 2 * own for loss, own in pairs)
+
+
+@pytest.mark.parametrize("known", [{1: 4.0, 2: 1.0, 8: 0.0}, {1: 0.0, 2: 0.0, 8: 0.0}])
+def test_an_interpolated_loss_is_between_those_beside_it(known: dict[int, float]) -> None:
+    (found,) = planning._interpolated(known, [4])
+    assert known[8] <= found <= max(known[2], 1e-9)

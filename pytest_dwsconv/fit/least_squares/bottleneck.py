@@ -29,21 +29,19 @@ def bottleneck(problem: Problem, inner: Tensor, taps: Tensor, outer: Tensor, rou
     gram, cross, weight = problem.gram[0], problem.cross[0], problem.weight[0]
     weighted = weight @ cross
     # reason: what iterates needs a direction alone, which costs half as much so
-    single = gram.float()
+    single, single_weight = gram.float(), weight.float()
     of_channels, of_taps = separated(gram.view(*sides[1:], *sides[1:]))
     factor_of_channels, factor_of_taps = factorise(of_channels), factorise(of_taps)
 
-    def pulled_back(o: Tensor, by_output: Tensor) -> Tensor:
-        return (o.T @ by_output).view(sides)
-
     def image(o: Tensor, d: Tensor, i: Tensor) -> Tensor:
         """What the normal equations make of a kernel, up to the part that is solved for."""
-        imaged = (o @ rows(d, i)).float() @ single
-        return pulled_back(o, weight @ imaged.double())
+        o = o.float()
+        imaged = (o @ rows(d, i).float()) @ single
+        return (o.T @ (single_weight @ imaged)).double().view(sides)
 
     def step(parts: Parts) -> tuple[Parts, float]:
         i, d, o = balanced(parts)
-        coupling, targets = o.T @ weight @ o, pulled_back(o, weighted)
+        coupling, targets = o.T @ weight @ o, (o.T @ weighted).view(sides)
         i = conjugate_gradients(
             lambda v: torch.einsum("qck,qk->qc", image(o, d, v), d),
             torch.einsum("qck,qk->qc", targets, d),
