@@ -21,6 +21,12 @@ class Limited(NamedTuple):
     limit: float
 
 
+def check_solver() -> None:
+    """Raise MissingDependencyError where NumPy or SciPy is not installed."""
+    for package in ("numpy", "scipy"):
+        require("choosing replacements under a budget", package, "torch")
+
+
 def least_loss(losses: Amounts, limits: Sequence[Limited]) -> list[int] | None:
     """The place of the option to take in each layer, or None if no choice keeps all limits.
 
@@ -36,8 +42,7 @@ def least_loss(losses: Amounts, limits: Sequence[Limited]) -> list[int] | None:
     """
     if not losses:  # reason: HiGHS takes no programme without variables
         return [] if all(limited.limit >= 0 for limited in limits) else None
-    for package in ("numpy", "scipy"):
-        require("choosing replacements under a budget", package, "torch")
+    check_solver()
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
 

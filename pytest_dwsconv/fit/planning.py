@@ -19,7 +19,7 @@ from pytest_dwsconv.core.findings import Finding
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
-from pytest_dwsconv.fit.allocation import Limited, least_loss
+from pytest_dwsconv.fit.allocation import Limited, check_solver, least_loss
 from pytest_dwsconv.fit.error_points import sensitivities
 from pytest_dwsconv.fit.layers.problem import LayerProblem, output_weight
 from pytest_dwsconv.fit.least_squares.solution import fit
@@ -248,6 +248,7 @@ def estimate(
     different layers are in one unit, the squared change of the outputs, and are taken to add up.
     The model must be in evaluation mode.
     """
+    check_solver()
     by_name = {finding.name: finding for finding in findings}
     check_calibration(model, batches)
     data = CalibrationData(model, batches)

@@ -144,6 +144,24 @@ def test_few_samples_are_refined_gently_at_first(monkeypatch: pytest.MonkeyPatch
     assert (gently.passes, roughly.passes) == (4 + 8, 8)
 
 
+@pytest.mark.parametrize(
+    ("pace", "stages"), [(1e9, [0.1, 1.0]), (1e-6, [pytest.approx(0, abs=1e-3)])]
+)
+def test_a_step_of_the_refinement_promises_no_more_than_a_share_of_the_loss(
+    pace: float, stages: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+
+    def improve(*given: Any) -> None:
+        rates.append(given[-1])
+
+    monkeypatch.setattr(recovery, "PACE", pace)
+    monkeypatch.setattr(recovery, "_improve", improve)
+    fitted(classifier(), images(3), refine=2)
+    assert rates == stages
+    assert all(rate > 0 for rate in rates)
+
+
 def test_an_output_does_not_get_worse_for_another_in_the_refinement() -> None:
     model, data = trained(Detector), images(6)
     before = fitted(model, data, refine=0).output_errors

@@ -43,6 +43,9 @@ from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.tracing.preserving import as_found
 
 LEARNING_RATE, BETAS = 1e-2, (0.9, 0.99)
+"""The learning rate at most; see ``_rate``."""
+PACE, PROBED = 0.5, 8
+"""The share of the loss that a step may promise, and the pieces that tell."""
 FEW_SAMPLES, GENTLY = 256, 0.1
 """So few samples are overfitted within some passes: first they are gone through at a part of the
 learning rate, which gains more from a few dozen, and less from some hundred.
@@ -122,19 +125,21 @@ def refine(
         return None
     pieces = Pieces(reference.batches, reference.wanted)
     best = _Best(tensors, before)
-    if samples_of(reference.batches) <= FEW_SAMPLES:
+    rate = _rate(model, reference, tensors, pieces)
+    # reason: a lower rate is gentle by itself
+    if samples_of(reference.batches) <= FEW_SAMPLES and rate > GENTLY:
         half = -(-min(passes, PLAIN_PASSES) // 2)
         _improve(model, reference, best, half, pieces, "refining gently", GENTLY)
     if passes <= PLAIN_PASSES:
-        _improve(model, reference, best, passes, pieces, "refining")
+        _improve(model, reference, best, passes, pieces, "refining", rate)
         return best.told(before)
     modules = list(original.modules())
     with buffers_as_found(original), as_found(modules), watching(original, reference.names) as see:
         mixtures = _mixtures(reference, partial(see, original))
         plain = passes if mixtures is None else PLAIN_PASSES
-        _improve(model, reference, best, plain, pieces, "refining")
+        _improve(model, reference, best, plain, pieces, "refining", rate)
         if mixtures is not None:
-            _improve(model, reference, best, passes - plain, mixtures, "refining on mixtures")
+            _improve(model, reference, best, passes - plain, mixtures, "refining on mixtures", rate)
     return best.told(before)
 
 
@@ -178,7 +183,7 @@ def _improve(
     passes: int,
     source: Source,
     stage: str,
-    rate: float = 1.0,
+    rate: float,
 ) -> None:
     """Descend at this part of the learning rate, and leave the model with the best weights met.
 
@@ -249,24 +254,68 @@ def _descend(
     steps = -(-int(count) // world)  # a pass, the same number in every process
     optimiser = SOAP(tensors, lr=rate * LEARNING_RATE, betas=BETAS)
     schedule = warm_cosine(optimiser, passes * steps)
-    lay_out: Callable[[Any], Any] | None = None
     with watching(model, reference.names) as see:
+        backward = _backward(model, reference, source, see)
         for number in range(passes):
             order = source.order(shuffle)
             for step in range(steps):
                 optimiser.zero_grad()
                 if own:
-                    batch, wanted = source.take(order[step % own], shuffle)
-                    lay_out = lay_out or fast_layout(model, batch)
-                    with trainable(type(model).__name__, "pass refine=0, which trains nothing"):
-                        found = see(model, lay_out(batch))
-                        weight = source.inner(number / passes)
-                        loss = mismatch(found, wanted, reference.varying, weight)
-                        loss.backward()
+                    piece = source.take(order[step % own], shuffle)
+                    backward(piece, number / passes)
                 _average_gradients(tensors, world)
                 optimiser.step()
                 schedule.step()
             judge(number + 1)
+
+
+def _backward(
+    model: nn.Module, reference: Reference, source: Source, see: Callable[[nn.Module, Any], Seen]
+) -> Callable[[tuple[Any, Seen], float], float]:
+    """Adds the gradients of a piece's mismatch, which it returns, at a share of the passes."""
+    lay_out: Callable[[Any], Any] | None = None
+
+    def backward(piece: tuple[Any, Seen], done: float) -> float:
+        nonlocal lay_out
+        batch, wanted = piece
+        lay_out = lay_out or fast_layout(model, batch)
+        with trainable(type(model).__name__, "pass refine=0, which trains nothing"):
+            found = see(model, lay_out(batch))
+            loss = mismatch(found, wanted, reference.varying, source.inner(done))
+            loss.backward()
+        return float(loss.detach())
+
+    return backward
+
+
+def _rate(
+    model: nn.Module, reference: Reference, tensors: Mapping[str, Tensor], pieces: Pieces
+) -> float:
+    """The share of ``LEARNING_RATE`` that suits the network, at most 1.
+
+    A step of Adam moves every number by about the learning rate, by which the loss falls by at most
+    the rate times the sum of the gradient's absolute values. A step that promises more than there
+    is to gain goes too far (as in Polyak's step size, 1987).
+    """
+    sums = torch.zeros(2, dtype=torch.float64, device="cpu")
+    with (
+        as_found(list(model.modules())),
+        _requiring_gradients(model, tensors),
+        watching(model, reference.names) as see,
+    ):
+        backward = _backward(model, reference, pieces, see)
+        for piece in pieces.pieces[:PROBED]:
+            loss = backward(piece, 0.0)
+            slope = 0.0
+            for tensor in tensors.values():
+                if tensor.grad is not None:
+                    slope += float(tensor.grad.abs().sum(dtype=torch.float64))
+                    tensor.grad = None
+            sums += torch.tensor([loss, slope], dtype=torch.float64, device="cpu")
+    all_reduce(sums)
+    loss, slope = sums.tolist()
+    # reason: nothing to descend on, or NaN, is for the descent itself to find
+    return min(1.0, PACE * loss / (slope * LEARNING_RATE)) if slope > 0 else 1.0
 
 
 @contextmanager
