@@ -10,6 +10,9 @@ weights::
     pip install facenet-pytorch scikit-image scikit-learn   # their weights and photographs
     python benchmarks/accuracy.py mtcnn
 
+    pip install nudenet ddddocr onnx onnx2torch matplotlib pillow scikit-image scikit-learn
+    python benchmarks/accuracy.py packaged   # a detector and a recogniser of text
+
     pip install torchvision
     python benchmarks/accuracy.py svd
     python benchmarks/accuracy.py resnet50   # what the fit of a large network costs
@@ -47,9 +50,9 @@ from factored import (
     tensorly_torch,
     tucker,
 )
+from packaged import mtcnn_table, packaged_table
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pytest_dwsconv import analyze, distill, rewrite
 from pytest_dwsconv.core.conv import ORDERS, Order
@@ -244,68 +247,6 @@ def fitted_with(
     return model
 
 
-def crops(side: int, count: int, seed: int) -> Tensor:
-    """Pieces of real photographs at several scales, as the cascade of MTCNN would hand them on."""
-    from skimage import data
-    from sklearn.datasets import load_sample_images  # type: ignore[import-not-found]  # not among our dependencies
-
-    photographs = [data.astronaut(), data.coffee(), data.chelsea(), *load_sample_images().images]
-    draw, pieces = random.Random(seed), []
-    for _ in range(count):
-        photograph = draw.choice(photographs)
-        size = draw.randint(side, min(200, *photograph.shape[:2]))
-        top, left = (draw.randint(0, full - size) for full in photograph.shape[:2])
-        piece = torch.from_numpy(photograph[top : top + size, left : left + size].copy()).permute(
-            2, 0, 1
-        )[None]
-        pieces.append((F.interpolate(piece.float(), (side, side), mode="area") - 127.5) / 128)
-    return torch.cat(pieces)
-
-
-def mtcnn_table() -> None:
-    from facenet_pytorch.models.mtcnn import ONet, RNet  # type: ignore[import-not-found]  # not among our dependencies
-
-    rows = []
-    for make, side in ((RNet, 24), (ONet, 48)):
-        network = make().eval()
-        calibration, unseen = list(crops(side, CALIBRATION, 0).split(64)), crops(side, 1000, 1)
-        for multiplier in (1, 2, 4):
-            methods: dict[str, dict[str, Any]] = {
-                "SVD": {},
-                "fit": {"init": "fit", "calibration": calibration},
-            }
-            for init, options in methods.items():
-                model = rewrite(
-                    network, (1, 3, side, side), depth_multiplier=multiplier, **options
-                ).model
-                params = [sum(p.numel() for p in one.parameters()) for one in (network, model)]
-                rows.append(
-                    [make.__name__, init, multiplier, *params, *agreement(model, network, unseen)]
-                )
-                print(*rows[-1], sep=" | ", flush=True)
-    heads = [
-        "network",
-        "method",
-        "r",
-        "parameters",
-        "then",
-        "same decision",
-        "face score, mean difference",
-        "box error",
-    ]
-    print(tabulate(rows, heads, intfmt=","))
-
-
-@torch.no_grad()
-def agreement(model: nn.Module, network: nn.Module, unseen: Tensor) -> list[str]:
-    """Same face or no face at 0.6; difference of its probability; box offsets' relative error."""
-    found, wanted = model(unseen), network(unseen)
-    score, target = found[-1][:, 1], wanted[-1][:, 1]
-    same = ((score > 0.6) == (target > 0.6)).float().mean().item()
-    box = ((found[0] - wanted[0]).norm() / (wanted[0] - wanted[0].mean(0)).norm()).item()
-    return [f"{same:.1%}", f"{(score - target).abs().mean().item():.4f}", f"{box:.3f}"]
-
-
 def svd_table() -> None:
     from torchvision import models
 
@@ -367,7 +308,13 @@ def memory_of(channels: int, side: int, order: str) -> None:
     print(f"{extra:.0f} {time.process_time() - start:.1f}")
 
 
-ALONE = {"mtcnn": mtcnn_table, "svd": svd_table, "resnet50": resnet50_row, "memory": memory_table}
+ALONE = {
+    "mtcnn": mtcnn_table,
+    "packaged": packaged_table,
+    "svd": svd_table,
+    "resnet50": resnet50_row,
+    "memory": memory_table,
+}
 ON_FASHION = {"fashion": fashion_table, "plans": plans_table, "peers": peers_table}
 
 

@@ -1,6 +1,6 @@
-"""Trained networks that Python packages ship as ONNX: a detector, and a recogniser of text.
+"""Trained networks that Python packages ship: a detector and a recogniser of text in ONNX, MTCNN.
 
-Part of ``python benchmarks/accuracy.py packaged``.
+They are parts of ``benchmarks/accuracy.py``, ``packaged`` and ``mtcnn``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pytest_dwsconv import analyze, rewrite
 
@@ -23,8 +24,8 @@ CALIBRATION, BATCH, UNSEEN = 128, 8, 512
 SHARES = 0.44, 0.62
 """What a budget leaves of the parameters, or of those of the candidates where few others are."""
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghkmnpqrstuvwxyz23456789"
-Crops = Callable[[int, int, int], Tensor]
-"""Pieces of photographs by side, count and seed, as ``accuracy.crops`` gives them."""
+FACES = 1024
+"""Crops that the fit of MTCNN's networks is calibrated on."""
 
 
 class Packaged(NamedTuple):
@@ -37,9 +38,9 @@ class Packaged(NamedTuple):
     judge: Callable[[Tensor, Tensor], Sequence[str]]
 
 
-def packaged_table(crops: Crops) -> None:
+def packaged_table() -> None:
     """Uniform multipliers and plans of each network, with what is left of its outputs."""
-    for packaged in (detector(crops), recogniser()):
+    for packaged in (detector(), recogniser()):
         rows = list(_rows(packaged))
         print(tabulate(rows, ["", "parameters", "error by output", "lines", "CPU s"], intfmt=","))
 
@@ -96,7 +97,7 @@ def model_of(package: str, name: str) -> Any:
     return onnx.load(str(folder(package) / name))
 
 
-def detector(crops: Crops, side: int = 160) -> Packaged:
+def detector(side: int = 160) -> Packaged:
     """A YOLOv8 of 3.0M parameters; its output has boxes in pixels, then scores of 18 classes."""
     from onnx2torch import convert  # type: ignore[import-not-found]  # not among our dependencies
 
@@ -205,3 +206,65 @@ def _font(number: int, size: int) -> Any:
 
     fonts = folder("matplotlib") / "mpl-data/fonts/ttf"
     return ImageFont.truetype(str(fonts / f"{FONTS[number]}.ttf"), size)
+
+
+def crops(side: int, count: int, seed: int) -> Tensor:
+    """Pieces of real photographs at several scales, as the cascade of MTCNN would hand them on."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images  # type: ignore[import-not-found]  # not among our dependencies
+
+    photographs = [data.astronaut(), data.coffee(), data.chelsea(), *load_sample_images().images]
+    draw, pieces = random.Random(seed), []
+    for _ in range(count):
+        photograph = draw.choice(photographs)
+        size = draw.randint(side, min(200, *photograph.shape[:2]))
+        top, left = (draw.randint(0, full - size) for full in photograph.shape[:2])
+        piece = torch.from_numpy(photograph[top : top + size, left : left + size].copy()).permute(
+            2, 0, 1
+        )[None]
+        pieces.append((F.interpolate(piece.float(), (side, side), mode="area") - 127.5) / 128)
+    return torch.cat(pieces)
+
+
+def mtcnn_table() -> None:
+    from facenet_pytorch.models.mtcnn import ONet, RNet  # type: ignore[import-not-found]  # not among our dependencies
+
+    rows = []
+    for make, side in ((RNet, 24), (ONet, 48)):
+        network = make().eval()
+        calibration, unseen = list(crops(side, FACES, 0).split(64)), crops(side, 1000, 1)
+        for multiplier in (1, 2, 4):
+            methods: dict[str, dict[str, Any]] = {
+                "SVD": {},
+                "fit": {"init": "fit", "calibration": calibration},
+            }
+            for init, options in methods.items():
+                model = rewrite(
+                    network, (1, 3, side, side), depth_multiplier=multiplier, **options
+                ).model
+                params = [sum(p.numel() for p in one.parameters()) for one in (network, model)]
+                rows.append(
+                    [make.__name__, init, multiplier, *params, *agreement(model, network, unseen)]
+                )
+                print(*rows[-1], sep=" | ", flush=True)
+    heads = [
+        "network",
+        "method",
+        "r",
+        "parameters",
+        "then",
+        "same decision",
+        "face score, mean difference",
+        "box error",
+    ]
+    print(tabulate(rows, heads, intfmt=","))
+
+
+@torch.no_grad()
+def agreement(model: nn.Module, network: nn.Module, unseen: Tensor) -> list[str]:
+    """Same face or no face at 0.6; difference of its probability; box offsets' relative error."""
+    found, wanted = model(unseen), network(unseen)
+    score, target = found[-1][:, 1], wanted[-1][:, 1]
+    same = ((score > 0.6) == (target > 0.6)).float().mean().item()
+    box = ((found[0] - wanted[0]).norm() / (wanted[0] - wanted[0].mean(0)).norm()).item()
+    return [f"{same:.1%}", f"{(score - target).abs().mean().item():.4f}", f"{box:.3f}"]
