@@ -233,19 +233,20 @@ def mtcnn_table() -> None:
     for make, side in ((RNet, 24), (ONet, 48)):
         network = make().eval()
         calibration, unseen = list(crops(side, FACES, 0).split(64)), crops(side, 1000, 1)
+        shape, fit = (1, 3, side, side), {"init": "fit", "calibration": calibration}
         for multiplier in (1, 2, 4):
+            size = params(rewrite(network, shape, depth_multiplier=multiplier).model)
             methods: dict[str, dict[str, Any]] = {
-                "SVD": {},
-                "fit": {"init": "fit", "calibration": calibration},
+                "SVD": {"depth_multiplier": multiplier},
+                "fit": {"depth_multiplier": multiplier, **fit},
+                "fit, planned": {"budget": size, **fit},
             }
-            for init, options in methods.items():
-                model = rewrite(
-                    network, (1, 3, side, side), depth_multiplier=multiplier, **options
-                ).model
-                params = [sum(p.numel() for p in one.parameters()) for one in (network, model)]
-                rows.append(
-                    [make.__name__, init, multiplier, *params, *agreement(model, network, unseen)]
-                )
+            for name, options in methods.items():
+                start = time.process_time()
+                model = rewrite(network, shape, **options).model
+                seconds = f"{time.process_time() - start:.0f}"
+                left = [params(network), params(model), *agreement(model, network, unseen)]
+                rows.append([make.__name__, name, multiplier, *left, seconds])
                 print(*rows[-1], sep=" | ", flush=True)
     heads = [
         "network",
@@ -256,6 +257,7 @@ def mtcnn_table() -> None:
         "same decision",
         "face score, mean difference",
         "box error",
+        "CPU s",
     ]
     print(tabulate(rows, heads, intfmt=","))
 

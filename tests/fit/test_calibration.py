@@ -474,7 +474,8 @@ def test_a_refinement_that_gains_nothing_on_held_out_data_is_undone(
     make, shape = NETWORKS["residual"]
     data = batches(*shape)
     model = trained_like(make(), data)
-    monkeypatch.setattr("pytest_dwsconv.fit.training.recovery._rate", lambda *_: 1e5)
+    monkeypatch.setattr("pytest_dwsconv.fit.training.recovery.LEARNING_RATE", 1e3)
+    monkeypatch.setattr("pytest_dwsconv.fit.training.recovery.PACE", 1e9)
     left_out, undone = (
         rewrite(model, init="fit", calibration=data, refine=passes).model for passes in (0, 2)
     )
