@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from pytest_dwsconv import analyze, rewrite
 
-CALIBRATION, BATCH, UNSEEN = 128, 8, 512
+BATCH = 8
 SHARES = 0.44, 0.62
 """What a budget leaves of the parameters, or of those of the candidates where few others are."""
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghkmnpqrstuvwxyz23456789"
@@ -29,11 +29,16 @@ FACES = 1024
 
 
 class Packaged(NamedTuple):
-    """A network, inputs of a count and a seed, budgets, and how a rewritten one is judged."""
+    """A network, inputs of a count and a seed, budgets, and how a rewritten one is judged.
+
+    ``calibration`` and ``unseen`` are how many inputs it is fitted to, and judged on.
+    """
 
     name: str
     network: nn.Module
     inputs: Callable[[int, int], Tensor]
+    calibration: int
+    unseen: int
     budgets: Sequence[int]
     judge: Callable[[Tensor, Tensor], Sequence[str]]
 
@@ -47,8 +52,8 @@ def packaged_table() -> None:
 
 def _rows(packaged: Packaged) -> Any:
     network = packaged.network
-    batches = list(packaged.inputs(CALIBRATION, 0).split(BATCH))
-    unseen = packaged.inputs(UNSEEN, 1)
+    batches = list(packaged.inputs(packaged.calibration, 0).split(BATCH))
+    unseen = packaged.inputs(packaged.unseen, 1)
     wanted = outputs(network, unseen)
     methods: dict[str, dict[str, Any]] = {"SVD, r = 2": {"depth_multiplier": 2}}
     fits: dict[str, dict[str, Any]] = {
@@ -110,7 +115,7 @@ def detector(side: int = 160) -> Packaged:
 
     network = convert(model_of("nudenet", "320n.onnx")).eval()
     budgets = [int(share * params(network)) for share in SHARES]
-    return Packaged("detector", network, inputs, budgets, judge)
+    return Packaged("detector", network, inputs, 128, 512, budgets, judge)
 
 
 BOXES, SCORES = slice(0, 4), slice(4, None)
@@ -168,7 +173,7 @@ def recogniser() -> Packaged:
         same = sum(_read(one) == _read(other) for one, other in zip(found, wanted, strict=True))
         return [f"{error(found, wanted):.3f}", f"{same / len(wanted):.1%}"]
 
-    return Packaged("recogniser", network, text_lines, budgets, judge)
+    return Packaged("recogniser", network, text_lines, 96, 256, budgets, judge)
 
 
 def _read(scores: Tensor) -> list[int]:
