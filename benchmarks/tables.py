@@ -47,6 +47,11 @@ TABLES = {
     "decompositions": Table("fitting.md", f"accuracy.py peers {FASHION}", "a trained network"),
     "plans": Table("fitting.md", f"accuracy.py plans {FASHION}", "a trained network"),
     "mtcnn": Table("fitting.md", "accuracy.py mtcnn", "facenet-pytorch scikit-image scikit-learn"),
+    "packaged": Table(
+        "fitting.md",
+        "accuracy.py packaged",
+        "nudenet ddddocr onnx onnx2torch matplotlib pillow scikit-image scikit-learn",
+    ),
     "memory": Table("fitting.md", "accuracy.py memory"),
     "nearest": Table("fitting.md", "accuracy.py svd", "torchvision"),
     "resnet50": Table("fitting.md", "accuracy.py resnet50", "torchvision"),
