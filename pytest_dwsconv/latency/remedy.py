@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_dwsconv.core.findings import Finding, ReportData
+from operator import itemgetter
+
+from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.latency.comparison import Conditions, Speed
 from pytest_dwsconv.core.limits import Remedy
 from pytest_dwsconv.core.plan import plan_of
@@ -29,28 +31,19 @@ def remedy(
         conditions: those under which it takes them; by default those of this process.
         remeasure: measure again what is known.
     """
-    faster = _faster(report, conditions, remeasure)
-    chosen = []
-    for finding, saved in faster:
-        if seconds <= limit:
-            break
-        seconds -= saved
-        chosen.append(finding.name)
-    return Remedy(tuple(chosen), max(seconds, 0.0))
-
-
-def _faster(
-    report: ReportData, conditions: Conditions | None, remeasure: bool
-) -> list[tuple[Finding, float]]:
-    """Candidates whose replacement measured faster, with the seconds it saves, most first."""
     candidates = [finding for finding in report.candidates if finding.input_shape is not None]
     # reason: a plan sorts its entries by name
     entries = {entry.name: entry for entry in plan_of(report, candidates).entries}
     pairs = [(finding.spec, entries[finding.name]) for finding in candidates]
-    found = []
-    for finding, comparison in zip(
-        candidates, time_layers(pairs, conditions, remeasure=remeasure), strict=True
-    ):
-        if comparison.verdict is Speed.FASTER:
-            found.append((finding, finding.calls * comparison.saved_ms / 1000))
-    return sorted(found, key=lambda pair: pair[1], reverse=True)
+    comparisons = time_layers(pairs, conditions, remeasure=remeasure)
+    faster = []
+    for finding, found in zip(candidates, comparisons, strict=True):
+        if found.verdict is Speed.FASTER:
+            faster.append((finding.calls * found.saved_ms / 1000, finding.name))
+    chosen = []
+    for saved, name in sorted(faster, key=itemgetter(0), reverse=True):
+        if seconds <= limit:
+            break
+        seconds -= saved
+        chosen.append(name)
+    return Remedy(tuple(chosen), max(seconds, 0.0))

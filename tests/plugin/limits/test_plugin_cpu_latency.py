@@ -19,6 +19,7 @@ from pytest_dwsconv.core.latency.comparison import (
 from pytest_dwsconv.core.measurement import Measurement
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.edgetpu.faults import EdgeTpuAbsentError
+from pytest_dwsconv.errors import ExportError
 from pytest_dwsconv.latency import benchmark, remedy
 
 SAVED = {"stem": 1.0, "body": 4.0}
@@ -231,6 +232,17 @@ def test_every_runtime_is_measured_and_litert_on_the_host_that_is_named(
     remedy = " Making body separable would bring it to 6.000 ms, *" if is_here else ""
     said = f"On {target} Small took 10.000 ms, * (3.000 ms over).{remedy}"
     result.stdout.fnmatch_lines([f"E *{said}"])
+
+
+def test_a_limit_is_exceeded_where_the_layers_cannot_be_exported_too(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_layers(*_: object, **__: object) -> None:
+        raise ExportError("Conv2d cannot be exported")
+
+    monkeypatch.setattr(remedy, "time_layers", time_layers)
+    result = run(pytester, SOURCE.replace("'cpu'", "'litert'").format("'7ms'"))
+    result.stdout.fnmatch_lines(["E *Failed: On litert Small took 10.000 ms, * (3.000 ms over)."])
 
 
 def test_a_host_that_cannot_be_reached_skips_the_test(
