@@ -211,7 +211,6 @@ class _Finder:
         proved: Judgement | None = None,
     ) -> None:
         line, column = self._parsed.place(self._parsed.span(node)[0])
-        name = self._names.possible_name(callee) or ""
         self._places[node] = Place(
             line=line,
             column=column,
@@ -219,7 +218,6 @@ class _Finder:
             code=_one_line(self._parsed.code(node)),
             span=self._parsed.span(node) if isinstance(node, cst.Call) else None,
             callee=self._parsed.span(callee),
-            type_name=name.rpartition(".")[2],
             proved=proved,
         )
 

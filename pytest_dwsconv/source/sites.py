@@ -92,7 +92,6 @@ class Place:
     code: str
     span: Span | None
     callee: Span
-    type_name: str
     proved: Judgement | None = None
     noqa: tuple[str, ...] = ()
     called_at: tuple[tuple[int, int], ...] = ()

@@ -38,7 +38,7 @@ class StateDict:
 
     place: tuple[str, ...]
     prefix: str
-    entries: Mapping[str, Any]
+    entries: dict[str, Any]
 
     @property
     def label(self) -> str:
@@ -74,11 +74,10 @@ class StateDict:
         ``model`` has this state dict loaded, and ``rewritten`` is what the plan makes of it.
         """
         old, new = model.state_dict(), _as_inserted(rewritten, plan)
-        result: OrderedDict[str, Any] = OrderedDict()
+        result = copy.copy(self.entries)
         for key, value in self.entries.items():
             name = key.removeprefix(self.prefix)
             if not key.startswith(self.prefix) or name not in new:
-                result[key] = value
                 continue
             for part in _BEFORE:
                 its_weight = f"{name.removesuffix('weight')}{part}.weight"
@@ -86,9 +85,8 @@ class StateDict:
                     result[f"{self.prefix}{its_weight}"] = new[its_weight].to(value.dtype)
             is_same = new[name].shape == old[name].shape and torch.equal(new[name], old[name])
             # reason: a value in double precision would come back rounded to the model's
-            result[key] = value if is_same else new[name].to(value.dtype)
-        if hasattr(self.entries, "_metadata"):
-            result._metadata = self.entries._metadata  # type: ignore[attr-defined]  # as torch does
+            if not is_same:
+                result[key] = new[name].to(value.dtype)
         return result
 
     def factorised(self, model: nn.Module, file: str) -> Mapping[str, Any]:
@@ -97,7 +95,7 @@ class StateDict:
         Raises:
             InputError: a kernel is missing, or the model has no inserted class.
         """
-        result = OrderedDict(self.entries)
+        result = copy.copy(self.entries)
         some = False
         for name, module in model.named_modules(remove_duplicate=False):
             filters = getattr(getattr(module, "depthwise", None), "weight", None)
@@ -113,8 +111,6 @@ class StateDict:
             some = True
         if not some:
             raise InputError("nothing of this model is rewritten, so its weights fit as they are")
-        if hasattr(self.entries, "_metadata"):
-            result._metadata = self.entries._metadata  # type: ignore[attr-defined]  # as torch does
         return result
 
 
@@ -257,7 +253,7 @@ def state_dicts(content: Any, model: nn.Module, file: str) -> list[StateDict]:
 
 
 def _found(content: Any, names: list[str], place: tuple[str, ...]) -> Iterator[StateDict]:
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return
     # reason: one that lacks some names is refused when it is loaded, with what it lacks
     prefix, present = _prefix(content, names)
