@@ -41,7 +41,10 @@ nitpick_ignore_regex = [
         r"(collections|decimal|os|pathlib|typing|torch|nn|matplotlib|DataFrame|Axes|PathLike|Path)\b.*",
     ),
     # names that only annotations have
-    (r"py:.*", r"'above 0'|.*\._Data|AbsentKind|Decimal|Positive|Remedies|dict\[str|.*Counted|.*Layout"),
+    (
+        r"py:.*",
+        r"'above 0'|.*\._Data|AbsentKind|Decimal|Positive|Remedies|dict\[str|.*Counted|.*Layout",
+    ),
 ]
 
 
