@@ -67,7 +67,7 @@ def the_table(report: Report, folder: Path) -> None:
 def accuracy_by_parameters() -> None:
     """The rows of the table in ``docs/fitting.md`` that replace each convolution."""
     rows = re.findall(
-        r"^\| ([^|]+) \| ([\d,]+) \| ([\d.]+) %[^|]*\|",
+        r"^\| ([^|]+) \| ([\d,]+) \| (?:[\d.]+(?:,| to) )?([\d.]+) %[^|]*\|",
         (ROOT / "docs" / "fitting.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
