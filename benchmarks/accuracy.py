@@ -59,6 +59,7 @@ from pytest_dwsconv.core.conv import ORDERS, Order
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.calibration import calibrate
 from pytest_dwsconv.fit.planning import estimate
+from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.tracing.preserving import as_found
 
@@ -205,7 +206,7 @@ def plans_table(fashion: Fashion) -> None:
     report = analyze(fashion.network, SHAPE)
     findings = [finding for finding in report.candidates if finding.name not in STEM]
     with as_found(list(fashion.network.modules())):
-        options = estimate(fashion.network, findings, fashion.calibration, ORDERS)
+        options = estimate(Preparation(fashion.network, fashion.calibration), findings, ORDERS)
     draw, pairs = random.Random(0), []
     for _ in range(PLANS):
         share = draw.uniform(0.1, 1)
@@ -240,7 +241,7 @@ def fitted_with(
     if not entries:
         return model
     with as_found(list(model.modules())):
-        found = calibrate(model, entries, batches).fitted
+        found = calibrate(Preparation(model, batches), entries).fitted
     swap(model, {model.get_submodule(name): fitted.module for name, fitted in found.items()})
     for fitted in found.values():
         fitted.settle()

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
 
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.fit.error_points import sensitivities
 from pytest_dwsconv.fit.held_out import HeldOutLayers, Nearest, Reference, nearest_kernels
 from pytest_dwsconv.fit.layers.choice import fit_layer
 from pytest_dwsconv.fit.layers.fitted import Fitted, relative_error
-from pytest_dwsconv.fit.moments import all_reduce, place_in_group
+from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.observations import PairedRun, layers_of
-from pytest_dwsconv.fit.preconditions import check_calibration
-from pytest_dwsconv.fit.replay import CalibrationData, Override
+from pytest_dwsconv.fit.preparation import Preparation
+from pytest_dwsconv.fit.replay import Override
 from pytest_dwsconv.progress import Progress
+from pytest_dwsconv.tracing.preserving import as_found
 
 
 @dataclass(frozen=True)
@@ -38,27 +36,31 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(
-    model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: Sequence[Any]
-) -> Calibration:
+def calibrate(preparation: Preparation, choices: Mapping[str, Sequence[PlanEntry]]) -> Calibration:
     """Fit a replacement for each convolution of ``choices`` that the forward calls.
 
-    The model must be in evaluation mode and is left as found.
+    The model is left as found.
 
     Raises:
         InputError: the batches cannot be used, or a layer cannot be fitted.
         TracingError: the forward fails on a batch.
     """
-    check_calibration(model, batches)
-    data = CalibrationData(model, batches)
+    with as_found(list(preparation.model.modules())):
+        return _calibrated(preparation, choices)
+
+
+def _calibrated(
+    preparation: Preparation, choices: Mapping[str, Sequence[PlanEntry]]
+) -> Calibration:
+    model, data, batches = preparation.model, preparation.data, preparation.batches
     layers = layers_of(model, choices, data)
-    fitting, held = split(len(data.batches))
+    fitting, held = preparation.fitting, preparation.held_out
     fitting_run = PairedRun(data, fitting, layers)
     held_out_run = PairedRun(data, held, layers)
     count = torch.tensor(float(len(held)), device="cpu")
     all_reduce(count)
     any_held_out = bool(count)
-    weights = sensitivities(data, fitting, [call for layer in layers for call in layer.calls])
+    weights = preparation.sensitivities(layers)
     fitted: dict[str, Fitted] = {}
     overrides: dict[int, Override] = {}
     judged = HeldOutLayers(data, held)
@@ -81,17 +83,3 @@ def calibrate(
         model, list(fitted), [batches[i] for i in fitting], [batches[i] for i in held]
     )
     return Calibration(fitted, reference, judged, nearest_kernels(data, held, layers, reference))
-
-
-def split(count: int) -> tuple[list[int], list[int]]:
-    """Which of this process's batches to fit on, and which to hold out.
-
-    Counting the batches of all processes, in turn one of each, every eighth is held out; of two to
-    seven the last; a single one is not.
-    """
-    rank, world = place_in_group()
-    total = torch.tensor(float(count), device="cpu")
-    all_reduce(total)
-    last = int(total) - 1
-    held = [i for i in range(count) if (o := i * world + rank) % 8 == 7 or 0 < o == last < 7]
-    return [i for i in range(count) if i not in held], held

@@ -195,7 +195,8 @@ def sensitivities(
     """Per place the matrix H (M, M) by which a small error e there costs e^T H e at the outputs.
 
     H is the sum over samples and positions of J^T J, J the Jacobian of the outputs, each output
-    scaled to unit variation. It is estimated without labels: with random signs s, J^T s s^T J is
+    scaled to unit variation, over the count of the outputs' numbers: the mean of e^T H e is the
+    squared relative error of the outputs. It is estimated without labels: with random signs s, J^T s s^T J is
     J^T J on average (Hutchinson 1989). A twentieth of its mean diagonal is added, so that no
     channel is ignored; where the outputs do not depend on the place by a derivative, H is the
     identity.
@@ -222,8 +223,10 @@ def sensitivities(
             f"{type(data.graph.root).__name__} cannot be fitted, for PyTorch has no gradients of "
             f"its outputs: {first_line(error)}; use init='svd'"
         ) from error
-    all_reduce(*sums.values())
-    return {place: _damped(total) for place, total in sums.items()}
+    numbers = torch.tensor(float(sum(data.numbers[index] for index in indices)), device="cpu")
+    all_reduce(numbers, *sums.values())
+    count = PROBES * float(numbers)
+    return {place: _damped(total / count) for place, total in sums.items()}
 
 
 def _damped(total: Tensor) -> Tensor:

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from math import exp, floor, log
-from typing import Any
 
 import torch
-from torch import nn
 
 from pytest_dwsconv.analysis.verdicts import replacement_cost
 from pytest_dwsconv.core import sizes
@@ -20,15 +18,14 @@ from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.allocation import Limited, check_solver, least_loss
-from pytest_dwsconv.fit.error_points import sensitivities
 from pytest_dwsconv.fit.layers.problem import LayerProblem, output_weight
 from pytest_dwsconv.fit.least_squares.solution import fit
 from pytest_dwsconv.fit.observations import Layer, PairedRun, layers_of
-from pytest_dwsconv.fit.preconditions import check_calibration
-from pytest_dwsconv.fit.replay import CalibrationData
+from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.separable.factorize import dense_kernel
+from pytest_dwsconv.tracing.preserving import as_found
 
 
 @dataclass(frozen=True)
@@ -239,19 +236,17 @@ ROUNDS = 4
 
 @torch.no_grad()
 def estimate(
-    model: nn.Module, findings: Iterable[Finding], batches: Sequence[Any], forms: Sequence[Form]
+    preparation: Preparation, findings: Iterable[Finding], forms: Sequence[Form]
 ) -> dict[str, list[Option]]:
     """All that can be done with each candidate: keep it, or replace it at a saving multiplier.
 
     The predicted loss of a replacement is tr H E[e e^T]: e the error that its fit leaves on the
     original network's own activations, H the sensitivity of the outputs to the layer. Losses of
-    different layers are in one unit, the squared change of the outputs, and are taken to add up.
-    The model must be in evaluation mode.
+    different layers are in one unit, the squared relative error of the outputs, and are taken to
+    add up.
     """
     check_solver()
     by_name = {finding.name: finding for finding in findings}
-    check_calibration(model, batches)
-    data = CalibrationData(model, batches)
     entries = {
         name: [
             PlanEntry.of(name, finding.spec, *choice)
@@ -261,16 +256,24 @@ def estimate(
         ]
         for name, finding in by_name.items()
     }
-    layers = layers_of(model, entries, data)
-    everything = range(len(data.batches))
-    weights = sensitivities(data, everything, [call for layer in layers for call in layer.calls])
-    run = PairedRun(data, everything, layers)
+    with as_found(list(preparation.model.modules())):
+        return _weighed(preparation, by_name, entries)
+
+
+def _weighed(
+    preparation: Preparation,
+    findings: Mapping[str, Finding],
+    entries: Mapping[str, Sequence[PlanEntry]],
+) -> dict[str, list[Option]]:
+    layers = layers_of(preparation.model, entries, preparation.data)
+    weights = preparation.sensitivities(layers)
+    run = PairedRun(preparation.data, range(len(preparation.batches)), layers)
     options = {}
     with Progress("weighing", len(layers), "layer") as progress:
         for layer in layers:
             progress.at(layer.name)
             problem = LayerProblem(layer, run.observe(layer, {}), output_weight(layer, weights))
-            options[layer.name] = _options(layer, by_name[layer.name], problem)
+            options[layer.name] = _options(layer, findings[layer.name], problem)
             run.done(layer)
             progress.advance()
     return options

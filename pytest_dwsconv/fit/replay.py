@@ -239,6 +239,8 @@ class CalibrationData:
         self.batches = _ordered(batches)
         graphs: dict[Any, Replay] = {}
         self.replays: list[Replay] = []
+        self.numbers: list[int] = []
+        """How many there are in the outputs for each batch of this process."""
         self.varying = Variation()
         """That of the outputs, under no name, over all processes."""
         for index, batch in enumerate(self.batches):
@@ -280,6 +282,7 @@ class CalibrationData:
                 "gives scores, or use init='svd'"
             )
         self.varying.add("", expected)
+        self.numbers.append(sum(output.numel() for output in expected))
         with self._repeated(model, index):
             if not same(expected, self.outputs(index, {})):
                 raise RuntimeError("other outputs than the forward gives")

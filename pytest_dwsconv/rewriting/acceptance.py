@@ -6,10 +6,9 @@ whether the result is kept.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import inf, isfinite
+from math import inf, isfinite, log
 from typing import Any, NamedTuple
 
 import torch
@@ -17,17 +16,24 @@ from torch import nn
 
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.quantities import parse_share
-from pytest_dwsconv.errors import FitWarning, InputError
+from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.comparison import buffers_as_found
 from pytest_dwsconv.fit.moments import all_reduce, place_in_group
 from pytest_dwsconv.fit.planning import Option, allocate, budget_limits
+from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.report import Report
+from pytest_dwsconv.rewriting.duplicate import duplicate
+from pytest_dwsconv.rewriting.outcome import Placed
 from pytest_dwsconv.rewriting.result import Acceptance, RewriteResult, Trial
+from pytest_dwsconv.rewriting.workplace import Workplace, choices_of
 from pytest_dwsconv.separable.replacement import FIT
 from pytest_dwsconv.tracing.preserving import as_found
 
 BUDGETS = 24
 """Budgets to choose from, in equal ratios between the least and the original's parameters."""
+
+CHANGED = 0.25
+"""Samples that change their class, about, over the relative error of the outputs."""
 
 
 class Terms(NamedTuple):
@@ -112,38 +118,42 @@ class Rung(NamedTuple):
     loss: float
 
 
-def smallest(
-    model: nn.Module,
-    terms: Terms,
-    report: Report,
-    rungs: Sequence[Rung],
-    rewritten: Callable[[Plan], RewriteResult],
-) -> RewriteResult:
-    """The first of these results that keeps the terms; the original if none does.
+def smallest(workplace: Workplace, terms: Terms, rungs: Sequence[Rung]) -> RewriteResult:
+    """The first of these plans whose result keeps the terms; the original if none does.
 
-    It is taken for granted that each plan is nearer to the original than those before it.
+    It is taken for granted that each plan is nearer to the original than those before it. What is
+    returned is in place in the workplace.
 
     Args:
-        model: the original.
+        workplace: where plans are carried out, fitted, and undone; without any to begin with.
         terms: what to keep.
-        report: the analysis of the original.
         rungs: plans from the smallest, or the fastest, on.
-        rewritten: carries out a plan on a copy, fitted.
     """
-    judge = _Judge(model, terms, rewritten)
+    judge = _Judge(workplace.examined.model, terms)
     low, high = 0, len(rungs)
-    best: RewriteResult | None = None
-    while low < high:
-        at = _next(rungs[low:high], judge, terms) + low
-        result = judge.tried(rungs[at])
-        if judge.trials[-1].kept:
-            high, best = at, result
-        else:
-            low = at + 1
+    # reason: so many find one of the rungs by halves, and predictions may waste two
+    most = len(rungs).bit_length() + 2
+    best: tuple[RewriteResult, Placed] | None = None
+    with Progress("searching", most, "plan") as progress:
+        while low < high:
+            halves = (high - low).bit_length()
+            predicted = judge.predicted(rungs[low:high]) if halves < most - progress.done else None
+            at = low + ((high - low - 1) // 2 if predicted is None else predicted)
+            progress.at(f"{rungs[at].params:,} parameters")
+            result = workplace.rewritten(choices_of(rungs[at].plan))
+            if judge.keeps(result, rungs[at]):
+                high, best = at, (result, workplace.placement.placed())
+            else:
+                low = at + 1
+            workplace.placement.undo()
+            progress.advance(error=result.output_error)
     if best is None:
-        best = rewritten(Plan())
-    acceptance = Acceptance(str(terms), bool(best.plan.entries), judge.before, tuple(judge.trials))
-    return replace(best, report_before=report, acceptance=acceptance)
+        found = workplace.rewritten({})
+    else:
+        found = best[0]
+        workplace.placement.again(best[1])
+    acceptance = Acceptance(str(terms), best is not None, judge.before, tuple(judge.trials))
+    return replace(found, acceptance=acceptance)
 
 
 def plans_by_size(report: Report, options: Mapping[str, Sequence[Option]]) -> list[Plan]:
@@ -174,50 +184,73 @@ def rungs_of(
     return rungs
 
 
-def _next(rungs: Sequence[Rung], judge: _Judge, terms: Terms) -> int:
-    """Which of these to try: the middle one, or that from which on the terms should be kept.
-
-    Squared errors are as their predictions, to scale; the last one measured says to which.
-    """
-    middle = (len(rungs) - 1) // 2
-    if terms.max_error is None or terms.evaluate is not None or judge.scale is None:
-        return middle
-    wanted = [
-        place for place, rung in enumerate(rungs) if rung.loss * judge.scale <= terms.max_error**2
-    ]
-    found = min(wanted, default=len(rungs) - 1)
-    # reason: a prediction that was off leaves a long way, which bisection goes faster
-    return found if len(judge.trials) < 3 else middle
-
-
 class _Judge:
-    """What was tried so far."""
+    """What was tried so far, and what it says of plans that were not."""
 
-    def __init__(
-        self, model: nn.Module, terms: Terms, rewritten: Callable[[Plan], RewriteResult]
-    ) -> None:
-        self.terms, self.rewritten = terms, rewritten
+    def __init__(self, model: nn.Module, terms: Terms) -> None:
+        self.terms = terms
         self.before = None if terms.evaluate is None else _evaluated(terms.evaluate, model)
         if self.before is not None and not isfinite(self.before):
             raise InputError(
                 f"evaluate gives {self.before} for the original, which nothing can keep"
             )
         self.trials: list[Trial] = []
-        self.scale: float | None = None
-        """Squared error of the outputs over the loss that was predicted."""
+        self._shares: dict[bool, tuple[float, float]] = {}
+        """Of the last plan that kept the terms, and of the last that did not: the predicted loss,
+        and what there was of what the terms allow.
+        """
 
-    def tried(self, rung: Rung) -> RewriteResult:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FitWarning)  # of plans that are not returned
-            result = self.rewritten(rung.plan)
+    def keeps(self, result: RewriteResult, rung: Rung) -> bool:
+        """Judge the result of a rung."""
         evaluate = self.terms.evaluate
         metric = None if evaluate is None else _evaluated(evaluate, result.model)
         kept = self._kept(result, metric)
         params = result.report_after.params
         self.trials.append(Trial(params, result.output_error, result.agreement, metric, kept))
-        if result.output_error is not None and rung.loss > 0:
-            self.scale = result.output_error**2 / rung.loss
-        return result
+        share = self._share(result, metric)
+        # reason: where a function, or another thing than the figures, decides they say nothing
+        if self.terms.accept is None and 0 < share < inf and (share <= 1) == kept and rung.loss > 0:
+            self._shares[kept] = rung.loss, share
+        return kept
+
+    def predicted(self, rungs: Sequence[Rung]) -> int | None:
+        """The first of these that should keep the terms, or the last; None where nothing tells.
+
+        What is lost goes with a power of the predicted loss: errors with its root, unless two
+        trials tell. The predicted loss is a squared relative error, which is what to start from.
+        """
+        (loss, share), *others = list(self._shares.values()) or [(1.0, self._first())]
+        if not share:
+            return None
+        power = 0.5
+        for other_loss, other_share in others:
+            if other_loss != loss:
+                power = max(0.1, log(other_share / share) / log(other_loss / loss))
+        allowed = loss * share ** (-1 / power)
+        found = [place for place, rung in enumerate(rungs) if rung.loss <= allowed]
+        return found[0] if found else len(rungs) - 1
+
+    def _first(self) -> float:
+        """The share that a predicted loss of 1 should use up; 0 where nothing tells."""
+        terms, used = self.terms, [0.0]
+        if terms.accept is not None or terms.evaluate is not None or self.trials:
+            return 0.0
+        if terms.max_error:
+            used.append(1 / terms.max_error)
+        if terms.min_agreement is not None and terms.min_agreement < 1:
+            used.append(CHANGED / (1 - terms.min_agreement))
+        return max(used)
+
+    def _share(self, result: RewriteResult, metric: float | None) -> float:
+        """The largest share of what a term allows that is used up."""
+        terms, used = self.terms, []
+        if metric is not None and self.before is not None:
+            used.append((self.before - metric, terms.max_error))
+        elif result.output_error is not None:
+            used.append((result.output_error, terms.max_error))
+        if result.agreement is not None and terms.min_agreement is not None:
+            used.append((1 - result.agreement, 1 - terms.min_agreement))
+        return max((lost / limit for lost, limit in used if limit), default=0.0)
 
     def _kept(self, result: RewriteResult, metric: float | None) -> bool:
         terms, verdicts = self.terms, []
@@ -237,7 +270,9 @@ class _Judge:
                 )
             verdicts.append(result.agreement >= terms.min_agreement)
         if terms.accept is not None:
-            verdicts.append(bool(terms.accept(result)))
+            # reason: the network itself is changed again once this one was judged
+            own = replace(result, model=duplicate(result.model))
+            verdicts.append(bool(terms.accept(own)))
         refused = torch.tensor(float(not all(verdicts)), device="cpu")
         all_reduce(refused)  # reason: all processes have to go on with one plan
         return not float(refused)

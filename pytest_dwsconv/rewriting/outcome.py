@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,13 @@ from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.tracing.preserving import as_found
 
 Swaps = Mapping[nn.Module, nn.Module]
+
+
+class Placed(NamedTuple):
+    """Replacements, and biases, normalisation and buffers as they are with them."""
+
+    swaps: Swaps
+    tensors: Sequence[tuple[Tensor, Tensor]]
 
 
 class Placement:
@@ -50,6 +58,18 @@ class Placement:
         ]
         self._swaps = swaps
         self.model = swap(self.target, swaps)
+
+    def placed(self) -> Placed:
+        """What is in place now, for ``again`` after it was undone."""
+        tensors = [(tensor, tensor.detach().clone()) for tensor, _ in self._saved]
+        return Placed(self._swaps, tensors)
+
+    @torch.no_grad()
+    def again(self, placed: Placed) -> None:
+        """Put in place what was there before, with all that was fitted beside it."""
+        self.put(placed.swaps)
+        for tensor, value in placed.tensors:
+            tensor.copy_(value)
 
     def undo(self) -> None:
         with uninterrupted(), torch.inference_mode(False), torch.no_grad():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +16,8 @@ from pytest_dwsconv.core.conv import Form, Order
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.errors import TracingError
-from pytest_dwsconv.fit.calibration import Calibration, calibrate
-from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
-from pytest_dwsconv.fit.layers.fitted import Fitted
 from pytest_dwsconv.fit.planning import Budgets
 from pytest_dwsconv.fit.refusals import rejected
-from pytest_dwsconv.fit.training.samples import PLAIN_PASSES
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.acceptance import (
     Terms,
@@ -35,8 +30,6 @@ from pytest_dwsconv.rewriting.acceptance import (
 from pytest_dwsconv.rewriting.application import (
     check_fits,
     convolution,
-    out_of_reach,
-    replacements,
 )
 from pytest_dwsconv.rewriting.arguments import (
     check_choosing,
@@ -45,17 +38,15 @@ from pytest_dwsconv.rewriting.arguments import (
     checked_batches,
     checked_multiplier,
 )
-from pytest_dwsconv.rewriting.duplicate import check_own, check_own_tensors, duplicate
-from pytest_dwsconv.rewriting.outcome import Outcome, Placement, concluded, normalisations, told
+from pytest_dwsconv.rewriting.outcome import told
 from pytest_dwsconv.rewriting.planning.goal import Goal, goal_of
 from pytest_dwsconv.rewriting.planning.planner import confirmed, estimated, planned, plans_by_time
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
     SHAPES,
-    check_apart,
-    check_runs_as_before,
     check_verify,
 )
+from pytest_dwsconv.rewriting.workplace import Examined, Workplace, choices_of
 from pytest_dwsconv.separable.replacement import (
     AUTO,
     FIT,
@@ -67,7 +58,7 @@ from pytest_dwsconv.separable.replacement import (
     possible,
 )
 from pytest_dwsconv.tracing.inventory import check_hashable
-from pytest_dwsconv.tracing.preserving import as_found, copied
+from pytest_dwsconv.tracing.preserving import copied
 
 
 def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and all have defaults
@@ -199,64 +190,50 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
         select=patterns(select, "select"),
         ignore=patterns(ignore, "ignore"),
     )
-    if terms:
-        fitted_with = partial(
-            rewrite,
-            model,
-            input_size,
-            example_inputs=example_inputs,
-            init=FIT,
-            refine=refine,
-            subclasses=subclasses,
-            few_channels=few_channels,
-            verify=verify,
-        )
-        given = input_size, example_inputs
-        return told(
-            _searched(model, terms, forms, policy, calibration, inplace, goal, given, fitted_with)
-        )
-    placement: Placement | None = None
+    workplace: Workplace | None = None
     try:
         # reason: weights made under inference mode can never be trained
         with torch.inference_mode(False):
             batches = checked_batches(calibration, init, goal)
             has_inputs = input_size is not None or example_inputs is not None
             check_verify(verify, has_inputs or bool(batches))
+            check_held_out(terms, batches)
             if batches and not has_inputs:
                 example_inputs, before = _analyzed(model, batches, policy)
             else:
                 before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
             check_hashable(model)
             check_patterns(policy, before)
-            network = model if inplace else _own_copy(model, before, init)
-            original = _kept(model, refine) if inplace and init == FIT else model
-            # reason: the statistics are the fit's to set
-            statistics = [buffer for norm in normalisations(network) for buffer in norm.buffers()]
-            with autocast_off(network), buffers_as_found(network, besides=statistics):
-                inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
-                if goal is not None:
+            inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
+            examined = Examined(model, before, input_size, example_inputs, inputs, policy, verify)
+            found = None
+            if terms:
+                found = _searched(Workplace(examined, batches, init, refine), terms, forms, goal)
+                if not inplace:
+                    return told(found)
+                plan = found.plan
+            workplace = Workplace(examined, batches, init, refine, inplace)
+            if goal is not None and found is None:
+                with workplace.undisturbed() as network:
                     plan, evidence = planned(
-                        network, before, goal, forms, depth_multiplier, batches, inputs
+                        network,
+                        before,
+                        goal,
+                        forms,
+                        depth_multiplier,
+                        workplace.preparation,
+                        inputs,
                     )
-                    before = before.with_evidence(evidence)
-                choices = _choices(network, before, depth_multiplier, forms, init, plan)
-                fit = _calibrated(network, choices, batches) if init == FIT and choices else None
-                fitted = fit.fitted if fit else {}
-                plan = _plan_of(choices, fitted)
-                swaps, errors = replacements(network, plan, _start(init), inplace, fitted)
-                check_apart(network, model, inputs if verify and swaps else None)
-                check_runs_as_before(verify, network, swaps, plan, before, inputs)
-                placement = Placement(network, inplace)
-                placement.put(swaps)
-                outcome = concluded(placement, Outcome(plan, errors), fit, refine, original)
-                after = analyze(
-                    placement.model, input_size, example_inputs=example_inputs, policy=policy
-                )
-                _check_in_use(outcome.plan, before, after)
-            return told(outcome.result(placement.model, before, after))
+                before = before.with_evidence(evidence)
+            choices = _choices(workplace.network, before, depth_multiplier, forms, init, plan)
+            result = replace(workplace.rewritten(choices), report_before=before)
+            if found is not None:
+                before, acceptance = found.report_before, found.acceptance
+                result = replace(result, report_before=before, acceptance=acceptance)
+            return told(result)
     except BaseException:  # until the very return: Ctrl-C comes at any time
-        if placement is not None:
-            placement.undo()
+        if workplace is not None:
+            workplace.placement.undo()
         raise
 
 
@@ -270,67 +247,27 @@ def _analyzed(model: nn.Module, batches: Sequence[Any], policy: Policy) -> tuple
         raise rejected(batches[0], 0, error) from error
 
 
-def _searched(  # noqa: PLR0913, PLR0917  # what rewrite was given, as it is
-    model: nn.Module,
-    terms: Terms,
-    forms: Sequence[Form],
-    policy: Policy,
-    calibration: Iterable[Any] | None,
-    inplace: bool,
-    goal: Goal | None,
-    given: tuple[Any, Any],
-    fitted: Callable[..., RewriteResult],
+def _searched(
+    workplace: Workplace, terms: Terms, forms: Sequence[Form], goal: Goal | None
 ) -> RewriteResult:
-    """The smallest, or fastest, fitted network that keeps the terms; each is tried on a copy.
-
-    ``given`` are a shape and example inputs.
-    """
-    with torch.inference_mode(False):
-        batches = checked_batches(calibration, FIT, None)
-        check_held_out(terms, batches)
-        example_inputs, before = _analyzed(model, batches, policy)
-        input_size = None
-        if goal is not None and given != (None, None):
-            # reason: latencies are those of the inputs that are given, and not of a whole batch
-            input_size, example_inputs = given
-            before = analyze(model, input_size, example_inputs=example_inputs, policy=policy)
-        inputs = forward_arguments(list(model.parameters()), input_size, example_inputs)
-        check_patterns(policy, before)
-        with autocast_off(model), buffers_as_found(model):
-            options = estimated(model, before, forms, batches)
-            if goal is None:
-                plans = plans_by_size(before, options)
-            else:
-                plans = plans_by_time(model, before, options, goal, inputs)
-
-    def tried(plan: Plan) -> RewriteResult:
-        return fitted(plan=plan, calibration=batches)
-
-    found = smallest(model, terms, before, rungs_of(before, options, plans), tried)
-    if goal is not None:
-        plan, evidence = confirmed(model, before, found.plan, goal, inputs)
-        before = before.with_evidence(evidence)
-        if plan != found.plan:
-            found = replace(tried(plan), acceptance=found.acceptance)
-        found = replace(found, report_before=before)
-    if not inplace:
+    """The smallest, or fastest, fitted network that keeps the terms, in a workplace of its own."""
+    examined, preparation = workplace.examined, workplace.preparation
+    assert preparation is not None
+    report, inputs = examined.report, examined.inputs
+    with workplace.undisturbed() as network:
+        options = estimated(preparation, report, forms)
+        if goal is None:
+            plans = plans_by_size(report, options)
+        else:
+            plans = plans_by_time(network, report, options, goal, inputs)
+    found = smallest(workplace, terms, rungs_of(report, options, plans))
+    if goal is None:
         return found
-    again = fitted(plan=found.plan, calibration=batches, inplace=True)
-    return replace(again, report_before=before, acceptance=found.acceptance)
-
-
-def _own_copy(model: nn.Module, report: Report, init: str) -> nn.Module:
-    """A copy that can be changed without changing the model."""
-    copied = duplicate(model)
-    check_own(copied, model, [found.name for found in report.candidates])
-    if init == FIT:
-        check_own_tensors(copied, model)
-    return copied
-
-
-def _start(init: str) -> str:
-    # reason: a layer that no calibration batch reached gets the nearest kernel
-    return "svd" if init == FIT else init
+    plan, evidence = confirmed(examined.model, report, found.plan, goal, inputs)
+    if plan != found.plan:
+        workplace.placement.undo()
+        found = replace(workplace.rewritten(choices_of(plan)), acceptance=found.acceptance)
+    return replace(found, report_before=report.with_evidence(evidence))
 
 
 def _choices(
@@ -347,7 +284,7 @@ def _choices(
     """
     if plan is not None:
         check_fits(plan, model)
-        return {entry.name: [entry] for entry in plan.entries}
+        return choices_of(plan)
     found = {}
     for finding in report.candidates:
         name, spec = finding.name, finding.spec
@@ -356,33 +293,3 @@ def _choices(
             entries = [choose(name, convolution(model, name).weight, entries, init)]
         found[name] = entries
     return found
-
-
-def _plan_of(choices: Mapping[str, Sequence[PlanEntry]], fitted: Mapping[str, Fitted]) -> Plan:
-    """What the fit has chosen; the first choice of a layer that was not fitted."""
-    chosen = {name: entries[0] for name, entries in choices.items()}
-    chosen.update({name: one.entry for name, one in fitted.items()})
-    return Plan(tuple(chosen.values()))
-
-
-def _calibrated(
-    model: nn.Module, choices: Mapping[str, Sequence[PlanEntry]], batches: list[Any]
-) -> Calibration:
-    with as_found(list(model.modules())):
-        return calibrate(model, choices, batches)
-
-
-def _check_in_use(plan: Plan, before: Report, after: Report) -> None:
-    """Of a layer that ran, its replacement runs: else something unknown holds the old one."""
-    ran = {found.name for found in before.findings if found.calls}
-    idle = {found.name for found in after.findings if not found.calls}
-    for entry in plan.entries:
-        if entry.name in ran and f"{entry.name}.depthwise".lstrip(".") in idle:
-            raise out_of_reach(entry.name)
-
-
-def _kept(model: nn.Module, passes: int) -> nn.Module:
-    """The model, or a copy if the refinement still asks it when the model itself is rewritten."""
-    if passes <= PLAIN_PASSES:
-        return model
-    return duplicate(model, f"pass refine={PLAIN_PASSES} or less")

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.calibration import split
 from pytest_dwsconv.fit.comparison import fast_layout
+from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.fit.training.distillation import distill
 from pytest_dwsconv.fit.training.samples import _pasted
 from pytest_dwsconv.rewriting.result import RewriteResult
@@ -741,7 +741,9 @@ def test_a_forward_that_its_record_does_not_reproduce_is_refused() -> None:
     ("count", "held"), [(1, []), (2, [1]), (7, [6]), (8, [7]), (16, [7, 15]), (20, [7, 15])]
 )
 def test_every_eighth_batch_is_held_out(count: int, held: list[int]) -> None:
-    assert split(count) == ([i for i in range(count) if i not in held], held)
+    preparation = Preparation(nn.Identity(), [torch.ones(1)] * count)
+    assert preparation.held_out == held
+    assert preparation.fitting == [i for i in range(count) if i not in held]
 
 
 def normalised(x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pytest_dwsconv.fit import planning
 from pytest_dwsconv.fit.least_squares.problem import Problem
 from pytest_dwsconv.fit.least_squares.solution import fit as solve
 from pytest_dwsconv.fit.planning import LIMITS, Option, allocate, estimate, parse_budgets
+from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.separable.factorize import Factors
@@ -230,7 +231,7 @@ def test_larger_multipliers_of_an_order_are_left_out_once_another_form_beats_it(
     monkeypatch.setattr(planning, "fit", fit)
     model = network()
     findings = analyze(model, batches()[0].shape).candidates[:1]
-    options = estimate(model.eval(), findings, batches(), tuple(Form))
+    options = estimate(Preparation(model, batches()), findings, tuple(Form))
     offered = sizes.choices(findings[0].spec, tuple(Form))
     assert {form for form, _ in offered} == {entry.form for entry in tried}
     given = [option.entry for option in options[findings[0].name] if option.entry is not None]

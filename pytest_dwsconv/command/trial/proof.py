@@ -26,13 +26,13 @@ from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import FitWarning, InputError
 from pytest_dwsconv.fit.planning import allocate, estimate, parse_budgets
+from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import apply_plan
 from pytest_dwsconv.rewriting.outputs import Inputs, Outputs, outputs
 from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.targets import build_by_import, text_of
 from pytest_dwsconv.tracing.inventory import without_compiler
-from pytest_dwsconv.tracing.preserving import as_found
 
 Shapes = Sequence[Sequence[int]] | None
 
@@ -137,8 +137,7 @@ def plan_within(
     content, _ = without_optimizers(read_checkpoint(given))
     # reason: of raw and averaged weights, either tells which layers can be spared
     state_dicts(content, model, str(given))[0].load_into(model, str(given))
-    with as_found(list(model.modules())):
-        options = estimate(model, report.candidates, read_batches(data), forms)
+    options = estimate(Preparation(model, read_batches(data)), report.candidates, forms)
     return allocate(report, options, parse_budgets(budget), alike)
 
 

@@ -15,6 +15,7 @@ from pytest_dwsconv.core.sizes import choices, forms_for
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
 from pytest_dwsconv.errors import InputError
 from pytest_dwsconv.fit.planning import allocate, estimate
+from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.planning.cpu import cpu_plans, plan_for_cpu
 from pytest_dwsconv.rewriting.planning.edgetpu import edgetpu_plans, plan_for_edgetpu
@@ -26,7 +27,6 @@ from pytest_dwsconv.rewriting.planning.options import (
     options_of_plan,
 )
 from pytest_dwsconv.separable.replacement import possible
-from pytest_dwsconv.tracing.preserving import as_found
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of a forward."""
@@ -38,12 +38,12 @@ def planned(
     goal: Goal,
     forms: Sequence[Form],
     depth_multiplier: int,
-    batches: Sequence[Any],
+    preparation: Preparation | None,
     inputs: Arguments | None,
 ) -> TargetPlan:
     """What to replace, and by what, for a goal.
 
-    Losses are predicted from the batches, or else are weight errors. Where times are measured,
+    Losses are predicted from calibration batches, or are weight errors. Where times are measured,
     without a limit, each layer gets one of the forms at ``depth_multiplier``, or at equal cost.
 
     Raises:
@@ -55,8 +55,8 @@ def planned(
         as_it_is = predicted_evidence(report, Plan(), goal.host)
         if not goal.is_limited and not as_it_is[""].streamed_before:
             return TargetPlan(Plan(), as_it_is)
-    if batches and goal.chooses_sizes:
-        options = estimated(model, report, forms, batches)
+    if preparation is not None and goal.chooses_sizes:
+        options = estimated(preparation, report, forms)
     else:
         entries = _entries(report, goal, forms, depth_multiplier)
         options = options_by_weights(model, report, entries)
@@ -67,12 +67,9 @@ def planned(
     return TargetPlan(allocate(report, options, goal.budgets), {})
 
 
-def estimated(
-    model: nn.Module, report: Report, forms: Sequence[Form], batches: Sequence[Any]
-) -> Options:
+def estimated(preparation: Preparation, report: Report, forms: Sequence[Form]) -> Options:
     """What can be done with each candidate, with losses predicted from the batches."""
-    with as_found(list(model.modules())):
-        return estimate(model, report.candidates, batches, forms)
+    return estimate(preparation, report.candidates, forms)
 
 
 def plans_by_time(
