@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv import InputError, Plan, RewriteResult, rewrite
-from pytest_dwsconv.fit import planning
+from pytest_dwsconv.fit import planning, preparation
+from pytest_dwsconv.fit.replay import CalibrationData
 from pytest_dwsconv.rewriting.planning import planner
 
 
@@ -150,6 +151,40 @@ def test_what_each_choice_costs_is_weighed_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(planner, "estimate", counted)
     search(network(), max_error=0.2)
     assert len(weighed) == 1
+
+
+def test_the_forward_is_recorded_once_for_all_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    records: list[CalibrationData] = []
+
+    def recorded(*args: Any) -> CalibrationData:
+        records.append(CalibrationData(*args))
+        return records[-1]
+
+    monkeypatch.setattr(preparation, "CalibrationData", recorded)
+    result = search(network(), max_error=0.2)
+    assert result.acceptance is not None
+    assert len(result.acceptance.trials) > 1
+    assert len(records) == 1
+
+
+def test_a_search_gives_what_the_plan_gives_by_itself() -> None:
+    found = search(network(), max_error=0.2)
+    again = rewrite(network(), calibration=images(), refine=0, init="fit", plan=found.plan)
+    x = images()[0]
+    assert torch.allclose(found.model(x), again.model(x), atol=1e-5)
+    assert found.output_error == pytest.approx(again.output_error)
+
+
+def test_the_model_that_a_function_of_the_result_keeps_stays_as_it_was() -> None:
+    x, kept = images()[0], []
+
+    def accept(result: RewriteResult) -> bool:
+        kept.append((result.model, result.model(x).detach()))
+        return len(kept) == 1
+
+    search(network(), accept=accept)
+    assert len(kept) > 1
+    assert all(torch.equal(model(x), gave) for model, gave in kept)
 
 
 def test_select_is_respected_and_reported() -> None:
