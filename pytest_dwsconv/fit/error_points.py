@@ -195,9 +195,9 @@ def sensitivities(
     """Per place the matrix H (M, M) by which a small error e there costs e^T H e at the outputs.
 
     H is the sum over samples and positions of J^T J, J the Jacobian of the outputs, each output
-    scaled to unit variation, over the count of the outputs' numbers: the mean of e^T H e is the
-    squared relative error of the outputs. It is estimated without labels: with random signs s, J^T s s^T J is
-    J^T J on average (Hutchinson 1989). A twentieth of its mean diagonal is added, so that no
+    scaled to unit variation, over how many numbers these are: the mean of e^T H e is the squared
+    relative error of the outputs. It is estimated without labels: with random signs s, J^T s s^T J
+    is J^T J on average (Hutchinson 1989). A twentieth of its mean diagonal is added, so that no
     channel is ignored; where the outputs do not depend on the place by a derivative, H is the
     identity.
 
