@@ -11,7 +11,7 @@ from torch import nn
 
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.plan import Plan, PlanEntry
-from pytest_dwsconv.core.rules import Policy
+from pytest_dwsconv.core.policy import Policy
 from pytest_dwsconv.fit.calibration import calibrate
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
 from pytest_dwsconv.fit.layers.fitted import Fitted
