@@ -8,6 +8,7 @@ from itertools import chain, pairwise
 from math import exp, floor, log
 
 import torch
+from torch import Tensor
 
 from pytest_dwsconv.analysis.verdicts import replacement_cost
 from pytest_dwsconv.core import sizes
@@ -18,9 +19,12 @@ from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.allocation import Limited, check_solver, least_loss
+from pytest_dwsconv.fit.layers.choice import is_too_wide, last_part_fits
+from pytest_dwsconv.fit.layers.fitted import weighted_loss
 from pytest_dwsconv.fit.layers.problem import LayerProblem, output_weight
 from pytest_dwsconv.fit.least_squares.solution import fit
-from pytest_dwsconv.fit.observations import Layer, PairedRun, layers_of
+from pytest_dwsconv.fit.moments import all_reduce
+from pytest_dwsconv.fit.observations import Layer, Observation, PairedRun, layers_of
 from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.report import Report
@@ -272,8 +276,12 @@ def _weighed(
     with Progress("weighing", len(layers), "layer") as progress:
         for layer in layers:
             progress.at(layer.name)
-            problem = LayerProblem(layer, run.observe(layer, {}), output_weight(layer, weights))
-            options[layer.name] = _options(layer, findings[layer.name], problem)
+            seen, finding = run.observe(layer, {}), findings[layer.name]
+            if is_too_wide(layer):
+                options[layer.name] = _options_by_last_parts(layer, finding, seen, weights)
+            else:
+                problem = LayerProblem(layer, seen, output_weight(layer, weights))
+                options[layer.name] = _options(layer, finding, problem)
             run.done(layer)
             progress.advance()
     return options
@@ -349,6 +357,27 @@ def _interpolated(losses: Mapping[int, float], between: Sequence[int]) -> list[f
 
 TINY = 1e-12
 """Of the largest loss of a form: less is rounding."""
+
+
+def _options_by_last_parts(
+    layer: Layer, finding: Finding, seen: Sequence[Observation], weights: Mapping[int, Tensor]
+) -> list[Option]:
+    """Those of a layer with too many inputs to solve for more than the last part.
+
+    Only the two least sizes of either order, for each is fitted to the data themselves.
+    """
+    before = cost(finding.spec)
+    assert before is not None
+    found = [Option(None, 0.0, Cost(before.params, finding.macs))]
+    values = torch.tensor(float(sum(one.target.numel() for one in seen)), device="cpu")
+    all_reduce(values)
+    positions = float(values) / layer.conv.out_channels
+    for form in ORDERS:
+        for entry in [entry for entry in layer.entries if entry.form is form][:2]:
+            *_, fitted = last_part_fits(layer, entry, seen, weights)
+            loss = weighted_loss(seen, fitted, weights) / positions
+            found.append(Option(entry, loss, _cost_of(finding, entry)))
+    return found
 
 
 def _as_good(one: Option, other: Option) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pytest_dwsconv import rewrite
 from pytest_dwsconv.core.conv import ConvSpec, Form
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.error_points import Call
@@ -96,3 +97,43 @@ def test_few_samples_tie_a_fit_more_closely_to_the_kernel(samples: int, share: f
     problem = LayerProblem(layer, seen, WEIGHTS[0][None])
     taps = nn.functional.unfold(seen[0].x.double(), 3, padding=1).transpose(0, 1).flatten(1)
     assert float(problem.ridge) == pytest.approx(share * float(taps.var(1, correction=0).mean()))
+
+
+def wide_network(padding_mode: str = "zeros", groups: int = 1) -> nn.Sequential:
+    torch.manual_seed(0)
+    second = nn.Conv2d(12, 12, 3, padding=1, padding_mode=padding_mode, groups=groups)
+    return nn.Sequential(nn.Conv2d(12, 12, 3, bias=False), nn.BatchNorm2d(12), nn.ReLU(), second)
+
+
+def smooth(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shape = 8, 12, 12, 12
+    images = [torch.randn(shape, generator=generator) for _ in range(count)]
+    return [image.cumsum(2).cumsum(3) / 6 for image in images]
+
+
+@pytest.mark.filterwarnings("ignore::pytest_dwsconv.errors.FitWarning")
+@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize(("padding_mode", "groups"), [("zeros", 1), ("circular", 2)])
+def test_of_a_layer_of_very_many_inputs_the_last_part_is_fitted(
+    form: Form, padding_mode: str, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "MOST_INPUTS", 53)  # less than the two layers have
+    model = wide_network(padding_mode, groups).eval()
+    found = rewrite(model, init="fit", form=form, calibration=smooth(9), refine=0)
+    assert found.quality is not None
+    assert found.quality.nearest_error is not None
+    assert found.output_error is not None
+    assert found.output_error < 0.9 * found.quality.nearest_error
+    assert found.quality.last_part_only == [entry.name for entry in found.plan.entries]
+    assert "only the last part was fitted" in str(found)
+
+
+def test_a_layer_of_very_many_inputs_is_planned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "MOST_INPUTS", 53)
+    model = wide_network().eval()
+    params = sum(parameter.numel() for parameter in model.parameters())
+    found = rewrite(model, init="fit", budget=params // 2, calibration=smooth(9), refine=0)
+    assert found.report_after.params <= params // 2
+    assert found.quality is not None
+    assert found.quality.last_part_only
