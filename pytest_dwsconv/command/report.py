@@ -15,6 +15,7 @@ from pytest_dwsconv.command.streams import complain, write_stdout
 from pytest_dwsconv.core.findings import ReportData
 from pytest_dwsconv.core.forms import FILES_ONLY, FORMS
 from pytest_dwsconv.errors import DwsconvError, InputError
+from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.render import Reporters, SuiteRun, View, render_run, write_run
 
 _PROG = "python -m pytest_dwsconv report"
@@ -98,9 +99,12 @@ def _run(options: argparse.Namespace) -> SuiteRun:
     size = options.input_size
     shapes = None if size is None else parse_input_size(size)
     run: dict[ReportData, Reporters] = {}
-    for target in options.targets:
-        report = analyze(load_target(target), shapes, target=options.target)
-        run.setdefault(report, Reporters()).targets.add(target)
+    with Progress("analysing", len(options.targets), "model", delay=1.0, leave=False) as progress:
+        for target in options.targets:
+            progress.at(target)
+            report = analyze(load_target(target), shapes, target=options.target)
+            run.setdefault(report, Reporters()).targets.add(target)
+            progress.advance()
     return run
 
 

@@ -101,8 +101,6 @@ class FitQuality:
             class; None where they give anything but one tensor of class scores.
         samples: how many samples ``agreement`` is of.
         held_out: how many samples were held out, in all processes.
-        last_part_only: layers of which only the last part was fitted, for the second moments of all
-            their inputs would take too much memory.
         layer_errors: by layer, the relative error where the next nonlinearity reads it.
         refinement: what refining brought; None where nothing was refined.
         nearest_error: the largest error of an output with the nearest kernels, those of
@@ -119,7 +117,6 @@ class FitQuality:
     nearest_error: float | None = None
     nearest: bool = False
     held_out: int = 0
-    last_part_only: Sequence[str] = ()
 
     @property
     def output_error(self) -> float:
@@ -138,9 +135,6 @@ class FitQuality:
         if self.agreement is not None:
             share = f"{self.agreement:.2%}".replace("%", " %")
             yield f"same class as the original: {share} of {self.samples} held-out samples"
-        if self.last_part_only:
-            layers = ", ".join(self.last_part_only)
-            yield f"only the last part was fitted, for want of memory for the moments: {layers}"
         if self.nearest:
             yield "the nearest kernels did better than any that were fitted, so these were taken"
         elif self.refinement is not None:

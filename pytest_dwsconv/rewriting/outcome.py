@@ -16,7 +16,6 @@ from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import FitWarning
 from pytest_dwsconv.fit.calibration import Calibration
 from pytest_dwsconv.fit.held_out import Scores
-from pytest_dwsconv.fit.layers.choice import is_too_wide
 from pytest_dwsconv.fit.quality import FitQuality, Refinement
 from pytest_dwsconv.fit.training.recovery import reestimate_normalisation, refine
 from pytest_dwsconv.interrupts import uninterrupted
@@ -172,5 +171,4 @@ def _quality(
         nearest.error,
         nearest=found is nearest,
         held_out=fit.reference.held_out_samples,
-        last_part_only=[name for name, one in fit.fitted.items() if is_too_wide(one.layer)],
     )

@@ -19,6 +19,7 @@ from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.plaintext import plain
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import CANDIDATE_CODE
+from pytest_dwsconv.fit.layers.choice import is_too_wide
 from pytest_dwsconv.fit.quality import Fault, FitQuality, Refinement
 from pytest_dwsconv.report import Report
 
@@ -151,6 +152,15 @@ class RewriteResult:
         return self.quality.refinement if self.quality else None
 
     @property
+    def last_part_only(self) -> tuple[str, ...]:
+        """Layers of which only the last part was fitted.
+
+        The second moments of all that one of their outputs sees would take too much memory.
+        """
+        fitted = [entry for entry in self.plan.entries if entry.name in self.calibration_errors]
+        return tuple(entry.name for entry in fitted if is_too_wide(entry))
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each of the ``faults``, with what would help."""
         return tuple(f"{one.fact}: {one.remedies.for_python()}" for one in self.faults)
@@ -210,10 +220,17 @@ class RewriteResult:
             inputs = f" (input {shapes})" if shapes else ""
             yield _change(f"MACs of the model{inputs}", before.macs, after.macs)
         yield from self._evidence()
+        yield from self._fit_lines()
+
+    def _fit_lines(self) -> Iterator[str]:
+        """How near the replacements are."""
         yield from _errors("relative weight error", self.errors)
         yield from _errors("relative output error, calibration data", self.calibration_errors)
         yield from _errors("relative output error, held-out data", self.held_out_errors)
         yield from _errors("the same of the network as returned", self.refined_errors)
+        if self.last_part_only:
+            layers = ", ".join(self.last_part_only)
+            yield f"only the last part was fitted, as the moments of all inputs are large: {layers}"
         if self.quality is not None:
             yield from self.quality.lines()
         for warning in self.warnings:

@@ -248,7 +248,7 @@ def test_losses_of_sizes_between_those_that_are_fitted_are_interpolated(
     findings = analyze(model, batches()[0].shape).candidates[:1]
 
     def losses() -> list[float]:
-        (options,) = estimate(model, findings, batches(), [Form.BOTTLENECK]).values()
+        (options,) = estimate(Preparation(model, batches()), findings, [Form.BOTTLENECK]).values()
         return [option.loss for option in options[1:]]
 
     interpolated = losses()

@@ -15,7 +15,7 @@ from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.fit.layers.fitted import Fitted, relative_error, weighted_loss
 from pytest_dwsconv.fit.layers.problem import LayerProblem, Targets, output_weight
 from pytest_dwsconv.fit.least_squares.problem import solve
-from pytest_dwsconv.fit.least_squares.solution import fit
+from pytest_dwsconv.fit.least_squares.solution import fit, inputs_of
 from pytest_dwsconv.fit.observations import Layer, Observation
 from pytest_dwsconv.separable.factorize import Factors, dense_kernel
 from pytest_dwsconv.separable.modules import SeparableConvNd
@@ -82,7 +82,7 @@ def fit_layer(
 
     That may be one with the nearest kernel, where what was fitted does not hold on other data.
     """
-    if is_too_wide(layer):
+    if is_too_wide(layer.entries[0]):
         fits = [last_part_fits(layer, entry, seen, weights) for entry in layer.entries]
         every = list(chain.from_iterable(fits))
         best = min(every, key=lambda fitted: weighted_loss(judged, fitted, weights))
@@ -103,10 +103,9 @@ def fit_layer(
     return best
 
 
-def is_too_wide(layer: Layer) -> bool:
-    """Whether the second moments of all inputs under an output position take too much memory."""
-    inputs: int = layer.plain.weight[0].numel()
-    return inputs > MOST_INPUTS
+def is_too_wide(entry: PlanEntry) -> bool:
+    """Whether the second moments of all inputs of an output take too much memory to solve for."""
+    return inputs_of(entry) > MOST_INPUTS
 
 
 @torch.no_grad()
@@ -128,7 +127,7 @@ def last_part_fits(
     last: Any = module.depthwise if entry.form is Form.POINTWISE_FIRST else module.pointwise
     own = replace(layer, conv=last)
     # reason: a transposed part would have to be fitted as the convolution that it equals
-    if last.transposed or is_too_wide(own):
+    if last.transposed or last.weight[0].numel() > MOST_INPUTS:
         return
     fit_of_last = _LayerFit(
         own, [one._replace(x=_before_last(module, one.x)) for one in seen], (), weights

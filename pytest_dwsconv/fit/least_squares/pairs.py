@@ -29,8 +29,6 @@ def spatial_first(problem: Problem, spatial: Tensor, pointwise: Tensor, rounds: 
     gram = problem.gram[0].view(blocks, inputs, blocks, inputs)
     cross, weight = problem.cross[0].view(filters, blocks, inputs), problem.weight[0]
     weighted = torch.einsum("mp,pbt->mbt", weight, cross)
-    # reason: what iterates needs a direction alone, which costs half as much so
-    single = gram.float().view(blocks, inputs, -1)
     own = factorise(torch.einsum("btbu->btu", gram))
 
     def best_spatial(d: Tensor, p: Tensor) -> Tensor:
@@ -39,7 +37,7 @@ def spatial_first(problem: Problem, spatial: Tensor, pointwise: Tensor, rounds: 
 
         def product(v: Tensor) -> Tensor:
             coupled = torch.einsum("brcs,csu->bcur", coupling, v).reshape(blocks, -1, maps)
-            return (single @ coupled.float()).double().mT
+            return (gram.view(blocks, inputs, -1) @ coupled).mT
 
         condition = Conditioner(factorise(torch.einsum("brbs->brs", coupling)), own)
         return conjugate_gradients(product, right, d, condition)

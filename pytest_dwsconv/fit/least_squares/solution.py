@@ -49,11 +49,15 @@ def fit(problem: Problem, entry: PlanEntry, start: Factors, rounds: int) -> Fact
     return _factors([torch.stack(parts) for parts in zip(*fitted, strict=True)], entry)
 
 
+def inputs_of(entry: PlanEntry) -> int:
+    """Inputs of one output of the layer: channels of a group times taps."""
+    return entry.in_channels // entry.groups * prod(entry.kernel_size)
+
+
 def _affordable(entry: PlanEntry, rounds: int) -> int:
     if entry.form not in (Form.BOTTLENECK, Form.POINTWISE_FIRST):
         return rounds  # reason: theirs need no product of a dense kernel with the moments
-    inputs = entry.in_channels // entry.groups * prod(entry.kernel_size)
-    work = entry.out_channels * inputs**2
+    work = entry.out_channels * inputs_of(entry) ** 2
     share = min(1.0, sqrt(LARGE / work))
     return max(min(rounds, LEAST_ROUNDS), round(rounds * share))
 
