@@ -68,15 +68,19 @@ def is_exported(finding: Finding) -> bool:
     return finding.origin is not Origin.NOT_EXECUTED
 
 
+def _width(out_channels: int, in_channels: int, groups: int) -> int:
+    """Output channels of one operator: a convolution in groups is exported as one for each."""
+    return out_channels if groups == in_channels else out_channels // groups
+
+
 def load_of(finding: Finding) -> Load:
     """What a convolution asks for as it is."""
     if not is_exported(finding):
         return Load()
-    params = finding.params or 0
+    spec, params = finding.spec, finding.params or 0
+    channels = _width(spec.out_channels or 0, spec.in_channels or 0, spec.groups or 1)
     written = prod(finding.output_shape or (0,)) * max(1, finding.calls)
-    return Load(
-        params, rounding(params, finding.spec.out_channels or 0), finding.macs or 0, written
-    )
+    return Load(params, rounding(params, channels), finding.macs or 0, written)
 
 
 def load_after(finding: Finding, entry: PlanEntry) -> Load:
@@ -102,7 +106,7 @@ def load_after(finding: Finding, entry: PlanEntry) -> Load:
         params += part.out_channels if entry.bias and part is parts[-1] else 0
         total += Load(
             params,
-            rounding(params, part.out_channels),
+            rounding(params, _width(part.out_channels, part.in_channels, part.groups)),
             round(macs * calls),
             round(written * calls),
         )

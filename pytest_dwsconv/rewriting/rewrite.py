@@ -39,7 +39,7 @@ from pytest_dwsconv.rewriting.arguments import (
     checked_multiplier,
 )
 from pytest_dwsconv.rewriting.outcome import told
-from pytest_dwsconv.rewriting.planning.goal import Goal, goal_of
+from pytest_dwsconv.rewriting.planning.goal import Goal, forms_on, goal_of
 from pytest_dwsconv.rewriting.planning.planner import confirmed, estimated, planned, plans_by_time
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.verification import (
@@ -113,7 +113,8 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
             best of all four, at the cost of ``depthwise_first`` at ``depth_multiplier``. A
             bottleneck that is asked for by name gets the parameters of ``depthwise_first`` at
             ``depth_multiplier``, groups get 8 channels times that (see ``core.sizes.size_for``).
-            Without ``order`` and ``form`` these are the two orders, or under a budget all four.
+            Without ``order`` and ``form`` these are the two orders, or under a budget all four. For
+            an Edge TPU groups are left out unless they are asked for by name.
         init: ``"svd"``, the nearest separable kernel (see ``factorize``); ``"fit"``, the kernels
             whose outputs on ``calibration`` are nearest to the original's (see
             ``fit.calibration``); ``"fresh"``, new random weights of matched variance, for a network
@@ -176,7 +177,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     terms = Terms.of(accept, max_error, min_agreement, evaluate)
     goal = goal_of(target, objective, budget, has_terms=bool(terms))
     check_alone(terms, init, depth_multiplier != 1, budget, plan)
-    forms = allowed_forms(order, form, all_forms=bool(terms) or goal is not None)
+    forms = forms_on(goal, allowed_forms(order, form, bool(terms) or goal is not None))
     init = init or (FIT if terms else "svd")
     check_init(init, (*INITS, FIT))
     check_passes(refine)

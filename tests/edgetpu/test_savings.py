@@ -67,6 +67,16 @@ def test_a_layer_with_few_output_channels_takes_more_than_its_parameters() -> No
     assert load_of(conv).taken == 4 * load_of(conv).params == 4 * 64 * 16 * 9
 
 
+def test_a_grouped_convolution_takes_what_its_groups_take_which_are_exported_singly() -> None:
+    grouped, group = (
+        load_of(analyze(conv, (1, conv.in_channels, 4, 4)).findings[0])
+        for conv in (nn.Conv2d(64, 64, 3, groups=4), nn.Conv2d(16, 16, 3))
+    )
+    assert grouped.taken == 4 * group.taken
+    depthwise = load_of(analyze(nn.Conv2d(64, 64, 3, groups=64), (1, 64, 4, 4)).findings[0])
+    assert depthwise.rounding == 0
+
+
 def test_a_layer_that_runs_twice_has_its_parameters_once_and_its_work_twice() -> None:
     conv = nn.Conv2d(640, 640, 3, padding=1)
     once, twice = (analyze(nn.Sequential(*[conv] * n), SHAPE).findings[0] for n in (1, 2))

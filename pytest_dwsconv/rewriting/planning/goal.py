@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.latency.comparison import RUNTIMES
 from pytest_dwsconv.core.latency.evidence import EDGETPU
 from pytest_dwsconv.core.plaintext import quoted
@@ -48,6 +49,15 @@ class Goal:
     def chooses_sizes(self) -> bool:
         """Whether every size of every form is looked at."""
         return self.target == EDGETPU or self.is_limited
+
+
+def forms_on(goal: Goal | None, forms: Sequence[Form]) -> Sequence[Form]:
+    """Those of the forms that are planned with; groups for an Edge TPU only if nothing else is."""
+    if goal is None or goal.target != EDGETPU:
+        return forms
+    # reason: they are exported as a convolution for each group, and nobody has published the time
+    # of so many
+    return [form for form in forms if form is not Form.GROUPED] or forms
 
 
 def goal_of(

@@ -19,7 +19,7 @@ from pytest_dwsconv.errors import FitWarning, InputError
 from pytest_dwsconv.fit.planning import Option
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.planning.edgetpu import plan_for_edgetpu
-from pytest_dwsconv.rewriting.planning.goal import Goal
+from pytest_dwsconv.rewriting.planning.goal import Goal, forms_on
 from pytest_dwsconv.rewriting.result import RewriteResult
 from pytest_dwsconv.rewriting.rewrite import rewrite
 
@@ -229,6 +229,23 @@ def test_a_limit_is_kept_by_what_is_predicted_for_the_host() -> None:
         assert (evidence[""].after_ms or 0) <= 15.0
         entries.append(len(plan.entries))
     assert entries[1] < entries[0]
+
+
+@pytest.mark.filterwarnings("ignore::pytest_dwsconv.errors.FitWarning")
+@pytest.mark.usefixtures("_small_chip")
+@pytest.mark.parametrize(("form", "is_planned"), [("auto", False), ("grouped", True)])
+def test_groups_are_planned_for_an_edge_tpu_only_if_they_are_asked_for(
+    form: str, is_planned: bool
+) -> None:
+    # reason: a kernel of two groups is nearest to one of two groups
+    model = nn.Sequential(nn.Conv2d(32, 32, 3, bias=False))
+    with torch.no_grad():
+        model[0].weight[:16, 16:] = model[0].weight[16:, :16] = 0
+    budget = {"params": 7_000}
+    result = rewrite(model, SMALL, target="edgetpu", form=form, budget=budget)
+    assert (result.plan.entries[0].form is Form.GROUPED) == is_planned
+    for goal in (None, Goal("cpu", None, {}, fastest=False)):
+        assert forms_on(goal, tuple(Form)) == tuple(Form)
 
 
 class WithHead(nn.Module):
