@@ -238,11 +238,11 @@ def test_groups_are_planned_for_an_edge_tpu_only_if_they_are_asked_for(
     form: str, is_planned: bool
 ) -> None:
     # reason: a kernel of two groups is nearest to one of two groups
-    model = nn.Sequential(nn.Conv2d(32, 32, 3, bias=False))
+    conv = nn.Conv2d(32, 32, 3, bias=False)
     with torch.no_grad():
-        model[0].weight[:16, 16:] = model[0].weight[16:, :16] = 0
+        conv.weight[:16, 16:] = conv.weight[16:, :16] = 0
     budget = {"params": 7_000}
-    result = rewrite(model, SMALL, target="edgetpu", form=form, budget=budget)
+    result = rewrite(nn.Sequential(conv), SMALL, target="edgetpu", form=form, budget=budget)
     assert (result.plan.entries[0].form is Form.GROUPED) == is_planned
     for goal in (None, Goal("cpu", None, {}, fastest=False)):
         assert forms_on(goal, tuple(Form)) == tuple(Form)
