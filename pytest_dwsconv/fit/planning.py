@@ -288,9 +288,7 @@ def _weighed(
 
 
 def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Option]:
-    before = cost(finding.spec)
-    assert before is not None
-    found = [Option(None, 0.0, Cost(before.params, finding.macs))]
+    found = [kept(finding)]
     own = problem.own()
     least = own.loss(problem.kernel)
     # reason: the orders, at large multipliers, take the longest to fit and are the least use
@@ -303,13 +301,13 @@ def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Opti
             factors = fit(own, entry, decomposition.factors(size), ROUNDS)
             kernel = dense_kernel(factors, form, size, entry.groups).reshape(problem.kernel.shape)
             loss = max(0.0, own.loss(kernel) - least)
-            fitted[size] = Option(entry, loss, _cost_of(finding, entry))
+            fitted[size] = Option(entry, loss, cost_of(finding, entry))
             if form in ORDERS and any(_as_good(other, fitted[size]) for other in found):
                 break  # reason: larger ones are no use either
         between = [size for size in entries if min(fitted) < size < max(fitted)]
         losses = _interpolated({size: option.loss for size, option in fitted.items()}, between)
         options = {
-            size: Option(entries[size], loss, _cost_of(finding, entries[size]))
+            size: Option(entries[size], loss, cost_of(finding, entries[size]))
             for size, loss in zip(between, losses, strict=True)
         }
         options.update(fitted)
@@ -317,7 +315,15 @@ def _options(layer: Layer, finding: Finding, problem: LayerProblem) -> list[Opti
     return found
 
 
-def _cost_of(finding: Finding, entry: PlanEntry) -> Cost:
+def kept(finding: Finding) -> Option:
+    """To leave a convolution as it is."""
+    before = cost(finding.spec)
+    assert before is not None
+    return Option(None, 0.0, Cost(before.params, finding.macs))
+
+
+def cost_of(finding: Finding, entry: PlanEntry) -> Cost:
+    """What a candidate costs with a replacement."""
     after = replacement_cost(finding, entry.form, entry.size)
     assert after is not None
     return after
@@ -366,9 +372,7 @@ def _options_by_last_parts(
 
     Only the two least sizes of either order, for each is fitted to the data themselves.
     """
-    before = cost(finding.spec)
-    assert before is not None
-    found = [Option(None, 0.0, Cost(before.params, finding.macs))]
+    found = [kept(finding)]
     values = torch.tensor(float(sum(one.target.numel() for one in seen)), device="cpu")
     all_reduce(values)
     positions = float(values) / layer.conv.out_channels
@@ -376,7 +380,7 @@ def _options_by_last_parts(
         for entry in [entry for entry in layer.entries if entry.form is form][:2]:
             *_, fitted = last_part_fits(layer, entry, seen, weights)
             loss = weighted_loss(seen, fitted, weights) / positions
-            found.append(Option(entry, loss, _cost_of(finding, entry)))
+            found.append(Option(entry, loss, cost_of(finding, entry)))
     return found
 
 

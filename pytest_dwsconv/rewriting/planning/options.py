@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pytest_dwsconv.analysis.verdicts import replacement_cost
-from pytest_dwsconv.core.conv import Cost, cost
 from pytest_dwsconv.core.latency.evidence import Evidence
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.errors import InputError
-from pytest_dwsconv.fit.planning import Option
+from pytest_dwsconv.fit.planning import Option, cost_of, kept
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import convolution
 from pytest_dwsconv.separable.factorize import decompose
@@ -39,11 +37,7 @@ def options_of_plan(report: Report, plan: Plan) -> Options:
     found = {}
     for entry in plan.entries:
         finding = by_name[entry.name]
-        before, after = cost(finding.spec), replacement_cost(finding, entry.form, entry.size)
-        assert before is not None
-        assert after is not None
-        kept = Option(None, 0.0, Cost(before.params, finding.macs))
-        found[entry.name] = [kept, Option(entry, 0.0, after)]
+        found[entry.name] = [kept(finding), Option(entry, 0.0, cost_of(finding, entry))]
     return found
 
 
@@ -60,20 +54,18 @@ def options_by_weights(
     """
     found = {}
     for finding in report.candidates:
-        name, before = finding.name, cost(finding.spec)
-        assert before is not None
+        name = finding.name
         weight = standard_kernel(convolution(model, name))
         if weight.is_meta:
             raise InputError(
                 f"{name}: the kernel is on the meta device and has no values to plan by; load the "
                 "weights first"
             )
-        options = [Option(None, 0.0, Cost(before.params, finding.macs))]
+        options = [kept(finding)]
         forms = {entry.form for entry in entries[name]}
         nearest = {form: decompose(weight, finding.spec.groups or 1, form) for form in forms}
         for entry in entries[name]:
-            after = replacement_cost(finding, entry.form, entry.size)
-            assert after is not None
-            options.append(Option(entry, nearest[entry.form].error(entry.size) ** 2, after))
+            loss = nearest[entry.form].error(entry.size) ** 2
+            options.append(Option(entry, loss, cost_of(finding, entry)))
         found[name] = options
     return found
