@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.latency.comparison import RUNTIMES, Comparison, Conditions, Speed
-from pytest_dwsconv.core.latency.evidence import EDGETPU, Effect, Evidence, Provenance
+from pytest_dwsconv.core.latency.evidence import EDGETPU, Evidence
 from pytest_dwsconv.core.plan import plan_of
 from pytest_dwsconv.edgetpu.prediction import HOST, host_of
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
@@ -135,16 +135,11 @@ def _measured(report: ReportData, target: str, timed: _Timed) -> dict[str, Evide
 
 
 def _network(target: str, layers: Sequence[Comparison | str]) -> Evidence:
-    if not layers:
-        nothing = "there is nothing to replace"
-        return Evidence(target, Provenance.MEASURED, Effect.NONE, reason=nothing)
     timed = [one for one in layers if isinstance(one, Comparison)]
-    if not timed:
+    if layers and not timed:
         return Evidence.unknown(target, str(layers[0]))
     faster = sum(one.verdict is Speed.FASTER for one in timed)
     if not faster and len(timed) == len(layers):
-        none = "no replacement of a single layer was measured faster"
-        where = timed[0].circumstances
-        return Evidence(target, Provenance.MEASURED, Effect.NONE, where, reason=none)
+        return Evidence.without_a_faster_layer(target, timed)
     said = f"{faster} of {len(layers)} layers by themselves are measured faster"
     return Evidence.unknown(target, f"{said}; rewrite(target={target!r}) measures the network")

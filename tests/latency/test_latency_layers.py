@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,18 @@ def test_a_broken_file_is_replaced(timed: list[list[Run]], content: bytes) -> No
     time_layers([(SPEC, entry())], CONDITIONS)
     assert len(timed) == 2
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("key", ["first_ms", "second_ms", "ratio", "low", "high"])
+def test_a_file_with_an_impossible_number_is_replaced(timed: list[list[Run]], key: str) -> None:
+    time_layers([(SPEC, entry())], CONDITIONS)
+    path = Store(this_machine(), CONDITIONS).path
+    stored = json.loads(path.read_text())
+    for comparison in stored["latencies"].values():
+        comparison[key] = 0
+    path.write_text(json.dumps(stored))
+    time_layers([(SPEC, entry())], CONDITIONS)
+    assert len(timed) == 2
 
 
 def test_a_file_of_other_conditions_under_this_name_is_not_believed(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pytest_dwsconv.core.jsonio import OMITTED, Positive
+from pytest_dwsconv.core.jsonio import OMITTED, Positive, Seconds
 from pytest_dwsconv.core.quantities import whole_number
 
 
@@ -80,6 +80,10 @@ class Speed(str, Enum):
     UNDECIDED = "too noisy"
 
 
+_Ratio = Seconds
+"""Above 0 as a time is."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two networks, or two layers, that were timed in turns on one CPU.
@@ -91,11 +95,11 @@ class Comparison:
     batch. ``control`` is the ratio of the first to itself, where it was timed twice in each round.
     """
 
-    first_ms: float
-    second_ms: float
-    ratio: float
-    low: float
-    high: float
+    first_ms: Seconds
+    second_ms: Seconds
+    ratio: _Ratio
+    low: _Ratio
+    high: _Ratio
     spread: float
     rounds: Positive
     conditions: Conditions
@@ -134,10 +138,18 @@ class Comparison:
         if self.verdict is Speed.SLOWER:  # the claim says how many times as slow
             low, high = 1 / high, 1 / low
         interval = f"{low:.2f} to {high:.2f}x"
-        noise = f"; the machine was busy, times spread by {self.spread:.0%}" if self.is_busy else ""
+        noise = f"; {self.noise}" if self.is_busy else ""
+        return f"{self.claim} ({interval}; {times}; measured, {self.circumstances}{noise})"
+
+    @property
+    def noise(self) -> str:
+        """How the machine was busy; empty if it was not."""
+        if not self.is_busy:
+            return ""
+        noise = f"the machine was busy, times spread by {self.spread:.0%}"
         if self._differs_from_itself:
             noise = f"{noise} and the first was {self.control:.2f}x as fast as itself"
-        return f"{self.claim} ({interval}; {times}; measured, {self.circumstances}{noise})"
+        return noise
 
     @property
     def claim(self) -> str:

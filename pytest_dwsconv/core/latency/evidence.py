@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -96,9 +97,27 @@ class Evidence:
         after, low, high = (before / ratio for ratio in (found.ratio, found.high, found.low))
         effect = _EFFECTS[found.verdict]
         where = found.circumstances
+        reason = "; ".join(filter(None, (found.noise, reason)))
         return cls(
             target, Provenance.MEASURED, effect, where, before, after, low, high, reason=reason
         )
+
+    @classmethod
+    def without_a_faster_layer(cls, target: str, timed: Sequence[Comparison]) -> Evidence:
+        """Of a network of which no replacement of a layer, of those timed, was measured faster."""
+        if not timed:
+            nothing = "no layer that runs can be replaced"
+            return cls(target, Provenance.MEASURED, Effect.NONE, reason=nothing)
+        where = timed[0].circumstances
+        noisy = sum(one.verdict not in (Speed.SLOWER, Speed.SAME) for one in timed)
+        if noisy:
+            return cls.unknown(
+                target,
+                f"times of {noisy} of {len(timed)} replacements were too noisy ({where}), and none "
+                "was measured faster; measure on an idle machine",
+            )
+        none = "no replacement of a single layer was measured faster"
+        return cls(target, Provenance.MEASURED, Effect.NONE, where, reason=none)
 
     @property
     def gain(self) -> float | None:

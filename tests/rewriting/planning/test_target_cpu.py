@@ -131,6 +131,27 @@ def test_without_a_faster_layer_no_network_is_timed() -> None:
 
 
 @pytest.mark.usefixtures("whole")
+def test_of_layers_whose_times_are_too_noisy_nobody_says_that_nothing_is_gained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def time_layers(candidates: Sequence[Any], conditions: Conditions) -> list[Comparison]:
+        noisy = Comparison(2.0, 1.0, 2.0, 0.9, 3.0, 0.9, 8, conditions, 1)
+        return [comparison(1.0, 2.0, conditions), *[noisy] * (len(candidates) - 1)]
+
+    monkeypatch.setattr(cpu, "time_layers", time_layers)
+    result = planned()
+    assert result.plan == Plan()
+    assert of_network(result).source is Provenance.UNKNOWN
+    assert of_network(result).reason.startswith("times of 2 of 3 replacements were too noisy")
+
+
+def test_what_does_not_run_here_or_cannot_be_replaced_is_not_called_measured_faster() -> None:
+    depthwise = nn.Sequential(nn.Conv2d(16, 16, 3, groups=16))
+    line = "cpu: no gain (measured): no layer that runs can be replaced"
+    assert str(of_network(rewrite(depthwise, SHAPE, target="cpu"))) == line
+
+
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("limit_ms", [9.0, 7.5, 6.3])
 def test_a_limit_on_the_latency_is_kept_with_no_more_loss_than_it_takes(limit_ms: float) -> None:
     result = planned(budget={"latency": f"{limit_ms}ms"})
@@ -157,12 +178,26 @@ def test_a_limit_that_the_original_keeps_replaces_nothing() -> None:
     result = planned(budget={"latency": "10.5ms"})
     assert result.plan == Plan()
     assert of_network(result).reason == "the original keeps 10.5ms as it is"
+    assert of_network(result).effect is Effect.NONE
 
 
 @pytest.mark.usefixtures("whole")
 def test_a_limit_that_nothing_keeps_is_refused_with_what_was_measured() -> None:
     with pytest.raises(InputError, match="5ms cannot be kept: 6ms are measured with all that is"):
         planned(budget={"latency": "5ms"})
+
+
+def test_a_network_whose_times_are_too_noisy_keeps_no_limit(whole: list[Comparison]) -> None:
+    whole.append(Comparison(8.0, 7.0, 1.1, 0.5, 2.0, 0.9, 8, Conditions(1), 1))
+    with pytest.raises(InputError, match=r"7.5ms is not known to be kept: .* on an idle machine"):
+        planned(budget={"latency": "7.5ms"})
+
+
+def test_a_claim_from_a_busy_machine_says_that_it_was_busy(whole: list[Comparison]) -> None:
+    whole.append(Comparison(8.0, 4.0, 2.0, 1.5, 2.5, 0.9, 8, Conditions(1), 1))
+    line = str(of_network(planned()))
+    assert line.startswith("cpu: 2x faster (measured, ")
+    assert line.endswith("): the machine was busy, times spread by 90%")
 
 
 @pytest.mark.usefixtures("whole")

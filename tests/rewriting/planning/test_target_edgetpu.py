@@ -101,7 +101,7 @@ def test_a_limit_that_the_original_keeps_replaces_nothing_and_that_is_said(layer
 @pytest.mark.parametrize("target", ["cpu", "edgetpu"])
 def test_a_limit_holds_for_a_network_without_candidates(target: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1)).eval()
-    with pytest.raises(InputError, match="the budget of 1us cannot be kept"):
+    with pytest.raises(InputError, match=r"the budget of 1us (cannot|is not known to) be kept"):
         rewrite(model, (1, 3, 8, 8), target=target, budget={"latency": "1us"})
     result = rewrite(model, (1, 3, 8, 8), target=target, budget={"latency": "800s"})
     assert "the original keeps 800s as it is" in str(result)
