@@ -161,10 +161,9 @@ class FitQuality:
                 )
         if 0 < self.held_out < FEW:
             yield Fault(
-                f"the errors are those of {self.held_out} samples held out, which may be chance",
-                Remedies(
-                    "eight batches or more of eight samples, of which every eighth is held out"
-                ),
+                f"the errors are those of {self.held_out} samples held out, which may be chance "
+                "(every eighth batch is held out)",
+                Remedies("eight batches or more of eight samples"),
                 worthless=False,
             )
 
