@@ -66,6 +66,12 @@ def test_the_job_of_gitlab_keeps_its_issues_when_it_fails() -> None:
     assert f"--dws-report=gitlab:{issues}" in job["script"][-1]
 
 
+@pytest.mark.parametrize("name", ["workflow.yml", "gitlab-ci.yml"])
+def test_a_job_that_runs_the_tests_installs_what_models_need(name: str) -> None:
+    (line,) = re.findall(r"pip install .*", (FOLDER / name).read_text(encoding="utf-8"))
+    assert '"pytest-dwsconv[torch]"' in line
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A clone of a repository, whose branch "main" has a baseline."""
