@@ -188,10 +188,12 @@ def _takes_all(parsed: Parsed) -> tuple[int, str] | None:
 
 
 def _edits(site: SourceSite, class_name: str) -> list[tuple[Span, str]]:
-    if not site.guarded or site.place.span is None:
+    if not site.guarded:
         return [(site.place.callee, class_name)]
-    start, end = site.place.span
-    return [((start, start), f"{class_name}.{GUARD}("), ((end, end), ")")]
+    edits = []
+    for start, end in site.place.calls:
+        edits += [((start, start), f"{class_name}.{GUARD}("), ((end, end), ")")]
+    return edits
 
 
 class _Header:

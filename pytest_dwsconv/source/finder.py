@@ -171,6 +171,8 @@ class _Finder:
         if self._names.certain_name(partial.func) != "functools.partial":
             return False
         calls = self._calls_of_partial(partial) if partial.args[0].value is node else []
+        if any(self._is_guarded(call) for call in calls):
+            return True
         specs: list[ConvSpec] = []
         for call in calls:
             # the call's keywords come last, and go before the partial's
@@ -178,8 +180,9 @@ class _Finder:
         if specs:
             self._add(node, node, specs)
             self._calls[node] = calls
-            begins = [self._parsed.place(self._parsed.span(call)[0]) for call in calls]
-            self._places[node] = replace(self._places[node], called_at=tuple(begins))
+            spans = [self._parsed.span(call) for call in calls]
+            begins = tuple(self._parsed.place(start) for start, _ in spans)
+            self._places[node] = replace(self._places[node], calls=tuple(spans), called_at=begins)
         return bool(specs)
 
     def _calls_of_partial(self, partial: cst.Call) -> list[cst.Call]:
@@ -216,7 +219,7 @@ class _Finder:
             column=column,
             specs=tuple(specs),
             code=_one_line(self._parsed.code(node)),
-            span=self._parsed.span(node) if isinstance(node, cst.Call) else None,
+            calls=(self._parsed.span(node),) if isinstance(node, cst.Call) else (),
             callee=self._parsed.span(callee),
             proved=proved,
         )

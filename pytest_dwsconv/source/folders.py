@@ -100,7 +100,11 @@ def _is_ignored(path: Path, ignored: Sequence[_Ignored], end: str = "") -> bool:
     """Whether the nearest ``.gitignore`` that says something of the path leaves it out."""
     real = Path(os.path.realpath(path.parent), path.name)
     for folder, patterns in reversed(ignored):
-        result = patterns.check_file(f"{real.relative_to(folder).as_posix()}{end}")
-        if result.include is not None:
-            return result.include
+        name = f"{real.relative_to(folder).as_posix()}{end}"
+        matching = [each.include for each in patterns.patterns if each.match_file(name)]
+        # reason: of a file, pathspec lets patterns of folders be weaker; of a folder they are not,
+        # as "!*/" after "*"
+        include = matching[-1] if end and matching else patterns.check_file(name).include
+        if include is not None:
+            return include
     return False

@@ -82,15 +82,16 @@ class Place:
 
     ``specs`` has one for each of the values that the file gives its kernel size and groups.
     ``proved`` is what the file's text settles whatever the numbers are; ``callee`` is what a
-    rewrite replaces in ``span``, the call. ``noqa`` are codes, or their beginnings, that a
-    comment beside it silences. ``called_at`` is where the calls of a ``partial`` of it begin.
+    rewrite replaces; a guard goes around each of the ``calls``. ``noqa`` are codes, or their
+    beginnings, that a comment beside it silences. ``called_at`` is where the calls of a ``partial``
+    of it begin.
     """
 
     line: int
     column: int
     specs: tuple[ConvSpec, ...]
     code: str
-    span: Span | None
+    calls: tuple[Span, ...]
     callee: Span
     proved: Judgement | None = None
     noqa: tuple[str, ...] = ()
@@ -240,9 +241,9 @@ def _judge_site(
         return SourceSite(place, judgement)
     if place.proved is not None:
         return SourceSite(place, place.proved)
-    if guards and place.span is not None:
+    if guards and place.calls:
         reason = _why_guarded(place, judged, judgement, built)
-        guarded = [judged(each) for each in built or [_most_promising(place.spec)]]
+        guarded = [judged(each) for each in built or map(_most_promising, place.specs)]
         taken = [each.verdict is Verdict.CANDIDATE for each in guarded]
         if reason and any(taken) and {each.code for each in guarded} <= _LEFT_BY_GUARDS:
             judgement = Judgement(
@@ -270,7 +271,7 @@ def _why_guarded(
     if against:
         reason = judged(against[0]).reason
         return f"{reason} for {len(against)} of the {len(built)} built here"
-    if None in (place.spec.in_channels, place.spec.out_channels):
+    if any(None in (each.in_channels, each.out_channels) for each in place.specs):
         return "its channels are not constants here, and may be too few"
     return None
 

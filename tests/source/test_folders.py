@@ -65,14 +65,16 @@ PATTERNS = {
     ],
     "a": ["x.py", "!gen/"],
     "a/gen": ["y.py"],
+    "d": ["*", "!*/", "!*.*", "x.py", "/e/"],
 }
 FILES = (
     "b.py #c.py top.py m_pb2.py keep_pb2.py gen/z.py a/top.py a/x.py a/b/x.py a/b/deep.py "
-    "a/gen/y.py a/gen/x.py a/gen/z.py a/keep_pb2.py c/x.py c/gen/x.py"
+    "a/gen/y.py a/gen/x.py a/gen/z.py a/keep_pb2.py c/x.py c/gen/x.py d/x.py d/y.py d/f/x.py "
+    "d/f/g/z.py d/f/e/z.py d/e/z.py"
 ).split()
 
 
-@pytest.mark.parametrize("below", [".", "a", "a/gen", "a/b", "c"])
+@pytest.mark.parametrize("below", [".", "a", "a/gen", "a/b", "c", "d"])
 def test_what_git_ignores_is_what_is_left_out(tmp_path: Path, below: str) -> None:
     for folder, lines in PATTERNS.items():
         ignore(tmp_path / folder, *lines)

@@ -154,7 +154,6 @@ PARTIAL = "from functools import partial\nconv = partial(nn.Conv2d, kernel_size=
         (f"{PARTIAL}conv(8, 64, kernel_size=1)", POINTWISE),
         (f"{PARTIAL}conv(8, 64)\nconv(64, 64, kernel_size=1)", OPEN),
         (f"{PARTIAL}conv(64, 64, groups=64)", DEPTHWISE),
-        (f"{PARTIAL}conv(64, 64, groups=g)", GROUPS),
         (f"{PARTIAL}conv(3, 64)", "DWS115"),
         (f"{PARTIAL}x = conv(8, 64)\nx.weight.data.zero_()", "DWS110"),
         (f"{PARTIAL}conv(8, 64)\nmake(conv)", "DWS201"),
@@ -174,5 +173,17 @@ def test_the_class_in_a_partial_is_replaced() -> None:
     result = rewrite_text(f"from torch import nn\n{PARTIAL}x = conv(8, 64)\n").text
     assert result.endswith(
         "\nconv = partial(DepthwiseSeparableConv2d, kernel_size=3, padding=1)\nx = conv(8, 64)\n"
+    )
+    assert rewrite_text(result).text == result
+
+
+@pytest.mark.parametrize("call", ["conv(c, 64)", "conv(64, c)", "conv(64, 64, groups=c)"])
+def test_the_calls_of_a_partial_are_decided_when_they_run(call: str) -> None:
+    text = f"from torch import nn\n{PARTIAL}x = conv(8, 64)\ndef f(c): return {call}\n"
+    result = rewrite_text(text).text
+    assert result.endswith(
+        "\nconv = partial(nn.Conv2d, kernel_size=3, padding=1)\n"
+        "x = DepthwiseSeparableConv2d.where_it_saves(conv(8, 64))\n"
+        f"def f(c): return DepthwiseSeparableConv2d.where_it_saves({call})\n"
     )
     assert rewrite_text(result).text == result
