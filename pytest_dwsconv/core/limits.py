@@ -87,11 +87,12 @@ class Remedy:
     """Replacements that measured faster on the machine that measured the model.
 
     They are the fewest that bring the model under its limit, or all where ``attainable``, the
-    seconds that the model would then take, is above it.
+    seconds that the model would then take, is above it. Of ``noisy`` others nobody can tell.
     """
 
     replacements: tuple[str, ...]
     attainable: float
+    noisy: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,16 @@ class LatencyCheck:
         return f"{took}, the limit is {self.held_to.sentence(self.measurement)}."
 
     def _advice(self, remedy: Remedy) -> str:
+        noise = ""
+        if remedy.noisy:
+            noise = f" Times of {remedy.noisy} were too noisy to tell: run it on an idle machine."
         if not remedy.replacements:
-            return "No replacement of a convolution measured faster here."
+            return f"No replacement of a convolution measured faster here.{noise}"
         reached = f"{milliseconds(remedy.attainable)}, by what was measured of each"
         if remedy.attainable > self.limit:
-            return plain(f"All replacements that measured faster would only bring it to {reached}.")
+            return plain(
+                f"All replacements that measured faster would only bring it to {reached}.{noise}"
+            )
         names = _listed(list(map(_spoken, remedy.replacements)))
         return plain(f"Making {names} separable would bring it to {reached}.")
 

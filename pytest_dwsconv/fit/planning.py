@@ -83,7 +83,8 @@ def parse_budgets(budgets: Budgets) -> dict[str, float]:
     unknown = sorted(given.keys() - LIMITS.keys())
     if unknown or not given:
         raise InputError(
-            f"a budget takes {', '.join(LIMITS)}, not {unknown[0] if unknown else 'nothing'!r}"
+            f"a budget takes {', '.join(LIMITS)}, and with a target latency, not "
+            f"{unknown[0] if unknown else 'nothing'!r}"
         )
     limits = {}
     for name, value in given.items():

@@ -46,4 +46,5 @@ def remedy(
             break
         seconds -= saved
         chosen.append(name)
-    return Remedy(tuple(chosen), max(seconds, 0.0))
+    noisy = sum(found.verdict is Speed.UNDECIDED for found in comparisons)
+    return Remedy(tuple(chosen), max(seconds, 0.0), noisy)

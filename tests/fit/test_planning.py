@@ -173,8 +173,8 @@ def test_a_plan_under_a_budget_is_better_than_a_uniform_one() -> None:
             "leaves",
         ),
         ("many", FormatError, "the budget's params 'many' is not a quantity"),
-        ({}, InputError, "a budget takes params, macs, size, int8, not 'nothing'"),
-        ({"parms": 1}, InputError, "a budget takes params, macs, size, int8, not 'parms'"),
+        ({}, InputError, "int8, and with a target latency, not 'nothing'"),
+        ({"parms": 1}, InputError, "int8, and with a target latency, not 'parms'"),
     ],
 )
 def test_budgets_that_cannot_be(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
 
 from pytest_dwsconv.core.jsonio import OMITTED, Positive, Seconds
+from pytest_dwsconv.core.plaintext import quoted
 from pytest_dwsconv.core.quantities import whole_number
+from pytest_dwsconv.errors import InputError
 
 
 class Runtime(str, Enum):
@@ -39,6 +42,9 @@ class MemoryFormat(str, Enum):
     CHANNELS_LAST = "channels_last"
 
 
+_Named = TypeVar("_Named", MemoryFormat, Runtime)
+
+
 @dataclass(frozen=True)
 class Conditions:
     """What a latency on a CPU depends on, besides the machine, the model and its input.
@@ -47,7 +53,8 @@ class Conditions:
     is that of layers that are timed, as PyTorch calls it; networks are timed in their own.
 
     Raises:
-        InputError: ``threads`` is not a whole number from 1.
+        InputError: ``threads`` is not a whole number from 1, or there is no such memory format or
+            runtime.
     """
 
     threads: Positive
@@ -57,6 +64,9 @@ class Conditions:
 
     def __post_init__(self) -> None:
         whole_number("threads", self.threads)
+        # reason: a format given as a word would be compared by identity, and taken for another
+        object.__setattr__(self, "memory_format", _member(MemoryFormat, self.memory_format))
+        object.__setattr__(self, "runtime", _member(Runtime, self.runtime))
         if self.is_litert:
             object.__setattr__(self, "memory_format", MemoryFormat.CHANNELS_LAST)
             object.__setattr__(self, "dtype", "float32")
@@ -69,6 +79,14 @@ class Conditions:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         dtype = "" if self.dtype == "float32" else f", {self.dtype}"
         return f"{self.runtime.value}, {threads}, {self.memory_format.value}{dtype}"
+
+
+def _member(kind: type[_Named], given: object) -> _Named:
+    try:
+        return kind(given)
+    except ValueError as error:
+        values = ", ".join(repr(each.value) for each in kind)
+        raise InputError(f"{kind.__name__} is one of {values}, not {quoted(given)}") from error
 
 
 class Speed(str, Enum):

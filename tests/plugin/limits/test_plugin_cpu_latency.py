@@ -245,6 +245,16 @@ def test_a_limit_is_exceeded_where_the_layers_cannot_be_exported_too(
     result.stdout.fnmatch_lines(["E *Failed: On litert Small took 10.000 ms, * (3.000 ms over)."])
 
 
+def test_replacements_whose_times_are_too_noisy_are_told_of(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = Comparison(8, 6, 1.3, 0.5, 3.0, 0.9, 8, CONDITIONS, 1)
+    monkeypatch.setattr(remedy, "time_layers", lambda layers, *_, **__: [noisy] * len(layers))
+    result = run(pytester, SOURCE.format("'7ms'"))
+    said = "measured faster here. Times of 2 were too noisy to tell: run it on an idle machine."
+    result.stdout.fnmatch_lines([f"E *No replacement of a convolution {said}"])
+
+
 def test_a_host_that_cannot_be_reached_skips_the_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
