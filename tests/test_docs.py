@@ -87,3 +87,16 @@ def test_each_public_name_is_on_the_page_of_the_library_once() -> None:
     assert [name for name in set(described) if described.count(name) > 1] == []
     missing = [name for name in __all__ if f"pytest_dwsconv.{name}" not in described]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES, *sorted((ROOT / "examples").rglob("*.py"))],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_code_that_is_shown_imports_what_is_promised_to_stay(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    modules = set(re.findall(r"^from (pytest_dwsconv[\w.]*) import", text, re.MULTILINE))
+    rooms = {f"pytest_dwsconv.{room}" for room in ("edgetpu", "latency", "render")}
+    schema = "pytest_dwsconv.render.forms.json"
+    assert modules <= {"pytest_dwsconv", *rooms, schema}

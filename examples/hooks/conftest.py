@@ -7,8 +7,7 @@ import time
 import pytest
 import torch
 
-from pytest_dwsconv.core.measurement import Measurement
-from pytest_dwsconv.core.rules import Judgement, Verdict
+from pytest_dwsconv import Judgement, Measurement, Verdict
 
 TESTS = {}
 

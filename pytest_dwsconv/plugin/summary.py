@@ -213,8 +213,11 @@ class Summary:
         """Tell of the reports that are shown what replacements gain on the targets."""
         if not (self._targets and self._outputs and self._run):
             return
-        from pytest_dwsconv.analysis.targets import with_target
-
+        try:
+            from pytest_dwsconv.analysis.targets import with_target
+        except MissingDependencyError as error:  # reason: stored reports are shown without PyTorch
+            self._result.notices.append(f"What replacements gain on a target is unknown: {error}")
+            return
         config = self._config
         shown = [found.report for found in architectures(self._run)]
         for target in self._targets:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
 from inner_runs import NETS, is_one_sentence, run, run_reporting, written
+from torch import nn
+
+from pytest_dwsconv import analyze
 
 TEST = """
 import torch
@@ -71,6 +75,23 @@ def test_the_key_alone_asks_for_no_report(pytester: pytest.Pytester) -> None:
     result = run(pytester, ONE)
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*dwsconv:*")
+
+
+def test_a_stored_report_is_shown_where_torch_is_not_installed(pytester: pytest.Pytester) -> None:
+    report = analyze(nn.Conv2d(8, 16, 3), (1, 8, 9, 9))
+    (pytester.path / "report.json").write_text(report.to_json())
+    pytester.makepyfile(
+        """
+        from pytest_dwsconv import Report
+        def test_it(dws_budget):
+            dws_budget(Report.from_json(open("report.json").read()), params="2k")
+        """
+    )
+    code = "import sys, pytest; sys.modules['torch'] = None; pytest.main(['--dws-target=cpu'])"
+    result = pytester.run(sys.executable, "-c", code)
+    result.stdout.fnmatch_lines(
+        ["Conv2d, input 1 x 8 x 9 x 9*", "What * is unknown: * needs the package torch: *"]
+    )
 
 
 @pytest.mark.parametrize(("option", "ms"), [("", 2.0), ("--dws-remeasure", 3.0)])
