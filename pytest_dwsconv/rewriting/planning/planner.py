@@ -98,7 +98,10 @@ def confirmed(
     if goal.target in RUNTIMES and inputs is not None:
         goal = Goal(goal.target, None, {}, fastest=False)
         return plan_for_cpu(model, report, options_of_plan(report, plan), goal, inputs[0])
-    return TargetPlan(plan, predicted_evidence(report, plan, goal.host))
+    evidence = predicted_evidence(report, plan, goal.host)
+    if evidence[""].effect is Effect.FASTER:
+        return TargetPlan(plan, evidence)
+    return TargetPlan(Plan(), predicted_evidence(report, Plan(), goal.host))
 
 
 def _check_inputs(goal: Goal, inputs: Arguments | None) -> None:

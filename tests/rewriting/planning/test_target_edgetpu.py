@@ -185,6 +185,16 @@ def test_a_network_is_rewritten_until_nothing_streams(init: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest_dwsconv.errors.FitWarning")
 @pytest.mark.usefixtures("_small_chip")
+def test_terms_that_a_gainless_plan_keeps_replace_nothing() -> None:
+    batches = [torch.randn(16, *SMALL[1:]) for _ in range(2)]
+    terms: dict[str, Any] = {"accept": lambda _: True, "calibration": batches, "refine": 0}
+    result = rewrite(network(1), SMALL, target="edgetpu", form="depthwise_first", **terms)
+    assert result.plan == Plan()
+    assert result.report_before.evidence[0].effect is Effect.NONE
+
+
+@pytest.mark.filterwarnings("ignore::pytest_dwsconv.errors.FitWarning")
+@pytest.mark.usefixtures("_small_chip")
 def test_the_fastest_network_that_keeps_the_terms_streams_least() -> None:
     data: dict[str, Any] = {"form": "depthwise_first", "select": ["0"], "refine": 0}
     batches = [torch.randn(16, *SMALL[1:]) for _ in range(2)]
