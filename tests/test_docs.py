@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_dwsconv import __all__
+from pytest_dwsconv.core.latency.comparison import RUNTIMES
+from pytest_dwsconv.core.latency.evidence import EDGETPU
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -25,6 +27,12 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     named = re.findall(r"`((?:pytest_dwsconv|tests|docs|benchmarks|examples)/[\w./-]+)`", text)
     placeholder = "pytest_dwsconv/render/forms/NAME.py"
     assert [path for path in named if path != placeholder and not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["latency", "pytest", "targets"])
+def test_a_page_on_latency_names_each_target(name: str) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert [target for target in (*RUNTIMES, EDGETPU) if target not in page] == []
 
 
 def test_every_folder_of_the_package_is_on_the_map() -> None:
