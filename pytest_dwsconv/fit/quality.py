@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pytest_dwsconv.core.plan import Plan, PlanEntry
+from pytest_dwsconv.render.table import count
 
 USELESS = 0.9
 """From this share of the error of its mean on an output is hardly better than that."""
@@ -161,8 +162,8 @@ class FitQuality:
                 )
         if 0 < self.held_out < FEW:
             yield Fault(
-                f"the errors are those of {self.held_out} samples held out, which may be chance "
-                "(every eighth batch is held out)",
+                f"the errors are those of {count(self.held_out, 'sample')} held out, which may be "
+                "chance (every eighth batch is held out)",
                 Remedies("eight batches or more of eight samples"),
                 worthless=False,
             )

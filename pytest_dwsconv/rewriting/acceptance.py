@@ -280,11 +280,14 @@ class _Judge:
 
 @torch.no_grad()
 def _evaluated(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> float:
+    """What the metric gives, in the mean over processes, which all have to try the same plans."""
     with buffers_as_found(model), as_found(list(model.modules())):
         value = evaluate(model)
     try:
-        return float(value)
+        number = torch.tensor(float(value), dtype=torch.float64, device="cpu")
     except (TypeError, ValueError) as error:
         raise InputError(
             f"evaluate must give a number, the higher the better, not {value!r}"
         ) from error
+    all_reduce(number)
+    return float(number) / place_in_group()[1]

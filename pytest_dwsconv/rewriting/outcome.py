@@ -29,7 +29,7 @@ Swaps = Mapping[nn.Module, nn.Module]
 
 
 class Placed(NamedTuple):
-    """Replacements, and biases, normalisation and buffers as they are with them."""
+    """Replacements, and biases and normalisation as they are with them."""
 
     swaps: Swaps
     tensors: Sequence[tuple[Tensor, Tensor]]
@@ -48,11 +48,13 @@ class Placement:
         self._saved: list[tuple[Tensor, Tensor]] = []
 
     def put(self, swaps: Swaps) -> None:
-        """Put these in place, and note biases, normalisation and buffers as they are now."""
+        """Put these in place, and note biases and normalisation as they are now.
+
+        Other buffers are put back by whoever runs the forward, which may have written into them.
+        """
         tensors: list[Tensor | None] = [conv.bias for conv in swaps]  # type: ignore[misc]  # all are convolutions
         for norm in normalisations(self.target):
-            tensors += norm.parameters()
-        tensors += self.target.buffers()
+            tensors += [*norm.parameters(), *norm.buffers()]
         self._saved = [
             (tensor, tensor.detach().clone()) for tensor in tensors if tensor is not None
         ]

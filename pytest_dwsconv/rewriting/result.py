@@ -21,6 +21,7 @@ from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.core.rules import CANDIDATE_CODE
 from pytest_dwsconv.fit.layers.choice import is_too_wide
 from pytest_dwsconv.fit.quality import Fault, FitQuality, Refinement
+from pytest_dwsconv.render.table import count
 from pytest_dwsconv.report import Report
 
 
@@ -61,7 +62,7 @@ class Acceptance:
 
     def line(self) -> str:
         """What a result says of it."""
-        tried = f"{len(self.trials)} plans tried"
+        tried = f"{count(len(self.trials), 'plan')} tried"
         if self.kept:
             return f"the smallest plan that keeps {self.condition} ({tried})"
         if not self.trials:
@@ -254,8 +255,8 @@ class RewriteResult:
             # reason: a budget or a given plan leaves candidates out, nothing else does
             is_candidate = found.code == CANDIDATE_CODE
             reasons["not in the plan" if is_candidate else f"{found.code}: {found.reason}"] += 1
-        for reason, count in reasons.most_common():
-            yield f"not replaced: {count} ({reason})"
+        for reason, times in reasons.most_common():
+            yield f"not replaced: {times} ({reason})"
 
 
 def _errors(what: str, errors: Mapping[str, float]) -> Iterator[str]:

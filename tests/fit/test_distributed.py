@@ -30,12 +30,15 @@ result = rewrite(model, init="fit", calibration=data[rank::world], refine=0)
 errors = [dict(result.errors), dict(result.calibration_errors), dict(result.held_out_errors)]
 if rank == 0:
     torch.save((result.model.state_dict(), errors), f"{folder}/fit{world}.pt")
-refined = rewrite(model, init="fit", calibration=data[rank::world], refine=22).model
 own = data[rank::world]
+refined = rewrite(model, init="fit", calibration=own, refine=22).model
+evaluate = lambda m: -(1 + rank) * float((m(own[0]) - model(own[0])).square().mean())
+searched = rewrite(model, calibration=own, evaluate=evaluate, max_error=2.5e-3, refine=0)
+trials = [(trial.params, trial.evaluation) for trial in searched.acceptance.trials]
 path = f"{folder}/c{world}.pt"
 done = distill(refined, model, own, steps=4, check_every=2, held_out=own, checkpoint=path)
 assert done.steps == 4
-states = [value.sum().item() for value in refined.state_dict().values()]
+states = [value.sum().item() for value in refined.state_dict().values()] + trials
 if world > 1:
     both = [None] * world
     dist.all_gather_object(both, states)

@@ -187,6 +187,41 @@ def test_the_model_that_a_function_of_the_result_keeps_stays_as_it_was() -> None
     assert all(torch.equal(model(x), gave) for model, gave in kept)
 
 
+class Counting(nn.Sequential):
+    """Counts how often it runs."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.get_buffer("runs").add_(1)
+        found: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch's own
+        return found
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_buffer_that_the_forward_writes_is_as_found(inplace: bool) -> None:
+    model = Counting(*network().children()).eval()
+    result = search(model, max_error=0.1, inplace=inplace)
+    assert result.acceptance is not None
+    assert len(result.acceptance.trials) > 1
+    assert result.model.get_buffer("runs") == model.get_buffer("runs") == 0
+
+
+def test_a_buffer_is_as_found_where_a_rewrite_in_place_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytest_dwsconv.rewriting.outcome.refine", interrupted)
+    model = Counting(*network().children()).eval()
+    with pytest.raises(KeyboardInterrupt):
+        rewrite(model, init="fit", calibration=images(), inplace=True)
+    assert model.get_buffer("runs") == 0
+
+
 def test_select_is_respected_and_reported() -> None:
     result = search(network(), max_error=0.3, select=["3"])
     assert [entry.name for entry in result.plan.entries] == ["3"]
