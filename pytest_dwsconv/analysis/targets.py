@@ -11,7 +11,7 @@ from pytest_dwsconv.core.findings import Finding, ReportData
 from pytest_dwsconv.core.latency.comparison import RUNTIMES, Comparison, Conditions, Speed
 from pytest_dwsconv.core.latency.evidence import EDGETPU, Evidence
 from pytest_dwsconv.core.plan import plan_of
-from pytest_dwsconv.edgetpu.prediction import HOST, host_of
+from pytest_dwsconv.edgetpu.prediction import HOST, check_targets, host_of
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
 from pytest_dwsconv.errors import DwsconvError, InputError
 
@@ -27,12 +27,14 @@ def with_targets(report: _Data, model: nn.Module, targets: str | Sequence[str]) 
     """The report with what is known on one target or several, for its model as it is.
 
     Raises:
-        InputError: as for ``with_target``.
+        InputError: as for ``with_target``, or a target is named twice.
     """
     # reason: timing needs NumPy, and is rarely asked for
     from pytest_dwsconv.latency.runs import conditions_of
 
-    for target in [targets] if isinstance(targets, str) else targets:
+    targets = [targets] if isinstance(targets, str) else targets
+    check_targets(targets)
+    for target in targets:
         (report,) = with_target([report], target, conditions=conditions_of(model))
     return report
 

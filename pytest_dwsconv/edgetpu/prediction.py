@@ -8,6 +8,7 @@ multiply-accumulates and the activations that it writes. The constants are fitte
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from pytest_dwsconv.core.conv import Kind
@@ -207,6 +208,19 @@ def host_of(target: object, host: str = HOST) -> str | None:
         raise InputError(f"target must be {known} or {EDGETPU!r}, not {quoted(target)}")
     rates_of(kind if colon else host)
     return kind if colon else host
+
+
+def check_targets(targets: Sequence[str]) -> None:
+    """Check that a report can tell of these.
+
+    Raises:
+        InputError: one is not known, or the same one is named twice.
+    """
+    for target in targets:
+        host_of(target)
+    names = [target.partition(":")[0] for target in targets]
+    if len(names) > len(set(names)):
+        raise InputError("a report is for one host of a target; name each once")
 
 
 def _interval(features: LatencyFeatures) -> tuple[float, str]:

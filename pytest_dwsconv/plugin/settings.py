@@ -331,16 +331,12 @@ def targets(config: pytest.Config) -> list[str]:
     Raises:
         pytest.UsageError: one is not known, or the same one is named twice.
     """
-    from pytest_dwsconv.edgetpu.prediction import host_of
+    from pytest_dwsconv.edgetpu.prediction import check_targets
 
     given = config.getoption("dws_target") or lines(config, "dws_target")
     found = [word.strip() for words in given for word in words.split(",") if word.strip()]
     with usage_errors("dws-target: "):
-        for target in found:
-            host_of(target)
-    names = [target.partition(":")[0] for target in found]
-    if len(names) > len(set(names)):
-        raise pytest.UsageError("dws-target: a report is for one host of a target; name each once")
+        check_targets(found)
     return found
 
 

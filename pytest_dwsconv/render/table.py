@@ -6,6 +6,7 @@ One more row in ``COLUMNS`` makes a quantity of a finding visible in all of them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -117,6 +118,13 @@ def evidence_columns(findings: Iterable[Finding]) -> tuple[Column, ...]:
     """One column per target and way of knowing: what is measured is not sorted with predictions."""
     known = {(one.target, one.source) for finding in findings for one in finding.evidence}
     return tuple(_evidence_column(*one) for one in sorted(known))
+
+
+def possible_evidence_columns(report: ReportData) -> tuple[Column, ...]:
+    """Those that a report may have, however the noise of a measurement turns out."""
+    known = [*report.evidence, *(one for finding in report.findings for one in finding.evidence)]
+    targets = sorted({one.target for one in known})
+    return tuple(_evidence_column(*one) for one in product(targets, Provenance))
 
 
 def _evidence_column(target: str, source: Provenance) -> Column:

@@ -22,6 +22,7 @@ from pytest_dwsconv.render.table import (
     Total,
     count,
     evidence_columns,
+    possible_evidence_columns,
     quantity,
     sums,
     tabulated,
@@ -166,8 +167,10 @@ def view(
     columns: Sequence[str] | None = None,
 ) -> str:
     """The table of ``Report.table``."""
-    evidence = evidence_columns(report.findings)
-    shown = (*COLUMNS, *evidence) if columns is None else _columns(columns, evidence)
+    if columns is None:
+        shown = (*COLUMNS, *evidence_columns(report.findings))
+    else:
+        shown = _columns(columns, possible_evidence_columns(report))
     wanted = View(sort, match, depth)
     if depth is None:
         return tabulated(shown, written(shown, wanted.rows(report.findings)), shown)

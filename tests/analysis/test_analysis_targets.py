@@ -160,3 +160,9 @@ def test_where_nothing_can_be_replaced_nothing_is_gained() -> None:
 def test_a_target_that_is_not_known_is_refused(target: Any) -> None:
     with pytest.raises(InputError, match=r"target must be 'cpu', .* not|is not a host with"):
         analyze(nn.Conv2d(3, 8, 1), (1, 3, 4, 4), target=target)
+
+
+@pytest.mark.parametrize("targets", [["cpu", "cpu"], ["edgetpu", "edgetpu:desktop_usb3"]])
+def test_a_target_that_is_named_twice_is_refused(targets: list[str]) -> None:
+    with pytest.raises(InputError, match="name each once"):
+        analyze(network(), SHAPE, target=targets)

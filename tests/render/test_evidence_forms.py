@@ -55,6 +55,12 @@ def test_a_table_of_chosen_columns_may_have_it_and_is_not_sorted_by_it() -> None
         REPORT.table(sort="edgetpu_predicted")
 
 
+def test_a_chosen_column_is_there_however_a_measurement_turned_out() -> None:
+    noisy = SMALL.with_evidence({"stem": Evidence.unknown("cpu", "times were too noisy")})
+    rows = noisy.table(columns=["name", "cpu_measured"]).split("\n")
+    assert ["stem", "-"] in [row.split() for row in rows]
+
+
 def test_a_page_sorts_what_is_known_in_one_way_by_its_number() -> None:
     slower = Evidence("cpu", Provenance.MEASURED, Effect.SLOWER, "", 2.0, 5.0, 4.9, 5.1)
     unknown = Evidence.unknown("cpu", "nobody measured it")
