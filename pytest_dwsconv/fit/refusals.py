@@ -51,7 +51,10 @@ def why_not_repeated(
         own_args, own_kwargs = tree_map(copied, (tuple(args), dict(kwargs)))
         outputs.append(floating(model(*own_args, **own_kwargs)))
     if not same(*outputs):
-        return "for the forward draws random numbers, as by randn_like or a dropout left on"
+        return (
+            "for the forward draws random numbers, as by randn_like or a dropout left on, or "
+            "depends on the calls before"
+        )
     if known is not None and path(trace(model, args, kwargs).graph.nodes) != known:
         return "for a loop or a condition of the forward depends on the values of its inputs"
     return (

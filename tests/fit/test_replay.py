@@ -103,6 +103,20 @@ def test_a_forward_that_draws_random_numbers_is_said_to(draw: Callable[[Tensor],
         fitted(Noisy(*two()), images())
 
 
+def test_a_forward_that_depends_on_the_calls_before_is_said_to() -> None:
+    class Following(nn.Sequential):
+        def __init__(self, *layers: nn.Module) -> None:
+            super().__init__(*layers)
+            self.register_buffer("level", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            level = self.get_buffer("level").mul_(0.9).add_(0.1 * x.mean())
+            return super().forward(x - level)  # type: ignore[no-any-return, no-untyped-call]
+
+    with pytest.raises(InputError, match=r"or depends on the calls before"):
+        fitted(Following(*two()), [x + 1 for x in images()])
+
+
 def test_arrays_in_batches_are_said_to_be_made_tensors() -> None:
     with pytest.raises(TracingError, match=r"by torch\.from_numpy\(array\)\.$"):
         fitted(nn.Sequential(*two()), [x.numpy() for x in images()])
