@@ -141,10 +141,10 @@ $unfit        if conv.weight.shape[1] > few and $smaller < size:
 
 _UNFIT = Template("""\
         if $rest:
-            return conv  # there is no such size for its groups
+            return conv  # $why
 """)
 
-_TAKES_ALL = "        few = 1  # of a depthwise convolution"
+_TAKES_ALL = "        few = min(1, conv.groups - 1)  # a depthwise one has a map per group"
 _TAKES_FEW = f"""\
         # of so few input channels all outputs would be mixtures of the same maps
         few = {FEW_CHANNELS_OF_PATCHES} if conv.kernel_size == conv.stride else {FEW_CHANNELS}
@@ -231,7 +231,10 @@ def _spellings(inserted: Inserted) -> dict[str, str]:
             "channels_are": "filters.shape[0]",
             "parts": "cls.size * (ends + taps)",
             "ends": "\n        ends = (conv.in_channels + conv.out_channels) // conv.groups",
-            "unfit": _UNFIT.substitute(rest="cls.size % conv.groups"),
+            "unfit": _UNFIT.substitute(
+                rest="taps == 1 or cls.size % conv.groups",
+                why="it is pointwise, or there is no such size for its groups",
+            ),
         }
     if form is Form.GROUPED:
         return {
@@ -244,7 +247,10 @@ def _spellings(inserted: Inserted) -> dict[str, str]:
             "channels": "subgroups",
             "channels_are": "self.in_channels // filters.shape[1]",
             "parts": f"cls.size * conv.in_channels * taps + {mixed}",
-            "unfit": _UNFIT.substitute(rest="conv.weight.shape[1] % cls.size"),
+            "unfit": _UNFIT.substitute(
+                rest="conv.weight.shape[1] % cls.size",
+                why="there is no such size for its groups",
+            ),
         }
     if form is Form.POINTWISE_FIRST:
         parts = f"conv.out_channels * taps + {mixed}"

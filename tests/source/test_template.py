@@ -319,6 +319,8 @@ def test_the_guard_decides_as_the_rules_do(
         (Policy(min_saving=9), (64, 128, 3), False),
         (Policy(min_saving=8), (64, 128, 3), True),
         (Policy(few_channels=True), (3, 64, 7), True),
+        (Policy(few_channels=True), (1, 64, 7), True),
+        (Policy(few_channels=True), (4, 64, 7, 1, 0, 1, 4), False),
         (Policy(few_channels=True), (64, 64, 1), False),
     ],
 )
@@ -414,11 +416,12 @@ def test_each_form_computes_what_the_live_replacement_does(
 
 @pytest.mark.parametrize("kind", FORMS, ids=str)
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize(("inputs", "outputs"), [(8, 4), (8, 32), (64, 12), (4, 64), (12, 12)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 4), (8, 32), (64, 12), (4, 64), (64, 64)])
+@pytest.mark.parametrize("sides", [1, 3])
 def test_each_form_is_taken_where_it_saves(
-    kind: Inserted, inputs: int, outputs: int, groups: int
+    kind: Inserted, inputs: int, outputs: int, sides: int, groups: int
 ) -> None:
-    new, conv = inserted(2, Policy(), kind), nn.Conv2d(inputs, outputs, 3, groups=groups)
+    new, conv = inserted(2, Policy(), kind), nn.Conv2d(inputs, outputs, sides, groups=groups)
     expected = judge_inserted(module_spec(conv), Policy(), kind).verdict is Verdict.CANDIDATE
     assert isinstance(new.where_it_saves(conv), new) == expected
 
