@@ -37,15 +37,11 @@ def check_batches(name: str, batches: Any) -> None:
 
 
 def check_calibration(model: nn.Module, batches: Sequence[Any]) -> None:
-    """Whether there are batches with values, and weights with values.
+    """Whether the batches and the weights have values.
 
     Raises:
-        InputError: there are none, or a batch is empty, or holds NaN or infinity.
+        InputError: a batch is empty, or holds NaN or infinity, or weights are on the meta device.
     """
-    if not batches:
-        raise InputError(
-            "calibration has no batches: give at least one, as tensors of the model's inputs"
-        )
     for index, batch in enumerate(batches):
         for tensor in floating(given(batch)):
             if not tensor.numel():

@@ -63,7 +63,12 @@ def checked_batches(calibration: Iterable[Any] | None, init: str, goal: Goal | N
     if calibration is None:
         return []
     check_batches("calibration", calibration)
-    return tree_map(_recordable, list(calibration))  # type: ignore[no-any-return]  # torch leaves it open
+    batches = list(calibration)
+    if not batches:
+        raise InputError(
+            "calibration has no batches: give at least one, as tensors of the model's inputs"
+        )
+    return tree_map(_recordable, batches)  # type: ignore[no-any-return]  # torch leaves it open
 
 
 def _recordable(leaf: Any) -> Any:
