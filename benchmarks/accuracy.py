@@ -57,9 +57,8 @@ from torch import Tensor, nn
 from pytest_dwsconv import analyze, distill, rewrite
 from pytest_dwsconv.core.conv import ORDERS, Order
 from pytest_dwsconv.core.plan import PlanEntry
-from pytest_dwsconv.fit.calibration import calibrate
+from pytest_dwsconv.fit.calibration import Preparation, calibrate
 from pytest_dwsconv.fit.planning import estimate
-from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.separable.exchange import swap
 from pytest_dwsconv.tracing.preserving import as_found
 

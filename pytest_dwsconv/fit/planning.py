@@ -19,13 +19,13 @@ from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.quantities import Unit, humanize, parse_quantity
 from pytest_dwsconv.errors import FormatError, InputError
 from pytest_dwsconv.fit.allocation import Limited, check_solver, least_loss
+from pytest_dwsconv.fit.calibration import Preparation
 from pytest_dwsconv.fit.layers.choice import is_too_wide, last_part_fits
 from pytest_dwsconv.fit.layers.fitted import weighted_loss
 from pytest_dwsconv.fit.layers.problem import LayerProblem, output_weight
 from pytest_dwsconv.fit.least_squares.solution import fit
 from pytest_dwsconv.fit.moments import all_reduce
 from pytest_dwsconv.fit.observations import Layer, Observation, PairedRun, layers_of
-from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.progress import Progress
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.separable.factorize import dense_kernel

@@ -12,10 +12,9 @@ from torch import nn
 from pytest_dwsconv.analysis.analyze import analyze
 from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.policy import Policy
-from pytest_dwsconv.fit.calibration import calibrate
+from pytest_dwsconv.fit.calibration import Preparation, calibrate
 from pytest_dwsconv.fit.comparison import autocast_off, buffers_as_found
 from pytest_dwsconv.fit.layers.fitted import Fitted
-from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.fit.training.samples import PLAIN_PASSES
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import out_of_reach, replacements

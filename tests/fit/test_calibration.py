@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from pytest_dwsconv.core.conv import Order
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.calibration import Preparation
 from pytest_dwsconv.fit.comparison import fast_layout
-from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.fit.training.distillation import distill
 from pytest_dwsconv.fit.training.samples import _pasted
 from pytest_dwsconv.rewriting.result import RewriteResult

@@ -16,10 +16,10 @@ from pytest_dwsconv.core.conv import ORDERS, Cost, Form, Order, cost, separable_
 from pytest_dwsconv.core.plan import PlanEntry
 from pytest_dwsconv.errors import DwsconvError, FormatError, InputError
 from pytest_dwsconv.fit import planning
+from pytest_dwsconv.fit.calibration import Preparation
 from pytest_dwsconv.fit.least_squares.problem import Problem
 from pytest_dwsconv.fit.least_squares.solution import fit as solve
 from pytest_dwsconv.fit.planning import LIMITS, Option, allocate, estimate, parse_budgets
-from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.rewrite import rewrite
 from pytest_dwsconv.separable.factorize import Factors

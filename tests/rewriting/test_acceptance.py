@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_dwsconv import InputError, Plan, RewriteResult, rewrite
-from pytest_dwsconv.fit import planning, preparation
+from pytest_dwsconv.fit import calibration, planning
 from pytest_dwsconv.fit.replay import CalibrationData
 from pytest_dwsconv.rewriting.planning import planner
 
@@ -160,7 +160,7 @@ def test_the_forward_is_recorded_once_for_all_plans(monkeypatch: pytest.MonkeyPa
         records.append(CalibrationData(*args))
         return records[-1]
 
-    monkeypatch.setattr(preparation, "CalibrationData", recorded)
+    monkeypatch.setattr(calibration, "CalibrationData", recorded)
     result = search(network(), max_error=0.2)
     assert result.acceptance is not None
     assert len(result.acceptance.trials) > 1

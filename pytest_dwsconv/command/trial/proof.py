@@ -25,8 +25,8 @@ from pytest_dwsconv.command.trial.weights import (
 from pytest_dwsconv.core.conv import Form
 from pytest_dwsconv.core.plan import Plan
 from pytest_dwsconv.errors import FitWarning, InputError
+from pytest_dwsconv.fit.calibration import Preparation
 from pytest_dwsconv.fit.planning import allocate, estimate, parse_budgets
-from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.application import apply_plan
 from pytest_dwsconv.rewriting.outputs import Inputs, Outputs, outputs

@@ -14,8 +14,8 @@ from pytest_dwsconv.core.plan import Plan, PlanEntry
 from pytest_dwsconv.core.sizes import choices, forms_for
 from pytest_dwsconv.edgetpu.savings import predicted_evidence
 from pytest_dwsconv.errors import InputError
+from pytest_dwsconv.fit.calibration import Preparation
 from pytest_dwsconv.fit.planning import allocate, estimate
-from pytest_dwsconv.fit.preparation import Preparation
 from pytest_dwsconv.report import Report
 from pytest_dwsconv.rewriting.planning.cpu import cpu_plans, plan_for_cpu
 from pytest_dwsconv.rewriting.planning.edgetpu import edgetpu_plans, plan_for_edgetpu
