@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         TracingError,
     )
     from pytest_dwsconv.fit.planning import Budgets
-    from pytest_dwsconv.fit.quality import FitQuality, Refinement
+    from pytest_dwsconv.fit.quality import Fault, FitQuality, Refinement, Remedies
     from pytest_dwsconv.fit.training.distillation import Batches, Distilled, distill
     from pytest_dwsconv.report import Report
     from pytest_dwsconv.rewriting.agreement import Agreement, measure_agreement
@@ -104,7 +104,7 @@ _HOMES = {
         "TracingError",
     ),
     "fit.planning": ("Budgets",),
-    "fit.quality": ("FitQuality", "Refinement"),
+    "fit.quality": ("Fault", "FitQuality", "Refinement", "Remedies"),
     "fit.training.distillation": ("Batches", "Distilled", "distill"),
     "report": ("Report",),
     "rewriting.agreement": ("Agreement", "measure_agreement"),
@@ -141,6 +141,7 @@ __all__ = [
     "Effect",
     "Evidence",
     "ExportError",
+    "Fault",
     "Finding",
     "FitQuality",
     "FitWarning",
@@ -165,6 +166,7 @@ __all__ = [
     "Policy",
     "Provenance",
     "Refinement",
+    "Remedies",
     "Report",
     "ReportData",
     "RewriteResult",

@@ -278,7 +278,9 @@ def _weighed(
         for layer in layers:
             progress.at(layer.name)
             seen, finding = run.observe(layer, {}), findings[layer.name]
-            if is_too_wide(layer.entries[0]):
+            if not layer.entries:
+                options[layer.name] = [kept(finding)]
+            elif is_too_wide(layer.entries[0]):
                 options[layer.name] = _options_by_last_parts(layer, finding, seen, weights)
             else:
                 problem = LayerProblem(layer, seen, output_weight(layer, weights))

@@ -278,7 +278,7 @@ def test_rest(): Small(16)(IMAGE)
                 "moon",
                 "Small()(IMAGE)",
                 "the latency of Small on moon is unknown: no plugin measures it; write cpu, "
-                "litert, litert_int8 or edgetpu, or measure it yourself by the hook "
+                "torch_compile, litert, litert_int8 or edgetpu, or measure it yourself by the hook "
                 "pytest_dwsconv_latency_backend",
             ),
             (
