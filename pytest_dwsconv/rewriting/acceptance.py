@@ -83,10 +83,15 @@ class Terms(NamedTuple):
         return " and ".join(found)
 
 
-def check_alone(terms: Terms, init: str | None, *choosing: object) -> None:
-    """Raise InputError where other arguments leave nothing to search."""
+def check_alone(terms: Terms, init: str | None, calibration: object, *choosing: object) -> None:
+    """Raise InputError where other arguments leave nothing to search, or nothing to fit on."""
     if not terms:
         return
+    if calibration is None:
+        raise InputError(
+            f"to keep {terms}, plans are fitted, which needs calibration=batches: some hundred "
+            "inputs of the model, without labels"
+        )
     if init not in (None, FIT):
         raise InputError(
             f"to keep {terms}, plans are fitted: leave init={init!r} out, or pass init='fit'"

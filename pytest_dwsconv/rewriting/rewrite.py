@@ -176,7 +176,7 @@ def rewrite(  # noqa: PLR0913  # each keyword is a decision of the caller's, and
     """
     terms = Terms.of(accept, max_error, min_agreement, evaluate)
     goal = goal_of(target, objective, budget, has_terms=bool(terms))
-    check_alone(terms, init, depth_multiplier != 1, budget, plan)
+    check_alone(terms, init, calibration, depth_multiplier != 1, budget, plan)
     forms = forms_on(goal, allowed_forms(order, form, bool(terms) or goal is not None))
     init = init or (FIT if terms else "svd")
     check_init(init, (*INITS, FIT))

@@ -260,7 +260,7 @@ def test_what_cannot_be_searched_is_one_sentence(options: dict[str, Any], senten
 @pytest.mark.parametrize(
     ("make", "options", "sentence"),
     [
-        (network, {"calibration": None}, "needs calibration=batches"),
+        (network, {"calibration": None}, "to keep .*, plans are fitted, which needs calibration="),
         (network, {"calibration": [torch.randn(16, 6, 12, 12)]}, "has a single one: split it"),
     ],
 )

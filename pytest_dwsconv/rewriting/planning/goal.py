@@ -80,7 +80,7 @@ def goal_of(
         budget = {name: value for name, value in budget.items() if name != LATENCY} or None
     if target is None and (objective is not None or limit_ms is not None):
         what = "a budget's latency" if objective is None else "an objective"
-        raise InputError(f"{what} is one of a target: pass target='cpu' or target='edgetpu'")
+        raise InputError(f"{what} is one of a target: pass target='cpu', say")
     if target is None and budget is None:
         return None
     budgets = {} if budget is None else parse_budgets(budget)
